@@ -1,0 +1,131 @@
+# `make` alone lists the targets and variables.
+
+PYTHON ?= python3
+VENV ?= .venv
+PRESET ?= cpu
+DATA ?=
+DATA_DIR ?=
+ARGS ?=
+NAME ?=
+
+.DEFAULT_GOAL := help
+
+.DELETE_ON_ERROR:
+
+BIN := $(VENV)/bin
+EXPERIMENT = $(BIN)/python -m experiments.$(1) --preset $(PRESET) $(ARGS)
+FROM_DATA = $(if $(DATA),--data $(DATA)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+##@ Reproduce the paper
+.PHONY: figures
+figures: fig1ab fig6 fig8  ## every figure at $(PRESET), then the table of claims
+	$(BIN)/python -m experiments.claims
+
+.PHONY: fig1ab
+fig1ab: $(VENV)/.run  ## Figure 1a, b: the linear model learns its modes in steps (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,linear_model) $(FROM_DATA)
+
+.PHONY: fig6
+fig6: $(VENV)/.run  ## Figure 6: element dynamics
+	$(call EXPERIMENT,element_dynamics)
+
+.PHONY: fig8
+fig8: $(VENV)/.run  ## Figure 8: symmetry breaking
+	$(call EXPERIMENT,symmetry_breaking)
+
+.PHONY: claims
+claims: $(VENV)/.run  ## the paper's claims against what the runs in results/ measured
+	$(BIN)/python -m experiments.claims
+
+.PHONY: data
+data: data-name .venv-data/.run  ## fetch and prepare NAME=cifar10 or stl10 in DATA_DIR (installs TensorFlow, apart)
+# By path and with -P: `-m sslstep.data.prepare` would import the package, and with it JAX.
+	.venv-data/bin/python -P sslstep/data/prepare.py $(NAME) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(ARGS)
+
+##@ Develop
+.PHONY: test
+test: $(VENV)/.test  ## all tests and the docstrings' examples (ARGS go to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.check  ## ruff, mypy, and the documentation with warnings as errors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BUILD_DOCS)
+
+.PHONY: docs
+docs: $(VENV)/.docs  ## the documentation, every example run, into docs/_build/html
+	$(BUILD_DOCS)
+
+# -E reads every page anew: a changed function must run in the pages that use it.
+BUILD_DOCS = $(BIN)/sphinx-build -W --keep-going -n -E -q docs docs/_build/html
+
+.PHONY: bench
+bench: $(VENV)/.bench  ## every benchmarks/bench_*.py, one after the other
+	@set -e; for file in benchmarks/bench_*.py; do \
+	  echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename "$$file" .py) $(ARGS); done
+
+##@ Keep house
+.PHONY: clean
+clean:  ## remove .venv, .venv-data, caches and built documentation
+	rm -rf $(VENV) .venv-data docs/_build build *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "results/ is kept: remove it yourself if you want every experiment run from scratch"
+
+.PHONY: help
+help:  ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Variables, as in  make figures PRESET=paper"
+	@echo "  PRESET    of the experiments: cpu (default: minutes, no network) or paper (as published, one GPU)"
+	@echo "  DATA      what fig1ab learns from (see its --help); DATA_DIR  where prepared data lie"
+	@echo "  ARGS      more options for the experiments, pytest or the benchmarks; with figures, for each run"
+	@echo "  PYTHON    3.11, 3.12 or 3.13, default python3; VENV  the environment made with it, default .venv"
+
+# Environments. A stamp stands for one set of extras installed, once and again when setup.cfg changes.
+# uv, because it can leave out what neural-tangents asks for and nothing uses: see overrides.txt.
+EXTRAS :=
+$(VENV)/.test: EXTRAS := [test]
+$(VENV)/.docs: EXTRAS := [docs]
+$(VENV)/.check: EXTRAS := [check,docs]
+$(VENV)/.bench: EXTRAS := [bench]
+
+UV_INSTALL = $(BIN)/uv pip install --quiet --python
+
+$(VENV)/.run $(VENV)/.test $(VENV)/.docs $(VENV)/.check $(VENV)/.bench: \
+  setup.cfg pyproject.toml overrides.txt $(VENV)/.uv
+	$(UV_INSTALL) $(BIN)/python --override overrides.txt --editable '.$(EXTRAS)'
+	@touch $@
+
+# TensorFlow lives apart from JAX: only preparing data needs it.
+.venv-data/.run: $(VENV)/.uv | data-name
+	$(BIN)/python -m venv .venv-data
+	$(UV_INSTALL) .venv-data/bin/python array_record 'tensorflow>=2.20' 'tensorflow-datasets>=4.9.10'
+	@touch $@
+
+.PHONY: data-name
+data-name:
+	@test -n "$(NAME)" || { echo "Which data? make data NAME=cifar10  or  make data NAME=stl10" >&2; exit 2; }
+
+$(VENV)/.uv: | python-version
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+# PYTHON matters when an environment is made; if it was given by hand and there is one already, the
+# two have to agree.
+.PHONY: python-version
+python-version:
+	@version() { "$$@" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }; \
+	if [ -e $(VENV)/.uv ] && [ "$(origin PYTHON)" = file ]; then exit 0; fi; \
+	found=$$(version $(PYTHON)) || found='not a Python that runs'; \
+	case "$$found" in 3.11|3.12|3.13) ;; *) \
+	  echo "sslstep needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$found: give another, as in  make PYTHON=python3.12 $(or $(MAKECMDGOALS),figures)" >&2; exit 1;; \
+	esac; \
+	if [ -e $(VENV)/.uv ] && [ "$$(version $(BIN)/python)" != "$$found" ]; then \
+	  echo "$(VENV) was made with another Python than $(PYTHON), which is $$found: run make clean, or give another folder, as in  make VENV=.venv-$$found" >&2; exit 1; \
+	fi

@@ -1,0 +1,27 @@
+"""The stepwise learning of self-supervised models, in JAX.
+
+In which order, and when, does a self-supervised model learn the dimensions of its embedding? A
+reproduction and toolkit after Simon et al., "On the stepwise nature of self-supervised learning"
+(ICML 2023, arXiv:2303.15438).
+
+Submodules are imported when first used: ``import sslstep; sslstep.linear``.
+"""
+
+import importlib
+from typing import Any
+
+__all__ = ["claims", "data", "landscape", "linear", "plotting", "simulate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version(__name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

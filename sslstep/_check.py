@@ -1,0 +1,77 @@
+"""Checks of arguments, shared by the public functions.
+
+Shapes are known even while JAX traces, so they are always checked. Values are known only for concrete
+arrays: the checks that look at values pass silently under `jit`, `vmap` and `grad`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_concrete(*values: Any) -> bool:
+    """Whether none of the values is being traced."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of anything array-like, without copying it."""
+    return tuple(np.shape(value))
+
+
+def require_matrix(name: str, value: Any, wanted: str) -> tuple[int, int]:
+    """Check that `value` is a non-empty matrix and return its shape."""
+    shape = shape_of(value)
+    if len(shape) != 2:
+        raise ValueError(f"{name} must be a matrix of shape {wanted}, got shape {shape}.")
+    if 0 in shape:
+        raise ValueError(f"{name} is empty: shape {shape}, wanted {wanted} with every size >= 1.")
+    return shape
+
+
+def require_finite(name: str, value: Any) -> None:
+    """Raise if a concrete array holds NaN or infinity."""
+    if not is_concrete(value):
+        return
+    finite = jnp.isfinite(jnp.asarray(value))
+    if not bool(finite.all()):
+        bad = int(finite.size - finite.sum())
+        first = tuple(int(i) for i in np.argwhere(~np.asarray(finite))[0])
+        raise ValueError(
+            f"{name} of shape {shape_of(value)} holds {bad} value(s) that are NaN or infinite, "
+            f"the first at index {first}."
+        )
+
+
+def require_symmetric(name: str, value: Any) -> None:
+    """Raise if a matrix is not square or, where its values are known, not symmetric."""
+    rows, columns = require_matrix(name, value, "(m, m)")
+    if rows != columns:
+        raise ValueError(f"{name} must be square, of shape (m, m), got shape {(rows, columns)}.")
+    require_finite(name, value)
+    if not is_concrete(value):
+        return
+    matrix = jnp.asarray(value)
+    # Rounding in a sum of n products leaves an asymmetry of order sqrt(n) eps; 1e3 eps admits
+    # n of about a million and still catches every matrix that is asymmetric by construction.
+    gap = float(jnp.abs(matrix - matrix.T).max())
+    scale = float(jnp.abs(matrix).max())
+    if gap > 1e3 * float(jnp.finfo(matrix.dtype).eps) * scale:
+        raise ValueError(
+            f"{name} must be symmetric: |{name} - {name}.T| reaches {gap:.3g} where |{name}| reaches "
+            f"{scale:.3g}. For data use cross_correlation(x, x_prime), which symmetrises."
+        )
+
+
+def require_at_least(name: str, value: Any, bound: float, *, strict: bool = False) -> None:
+    """Raise if a concrete number, or any element of an array, lies below the bound (or on it)."""
+    if not is_concrete(value):
+        return
+    array = np.asarray(value)
+    good = array > bound if strict else array >= bound  # NaN fails either
+    if not good.all():
+        relation = ">" if strict else ">="
+        shown = array.item() if array.ndim == 0 else array[~good].flat[0].item()
+        raise ValueError(f"{name} must be {relation} {bound:g}, got {shown:g}.")

@@ -1,0 +1,235 @@
+r"""The feature cross-correlation matrix, its eigenmodes and the solutions they give."""
+
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sslstep import _check
+
+__all__ = ["Modes", "cross_correlation", "loss", "modes", "top_spectral"]
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Modes(NamedTuple):
+    r"""Eigenmodes of a symmetric matrix :math:`\Gamma`, in descending order.
+
+    Attributes:
+        eigenvalues: :math:`\gamma_1 \ge \dots \ge \gamma_k`, shape ``(k,)``. Γ is indefinite: the
+            last ones are usually negative.
+        eigenvectors: the orthonormal :math:`v_1 \dots v_k` as **columns**, shape ``(m, k)``, with
+            the signs the eigensolver gave them.
+    """
+
+    eigenvalues: Float[Array, " k"]
+    eigenvectors: Float[Array, "m k"]
+
+
+def cross_correlation(
+    a: Float[ArrayLike, "n p"], b: Float[ArrayLike, "n p"]
+) -> Float[Array, "p p"]:
+    r"""Symmetrised cross-correlation of two views (Eqs. 2 and 4).
+
+    .. math:: \frac{1}{2n} \sum_i \left( a_i b_i^\top + b_i a_i^\top \right)
+
+    On features of positive pairs this is :math:`\Gamma` (Eq. 4); on their embeddings it is
+    :math:`C` (Eq. 2). Neither is centred: it is a moment, not a covariance. It is symmetric to the
+    last bit but need not be positive semidefinite.
+
+    Args:
+        a: one view of each sample, shape ``(n, p)``.
+        b: the other view of the same samples, in the same order and of the same shape.
+
+    Returns:
+        The matrix, shape ``(p, p)``.
+
+    Raises:
+        ValueError: if the shapes differ, are not ``(n, p)``, are empty, or values are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import linear
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+        >>> linear.cross_correlation(x, x)
+        Array([[0.5, 0. ],
+               [0. , 2. ]], dtype=float32)
+    """
+    _check.require_matrix("a", a, "(n, p)")
+    _check.require_matrix("b", b, "(n, p)")
+    if _check.shape_of(a) != _check.shape_of(b):
+        raise ValueError(
+            f"a and b hold the two views of the same samples and must have one shape (n, p), "
+            f"got {_check.shape_of(a)} and {_check.shape_of(b)}."
+        )
+    _check.require_finite("a", a)
+    _check.require_finite("b", b)
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    product = jnp.matmul(a.T, b, precision=_HIGHEST)
+    return (product + product.T) / (2 * a.shape[0])
+
+
+def loss(
+    weights: Float[ArrayLike, "d m"], gamma_matrix: Float[ArrayLike, "m m"]
+) -> Float[Array, ""]:
+    r"""The simplified Barlow Twins loss of a linear model (Eqs. 1 and 5).
+
+    .. math:: \mathcal{L}(W) = \| W \Gamma W^\top - I_d \|_F^2
+
+    Its gradient is :math:`4 (W \Gamma W^\top - I) W \Gamma` (Eq. 6).
+
+    Args:
+        weights: W, shape ``(d, m)``.
+        gamma_matrix: Γ, symmetric, shape ``(m, m)``.
+
+    Returns:
+        The loss, a scalar: d at W = 0, and 0 when the embedding is learned.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import linear
+        >>> float(linear.loss(jnp.zeros((3, 5)), jnp.eye(5)))
+        3.0
+    """
+    _require_weights(weights, _check.require_matrix("gamma_matrix", gamma_matrix, "(m, m)")[0])
+    weights, gamma_matrix = jnp.asarray(weights), jnp.asarray(gamma_matrix)
+    images = jnp.matmul(weights, gamma_matrix, precision=_HIGHEST)
+    correlation = jnp.matmul(images, weights.T, precision=_HIGHEST)
+    return jnp.sum((correlation - jnp.eye(weights.shape[0], dtype=correlation.dtype)) ** 2)
+
+
+def modes(gamma_matrix: Float[ArrayLike, "m m"], num: int | None = None) -> Modes:
+    r"""Eigenmodes of :math:`\Gamma` in descending order of eigenvalue.
+
+    The derivative is defined at repeated eigenvalues too. Within a tied subspace (ties to
+    ``m * eps * max|γ|``) the eigenvectors' derivative, which does not exist, is taken as zero; so
+    gradients are finite always and right for whatever depends on tied modes symmetrically, such as
+    a sum over them or the projector on their span.
+
+    Args:
+        gamma_matrix: Γ, symmetric, shape ``(m, m)``; from :func:`cross_correlation`.
+        num: how many leading modes to keep; all of them if None. The cost is that of the full
+            eigendecomposition either way.
+
+    Returns:
+        :class:`Modes` with ``k = num`` (or m) modes.
+
+    Raises:
+        ValueError: if Γ is not square, symmetric and finite, or ``num`` is not in 1...m.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import linear
+        >>> linear.modes(jnp.diag(jnp.array([1.0, 3.0, -2.0])), num=2).eigenvalues
+        Array([3., 1.], dtype=float32)
+    """
+    _check.require_symmetric("gamma_matrix", gamma_matrix)
+    gamma_matrix = jnp.asarray(gamma_matrix)
+    size = gamma_matrix.shape[0]
+    if num is not None and not 1 <= num <= size:
+        raise ValueError(f"num must be between 1 and m = {size}, the size of Γ, got {num}.")
+    eigenvalues, eigenvectors = eigh_descending(gamma_matrix)
+    return Modes(eigenvalues[:num], eigenvectors[:, :num])
+
+
+def top_spectral(modes: Modes, dim: int, *, tol: float | None = None) -> Float[Array, "d m"]:
+    r"""The top spectral solution, to which small initialisation leads (Definition 4.2).
+
+    .. math:: W = \mathrm{diag}(\gamma_j^{-1/2} 1_{\gamma_j > 0}) \, V_d^\top
+
+    with :math:`U = I`; multiply by any orthogonal U from the left for the others. Of all W with
+    zero loss these have the least Frobenius norm (Proposition 4.3),
+    :math:`\|W\|_F^2 = \sum_j 1 / \gamma_j`.
+
+    With fewer than d positive eigenvalues the missing rows are zero and the loss is their number;
+    a warning says so.
+
+    Args:
+        modes: at least ``dim`` leading modes of Γ.
+        dim: the embedding dimension d.
+        tol: eigenvalues at or below ``tol`` count as zero. Default: ``m * eps * max|γ|``, the
+            rounding error of the eigensolver.
+
+    Returns:
+        W, shape ``(d, m)``.
+
+    Raises:
+        ValueError: if ``dim`` exceeds the number of modes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import linear
+        >>> modes = linear.modes(jnp.diag(jnp.array([4.0, 1.0, -1.0])))
+        >>> linear.top_spectral(modes, 2)
+        Array([[0.5, 0. , 0. ],
+               [0. , 1. , 0. ]], dtype=float32)
+    """
+    leading = leading_modes(modes, dim)
+    if tol is None:
+        cutoff = _rounding(modes.eigenvalues, leading.eigenvectors.shape[0])
+    else:
+        cutoff = jnp.asarray(tol, leading.eigenvalues.dtype)
+    positive = leading.eigenvalues > cutoff
+    if _check.is_concrete(positive) and not bool(positive.all()):
+        missing = int(dim - positive.sum())
+        warnings.warn(
+            f"only {dim - missing} of the top {dim} eigenvalues are positive: {missing} row(s) of the "
+            f"solution are zero and its loss is {missing}.",
+            stacklevel=2,
+        )
+    root = jnp.where(positive, jnp.where(positive, leading.eigenvalues, 1) ** -0.5, 0)
+    return (leading.eigenvectors * root[None, :]).T
+
+
+def leading_modes(modes: Modes, dim: int) -> Modes:
+    """The first `dim` modes, or an error that says why there are not as many."""
+    available = modes.eigenvalues.shape[0]
+    features = modes.eigenvectors.shape[0]
+    if not 1 <= dim <= available:
+        raise ValueError(
+            f"dim must be between 1 and the number of modes: got dim = {dim} with {available} mode(s) "
+            f"of Γ on {features} features (m). A linear model learns at most m dimensions."
+        )
+    return Modes(modes.eigenvalues[:dim], modes.eigenvectors[:, :dim])
+
+
+def _require_weights(weights: ArrayLike, features: int) -> None:
+    rows, columns = _check.require_matrix("weights", weights, "(d, m)")
+    if columns != features:
+        raise ValueError(
+            f"weights of shape {(rows, columns)} do not fit Γ on {features} features: wanted "
+            f"(d, {features})."
+        )
+
+
+def _rounding(eigenvalues: Float[Array, " k"], size: int) -> Float[Array, ""]:
+    """The size below which an eigenvalue or a gap is rounding error."""
+    return size * jnp.finfo(eigenvalues.dtype).eps * jnp.abs(eigenvalues).max()
+
+
+@jax.custom_jvp
+def eigh_descending(matrix: Array) -> tuple[Array, Array]:
+    """Eigendecomposition in descending order whose derivative is finite at repeated eigenvalues."""
+    eigenvalues, eigenvectors = jnp.linalg.eigh(matrix)
+    return eigenvalues[::-1], eigenvectors[:, ::-1]
+
+
+@eigh_descending.defjvp
+def _eigh_descending_jvp(primals, tangents):
+    (matrix,), (tangent,) = primals, tangents
+    eigenvalues, eigenvectors = eigh_descending(matrix)
+    tangent = (tangent + tangent.T) / 2
+    inner = jnp.matmul(
+        jnp.matmul(eigenvectors.T, tangent, precision=_HIGHEST), eigenvectors, precision=_HIGHEST
+    )
+    gaps = eigenvalues[None, :] - eigenvalues[:, None]
+    tied = jnp.abs(gaps) <= _rounding(eigenvalues, matrix.shape[0])
+    couplings = jnp.where(tied, 0, inner / jnp.where(tied, 1, gaps))
+    eigenvectors_dot = jnp.matmul(eigenvectors, couplings, precision=_HIGHEST)
+    return (eigenvalues, eigenvectors), (jnp.diagonal(inner), eigenvectors_dot)

@@ -1,0 +1,352 @@
+r"""From a generic small initialisation to an aligned one (Section 4.3 and Appendix C)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import hyp2f1
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Key, Real, UInt32
+
+from sslstep import _check
+from sslstep.linear._dynamics import singular_value
+from sslstep.linear._modes import Modes, _require_weights, leading_modes
+
+__all__ = [
+    "Aligned",
+    "align",
+    "alignment_exponent",
+    "coupled_elements",
+    "elements",
+    "init_weights",
+    "initial_singular_values",
+    "small_init_trajectory",
+]
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Aligned(NamedTuple):
+    r"""What the alignment transformation keeps of an initialisation (Definition 4.5).
+
+    Attributes:
+        rotation: U, orthogonal, shape ``(d, d)``.
+        singular_values: :math:`s_j(0) \ge 0`, shape ``(d,)``; in the order of the modes, not sorted.
+    """
+
+    rotation: Float[Array, "d d"]
+    singular_values: Float[Array, " d"]
+
+
+def init_weights(
+    key: Key[Array, ""] | UInt32[Array, "2"],
+    dim: int,
+    num_features: int,
+    init_scale: Real[ArrayLike, ""],
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "d m"]:
+    r"""Draw :math:`W(0)_{ij} \sim \mathcal{N}(0, \alpha^2)` (Section 4.4).
+
+    Args:
+        key: a JAX random key.
+        dim: the embedding dimension d.
+        num_features: the number of features m.
+        init_scale: α ≥ 0.
+        dtype: of the weights.
+
+    Returns:
+        W(0), shape ``(d, m)``.
+
+    Raises:
+        ValueError: if α is negative or NaN, or d > m.
+
+    Example:
+        >>> import jax
+        >>> from sslstep import linear
+        >>> linear.init_weights(jax.random.key(0), dim=3, num_features=5, init_scale=1e-7).shape
+        (3, 5)
+    """
+    _check.require_at_least("init_scale", init_scale, 0.0)
+    if not 1 <= dim <= num_features:
+        raise ValueError(
+            f"dim must be between 1 and num_features: got dim = {dim} with {num_features} features. "
+            f"A linear model learns at most m dimensions."
+        )
+    return jnp.asarray(init_scale, dtype) * jax.random.normal(key, (dim, num_features), dtype)
+
+
+def initial_singular_values(init_scale: Real[ArrayLike, ""], dim: int) -> Float[Array, " d"]:
+    r"""Typical :math:`s_j(0)` of :math:`W \sim \mathcal{N}(0, \alpha^2)` (Eq. 21).
+
+    .. math:: s_j(0) \approx \alpha \sqrt{d - j + 1}, \qquad j = 1 \dots d
+
+    The j-th diagonal of R is α times a chi variable with d − j + 1 degrees of freedom, and this is
+    its **root mean square**; at j = d its mean is 0.80 α and its median 0.67 α. For a given W use
+    :func:`align`, which is exact.
+
+    Args:
+        init_scale: α ≥ 0.
+        dim: the embedding dimension d.
+
+    Returns:
+        s(0), shape ``(d,)``.
+
+    Raises:
+        ValueError: if α is negative or NaN, or d < 1.
+
+    Example:
+        >>> from sslstep import linear
+        >>> print(*(f"{s:.3f}" for s in linear.initial_singular_values(2.0, 4)))
+        4.000 3.464 2.828 2.000
+    """
+    _check.require_at_least("init_scale", init_scale, 0.0)
+    _check.require_at_least("dim", dim, 1)
+    degrees = jnp.arange(dim, 0, -1, dtype=jnp.result_type(init_scale, float))
+    return init_scale * jnp.sqrt(degrees)
+
+
+def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
+    r"""The aligned initialisation that a small W(0) is equivalent to (Definition 4.5, Result 4.6).
+
+    .. math:: Q R = W(0) V_d, \qquad U = Q \,\mathrm{sign}(R_{jj}), \qquad s_j(0) = |R_{jj}|
+
+    so that :math:`W^*(0) = U \,\mathrm{diag}(s(0))\, V_d^\top`. The j-th value is the length of
+    :math:`u_j = W(0) v_j` beyond the span of the earlier :math:`u_k`; Eq. 19 as printed has this only
+    if the :math:`u_k` happen to be orthogonal. All of Appendix C's A(0) (Eq. 43) is
+    ``aligned.rotation.T @ weights @ modes.eigenvectors``.
+
+    Args:
+        weights: W(0), shape ``(d, m)``.
+        modes: at least the d leading modes of Γ.
+
+    Returns:
+        :class:`Aligned`.
+
+    Raises:
+        ValueError: if the shapes do not fit, d exceeds the number of modes, or values are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import linear
+        >>> modes = linear.modes(jnp.diag(jnp.array([3.0, 2.0, 1.0])))
+        >>> linear.align(jnp.array([[3.0, 1.0, 5.0], [4.0, 3.0, 5.0]]), modes).singular_values
+        Array([5., 1.], dtype=float32)
+    """
+    _require_weights(weights, modes.eigenvectors.shape[0])
+    _check.require_finite("weights", weights)
+    weights = jnp.asarray(weights)
+    leading = leading_modes(modes, weights.shape[0])
+    # QR of a matrix of size α is exact to relative rounding whatever α: no rescaling is needed.
+    q, r = jnp.linalg.qr(jnp.matmul(weights, leading.eigenvectors, precision=_HIGHEST))
+    diagonal = jnp.diagonal(r)
+    signs = jnp.where(diagonal < 0, -1, 1).astype(r.dtype)
+    return Aligned(q * signs[None, :], diagonal * signs)
+
+
+def small_init_trajectory(
+    weights: Float[ArrayLike, "d m"],
+    modes: Modes,
+    *,
+    learning_rate: Real[ArrayLike, ""] = 0.0,
+) -> Callable[[Real[ArrayLike, "..."]], Float[Array, "... d m"]]:
+    r"""Closed-form :math:`W^*(t)` from a small initialisation (Result 4.6).
+
+    .. math:: W^*(t) = U \,\mathrm{diag}(s_1(t), \dots, s_d(t))\, V_d^\top
+
+    with U and s(0) from :func:`align` and s(t) from Eq. 10. As α → 0 the true trajectory approaches
+    it at every t, at the rate :func:`alignment_exponent`.
+
+    Args:
+        weights: W(0), shape ``(d, m)``.
+        modes: at least the d leading modes of Γ.
+        learning_rate: as in :func:`singular_value`.
+
+    Returns:
+        A pure function from t, of any shape ``(...)``, to :math:`W^*(t)`, shape ``(..., d, m)``.
+
+    Raises:
+        ValueError: as :func:`align`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep import linear
+        >>> gamma = jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.5]))
+        >>> weights = linear.init_weights(jax.random.key(0), 2, 4, 1e-6)
+        >>> trajectory = linear.small_init_trajectory(weights, linear.modes(gamma))
+        >>> [round(float(linear.loss(trajectory(t), gamma))) for t in (0.0, 1.35, 10.0)]
+        [2, 1, 0]
+    """
+    rotation, initial = align(weights, modes)
+    leading = leading_modes(modes, rotation.shape[0])
+
+    def trajectory(t: Real[ArrayLike, "..."]) -> Float[Array, "... d m"]:
+        values = singular_value(
+            jnp.asarray(t)[..., None], leading.eigenvalues, initial, learning_rate=learning_rate
+        )
+        return jnp.einsum(
+            "ij,...j,kj->...ik", rotation, values, leading.eigenvectors, precision=_HIGHEST
+        )
+
+    return trajectory
+
+
+def alignment_exponent(eigenvalues: Real[ArrayLike, " k"], dim: int) -> Float[Array, ""]:
+    r"""The exponent β of Result 4.6: :math:`\sup_t \|W(t) - W^*(t)\|_F = \Theta(\alpha^\beta)`.
+
+    By Eq. 48 the element (j, k) of A ends at order :math:`\alpha^{1 - \gamma_k / \gamma_j}`. The
+    slowest to vanish belongs to the closest pair that has a learned mode in front:
+
+    .. math:: \beta = 1 - \max_{j \le d} \gamma_{j+1} / \gamma_j
+
+    Args:
+        eigenvalues: γ in descending order, the first d positive, shape ``(k,)``.
+        dim: the embedding dimension d ≤ k.
+
+    Returns:
+        β, a scalar in [0, 1]; zero when two modes tie, and then Result 4.6 does not apply. With
+        ``k = d`` there is no mode behind the last.
+
+    Raises:
+        ValueError: if ``dim`` is not in 1...k, or the d-th eigenvalue is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import linear
+        >>> print(f"{linear.alignment_exponent(jnp.array([1.0, 0.5, 0.4, -0.3]), 2):.3f}")
+        0.200
+    """
+    eigenvalues = jnp.asarray(eigenvalues)
+    if not 1 <= dim <= eigenvalues.shape[0]:
+        raise ValueError(
+            f"dim must be between 1 and the number of eigenvalues, {eigenvalues.shape[0]}, got {dim}."
+        )
+    _check.require_at_least("eigenvalues[dim - 1]", eigenvalues[dim - 1], 0.0, strict=True)
+    behind = jnp.maximum(eigenvalues[1 : dim + 1], 0)
+    return 1 - jnp.max(behind / eigenvalues[: behind.shape[0]], initial=0)
+
+
+def elements(
+    t: Real[ArrayLike, "..."],
+    eigenvalues: Float[ArrayLike, " m"],
+    initial: Float[ArrayLike, "d m"],
+) -> Float[Array, "... d m"]:
+    r"""Elements of A(t) from small upper-triangular A(0): the paper's approximation (Eqs. 47, 48).
+
+    .. math:: A_{jj}(t) = s_j(t), \qquad
+        A_{jk}(t) = A_{jk}(0) \left( \frac{s_j(t)}{s_j(0)} \right)^{\gamma_k / \gamma_j} (j < k),
+        \qquad A_{jk} = 0 \; (j > k)
+
+    where :math:`W = U A V^\top` (Eq. 44) and t is Section 4's time: Appendix C's is 4t. Right for
+    k > d. For j < k ≤ d a second stage follows, once :math:`s_k` grows: see
+    :func:`coupled_elements`.
+
+    Args:
+        t: effective time, any shape ``(...)``.
+        eigenvalues: γ in descending order, the first d positive, shape ``(m,)``.
+        initial: A(0), upper triangular, shape ``(d, m)``; ``U.T @ W(0) @ V`` with U from
+            :func:`align`. What lies below the diagonal is ignored.
+
+    Returns:
+        A(t), shape ``(..., d, m)``.
+
+    Raises:
+        ValueError: if the shapes do not fit, or :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0` fails.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import linear
+        >>> gammas = jnp.array([0.5, 0.25])
+        >>> linear.elements(jnp.inf, gammas, jnp.array([[1e-4, 1e-4]])).round(4)
+        Array([[1.4142, 0.0119]], dtype=float32)
+    """
+    eigenvalues, initial = _require_elements(eigenvalues, initial)
+    dim, size = initial.shape
+    leading, start = eigenvalues[:dim], jnp.diagonal(initial)
+    values = singular_value(jnp.asarray(t, initial.dtype)[..., None], leading, start)
+    log_growth = jnp.log(values / _expand(start, values))
+    # Only j < k is meant: below the diagonal the ratio exceeds 1 and its power would overflow.
+    ratio = jnp.triu(eigenvalues[None, :] / leading[:, None], 1)
+    growth = jnp.exp(log_growth[..., None] * _expand(ratio, log_growth[..., None]))
+    upper = _expand(jnp.triu(initial, 1), growth) * growth
+    return upper + values[..., None] * _expand(jnp.eye(dim, size, dtype=initial.dtype), growth)
+
+
+def coupled_elements(
+    t: Real[ArrayLike, "..."],
+    eigenvalues: Float[ArrayLike, " m"],
+    initial: Float[ArrayLike, "d m"],
+) -> Float[Array, "... d m"]:
+    r"""Elements of A(t) with the second stage that Eq. 48 leaves out.
+
+    While :math:`s_k` grows (k ≤ d), the cross-correlation :math:`C_{jk}` of a learned mode j < k
+    with it is driven to zero by both elements at once. To first order in them, with
+    :math:`r = \gamma_j / \gamma_k` and :math:`\lambda = \lambda_k(t)`,
+
+    .. math:: A_{jk} = A_{jk}^{(48)} F(\lambda), \quad
+        A_{kj} = -\sqrt{\gamma_k \lambda / \gamma_j}\; A_{jk}^{(48)}
+        \left[ F(\lambda) + 2 (1 - \lambda) F'(\lambda) \right], \quad
+        F(\lambda) = {}_2F_1\left(\tfrac{1 - r}{2}, -\tfrac12; \tfrac12; \lambda\right)
+
+    At the end :math:`F(1) = \sqrt\pi\, \Gamma(\frac{r+1}{2}) / \Gamma(\frac r2)` (π/2 at r = 2) and
+    :math:`A_{kj} = -\sqrt{\gamma_k / \gamma_j} A_{jk}`: what is below the diagonal does not stay
+    zero, though it vanishes with α as what is above it does. Derived in docs/errata.md; it assumes
+    that mode j is learned before mode k starts.
+
+    Args:
+        t: effective time, any shape ``(...)``.
+        eigenvalues: γ in descending order, the first d positive and distinct, shape ``(m,)``.
+        initial: A(0), upper triangular, shape ``(d, m)``.
+
+    Returns:
+        A(t), shape ``(..., d, m)``.
+
+    Raises:
+        ValueError: if the shapes do not fit, or :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0` fails.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import linear
+        >>> gammas = jnp.array([0.5, 0.25])
+        >>> start = jnp.array([[1e-4, 1e-4], [0.0, 1e-4]])
+        >>> linear.coupled_elements(jnp.inf, gammas, start).round(4)
+        Array([[ 1.4142,  0.0187],
+               [-0.0132,  2.    ]], dtype=float32)
+    """
+    eigenvalues, initial = _require_elements(eigenvalues, initial)
+    dim, size = initial.shape
+    first = elements(t, eigenvalues, initial)
+    leading = eigenvalues[:dim]
+    square = first[..., :, :dim]
+    lam = jnp.clip(_expand(leading, square[..., 0]) * jnp.diagonal(square, 0, -2, -1) ** 2, 0, 1)
+    pairs = jnp.triu(jnp.ones((dim, dim), bool), 1)  # j < k <= d
+    ratio = jnp.where(pairs, leading[:, None] / leading[None, :], 1)
+    a, lam = jnp.broadcast_arrays(_expand((1 - ratio) / 2, square), lam[..., None, :])
+    half = jnp.full_like(a, 0.5)
+    factor = hyp2f1(a, -half, half, lam)
+    slope = -a * hyp2f1(a + 1, half, half + 1, lam)
+    upper = jnp.where(pairs, square, 0) * factor
+    root = jnp.sqrt(lam / _expand(ratio, lam))
+    below = -root * jnp.where(pairs, square, 0) * (factor + 2 * (1 - lam) * slope)
+    keep = _expand(~jnp.eye(dim, size, dtype=bool) & (jnp.arange(size)[None, :] < dim), first)
+    coupled = upper + jnp.swapaxes(below, -2, -1)
+    padded = jnp.pad(coupled, [(0, 0)] * (coupled.ndim - 1) + [(0, size - dim)])
+    return jnp.where(keep, padded, first)
+
+
+def _require_elements(eigenvalues: ArrayLike, initial: ArrayLike) -> tuple[Array, Array]:
+    rows, columns = _check.require_matrix("initial", initial, "(d, m)")
+    if rows > columns or _check.shape_of(eigenvalues) != (columns,):
+        raise ValueError(
+            f"initial must have shape (d, m) with d <= m and eigenvalues shape (m,), got "
+            f"{(rows, columns)} and {_check.shape_of(eigenvalues)}."
+        )
+    eigenvalues, initial = jnp.asarray(eigenvalues), jnp.asarray(initial)
+    _check.require_at_least("the diagonal of initial", jnp.diagonal(initial), 0.0, strict=True)
+    _check.require_at_least("eigenvalues[:d]", eigenvalues[:rows], 0.0, strict=True)
+    return eigenvalues, initial
+
+
+def _expand(value: Array, like: Array) -> Array:
+    """Leading axes of size 1, so that `value` broadcasts with `like` axis by axis."""
+    return value.reshape((1,) * (like.ndim - value.ndim) + value.shape)

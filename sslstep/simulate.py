@@ -1,0 +1,337 @@
+r"""The linear model trained: gradient descent and gradient flow on Eq. 5.
+
+Both work in the eigenbasis of Γ, an exact change of variables: with :math:`A = W V` and
+:math:`\Lambda = V^\top \Gamma V` diagonal, Eq. 6 is
+
+.. math:: \frac{dA}{dt} = -4 (A \Lambda A^\top - I) A \Lambda,
+
+which costs O(d² m) a step where a dense Γ costs O(d m²). It is also the sounder form in float32: in
+the original coordinates a mode of size 1e-7 drowns in the rounding of the learned ones that share
+its entries of W.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from sslstep import _check
+from sslstep.linear import Modes, max_learning_rate, modes
+from sslstep.linear._modes import _require_weights, _rounding, eigh_descending
+
+__all__ = ["DivergenceError", "Trajectory", "gradient_descent", "gradient_flow"]
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class DivergenceError(FloatingPointError):
+    """Gradient descent left the finite numbers; the message names the step."""
+
+
+class Trajectory(NamedTuple):
+    r"""A recorded training run of the linear model: T records of weights (d, m).
+
+    Attributes:
+        times: effective time t = learning rate × step of each record, shape ``(T,)``.
+        loss: :math:`\|C - I\|_F^2`, shape ``(T,)``.
+        eigenvalues: of :math:`C = W \Gamma W^\top`, descending, shape ``(T, d)``.
+        coefficients: :math:`A = W V`, the weights in the eigenbasis of Γ, shape ``(T, d, m)``.
+        eigenvectors: V, shape ``(m, m)``.
+    """
+
+    times: Float[Array, " T"]
+    loss: Float[Array, " T"]
+    eigenvalues: Float[Array, "T d"]
+    coefficients: Float[Array, "T d m"]
+    eigenvectors: Float[Array, "m m"]
+
+    @property
+    def weights(self) -> Float[Array, "T d m"]:
+        """W at each record, shape ``(T, d, m)``: computed when asked for, O(T d m²)."""
+        return jnp.einsum(
+            "tik,jk->tij", self.coefficients, self.eigenvectors, precision=_HIGHEST
+        )
+
+
+def gradient_descent(
+    weights: Float[ArrayLike, "d m"],
+    gamma_matrix: Float[ArrayLike, "m m"] | Modes,
+    learning_rate: Real[ArrayLike, ""],
+    num_steps: int,
+    record_every: int = 1,
+    *,
+    record_at: Sequence[int] | np.ndarray | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Trajectory:
+    r"""Full-batch gradient descent on the simplified Barlow Twins loss of a linear model.
+
+    .. math:: W \leftarrow W - 4 \eta (W \Gamma W^\top - I) W \Gamma
+
+    in the eigenbasis, compiled as one loop. Only the records are kept. With ``record_every`` the loop
+    can be differentiated in reverse; with ``record_at`` forward only.
+
+    Args:
+        weights: W(0), shape ``(d, m)``.
+        gamma_matrix: Γ, shape ``(m, m)``; or all its m modes, where they are known already.
+        learning_rate: η; traced, so that another value compiles nothing anew.
+        num_steps: how many steps.
+        record_every: record steps 0, ``record_every``, ... ``num_steps``; has to divide ``num_steps``.
+        record_at: record these steps instead, increasing, within 0...num_steps; logarithmically
+            spaced ones suit the dynamics. What comes after the last is not run.
+        progress: called with the step number at every record, from within the compiled loop.
+
+    Returns:
+        :class:`Trajectory`. Under `jit` or `vmap` nothing can be raised: a run that diverges has
+        NaN in it.
+
+    Raises:
+        ValueError: if shapes do not fit, d > m, Γ is not square, symmetric and finite, weights are not
+            finite, or the steps are out of order.
+        DivergenceError: if the run diverges, with the step.
+
+    Warns:
+        UserWarning: if ``learning_rate`` is above :func:`sslstep.linear.max_learning_rate`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep import linear, simulate
+        >>> gamma = jnp.diag(jnp.array([1.0, 0.5, -0.2]))
+        >>> weights = linear.init_weights(jax.random.key(0), 2, 3, 1e-3)
+        >>> run = simulate.gradient_descent(weights, gamma, 0.05, num_steps=400, record_every=100)
+        >>> run.eigenvalues.shape, round(float(run.loss[0])), round(float(run.loss[-1]), 3)
+        ((5, 2), 2, 0.0)
+    """
+    weights, all_modes = _prepare(weights, gamma_matrix)
+    _check.require_at_least("learning_rate", learning_rate, 0.0, strict=True)
+    _warn_if_unstable(learning_rate, all_modes.eigenvalues)
+    steps = _record_steps(num_steps, record_every, record_at)
+    moving = _moving(all_modes.eigenvalues)
+    start = _to_eigenbasis(weights, all_modes)
+    learning_rate = jnp.asarray(learning_rate, start.dtype)
+    gammas = all_modes.eigenvalues[moving]
+    records = _descend(
+        start[:, moving],
+        gammas,
+        learning_rate,
+        steps=None if record_at is None else jnp.asarray(np.diff(steps, prepend=0)),
+        every=record_every,
+        num_records=len(steps),
+        progress=progress,
+    )
+    _raise_if_diverged(start[:, moving], records, steps, gammas, learning_rate)
+    times = learning_rate * jnp.asarray(steps, start.dtype)
+    return _trajectory(times, _reassemble(records, start, moving), all_modes)
+
+
+def gradient_flow(
+    weights: Float[ArrayLike, "d m"],
+    gamma_matrix: Float[ArrayLike, "m m"] | Modes,
+    times: Float[ArrayLike, " T"],
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = 1_000_000,
+) -> Trajectory:
+    r"""Gradient flow (Eq. 6) of the linear model, integrated by diffrax in the eigenbasis.
+
+    An adaptive explicit Runge-Kutta method of order 8 (Dopri8): fast modes that have been learned
+    limit the step by stability, about :math:`1 / \gamma_1`, whatever the tolerance.
+
+    Args:
+        weights: W(0), shape ``(d, m)``.
+        gamma_matrix: Γ, shape ``(m, m)``; or all its m modes.
+        times: when to record, non-decreasing, from t ≥ 0, shape ``(T,)``.
+        rtol: relative tolerance of a step. Default: the square root of eps times 1e-2.
+        atol: absolute tolerance of an element of A. Default: ``rtol`` times the root mean square of
+            the initial weights, so that growth from small α is resolved.
+        max_steps: of the solver; an error beyond.
+
+    Returns:
+        :class:`Trajectory`.
+
+    Raises:
+        ValueError: as :func:`gradient_descent`, or if ``times`` are negative or out of order.
+        RuntimeError: from diffrax, when ``max_steps`` do not suffice.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import linear, simulate
+        >>> gamma = jnp.diag(jnp.array([1.0, 0.5]))
+        >>> run = simulate.gradient_flow(0.1 * jnp.eye(2), gamma, jnp.array([0.0, 1.0]))
+        >>> expected = linear.singular_value(1.0, jnp.array([1.0, 0.5]), 0.1)
+        >>> bool(jnp.allclose(jnp.diagonal(run.weights[-1]), expected, rtol=1e-4))
+        True
+    """
+    import diffrax  # here, so that theory alone needs only JAX
+
+    weights, all_modes = _prepare(weights, gamma_matrix)
+    start = _to_eigenbasis(weights, all_modes)
+    moving = _moving(all_modes.eigenvalues)
+    gammas = all_modes.eigenvalues[moving]
+    times = jnp.asarray(times, start.dtype)
+    if times.ndim != 1 or times.shape[0] == 0:
+        raise ValueError(f"times must have shape (T,) with T >= 1, got shape {times.shape}.")
+    _check.require_at_least("times", times, 0.0)
+    _check.require_at_least("the differences of times", jnp.diff(times), 0.0)
+    eps = float(jnp.finfo(start.dtype).eps)
+    rtol = 1e-2 * eps**0.5 if rtol is None else rtol
+    scale = jnp.sqrt(jnp.mean(start**2))
+    atol = rtol * jnp.where(scale > 0, scale, 1) if atol is None else atol
+    fastest = jnp.abs(gammas).max(initial=eps)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, a, gammas: _velocity(a, gammas)),
+        diffrax.Dopri8(),
+        t0=jnp.zeros((), times.dtype),
+        t1=jnp.maximum(times[-1], jnp.finfo(times.dtype).tiny),
+        dt0=0.01 / fastest,
+        y0=start[:, moving],
+        args=gammas,
+        saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        max_steps=max_steps,
+    )
+    return _trajectory(times, _reassemble(solution.ys, start, moving), all_modes)
+
+
+def _velocity(a: Array, gammas: Array) -> Array:
+    """dA/dt of Eq. 6 in the eigenbasis."""
+    scaled = a * gammas[None, :]
+    correlation = jnp.matmul(scaled, a.T, precision=_HIGHEST)
+    rest = jnp.eye(a.shape[0], dtype=a.dtype) - correlation
+    return 4 * jnp.matmul(rest, scaled, precision=_HIGHEST)
+
+
+@partial(jax.jit, static_argnames=("every", "num_records", "progress"))
+def _descend(a, gammas, learning_rate, *, steps, every, num_records, progress):
+    """The coefficients at each record; `steps` counts the steps before each, or all are `every`."""
+
+    def step(_, a):
+        return a + learning_rate * _velocity(a, gammas)
+
+    def advance(carry, count):
+        a, done = carry
+        # A static number of steps becomes a scan, which has a reverse-mode derivative.
+        a = jax.lax.fori_loop(0, every if count is None else count, step, a)
+        done = done + (every if count is None else count)
+        if progress is not None:
+            jax.debug.callback(progress, done)
+        return (a, done), a
+
+    if steps is not None:
+        return jax.lax.scan(advance, (a, jnp.zeros((), steps.dtype)), steps)[1]
+    zero = jnp.zeros((), int)
+    _, records = jax.lax.scan(advance, (a, zero), None, length=num_records - 1)
+    return jnp.concatenate([a[None], records])
+
+
+def _prepare(weights, gamma_matrix) -> tuple[Array, Modes]:
+    if isinstance(gamma_matrix, Modes):
+        rows, columns = _check.shape_of(gamma_matrix.eigenvectors)
+        if rows != columns:
+            raise ValueError(
+                f"a simulation needs all modes of Γ, got {columns} of {rows}: call modes(gamma_matrix) "
+                f"without num."
+            )
+        size = rows
+    else:
+        _check.require_symmetric("gamma_matrix", gamma_matrix)
+        size = _check.shape_of(gamma_matrix)[0]
+    _require_weights(weights, size)
+    if _check.shape_of(weights)[0] > size:
+        raise ValueError(
+            f"weights of shape {_check.shape_of(weights)}: the embedding dimension d exceeds the number "
+            f"of features m, and a linear model learns at most m dimensions."
+        )
+    _check.require_finite("weights", weights)
+    all_modes = gamma_matrix if isinstance(gamma_matrix, Modes) else modes(gamma_matrix)
+    return jnp.asarray(weights), all_modes
+
+
+def _to_eigenbasis(weights: Array, all_modes: Modes) -> Array:
+    return jnp.matmul(weights, all_modes.eigenvectors, precision=_HIGHEST)
+
+
+def _moving(eigenvalues: Array) -> np.ndarray:
+    """Which columns of A change: those with γ = 0 (to rounding) never do, and need no work.
+
+    With 2n < m, as in Section 4.4, most of Γ's modes are such. Under tracing all are kept.
+    """
+    if not _check.is_concrete(eigenvalues):
+        return np.arange(eigenvalues.shape[0])
+    cutoff = float(_rounding(eigenvalues, eigenvalues.shape[0]))
+    return np.flatnonzero(np.abs(np.asarray(eigenvalues)) > cutoff)
+
+
+def _reassemble(records: Array, start: Array, moving: np.ndarray) -> Array:
+    if len(moving) == start.shape[1]:
+        return records
+    full = jnp.broadcast_to(start[None], (records.shape[0], *start.shape))
+    return full.at[:, :, moving].set(records)
+
+
+def _trajectory(times: Array, coefficients: Array, all_modes: Modes) -> Trajectory:
+    scaled = coefficients * all_modes.eigenvalues[None, None, :]
+    correlation = jnp.einsum("tik,tjk->tij", scaled, coefficients, precision=_HIGHEST)
+    rest = correlation - jnp.eye(correlation.shape[-1], dtype=correlation.dtype)[None]
+    eigenvalues, _ = jax.vmap(eigh_descending)(correlation)
+    return Trajectory(
+        times, jnp.sum(rest**2, axis=(1, 2)), eigenvalues, coefficients, all_modes.eigenvectors
+    )
+
+
+def _record_steps(num_steps: int, record_every: int, record_at) -> np.ndarray:
+    _check.require_at_least("num_steps", num_steps, 0)
+    if record_at is None:
+        _check.require_at_least("record_every", record_every, 1)
+        if num_steps % record_every:
+            raise ValueError(
+                f"record_every = {record_every} does not divide num_steps = {num_steps}: the last "
+                f"steps would go unrecorded. Choose another, or give record_at."
+            )
+        return np.arange(0, num_steps + 1, record_every)
+    steps = np.asarray(record_at)
+    if steps.ndim != 1 or steps.size == 0 or not np.issubdtype(steps.dtype, np.integer):
+        raise ValueError(f"record_at must be a sequence of whole step numbers, got {record_at!r}.")
+    if (np.diff(steps) <= 0).any() or steps[0] < 0 or steps[-1] > num_steps:
+        raise ValueError(
+            f"record_at must increase strictly within 0...num_steps = {num_steps}; it runs from "
+            f"{steps[0]} to {steps[-1]}."
+        )
+    return steps
+
+
+def _warn_if_unstable(learning_rate, eigenvalues) -> None:
+    if not _check.is_concrete(learning_rate, eigenvalues):
+        return
+    limit = float(max_learning_rate(eigenvalues))
+    if float(learning_rate) >= limit:
+        warnings.warn(
+            f"learning_rate = {float(learning_rate):.3g} cannot converge: the limit is {limit:.3g}, "
+            f"set by the eigenvalues of Γ, {float(eigenvalues[0]):.3g} ... {float(eigenvalues[-1]):.3g} "
+            f"(see max_learning_rate).",
+            stacklevel=3,
+        )
+
+
+def _raise_if_diverged(start, records, steps, gammas, learning_rate) -> None:
+    if not _check.is_concrete(records):
+        return
+    finite = np.asarray(jnp.isfinite(records).all(axis=(1, 2)))
+    if finite.all():
+        return
+    bad = int(np.argmin(finite))  # the first record that is not finite
+    # Walk again from the last good record, to name the step itself.
+    a, step = (records[bad - 1], int(steps[bad - 1])) if bad else (start, 0)
+    while bool(jnp.isfinite(a).all()) and step < steps[bad]:
+        a, step = a + learning_rate * _velocity(a, gammas), step + 1
+    raise DivergenceError(
+        f"gradient descent diverged: the weights are no longer finite at step {step} "
+        f"(t = {step * float(learning_rate):.4g}). The learning rate is {float(learning_rate):.3g}, its "
+        f"limit {float(max_learning_rate(gammas)):.3g}."
+    )
