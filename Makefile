@@ -59,7 +59,7 @@ docs: $(VENV)/.docs  ## the documentation, every example run, into docs/_build/h
 	$(BUILD_DOCS)
 
 # -E reads every page anew: a changed function must run in the pages that use it.
-BUILD_DOCS = $(BIN)/sphinx-build -W --keep-going -n -E -q docs docs/_build/html
+BUILD_DOCS = $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build/html
 
 .PHONY: bench
 bench: $(VENV)/.bench  ## every benchmarks/bench_*.py, one after the other

@@ -1,7 +1,7 @@
 """What holds for every test and every docstring example.
 
-It lies beside `tests/` and `sslstep/` because pytest reads both: a conftest in `tests/` would not reach
-the examples in `sslstep/`.
+It lies above `tests/` and `sslstep/` because it concerns both: from within `tests/` it would not
+reach the examples in `sslstep/`.
 """
 
 import os
@@ -13,8 +13,11 @@ os.environ["MPLBACKEND"] = "Agg"
 
 from jaxtyping import install_import_hook
 
-# Before any import of sslstep: only modules imported afterwards have their signatures checked.
-install_import_hook("sslstep", "beartype.beartype")
+# Before any import of sslstep: only modules imported afterwards have their signatures checked. As
+# for static checkers, an int will do where a float is wanted.
+install_import_hook(
+    "sslstep", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 import jax
 import pytest

@@ -10,7 +10,7 @@ Submodules are imported when first used: ``import sslstep; sslstep.linear``.
 import importlib
 from typing import Any
 
-__all__ = ["claims", "data", "landscape", "linear", "plotting", "simulate"]
+__all__ = ["claims", "data", "landscape", "linear", "measure", "plotting", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

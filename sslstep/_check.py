@@ -1,7 +1,9 @@
 """Checks of arguments, shared by the public functions.
 
 Shapes are known even while JAX traces, so they are always checked. Values are known only for concrete
-arrays: the checks that look at values pass silently under `jit`, `vmap` and `grad`.
+arrays: the checks that look at values pass silently under `jit`, `vmap` and `grad`. Inside a traced
+function even operations on concrete arrays are traced, unless told otherwise: hence
+`ensure_compile_time_eval`.
 """
 
 from typing import Any
@@ -35,9 +37,11 @@ def require_finite(name: str, value: Any) -> None:
     """Raise if a concrete array holds NaN or infinity."""
     if not is_concrete(value):
         return
-    finite = jnp.isfinite(jnp.asarray(value))
-    if not bool(finite.all()):
-        bad = int(finite.size - finite.sum())
+    with jax.ensure_compile_time_eval():
+        finite = jnp.isfinite(jnp.asarray(value))
+        good = bool(finite.all())
+    if not good:
+        bad = int((~np.asarray(finite)).sum())
         first = tuple(int(i) for i in np.argwhere(~np.asarray(finite))[0])
         raise ValueError(
             f"{name} of shape {shape_of(value)} holds {bad} value(s) that are NaN or infinite, "
@@ -53,11 +57,12 @@ def require_symmetric(name: str, value: Any) -> None:
     require_finite(name, value)
     if not is_concrete(value):
         return
-    matrix = jnp.asarray(value)
     # Rounding in a sum of n products leaves an asymmetry of order sqrt(n) eps; 1e3 eps admits
     # n of about a million and still catches every matrix that is asymmetric by construction.
-    gap = float(jnp.abs(matrix - matrix.T).max())
-    scale = float(jnp.abs(matrix).max())
+    with jax.ensure_compile_time_eval():
+        matrix = jnp.asarray(value)
+        gap = float(jnp.abs(matrix - matrix.T).max())
+        scale = float(jnp.abs(matrix).max())
     if gap > 1e3 * float(jnp.finfo(matrix.dtype).eps) * scale:
         raise ValueError(
             f"{name} must be symmetric: |{name} - {name}.T| reaches {gap:.3g} where |{name}| reaches "

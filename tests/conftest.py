@@ -4,7 +4,19 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples in every run, without a deadline, since some of them compile. `dtype` and `x64`
+# hold for all examples of a test, so that setting them once is right.
+settings.register_profile(
+    "sslstep",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("sslstep")
 
 
 @pytest.fixture
@@ -19,3 +31,11 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[jnp.dtype]:
     """Each floating-point type, the one of two with double precision enabled."""
     with jax.enable_x64(request.param == "float64"):
         yield jnp.dtype(request.param)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Signatures unchecked, as they are for users: for tests of what a wrong shape tells them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -53,7 +53,7 @@ def quartic(
     t, p, q, initial = jnp.broadcast_arrays(*_as_floats(t, p, q, initial))
     grows = p >= 0
     rate = jnp.where(grows, p, -p)  # |p|, with derivative +1 at 0
-    x = jnp.where(rate == 0, 0, 2 * rate * jnp.where(rate == 0, 0, t))
+    x = 2 * rate * jnp.where((rate == 0) & jnp.isinf(t), 0, t)
     # k = q (1 - e^{-2|p|t}) / |p|, which tends to 2 q t as p -> 0.
     small = x < jnp.finfo(x.dtype).eps ** 0.5
     safe_rate = jnp.where(small, 1, rate)

@@ -107,10 +107,12 @@ def loss(
 def modes(gamma_matrix: Float[ArrayLike, "m m"], num: int | None = None) -> Modes:
     r"""Eigenmodes of :math:`\Gamma` in descending order of eigenvalue.
 
-    The derivative is defined at repeated eigenvalues too. Within a tied subspace (ties to
-    ``m * eps * max|γ|``) the eigenvectors' derivative, which does not exist, is taken as zero; so
-    gradients are finite always and right for whatever depends on tied modes symmetrically, such as
-    a sum over them or the projector on their span.
+    The derivative is finite at repeated eigenvalues too. Within a tied subspace (ties to
+    ``8 * eps * max|γ|``) the eigenvectors' derivative, which does not exist, is taken as zero. That is
+    right for whatever depends on tied modes through symmetric functions of their eigenvalues and
+    the projector on their span, as sums over modes do. For other functions, such as a matrix
+    function that weights the directions of the tied subspace, the derivative at an exact tie
+    misses the coupling of those directions.
 
     Args:
         gamma_matrix: Γ, symmetric, shape ``(m, m)``; from :func:`cross_correlation`.
@@ -208,9 +210,9 @@ def _require_weights(weights: ArrayLike, features: int) -> None:
         )
 
 
-def _rounding(eigenvalues: Float[Array, " k"], size: int) -> Float[Array, ""]:
-    """The size below which an eigenvalue or a gap is rounding error."""
-    return size * jnp.finfo(eigenvalues.dtype).eps * jnp.abs(eigenvalues).max()
+def _rounding(eigenvalues: Float[Array, " k"], factor: int) -> Float[Array, ""]:
+    """`factor` times eps, relative to the largest eigenvalue."""
+    return factor * jnp.finfo(eigenvalues.dtype).eps * jnp.abs(eigenvalues).max()
 
 
 @jax.custom_jvp
@@ -229,7 +231,7 @@ def _eigh_descending_jvp(primals, tangents):
         jnp.matmul(eigenvectors.T, tangent, precision=_HIGHEST), eigenvectors, precision=_HIGHEST
     )
     gaps = eigenvalues[None, :] - eigenvalues[:, None]
-    tied = jnp.abs(gaps) <= _rounding(eigenvalues, matrix.shape[0])
+    tied = jnp.abs(gaps) <= _rounding(eigenvalues, 8)
     couplings = jnp.where(tied, 0, inner / jnp.where(tied, 1, gaps))
     eigenvectors_dot = jnp.matmul(eigenvectors, couplings, precision=_HIGHEST)
     return (eigenvalues, eigenvectors), (jnp.diagonal(inner), eigenvectors_dot)

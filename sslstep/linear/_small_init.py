@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import hyp2f1
+import numpy as np
+from jax.scipy.special import betainc, gammaln
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key, Real, UInt32
 
@@ -221,7 +222,9 @@ def alignment_exponent(eigenvalues: Real[ArrayLike, " k"], dim: int) -> Float[Ar
         raise ValueError(
             f"dim must be between 1 and the number of eigenvalues, {eigenvalues.shape[0]}, got {dim}."
         )
-    _check.require_at_least("eigenvalues[dim - 1]", eigenvalues[dim - 1], 0.0, strict=True)
+    if _check.is_concrete(eigenvalues):
+        last = np.asarray(eigenvalues)[dim - 1]
+        _check.require_at_least("eigenvalues[dim - 1]", last, 0.0, strict=True)
     behind = jnp.maximum(eigenvalues[1 : dim + 1], 0)
     return 1 - jnp.max(behind / eigenvalues[: behind.shape[0]], initial=0)
 
@@ -283,15 +286,18 @@ def coupled_elements(
     with it is driven to zero by both elements at once. To first order in them, with
     :math:`r = \gamma_j / \gamma_k` and :math:`\lambda = \lambda_k(t)`,
 
-    .. math:: A_{jk} = A_{jk}^{(48)} F(\lambda), \quad
-        A_{kj} = -\sqrt{\gamma_k \lambda / \gamma_j}\; A_{jk}^{(48)}
-        \left[ F(\lambda) + 2 (1 - \lambda) F'(\lambda) \right], \quad
-        F(\lambda) = {}_2F_1\left(\tfrac{1 - r}{2}, -\tfrac12; \tfrac12; \lambda\right)
+    .. math:: A_{jk} = A_{jk}^{(48)} \left[ (1 - \lambda)^{(r-1)/2} + \sqrt\lambda\, g(\lambda) \right],
+        \quad A_{kj} = -\sqrt{\gamma_k / \gamma_j}\; A_{jk}^{(48)}
+        \left[ \sqrt\lambda\, (1 - \lambda)^{(r-1)/2} + g(\lambda) \right],
 
-    At the end :math:`F(1) = \sqrt\pi\, \Gamma(\frac{r+1}{2}) / \Gamma(\frac r2)` (π/2 at r = 2) and
-    :math:`A_{kj} = -\sqrt{\gamma_k / \gamma_j} A_{jk}`: what is below the diagonal does not stay
-    zero, though it vanishes with α as what is above it does. Derived in docs/errata.md; it assumes
-    that mode j is learned before mode k starts.
+    .. math:: g(\lambda) = (r - 1) \int_0^{\sqrt\lambda} (1 - v^2)^{(r-3)/2}\, dv
+        = \frac{\sqrt\pi\, \Gamma(\frac{r+1}{2})}{\Gamma(\frac r2)}\,
+        I_\lambda\left(\tfrac12, \tfrac{r-1}{2}\right)
+
+    with I the regularised incomplete beta function. So :math:`A_{jk}` ends above Eq. 48 by
+    :math:`g(1)` (π/2 at r = 2), and :math:`A_{kj}` at :math:`-\sqrt{\gamma_k / \gamma_j} A_{jk}`:
+    what is below the diagonal does not stay zero, though it vanishes with α as what is above it does.
+    Derived in docs/errata.md; it assumes that mode j is learned before mode k starts.
 
     Args:
         t: effective time, any shape ``(...)``.
@@ -320,14 +326,15 @@ def coupled_elements(
     square = first[..., :, :dim]
     lam = jnp.clip(_expand(leading, square[..., 0]) * jnp.diagonal(square, 0, -2, -1) ** 2, 0, 1)
     pairs = jnp.triu(jnp.ones((dim, dim), bool), 1)  # j < k <= d
-    ratio = jnp.where(pairs, leading[:, None] / leading[None, :], 1)
-    a, lam = jnp.broadcast_arrays(_expand((1 - ratio) / 2, square), lam[..., None, :])
-    half = jnp.full_like(a, 0.5)
-    factor = hyp2f1(a, -half, half, lam)
-    slope = -a * hyp2f1(a + 1, half, half + 1, lam)
-    upper = jnp.where(pairs, square, 0) * factor
-    root = jnp.sqrt(lam / _expand(ratio, lam))
-    below = -root * jnp.where(pairs, square, 0) * (factor + 2 * (1 - lam) * slope)
+    ratio = jnp.where(pairs, leading[:, None] / leading[None, :], 2)  # r; 2 stands where unused
+    limit = jnp.exp(gammaln((ratio + 1) / 2) - gammaln(ratio / 2)) * jnp.pi**0.5
+    lam, half = jnp.broadcast_to(lam[..., None, :], square.shape), jnp.full_like(square, 0.5)
+    power = jnp.broadcast_to(_expand((ratio - 1) / 2, square), square.shape)
+    g = _expand(limit, square) * betainc(half, power, lam)
+    fading = (1 - lam) ** power
+    plateau = jnp.where(pairs, square, 0)
+    upper = plateau * (fading + jnp.sqrt(lam) * g)
+    below = -plateau * (jnp.sqrt(lam) * fading + g) / _expand(jnp.sqrt(ratio), square)
     keep = _expand(~jnp.eye(dim, size, dtype=bool) & (jnp.arange(size)[None, :] < dim), first)
     coupled = upper + jnp.swapaxes(below, -2, -1)
     padded = jnp.pad(coupled, [(0, 0)] * (coupled.ndim - 1) + [(0, size - dim)])
@@ -342,8 +349,10 @@ def _require_elements(eigenvalues: ArrayLike, initial: ArrayLike) -> tuple[Array
             f"{(rows, columns)} and {_check.shape_of(eigenvalues)}."
         )
     eigenvalues, initial = jnp.asarray(eigenvalues), jnp.asarray(initial)
-    _check.require_at_least("the diagonal of initial", jnp.diagonal(initial), 0.0, strict=True)
-    _check.require_at_least("eigenvalues[:d]", eigenvalues[:rows], 0.0, strict=True)
+    if _check.is_concrete(eigenvalues, initial):
+        diagonal = np.diagonal(np.asarray(initial))
+        _check.require_at_least("the diagonal of initial", diagonal, 0.0, strict=True)
+        _check.require_at_least("eigenvalues[:d]", np.asarray(eigenvalues)[:rows], 0.0, strict=True)
     return eigenvalues, initial
 
 

@@ -1,0 +1,54 @@
+"""Sphinx configuration: every example is run, and nothing is fetched."""
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+# For the kernels that run the pages' examples: this environment's Python, on CPU.
+os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+project = "sslstep"
+author = "the sslstep authors"
+release = metadata.version("sslstep")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "api_is_complete",
+    "signatures_as_written",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "sslstep"
+
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+
+# Docstrings are reStructuredText in Google's layout; their maths is :math: and .. math::.
+napoleon_numpy_docstring = False
+napoleon_attr_annotations = False  # the signature has them
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 88
+
+# A reference that leads nowhere is an error, except to other projects' types: their documentation
+# would have to be fetched.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:class", name)
+    for name in (
+        r"(collections|diffrax|flax|jax|jaxlib|jaxtyping|jnp|matplotlib|np|numpy|optax|pathlib)\..*",
+        r"Array|ArrayLike|Bool|DTypeLike|Float|Int|Key|Num|PyTree|Real|Shaped|UInt8|UInt32",
+        r"Any|Callable|Iterable|Iterator|Literal|Mapping|NamedTuple|Path|Sequence",
+    )
+]

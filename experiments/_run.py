@@ -1,0 +1,144 @@
+"""What every experiment's command does around its own three functions.
+
+An experiment is a frozen dataclass `Config`, a dictionary of presets, and functions `run`, `plot` and
+`check`. This module turns them into a command line and one folder of results.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+import tyro
+
+from sslstep import claims, plotting
+
+C = TypeVar("C")
+Arrays = dict[str, np.ndarray]
+log = logging.getLogger("experiments")
+
+
+class Experiment(NamedTuple, Generic[C]):
+    """One figure or table of the paper.
+
+    Attributes:
+        name: of the module, and of the folder in results/.
+        doc: the module's docstring, shown by --help.
+        presets: named configs; "cpu" is the default.
+        run: config to named arrays; the only slow part.
+        plot: config and arrays to a figure.
+        check: config and arrays to claims.
+    """
+
+    name: str
+    doc: str
+    presets: Mapping[str, C]
+    run: Callable[[C], Arrays]
+    plot: Callable[[C, Arrays], Any]
+    check: Callable[[C, Arrays], Sequence[claims.Claim]]
+
+
+def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
+    """Run an experiment from its command line; returns the exit status."""
+    options = _parse(experiment, sys.argv[1:] if args is None else list(args))
+    folder = options.out or Path("results") / experiment.name / _folder_name(experiment, options)
+    # All is written beside the old results, which are replaced only by complete new ones.
+    draft = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    with _logging_to(draft / "log.txt"):
+        log.info("%s, preset %s, %s", experiment.name, options.preset, _machine())
+        config = options.config
+        (draft / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
+        start = time.perf_counter()
+        with jax.enable_x64(getattr(config, "dtype", "float64") == "float64"):
+            arrays = experiment.run(config)
+            np.savez(draft / "arrays.npz", **arrays)
+            log.info("run: %.1f s", time.perf_counter() - start)
+            with plotting.style():
+                plotting.save(experiment.plot(config, arrays), draft)
+            results = experiment.check(config, arrays)
+        claims.save(draft / "claims.json", results)
+        log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
+        log.info("%s: %.1f s in all", folder, time.perf_counter() - start)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    failed = sum(not claim.holds for claim in results)
+    if failed:
+        print(f"{failed} claim(s) do not hold: see above and {folder}/claims.json", file=sys.stderr)
+    return 1 if failed and options.strict else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Generic[C]):
+    """What every experiment's command takes."""
+
+    config: tyro.conf.OmitArgPrefixes[C]
+    preset: str = "cpu"
+    """Which set of defaults to start from: cpu (minutes, no network) or paper (as published)."""
+    out: Path | None = None
+    """Folder of the results. Default: results/<experiment>/<preset and what differs from it>."""
+    strict: bool = False
+    """Exit with status 1 if a claim does not hold."""
+
+
+def _parse(experiment: Experiment[C], args: list[str]) -> Options[C]:
+    """Read the options: first the preset, because it sets the defaults of all the others."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--preset", choices=list(experiment.presets), default="cpu")
+    preset = finder.parse_known_args(args)[0].preset
+    default = experiment.presets[preset]
+    return tyro.cli(
+        Options[type(default)],  # type: ignore[misc]
+        prog=f"python -m experiments.{experiment.name}",
+        description=experiment.doc,
+        args=args,
+        default=Options(default, preset),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _folder_name(experiment: Experiment[C], options: Options[C]) -> str:
+    """The preset, and each setting that differs from it, so that no run replaces another's results."""
+    default = dataclasses.asdict(experiment.presets[options.preset])
+    changed = {
+        key: value
+        for key, value in dataclasses.asdict(options.config).items()
+        if value != default[key] and key != "data_dir"
+    }
+    parts = [f"{key}={value}".replace("/", "_").replace(" ", "") for key, value in changed.items()]
+    return "+".join([options.preset, *parts])
+
+
+def _machine() -> str:
+    devices = ", ".join(f"{d.device_kind} ({d.platform})" for d in jax.devices())
+    return f"JAX {jax.__version__} on {devices}, Python {platform.python_version()}"
+
+
+class _logging_to:  # noqa: N801 (a context manager)
+    """Log to a file and, as plain lines, to standard output."""
+
+    def __init__(self, path: Path):
+        self.handlers = [logging.FileHandler(path), logging.StreamHandler(sys.stdout)]
+        self.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+
+    def __enter__(self) -> None:
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        for handler in self.handlers:
+            log.addHandler(handler)
+
+    def __exit__(self, *_: object) -> None:
+        for handler in self.handlers:
+            log.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                handler.close()

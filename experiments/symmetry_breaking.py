@@ -1,0 +1,177 @@
+r"""Figure 8: self-supervised learning breaks a symmetry, supervised learning does not.
+
+    make fig8    or    python -m experiments.symmetry_breaking
+
+Four panels. The modewise loss of Barlow Twins (A) has a maximum at the origin and two minima; that of
+supervised learning in the kernel regime (B) is a parabola that slopes at the origin. From a small start
+the first waits, then steps (C); the second grows from the first moment (D). Trajectories are closed
+forms; crosses are the same equations integrated numerically. Takes seconds.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._run import Arrays, Experiment, main
+from sslstep import claims, landscape, plotting
+from sslstep.measure import spectrum
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings; each is one option of the command."""
+
+    eigenvalues: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
+    """γ of the modes drawn."""
+    initial: float = 1e-3
+    """Start of each trajectory, in the rescaled coordinate."""
+    t_max: float = 25.0
+    """End of the time axis, in units of effective time."""
+    num_times: int = 1001
+    """Points on the time axis."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Floating-point type of all computations."""
+
+
+def run(config: Config) -> Arrays:
+    """Landscapes, closed-form trajectories, and the same integrated from the landscapes' gradients."""
+    dtype = jnp.dtype(config.dtype)
+    gammas = jnp.asarray(config.eigenvalues, dtype)
+    t = jnp.linspace(0, config.t_max, config.num_times, dtype=dtype)
+    grid = jnp.linspace(-1.6, 1.6, 401, dtype=dtype)
+    start = jnp.asarray(config.initial, dtype)
+    signs = {"self_supervised": start, "self_supervised_negative": -start, "supervised": start}
+    arrays = {"t": t, "grid": grid, "gammas": gammas}
+    for name, initial in signs.items():
+        supervised = name == "supervised"
+        loss = landscape.supervised if supervised else landscape.self_supervised
+        closed = (
+            landscape.supervised_trajectory if supervised else landscape.self_supervised_trajectory
+        )
+        arrays[f"{name}_loss"] = loss(grid)
+        arrays[name] = closed(t[:, None], gammas[None, :], initial)
+        arrays[f"{name}_integrated"] = jax.vmap(
+            lambda gamma, loss=loss, initial=initial: _descend(loss, gamma, initial, t), out_axes=1
+        )(gammas)
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def _descend(loss, gamma, initial, t):
+    """s' = -γ dL/ds by automatic differentiation of the landscape, integrated by diffrax."""
+    tolerance = 1e2 * float(jnp.finfo(t.dtype).eps)
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda _, s, __: -gamma * jax.grad(loss)(s)),
+        diffrax.Tsit5(),
+        t0=t[0],
+        t1=t[-1],
+        dt0=jnp.asarray(1e-3, t.dtype),
+        y0=initial,
+        saveat=diffrax.SaveAt(ts=t),
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance * 1e-3),
+        max_steps=100_000,
+    ).ys
+
+
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    """What Appendix F says, as it should read (see docs/errata.md)."""
+    t, gammas = jnp.asarray(arrays["t"]), jnp.asarray(arrays["gammas"])
+    eps = float(np.finfo(arrays["t"].dtype).eps)
+    worst = max(
+        float(np.abs(arrays[name] - arrays[f"{name}_integrated"]).max())
+        for name in ("self_supervised", "self_supervised_negative", "supervised")
+    )
+    curves = arrays["self_supervised"]
+    escaped = spectrum.step_times(t, jnp.asarray(curves), 0.1)
+    predicted = landscape.escape_time(gammas, config.initial, 0.1)
+    # The rate of the last approach, where 1 - s is between 1e-2 and 1e-3.
+    first, j = 1 - curves[:, 0], 0
+    tail = (first < 1e-2) & (first > 1e-3)
+    settling = -1 / np.polyfit(np.asarray(t)[tail], np.log(first[tail]), 1)[0]
+    slope = jax.grad(landscape.supervised)(jnp.asarray(0.0, t.dtype))
+    curvature = jax.grad(jax.grad(landscape.self_supervised))
+    return [
+        claims.below(
+            "the closed-form trajectories solve s' = -γ dL/ds (with a minus sign)",
+            "Eq. 51, corrected",
+            measured=worst,
+            # Both are accurate to rounding relative to 1, the solver to 100 eps a step.
+            tolerance=1e4 * eps,
+        ),
+        claims.close(
+            "a small start ends in the minimum of its own sign: +1 from above 0, -1 from below",
+            "Fig. 8A, C",
+            expected=2.0,
+            measured=float(curves[-1, 0] - arrays["self_supervised_negative"][-1, 0]),
+            tolerance=1e-3,
+        ),
+        claims.close(
+            "the origin of the self-supervised landscape is a maximum, of curvature -4",
+            "Fig. 8A",
+            expected=-4.0,
+            measured=float(curvature(jnp.asarray(0.0, t.dtype))),
+            tolerance=4 * eps,
+        ),
+        claims.close(
+            "the supervised landscape slopes at the origin, so growth starts at once",
+            "Fig. 8B, D",
+            expected=-2.0,
+            measured=float(slope),
+            tolerance=4 * eps,
+        ),
+        claims.below(
+            "escape to radius 0.1 takes log(0.1/|s(0)|)/4γ: relative error over the modes",
+            "fn. 23, corrected",
+            measured=float(jnp.abs(escaped / predicted - 1).max()),
+            tolerance=0.01,
+        ),
+        claims.close(
+            f"the last approach has time constant 1/8γ (γ = {float(gammas[j]):g})",
+            "App. F, corrected",
+            expected=float(landscape.settling_time(gammas[j])),
+            measured=float(settling),
+            tolerance=0.01 * float(landscape.settling_time(gammas[j])),
+        ),
+    ]
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """The four panels."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(2, 2, figsize=(5.5, 4.0))
+    grid, t = arrays["grid"], arrays["t"]
+    blue, red = plotting.CATEGORIES[:2]
+    axes[0, 0].plot(grid, arrays["self_supervised_loss"], color=blue)
+    axes[0, 0].plot([-1, 1], [0, 0], "o", color=blue, markersize=4)
+    axes[0, 0].plot([0], [1], "o", mfc="white", color=blue, markersize=4)
+    axes[0, 0].set(xlabel=r"rescaled singular value $\bar{s}_j$", ylabel=r"loss $\mathcal{L}_j$")
+    axes[0, 0].set(title="self-supervised", ylim=(-0.1, 2.2))
+    axes[0, 1].plot(grid + 0.6, landscape.supervised(jnp.asarray(grid + 0.6)), color=red)
+    axes[0, 1].plot([1], [0], "o", color=red, markersize=4)
+    axes[0, 1].set(xlabel=r"rescaled coefficient $\bar{c}_j$", ylabel=r"loss $\mathcal{L}_j$")
+    axes[0, 1].set(title="supervised", ylim=(-0.1, 2.2))
+    gammas, every = arrays["gammas"], max(1, len(t) // 25)
+    names = [("self_supervised", r"$\bar{s}_j(t)$"), ("supervised", r"$\bar{c}_j(t)$")]
+    for ax, (name, label) in zip(axes[1], names, strict=True):
+        for j, color in enumerate(plotting.mode_colors(len(gammas))):
+            text = rf"$\gamma_j = {gammas[j]:g}$"
+            ax.plot(t, arrays[name][:, j], color=color, label=text)
+            ax.plot(t[::every], arrays[f"{name}_integrated"][::every, j], "x", color=color, ms=3)
+        ax.plot([], [], "x", color="grey", ms=3, label="integrated")
+        ax.set(xlabel=r"time $t$", ylabel=label, ylim=(-0.05, 1.1))
+    axes[1, 1].legend(loc="lower right")
+    plotting.label_panels(axes.flat)
+    return fig
+
+
+EXPERIMENT = Experiment(
+    "symmetry_breaking", __doc__ or "", {"cpu": Config(), "paper": Config()}, run, plot, check
+)
+
+if __name__ == "__main__":
+    sys.exit(main(EXPERIMENT))

@@ -1,0 +1,155 @@
+r"""A measured number held against what the paper says.
+
+A :class:`Claim` is one statement, where the paper makes it, the value it predicts, the value a run
+measured, and how far apart they may be. Experiments make claims and write them to ``claims.json``;
+``make claims`` prints them all.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Claim", "above", "below", "close", "load", "save", "table"]
+
+
+class Claim(NamedTuple):
+    """One statement with its evidence.
+
+    Attributes:
+        statement: what is claimed, in a sentence.
+        where: the equation, figure or section it comes from; "beyond the paper" where it goes past it.
+        expected: the predicted value.
+        measured: the measured value.
+        tolerance: how far ``measured`` may lie from ``expected``, on the side or sides that count.
+        holds: whether it does.
+    """
+
+    statement: str
+    where: str
+    expected: float
+    measured: float
+    tolerance: float
+    holds: bool
+
+
+def close(
+    statement: str, where: str, *, expected: float, measured: float, tolerance: float
+) -> Claim:
+    """The measured value lies within ``tolerance`` (absolute) of the expected one.
+
+    Example:
+        >>> from sslstep import claims
+        >>> claims.close("pi is 3.14", "-", expected=3.14, measured=3.1416, tolerance=0.01).holds
+        True
+    """
+    return _claim(statement, where, expected, measured, tolerance, abs(measured - expected))
+
+
+def below(
+    statement: str, where: str, *, expected: float = 0.0, measured: float, tolerance: float
+) -> Claim:
+    """The measured value exceeds the expected one by ``tolerance`` at most.
+
+    For errors and residuals: ``expected`` is what they would be at best, usually zero.
+
+    Example:
+        >>> from sslstep import claims
+        >>> claims.below("the error vanishes", "-", measured=1e-7, tolerance=1e-6).holds
+        True
+    """
+    return _claim(statement, where, expected, measured, tolerance, measured - expected)
+
+
+def above(
+    statement: str, where: str, *, expected: float, measured: float, tolerance: float = 0.0
+) -> Claim:
+    """The measured value falls short of the expected one by ``tolerance`` at most.
+
+    Example:
+        >>> from sslstep import claims
+        >>> claims.above("ten modes are learned", "-", expected=10, measured=9).holds
+        False
+    """
+    return _claim(statement, where, expected, measured, tolerance, expected - measured)
+
+
+def _claim(statement, where, expected, measured, tolerance, excess) -> Claim:
+    # A NaN or an infinite measurement never holds.
+    holds = math.isfinite(measured) and excess <= tolerance
+    return Claim(statement, where, float(expected), float(measured), float(tolerance), bool(holds))
+
+
+def save(path: str | Path, claims: Sequence[Claim]) -> None:
+    """Write claims as JSON, replacing the file in one step.
+
+    Args:
+        path: of the file.
+        claims: in the order they should be read.
+    """
+    path = Path(path)
+    draft = path.with_suffix(".tmp")
+    # JSON has no NaN or infinity; as strings they survive and `load` turns them back.
+    rows = [{k: _plain(v) for k, v in claim._asdict().items()} for claim in claims]
+    draft.write_text(json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    draft.replace(path)
+
+
+def load(path: str | Path) -> list[Claim]:
+    """Read what :func:`save` wrote.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The claims.
+
+    Raises:
+        ValueError: if the file is not a list of claims; the message names it.
+    """
+    try:
+        return [
+            Claim(**{k: float(v) if k in _NUMBERS else v for k, v in row.items()})
+            for row in json.loads(Path(path).read_text())
+        ]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} does not hold claims: {error}") from error
+
+
+def table(groups: Iterable[tuple[str, Sequence[Claim]]]) -> str:
+    """All claims as a plain text table, one group below the other, with a count at the end.
+
+    Args:
+        groups: pairs of a title, such as the run's name, and its claims.
+
+    Returns:
+        The table, as lines of text.
+
+    Example:
+        >>> from sslstep import claims
+        >>> claim = claims.below("the error vanishes", "Eq. 10", measured=2e-8, tolerance=1e-6)
+        >>> print(claims.table([("a run", [claim])]))
+        a run
+                            expected   measured  tolerance  where
+          yes                      0      2e-08      1e-06  Eq. 10
+                the error vanishes
+        1 of 1 claims hold.
+    """
+    lines, held, total = [], 0, 0
+    for title, claims in groups:
+        lines += [title, f"  {'':16}{'expected':>10} {'measured':>10} {'tolerance':>10}  where"]
+        for claim in claims:
+            numbers = f"{claim.expected:>10.4g} {claim.measured:>10.4g} {claim.tolerance:>10.3g}"
+            lines.append(f"  {'yes' if claim.holds else 'NO':16}{numbers}  {claim.where}")
+            lines.append(f"        {claim.statement}")
+            held, total = held + claim.holds, total + 1
+    lines.append(f"{held} of {total} claims hold.")
+    return "\n".join(lines)
+
+
+_NUMBERS = ("expected", "measured", "tolerance")
+
+
+def _plain(value):
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

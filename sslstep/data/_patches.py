@@ -1,0 +1,156 @@
+"""How the embedded photographs become a labelled set of patches.
+
+Everything is integer arithmetic on decoded pixels, and the order comes from a hash of each window's
+place, so the set does not depend on platform, random generator or library version.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from sslstep.data._errors import DatasetNotFoundError
+
+SPLITS = ("train", "test")
+
+# Windows start every STRIDES[size] pixels of the photograph, at each of the scales.
+STRIDES = {32: 16, 96: 24}
+SCALES = (1, 2, 4)
+
+# A patch is kept if its pixels vary by at least this many levels of 255: by its standard deviation in
+# each channel, squared and averaged over the channels. No CIFAR-10 image that we looked at is flatter.
+MIN_DEVIATION = 8
+
+
+class Photograph(NamedTuple):
+    """Where a photograph lies: `path` inside the installed package of the distribution named."""
+
+    name: str
+    distribution: str
+    package: str
+    path: str
+
+
+PHOTOGRAPHS = (
+    Photograph("astronaut", "scikit-image", "skimage", "data/astronaut.png"),
+    Photograph("chelsea", "scikit-image", "skimage", "data/chelsea.png"),
+    Photograph("coffee", "scikit-image", "skimage", "data/coffee.png"),
+    Photograph("hubble_deep_field", "scikit-image", "skimage", "data/hubble_deep_field.jpg"),
+    Photograph("ihc", "scikit-image", "skimage", "data/ihc.png"),
+    Photograph("motorcycle", "scikit-image", "skimage", "data/motorcycle_left.png"),
+    Photograph("retina", "scikit-image", "skimage", "data/retina.jpg"),
+    Photograph("rocket", "scikit-image", "skimage", "data/rocket.jpg"),
+    Photograph("china", "scikit-learn", "sklearn", "datasets/images/china.jpg"),
+    Photograph("flower", "scikit-learn", "sklearn", "datasets/images/flower.jpg"),
+)
+
+
+class Patch(NamedTuple):
+    """A patch and the window that it was averaged from, in pixels of photograph number `label`.
+
+    The window has its upper left corner at (`top`, `left`) and sides of `scale` times the patch's.
+    """
+
+    label: int
+    scale: int
+    top: int
+    left: int
+    pixels: UInt8[np.ndarray, "size size 3"]
+
+    @property
+    def order(self) -> bytes:
+        """A hash of the window's place: sorting by it shuffles the same way everywhere."""
+        place = f"{PHOTOGRAPHS[self.label].name} {self.scale} {self.top} {self.left}"
+        return hashlib.blake2b(place.encode(), digest_size=8).digest()
+
+
+def cut(split: str, size: int) -> list[Patch]:
+    """The patches of one split: equally many of each photograph, shuffled by :attr:`Patch.order`."""
+    each = [
+        sorted(_patches_of(label, read(photograph), split, size), key=lambda patch: patch.order)
+        for label, photograph in enumerate(PHOTOGRAPHS)
+    ]
+    fewest = min(map(len, each))
+    return sorted(
+        (patch for patches in each for patch in patches[:fewest]), key=lambda patch: patch.order
+    )
+
+
+def read(photograph: Photograph) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of a photograph, from the installed package that ships it."""
+    from PIL import Image
+
+    # Located without being imported: scikit-learn takes a second, and only its folder matters.
+    spec = find_spec(photograph.package)
+    if spec is None or not spec.submodule_search_locations:
+        where = f"{photograph.distribution} is not installed"
+    else:
+        path = Path(spec.submodule_search_locations[0]) / photograph.path
+        if path.is_file():
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB"))
+        where = f"{path} is missing"
+    raise DatasetNotFoundError(
+        f"photos: the photograph {photograph.name!r} ships inside {photograph.distribution}, but "
+        f"{where}. Install it anew:  python -m pip install --force-reinstall {photograph.distribution}"
+    )
+
+
+def columns(width: int, split: str) -> tuple[int, int]:
+    """First and one past the last column of a split: the right third is for testing."""
+    border = width - width // 3
+    return (0, border) if split == "train" else (border, width)
+
+
+def scales(height: int, width: int, size: int) -> list[int]:
+    """The scales at which either split of a photograph holds at least one window."""
+    return [scale for scale in SCALES if scale * size <= min(height, width // 3)]
+
+
+def _patches_of(
+    label: int, photograph: UInt8[np.ndarray, "h w 3"], split: str, size: int
+) -> Iterator[Patch]:
+    height, width, _ = photograph.shape
+    first, end = columns(width, split)
+    for scale in scales(height, width, size):
+        # The region is cut out before it is averaged: no pixel of the other split comes in.
+        region = _box_average(photograph[:, first:end], scale)
+        step = STRIDES[size] // scale
+        windows = np.lib.stride_tricks.sliding_window_view(region, (size, size), axis=(0, 1))
+        windows = np.moveaxis(windows[::step, ::step], 2, -1)
+        for row, column in np.argwhere(_varied(region, size)[::step, ::step]):
+            yield Patch(
+                label,
+                scale,
+                top=int(row) * STRIDES[size],
+                left=first + int(column) * STRIDES[size],
+                pixels=windows[row, column],
+            )
+
+
+def _box_average(pixels: UInt8[np.ndarray, "h w 3"], scale: int) -> UInt8[np.ndarray, "i j 3"]:
+    """Mean over blocks of scale × scale pixels, rounded half up; incomplete blocks are left out."""
+    height, width = (side // scale for side in pixels.shape[:2])
+    blocks = pixels[: height * scale, : width * scale].reshape(height, scale, width, scale, 3)
+    total = blocks.sum((1, 3), dtype=np.uint32)
+    return ((total + scale**2 // 2) // scale**2).astype(np.uint8)
+
+
+def _varied(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> Bool[np.ndarray, "rows columns"]:
+    """Which windows of size × size pixels, by their upper left corner, are not nearly constant."""
+    values = pixels.astype(np.int64)
+    count = size**2
+    # count² times the variance of each channel: exact, where a division would round.
+    variance = count * _window_sums(values**2, size) - _window_sums(values, size) ** 2
+    return variance.sum(-1) >= pixels.shape[-1] * (MIN_DEVIATION * count) ** 2
+
+
+def _window_sums(values: Int[np.ndarray, "h w c"], size: int) -> Int[np.ndarray, "rows columns c"]:
+    """The sum over every window of size × size, by its upper left corner."""
+    up_to = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0), (0, 0)))
+    rows = up_to[size:] - up_to[:-size]
+    return rows[:, size:] - rows[:, :-size]

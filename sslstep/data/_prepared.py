@@ -1,0 +1,182 @@
+"""Reads what tensorflow-datasets prepared: no TensorFlow, no network.
+
+The folder is found here, not by ``tfds.builder``, which would import the builder's code and may ask the
+network. Images are decoded here, not by the data source, which takes several times as long.
+"""
+
+import io
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from sslstep.data._errors import DatasetNotFoundError
+
+FORMAT = "array_record"
+
+# Records decoded at a time by one thread.
+_CHUNK = 256
+# Decoding releases Python's lock, but for images smaller than this most of the time goes to what does
+# not, and more threads are slower than one.
+_SIDE_WORTH_THREADS = 64
+_MAX_THREADS = 4
+
+
+class Request(NamedTuple):
+    """What is looked for: a split of a data set with square images, below `data_dir`."""
+
+    name: str
+    split: str
+    side: int
+    data_dir: Path | None
+
+    @property
+    def root(self) -> Path:
+        """The absolute folder that `data_dir` means; None is TFDS's own default."""
+        given = self.data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+        return Path(given).expanduser().absolute()
+
+    def error(self, problem: str, *, anew: bool = False) -> DatasetNotFoundError:
+        """An error that says what was looked for, what is wrong, and the command that mends it."""
+        command = f"make data NAME={self.name}"
+        if self.data_dir is not None:
+            command += f" DATA_DIR={shlex.quote(str(self.root))}"
+        if anew:
+            command += " ARGS=--overwrite"
+        return DatasetNotFoundError(
+            f"{self.name}: looked for split {self.split!r} in {FORMAT} format in "
+            f"{self.root / self.name}, but {problem}. To prepare the data {'anew' if anew else 'once'}, "
+            f"in a checkout of sslstep:  {command}"
+        )
+
+
+class _Chunk(NamedTuple):
+    """Records `start` to `end` of the split, all in one file."""
+
+    path: Path
+    start: int
+    end: int
+
+
+def read(request: Request) -> tuple[UInt8[np.ndarray, "n h w 3"], Int[np.ndarray, " n"]]:
+    """Images and labels of a split, in the order in which they are stored."""
+    builder = _open(request, _newest_version(request))
+    chunks = list(_chunks(builder, request))
+    total = chunks[-1].end
+    images = np.empty((total, request.side, request.side, 3), np.uint8)
+    labels = np.empty(total, np.int32)
+    source = _data_source(builder, request.split)
+
+    def read_chunk(chunk: _Chunk) -> int:
+        keys = range(chunk.start, chunk.end)
+        try:
+            for key, record in zip(keys, source.__getitems__(list(keys)), strict=True):
+                images[key], labels[key] = _decode(record, request.side)
+        except Exception as error:  # whatever array_record, protobuf or Pillow make of broken files
+            raise request.error(
+                f"{chunk.path.name} in {chunk.path.parent} is damaged ({error})", anew=True
+            ) from error
+        return len(keys)
+
+    _with_progress(read_chunk, chunks, total, request)
+    return images, labels
+
+
+def _newest_version(request: Request) -> Path:
+    folder = request.root / request.name
+    found = {
+        tuple(map(int, path.parent.name.split("."))): path.parent
+        for path in folder.glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    }
+    if found:
+        return found[max(found)]
+    if not folder.is_dir():
+        raise request.error("there is no such folder")
+    raise request.error("it has no <version>/dataset_info.json")
+
+
+def _open(request: Request, folder: Path) -> Any:
+    """TFDS's builder for the folder, which is known to have the split in the format."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(folder)
+        splits = sorted(builder.info.splits)
+        formats = sorted(str(form.value) for form in builder.info.available_file_formats())
+    except Exception as error:  # JSON, protobuf and TFDS each have their own
+        raise request.error(
+            f"the description of the data in {folder} cannot be read ({error})", anew=True
+        ) from error
+    if FORMAT not in formats:
+        raise request.error(
+            f"{folder} holds only the format {' and '.join(formats)}, which cannot be read without "
+            f"TensorFlow (preparing adds {FORMAT} beside it and downloads nothing)"
+        )
+    name = request.split.partition("[")[0]
+    if name not in splits:
+        raise request.error(f"{folder} holds only the splits {', '.join(splits)}", anew=True)
+    return builder
+
+
+def _data_source(builder: Any, split: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    return builder.as_data_source(split=split, file_format=FORMAT, deserialize_method=raw)
+
+
+def _chunks(builder: Any, request: Request) -> Iterator[_Chunk]:
+    """The split in pieces, none of which spans two files; each file exists."""
+    info = builder.info
+    if info.file_format.value != FORMAT:  # the format is there, beside the one TFDS reads by default
+        info.set_file_format(FORMAT, override=True, override_if_initialized=True)
+    instructions = info.splits[request.split].file_instructions
+    if not instructions:
+        raise ValueError(f"split {request.split!r} of {request.name} selects no images.")
+    start = 0
+    for instruction in instructions:
+        path = Path(instruction.filename)
+        if not path.is_file():
+            raise request.error(f"{path.name} is missing from {path.parent}", anew=True)
+        end = start + instruction.take
+        for first in range(start, end, _CHUNK):
+            yield _Chunk(path, first, min(first + _CHUNK, end))
+        start = end
+
+
+def _decode(record: bytes, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+    """Image and label of one serialised ``tf.train.Example``."""
+    from PIL import Image
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    features = tf_example_pb2.Example.FromString(record).features.feature
+    if "image" not in features or "label" not in features:
+        raise ValueError("a record has no image or no label")
+    with Image.open(io.BytesIO(features["image"].bytes_list.value[0])) as image:
+        if (image.mode, image.size) != ("RGB", (side, side)):
+            raise ValueError(f"an image is {image.mode} of size {image.size}")
+        pixels = np.asarray(image)
+    return pixels, features["label"].int64_list.value[0]
+
+
+def _with_progress(
+    work: Callable[[_Chunk], int], chunks: list[_Chunk], total: int, request: Request
+) -> None:
+    """Run over the chunks in threads, with a progress bar where there is a terminal."""
+    from tqdm import tqdm
+
+    threads = min(_MAX_THREADS, os.cpu_count() or 1) if request.side >= _SIDE_WORTH_THREADS else 1
+    label = f"{request.name} {request.split}"
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=total, desc=label, unit="image", unit_scale=True, disable=None) as bar,
+    ):
+        for done in pool.map(work, chunks):
+            bar.update(done)

@@ -1,0 +1,184 @@
+"""Where images come from: embedded photographs, and CIFAR-10 and STL-10 through tensorflow-datasets."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from sslstep.data import _patches, _prepared
+from sslstep.data._errors import DatasetNotFoundError
+
+__all__ = ["Dataset", "DatasetNotFoundError", "cifar10", "load", "photos", "stl10"]
+
+
+class Dataset(NamedTuple):
+    """One split of a set of images.
+
+    Attributes:
+        images: bytes in RGB, shape ``(n, h, w, 3)``.
+        labels: indices into ``label_names``, shape ``(n,)``; -1 is unlabelled.
+        label_names: a name for each label.
+    """
+
+    images: UInt8[np.ndarray, "n h w 3"]
+    labels: Int[np.ndarray, " n"]
+    label_names: tuple[str, ...]
+
+
+class _Prepared(NamedTuple):
+    """A data set that tensorflow-datasets knows."""
+
+    side: int
+    splits: tuple[str, ...]
+    label_names: tuple[str, ...]
+
+
+_PREPARED = {
+    "cifar10": _Prepared(
+        side=32,
+        splits=("train", "test"),
+        label_names=(
+            *("airplane", "automobile", "bird", "cat", "deer"),
+            *("dog", "frog", "horse", "ship", "truck"),
+        ),
+    ),
+    "stl10": _Prepared(
+        side=96,
+        splits=("train", "test", "unlabelled"),
+        label_names=(
+            *("airplane", "bird", "car", "cat", "deer"),
+            *("dog", "horse", "monkey", "ship", "truck"),
+        ),
+    ),
+}
+
+
+def load(
+    name: str,
+    split: str = "train",
+    *,
+    size: int | None = None,
+    data_dir: str | Path | None = None,
+) -> Dataset:
+    """One split of a data set, by its name.
+
+    Args:
+        name: ``"photos"``, ``"cifar10"`` or ``"stl10"``.
+        split: one that the data set has.
+        size: side of the images in pixels. The photographs come in 32 and 96, of which 32 is the
+            default; CIFAR-10 has 32 and STL-10 has 96, and nothing is resized.
+        data_dir: as for :func:`cifar10`; the photographs do not need it.
+
+    Returns:
+        The whole split.
+
+    Raises:
+        ValueError: if there is no such data set, or it has no such split or size.
+        DatasetNotFoundError: if the data are not there, as for :func:`cifar10`.
+
+    Example:
+        >>> from sslstep import data
+        >>> data.load("photos", "test").images.shape
+        (2390, 32, 32, 3)
+    """
+    if name == "photos":
+        return photos(split, 32 if size is None else size)
+    if name not in _PREPARED:
+        raise ValueError(f"name must be one of photos, {', '.join(_PREPARED)}, got {name!r}.")
+    if size not in (None, _PREPARED[name].side):
+        raise ValueError(f"size of {name} is {_PREPARED[name].side}, got {size}.")
+    return _prepared_split(name, split, data_dir)
+
+
+def photos(split: str = "train", size: int = 32) -> Dataset:
+    """Patches of ten photographs that scikit-image and scikit-learn carry: no network, no download.
+
+    The label of a patch is the photograph that it comes from. Windows of 1, 2 and 4 times the size
+    asked for, as far as they fit, are averaged down to it. The right third of each photograph is the
+    test split and the rest the training split, cut apart before anything is averaged, so that no pixel
+    is in both; within a split windows overlap. Nearly constant patches are left out. Each photograph
+    gives equally many, and the order is shuffled and the same everywhere, so that the first n patches
+    are a fair sample.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        size: side of the patches in pixels, 32 or 96.
+
+    Returns:
+        6310 training or 2390 test patches of size 32; 810 or 270 of size 96.
+
+    Raises:
+        ValueError: if there is no such split or size.
+        DatasetNotFoundError: if a photograph is missing from its package.
+
+    Example:
+        >>> from sslstep.data import photos
+        >>> images, labels, label_names = photos("train", 96)
+        >>> images.shape, label_names[:3]
+        ((810, 96, 96, 3), ('astronaut', 'chelsea', 'coffee'))
+    """
+    if split not in _patches.SPLITS:
+        raise ValueError(f"split of photos must be one of {_listed(_patches.SPLITS)}, got {split!r}.")
+    if size not in _patches.STRIDES:
+        raise ValueError(f"size of photos must be one of {_listed(_patches.STRIDES)}, got {size}.")
+    patches = _patches.cut(split, size)
+    return Dataset(
+        np.stack([patch.pixels for patch in patches]),
+        np.array([patch.label for patch in patches], np.int32),
+        tuple(photograph.name for photograph in _patches.PHOTOGRAPHS),
+    )
+
+
+def cifar10(split: str = "train", data_dir: str | Path | None = None) -> Dataset:
+    """CIFAR-10, which ``make data NAME=cifar10`` has prepared; read without TensorFlow.
+
+    The newest version below the folder is taken, in the order in which tensorflow-datasets shuffled it.
+
+    Args:
+        split: ``"train"`` or ``"test"``, or a part of one as TFDS writes it, such as
+            ``"train[:1000]"``.
+        data_dir: the folder that holds ``cifar10/<version>``, on a local disk. None is TFDS's own
+            default: the environment variable ``TFDS_DATA_DIR`` or else ``~/tensorflow_datasets``.
+
+    Returns:
+        At most 50000 or 10000 images of 32×32 pixels, with their labels.
+
+    Raises:
+        ValueError: if there is no such split.
+        DatasetNotFoundError: if the data are not there, lack the split, are in a format that needs
+            TensorFlow, or are damaged. The message has the command that prepares them.
+    """
+    return _prepared_split("cifar10", split, data_dir)
+
+
+def stl10(split: str = "unlabelled", data_dir: str | Path | None = None) -> Dataset:
+    """STL-10, which ``make data NAME=stl10`` has prepared; read without TensorFlow.
+
+    Args:
+        split: ``"unlabelled"``, ``"train"`` or ``"test"``, or a part of one, such as
+            ``"unlabelled[:1000]"``. All of ``unlabelled`` takes 2.8 GB of memory.
+        data_dir: as for :func:`cifar10`.
+
+    Returns:
+        At most 100000, 5000 or 8000 images of 96×96 pixels. The labels of ``unlabelled`` are all -1.
+
+    Raises:
+        ValueError: as for :func:`cifar10`.
+        DatasetNotFoundError: as for :func:`cifar10`.
+    """
+    return _prepared_split("stl10", split, data_dir)
+
+
+def _prepared_split(name: str, split: str, data_dir: str | Path | None) -> Dataset:
+    known = _PREPARED[name]
+    if split.partition("[")[0] not in known.splits:
+        raise ValueError(f"split of {name} must be one of {_listed(known.splits)}, got {split!r}.")
+    folder = None if data_dir is None else Path(data_dir)
+    images, labels = _prepared.read(_prepared.Request(name, split, known.side, folder))
+    return Dataset(images, labels, known.label_names)
+
+
+def _listed(choices: Iterable[object]) -> str:
+    return ", ".join(map(str, choices))

@@ -1,0 +1,168 @@
+r"""Positive pairs: two random views of each image, and images as feature vectors."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Key, Shaped, UInt8, UInt32
+
+from sslstep import _check
+
+__all__ = ["flatten", "random_crop_pairs"]
+
+
+def random_crop_pairs(
+    key: Key[Array, ""] | UInt32[Array, " words"],
+    images: Shaped[ArrayLike, "n h w c"],
+    size: int,
+) -> tuple[Shaped[Array, "n {size} {size} c"], Shaped[Array, "n {size} {size} c"]]:
+    r"""Two random crops of each image, the positive pairs of Section 4.4.
+
+    A crop of image i is the window
+
+    .. math:: \text{image}_i[r : r + \text{size},\; s : s + \text{size}],
+        \qquad r \sim \mathcal{U}\{0, \dots, h - \text{size}\},
+        \quad s \sim \mathcal{U}\{0, \dots, w - \text{size}\},
+
+    both ends included, with r and s drawn independently for each image and each of the two views.
+    Nothing is padded or resized. With ``size`` equal to h and w both views are the image itself.
+
+    Args:
+        key: a random key, typed (``jax.random.key``) or raw (``jax.random.PRNGKey``).
+        images: shape ``(n, h, w, c)``, of any dtype.
+        size: side of the crops in pixels, at least 1 and at most min(h, w). Static: another size
+            compiles another program.
+
+    Returns:
+        ``(crops, crops_prime)``, each of shape ``(n, size, size, c)`` and the images' dtype: row i of
+        both comes from image i.
+
+    Raises:
+        ValueError: if ``images`` does not have four dimensions or is empty, or ``size`` does not fit.
+
+    Example:
+        >>> import jax
+        >>> from sslstep.data import photos, random_crop_pairs
+        >>> images = photos("train").images[:500]
+        >>> crops, crops_prime = random_crop_pairs(jax.random.key(0), images, 20)
+        >>> crops.shape, crops.dtype
+        ((500, 20, 20, 3), dtype('uint8'))
+    """
+    _, height, width, _ = _require_images(images)
+    if not 1 <= size <= min(height, width):
+        raise ValueError(
+            f"size must be at least 1 and at most {min(height, width)}, the smaller side of images of "
+            f"shape {_check.shape_of(images)}, got {size}."
+        )
+    crops, crops_prime = _crop_pairs(key, jnp.asarray(images), int(size))
+    return crops, crops_prime
+
+
+@partial(jax.jit, static_argnames="size")
+def _crop_pairs(key: Array, images: Array, size: int) -> Array:
+    n, height, width, channels = images.shape
+    key_rows, key_columns = jax.random.split(key)
+    rows = jax.random.randint(key_rows, (2, n), 0, height - size + 1)
+    columns = jax.random.randint(key_columns, (2, n), 0, width - size + 1)
+
+    def crop(image: Array, row: Array, column: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (row, column, 0), (size, size, channels))
+
+    one_view = jax.vmap(crop)
+    return jax.vmap(one_view, in_axes=(None, 0, 0))(images, rows, columns)
+
+
+def flatten(
+    images: UInt8[ArrayLike, "n h w c"],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    standardise: bool = False,
+    mean: Float[ArrayLike, " c"] | None = None,
+    std: Float[ArrayLike, " c"] | None = None,
+) -> Float[Array, "n h*w*c"]:
+    r"""Images as feature vectors: bytes to numbers in [0, 1], one row for each image.
+
+    With ``standardise`` each channel has its mean subtracted and is divided by its standard deviation,
+    both taken over all pixels of all the given images: one constant each for a channel, so that the
+    images keep their differences. A channel that is constant over the set becomes zero.
+
+    The two views of a positive pair should share these constants: flatten them together, as below, or
+    give ``mean`` and ``std``.
+
+    Args:
+        images: bytes, shape ``(n, h, w, c)``.
+        dtype: floating-point type of the result; static.
+        standardise: whether to standardise each channel; static.
+        mean: per channel, shape ``(c,)``, for pixels in [0, 1]: used in place of the images' own.
+        std: likewise, all positive.
+
+    Returns:
+        Shape ``(n, h * w * c)``, with c varying fastest.
+
+    Raises:
+        ValueError: if ``images`` is not bytes of four dimensions or is empty; if ``dtype`` is not a
+            floating-point type; if ``mean`` or ``std`` is given without ``standardise``, does not have
+            one value for each channel, or ``std`` is not positive.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep.data import flatten, photos, random_crop_pairs
+        >>> crops, crops_prime = random_crop_pairs(jax.random.key(0), photos().images[:500], 20)
+        >>> both = flatten(jnp.concatenate([crops, crops_prime]), standardise=True)
+        >>> x, x_prime = jnp.split(both, 2)
+        >>> x.shape
+        (500, 1200)
+    """
+    shape = _require_images(images)
+    if jnp.result_type(images) != jnp.uint8:
+        raise ValueError(
+            f"images must be bytes (uint8) of shape (n, h, w, c), got {jnp.result_type(images)} of "
+            f"shape {shape}."
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype must be a floating-point type, got {jnp.dtype(dtype)}.")
+    _require_constants(shape[-1], standardise, mean=mean, std=std)
+    pixels = jnp.asarray(images).astype(dtype) / 255
+    if standardise:
+        pixels = _standardised(pixels, mean, std)
+    return pixels.reshape(shape[0], -1)
+
+
+def _standardised(pixels: Array, mean: ArrayLike | None, std: ArrayLike | None) -> Array:
+    every_pixel = (0, 1, 2)
+    if std is None:
+        # Asked of the pixels: the rounded mean of equal numbers leaves a deviation where there is none.
+        constant = pixels.max(every_pixel) == pixels.min(every_pixel)
+        std = jnp.where(constant, jnp.inf, pixels.std(every_pixel))
+    if mean is None:
+        mean = pixels.mean(every_pixel)
+    shift, scale = (jnp.asarray(v, pixels.dtype).reshape(1, 1, 1, -1) for v in (mean, std))
+    return (pixels - shift) / scale
+
+
+def _require_images(images: ArrayLike) -> tuple[int, ...]:
+    """Check that `images` is a non-empty batch of images and return its shape."""
+    shape = _check.shape_of(images)
+    if len(shape) != 4:
+        raise ValueError(f"images must have shape (n, h, w, c), got shape {shape}.")
+    if 0 in shape:
+        raise ValueError(
+            f"images is empty: shape {shape}, wanted (n, h, w, c) with every size >= 1."
+        )
+    return shape
+
+
+def _require_constants(channels: int, standardise: bool, **constants: ArrayLike | None) -> None:
+    for name, value in constants.items():
+        if value is None:
+            continue
+        if not standardise:
+            raise ValueError(f"{name} is used only with standardise=True.")
+        if _check.shape_of(value) != (channels,):
+            raise ValueError(
+                f"{name} must have shape ({channels},), one value for each channel, got shape "
+                f"{_check.shape_of(value)}."
+            )
+    if constants["std"] is not None:
+        _check.require_at_least("std", constants["std"], 0, strict=True)

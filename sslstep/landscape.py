@@ -1,0 +1,177 @@
+r"""Modewise loss landscapes: self-supervised against supervised learning (Appendix F).
+
+Each mode of the model descends a landscape of its own in a nondimensional coordinate, at a speed set
+by its eigenvalue: :math:`\bar s' = -\gamma\, d\mathcal{L} / d\bar s`. (The paper's Eq. 51 prints a plus
+sign and leaves out γ.) The self-supervised landscape is symmetric with a maximum at the origin, so a
+small start waits; the supervised one slopes at the origin, so it does not.
+"""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from sslstep.linear._dynamics import _as_floats, quartic
+
+__all__ = [
+    "escape_time",
+    "self_supervised",
+    "self_supervised_trajectory",
+    "settling_time",
+    "supervised",
+    "supervised_trajectory",
+]
+
+
+def self_supervised(s: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+    r"""Modewise loss of Barlow Twins (Eq. 50, Figure 8A).
+
+    .. math:: \mathcal{L}_j = (1 - \bar s^2)^2, \qquad \bar s = \gamma_j^{1/2} s_j
+
+    Two minima, at ±1, and a maximum at 0: the sign of the start decides.
+
+    Args:
+        s: the rescaled singular value :math:`\bar s`, any shape and sign.
+
+    Returns:
+        The loss, of the same shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import landscape
+        >>> landscape.self_supervised(jnp.array([-1.0, 0.0, 1.0]))
+        Array([0., 1., 0.], dtype=float32)
+    """
+    (s,) = _as_floats(s)
+    return (1 - s**2) ** 2
+
+
+def supervised(
+    c: Real[ArrayLike, "..."], target: Real[ArrayLike, "..."] = 1.0
+) -> Float[Array, "..."]:
+    r"""Modewise loss of supervised learning in the kernel regime (Appendix F, Figure 8B).
+
+    .. math:: \mathcal{L}_j = (\bar c^* - \bar c)^2, \qquad \bar c = \gamma_j c_j
+
+    Args:
+        c: the rescaled coefficient :math:`\bar c`, any shape; the arguments broadcast.
+        target: :math:`\bar c^*`.
+
+    Returns:
+        The loss, in the broadcast shape.
+
+    Example:
+        >>> from sslstep import landscape
+        >>> float(landscape.supervised(0.0))
+        1.0
+    """
+    c, target = jnp.broadcast_arrays(*_as_floats(c, target))
+    return (target - c) ** 2
+
+
+def self_supervised_trajectory(
+    t: Real[ArrayLike, "..."],
+    eigenvalue: Real[ArrayLike, "..."],
+    initial: Real[ArrayLike, "..."],
+) -> Float[Array, "..."]:
+    r"""Descent of :func:`self_supervised`: a wait, then a step (Figure 8C).
+
+    .. math:: \bar s' = -\gamma \frac{d\mathcal{L}}{d\bar s} = 4\gamma (\bar s - \bar s^3),
+        \qquad \bar s(t) = \frac{\bar s_0 e^{4\gamma t}}{\sqrt{1 + \bar s_0^2 (e^{8\gamma t} - 1)}}
+
+    which is Eq. 10 in the rescaled variable.
+
+    Args:
+        t: effective time, any shape; the arguments broadcast.
+        eigenvalue: γ ≥ 0.
+        initial: :math:`\bar s(0)`, of either sign.
+
+    Returns:
+        :math:`\bar s(t)`, in the broadcast shape.
+
+    Example:
+        >>> from sslstep import landscape
+        >>> round(float(landscape.self_supervised_trajectory(10.0, 1.0, -1e-6)), 3)
+        -1.0
+    """
+    t, rate, initial = _as_floats(t, eigenvalue, initial)
+    return quartic(t, 4 * rate, 4 * rate, initial)
+
+
+def supervised_trajectory(
+    t: Real[ArrayLike, "..."],
+    eigenvalue: Real[ArrayLike, "..."],
+    initial: Real[ArrayLike, "..."],
+    target: Real[ArrayLike, "..."] = 1.0,
+) -> Float[Array, "..."]:
+    r"""Descent of :func:`supervised`: growth from the first moment (Figure 8D).
+
+    .. math:: \bar c' = -\gamma \frac{d\mathcal{L}}{d\bar c} = 2\gamma (\bar c^* - \bar c),
+        \qquad \bar c(t) = \bar c_0 + (\bar c^* - \bar c_0) (1 - e^{-2\gamma t})
+
+    Args:
+        t: effective time, any shape; the arguments broadcast.
+        eigenvalue: γ ≥ 0.
+        initial: :math:`\bar c(0)`.
+        target: :math:`\bar c^*`.
+
+    Returns:
+        :math:`\bar c(t)`, in the broadcast shape.
+
+    Example:
+        >>> from sslstep import landscape
+        >>> round(float(landscape.supervised_trajectory(0.5, 1.0, 0.0)), 3)
+        0.632
+    """
+    t, rate, initial, target = jnp.broadcast_arrays(*_as_floats(t, eigenvalue, initial, target))
+    return initial - (target - initial) * jnp.expm1(-2 * rate * t)
+
+
+def escape_time(
+    eigenvalue: Real[ArrayLike, "..."],
+    initial: Real[ArrayLike, "..."],
+    radius: Real[ArrayLike, "..."] = 1.0,
+) -> Float[Array, "..."]:
+    r"""Time to leave a small ball around the origin of :func:`self_supervised` (footnote 23).
+
+    .. math:: \tau^{(\epsilon)} = \frac{\log(\epsilon / |\bar s(0)|)}{4 \gamma}
+
+    from the linearised dynamics :math:`\bar s' = 4\gamma\bar s`; the paper prints a minus sign in
+    front. With ε = 1 it is the critical time of Eq. 16, :math:`\tau_j = -\log|\bar s_j(0)| / 4\gamma_j`.
+
+    Args:
+        eigenvalue: γ > 0; the arguments broadcast.
+        initial: :math:`\bar s(0)`, not zero.
+        radius: ε.
+
+    Returns:
+        The time, in the broadcast shape; ``inf`` from zero.
+
+    Example:
+        >>> from sslstep import landscape, linear
+        >>> float(landscape.escape_time(1.0, 1e-7)) == float(linear.critical_time(1.0, 1e-7))
+        True
+    """
+    rate, initial, radius = jnp.broadcast_arrays(*_as_floats(eigenvalue, initial, radius))
+    return jnp.log(radius / jnp.abs(initial)) / (4 * rate)
+
+
+def settling_time(eigenvalue: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+    r"""Time constant of the final approach to a minimum of :func:`self_supervised`.
+
+    .. math:: \tau' = \frac{1}{8\gamma}, \qquad 1 - |\bar s| \propto e^{-t / \tau'}
+
+    since the landscape's curvature at ±1 is 8. (Appendix F prints 1/4γ.)
+
+    Args:
+        eigenvalue: γ > 0, any shape.
+
+    Returns:
+        τ', of the same shape.
+
+    Example:
+        >>> from sslstep import landscape
+        >>> float(landscape.settling_time(0.5))
+        0.25
+    """
+    (rate,) = _as_floats(eigenvalue)
+    return 1 / (8 * rate)

@@ -1,0 +1,188 @@
+r"""One house style for every figure, and the parts that figures share.
+
+Experiment is drawn solid, theory dashed or dotted and darker, so that the two are told apart without
+colour. Colours are from colour-blind safe sets (viridis for ordered modes, Okabe and Ito's for
+categories). matplotlib is imported when a function is called.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jax.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "CATEGORIES",
+    "THEORY",
+    "end_labels",
+    "label_panels",
+    "mode_colors",
+    "mode_curves",
+    "save",
+    "style",
+    "time_marks",
+]
+
+#: Colour-blind safe colours for categories (Okabe and Ito, 2008): blue, vermilion, green, orange, purple.
+CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7")
+
+#: How theory is drawn: dashed and black over whatever is measured.
+THEORY = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.0}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The house style, within a ``with`` block: sizes in points for a printed column, fonts embedded.
+
+    Example:
+        >>> from sslstep import plotting
+        >>> import matplotlib.pyplot as plt
+        >>> with plotting.style():
+        ...     fig, ax = plt.subplots()
+    """
+    import matplotlib as mpl
+
+    settings = {
+        "font.size": 8,
+        "axes.labelsize": 8,
+        "axes.titlesize": 8,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "legend.fontsize": 7,
+        "legend.frameon": False,
+        "lines.linewidth": 1.3,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.dpi": 150,
+        "savefig.dpi": 300,
+        "figure.constrained_layout.use": True,
+        "pdf.fonttype": 42,  # fonts as text, not as outlines
+        "mathtext.fontset": "dejavusans",
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def mode_colors(num: int) -> np.ndarray:
+    """Colours for modes 1...num: viridis from dark to light, without its faintest end.
+
+    Args:
+        num: how many.
+
+    Returns:
+        RGBA values, shape ``(num, 4)``.
+
+    Example:
+        >>> from sslstep import plotting
+        >>> plotting.mode_colors(10).shape
+        (10, 4)
+    """
+    import matplotlib as mpl
+
+    return mpl.colormaps["viridis"](np.linspace(0.0, 0.85, num))
+
+
+def mode_curves(
+    ax: "Axes",
+    t: ArrayLike,
+    measured: ArrayLike,
+    predicted: ArrayLike,
+    *,
+    experiment: str = "experiment",
+    theory: str = "theory",
+) -> None:
+    """One curve for each mode: measured solid and coloured, predicted dashed and black on top.
+
+    Args:
+        ax: where to draw.
+        t: effective time, shape ``(T,)``.
+        measured: shape ``(T, d)``.
+        predicted: shape ``(T, d)``.
+        experiment: legend entry of the measured curves.
+        theory: legend entry of the predicted ones.
+    """
+    measured, predicted = np.asarray(measured), np.asarray(predicted)
+    for j, color in enumerate(mode_colors(measured.shape[1])):
+        ax.plot(t, measured[:, j], color=color, linewidth=2.2, label=experiment if j == 0 else None)
+        ax.plot(t, predicted[:, j], **THEORY, label=theory if j == 0 else None)
+
+
+def time_marks(ax: "Axes", times: ArrayLike, *, label: str) -> None:
+    """Vertical dashed lines at predicted times, behind the curves.
+
+    Args:
+        ax: where to draw.
+        times: shape ``(d,)``; infinite ones are left out.
+        label: legend entry.
+    """
+    times = np.asarray(times)
+    mark = {**THEORY, "linewidth": 0.7}
+    for j, time in enumerate(times[np.isfinite(times)]):
+        ax.axvline(float(time), **mark, zorder=0, label=label if j == 0 else None)
+
+
+def end_labels(
+    ax: "Axes", x: float, values: Sequence[float], names: Sequence[str], *, gap: float = 6.0
+) -> None:
+    """Name curves at their right end, moved apart where they would overlap.
+
+    Args:
+        ax: where to draw; its scale and limits are read when the figure is drawn.
+        x: where the curves end.
+        values: at their ends.
+        names: of the curves, in the same order.
+        gap: least distance of two names, in points.
+    """
+    order = np.argsort(values)
+    heights = np.log10(values) if ax.get_yscale() == "log" else np.asarray(values, float)
+    low, high = (np.log10(ax.get_ylim()) if ax.get_yscale() == "log" else ax.get_ylim())
+    points = ax.figure.get_figheight() * 72 * 0.75 / (high - low)
+    bottom = -np.inf
+    for i in order:
+        height = max(heights[i] * points, bottom + gap)
+        bottom = height
+        ax.annotate(
+            names[i],
+            (x, values[i]),
+            xytext=(3, height - heights[i] * points),
+            textcoords="offset points",
+            fontsize=6,
+            va="center",
+        )
+
+
+def label_panels(axes: Sequence["Axes"]) -> None:
+    """Write A, B, C... at the top left of each panel, outside the axes.
+
+    Args:
+        axes: the panels in reading order.
+    """
+    for letter, ax in zip("ABCDEFGHIJ", axes, strict=False):
+        ax.set_title(letter, loc="left", fontweight="bold", fontsize=9)
+
+
+def save(fig: "Figure", folder: str | Path, name: str = "figure") -> list[Path]:
+    """Write a figure as ``.png`` (300 dpi) and ``.pdf`` (vector), and close it.
+
+    Args:
+        fig: the figure.
+        folder: an existing folder.
+        name: the files' name without an ending.
+
+    Returns:
+        The two paths.
+    """
+    import matplotlib.pyplot as plt
+
+    paths = [Path(folder) / f"{name}.{ending}" for ending in ("png", "pdf")]
+    for path in paths:
+        fig.savefig(path, bbox_inches="tight")
+    plt.close(fig)
+    return paths

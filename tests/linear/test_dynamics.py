@@ -1,0 +1,196 @@
+"""The closed forms of one mode: against the ODE, their limits, and at the edges of floating point."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sslstep import linear
+
+GAMMAS = (0.0, 1e-12, -1e-12, 1.0, -1.0, 300.0)
+TIMES = (0.0, 1.0, 1e6)
+
+
+def _printed_eq10(t, gamma, s0):
+    """Eq. 10 exactly as printed, in extended precision."""
+    t, gamma, s0 = (np.longdouble(v) for v in (t, gamma, s0))
+    return np.exp(4 * gamma * t) / np.sqrt(s0**-2 + (np.exp(8 * gamma * t) - 1) * gamma)
+
+
+@pytest.mark.parametrize("gamma", [0.3, 2.0, -0.4, 1e-6, -1e-6, 0.0])
+@pytest.mark.parametrize("initial", [1e-7, 0.1, 1.0, 7.0])
+def test_eq10_as_printed(dtype, gamma, initial):
+    t = np.array([0.0, 1e-3, 0.1, 1.0, 5.0, 20.0])
+    expected = np.array([_printed_eq10(v, gamma, initial) for v in t], float)
+    value = linear.singular_value(jnp.asarray(t, dtype), gamma, initial)
+    assert value.dtype == dtype
+    # The exponent 4γt is rounded to eps of itself.
+    rtol = float(jnp.finfo(dtype).eps) * 4 * (4 + 4 * abs(gamma) * t.max())
+    np.testing.assert_allclose(value, expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("t", TIMES)
+@pytest.mark.parametrize("initial", [0.0, 1e-7, 1.0, 1e3])
+def test_values_and_gradients_are_finite(dtype, gamma, t, initial):
+    arguments = [jnp.asarray(v, dtype) for v in (t, gamma, initial)]
+    for function in (linear.singular_value, linear.mode_eigenvalue):
+        value, gradient = jax.value_and_grad(function, argnums=(0, 1, 2))(*arguments)
+        assert jnp.isfinite(value), (function, value)
+        assert all(jnp.isfinite(g) for g in gradient), (function, gradient)
+
+
+def test_gradients_match_finite_differences(x64):
+    for gamma in (0.7, -0.7, 1e-9, 0.0):
+        for t in (0.3, 4.0):
+            for initial in (1e-3, 0.8, 3.0):
+                point = np.array([t, gamma, initial])
+                gradient = jax.grad(lambda p: linear.singular_value(*p))(jnp.asarray(point))
+                for i in range(3):
+                    h = 1e-6 * max(1.0, abs(point[i]))
+                    up, down = point.copy(), point.copy()
+                    up[i] += h
+                    down[i] -= h
+                    slope = (linear.singular_value(*up) - linear.singular_value(*down)) / (2 * h)
+                    # Central differences: h^2 in the third derivative, and eps / h in rounding.
+                    assert gradient[i] == pytest.approx(float(slope), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("gamma", [2.0, 0.0, -0.5])
+def test_eq10_solves_eq12(dtype, gamma):
+    gamma = jnp.asarray(gamma, dtype)
+    t = jnp.linspace(0, 6, 50, dtype=dtype)
+    s, slope = jax.jvp(lambda t: linear.singular_value(t, gamma, 1e-3), (t,), (jnp.ones_like(t),))
+    scale = 4 * jnp.abs(gamma) * s * (1 + jnp.abs(gamma) * s**2)
+    error = jnp.abs(slope - 4 * (1 - gamma * s**2) * gamma * s)
+    assert bool((error <= 500 * jnp.finfo(dtype).eps * scale).all())
+
+
+def test_limits_of_eq13(dtype):
+    gammas = jnp.asarray([4.0, 0.0, -1.0], dtype)
+    for t in (jnp.inf, 1e6):
+        values = linear.singular_value(t, gammas, 0.3)
+        np.testing.assert_allclose(values, [0.5, 0.3, 0.0], rtol=4 * jnp.finfo(dtype).eps)
+
+
+def test_starts_too_small_for_their_squares(dtype):
+    """s0^2 underflows in float32 from 1e-23; the logistic rise is delayed, not lost."""
+    initial = jnp.asarray(1e-30, dtype)
+    tau = linear.half_rise_time(1.0, initial)
+    assert float(tau) == pytest.approx(-2 * np.log(1e-30) / 8, rel=1e-5)
+    assert float(linear.mode_eigenvalue(tau, 1.0, initial)) == pytest.approx(0.5, abs=1e-4)
+    assert float(linear.singular_value(100.0, 1.0, initial)) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_mode_eigenvalue_is_the_logistic(x64):
+    t = jnp.linspace(0, 4, 41)
+    start = 2.0 * 1e-3**2
+    expected = jax.nn.sigmoid(16 * t + np.log(start) - np.log1p(-start))
+    np.testing.assert_allclose(linear.mode_eigenvalue(t, 2.0, 1e-3), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize(("p", "q"), [(1.0, 2.0), (0.0, 3.0), (-0.5, 1.0), (2.0, 0.0), (1e-10, 1.0)])
+def test_quartic_solves_its_equation(x64, p, q):
+    t = jnp.linspace(0, 3, 31)
+    s, slope = jax.jvp(lambda t: linear.quartic(t, p, q, -0.4), (t,), (jnp.ones_like(t),))
+    np.testing.assert_allclose(slope, p * s - q * s**3, rtol=1e-12, atol=1e-14)
+    assert float(s[0]) == pytest.approx(-0.4, rel=1e-15)
+
+
+def test_quartic_is_odd_and_eq10_is_one_call_of_it(x64):
+    t = jnp.linspace(0, 3, 31)
+    np.testing.assert_array_equal(
+        linear.quartic(t, 1.0, 2.0, -0.1), -linear.quartic(t, 1.0, 2.0, 0.1)
+    )
+    np.testing.assert_array_equal(
+        linear.quartic(t, 1.2, 0.36, 0.1), linear.singular_value(t, 0.3, 0.1)
+    )
+
+
+def test_critical_time_is_the_half_rise_up_to_order_lambda0(x64):
+    for initial in (1e-2, 1e-4, 1e-6):
+        value = linear.mode_eigenvalue(linear.critical_time(0.7, initial), 0.7, initial)
+        start = 0.7 * initial**2
+        assert abs(float(value) - 0.5) < start
+        exact = linear.mode_eigenvalue(linear.half_rise_time(0.7, initial), 0.7, initial)
+        assert float(exact) == pytest.approx(0.5, abs=1e-13)
+
+
+def test_times_of_modes_never_or_already_learned(dtype):
+    gammas = jnp.asarray([0.0, -1.0, 1.0, 1.0, 1.0], dtype)
+    initial = jnp.asarray([0.1, 0.1, 0.0, 0.9, 2.0], dtype)
+    np.testing.assert_array_equal(
+        linear.half_rise_time(gammas, initial), [np.inf, np.inf, np.inf, 0, 0]
+    )
+    assert not bool(jnp.isfinite(linear.critical_time(gammas, initial)[:3]).any())
+    for function in (linear.half_rise_time, linear.critical_time):
+        gradient = jax.grad(lambda g, s, f=function: f(g, s)[2:].sum())(gammas, initial)
+        assert not bool(jnp.isnan(gradient).any())
+
+
+def test_effective_eigenvalue(x64):
+    assert float(linear.effective_eigenvalue(0.0, 0.1)) == 0.0
+    assert float(linear.effective_eigenvalue(3.0, 0.0)) == 3.0
+    assert float(linear.effective_eigenvalue(2.0, 0.05)) == pytest.approx(np.log(1.4) / 0.2)
+    # One step of gradient descent multiplies by 1 + 4ηγ: so does this rate in time η, negative too.
+    for gamma in (-3.0, -1e-9, 1e-9, 5.0):
+        rate = linear.effective_eigenvalue(gamma, 0.05)
+        assert np.exp(4 * 0.05 * float(rate)) == pytest.approx(1 + 4 * 0.05 * gamma, rel=1e-14)
+
+
+def test_predictions_follow_gradient_descent_of_one_mode(x64):
+    """The discrete map itself, for a rate at which Eq. 16 is 10% off and the correction is not."""
+    gamma, initial, eta = 1.0, 1e-7, 0.06
+    s, sizes = initial, []
+    for _ in range(400):
+        sizes.append(gamma * s**2)
+        s += 4 * eta * (1 - gamma * s**2) * gamma * s
+    after = int(np.argmax(np.array(sizes) > 0.5))
+    low, high = sizes[after - 1], sizes[after]
+    measured = eta * (after - 1 + (0.5 - low) / (high - low))
+    corrected = float(linear.half_rise_time(gamma, initial, learning_rate=eta))
+    assert corrected == pytest.approx(measured, rel=0.01)
+    assert abs(float(linear.half_rise_time(gamma, initial)) / measured - 1) > 0.08
+
+
+@pytest.mark.parametrize("gammas", [(1.0, 0.3, -0.1), (0.2, -1.0), (-0.5, -0.7)])
+def test_max_learning_rate_separates_convergence(x64, gammas):
+    """Just below it the discrete map of every mode converges; just above, one does not."""
+    gammas = np.array(gammas)
+    limit = float(linear.max_learning_rate(jnp.asarray(gammas)))
+
+    def settles(eta):
+        s = np.where(gammas > 0, np.abs(gammas) ** -0.5, 0) + 1e-3
+        with np.errstate(over="ignore", invalid="ignore"):
+            for _ in range(20_000):
+                s = s + 4 * eta * (1 - gammas * s**2) * gammas * s
+        target = np.where(gammas > 0, np.abs(gammas) ** -0.5, 0)
+        return np.abs(s - target).max() < 1e-4
+
+    assert settles(0.99 * limit)
+    assert not settles(1.01 * limit)
+
+
+def test_plateau_loss():
+    tau = jnp.array([3.0, 1.0, jnp.inf])
+    np.testing.assert_array_equal(linear.plateau_loss(jnp.array([0.0, 1.0, 5.0]), tau), [3, 2, 1])
+
+
+def test_functions_broadcast_jit_vmap_and_do_not_recompile(dtype):
+    t, gammas = jnp.linspace(0, 2, 5, dtype=dtype), jnp.asarray([0.5, 0.1, -0.2], dtype)
+    initial = jnp.full(3, 1e-3, dtype)
+    for function in (linear.singular_value, linear.mode_eigenvalue):
+        table = function(t[:, None], gammas, initial)
+        assert table.shape == (5, 3)
+        mapped = jax.vmap(jax.vmap(function, (None, 0, 0)), (0, None, None))(t, gammas, initial)
+        np.testing.assert_allclose(mapped, table, rtol=1e-6)
+        traces = []
+
+        def counted(t, gamma, s, eta, function=function, traces=traces):
+            traces.append(None)
+            return function(t, gamma, s, learning_rate=eta)
+
+        compiled = jax.jit(counted)
+        for scale in (0.5, 1.0, 2.0):
+            compiled(scale * t[0], scale * gammas[0], scale * initial[0], 0.01 * scale)
+        assert len(traces) == 1

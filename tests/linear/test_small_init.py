@@ -1,0 +1,166 @@
+"""Alignment (Definitions 4.4, 4.5), Result 4.6, and Appendix C's elements."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sslstep import linear, simulate
+
+GAMMAS = (1.0, 0.5, 0.25, 0.1, -0.3)
+
+
+def problem(dtype, gammas=GAMMAS):
+    return linear.Modes(jnp.asarray(gammas, dtype), jnp.eye(len(gammas), dtype=dtype))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("scale", [1.0, 1e-7, 1e-20])
+def test_align_is_gram_schmidt(dtype, seed, scale):
+    modes = problem(dtype)
+    unit = linear.init_weights(jax.random.key(seed), 3, 5, 1.0, dtype)
+    rotation, values = linear.align(scale * unit, modes)
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(rotation.T @ rotation, np.eye(3), atol=20 * eps)
+    u = np.asarray(unit, float)[:, :3]
+    for j in range(3):
+        rest = u[:, j]
+        for k in range(j):
+            rest = rest - np.asarray(rotation)[:, k] * (np.asarray(rotation)[:, k] @ u[:, j])
+        assert float(values[j]) == pytest.approx(scale * np.linalg.norm(rest), rel=200 * eps)
+        assert float(values[j]) >= 0
+        # u_j has a positive component along its own q_j and none along later ones.
+        assert float(np.asarray(rotation)[:, j] @ u[:, j]) > 0
+
+
+def test_align_undoes_an_aligned_start(x64):
+    modes = problem(jnp.float64)
+    q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    start = np.array([0.3, 0.1, 0.7])
+    rotation, values = linear.align((q * start) @ np.eye(3, 5), modes)
+    np.testing.assert_allclose(values, start, rtol=1e-14)
+    np.testing.assert_allclose(rotation, q, atol=1e-14)
+
+
+def test_eq21_within_its_standard_error(dtype):
+    modes, draws = problem(dtype), 4000
+    keys = jax.random.split(jax.random.key(0), draws)
+    squares = jax.vmap(
+        lambda k: linear.align(linear.init_weights(k, 4, 5, 2.0, dtype), modes).singular_values ** 2
+    )(keys)
+    expected = np.asarray(linear.initial_singular_values(2.0, 4)) ** 2
+    degrees = np.arange(4, 0, -1)
+    error = expected / degrees * np.sqrt(2 * degrees / draws)  # α^2 sqrt(2 k / N)
+    assert (np.abs(squares.mean(axis=0) - expected) < 3.5 * error).all()
+
+
+def test_trajectory_follows_gradient_flow(dtype):
+    """Result 4.6: the distance falls with α as α^β, β from the measured gaps."""
+    modes = problem(dtype)
+    unit = linear.init_weights(jax.random.key(1), 3, 5, 1.0, dtype)
+    scales = (1e-3, 1e-5) if dtype == jnp.float32 else (1e-4, 1e-8, 1e-12)
+    distances = []
+    for scale in scales:
+        tau = linear.critical_time(
+            modes.eigenvalues[:3], linear.align(scale * unit, modes).singular_values
+        )
+        times = jnp.linspace(0, 1.5 * tau.max(), 200, dtype=dtype)
+        run = simulate.gradient_flow(scale * unit, modes, times)
+        path = linear.small_init_trajectory(scale * unit, modes)(times)
+        distances.append(float(jnp.linalg.norm(run.weights - path, axis=(1, 2)).max()))
+    slopes = np.diff(np.log(distances)) / np.diff(np.log(scales))
+    beta = float(linear.alignment_exponent(modes.eigenvalues, 3))
+    assert beta == pytest.approx(0.5)
+    # Other elements fall with larger exponents and fade only slowly.
+    assert slopes[-1] == pytest.approx(beta, abs=0.06 if dtype == jnp.float32 else 0.01)
+
+
+def test_trajectory_shapes_jit_and_grad(dtype):
+    modes = problem(dtype)
+    weights = linear.init_weights(jax.random.key(0), 2, 5, 1e-3, dtype)
+    path = linear.small_init_trajectory(weights, modes)
+    assert path(0.0).shape == (2, 5)
+    assert jax.jit(path)(jnp.zeros((3, 4), dtype)).shape == (3, 4, 2, 5)
+    gradient = jax.grad(lambda w: linear.small_init_trajectory(w, modes)(1.0).sum())(weights)
+    assert bool(jnp.isfinite(gradient).all())
+    # Both ends: the aligned start, and a top spectral solution.
+    np.testing.assert_allclose(
+        jnp.linalg.svd(path(0.0), compute_uv=False),
+        jnp.sort(linear.align(weights, modes).singular_values)[::-1],
+        rtol=1e-5,
+    )
+    assert float(linear.loss(path(jnp.inf), jnp.diag(modes.eigenvalues))) < 1e-10
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_elements_against_the_full_dynamics(x64, seed):
+    modes = problem(jnp.float64, (0.5, 0.25, 0.125, 0.0625, 0.03125))
+    gammas = modes.eigenvalues
+    rng = np.random.default_rng(seed)
+    start = np.triu(rng.uniform(0.5, 1.5, size=(3, 5)) * rng.choice([-1, 1], size=(3, 5)))
+    np.fill_diagonal(start, np.abs(np.diag(start)))
+    start = jnp.asarray(1e-10 * start)
+    times = jnp.linspace(0.0, 80.0, 161)
+    full = np.asarray(simulate.gradient_flow(start, modes, times).coefficients)
+    paper = np.asarray(linear.elements(times, gammas, start))
+    coupled = np.asarray(linear.coupled_elements(times, gammas, start))
+    assert not np.isnan(paper).any()
+    assert not np.isnan(coupled).any()
+    # First order in elements of size α^(1/2) = 1e-5; products of two of them, relative to an
+    # element they feed, are of order α^(1/4) = 3e-3, here with factors below 10.
+    np.testing.assert_allclose(coupled[:, :, :3].diagonal(0, 1, 2), full.diagonal(0, 1, 2), rtol=1e-4)
+    for j, k in [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]:
+        np.testing.assert_allclose(coupled[:, j, k], full[:, j, k], rtol=0.03)
+    for j, k in [(0, 1), (0, 2), (1, 2)]:
+        assert coupled[-1, k, j] == pytest.approx(full[-1, k, j], rel=0.03)
+        assert abs(paper[-1, j, k] / full[-1, j, k] - 1) > 0.3  # Eq. 48 stops at its plateau
+    assert coupled[-1, 0, 1] / paper[-1, 0, 1] == pytest.approx(np.pi / 2, rel=1e-12)
+
+
+def test_elements_with_negative_and_far_apart_modes_stay_finite(dtype):
+    gammas = jnp.asarray([282.0, 6.2, 0.28, 0.0, -0.3], dtype)
+    start = jnp.triu(jnp.full((3, 5), 1e-7, dtype))
+    times = jnp.asarray([0.0, 1e-3, 1.0, 1e3], dtype)
+    for function in (linear.elements, linear.coupled_elements):
+        value = jax.jit(function)(times, gammas, start)
+        assert value.shape == (4, 3, 5)
+        assert bool(jnp.isfinite(value).all())
+    assert bool(jnp.isfinite(jax.grad(lambda a: linear.elements(1.0, gammas, a).sum())(start)).all())
+
+
+def test_alignment_exponent(dtype):
+    gammas = jnp.asarray([1.0, 0.5, 0.1, 0.1], dtype)
+    for dim, expected in ((1, 0.5), (2, 0.5), (3, 0.0)):
+        assert float(linear.alignment_exponent(gammas, dim)) == pytest.approx(expected, abs=1e-6)
+    # A negative mode behind the last one cannot grow: only the pair in front counts.
+    behind = jnp.asarray([1.0, 0.2, -0.1], dtype)
+    assert float(linear.alignment_exponent(behind, 2)) == pytest.approx(0.8)
+    assert float(linear.alignment_exponent(jnp.asarray([1.0, 0.2], dtype), 2)) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: linear.init_weights(jax.random.key(0), 2, 3, -1e-7), "init_scale must be >= 0, got -1e-07"),
+        (lambda: linear.init_weights(jax.random.key(0), 2, 3, np.nan), "init_scale must be >= 0, got nan"),
+        (lambda: linear.init_weights(jax.random.key(0), 5, 3, 1e-7), "dim = 5 with 3 features"),
+        (lambda: linear.initial_singular_values(-1.0, 3), "init_scale must be >= 0, got -1"),
+        (lambda: linear.initial_singular_values(1.0, 0), "dim must be >= 1, got 0"),
+        (lambda: linear.align(jnp.ones((6, 5)), problem(jnp.float32)), r"dim = 6 with 5 mode\(s\)"),
+        (lambda: linear.align(jnp.ones((2, 4)), problem(jnp.float32)), "do not fit Γ on 5 features"),
+        (lambda: linear.align(jnp.full((2, 5), jnp.nan), problem(jnp.float32)), "weights .* NaN"),
+        (lambda: linear.alignment_exponent(jnp.array([1.0, -1.0]), 2), "must be > 0"),
+        (lambda: linear.alignment_exponent(jnp.array([1.0, 0.5]), 3), "between 1 and .* 2, got 3"),
+        (
+            lambda: linear.elements(1.0, jnp.ones(2), jnp.ones((3, 2))),
+            r"d <= m .* \(3, 2\) and \(2,\)",
+        ),
+        (
+            lambda: linear.elements(1.0, jnp.ones(2), jnp.zeros((2, 2))),
+            "the diagonal of initial must be > 0",
+        ),
+    ],
+)
+def test_rejects(call, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        call()

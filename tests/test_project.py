@@ -1,0 +1,185 @@
+"""The project itself: what importing costs, what is public, what `make` offers."""
+
+import configparser
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sslstep
+
+ROOT = Path(__file__).parents[1]
+
+HEAVY = {
+    "diffrax",
+    "flax",
+    "matplotlib",
+    "neural_tangents",
+    "optax",
+    "skimage",
+    "sklearn",
+    "tensorflow",
+    "tensorflow_datasets",
+}
+
+PUBLIC_MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(sslstep.__path__, "sslstep.")
+    if "._" not in module.name
+]
+
+
+def run_python(code: str) -> str:
+    """What a fresh interpreter prints, without this one's import hook."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_importing_theory_loads_no_more_than_jax() -> None:
+    loaded = run_python(
+        "import sys, sslstep.linear; print(*{m.split('.')[0] for m in sys.modules})"
+    )
+    assert "jax" in loaded.split()
+    assert not HEAVY & set(loaded.split())
+
+
+def test_importing_the_package_loads_none_of_its_modules() -> None:
+    loaded = run_python("import sys, sslstep; print(*sys.modules)")
+    assert not {"jax", "numpy", *PUBLIC_MODULES} & set(loaded.split())
+
+
+def test_importing_changes_no_global_state() -> None:
+    state = """
+import random, warnings, jax, numpy as np
+def state():
+    return str((jax.config.values, np.random.get_state(), random.getstate(), warnings.filters))
+before = state()
+import sslstep.linear
+print(state() == before, jax.config.jax_enable_x64)
+"""
+    assert run_python(state) == "True False"
+
+
+def test_submodules_are_attributes() -> None:
+    code = "import sslstep; print(sslstep.linear.__name__, 'claims' in dir(sslstep))"
+    assert run_python(code) == "sslstep.linear True"
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = sslstep.nonsense
+
+
+def test_version_is_that_of_the_metadata() -> None:
+    assert sslstep.__version__ == read_setup_cfg()["metadata"]["version"]
+
+
+@pytest.mark.parametrize("path", PUBLIC_MODULES)
+def test_public_names_are_documented_and_annotated(path: str) -> None:
+    module = importlib.import_module(path)
+    assert module.__doc__
+    for name in getattr(module, "__all__", []):
+        value = getattr(module, name)
+        if not callable(value):
+            continue
+        # Tuples and dataclasses without a docstring get their signature for one.
+        assert value.__doc__, f"{path}.{name} has no docstring"
+        assert not value.__doc__.startswith(f"{name}("), f"{path}.{name} has no docstring"
+        if inspect.isfunction(inspect.unwrap(value)):
+            signature = inspect.signature(value)
+            hints = [p.annotation for p in signature.parameters.values()]
+            hints.append(signature.return_annotation)
+            assert inspect.Signature.empty not in hints, f"{path}.{name} lacks type hints"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("sslstep/**/*.py")), ids=lambda p: p.stem)
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400, "a file that passes 400 lines is two files"
+
+
+def read_setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def test_every_requirement_has_a_floor() -> None:
+    lines = read_setup_cfg()["options"]["install_requires"].split("\n")
+    requirements = [line for line in lines if line and not line.startswith("#")]
+    assert requirements
+    for requirement in requirements:
+        assert re.fullmatch(r"[\w-]+>=\d+(\.\d+)*", requirement), requirement
+
+
+def run_make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs make as from a shell, though this test may itself be run by make."""
+    environment = {k: v for k, v in os.environ.items() if k not in MAKE_VARIABLES}
+    command = [shutil.which("make") or "make", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+MAKE_VARIABLES = {"ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PRESET", "PYTHON", "VENV"}
+
+
+def make_targets() -> list[str]:
+    text = (ROOT / "Makefile").read_text()
+    return re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)
+
+
+def test_make_alone_lists_every_target() -> None:
+    listed = re.findall(r"^  make (\w+)", run_make().stdout, re.MULTILINE)
+    assert {"figures", "test", "check", "docs", "bench", "clean", "data", "claims"} <= set(listed)
+    inner = {"data-name", "python-version"}
+    assert set(listed) == set(make_targets()) - inner
+
+
+@pytest.mark.parametrize("target", [t for t in make_targets() if "-" not in t])
+def test_make_knows_how(target: str) -> None:
+    result = run_make("--dry-run", target, "NAME=cifar10")
+    assert result.returncode == 0, result.stderr
+
+
+def test_experiments_get_their_options() -> None:
+    options = ("PRESET=paper", "DATA=cifar10", "DATA_DIR=here", "ARGS=--strict")
+    commands = run_make("--dry-run", "figures", *options).stdout.splitlines()
+    drivers = [line for line in commands if "-m experiments." in line]
+    assert len(drivers) == 4
+    assert drivers[-1].endswith("-m experiments.claims")
+    for line in drivers[:-1]:
+        assert "--preset paper --strict" in line
+        has_data = "--data cifar10 --data-dir here" in line
+        assert has_data == ("experiments.linear_model" in line)
+
+
+def test_make_names_a_python_that_will_not_do(tmp_path: Path) -> None:
+    old = tmp_path / "python3.9"
+    old.write_text("#!/bin/sh\necho 3.9\n")
+    old.chmod(0o755)
+    result = run_make(f"PYTHON={old}", f"VENV={tmp_path}/venv", "figures")
+    assert result.returncode != 0
+    said = next(line for line in result.stderr.splitlines() if "sslstep needs" in line)
+    assert f"{old} is 3.9" in said
+    assert "make PYTHON=python3.12 figures" in said
+    assert not (tmp_path / "venv").exists()
+
+
+def test_make_asks_which_data() -> None:
+    result = run_make("data")
+    assert result.returncode != 0
+    assert "make data NAME=cifar10" in result.stderr
+
+
+def test_readme_commands_exist() -> None:
+    block = re.search(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block
+    commands = [line.split("#")[0].split() for line in block[1].splitlines()]
+    assert commands == [["make", "figures"], ["make", "test"]]
+    assert {"figures", "test"} <= set(make_targets())

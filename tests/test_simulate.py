@@ -1,0 +1,237 @@
+"""The linear model trained: against the dense loop, against theory, and what a user sees go wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from sslstep import linear, simulate
+
+
+def correlated(n, m, seed, dtype=jnp.float64):
+    """Γ of correlated pairs whose features have a decaying scale: indefinite, rank <= 2n."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=(n, m)) * np.arange(1, m + 1) ** -0.7
+    x, x_prime = (common + 0.3 * rng.normal(size=(n, m)) / np.sqrt(m) for _ in range(2))
+    return linear.cross_correlation(jnp.asarray(x, dtype), jnp.asarray(x_prime, dtype))
+
+
+def dense_loop(w, gamma, learning_rate, num_steps, record):
+    """The obvious alternative: NumPy, a dense Γ, the original coordinates."""
+    records = {0: w}
+    for step in range(1, num_steps + 1):
+        image = w @ gamma
+        w = w - 4 * learning_rate * (image @ w.T - np.eye(len(w))) @ image
+        if step in record:
+            records[step] = w
+    return np.stack([records[step] for step in record])
+
+
+@pytest.mark.parametrize("n", [30, 8])  # of 20 features: full rank, and rank 16
+@pytest.mark.parametrize("seed", range(2))
+def test_same_trajectory_as_the_dense_loop(x64, n, seed):
+    gamma = correlated(n, 20, seed)
+    weights = linear.init_weights(jax.random.key(seed), 3, 20, 1e-4, jnp.float64)
+    eta = 0.3 * float(linear.max_learning_rate(linear.modes(gamma).eigenvalues))
+    at = [0, 1, 10, 100, 1000]
+    expected = dense_loop(np.asarray(weights), np.asarray(gamma), eta, 1000, at)
+    run = simulate.gradient_descent(weights, gamma, eta, 1000, record_at=at)
+    np.testing.assert_allclose(run.weights, expected, rtol=1e-7, atol=1e-10)
+    np.testing.assert_allclose(run.times, eta * np.array(at), rtol=1e-14)
+    losses = [float(linear.loss(jnp.asarray(w), gamma)) for w in expected]
+    np.testing.assert_allclose(run.loss, losses, rtol=1e-9, atol=1e-12)
+    c = expected @ np.asarray(gamma) @ expected.transpose(0, 2, 1)
+    np.testing.assert_allclose(run.eigenvalues, np.linalg.eigvalsh(c)[:, ::-1], atol=1e-10)
+    every = simulate.gradient_descent(weights, gamma, eta, 1000, record_every=500)
+    np.testing.assert_allclose(every.weights[-1], expected[-1], rtol=1e-9, atol=1e-12)
+    known = simulate.gradient_descent(weights, linear.modes(gamma), eta, 1000, record_at=at)
+    np.testing.assert_array_equal(known.coefficients, run.coefficients)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_step_times_on_the_whole_chain(dtype, seed):
+    """Data to Γ to modes to step times, against gradient descent at a rate where descent is not flow."""
+    gamma = correlated(60, 30, seed, dtype)
+    modes = linear.modes(gamma)
+    gammas = modes.eigenvalues[:4]
+    weights = linear.init_weights(jax.random.key(seed), 4, 30, 1e-6, dtype)
+    eta = 0.2 * float(linear.max_learning_rate(modes.eigenvalues))
+    start = linear.align(weights, modes).singular_values
+    tau = np.sort(linear.half_rise_time(gammas, start, learning_rate=eta))
+    steps = int(1.3 * tau[-1] / eta)
+    run = simulate.gradient_descent(weights, gamma, eta, steps, record_at=np.arange(0, steps, 2))
+    from sslstep.measure import spectrum
+
+    measured = np.asarray(spectrum.step_times(run.times, run.eigenvalues))
+    np.testing.assert_allclose(np.sort(measured), tau, rtol=0.02)
+
+
+def test_flow_from_an_aligned_start_is_prop_41(dtype):
+    gammas = jnp.asarray([2.0, 0.7, 0.0, -0.4], dtype)
+    modes = linear.Modes(gammas, jnp.eye(4, dtype=dtype))
+    times = jnp.linspace(0, 10, 41, dtype=dtype)
+    # Aligned with all four modes, negative and zero ones too (footnote 7).
+    start = jnp.asarray([1e-4, 1e-3, 0.2, 0.5], dtype)
+    run = simulate.gradient_flow(jnp.diag(start), modes, times)
+    expected = linear.singular_value(times[:, None], gammas, start)
+    # Local tolerance 1e-2 sqrt(eps), relative, over growth by up to e^80 / e^9.
+    tol = 1e2 * 1e-2 * float(jnp.finfo(dtype).eps) ** 0.5
+    np.testing.assert_allclose(np.diagonal(run.weights, 0, 1, 2), expected, rtol=tol, atol=tol)
+    off = run.weights - expected[:, :, None] * jnp.eye(4, dtype=dtype)[None]
+    assert float(jnp.abs(off).max()) < tol
+    modewise = jnp.sum((1 - gammas[None, :] * expected**2) ** 2, axis=1)
+    np.testing.assert_allclose(run.loss, modewise, rtol=10 * tol, atol=10 * tol)
+
+
+def test_descent_converges_to_flow_at_first_order(x64):
+    gamma = correlated(30, 10, 0)
+    weights = linear.init_weights(jax.random.key(0), 2, 10, 0.05, jnp.float64)
+    end = 0.5
+    exact = simulate.gradient_flow(weights, gamma, jnp.asarray([end]), rtol=1e-11).weights[-1]
+    errors = []
+    for steps in (100, 200, 400):
+        run = simulate.gradient_descent(weights, gamma, end / steps, steps, steps)
+        errors.append(float(jnp.abs(run.weights[-1] - exact).max()))
+    orders = -np.diff(np.log2(errors))
+    np.testing.assert_allclose(orders, 1, atol=0.1)
+
+
+def test_loss_never_increases_along_the_flow(x64):
+    gamma = correlated(30, 10, 1)
+    weights = linear.init_weights(jax.random.key(1), 3, 10, 0.3, jnp.float64)
+    run = simulate.gradient_flow(weights, gamma, jnp.linspace(0.0, 5.0, 60))
+    assert bool((jnp.diff(run.loss) <= 1e-9).all())
+
+
+def test_rotation_symmetry(x64):
+    """W -> U W commutes with training, so C's eigenvalues do not see U."""
+    gamma = correlated(30, 10, 2)
+    weights = linear.init_weights(jax.random.key(2), 3, 10, 0.1, jnp.float64)
+    rotation, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(3), (3, 3), jnp.float64))
+    run, turned = (
+        simulate.gradient_descent(w, gamma, 0.02, 200, 100) for w in (weights, rotation @ weights)
+    )
+    np.testing.assert_allclose(turned.weights, rotation @ run.weights, atol=1e-11)
+    np.testing.assert_allclose(turned.eigenvalues, run.eigenvalues, atol=1e-11)
+
+
+def test_float32_in_the_eigenbasis_keeps_small_modes_apart():
+    """In float32 the dense loop loses what is 1e-9 beside learned entries; the eigenbasis does not."""
+    with jax.enable_x64(True):
+        gamma = correlated(30, 20, 3)
+        weights = linear.init_weights(jax.random.key(3), 3, 20, 1e-9, jnp.float64)
+        eta = 0.5 * float(linear.max_learning_rate(linear.modes(gamma).eigenvalues))
+        exact = simulate.gradient_descent(weights, gamma, eta, 60, record_at=[60])
+        gamma, weights = np.asarray(gamma), np.asarray(weights)
+    single = simulate.gradient_descent(
+        weights.astype(np.float32), gamma.astype(np.float32), eta, 60, record_at=[60]
+    )
+    np.testing.assert_allclose(single.eigenvalues, exact.eigenvalues, rtol=2e-3, atol=1e-25)
+
+
+def test_gradients_through_both(x64):
+    gamma = correlated(30, 6, 4)
+    modes = linear.modes(gamma)
+    weights = linear.init_weights(jax.random.key(4), 2, 6, 0.1, jnp.float64)
+
+    def descend(w, eta):
+        return simulate.gradient_descent(w, modes, eta, 20, 10).loss[-1]
+
+    def flow(w):
+        return simulate.gradient_flow(w, modes, jnp.asarray([0.2])).loss[-1]
+
+    check_grads(descend, (weights, 0.02), order=1, modes=["rev"], rtol=1e-5)
+    check_grads(flow, (weights,), order=1, modes=["rev"], rtol=1e-5)
+
+
+def test_learning_rate_is_traced_and_maps(x64):
+    gamma = correlated(30, 6, 5)
+    weights = linear.init_weights(jax.random.key(5), 2, 6, 0.1, jnp.float64)
+    traces = []
+
+    @jax.jit
+    def final(w, eta):
+        traces.append(None)
+        return simulate.gradient_descent(w, gamma, eta, 20, 20).loss[-1]
+
+    rates = jnp.asarray([0.001, 0.002, 0.004])
+    one_by_one = jnp.stack([final(weights, rate) for rate in rates])
+    assert len(traces) == 1
+    np.testing.assert_allclose(jax.vmap(final, (None, 0))(weights, rates), one_by_one, rtol=1e-12)
+
+
+def test_progress_is_called_at_records(x64):
+    seen = []
+    run = simulate.gradient_descent(
+        0.1 * jnp.ones((1, 2)), jnp.eye(2), 0.01, 30, 10, progress=lambda step: seen.append(int(step))
+    )
+    jax.block_until_ready(run)
+    jax.effects_barrier()
+    assert sorted(seen) == [10, 20, 30]
+
+
+def test_warns_above_the_stability_limit(x64):
+    gamma = jnp.diag(jnp.asarray([1.0, 0.5]))
+    with pytest.warns(UserWarning, match=r"learning_rate = 0.26 cannot converge: the limit is 0.25"):
+        simulate.gradient_descent(0.1 * jnp.eye(2), gamma, 0.26, 10)
+
+
+@pytest.mark.filterwarnings("ignore:learning_rate")
+@pytest.mark.parametrize("record_every", [1, 50])
+def test_divergence_names_the_step(x64, record_every):
+    gamma = jnp.diag(jnp.asarray([1.0, 0.5]))
+    w, first = 0.1 * np.eye(2), None
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in range(1, 51):
+            image = w @ np.asarray(gamma)
+            w = w - 4 * 2.0 * (image @ w.T - np.eye(2)) @ image
+            if not np.isfinite(w).all():
+                first = step
+                break
+    assert first is not None
+    with pytest.raises(simulate.DivergenceError, match=f"no longer finite at step {first} "):
+        simulate.gradient_descent(0.1 * jnp.eye(2), gamma, 2.0, 50, record_every)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": jnp.ones((2, 4))}, r"weights of shape \(2, 4\) do not fit Γ on 3 features"),
+        ({"weights": jnp.ones((4, 3))}, "dimension d exceeds the number of features m"),
+        ({"weights": jnp.full((2, 3), jnp.nan)}, "weights .* NaN"),
+        ({"gamma_matrix": jnp.ones((3, 2))}, "gamma_matrix must be square"),
+        ({"gamma_matrix": jnp.triu(jnp.ones((3, 3)))}, "gamma_matrix must be symmetric"),
+        ({"gamma_matrix": linear.Modes(jnp.ones(1), jnp.ones((3, 1)))}, "needs all modes of Γ, got 1 of 3"),
+        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
+        ({"record_every": 7}, "record_every = 7 does not divide num_steps = 20"),
+        ({"record_every": 0}, "record_every must be >= 1"),
+        ({"num_steps": -1}, "num_steps must be >= 0"),
+        ({"record_at": [0, 5, 5]}, "increase strictly"),
+        ({"record_at": [0, 25]}, r"within 0...num_steps = 20; it runs from 0 to 25"),
+        ({"record_at": [0.5]}, "whole step numbers"),
+    ],
+)
+def test_rejects(change, message, unchecked):
+    arguments = {
+        "weights": jnp.ones((2, 3)),
+        "gamma_matrix": jnp.eye(3),
+        "learning_rate": 0.01,
+        "num_steps": 20,
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        simulate.gradient_descent(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (jnp.asarray([]), r"times must have shape \(T,\) with T >= 1"),
+        (jnp.asarray([-1.0, 1.0]), "times must be >= 0, got -1"),
+        (jnp.asarray([1.0, 0.5]), "the differences of times must be >= 0"),
+    ],
+)
+def test_flow_rejects_times(times, message):
+    with pytest.raises(ValueError, match=message):
+        simulate.gradient_flow(jnp.ones((2, 3)), jnp.eye(3), times)
