@@ -102,9 +102,9 @@ $(VENV)/.run $(VENV)/.test $(VENV)/.docs $(VENV)/.check $(VENV)/.bench: \
 	@touch $@
 
 # TensorFlow lives apart from JAX: only preparing data needs it.
-.venv-data/.run: $(VENV)/.uv | data-name
+.venv-data/.run: sslstep/data/requirements-prepare.txt $(VENV)/.uv | data-name
 	$(BIN)/python -m venv .venv-data
-	$(UV_INSTALL) .venv-data/bin/python array_record 'tensorflow>=2.20' 'tensorflow-datasets>=4.9.10'
+	$(UV_INSTALL) .venv-data/bin/python --requirements $<
 	@touch $@
 
 .PHONY: data-name

@@ -51,8 +51,8 @@ class Config:
     """Records along the run, logarithmically spaced."""
     standardise: bool = False
     """Standardise each colour channel; otherwise pixels are in [0, 1], not centred."""
-    scales: tuple[float, ...] = (1e-3, 1e-5, 1e-7, 1e-9, 1e-11)
-    """α at which Result 4.6 is tested with all d modes, in descending order."""
+    scales: tuple[float, ...] = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12)
+    """α at which Result 4.6 is tested."""
     num_draws: int = 2000
     """Initialisations drawn for Eq. 21."""
     seed: int = 0
@@ -148,7 +148,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     plotting.time_marks(loss, arrays["predicted_step_times"], label=r"predicted step time $\tau_j$")
     loss.plot(t, arrays["loss"], color=blue, linewidth=1.8, label="gradient descent")
     loss.set(ylabel=r"loss $\mathcal{L}$", yticks=range(0, config.dim + 1, 2), ylim=(-0.2, None))
-    loss.legend(loc="lower left")
+    loss.legend(loc="lower left", frameon=True, framealpha=1, edgecolor="none")
     plotting.mode_curves(
         eigenvalues,
         t,
@@ -158,19 +158,19 @@ def plot(config: Config, arrays: Arrays) -> Any:
         theory=r"predicted $\gamma_j s_j^2(t)$",
     )
     eigenvalues.set(ylabel=r"eigenvalues of $C$", ylim=(-0.05, 1.1))
-    eigenvalues.legend(loc="upper left")
+    eigenvalues.legend(loc="center", bbox_to_anchor=(0.33, 0.45))
     left = 0.3 * arrays["predicted_step_times"][0]
     for ax in (loss, eigenvalues):
         ax.set(xscale="log", xlim=(left, t[-1]))
     eigenvalues.set_xlabel(r"effective time $t$ = learning rate $\times$ step")
     modes = np.arange(1, config.dim + 1)
     kinds = (
-        ("predicted_step_times_flow", "s", "white", r"Eq. 16, gradient flow"),
-        ("predicted_step_times", "o", blue, "with the rate of gradient descent"),
+        ("predicted_step_times_flow", "s", 7, "white", r"Eq. 16, gradient flow"),
+        ("predicted_step_times", "o", 3.5, blue, "with the rate of gradient descent"),
     )
-    for name, marker, face, label in kinds:
+    for name, marker, size, face, label in kinds:
         deviation = 100 * (arrays[name] / arrays["step_times"] - 1)
-        error.plot(modes, deviation, marker, color=blue, mfc=face, markersize=5, label=label)
+        error.plot(modes, deviation, marker, color=blue, mfc=face, markersize=size, label=label)
     error.axhspan(-2, 2, color="0.9", zorder=0, linewidth=0)
     error.axhline(0, color="0.5", linewidth=0.6, zorder=0)
     error.set(xlabel=r"mode $j$", ylabel="predicted $-$ measured\nstep time (%)", xticks=modes)

@@ -22,7 +22,7 @@ def dense_loop(w, gamma, learning_rate, num_steps, record):
     records = {0: w}
     for step in range(1, num_steps + 1):
         image = w @ gamma
-        w = w - 4 * learning_rate * (image @ w.T - np.eye(len(w))) @ image
+        w = w - 4 * learning_rate * (image @ w.T - np.eye(len(w), dtype=w.dtype)) @ image
         if step in record:
             records[step] = w
     return np.stack([records[step] for step in record])
@@ -75,8 +75,8 @@ def test_flow_from_an_aligned_start_is_prop_41(dtype):
     start = jnp.asarray([1e-4, 1e-3, 0.2, 0.5], dtype)
     run = simulate.gradient_flow(jnp.diag(start), modes, times)
     expected = linear.singular_value(times[:, None], gammas, start)
-    # Local tolerance 1e-2 sqrt(eps), relative, over growth by up to e^80 / e^9.
-    tol = 1e2 * 1e-2 * float(jnp.finfo(dtype).eps) ** 0.5
+    # While a mode grows, each of some hundred steps adds its relative tolerance, 1e-2 sqrt(eps).
+    tol = 3e2 * 1e-2 * float(jnp.finfo(dtype).eps) ** 0.5
     np.testing.assert_allclose(np.diagonal(run.weights, 0, 1, 2), expected, rtol=tol, atol=tol)
     off = run.weights - expected[:, :, None] * jnp.eye(4, dtype=dtype)[None]
     assert float(jnp.abs(off).max()) < tol
@@ -117,17 +117,26 @@ def test_rotation_symmetry(x64):
 
 
 def test_float32_in_the_eigenbasis_keeps_small_modes_apart():
-    """In float32 the dense loop loses what is 1e-9 beside learned entries; the eigenbasis does not."""
+    """Modes of 1e-9 beside learned entries of W: lost by a dense loop in float32, not in the eigenbasis."""
     with jax.enable_x64(True):
         gamma = correlated(30, 20, 3)
+        modes = linear.modes(gamma)
         weights = linear.init_weights(jax.random.key(3), 3, 20, 1e-9, jnp.float64)
-        eta = 0.5 * float(linear.max_learning_rate(linear.modes(gamma).eigenvalues))
-        exact = simulate.gradient_descent(weights, gamma, eta, 60, record_at=[60])
-        gamma, weights = np.asarray(gamma), np.asarray(weights)
-    single = simulate.gradient_descent(
-        weights.astype(np.float32), gamma.astype(np.float32), eta, 60, record_at=[60]
-    )
-    np.testing.assert_allclose(single.eigenvalues, exact.eigenvalues, rtol=2e-3, atol=1e-25)
+        eta = 0.5 * float(linear.max_learning_rate(modes.eigenvalues))
+        exact = simulate.gradient_descent(weights, modes, eta, 60, record_at=[60])
+        assert float(exact.eigenvalues[0, 0]) > 0.99
+        small = np.abs(np.asarray(exact.coefficients)[0, :, 1:4])
+        single = [np.asarray(a, np.float32) for a in (weights, gamma, modes.eigenvectors)]
+    weights, gamma, vectors = single
+    run = simulate.gradient_descent(weights, gamma, eta, 60, record_at=[60])
+    dense = dense_loop(weights, gamma, np.float32(eta), 60, [60])[0]
+    assert dense.dtype == np.float32
+    scale = small.max(axis=0)
+    error = np.abs(np.abs(np.asarray(run.coefficients)[0, :, 1:4]) - small).max(axis=0) / scale
+    dense_error = np.abs(np.abs(dense @ vectors)[:, 1:4] - small).max(axis=0) / scale
+    # Rounding of γ, relative to its gaps, over growth by some e^10.
+    assert error.max() < 0.01
+    assert dense_error.max() > 10 * error.max()
 
 
 def test_gradients_through_both(x64):

@@ -21,8 +21,8 @@ SPLITS = ("train", "test")
 STRIDES = {32: 16, 96: 24}
 SCALES = (1, 2, 4)
 
-# A patch is kept if its pixels vary by at least this many levels of 255: by its standard deviation in
-# each channel, squared and averaged over the channels. No CIFAR-10 image that we looked at is flatter.
+# A patch is kept if its pixels vary by at least this many levels of 255: its standard deviation in
+# each channel, as a root mean square over the channels. Of 10000 images of CIFAR-10 one is flatter.
 MIN_DEVIATION = 8
 
 
@@ -69,7 +69,7 @@ class Patch(NamedTuple):
 
 
 def cut(split: str, size: int) -> list[Patch]:
-    """The patches of one split: equally many of each photograph, shuffled by :attr:`Patch.order`."""
+    """The patches of one split: equally many of each photograph, sorted by their hashes."""
     each = [
         sorted(_patches_of(label, read(photograph), split, size), key=lambda patch: patch.order)
         for label, photograph in enumerate(PHOTOGRAPHS)
@@ -96,7 +96,8 @@ def read(photograph: Photograph) -> UInt8[np.ndarray, "h w 3"]:
         where = f"{path} is missing"
     raise DatasetNotFoundError(
         f"photos: the photograph {photograph.name!r} ships inside {photograph.distribution}, but "
-        f"{where}. Install it anew:  python -m pip install --force-reinstall {photograph.distribution}"
+        f"{where}. To install it anew:  "
+        f"python -m pip install --force-reinstall {photograph.distribution}"
     )
 
 

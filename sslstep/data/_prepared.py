@@ -1,7 +1,7 @@
 """Reads what tensorflow-datasets prepared: no TensorFlow, no network.
 
-The folder is found here, not by ``tfds.builder``, which would import the builder's code and may ask the
-network. Images are decoded here, not by the data source, which takes several times as long.
+The folder is found here, not by ``tfds.builder``, which would import the builder's code and may ask
+the network. Images are decoded here, not by the data source, which takes twice as long.
 """
 
 import io
@@ -22,8 +22,8 @@ FORMAT = "array_record"
 
 # Records decoded at a time by one thread.
 _CHUNK = 256
-# Decoding releases Python's lock, but for images smaller than this most of the time goes to what does
-# not, and more threads are slower than one.
+# Decoding releases Python's lock, but for images smaller than this most of the time goes to what
+# does not, and more threads are slower than one.
 _SIDE_WORTH_THREADS = 64
 _MAX_THREADS = 4
 
@@ -51,8 +51,8 @@ class Request(NamedTuple):
             command += " ARGS=--overwrite"
         return DatasetNotFoundError(
             f"{self.name}: looked for split {self.split!r} in {FORMAT} format in "
-            f"{self.root / self.name}, but {problem}. To prepare the data {'anew' if anew else 'once'}, "
-            f"in a checkout of sslstep:  {command}"
+            f"{self.root / self.name}, but {problem}. To prepare the data "
+            f"{'anew' if anew else 'once'}, in a checkout of sslstep:  {command}"
         )
 
 
@@ -135,7 +135,7 @@ def _data_source(builder: Any, split: str) -> Any:
 def _chunks(builder: Any, request: Request) -> Iterator[_Chunk]:
     """The split in pieces, none of which spans two files; each file exists."""
     info = builder.info
-    if info.file_format.value != FORMAT:  # the format is there, beside the one TFDS reads by default
+    if info.file_format.value != FORMAT:  # another is TFDS's choice, and ours lies beside it
         info.set_file_format(FORMAT, override=True, override_if_initialized=True)
     instructions = info.splits[request.split].file_instructions
     if not instructions:

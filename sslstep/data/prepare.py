@@ -1,8 +1,9 @@
-"""Fetch CIFAR-10 or STL-10 and prepare it for sslstep: run once, in an environment with TensorFlow.
+"""Fetch CIFAR-10 or STL-10 and prepare it for sslstep: run once, where there is TensorFlow.
 
-tensorflow-datasets prepares data with TensorFlow, which sslstep itself does not use. So this file is run
-by its path, by ``make data``, in an environment that need not hold sslstep or JAX: it imports the
-standard library and tensorflow_datasets, no more. ``requirements-prepare.txt`` lists what to install.
+tensorflow-datasets prepares data with TensorFlow, which sslstep itself does not use. So this file
+is run by its path, by ``make data``, in an environment that need not hold sslstep or JAX: it
+imports the standard library and tensorflow_datasets, no more. What to install is in
+``requirements-prepare.txt``.
 """
 
 import argparse
@@ -29,10 +30,10 @@ NEEDED = ("tensorflow", "tensorflow_datasets", "array_record", "importlib_resour
 SPACE_PER_ARCHIVE_BYTE = 3
 
 EPILOG = """\
-The archives are 0.2 GB (cifar10) and 2.6 GB (stl10); three times that much disk space is needed, two
-thirds of which can be freed afterwards by deleting DIR/downloads. Interrupted, run it again: a finished
-download is kept. Without network, put the archive into DIR/downloads/manual first. Data that are there
-in the tfrecord format are not fetched again but copied into the array_record format beside it.
+The archives are 0.2 GB (cifar10) and 2.6 GB (stl10); three times as much disk space is needed,
+two thirds of which is free again after deleting DIR/downloads. Interrupted, run it again: a
+finished download is kept. Without network, put the archive into DIR/downloads/manual first. Data
+that are there in the tfrecord format are copied into the array_record format, beside it.
 """
 
 
@@ -79,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def prepare(name: str, data_dir: Path | None, *, overwrite: bool = False) -> str:
-    """Make sure that a data set is there in the array_record format; a line that says what is there."""
+    """Make sure that a data set is there in array_record format; a line to say what is there."""
     missing = [module for module in NEEDED if find_spec(module) is None]
     if missing:
         raise PreparationError(
@@ -88,15 +89,20 @@ def prepare(name: str, data_dir: Path | None, *, overwrite: bool = False) -> str
         )
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name, data_dir=data_dir)
-    folder = Path(builder.data_path)
+    # Of the class, not of a builder, which would read what is there, and that may be damaged.
+    urls = tfds.builder_cls(name).url_infos
+    if data_dir is None:
+        data_dir = Path(tfds.core.constants.DATA_DIR).expanduser().absolute()
+    folder = data_dir / name / str(tfds.builder_cls(name).VERSION)
     if folder.exists() and not overwrite:
         done = "was there already"
         if FORMAT not in formats(folder):
             copy_records(tfds.builder_from_directory(folder))
             done = f"was there, and is now also in {FORMAT} format"
     else:
-        generate(tfds.builder(name, data_dir=data_dir, file_format=FORMAT), folder)
+        require_space(urls, folder)
+        require_network(urls, data_dir / "downloads")
+        generate(name, folder)
         done = "is prepared"
     return f"{name} {done}: {contents(tfds.builder_from_directory(folder))} in {folder}"
 
@@ -113,7 +119,8 @@ def read_info(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / "dataset_info.json").read_text()))
     except (OSError, ValueError) as error:
         raise PreparationError(
-            f"{folder} has no readable dataset_info.json ({error}): prepare it anew with --overwrite"
+            f"{folder} has no readable dataset_info.json ({error}): "
+            f"prepare it anew with --overwrite"
         ) from error
 
 
@@ -123,20 +130,19 @@ def contents(builder: Any) -> str:
     for split in builder.info.splits.values():
         missing = [path for path in split.filepaths if not path.is_file()]
         if missing:
-            raise PreparationError(f"{missing[0]} is missing: prepare the data anew with --overwrite")
+            raise PreparationError(f"{missing[0]} is missing: prepare anew with --overwrite")
     counts = [f"{name} {split.num_examples}" for name, split in builder.info.splits.items()]
     return ", ".join(counts)
 
 
-def generate(builder: Any, folder: Path) -> None:
-    """Download and prepare. What was in the folder is removed if that succeeds, and kept if it fails."""
+def generate(name: str, folder: Path) -> None:
+    """Download and prepare. What was there is removed if that succeeds, and kept if not."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import download_manager, extractor
 
-    require_space(builder, folder)
-    require_network(builder, folder)
     try:
         with set_aside(folder):
+            builder = tfds.builder(name, data_dir=folder.parent.parent)
             builder.download_and_prepare(file_format=FORMAT)
     except (
         OSError,
@@ -145,7 +151,7 @@ def generate(builder: Any, folder: Path) -> None:
         extractor.ExtractError,
     ) as error:
         reason = " ".join(str(error).split())
-        raise PreparationError(f"{builder.name} could not be prepared: {reason}") from error
+        raise PreparationError(f"{name} could not be prepared: {reason}") from error
 
 
 @contextmanager
@@ -164,23 +170,22 @@ def set_aside(folder: Path) -> Iterator[None]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def require_space(builder: Any, folder: Path) -> None:
+def require_space(urls: dict[str, Any], folder: Path) -> None:
     """Fail before the download if the disk cannot hold what it leads to."""
-    needed = SPACE_PER_ARCHIVE_BYTE * sum(int(info.size) for info in builder.url_infos.values())
+    needed = SPACE_PER_ARCHIVE_BYTE * sum(int(info.size) for info in urls.values())
     there = next(parent for parent in folder.parents if parent.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
         raise PreparationError(
-            f"not enough disk space for {builder.name}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB "
-            f"free in {there}"
+            f"not enough disk space in {there}: "
+            f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
         )
 
 
-def require_network(builder: Any, folder: Path) -> None:
+def require_network(urls: dict[str, Any], downloads: Path) -> None:
     """Fail at once if the archive has to be fetched and cannot: TFDS would try for minutes."""
-    downloads = folder.parent.parent / "downloads"
     fetched = " ".join(note.read_text() for note in downloads.rglob("*.INFO"))
-    for url, info in builder.url_infos.items():
+    for url, info in urls.items():
         manual = downloads / "manual" / info.filename
         if manual.is_file() or url in fetched:
             continue  # by the user or by TFDS, which checks what it is
@@ -191,20 +196,21 @@ def require_network(builder: Any, folder: Path) -> None:
             pass  # an answer: TFDS will say what is wrong with it
         except OSError as error:
             raise PreparationError(
-                f"cannot reach {url} ({error}): fetch it elsewhere and put it at {manual}, or try again"
+                f"cannot reach {url} ({error}): try again, or fetch it elsewhere and put it at "
+                f"{manual}"
             ) from error
 
 
 def copy_records(builder: Any) -> None:
-    """Copy prepared data from the tfrecord format into the array_record format, in the same folder."""
+    """Copy prepared data from tfrecord into array_record format, in the same folder."""
     from tensorflow_datasets.core import file_adapters as adapters
 
     folder = Path(builder.data_path)
     source = adapters.TfRecordFileAdapter
     if source.FILE_SUFFIX not in formats(folder):
         raise PreparationError(
-            f"{folder} holds {builder.name} in the format {' and '.join(formats(folder))}, which is not "
-            f"supported: prepare it anew with --overwrite"
+            f"{folder} holds the format {' and '.join(formats(folder))}, which is not supported: "
+            f"prepare it anew with --overwrite"
         )
     try:
         for split in builder.info.splits.values():

@@ -1,4 +1,4 @@
-"""Where images come from: embedded photographs, and CIFAR-10 and STL-10 through tensorflow-datasets."""
+"""Where images come from: embedded photographs; CIFAR-10 and STL-10 as TFDS prepares them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -96,10 +96,10 @@ def photos(split: str = "train", size: int = 32) -> Dataset:
     """Patches of ten photographs that scikit-image and scikit-learn carry: no network, no download.
 
     The label of a patch is the photograph that it comes from. Windows of 1, 2 and 4 times the size
-    asked for, as far as they fit, are averaged down to it. The right third of each photograph is the
-    test split and the rest the training split, cut apart before anything is averaged, so that no pixel
-    is in both; within a split windows overlap. Nearly constant patches are left out. Each photograph
-    gives equally many, and the order is shuffled and the same everywhere, so that the first n patches
+    asked for, as far as they fit, are averaged down to it. The right third of a photograph is the
+    test split and the rest the training split, cut apart before anything is averaged: no pixel is
+    in both. Within a split windows overlap. Nearly constant patches are left out. Each photograph
+    gives equally many, and the order is shuffled, the same everywhere, so that the first n patches
     are a fair sample.
 
     Args:
@@ -120,7 +120,9 @@ def photos(split: str = "train", size: int = 32) -> Dataset:
         ((810, 96, 96, 3), ('astronaut', 'chelsea', 'coffee'))
     """
     if split not in _patches.SPLITS:
-        raise ValueError(f"split of photos must be one of {_listed(_patches.SPLITS)}, got {split!r}.")
+        raise ValueError(
+            f"split of photos must be one of {_listed(_patches.SPLITS)}, got {split!r}"
+        )
     if size not in _patches.STRIDES:
         raise ValueError(f"size of photos must be one of {_listed(_patches.STRIDES)}, got {size}.")
     patches = _patches.cut(split, size)
@@ -134,7 +136,7 @@ def photos(split: str = "train", size: int = 32) -> Dataset:
 def cifar10(split: str = "train", data_dir: str | Path | None = None) -> Dataset:
     """CIFAR-10, which ``make data NAME=cifar10`` has prepared; read without TensorFlow.
 
-    The newest version below the folder is taken, in the order in which tensorflow-datasets shuffled it.
+    The newest version below the folder is taken, in the order in which TFDS shuffled it.
 
     Args:
         split: ``"train"`` or ``"test"``, or a part of one as TFDS writes it, such as
@@ -162,7 +164,7 @@ def stl10(split: str = "unlabelled", data_dir: str | Path | None = None) -> Data
         data_dir: as for :func:`cifar10`.
 
     Returns:
-        At most 100000, 5000 or 8000 images of 96×96 pixels. The labels of ``unlabelled`` are all -1.
+        At most 100000, 5000 or 8000 images of 96×96 pixels. In ``unlabelled`` all labels are -1.
 
     Raises:
         ValueError: as for :func:`cifar10`.

@@ -35,11 +35,11 @@ def random_crop_pairs(
             compiles another program.
 
     Returns:
-        ``(crops, crops_prime)``, each of shape ``(n, size, size, c)`` and the images' dtype: row i of
-        both comes from image i.
+        ``(crops, crops_prime)``, each of shape ``(n, size, size, c)`` and the images' dtype: row i
+        of both comes from image i.
 
     Raises:
-        ValueError: if ``images`` does not have four dimensions or is empty, or ``size`` does not fit.
+        ValueError: if ``images`` is empty or not of four dimensions, or ``size`` does not fit.
 
     Example:
         >>> import jax
@@ -52,8 +52,8 @@ def random_crop_pairs(
     _, height, width, _ = _require_images(images)
     if not 1 <= size <= min(height, width):
         raise ValueError(
-            f"size must be at least 1 and at most {min(height, width)}, the smaller side of images of "
-            f"shape {_check.shape_of(images)}, got {size}."
+            f"size must be at least 1 and at most {min(height, width)}, the smaller side of images "
+            f"of shape {_check.shape_of(images)}, got {size}."
         )
     crops, crops_prime = _crop_pairs(key, jnp.asarray(images), int(size))
     return crops, crops_prime
@@ -83,12 +83,12 @@ def flatten(
 ) -> Float[Array, "n h*w*c"]:
     r"""Images as feature vectors: bytes to numbers in [0, 1], one row for each image.
 
-    With ``standardise`` each channel has its mean subtracted and is divided by its standard deviation,
-    both taken over all pixels of all the given images: one constant each for a channel, so that the
-    images keep their differences. A channel that is constant over the set becomes zero.
+    With ``standardise`` each channel has its mean subtracted and is divided by its standard
+    deviation, both taken over all pixels of all the given images: one constant each for a channel,
+    so that the images keep their differences. A channel that is constant over the set becomes zero.
 
-    The two views of a positive pair should share these constants: flatten them together, as below, or
-    give ``mean`` and ``std``.
+    The two views of a positive pair should share these constants: flatten them together, as below,
+    or give ``mean`` and ``std``.
 
     Args:
         images: bytes, shape ``(n, h, w, c)``.
@@ -102,8 +102,8 @@ def flatten(
 
     Raises:
         ValueError: if ``images`` is not bytes of four dimensions or is empty; if ``dtype`` is not a
-            floating-point type; if ``mean`` or ``std`` is given without ``standardise``, does not have
-            one value for each channel, or ``std`` is not positive.
+            floating-point type; if ``mean`` or ``std`` is given without ``standardise``, does not
+            have one value for each channel, or ``std`` is not positive.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -132,7 +132,7 @@ def flatten(
 def _standardised(pixels: Array, mean: ArrayLike | None, std: ArrayLike | None) -> Array:
     every_pixel = (0, 1, 2)
     if std is None:
-        # Asked of the pixels: the rounded mean of equal numbers leaves a deviation where there is none.
+        # Asked of the pixels: the mean of equal numbers is rounded and leaves a deviation.
         constant = pixels.max(every_pixel) == pixels.min(every_pixel)
         std = jnp.where(constant, jnp.inf, pixels.std(every_pixel))
     if mean is None:
