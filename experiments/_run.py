@@ -1,7 +1,7 @@
 """What every experiment's command does around its own three functions.
 
-An experiment is a frozen dataclass `Config`, a dictionary of presets, and functions `run`, `plot` and
-`check`. This module turns them into a command line and one folder of results.
+An experiment is a frozen dataclass `Config`, a dictionary of presets, and functions `run`, `plot`
+and `check`. This module turns them into a command line and one folder of results.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def _parse(experiment: Experiment[C], args: list[str]) -> Options[C]:
 
 
 def _folder_name(experiment: Experiment[C], options: Options[C]) -> str:
-    """The preset, and each setting that differs from it, so that no run replaces another's results."""
+    """The preset and each setting that differs from it: no run replaces another's results."""
     default = dataclasses.asdict(experiment.presets[options.preset])
     changed = {
         key: value

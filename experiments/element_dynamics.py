@@ -2,11 +2,11 @@ r"""Figure 6: every element of A(t) from a small start, against Eqs. 47 and 48.
 
     make fig6    or    python -m experiments.element_dynamics
 
-W = U A V^T in the eigenbasis of Γ (Eq. 44), d = 3, m = 5, γ_j = 2^-j, α = 1e-9. The full dynamics of
-Eq. 45 (solid) against the paper's approximation (dashed) and against ours, which adds what happens to
-a_jk once mode k is learned too (dotted). Expected: s_j and a_jk with k > d follow the paper; a_jk with
-j < k <= d ends above Eq. 48 by the factor √π Γ((r+1)/2) / Γ(r/2), r = γ_j/γ_k, and a_kj at
--√(γ_k/γ_j) times that. Time is Section 4's, so a quarter of Appendix C's. Takes seconds.
+W = U A V^T in the eigenbasis of Γ (Eq. 44), d = 3, m = 5, γ_j = 2^-j, α = 1e-9. The full dynamics
+of Eq. 45 (solid) against the paper's approximation (dashed) and against ours, which adds what
+happens to a_jk once mode k is learned too (dotted). Expected: s_j and a_jk with k > d follow the
+paper; a_jk with j < k <= d ends above Eq. 48 by the factor √π Γ((r+1)/2) / Γ(r/2), r = γ_j/γ_k, and
+a_kj at -√(γ_k/γ_j) times that. Time is Section 4's, so a quarter of Appendix C's. Takes seconds.
 """
 
 import sys
@@ -99,16 +99,17 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     solver = 1e3 * 1e-2 * float(np.finfo(full.dtype).eps) ** 0.5
 
     # What first order leaves out, relative to an element, is of order alpha^beta; an element (j, k)
-    # with a mode l in between also gets a_jl a_lk, relative to it alpha^((1 - γ_l/γ_j)(1 - γ_k/γ_l)).
+    # with a mode l in between also gets a_jl a_lk, relative to it alpha^((1 - γ_l/γ_j)(1 -
+    # γ_k/γ_l)).
     def order(j, k):
-        between = [(1 - gammas[i] / gammas[j]) * (1 - gammas[k] / gammas[i]) for i in range(j + 1, k)]
+        between = [
+            (1 - gammas[i] / gammas[j]) * (1 - gammas[k] / gammas[i]) for i in range(j + 1, k)
+        ]
         exponent = min([beta, *between[: dim - j - 1]])
         return 10 * config.init_scale ** float(exponent) + solver
 
     def worst(pairs, prediction):
-        return max(
-            float(np.abs(full[:, j, k] / prediction[:, j, k] - 1).max()) for j, k in pairs
-        )
+        return max(float(np.abs(full[:, j, k] / prediction[:, j, k] - 1).max()) for j, k in pairs)
 
     beyond = [(j, k) for j in range(dim) for k in range(dim, size)]
     pairs = list(zip(rows, columns, strict=True))
@@ -159,7 +160,8 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
         ]
     results.append(
         claims.close(
-            f"sup_t |W(t) - W*(t)| falls as α^β over the {np.log10(scales[0] / scales[-1]):.0f} decades "
+            f"sup_t |W(t) - W*(t)| falls as α^β over the {np.log10(scales[0] / scales[-1]):.0f} "
+            f"decades "
             f"that {config.dtype} resolves (mean exponent of the last three)",
             "Result 4.6",
             expected=beta,

@@ -1,4 +1,4 @@
-"""The statements of Section 4 that Figure 1 (A, B)'s run tests: what is measured, and the claims."""
+"""The statements of Section 4 that Figure 1 (A, B)'s run tests: measurements and claims."""
 
 from typing import TYPE_CHECKING
 
@@ -36,9 +36,7 @@ def _aligned_start(config, modes, weights) -> Arrays:
     gammas = jnp.append(modes.eigenvalues[:dim], modes.eigenvalues[-1])
     start = jnp.append(aligned.singular_values, config.init_scale)
     t = jnp.geomspace(1e-4, 20.0, 400, dtype=gammas.dtype)[:, None]
-    s, slope = jax.jvp(
-        lambda t: linear.singular_value(t, gammas, start), (t,), (jnp.ones_like(t),)
-    )
+    s, slope = jax.jvp(lambda t: linear.singular_value(t, gammas, start), (t,), (jnp.ones_like(t),))
     right = 4 * (1 - gammas[None, :] * s**2) * gammas[None, :] * s
     # Relative to the two terms that cancel in the right-hand side.
     scale = 4 * jnp.abs(gammas)[None, :] * s * (1 + jnp.abs(gammas)[None, :] * s**2)
@@ -47,9 +45,7 @@ def _aligned_start(config, modes, weights) -> Arrays:
     times = _times(modes, aligned.singular_values, 200)
     run = simulate.gradient_flow(trajectory(0.0), modes, times)
     elements = jnp.einsum("ji,tjk->tik", aligned.rotation, run.coefficients)
-    closed = linear.singular_value(
-        times[:, None], modes.eigenvalues[:dim], aligned.singular_values
-    )
+    closed = linear.singular_value(times[:, None], modes.eigenvalues[:dim], aligned.singular_values)
     difference = elements - closed[:, :, None] * jnp.eye(*elements.shape[1:], dtype=closed.dtype)
     final = jnp.sqrt(jnp.sum(1 / modes.eigenvalues[:dim]))
     return {
@@ -67,8 +63,8 @@ def _times(modes: linear.Modes, start: jax.Array, num: int) -> jax.Array:
 def _distances(config, modes, unit) -> Arrays:
     """sup_t |W(t) - W*(t)| at each α: measured, by first order, and from an aligned start.
 
-    On the leading 2d and the last d modes, as they were measured: what else there is changes nothing
-    about the gaps, and this makes small α affordable.
+    On the leading 2d and the last d modes, as they were measured: what else there is changes
+    nothing about the gaps, and this makes small α affordable.
     """
     size = modes.eigenvalues.shape[0]
     kept = np.unique(np.r_[: min(2 * config.dim, size), max(size - config.dim, 0) : size])
@@ -224,7 +220,8 @@ def _check_steps(config, arrays) -> list[claims.Claim]:
             tolerance=0,
         ),
         claims.below(
-            "step times: largest relative error of τ_j over the d modes, with gradient descent's rate",
+            "step times: largest relative error of τ_j over the d modes, with gradient "
+            "descent's rate",
             "Eq. 16, corrected for descent",
             measured=float(error.max()),
             tolerance=0.02,
@@ -236,7 +233,8 @@ def _check_steps(config, arrays) -> list[claims.Claim]:
             tolerance=0.02,
         ),
         claims.close(
-            "step time of the first mode over τ_1 as printed: gradient descent grows it more slowly",
+            "step time of the first mode over τ_1 as printed: gradient descent grows it more "
+            "slowly",
             "beyond the paper",
             expected=float(_slowdown(config, arrays)),
             measured=float(times[0] / arrays["predicted_step_times_flow"][0]),
@@ -264,7 +262,7 @@ def _slowdown(config, arrays) -> float:
 
 
 def _plateaus(config, arrays) -> list[tuple[float, int]]:
-    """Loss half-way between consecutive steps that are far enough apart, and the number it should be."""
+    """Loss half-way between steps that are far enough apart, and the number it should be."""
     t, loss, order = arrays["t"], arrays["loss"], np.argsort(arrays["predicted_step_times"])
     tau = arrays["predicted_step_times"][order]
     width = 1 / (8 * arrays["gammas"][: config.dim])
@@ -303,7 +301,8 @@ def _check_solution(config, arrays) -> list[claims.Claim]:
             tolerance=50 * 1e-2 * eps**0.5,
         ),
         claims.below(
-            "s_j goes to γ^-1/2, stays, or goes to 0 as γ is positive, zero or negative: worst of three",
+            "s_j goes to γ^-1/2, stays, or goes to 0 as γ is positive, zero or negative: worst "
+            "of three",
             "Eq. 13",
             measured=float(max(limits.max(), formula.max())),
             tolerance=10 * 1e-2 * eps**0.5,
@@ -342,7 +341,8 @@ def _check_alignment(config, arrays) -> list[claims.Claim]:
     error = (arrays["initial_squares"] - degrees) / np.sqrt(2 * degrees / config.num_draws)
     results = [
         claims.below(
-            f"mean of s_j(0)^2 over {config.num_draws} draws is α^2 (d - j + 1): largest deviation over j, "
+            f"mean of s_j(0)^2 over {config.num_draws} draws is α^2 (d - j + 1): largest "
+            f"deviation over j, "
             f"in standard errors",
             "Eq. 21",
             measured=float(np.abs(error).max()),
@@ -366,7 +366,8 @@ def _check_distances(arrays, dim) -> list[claims.Claim]:
     last = np.log(scales[-2] / scales[-1])
     return [
         claims.below(
-            f"sup_t |W(t) - W*(t)| at d = {dim} falls with α over {decades:.0f} decades: largest ratio of "
+            f"sup_t |W(t) - W*(t)| at d = {dim} falls with α over {decades:.0f} decades: "
+            f"largest ratio of "
             f"one to that at the next larger α",
             "Result 4.6",
             measured=float((measured[1:] / measured[:-1]).max()),

@@ -2,10 +2,10 @@ r"""Figure 8: self-supervised learning breaks a symmetry, supervised learning do
 
     make fig8    or    python -m experiments.symmetry_breaking
 
-Four panels. The modewise loss of Barlow Twins (A) has a maximum at the origin and two minima; that of
-supervised learning in the kernel regime (B) is a parabola that slopes at the origin. From a small start
-the first waits, then steps (C); the second grows from the first moment (D). Trajectories are closed
-forms; crosses are the same equations integrated numerically. Takes seconds.
+Four panels. The modewise loss of Barlow Twins (A) has a maximum at the origin and two minima; that
+of supervised learning in the kernel regime (B) is a parabola that slopes at the origin. From a
+small start the first waits, then steps (C); the second grows from the first moment (D).
+Trajectories are closed forms; crosses are the same equations integrated numerically. Takes seconds.
 """
 
 import sys
@@ -39,7 +39,7 @@ class Config:
 
 
 def run(config: Config) -> Arrays:
-    """Landscapes, closed-form trajectories, and the same integrated from the landscapes' gradients."""
+    """Landscapes, closed-form trajectories, and the same by integrating the gradients."""
     dtype = jnp.dtype(config.dtype)
     gammas = jnp.asarray(config.eigenvalues, dtype)
     t = jnp.linspace(0, config.t_max, config.num_times, dtype=dtype)

@@ -19,7 +19,7 @@ class Claim(NamedTuple):
 
     Attributes:
         statement: what is claimed, in a sentence.
-        where: the equation, figure or section it comes from; "beyond the paper" where it goes past it.
+        where: the equation, figure or section it comes from; or "beyond the paper".
         expected: the predicted value.
         measured: the measured value.
         tolerance: how far ``measured`` may lie from ``expected``, on the side or sides that count.

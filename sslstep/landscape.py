@@ -1,9 +1,9 @@
 r"""Modewise loss landscapes: self-supervised against supervised learning (Appendix F).
 
-Each mode of the model descends a landscape of its own in a nondimensional coordinate, at a speed set
-by its eigenvalue: :math:`\bar s' = -\gamma\, d\mathcal{L} / d\bar s`. (The paper's Eq. 51 prints a plus
-sign and leaves out γ.) The self-supervised landscape is symmetric with a maximum at the origin, so a
-small start waits; the supervised one slopes at the origin, so it does not.
+Each mode of the model descends a landscape of its own in a nondimensional coordinate, at a speed
+set by its eigenvalue: :math:`\bar s' = -\gamma\, d\mathcal{L} / d\bar s`. (The paper's Eq. 51
+prints a plus sign and leaves out γ.) The self-supervised landscape is symmetric with a maximum at the origin, so
+a small start waits; the supervised one slopes at the origin, so it does not.
 """
 
 import jax.numpy as jnp
@@ -136,7 +136,8 @@ def escape_time(
     .. math:: \tau^{(\epsilon)} = \frac{\log(\epsilon / |\bar s(0)|)}{4 \gamma}
 
     from the linearised dynamics :math:`\bar s' = 4\gamma\bar s`; the paper prints a minus sign in
-    front. With ε = 1 it is the critical time of Eq. 16, :math:`\tau_j = -\log|\bar s_j(0)| / 4\gamma_j`.
+    front. With ε = 1 it is the critical time of Eq. 16,
+    :math:`\tau_j = -\log|\bar s_j(0)| / 4\gamma_j`.
 
     Args:
         eigenvalue: γ > 0; the arguments broadcast.

@@ -1,8 +1,8 @@
 r"""One house style for every figure, and the parts that figures share.
 
-Experiment is drawn solid, theory dashed or dotted and darker, so that the two are told apart without
-colour. Colours are from colour-blind safe sets (viridis for ordered modes, Okabe and Ito's for
-categories). matplotlib is imported when a function is called.
+Experiment is drawn solid, theory dashed or dotted and darker, so that the two are told apart
+without colour. Colours are from colour-blind safe sets (viridis for ordered modes, Okabe and Ito's
+for categories). matplotlib is imported when a function is called.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,8 @@ __all__ = [
     "time_marks",
 ]
 
-#: Colour-blind safe colours for categories (Okabe and Ito, 2008): blue, vermilion, green, orange, purple.
+#: Colour-blind safe colours for categories (Okabe and Ito, 2008): blue, vermilion, green, orange,
+#: purple.
 CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7")
 
 #: How theory is drawn: dashed and black over whatever is measured.
@@ -38,7 +39,7 @@ THEORY = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.0}
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The house style, within a ``with`` block: sizes in points for a printed column, fonts embedded.
+    """The house style, within a ``with`` block: sizes for a printed column, fonts embedded.
 
     Example:
         >>> from sslstep import plotting
@@ -142,7 +143,7 @@ def end_labels(
     """
     order = np.argsort(values)
     heights = np.log10(values) if ax.get_yscale() == "log" else np.asarray(values, float)
-    low, high = (np.log10(ax.get_ylim()) if ax.get_yscale() == "log" else ax.get_ylim())
+    low, high = np.log10(ax.get_ylim()) if ax.get_yscale() == "log" else ax.get_ylim()
     points = ax.figure.get_figheight() * 72 * 0.75 / (high - low)
     bottom = -np.inf
     for i in order:

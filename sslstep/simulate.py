@@ -54,9 +54,7 @@ class Trajectory(NamedTuple):
     @property
     def weights(self) -> Float[Array, "T d m"]:
         """W at each record, shape ``(T, d, m)``: computed when asked for, O(T d m²)."""
-        return jnp.einsum(
-            "tik,jk->tij", self.coefficients, self.eigenvectors, precision=_HIGHEST
-        )
+        return jnp.einsum("tik,jk->tij", self.coefficients, self.eigenvectors, precision=_HIGHEST)
 
 
 def gradient_descent(
@@ -73,15 +71,16 @@ def gradient_descent(
 
     .. math:: W \leftarrow W - 4 \eta (W \Gamma W^\top - I) W \Gamma
 
-    in the eigenbasis, compiled as one loop. Only the records are kept. With ``record_every`` the loop
-    can be differentiated in reverse; with ``record_at`` forward only.
+    in the eigenbasis, compiled as one loop. Only the records are kept. With ``record_every`` the
+    loop can be differentiated in reverse; with ``record_at`` forward only.
 
     Args:
         weights: W(0), shape ``(d, m)``.
         gamma_matrix: Γ, shape ``(m, m)``; or all its m modes, where they are known already.
         learning_rate: η; traced, so that another value compiles nothing anew.
         num_steps: how many steps.
-        record_every: record steps 0, ``record_every``, ... ``num_steps``; has to divide ``num_steps``.
+        record_every: record steps 0, ``record_every``, ... ``num_steps``; has to divide
+        ``num_steps``.
         record_at: record these steps instead, increasing, within 0...num_steps; logarithmically
             spaced ones suit the dynamics. What comes after the last is not run.
         progress: called with the step number at every record, from within the compiled loop.
@@ -91,7 +90,8 @@ def gradient_descent(
         NaN in it.
 
     Raises:
-        ValueError: if shapes do not fit, d > m, Γ is not square, symmetric and finite, weights are not
+        ValueError: if shapes do not fit, d > m, Γ is not square, symmetric and finite, weights are
+        not
             finite, or the steps are out of order.
         DivergenceError: if the run diverges, with the step.
 
@@ -241,7 +241,8 @@ def _prepare(weights, gamma_matrix) -> tuple[Array, Modes]:
         rows, columns = _check.shape_of(gamma_matrix.eigenvectors)
         if rows != columns:
             raise ValueError(
-                f"a simulation needs all modes of Γ, got {columns} of {rows}: call modes(gamma_matrix) "
+                f"a simulation needs all modes of Γ, got {columns} of {rows}: call "
+                f"modes(gamma_matrix) "
                 f"without num."
             )
         size = rows
@@ -251,7 +252,8 @@ def _prepare(weights, gamma_matrix) -> tuple[Array, Modes]:
     _require_weights(weights, size)
     if _check.shape_of(weights)[0] > size:
         raise ValueError(
-            f"weights of shape {_check.shape_of(weights)}: the embedding dimension d exceeds the number "
+            f"weights of shape {_check.shape_of(weights)}: the embedding dimension d exceeds "
+            f"the number "
             f"of features m, and a linear model learns at most m dimensions."
         )
     _check.require_finite("weights", weights)
@@ -321,7 +323,8 @@ def _warn_if_unstable(learning_rate, eigenvalues) -> None:
         first, last = float(eigenvalues[0]), float(eigenvalues[-1])
     if float(learning_rate) >= limit:
         warnings.warn(
-            f"learning_rate = {float(learning_rate):.3g} cannot converge: the limit is {limit:.3g}, "
+            f"learning_rate = {float(learning_rate):.3g} cannot converge: the limit is "
+            f"{limit:.3g}, "
             f"set by the eigenvalues of Γ, {first:.3g} ... {last:.3g} (see max_learning_rate).",
             stacklevel=3,
         )
@@ -340,6 +343,7 @@ def _raise_if_diverged(start, records, steps, gammas, learning_rate) -> None:
         a, step = a + learning_rate * _velocity(a, gammas), step + 1
     raise DivergenceError(
         f"gradient descent diverged: the weights are no longer finite at step {step} "
-        f"(t = {step * float(learning_rate):.4g}). The learning rate is {float(learning_rate):.3g}, its "
+        f"(t = {step * float(learning_rate):.4g}). The learning rate is "
+        f"{float(learning_rate):.3g}, its "
         f"limit {float(max_learning_rate(gammas)):.3g}."
     )

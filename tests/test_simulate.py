@@ -1,4 +1,4 @@
-"""The linear model trained: against the dense loop, against theory, and what a user sees go wrong."""
+"""The linear model trained: against the dense loop, against theory, and what goes wrong."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def test_same_trajectory_as_the_dense_loop(x64, n, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_step_times_on_the_whole_chain(dtype, seed):
-    """Data to Γ to modes to step times, against gradient descent at a rate where descent is not flow."""
+    """Data to Γ to modes to step times, at a rate where gradient descent is not flow."""
     gamma = correlated(60, 30, seed, dtype)
     modes = linear.modes(gamma)
     gammas = modes.eigenvalues[:4]
@@ -117,7 +117,7 @@ def test_rotation_symmetry(x64):
 
 
 def test_float32_in_the_eigenbasis_keeps_small_modes_apart():
-    """Modes of 1e-9 beside learned entries of W: lost by a dense loop in float32, not in the eigenbasis."""
+    """Modes of 1e-9 beside learned entries of W: a dense loop in float32 loses them."""
     with jax.enable_x64(True):
         gamma = correlated(30, 20, 3)
         modes = linear.modes(gamma)
@@ -173,7 +173,12 @@ def test_learning_rate_is_traced_and_maps(x64):
 def test_progress_is_called_at_records(x64):
     seen = []
     run = simulate.gradient_descent(
-        0.1 * jnp.ones((1, 2)), jnp.eye(2), 0.01, 30, 10, progress=lambda step: seen.append(int(step))
+        0.1 * jnp.ones((1, 2)),
+        jnp.eye(2),
+        0.01,
+        30,
+        10,
+        progress=lambda step: seen.append(int(step)),
     )
     jax.block_until_ready(run)
     jax.effects_barrier()
@@ -182,7 +187,9 @@ def test_progress_is_called_at_records(x64):
 
 def test_warns_above_the_stability_limit(x64):
     gamma = jnp.diag(jnp.asarray([1.0, 0.5]))
-    with pytest.warns(UserWarning, match=r"learning_rate = 0.26 cannot converge: the limit is 0.25"):
+    with pytest.warns(
+        UserWarning, match=r"learning_rate = 0.26 cannot converge: the limit is 0.25"
+    ):
         simulate.gradient_descent(0.1 * jnp.eye(2), gamma, 0.26, 10)
 
 
@@ -211,7 +218,10 @@ def test_divergence_names_the_step(x64, record_every):
         ({"weights": jnp.full((2, 3), jnp.nan)}, "weights .* NaN"),
         ({"gamma_matrix": jnp.ones((3, 2))}, "gamma_matrix must be square"),
         ({"gamma_matrix": jnp.triu(jnp.ones((3, 3)))}, "gamma_matrix must be symmetric"),
-        ({"gamma_matrix": linear.Modes(jnp.ones(1), jnp.ones((3, 1)))}, "needs all modes of Γ, got 1 of 3"),
+        (
+            {"gamma_matrix": linear.Modes(jnp.ones(1), jnp.ones((3, 1)))},
+            "needs all modes of Γ, got 1 of 3",
+        ),
         ({"learning_rate": 0.0}, "learning_rate must be > 0"),
         ({"record_every": 7}, "record_every = 7 does not divide num_steps = 20"),
         ({"record_every": 0}, "record_every must be >= 1"),

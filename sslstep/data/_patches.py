@@ -61,23 +61,26 @@ class Patch(NamedTuple):
     left: int
     pixels: UInt8[np.ndarray, "size size 3"]
 
-    @property
-    def order(self) -> bytes:
-        """A hash of the window's place: sorting by it shuffles the same way everywhere."""
-        place = f"{PHOTOGRAPHS[self.label].name} {self.scale} {self.top} {self.left}"
+    def lot(self, purpose: str) -> bytes:
+        """A hash of the window's place: sorting by it shuffles, the same way everywhere."""
+        place = f"{purpose} {PHOTOGRAPHS[self.label].name} {self.scale} {self.top} {self.left}"
         return hashlib.blake2b(place.encode(), digest_size=8).digest()
 
 
 def cut(split: str, size: int) -> list[Patch]:
-    """The patches of one split: equally many of each photograph, sorted by their hashes."""
+    """The patches of one split: equally many of each photograph, drawn by lot, and shuffled."""
     each = [
-        sorted(_patches_of(label, read(photograph), split, size), key=lambda patch: patch.order)
+        list(_patches_of(label, read(photograph), split, size))
         for label, photograph in enumerate(PHOTOGRAPHS)
     ]
     fewest = min(map(len, each))
-    return sorted(
-        (patch for patches in each for patch in patches[:fewest]), key=lambda patch: patch.order
-    )
+    drawn = [
+        patch
+        for patches in each
+        for patch in sorted(patches, key=lambda patch: patch.lot("draw"))[:fewest]
+    ]
+    # By another lot: those drawn of many have lower lots than those drawn of few.
+    return sorted(drawn, key=lambda patch: patch.lot("shuffle"))
 
 
 def read(photograph: Photograph) -> UInt8[np.ndarray, "h w 3"]:

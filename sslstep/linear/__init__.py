@@ -1,9 +1,9 @@
 r"""The linear model of Section 4: its modes, exact dynamics, and generic small initialisation.
 
 A linear map :math:`f(x) = W x` trained with the simplified Barlow Twins loss
-:math:`\|W \Gamma W^\top - I\|_F^2` learns the top eigenmodes of Γ one at a time. Everything here is a
-pure function of arrays, works in float32 and float64, and composes with `jit`, `vmap` and `grad`.
-Time t is effective time: learning rate × step.
+:math:`\|W \Gamma W^\top - I\|_F^2` learns the top eigenmodes of Γ one at a time. Everything here
+is a pure function of arrays, works in float32 and float64, and composes with `jit`, `vmap` and
+`grad`. Time t is effective time: learning rate × step.
 """
 
 from sslstep.linear._dynamics import (

@@ -108,11 +108,11 @@ def modes(gamma_matrix: Float[ArrayLike, "m m"], num: int | None = None) -> Mode
     r"""Eigenmodes of :math:`\Gamma` in descending order of eigenvalue.
 
     The derivative is finite at repeated eigenvalues too. Within a tied subspace (ties to
-    ``8 * eps * max|γ|``) the eigenvectors' derivative, which does not exist, is taken as zero. That is
-    right for whatever depends on tied modes through symmetric functions of their eigenvalues and
-    the projector on their span, as sums over modes do. For other functions, such as a matrix
-    function that weights the directions of the tied subspace, the derivative at an exact tie
-    misses the coupling of those directions.
+    ``8 * eps * max|γ|``) the eigenvectors' derivative, which does not exist, is taken as zero. That is right
+    for whatever depends on tied modes through symmetric functions of their eigenvalues and the
+    projector on their span, as sums over modes do. For other functions, such as a matrix function
+    that weights the directions of the tied subspace, the derivative at an exact tie misses the
+    coupling of those directions.
 
     Args:
         gamma_matrix: Γ, symmetric, shape ``(m, m)``; from :func:`cross_correlation`.
@@ -181,7 +181,8 @@ def top_spectral(modes: Modes, dim: int, *, tol: float | None = None) -> Float[A
     if _check.is_concrete(positive) and not bool(positive.all()):
         missing = int(dim - positive.sum())
         warnings.warn(
-            f"only {dim - missing} of the top {dim} eigenvalues are positive: {missing} row(s) of the "
+            f"only {dim - missing} of the top {dim} eigenvalues are positive: {missing} row(s) "
+            f"of the "
             f"solution are zero and its loss is {missing}.",
             stacklevel=2,
         )
@@ -195,7 +196,8 @@ def leading_modes(modes: Modes, dim: int) -> Modes:
     features = modes.eigenvectors.shape[0]
     if not 1 <= dim <= available:
         raise ValueError(
-            f"dim must be between 1 and the number of modes: got dim = {dim} with {available} mode(s) "
+            f"dim must be between 1 and the number of modes: got dim = {dim} with {available} "
+            f"mode(s) "
             f"of Γ on {features} features (m). A linear model learns at most m dimensions."
         )
     return Modes(modes.eigenvalues[:dim], modes.eigenvectors[:, :dim])

@@ -33,7 +33,8 @@ class Aligned(NamedTuple):
 
     Attributes:
         rotation: U, orthogonal, shape ``(d, d)``.
-        singular_values: :math:`s_j(0) \ge 0`, shape ``(d,)``; in the order of the modes, not sorted.
+        singular_values: :math:`s_j(0) \ge 0`, shape ``(d,)``; in the order of the modes, not
+        sorted.
     """
 
     rotation: Float[Array, "d d"]
@@ -71,7 +72,8 @@ def init_weights(
     _check.require_at_least("init_scale", init_scale, 0.0)
     if not 1 <= dim <= num_features:
         raise ValueError(
-            f"dim must be between 1 and num_features: got dim = {dim} with {num_features} features. "
+            f"dim must be between 1 and num_features: got dim = {dim} with {num_features} "
+            f"features. "
             f"A linear model learns at most m dimensions."
         )
     return jnp.asarray(init_scale, dtype) * jax.random.normal(key, (dim, num_features), dtype)
@@ -113,8 +115,8 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
     .. math:: Q R = W(0) V_d, \qquad U = Q \,\mathrm{sign}(R_{jj}), \qquad s_j(0) = |R_{jj}|
 
     so that :math:`W^*(0) = U \,\mathrm{diag}(s(0))\, V_d^\top`. The j-th value is the length of
-    :math:`u_j = W(0) v_j` beyond the span of the earlier :math:`u_k`; Eq. 19 as printed has this only
-    if the :math:`u_k` happen to be orthogonal. All of Appendix C's A(0) (Eq. 43) is
+    :math:`u_j = W(0) v_j` beyond the span of the earlier :math:`u_k`; Eq. 19 as printed has this
+    only if the :math:`u_k` happen to be orthogonal. All of Appendix C's A(0) (Eq. 43) is
     ``aligned.rotation.T @ weights @ modes.eigenvectors``.
 
     Args:
@@ -125,7 +127,8 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
         :class:`Aligned`.
 
     Raises:
-        ValueError: if the shapes do not fit, d exceeds the number of modes, or values are not finite.
+        ValueError: if the shapes do not fit, d exceeds the number of modes, or values are not
+        finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -220,7 +223,8 @@ def alignment_exponent(eigenvalues: Real[ArrayLike, " k"], dim: int) -> Float[Ar
     eigenvalues = jnp.asarray(eigenvalues)
     if not 1 <= dim <= eigenvalues.shape[0]:
         raise ValueError(
-            f"dim must be between 1 and the number of eigenvalues, {eigenvalues.shape[0]}, got {dim}."
+            f"dim must be between 1 and the number of eigenvalues, {eigenvalues.shape[0]}, got "
+            f"{dim}."
         )
     if _check.is_concrete(eigenvalues):
         last = np.asarray(eigenvalues)[dim - 1]
@@ -254,7 +258,8 @@ def elements(
         A(t), shape ``(..., d, m)``.
 
     Raises:
-        ValueError: if the shapes do not fit, or :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0` fails.
+        ValueError: if the shapes do not fit, or :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0`
+        fails.
 
     Example:
         >>> import jax.numpy as jnp
@@ -286,7 +291,8 @@ def coupled_elements(
     with it is driven to zero by both elements at once. To first order in them, with
     :math:`r = \gamma_j / \gamma_k` and :math:`\lambda = \lambda_k(t)`,
 
-    .. math:: A_{jk} = A_{jk}^{(48)} \left[ (1 - \lambda)^{(r-1)/2} + \sqrt\lambda\, g(\lambda) \right],
+    .. math:: A_{jk} = A_{jk}^{(48)}
+        \left[ (1 - \lambda)^{(r-1)/2} + \sqrt\lambda\, g(\lambda) \right],
         \quad A_{kj} = -\sqrt{\gamma_k / \gamma_j}\; A_{jk}^{(48)}
         \left[ \sqrt\lambda\, (1 - \lambda)^{(r-1)/2} + g(\lambda) \right],
 
@@ -296,8 +302,8 @@ def coupled_elements(
 
     with I the regularised incomplete beta function. So :math:`A_{jk}` ends above Eq. 48 by
     :math:`g(1)` (π/2 at r = 2), and :math:`A_{kj}` at :math:`-\sqrt{\gamma_k / \gamma_j} A_{jk}`:
-    what is below the diagonal does not stay zero, though it vanishes with α as what is above it does.
-    Derived in docs/errata.md; it assumes that mode j is learned before mode k starts.
+    what is below the diagonal does not stay zero, though it vanishes with α as what is above it
+    does. Derived in docs/errata.md; it assumes that mode j is learned before mode k starts.
 
     Args:
         t: effective time, any shape ``(...)``.
@@ -308,7 +314,8 @@ def coupled_elements(
         A(t), shape ``(..., d, m)``.
 
     Raises:
-        ValueError: if the shapes do not fit, or :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0` fails.
+        ValueError: if the shapes do not fit, or :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0`
+        fails.
 
     Example:
         >>> import jax.numpy as jnp

@@ -18,9 +18,10 @@ def eigenvalues(
 ) -> Float[Array, " d"]:
     r"""Eigenvalues of embeddings, in descending order (Appendix D.4).
 
-    With both views, those of the cross-correlation C (Eq. 2): for Barlow Twins. With one array, those
-    of the centred covariance :math:`\frac1n \sum_i (z_i - \bar z)(z_i - \bar z)^\top`: for the other
-    losses and for hidden representations. Measure on n much larger than d: the rank is at most n.
+    With both views, those of the cross-correlation C (Eq. 2): for Barlow Twins. With one array,
+    those of the centred covariance :math:`\frac1n \sum_i (z_i - \bar z)(z_i - \bar z)^\top`: for
+    the other losses and for hidden representations. Measure on n much larger than d: the rank is at
+    most n.
 
     Args:
         z: embeddings, shape ``(n, d)``.
@@ -65,8 +66,8 @@ def step_times(
         threshold: the value that counts as risen; traced.
 
     Returns:
-        The times, shape ``(d,)``: the first record's time if an eigenvalue starts risen, ``inf`` if it
-        never rises.
+        The times, shape ``(d,)``: the first record's time if an eigenvalue starts risen, ``inf``
+        if it never rises.
 
     Raises:
         ValueError: if the shapes do not fit, or times do not increase.

@@ -1,4 +1,4 @@
-"""The closed forms of one mode: against the ODE, their limits, and at the edges of floating point."""
+"""The closed forms of one mode: the ODE, their limits, and the edges of floating point."""
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,9 @@ def test_mode_eigenvalue_is_the_logistic(x64):
     np.testing.assert_allclose(linear.mode_eigenvalue(t, 2.0, 1e-3), expected, rtol=1e-13)
 
 
-@pytest.mark.parametrize(("p", "q"), [(1.0, 2.0), (0.0, 3.0), (-0.5, 1.0), (2.0, 0.0), (1e-10, 1.0)])
+@pytest.mark.parametrize(
+    ("p", "q"), [(1.0, 2.0), (0.0, 3.0), (-0.5, 1.0), (2.0, 0.0), (1e-10, 1.0)]
+)
 def test_quartic_solves_its_equation(x64, p, q):
     t = jnp.linspace(0, 3, 31)
     s, slope = jax.jvp(lambda t: linear.quartic(t, p, q, -0.4), (t,), (jnp.ones_like(t),))

@@ -61,7 +61,7 @@ def test_modes_recover_a_prescribed_spectrum(dtype, spectrum):
 
 
 def test_gradient_of_a_matrix_function(dtype):
-    """Through eigenvalues and eigenvectors both: V diag(γ^2) V^T is Γ^2, whose derivative is known."""
+    """Through eigenvalues and eigenvectors: V diag(γ^2) V^T is Γ^2, with a known derivative."""
     gamma, _ = symmetric((3.0, 1.0, 0.5, -2.0), 1, dtype)
     probe, _ = symmetric((1.0, -0.5, 0.3, 0.2), 2, dtype)
 

@@ -108,7 +108,9 @@ def test_elements_against_the_full_dynamics(x64, seed):
     assert not np.isnan(coupled).any()
     # First order in elements of size α^(1/2) = 1e-5; products of two of them, relative to an
     # element they feed, are of order α^(1/4) = 3e-3, here with factors below 10.
-    np.testing.assert_allclose(coupled[:, :, :3].diagonal(0, 1, 2), full.diagonal(0, 1, 2), rtol=1e-4)
+    np.testing.assert_allclose(
+        coupled[:, :, :3].diagonal(0, 1, 2), full.diagonal(0, 1, 2), rtol=1e-4
+    )
     for j, k in [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]:
         np.testing.assert_allclose(coupled[:, j, k], full[:, j, k], rtol=0.03)
     for j, k in [(0, 1), (0, 2), (1, 2)]:
@@ -125,7 +127,9 @@ def test_elements_with_negative_and_far_apart_modes_stay_finite(dtype):
         value = jax.jit(function)(times, gammas, start)
         assert value.shape == (4, 3, 5)
         assert bool(jnp.isfinite(value).all())
-    assert bool(jnp.isfinite(jax.grad(lambda a: linear.elements(1.0, gammas, a).sum())(start)).all())
+    assert bool(
+        jnp.isfinite(jax.grad(lambda a: linear.elements(1.0, gammas, a).sum())(start)).all()
+    )
 
 
 def test_alignment_exponent(dtype):
@@ -141,13 +145,22 @@ def test_alignment_exponent(dtype):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: linear.init_weights(jax.random.key(0), 2, 3, -1e-7), "init_scale must be >= 0, got -1e-07"),
-        (lambda: linear.init_weights(jax.random.key(0), 2, 3, np.nan), "init_scale must be >= 0, got nan"),
+        (
+            lambda: linear.init_weights(jax.random.key(0), 2, 3, -1e-7),
+            "init_scale must be >= 0, got -1e-07",
+        ),
+        (
+            lambda: linear.init_weights(jax.random.key(0), 2, 3, np.nan),
+            "init_scale must be >= 0, got nan",
+        ),
         (lambda: linear.init_weights(jax.random.key(0), 5, 3, 1e-7), "dim = 5 with 3 features"),
         (lambda: linear.initial_singular_values(-1.0, 3), "init_scale must be >= 0, got -1"),
         (lambda: linear.initial_singular_values(1.0, 0), "dim must be >= 1, got 0"),
         (lambda: linear.align(jnp.ones((6, 5)), problem(jnp.float32)), r"dim = 6 with 5 mode\(s\)"),
-        (lambda: linear.align(jnp.ones((2, 4)), problem(jnp.float32)), "do not fit Γ on 5 features"),
+        (
+            lambda: linear.align(jnp.ones((2, 4)), problem(jnp.float32)),
+            "do not fit Γ on 5 features",
+        ),
         (lambda: linear.align(jnp.full((2, 5), jnp.nan), problem(jnp.float32)), "weights .* NaN"),
         (lambda: linear.alignment_exponent(jnp.array([1.0, -1.0]), 2), "must be > 0"),
         (lambda: linear.alignment_exponent(jnp.array([1.0, 0.5]), 3), "between 1 and .* 2, got 3"),
