@@ -12,9 +12,10 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -22,8 +23,11 @@ import tyro
 
 from sslstep import claims, plotting
 
-C = TypeVar("C")
-Arrays = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
+Arrays = dict[str, Any]
 log = logging.getLogger("experiments")
 
 
@@ -97,8 +101,9 @@ def _parse(experiment: Experiment[C], args: list[str]) -> Options[C]:
     finder.add_argument("--preset", choices=list(experiment.presets), default="cpu")
     preset = finder.parse_known_args(args)[0].preset
     default = experiment.presets[preset]
+    options: Any = Options[type(default)]  # type: ignore[misc]
     return tyro.cli(
-        Options[type(default)],  # type: ignore[misc]
+        options,
         prog=f"python -m experiments.{experiment.name}",
         description=experiment.doc,
         args=args,
@@ -124,21 +129,19 @@ def _machine() -> str:
     return f"JAX {jax.__version__} on {devices}, Python {platform.python_version()}"
 
 
-class _logging_to:  # noqa: N801 (a context manager)
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
     """Log to a file and, as plain lines, to standard output."""
-
-    def __init__(self, path: Path):
-        self.handlers = [logging.FileHandler(path), logging.StreamHandler(sys.stdout)]
-        self.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-
-    def __enter__(self) -> None:
-        log.setLevel(logging.INFO)
-        log.propagate = False
-        for handler in self.handlers:
-            log.addHandler(handler)
-
-    def __exit__(self, *_: object) -> None:
-        for handler in self.handlers:
+    to_file = logging.FileHandler(path)
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handlers: list[logging.Handler] = [to_file, logging.StreamHandler(sys.stdout)]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
             log.removeHandler(handler)
-            if isinstance(handler, logging.FileHandler):
-                handler.close()
+        to_file.close()

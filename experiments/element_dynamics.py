@@ -54,7 +54,8 @@ def run(config: Config) -> Arrays:
 
     start = config.init_scale * unit
     t, full = _integrate(config, gammas, start)
-    distances, floors = [], []
+    distances: list[jax.Array] = []
+    floors: list[jax.Array] = []
     for scale in config.scales:
         # The same run from the aligned start shows how well numerics tell the two apart.
         for initial, found in ((scale * unit, distances), (_diagonal(scale * unit), floors)):
@@ -85,9 +86,9 @@ def _integrate(config: Config, gammas, start):
 
 def _diagonal(elements):
     """A with all but s_j zeroed: aligned."""
-    return elements * jnp.eye(*elements.shape[-2:], dtype=elements.dtype).reshape(
-        (1,) * (elements.ndim - 2) + elements.shape[-2:]
-    )
+    dim, size = elements.shape[-2:]
+    eye = jnp.eye(dim, size, dtype=elements.dtype)
+    return elements * eye.reshape((1,) * (elements.ndim - 2) + eye.shape)
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:

@@ -75,13 +75,17 @@ def run(config: Config) -> Arrays:
     num_steps = config.num_steps or _enough_steps(predicted, eta)
     at = np.unique(np.geomspace(1, num_steps, config.num_records).astype(int))
     with tqdm(total=num_steps, unit=" steps", unit_scale=True, disable=None) as bar:
+
+        def advance(step: int) -> None:
+            bar.update(int(step) - bar.n)
+
         trajectory = simulate.gradient_descent(
             weights,
             modes,
             eta,
             num_steps,
             record_at=[0, *at],
-            progress=lambda step: bar.update(int(step) - bar.n),
+            progress=advance,
         )
         jax.block_until_ready(trajectory)
     t = trajectory.times[1:]
@@ -89,7 +93,7 @@ def run(config: Config) -> Arrays:
         name: linear.mode_eigenvalue(t[:, None], gammas, start, learning_rate=rate)
         for name, rate in (("flow", 0.0), ("descent", eta))
     }
-    arrays = {
+    arrays: Arrays = {
         "t": t,
         "loss": trajectory.loss[1:],
         "eigenvalues": trajectory.eigenvalues[1:],
@@ -107,7 +111,9 @@ def run(config: Config) -> Arrays:
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def positive_pairs(config: Config, key_images: jax.Array, key_crops: jax.Array) -> tuple:
+def positive_pairs(
+    config: Config, key_images: jax.Array, key_crops: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Features (n, m) of two crops of each of n images, chosen at random."""
     split = "unlabelled" if config.data == "stl10" else "train"
     images = data.load(config.data, split, data_dir=config.data_dir).images

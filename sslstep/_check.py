@@ -1,8 +1,8 @@
 """Checks of arguments, shared by the public functions.
 
 Shapes are known even while JAX traces, so they are always checked. Values are known only for
-concrete arrays: the checks that look at values pass silently under `jit`, `vmap` and `grad`. Inside a traced
-function even operations on concrete arrays are traced, unless told otherwise: hence
+concrete arrays: the checks that look at values pass silently under `jit`, `vmap` and `grad`. Inside
+a traced function even operations on concrete arrays are traced, unless told otherwise: hence
 `ensure_compile_time_eval`.
 """
 
@@ -66,8 +66,7 @@ def require_symmetric(name: str, value: Any) -> None:
     if gap > 1e3 * float(jnp.finfo(matrix.dtype).eps) * scale:
         raise ValueError(
             f"{name} must be symmetric: |{name} - {name}.T| reaches {gap:.3g} where |{name}| "
-            f"reaches "
-            f"{scale:.3g}. For data use cross_correlation(x, x_prime), which symmetrises."
+            f"reaches {scale:.3g}. For data use cross_correlation(x, x_prime), which symmetrises."
         )
 
 

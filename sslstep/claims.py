@@ -109,11 +109,11 @@ def load(path: str | Path) -> list[Claim]:
         ValueError: if the file is not a list of claims; the message names it.
     """
     try:
-        return [
-            Claim(**{k: float(v) if k in _NUMBERS else v for k, v in row.items()})
-            for row in json.loads(Path(path).read_text())
-        ]
-    except (TypeError, ValueError, AttributeError) as error:
+        rows = json.loads(Path(path).read_text())
+        for row in rows:
+            row.update({key: float(row[key]) for key in ("expected", "measured", "tolerance")})
+        return [Claim(**row) for row in rows]
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} does not hold claims: {error}") from error
 
 
@@ -146,9 +146,6 @@ def table(groups: Iterable[tuple[str, Sequence[Claim]]]) -> str:
             held, total = held + claim.holds, total + 1
     lines.append(f"{held} of {total} claims hold.")
     return "\n".join(lines)
-
-
-_NUMBERS = ("expected", "measured", "tolerance")
 
 
 def _plain(value):

@@ -8,7 +8,7 @@ for categories). matplotlib is imported when a function is called.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -34,7 +34,7 @@ __all__ = [
 CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7")
 
 #: How theory is drawn: dashed and black over whatever is measured.
-THEORY = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.0}
+THEORY: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.0}
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def style() -> Iterator[None]:
     """
     import matplotlib as mpl
 
-    settings = {
+    settings: Any = {
         "font.size": 8,
         "axes.labelsize": 8,
         "axes.titlesize": 8,
@@ -144,7 +144,7 @@ def end_labels(
     order = np.argsort(values)
     heights = np.log10(values) if ax.get_yscale() == "log" else np.asarray(values, float)
     low, high = np.log10(ax.get_ylim()) if ax.get_yscale() == "log" else ax.get_ylim()
-    points = ax.figure.get_figheight() * 72 * 0.75 / (high - low)
+    points = ax.get_window_extent().height * 72 / ax.figure.dpi / (high - low)
     bottom = -np.inf
     for i in order:
         height = max(heights[i] * points, bottom + gap)

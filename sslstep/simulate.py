@@ -181,9 +181,9 @@ def gradient_flow(
     if _check.is_concrete(times):
         _check.require_at_least("the differences of times", np.diff(np.asarray(times)), 0.0)
     eps = float(jnp.finfo(start.dtype).eps)
-    rtol = 1e-2 * eps**0.5 if rtol is None else rtol
+    relative = 1e-2 * eps**0.5 if rtol is None else rtol
     scale = jnp.sqrt(jnp.mean(start**2))
-    atol = rtol * jnp.where(scale > 0, scale, 1) if atol is None else atol
+    absolute = relative * jnp.where(scale > 0, scale, 1) if atol is None else atol
     fastest = jnp.abs(gammas).max(initial=eps)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_flow_field),
@@ -194,13 +194,13 @@ def gradient_flow(
         y0=start[:, moving],
         args=gammas,
         saveat=diffrax.SaveAt(ts=times),
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        stepsize_controller=diffrax.PIDController(rtol=relative, atol=absolute),
         max_steps=max_steps,
     )
     return _trajectory(times, _reassemble(solution.ys, start, moving), all_modes)
 
 
-def _flow_field(t: Array, a: Array, gammas: Array) -> Array:
+def _flow_field(t: ArrayLike, a: Array, gammas: Array) -> Array:
     """diffrax's form of `_velocity`; one function, so that its compilation is kept."""
     return _velocity(a, gammas)
 

@@ -80,7 +80,7 @@ def read(request: Request) -> tuple[UInt8[np.ndarray, "n h w 3"], Int[np.ndarray
                 images[key], labels[key] = _decode(record, request.side)
         except Exception as error:  # whatever array_record, protobuf or Pillow make of broken files
             raise request.error(
-                f"{chunk.path.name} in {chunk.path.parent} is damaged ({error})", anew=True
+                f"{chunk.path.name} in {chunk.path.parent} is damaged ({_line(error)})", anew=True
             ) from error
         return len(keys)
 
@@ -112,7 +112,7 @@ def _open(request: Request, folder: Path) -> Any:
         formats = sorted(str(form.value) for form in builder.info.available_file_formats())
     except Exception as error:  # JSON, protobuf and TFDS each have their own
         raise request.error(
-            f"the description of the data in {folder} cannot be read ({error})", anew=True
+            f"the description of the data in {folder} cannot be read ({_line(error)})", anew=True
         ) from error
     if FORMAT not in formats:
         raise request.error(
@@ -123,6 +123,10 @@ def _open(request: Request, folder: Path) -> Any:
     if name not in splits:
         raise request.error(f"{folder} holds only the splits {', '.join(splits)}", anew=True)
     return builder
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _data_source(builder: Any, split: str) -> Any:

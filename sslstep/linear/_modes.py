@@ -108,11 +108,11 @@ def modes(gamma_matrix: Float[ArrayLike, "m m"], num: int | None = None) -> Mode
     r"""Eigenmodes of :math:`\Gamma` in descending order of eigenvalue.
 
     The derivative is finite at repeated eigenvalues too. Within a tied subspace (ties to
-    ``8 * eps * max|γ|``) the eigenvectors' derivative, which does not exist, is taken as zero. That is right
-    for whatever depends on tied modes through symmetric functions of their eigenvalues and the
-    projector on their span, as sums over modes do. For other functions, such as a matrix function
-    that weights the directions of the tied subspace, the derivative at an exact tie misses the
-    coupling of those directions.
+    ``8 * eps * max|γ|``) the eigenvectors' derivative, which does not exist, is taken as zero. That
+    is right for whatever depends on tied modes through symmetric functions of their eigenvalues and
+    the projector on their span, as sums over modes do. For other functions, such as a matrix
+    function that weights the directions of the tied subspace, the derivative at an exact tie misses
+    the coupling of those directions.
 
     Args:
         gamma_matrix: Γ, symmetric, shape ``(m, m)``; from :func:`cross_correlation`.

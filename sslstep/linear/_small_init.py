@@ -106,7 +106,7 @@ def initial_singular_values(init_scale: Real[ArrayLike, ""], dim: int) -> Float[
     _check.require_at_least("init_scale", init_scale, 0.0)
     _check.require_at_least("dim", dim, 1)
     degrees = jnp.arange(dim, 0, -1, dtype=jnp.result_type(init_scale, float))
-    return init_scale * jnp.sqrt(degrees)
+    return jnp.asarray(init_scale, degrees.dtype) * jnp.sqrt(degrees)
 
 
 def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,15 +80,22 @@ def info(name: str, version: str, splits: dict[str, list[int]], formats: list[st
     return out | ({"alternativeFileFormats": formats[1:]} if formats[1:] else {})
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Written]:
-    """Writes a data set of random images below a folder, `tmp_path` if none is given."""
+class Writer:
+    """Writes data sets of random images, below the root unless another folder is given."""
 
-    def write(
+    png = staticmethod(png)
+    record = staticmethod(record)
+    write_records = staticmethod(write_records)
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def __call__(
+        self,
         name: str = "cifar10",
         splits: dict[str, list[int]] | None = None,
         *,
-        root: Path = tmp_path,
+        root: Path | None = None,
         version: str | None = None,
         formats: tuple[str, ...] = ("array_record",),
         seed: int = 0,
@@ -97,27 +103,32 @@ def write(tmp_path: Path) -> Callable[..., Written]:
     ) -> Written:
         splits = {"train": [3, 2], "test": [4]} if splits is None else splits
         version = version or VERSIONS[name]
-        rng = np.random.default_rng(seed)
-        folder = root / name / version
+        folder = (root or self.root) / name / version
         folder.mkdir(parents=True)
+        rng = np.random.default_rng(seed)
         images, labels = {}, {}
         for split, lengths in splits.items():
             total, side = sum(lengths), SIDES[name]
             images[split] = rng.integers(0, 256, (total, side, side, 3), dtype=np.uint8)
             labels[split] = rng.integers(0, 10, total) if labelled else np.full(total, -1)
-            ends = np.cumsum(lengths)
-            for shard, (length, end) in enumerate(zip(lengths, ends, strict=True)):
-                part = slice(end - length, end)
-                pairs = zip(images[split][part], labels[split][part], strict=True)
-                records = [record(png(image), int(label)) for image, label in pairs]
+            records = [
+                record(png(image), int(label))
+                for image, label in zip(images[split], labels[split], strict=True)
+            ]
+            start = 0
+            for shard, length in enumerate(lengths):
                 file = f"{name}-{split}.array_record-{shard:05d}-of-{len(lengths):05d}"
-                write_records(folder / file, records)
+                write_records(folder / file, records[start : start + length])
+                start += length
         described = info(name, version, splits, list(formats))
         (folder / "dataset_info.json").write_text(json.dumps(described))
         (folder / "features.json").write_text(json.dumps(features(SIDES[name])))
         return Written(folder, images, labels)
 
-    return write
+
+@pytest.fixture
+def write(tmp_path: Path) -> Writer:
+    return Writer(tmp_path)
 
 
 @pytest.fixture

@@ -1,0 +1,125 @@
+"""Experiments from their command line: small runs, what they leave behind, and what goes wrong."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import _run, element_dynamics, linear_model, symmetry_breaking
+from experiments import claims as claims_table
+from sslstep import claims
+
+SMALL = ["--num-images", "60", "--crop", "5", "--dim", "3", "--init-scale", "1e-4"]
+SMALL += ["--learning-rate", "1e-3", "--num-records", "400", "--num-draws", "200"]
+FILES = {"config.json", "arrays.npz", "figure.png", "figure.pdf", "claims.json", "log.txt"}
+
+
+@pytest.fixture(autouse=True)
+def relaxed_promotion():
+    """Experiments run as a user runs them."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("experiment", "args"),
+    [
+        (element_dynamics.EXPERIMENT, []),
+        (symmetry_breaking.EXPERIMENT, []),
+        (linear_model.EXPERIMENT, SMALL),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_runs_write_their_folder_and_claims_hold(tmp_path, experiment, args, kind):
+    out = tmp_path / "here"
+    status = _run.main(experiment, [*args, "--dtype", kind, "--out", str(out), "--strict"])
+    assert {path.name for path in out.iterdir()} == FILES
+    made = claims.load(out / "claims.json")
+    assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
+    assert len(made) >= 6
+    assert json.loads((out / "config.json").read_text())["dtype"] == kind
+    arrays = np.load(out / "arrays.npz")
+    floats = [array for array in arrays.values() if array.dtype.kind == "f"]
+    assert np.dtype(kind) in {array.dtype for array in floats}
+    assert list(tmp_path.iterdir()) == [out]  # no draft
+
+
+def test_folder_names_keep_different_runs_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _run.main(symmetry_breaking.EXPERIMENT, ["--num-times", "101"])
+    _run.main(symmetry_breaking.EXPERIMENT, ["--preset", "paper"])
+    folder = tmp_path / "results" / "symmetry_breaking"
+    assert {path.name for path in folder.iterdir()} == {"cpu+num_times=101", "paper"}
+
+
+def test_an_interrupted_run_leaves_the_old_results(tmp_path, monkeypatch):
+    out = tmp_path / "here"
+    args = ["--num-times", "101", "--out", str(out)]
+    _run.main(symmetry_breaking.EXPERIMENT, args)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _run.main(symmetry_breaking.EXPERIMENT._replace(run=interrupted), args)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert _run.main(symmetry_breaking.EXPERIMENT, args) == 0  # and the next run works
+
+
+def test_a_failing_claim_is_said_and_counts_under_strict(tmp_path, capsys):
+    failing = [claims.close("two is one", "-", expected=1, measured=2, tolerance=0.5)]
+    experiment = symmetry_breaking.EXPERIMENT._replace(check=lambda config, arrays: failing)
+    args = ["--num-times", "101", "--out", str(tmp_path / "here")]
+    assert _run.main(experiment, args) == 0
+    assert "1 claim(s) do not hold" in capsys.readouterr().err
+    assert _run.main(experiment, [*args, "--strict"]) == 1
+
+
+def test_claims_table(tmp_path, capsys):
+    assert claims_table.main(tmp_path) == 1
+    assert "run `make figures` first" in capsys.readouterr().err
+    for name in ("cpu", "cpu.partial"):
+        (tmp_path / "one" / name).mkdir(parents=True)
+        claim = claims.close("s", "Eq. 1", expected=1, measured=1, tolerance=0)
+        claims.save(tmp_path / "one" / name / "claims.json", [claim])
+    assert claims_table.main(tmp_path) == 0
+    assert "1 of 1 claims hold." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        (["--dim", "80"], ValueError, r"dim = 80 with 75 features"),
+        (["--init-scale", "-1"], ValueError, "init_scale must be >= 0"),
+        (["--num-images", "10000000"], ValueError, "num_images = 10000000, but photos has"),
+        (["--crop", "33"], ValueError, "33"),
+        (["--dim", "75"], ValueError, r"of the 75 modes can be learned"),
+    ],
+)
+def test_bad_settings(tmp_path, args, error, message):
+    with pytest.raises(error, match=message):
+        _run.main(linear_model.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])
+
+
+def test_missing_data(tmp_path):
+    args = ["--data", "cifar10", "--data-dir", str(tmp_path), "--out", str(tmp_path / "here")]
+    with pytest.raises(FileNotFoundError, match="make data NAME=cifar10"):
+        _run.main(linear_model.EXPERIMENT, args)
+
+
+@pytest.mark.parametrize("name", ["linear_model", "element_dynamics", "symmetry_breaking"])
+def test_help(name):
+    """--help explains every option, and an unknown preset names the ones there are."""
+    command = [sys.executable, "-m", f"experiments.{name}"]
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+    assert "make fig" in shown.stdout
+    for option in ("--preset", "--strict", "--out", "--dtype"):
+        assert option in shown.stdout
+    wrong = subprocess.run([*command, "--preset", "gpu"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "paper" in wrong.stderr

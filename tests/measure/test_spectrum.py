@@ -1,0 +1,61 @@
+"""Spectra of embeddings and the times of their steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sslstep import linear
+from sslstep.measure import spectrum
+
+
+def test_eigenvalues_of_a_pair_and_of_one_array(dtype):
+    rng = np.random.default_rng(0)
+    z, z_prime = (jnp.asarray(rng.normal(size=(50, 4)) + 1, dtype) for _ in range(2))
+    pair = spectrum.eigenvalues(z, z_prime)
+    expected = np.linalg.eigvalsh(np.asarray(linear.cross_correlation(z, z_prime)))[::-1]
+    np.testing.assert_allclose(pair, expected, atol=1e-5)
+    one = spectrum.eigenvalues(z)
+    covariance = np.cov(np.asarray(z, float).T, bias=True)  # centred, 1 / n
+    np.testing.assert_allclose(one, np.linalg.eigvalsh(covariance)[::-1], rtol=1e-4)
+    assert bool((jnp.diff(one) <= 0).all())
+
+
+def test_gradient_at_a_collapsed_embedding(dtype):
+    """All eigenvalues tie at zero: the gradient of their sum is finite."""
+    gradient = jax.grad(lambda z: spectrum.eigenvalues(z).sum())(jnp.ones((6, 3), dtype))
+    assert bool(jnp.isfinite(gradient).all())
+
+
+def test_step_times_of_logistic_curves(dtype):
+    """Sampled at 1.6%, as in Figure 1: the interpolation is good to 1e-4."""
+    gammas = jnp.asarray([3.0, 0.5, 0.2], dtype)
+    times = jnp.geomspace(1e-2, 50.0, 540, dtype=dtype)
+    curves = linear.mode_eigenvalue(times[:, None], gammas, 1e-7)
+    measured = spectrum.step_times(times, curves)
+    np.testing.assert_allclose(measured, linear.half_rise_time(gammas, 1e-7), rtol=2e-4)
+    earlier = spectrum.step_times(times, curves, 0.1)
+    assert bool((earlier < measured).all())
+
+
+def test_step_times_first_crossing_and_never():
+    curves = jnp.array([[0.7, 0.0, 0.0], [0.2, 0.4, 0.1], [0.9, 0.6, 0.2], [0.9, 0.1, 0.3]])
+    times = jnp.array([1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_allclose(spectrum.step_times(times, curves), [1.0, 2.5, np.inf])
+    jitted = jax.jit(spectrum.step_times)(times, curves, 0.3)
+    np.testing.assert_allclose(jitted, [1.0, 1.75, 4.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: spectrum.eigenvalues(jnp.ones(3)), r"z must be a matrix of shape \(n, d\)"),
+        (lambda: spectrum.eigenvalues(jnp.full((3, 2), jnp.nan)), "z of shape .* NaN"),
+        (lambda: spectrum.eigenvalues(jnp.ones((3, 2)), jnp.ones((4, 2))), "one shape"),
+        (lambda: spectrum.step_times(jnp.arange(3.0), jnp.ones((4, 2))), r"shape \(4,\), one for"),
+        (lambda: spectrum.step_times(jnp.zeros(4), jnp.ones((4, 2))), "differences of times"),
+    ],
+)
+def test_rejects(call, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,69 @@
+"""Appendix F: landscapes, their descent, and its two time scales."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sslstep import landscape, linear
+
+GAMMAS = (1.0, 0.3, 0.0)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("initial", [1e-3, -1e-3, 0.0, 1.7])
+def test_trajectories_descend_their_landscapes(dtype, gamma, initial):
+    t = jnp.linspace(0, 5, 26, dtype=dtype)
+    pairs = [
+        (landscape.self_supervised_trajectory, landscape.self_supervised),
+        (landscape.supervised_trajectory, landscape.supervised),
+    ]
+    for trajectory, loss in pairs:
+        s, velocity = jax.jvp(
+            lambda t, f=trajectory: f(t, gamma, initial), (t,), (jnp.ones_like(t),)
+        )
+        expected = -gamma * jax.vmap(jax.grad(loss))(s)
+        # Each side is a difference of terms of size 8γ max|s|^3, rounded some ten times.
+        tol = 100 * float(jnp.finfo(dtype).eps) * gamma * max(1, abs(initial)) ** 3
+        np.testing.assert_allclose(velocity, expected, atol=tol)
+        assert float(s[0]) == pytest.approx(initial)
+
+
+def test_self_supervised_is_eq10_rescaled(x64):
+    t = jnp.linspace(0, 3, 31)
+    rescaled = landscape.self_supervised_trajectory(t, 0.7, 0.7**0.5 * 1e-3)
+    np.testing.assert_allclose(rescaled, 0.7**0.5 * linear.singular_value(t, 0.7, 1e-3), rtol=1e-12)
+
+
+def test_symmetry_is_broken_by_the_sign_of_the_start():
+    ends = landscape.self_supervised_trajectory(100.0, 1.0, jnp.array([1e-9, 0.0, -1e-9]))
+    np.testing.assert_allclose(ends, [1, 0, -1], rtol=1e-6)
+    ends = landscape.supervised_trajectory(100.0, 1.0, jnp.array([1e-9, 0.0, -1e-9]), target=2.0)
+    np.testing.assert_allclose(ends, 2.0)
+
+
+def test_escape_time_is_critical_time_at_radius_one(x64):
+    gammas = jnp.asarray([0.2, 1.0, 3.0])
+    escape = landscape.escape_time(gammas, gammas**0.5 * 1e-6)
+    np.testing.assert_allclose(escape, linear.critical_time(gammas, 1e-6), rtol=1e-13)
+    small = landscape.escape_time(gammas, 1e-6, 1e-3)
+    reached = landscape.self_supervised_trajectory(small, gammas, 1e-6)
+    np.testing.assert_allclose(reached, 1e-3, rtol=1e-6)  # the cubic term is ε^2 smaller
+    assert float(landscape.escape_time(1.0, 0.0)) == np.inf
+
+
+def test_settling_time_is_the_rate_of_the_last_approach(x64):
+    t = jnp.asarray([3.0, 3.5])
+    rest = 1 - landscape.self_supervised_trajectory(t, 1.0, 0.3)
+    assert float(rest[1] / rest[0]) == pytest.approx(
+        np.exp(-0.5 / landscape.settling_time(1.0)), rel=1e-6
+    )
+
+
+def test_broadcast_jit_vmap_grad(dtype):
+    gammas = jnp.asarray([0.5, 1.0], dtype)
+    t = jnp.asarray([[0.1], [1.0], [9.0]], dtype)
+    for trajectory in (landscape.self_supervised_trajectory, landscape.supervised_trajectory):
+        assert jax.jit(trajectory)(t, gammas, 0.1).shape == (3, 2)
+        gradient = jax.grad(lambda g, f=trajectory: f(t, g, 0.1).sum())(gammas)
+        assert bool(jnp.isfinite(gradient).all())
