@@ -195,7 +195,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
             if j != k and max(j, k) < dim:
                 ax.semilogy(t, np.abs(arrays["coupled"][:, j, k]), **dotted)
         names = [f"$s_{j + 1}$" if j == k else f"$a_{{{j + 1}{k + 1}}}$" for j, k in pairs]
-        ends = [abs(arrays["full"][-1, j, k]) for j, k in pairs]
+        ends = np.array([abs(arrays["full"][-1, j, k]) for j, k in pairs])
         plotting.end_labels(ax, t[-1], ends, names)
         ax.set(xlabel=r"time $t$", title=title)
     axes[0].set_ylabel("size of the element")

@@ -84,7 +84,7 @@ def run(config: Config) -> Arrays:
             modes,
             eta,
             num_steps,
-            record_at=[0, *at],
+            record_at=np.r_[0, at],
             progress=advance,
         )
         jax.block_until_ready(trajectory)

@@ -55,22 +55,31 @@ def run(config: Config) -> Arrays:
         )
         arrays[f"{name}_loss"] = loss(grid)
         arrays[name] = closed(t[:, None], gammas[None, :], initial)
-        arrays[f"{name}_integrated"] = jax.vmap(
-            lambda gamma, loss=loss, initial=initial: _descend(loss, gamma, initial, t), out_axes=1
-        )(gammas)
+        field = _supervised_field if supervised else _self_supervised_field
+        arrays[f"{name}_integrated"] = _integrate(field, gammas, initial, t)
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _descend(loss, gamma, initial, t):
-    """s' = -γ dL/ds by automatic differentiation of the landscape, integrated by diffrax."""
+def _self_supervised_field(t, s, gammas):
+    """s' = -γ dL/ds, by automatic differentiation of the landscape."""
+    return -gammas * jax.grad(lambda s: landscape.self_supervised(s).sum())(s)
+
+
+def _supervised_field(t, c, gammas):
+    return -gammas * jax.grad(lambda c: landscape.supervised(c).sum())(c)
+
+
+def _integrate(field, gammas, initial, t):
+    """All modes from one start, by diffrax."""
     tolerance = 1e2 * float(jnp.finfo(t.dtype).eps)
     return diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda _, s, __: -gamma * jax.grad(loss)(s)),
+        diffrax.ODETerm(field),
         diffrax.Tsit5(),
         t0=t[0],
         t1=t[-1],
         dt0=jnp.asarray(1e-3, t.dtype),
-        y0=initial,
+        y0=jnp.full_like(gammas, initial),
+        args=gammas,
         saveat=diffrax.SaveAt(ts=t),
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance * 1e-3),
         max_steps=100_000,

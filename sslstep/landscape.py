@@ -145,7 +145,7 @@ def escape_time(
         radius: ε.
 
     Returns:
-        The time, in the broadcast shape; ``inf`` from zero.
+        The time, in the broadcast shape; ``inf`` from zero, 0 for a start outside the ball.
 
     Example:
         >>> from sslstep import landscape, linear
@@ -153,7 +153,7 @@ def escape_time(
         True
     """
     rate, initial, radius = jnp.broadcast_arrays(*_as_floats(eigenvalue, initial, radius))
-    return jnp.log(radius / jnp.abs(initial)) / (4 * rate)
+    return jnp.maximum(jnp.log(radius / jnp.abs(initial)), 0) / (4 * rate)
 
 
 def settling_time(eigenvalue: Real[ArrayLike, "..."]) -> Float[Array, "..."]:

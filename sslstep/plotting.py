@@ -130,28 +130,28 @@ def time_marks(ax: "Axes", times: ArrayLike, *, label: str) -> None:
 
 
 def end_labels(
-    ax: "Axes", x: float, values: Sequence[float], names: Sequence[str], *, gap: float = 6.0
+    ax: "Axes", x: ArrayLike, values: ArrayLike, names: Sequence[str], *, gap: float = 6.0
 ) -> None:
     """Name curves at their right end, moved apart where they would overlap.
 
     Args:
         ax: where to draw; its scale and limits are read when the figure is drawn.
         x: where the curves end.
-        values: at their ends.
+        values: at their ends, one for each curve.
         names: of the curves, in the same order.
         gap: least distance of two names, in points.
     """
-    order = np.argsort(values)
-    heights = np.log10(values) if ax.get_yscale() == "log" else np.asarray(values, float)
+    end, values = float(np.asarray(x)), np.asarray(values, float)
+    heights = np.log10(values) if ax.get_yscale() == "log" else values
     low, high = np.log10(ax.get_ylim()) if ax.get_yscale() == "log" else ax.get_ylim()
     points = ax.get_window_extent().height * 72 / ax.figure.dpi / (high - low)
     bottom = -np.inf
-    for i in order:
+    for i in np.argsort(values):
         height = max(heights[i] * points, bottom + gap)
         bottom = height
         ax.annotate(
             names[i],
-            (x, values[i]),
+            (end, values[i]),
             xytext=(3, height - heights[i] * points),
             textcoords="offset points",
             fontsize=6,

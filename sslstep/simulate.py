@@ -80,7 +80,7 @@ def gradient_descent(
         learning_rate: η; traced, so that another value compiles nothing anew.
         num_steps: how many steps.
         record_every: record steps 0, ``record_every``, ... ``num_steps``; has to divide
-        ``num_steps``.
+            ``num_steps``.
         record_at: record these steps instead, increasing, within 0...num_steps; logarithmically
             spaced ones suit the dynamics. What comes after the last is not run.
         progress: called with the step number at every record, from within the compiled loop.
@@ -91,7 +91,7 @@ def gradient_descent(
 
     Raises:
         ValueError: if shapes do not fit, d > m, Γ is not square, symmetric and finite, weights are
-        not
+            not
             finite, or the steps are out of order.
         DivergenceError: if the run diverges, with the step.
 
@@ -141,7 +141,7 @@ def gradient_flow(
     r"""Gradient flow (Eq. 6) of the linear model, integrated by diffrax in the eigenbasis.
 
     An adaptive explicit Runge-Kutta method of order 5 (Tsit5): fast modes that have been learned
-    limit the step by stability, about :math:`1 / \gamma_1`, whatever the tolerance.
+    limit the step by stability, about :math:`0.4 / \gamma_1`, whatever the tolerance.
 
     Args:
         weights: W(0), shape ``(d, m)``.
@@ -323,9 +323,9 @@ def _warn_if_unstable(learning_rate, eigenvalues) -> None:
         first, last = float(eigenvalues[0]), float(eigenvalues[-1])
     if float(learning_rate) >= limit:
         warnings.warn(
-            f"learning_rate = {float(learning_rate):.3g} cannot converge: the limit is "
-            f"{limit:.3g}, "
-            f"set by the eigenvalues of Γ, {first:.3g} ... {last:.3g} (see max_learning_rate).",
+            f"learning_rate = {float(learning_rate):.3g} is above the stability limit "
+            f"{limit:.3g}, set by the eigenvalues of Γ, {first:.3g} ... {last:.3g} "
+            f"(see max_learning_rate).",
             stacklevel=3,
         )
 

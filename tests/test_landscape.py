@@ -53,10 +53,11 @@ def test_escape_time_is_critical_time_at_radius_one(x64):
 
 
 def test_settling_time_is_the_rate_of_the_last_approach(x64):
-    t = jnp.asarray([3.0, 3.5])
+    t = jnp.asarray([1.5, 2.0])
     rest = 1 - landscape.self_supervised_trajectory(t, 1.0, 0.3)
     assert float(rest[1] / rest[0]) == pytest.approx(
-        np.exp(-0.5 / landscape.settling_time(1.0)), rel=1e-6
+        np.exp(-0.5 / landscape.settling_time(1.0)),
+        rel=1e-4,  # 1 - s is 3e-5 at the first, and that is the relative size of what comes next
     )
 
 

@@ -19,9 +19,9 @@ def test_parts_and_save(tmp_path):
     with plotting.style():
         fig, (left, right) = plt.subplots(1, 2)
         plotting.mode_curves(left, t, np.outer(t, [1, 2]), np.outer(t, [1.1, 1.9]))
-        plotting.time_marks(left, [0.2, np.inf, 0.7], label="τ")
+        plotting.time_marks(left, np.array([0.2, np.inf, 0.7]), label="τ")
         right.semilogy(t, np.exp(t))
-        plotting.end_labels(right, 1.0, [np.e, np.e], ["a", "b"])
+        plotting.end_labels(right, 1.0, np.array([np.e, np.e]), ["a", "b"])
         plotting.label_panels([left, right])
         # Solid and dashed: told apart without colour. Infinite times have no mark.
         assert [line.get_linestyle() for line in left.lines] == ["-", "--", "-", "--", "--", "--"]

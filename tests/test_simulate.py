@@ -187,9 +187,7 @@ def test_progress_is_called_at_records(x64):
 
 def test_warns_above_the_stability_limit(x64):
     gamma = jnp.diag(jnp.asarray([1.0, 0.5]))
-    with pytest.warns(
-        UserWarning, match=r"learning_rate = 0.26 cannot converge: the limit is 0.25"
-    ):
+    with pytest.warns(UserWarning, match=r"learning_rate = 0.26 is above the stability limit 0.25"):
         simulate.gradient_descent(0.1 * jnp.eye(2), gamma, 0.26, 10)
 
 

@@ -244,7 +244,7 @@ def effective_eigenvalue(
 
 
 def max_learning_rate(eigenvalues: Real[ArrayLike, " k"]) -> Float[Array, ""]:
-    r"""The learning rate above which gradient descent on the linear model cannot converge.
+    r"""The learning rate below which gradient descent from a small start is stable.
 
     Around the top spectral solution the mode equation of gradient descent,
     :math:`s \leftarrow s + 4\eta(1 - \gamma s^2)\gamma s`, has slope :math:`1 - 8\eta\gamma`, and
@@ -253,8 +253,9 @@ def max_learning_rate(eigenvalues: Real[ArrayLike, " k"]) -> Float[Array, ""]:
 
     .. math:: \eta < \min\left(\frac{1}{4 \gamma_{\max}}, \frac{1}{2 |\gamma_{\min}|}\right),
 
-    the second only if :math:`\gamma_{\min} < 0`. (The paper's :math:`\eta = 1/4` of G.3 is its
-    case γ = 1.)
+    the second only if :math:`\gamma_{\min} < 0`. Above the first bound the top spectral solution is
+    unstable, and descent can at best end in another one; above the second, what should decay grows
+    until the embedding is full. (The paper's :math:`\eta = 1/4` of G.3 is its case γ = 1.)
 
     Args:
         eigenvalues: of Γ, in any order, shape ``(k,)``.

@@ -34,7 +34,7 @@ class Aligned(NamedTuple):
     Attributes:
         rotation: U, orthogonal, shape ``(d, d)``.
         singular_values: :math:`s_j(0) \ge 0`, shape ``(d,)``; in the order of the modes, not
-        sorted.
+            sorted.
     """
 
     rotation: Float[Array, "d d"]
@@ -128,7 +128,7 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
 
     Raises:
         ValueError: if the shapes do not fit, d exceeds the number of modes, or values are not
-        finite.
+            finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -159,7 +159,7 @@ def small_init_trajectory(
     .. math:: W^*(t) = U \,\mathrm{diag}(s_1(t), \dots, s_d(t))\, V_d^\top
 
     with U and s(0) from :func:`align` and s(t) from Eq. 10. As α → 0 the true trajectory approaches
-    it at every t, at the rate :func:`alignment_exponent`.
+    it: :func:`alignment_exponent` is the rate of the largest distance over t.
 
     Args:
         weights: W(0), shape ``(d, m)``.
@@ -259,7 +259,7 @@ def elements(
 
     Raises:
         ValueError: if the shapes do not fit, or :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0`
-        fails.
+            fails.
 
     Example:
         >>> import jax.numpy as jnp
@@ -303,7 +303,9 @@ def coupled_elements(
     with I the regularised incomplete beta function. So :math:`A_{jk}` ends above Eq. 48 by
     :math:`g(1)` (π/2 at r = 2), and :math:`A_{kj}` at :math:`-\sqrt{\gamma_k / \gamma_j} A_{jk}`:
     what is below the diagonal does not stay zero, though it vanishes with α as what is above it
-    does. Derived in docs/errata.md; it assumes that mode j is learned before mode k starts.
+    does. It assumes that mode j is learned before mode k starts. Differentiable in t and A(0), not
+    in the eigenvalues, since JAX has no derivative of I by its parameters. Derived in
+    docs/errata.md.
 
     Args:
         t: effective time, any shape ``(...)``.
@@ -315,7 +317,7 @@ def coupled_elements(
 
     Raises:
         ValueError: if the shapes do not fit, or :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0`
-        fails.
+            fails.
 
     Example:
         >>> import jax.numpy as jnp
