@@ -14,7 +14,7 @@ NAME ?=
 
 BIN := $(VENV)/bin
 EXPERIMENT = $(BIN)/python -m experiments.$(1) --preset $(PRESET) $(ARGS)
-FROM_DATA = $(if $(DATA),--data $(DATA)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+FROM_DATA = $(if $(DATA),--data $(DATA)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 ##@ Reproduce the paper
 .PHONY: figures
@@ -40,7 +40,7 @@ claims: $(VENV)/.run  ## the paper's claims against what the runs in results/ me
 .PHONY: data
 data: data-name .venv-data/.run  ## fetch and prepare NAME=cifar10 or stl10 in DATA_DIR (installs TensorFlow, apart)
 # By path and with -P: `-m sslstep.data.prepare` would import the package, and with it JAX.
-	.venv-data/bin/python -P sslstep/data/prepare.py $(NAME) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(ARGS)
+	.venv-data/bin/python -P sslstep/data/prepare.py $(NAME) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
 ##@ Develop
 .PHONY: test
