@@ -181,6 +181,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     error.axhspan(-2, 2, color="0.9", zorder=0, linewidth=0)
     error.axhline(0, color="0.5", linewidth=0.6, zorder=0)
     error.set(xlabel=r"mode $j$", ylabel="predicted $-$ measured\nstep time (%)", xticks=modes)
+    error.set(ylim=(min(-3, error.get_ylim()[0]), max(3, error.get_ylim()[1])))
     error.legend(loc="lower right")
     plotting.label_panels((loss, eigenvalues, error))
     return fig
