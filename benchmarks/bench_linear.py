@@ -67,7 +67,7 @@ def seconds(function, *arguments):
 
 
 def full_run(weights, gamma, modes, rate) -> None:
-    """All ten modes learned, ours and the dense loop compared; and Figure 1's 300,000 steps timed."""
+    """The dense loop compared until all ten modes are learned; Figure 1's run timed."""
     steps = int(20.0 / rate)
     at = np.unique(np.geomspace(1, steps, 100).astype(int))
     run = simulate.gradient_descent(weights, modes, rate, steps, record_at=at)
