@@ -55,6 +55,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     """Run an experiment from its command line; returns the exit status."""
     options = _parse(experiment, sys.argv[1:] if args is None else list(args))
     folder = options.out or Path("results") / experiment.name / _folder_name(experiment, options)
+    _require_replaceable(folder)
     # All is written beside the old results, which are replaced only by complete new ones.
     draft = folder.with_name(folder.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
@@ -110,6 +111,27 @@ def _parse(experiment: Experiment[C], args: list[str]) -> Options[C]:
         default=Options(default, preset),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def command(experiment: Experiment[C]) -> None:
+    """The experiment as a program: what a user can mend is one line, without a traceback."""
+    try:
+        sys.exit(main(experiment))
+    except (OSError, ValueError, FloatingPointError) as error:
+        sys.exit(f"{experiment.name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{experiment.name}: interrupted; earlier results are as they were")
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Refuse to replace anything but the results of an earlier run."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "claims.json").is_file():
+        raise ValueError(
+            f"out = {folder} holds files that no experiment wrote (there is no claims.json). It "
+            f"would be replaced as a whole: name a new folder."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out = {folder} is a file: name a folder.")
 
 
 def _folder_name(experiment: Experiment[C], options: Options[C]) -> str:

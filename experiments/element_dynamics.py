@@ -9,7 +9,6 @@ paper; a_jk with j < k <= d ends above Eq. 48 by the factor √π Γ((r+1)/2) / 
 a_kj at -√(γ_k/γ_j) times that. Time is Section 4's, so a quarter of Appendix C's. Takes seconds.
 """
 
-import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,8 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gamma as gamma_function
 
-from experiments._run import Arrays, Experiment, main
+from experiments._run import Arrays, Experiment, command
 from sslstep import claims, linear, plotting, simulate
+
+#: What is left out is known up to a constant, of order one: the ratio of random initial elements.
+CONSTANT = 10.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """Integrate the full dynamics at `init_scale`, and its distance to alignment at each scale."""
+    if not 2 <= config.dim < config.num_features:
+        raise ValueError(
+            f"dim must be >= 2 and < num_features, got {config.dim} and {config.num_features}."
+        )
+    if len(config.scales) < 4 or sorted(set(config.scales), reverse=True) != list(config.scales):
+        raise ValueError(f"scales must be at least four, descending, got {config.scales}.")
     dtype = jnp.dtype(config.dtype)
     gammas = 2.0 ** -jnp.arange(1, config.num_features + 1, dtype=dtype)
     normal = jax.random.normal(
@@ -97,7 +105,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     gammas, dim, size = arrays["gammas"], config.dim, config.num_features
     rows, columns = np.triu_indices(dim, 1)
     beta = float(linear.alignment_exponent(jnp.asarray(gammas), dim))
-    solver = 1e3 * 1e-2 * float(np.finfo(full.dtype).eps) ** 0.5
+    solver = 1e2 * 1e-2 * float(np.finfo(full.dtype).eps) ** 0.5
 
     # What first order leaves out, relative to an element, is of order alpha^beta; an element (j, k)
     # with a mode l in between also gets a_jl a_lk, relative to it alpha^((1 - γ_l/γ_j)(1 -
@@ -107,10 +115,13 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             (1 - gammas[i] / gammas[j]) * (1 - gammas[k] / gammas[i]) for i in range(j + 1, k)
         ]
         exponent = min([beta, *between[: dim - j - 1]])
-        return 10 * config.init_scale ** float(exponent) + solver
+        return config.init_scale ** float(exponent) + solver
 
     def worst(pairs, prediction):
-        return max(float(np.abs(full[:, j, k] / prediction[:, j, k] - 1).max()) for j, k in pairs)
+        return max(
+            float(np.abs(full[:, j, k] / prediction[:, j, k] - 1).max()) / order(j, k)
+            for j, k in pairs
+        )
 
     beyond = [(j, k) for j in range(dim) for k in range(dim, size)]
     pairs = list(zip(rows, columns, strict=True))
@@ -124,22 +135,23 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     slope = np.diff(np.log(distances)) / np.diff(np.log(scales))
     results = [
         claims.below(
-            "s_j(t) follows Eq. 47: largest relative error over j and t",
+            "s_j(t) follows Eq. 47: largest relative error over its order in α",
             "Eq. 47",
             measured=worst([(j, j) for j in range(dim)], paper),
-            tolerance=order(0, 0),
+            tolerance=CONSTANT,
         ),
         claims.below(
-            "a_jk(t) with k > d follows Eq. 48: largest relative error over elements and t",
+            "a_jk(t) with k > d follows Eq. 48: largest relative error over its order in α",
             "Eq. 48",
             measured=worst(beyond, paper),
-            tolerance=max(order(j, k) for j, k in beyond),
+            tolerance=CONSTANT,
         ),
         claims.below(
-            "a_jk(t) with j < k <= d follows Eq. 48 times F(λ_k): largest relative error",
+            "a_jk(t) with j < k <= d follows Eq. 48 and its second stage: largest relative error "
+            "over its order in α",
             "beyond the paper",
             measured=worst(pairs, coupled),
-            tolerance=max(order(j, k) for j, k in pairs),
+            tolerance=CONSTANT,
         ),
     ]
     for i, (j, k) in enumerate(pairs):
@@ -149,14 +161,14 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
                 "Eq. 48, corrected",
                 expected=float(factor[i]),
                 measured=float(reached[i]),
-                tolerance=order(j, k) * float(factor[i]),
+                tolerance=CONSTANT * order(j, k) * float(factor[i]),
             ),
             claims.close(
                 f"a_{k + 1}{j + 1}(∞) is -√(γ_k/γ_j) a_{j + 1}{k + 1}(∞), not zero: their ratio",
                 "Eq. 48, corrected",
                 expected=1.0,
                 measured=float(below[i]),
-                tolerance=order(j, k),
+                tolerance=CONSTANT * order(j, k),
             ),
         ]
     results.append(
@@ -212,4 +224,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT))
+    command(EXPERIMENT)

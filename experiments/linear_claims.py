@@ -43,7 +43,7 @@ def _aligned_start(config, modes, weights) -> Arrays:
     residual = jnp.abs(slope - right) / jnp.where(s > 1e-30, scale, jnp.inf)
     trajectory = linear.small_init_trajectory(weights, modes)
     times = _times(modes, aligned.singular_values, 200)
-    run = simulate.gradient_flow(trajectory(0.0), modes, times)
+    run = simulate.gradient_flow(trajectory(0.0), modes, times, rtol=_fine(times.dtype))
     elements = jnp.einsum("ji,tjk->tik", aligned.rotation, run.coefficients)
     closed = linear.singular_value(times[:, None], modes.eigenvalues[:dim], aligned.singular_values)
     eye = jnp.eye(dim, elements.shape[2], dtype=closed.dtype)
@@ -53,6 +53,12 @@ def _aligned_start(config, modes, weights) -> Arrays:
         "eq12_residual": residual.max(),
         "aligned_distance": jnp.linalg.norm(difference, axis=(1, 2)).max() / final,
     }
+
+
+def _fine(dtype) -> float:
+    """The integrator's relative tolerance where a claim is exact: 2e-12, and 4e-6 in float32."""
+    eps = float(jnp.finfo(dtype).eps)
+    return min(1e4 * eps, 1e-2 * eps**0.5)
 
 
 def _times(modes: linear.Modes, start: jax.Array, num: int) -> jax.Array:
@@ -175,10 +181,13 @@ def _three_signs(modes: linear.Modes) -> Arrays:
     start = jnp.full(3, 0.1, gammas.dtype)
     # Long enough for the negative mode to shrink by e^-40.
     times = jnp.asarray([0.0, 10.0], gammas.dtype) / jnp.abs(gammas[2])
-    run = simulate.gradient_flow(jnp.diag(start), few, times)
+    # Compiled with the modes as arguments, so that none is known to be zero and left out.
+    final = jax.jit(
+        lambda few: simulate.gradient_flow(jnp.diag(start), few, times).coefficients[-1]
+    )
     limit = linear.singular_value(jnp.inf, gammas, start)
     return {
-        "limits_run": jnp.diagonal(run.coefficients[-1]),
+        "limits_run": jnp.diagonal(final(few)),
         "limits_expected": jnp.stack([gammas[0] ** -0.5, start[1], 0 * start[2]]),
         "limits_formula": limit,
     }
@@ -280,8 +289,8 @@ def _plateaus(config, arrays) -> list[tuple[float, int]]:
 def _check_solution(config, arrays) -> list[claims.Claim]:
     eps = float(np.finfo(arrays["loss"].dtype).eps)
     ratios = arrays["norm_ratios"]
-    condition = float(arrays["gammas"][0] / arrays["gammas"][config.dim - 1])
-    rounding = config.dim * condition * 1e2 * eps
+    # W Γ W^T is rounded in sums of m products, of a size that rounding multiplies by 1e3 at most.
+    rounding = config.dim * 1e3 * eps
     limits = np.abs(arrays["limits_run"] - arrays["limits_expected"])
     formula = np.abs(arrays["limits_formula"] - arrays["limits_expected"])
     aligned = np.abs(arrays["aligned_losses"] / arrays["modewise_losses"] - 1)
@@ -299,7 +308,7 @@ def _check_solution(config, arrays) -> list[claims.Claim]:
             measured=float(arrays["aligned_distance"]),
             # The integrator's relative tolerance, over growth by a factor α^-1 = e^16 and a rise in
             # which a relative error of s grows by as much again.
-            tolerance=50 * 1e-2 * eps**0.5,
+            tolerance=50 * _fine(arrays["loss"].dtype),
         ),
         claims.below(
             "s_j goes to γ^-1/2, stays, or goes to 0 as γ is positive, zero or negative: worst "
@@ -331,7 +340,7 @@ def _check_solution(config, arrays) -> list[claims.Claim]:
             "Prop. 4.3",
             expected=0.0,
             measured=float(ratios.min()) - 1,
-            tolerance=rounding,
+            tolerance=100 * eps,
         ),
     ]
 
@@ -352,38 +361,42 @@ def _check_alignment(config, arrays) -> list[claims.Claim]:
     ]
     for dim in (*SMALL_DIMS, config.dim):
         if f"distances_{dim}" in arrays:
-            results += _check_distances(arrays, dim)
+            results += _check_distances(config, arrays, dim)
     return results
 
 
-def _check_distances(arrays, dim) -> list[claims.Claim]:
+def _check_distances(config, arrays, dim) -> list[claims.Claim]:
     measured, predicted, floor = arrays[f"distances_{dim}"].T
+    scales, tiny = arrays[f"distance_scales_{dim}"], arrays[f"distance_scales_{dim}"].min()
     resolved = measured > 30 * floor
-    measured, predicted = measured[resolved], predicted[resolved]
-    scales = arrays[f"distance_scales_{dim}"][resolved]
+    measured, predicted, scales = measured[resolved], predicted[resolved], scales[resolved]
     beta = float(linear.alignment_exponent(jnp.asarray(arrays["gammas"]), dim))
-    decades = np.log10(scales[0] / scales[-1])
-    last = np.log(scales[-2] / scales[-1])
+    falling = np.append(True, np.diff(measured) < 0)
+    decades = np.log10(scales[0] / scales[falling.cumprod().sum() - 1])
     results = [
-        claims.below(
-            f"sup_t |W(t) - W*(t)| at d = {dim} falls with α over {decades:.0f} decades: "
-            f"largest ratio of one to that at the next larger α",
+        claims.above(
+            f"sup_t |W(t) - W*(t)| at d = {dim} falls with α: over how many "
+            f"decades, without exception",
             "Result 4.6",
-            measured=float((measured[1:] / measured[:-1]).max()),
-            expected=0.0,
-            tolerance=1.0,
+            # With few dimensions the distance soon falls below what the integrator resolves.
+            expected=8.0 if dim == config.dim else 0.5,
+            measured=float(decades),
         ),
     ]
-    # Close modes are asymptotic only at an α too small for float32.
-    if scales[-1] ** beta < 0.02:
+    # Whether the closest modes can be asymptotic depends on the gaps and on the floating-point
+    # type, whose smallest squares bound α; not on what was measured.
+    if tiny**beta < 0.02:
+        last = np.log(scales[-2] / scales[-1]) if len(scales) > 1 else np.nan
+        expected = float(np.log(predicted[-2:-1] / predicted[-1:]).sum() / last)
         results.append(
             claims.close(
                 f"at the rate of Eq. 48 with its second stage, for the measured gaps: exponent "
                 f"around α = {scales[-1]:.0e} (β = {beta:.3f} as α → 0)",
                 "Result 4.6",
-                expected=float(np.log(predicted[-2] / predicted[-1]) / last),
-                measured=float(np.log(measured[-2] / measured[-1]) / last),
-                tolerance=0.01,
+                expected=expected,
+                measured=float(np.log(measured[-2:-1] / measured[-1:]).sum() / last),
+                # Second order: elements are of size 0.01 there, relative to each other.
+                tolerance=0.02 * abs(expected),
             )
         )
     return results

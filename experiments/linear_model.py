@@ -12,7 +12,6 @@ the claims of Section 4. About two minutes on two cores.
 Presets differ in the data: `cpu` uses the embedded photographs, `paper` CIFAR-10 from --data-dir.
 """
 
-import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import linear_claims
-from experiments._run import Arrays, Experiment, main
+from experiments._run import Arrays, Experiment, command
 from sslstep import data, linear, plotting, simulate
 from sslstep.measure import spectrum
 
@@ -63,6 +62,12 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """Data to modes, gradient descent and its prediction, and what the claims need."""
+    for name, least in (("num_images", 1), ("dim", 1), ("num_records", 2), ("num_draws", 1)):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
+    for name in ("init_scale", "learning_rate"):
+        if not 0 < getattr(config, name) < np.inf:
+            raise ValueError(f"{name} must be > 0 and finite, got {getattr(config, name)}.")
     keys = dict(zip(("images", "crops", "weights", "claims"), _split(config.seed), strict=True))
     x, x_prime = positive_pairs(config, keys["images"], keys["crops"])
     modes = linear.modes(linear.cross_correlation(x, x_prime))
@@ -197,4 +202,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT))
+    command(EXPERIMENT)

@@ -8,7 +8,6 @@ small start the first waits, then steps (C); the second grows from the first mom
 Trajectories are closed forms; crosses are the same equations integrated numerically. Takes seconds.
 """
 
-import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._run import Arrays, Experiment, main
+from experiments._run import Arrays, Experiment, command
 from sslstep import claims, landscape, plotting
 from sslstep.measure import spectrum
 
@@ -40,6 +39,8 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """Landscapes, closed-form trajectories, and the same by integrating the gradients."""
+    if config.num_times < 2 or config.t_max <= 0 or min(config.eigenvalues, default=0) <= 0:
+        raise ValueError("num_times must be >= 2, t_max > 0 and all eigenvalues > 0.")
     dtype = jnp.dtype(config.dtype)
     gammas = jnp.asarray(config.eigenvalues, dtype)
     t = jnp.linspace(0, config.t_max, config.num_times, dtype=dtype)
@@ -101,8 +102,10 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     first, j = 1 - curves[:, 0], 0
     tail = (first < 1e-2) & (first > 1e-3)
     settling = -1 / np.polyfit(np.asarray(t)[tail], np.log(first[tail]), 1)[0]
-    slope = jax.grad(landscape.supervised)(jnp.asarray(0.0, t.dtype))
-    curvature = jax.grad(jax.grad(landscape.self_supervised))
+    grown = arrays["self_supervised_integrated"][:, 0]
+    small = grown < 1e-2
+    early = np.polyfit(np.asarray(t)[small], np.log(grown[small]), 1)[0]
+    velocity = (arrays["supervised_integrated"][1, -1] - config.initial) / float(t[1])
     return [
         claims.below(
             "the closed-form trajectories solve s' = -γ dL/ds (with a minus sign)",
@@ -115,22 +118,28 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             "a small start ends in the minimum of its own sign: +1 from above 0, -1 from below",
             "Fig. 8A, C",
             expected=2.0,
-            measured=float(curves[-1, 0] - arrays["self_supervised_negative"][-1, 0]),
+            measured=float(
+                arrays["self_supervised_integrated"][-1, 0]
+                - arrays["self_supervised_negative_integrated"][-1, 0]
+            ),
             tolerance=1e-3,
         ),
         claims.close(
-            "the origin of the self-supervised landscape is a maximum, of curvature -4",
-            "Fig. 8A",
-            expected=-4.0,
-            measured=float(curvature(jnp.asarray(0.0, t.dtype))),
-            tolerance=4 * eps,
+            "from the origin, a maximum, growth is exponential at rate 4γ: measured rate over γ",
+            "Fig. 8A, C",
+            expected=4.0,
+            measured=float(early / gammas[j]),
+            # The cubic term slows growth by a fraction s^2 at most, 1e-4 here.
+            tolerance=4e-3,
         ),
         claims.close(
-            "the supervised landscape slopes at the origin, so growth starts at once",
+            "the supervised landscape slopes at the origin, so growth starts at once: velocity "
+            "over γ",
             "Fig. 8B, D",
-            expected=-2.0,
-            measured=float(slope),
-            tolerance=4 * eps,
+            expected=2.0,
+            measured=float(velocity / gammas[-1]),
+            # The mean velocity of the first interval is less by a fraction γ dt, dt = 0.025.
+            tolerance=2.0 * float(gammas[-1] * t[1]) + 2 * config.initial,
         ),
         claims.below(
             "escape to radius 0.1 takes log(0.1/|s(0)|)/4γ: relative error over the modes",
@@ -183,4 +192,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT))
+    command(EXPERIMENT)

@@ -23,6 +23,16 @@ def shape_of(value: Any) -> tuple[int, ...]:
     return tuple(np.shape(value))
 
 
+def as_float(name: str, value: Any) -> jax.Array:
+    """An array of floating dtype; bytes and integers are converted: their products would wrap."""
+    array = jnp.asarray(value)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return array.astype(jnp.result_type(float))
+    raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}.")
+
+
 def require_matrix(name: str, value: Any, wanted: str) -> tuple[int, int]:
     """Check that `value` is a non-empty matrix and return its shape."""
     shape = shape_of(value)
@@ -60,7 +70,7 @@ def require_symmetric(name: str, value: Any) -> None:
     # Rounding in a sum of n products leaves an asymmetry of order sqrt(n) eps; 1e3 eps admits
     # n of about a million and still catches every matrix that is asymmetric by construction.
     with jax.ensure_compile_time_eval():
-        matrix = jnp.asarray(value)
+        matrix = as_float(name, value)
         gap = float(jnp.abs(matrix - matrix.T).max())
         scale = float(jnp.abs(matrix).max())
     if gap > 1e3 * float(jnp.finfo(matrix.dtype).eps) * scale:

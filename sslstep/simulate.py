@@ -72,7 +72,8 @@ def gradient_descent(
     .. math:: W \leftarrow W - 4 \eta (W \Gamma W^\top - I) W \Gamma
 
     in the eigenbasis, compiled as one loop. Only the records are kept. With ``record_every`` the
-    loop can be differentiated in reverse; with ``record_at`` forward only.
+    loop can be differentiated in reverse; with ``record_at`` forward only. Derivatives by Γ go
+    through its modes: at exactly repeated eigenvalues see :func:`sslstep.linear.modes`.
 
     Args:
         weights: W(0), shape ``(d, m)``.
@@ -91,8 +92,7 @@ def gradient_descent(
 
     Raises:
         ValueError: if shapes do not fit, d > m, Γ is not square, symmetric and finite, weights are
-            not
-            finite, or the steps are out of order.
+            not finite, or the steps are out of order.
         DivergenceError: if the run diverges, with the step.
 
     Warns:
@@ -141,7 +141,8 @@ def gradient_flow(
     r"""Gradient flow (Eq. 6) of the linear model, integrated by diffrax in the eigenbasis.
 
     An adaptive explicit Runge-Kutta method of order 5 (Tsit5): fast modes that have been learned
-    limit the step by stability, about :math:`0.4 / \gamma_1`, whatever the tolerance.
+    limit the step by stability, about :math:`0.4 / \gamma_1`, whatever the tolerance. Derivatives
+    by Γ go through its modes: at exactly repeated eigenvalues see :func:`sslstep.linear.modes`.
 
     Args:
         weights: W(0), shape ``(d, m)``.
@@ -242,9 +243,10 @@ def _prepare(weights, gamma_matrix) -> tuple[Array, Modes]:
         if rows != columns:
             raise ValueError(
                 f"a simulation needs all modes of Γ, got {columns} of {rows}: call "
-                f"modes(gamma_matrix) "
-                f"without num."
+                f"modes(gamma_matrix) without num."
             )
+        _check.require_finite("the modes' eigenvalues", gamma_matrix.eigenvalues)
+        _check.require_finite("the modes' eigenvectors", gamma_matrix.eigenvectors)
         size = rows
     else:
         _check.require_symmetric("gamma_matrix", gamma_matrix)
@@ -253,12 +255,11 @@ def _prepare(weights, gamma_matrix) -> tuple[Array, Modes]:
     if _check.shape_of(weights)[0] > size:
         raise ValueError(
             f"weights of shape {_check.shape_of(weights)}: the embedding dimension d exceeds "
-            f"the number "
-            f"of features m, and a linear model learns at most m dimensions."
+            f"the number of features m, and a linear model learns at most m dimensions."
         )
     _check.require_finite("weights", weights)
     all_modes = gamma_matrix if isinstance(gamma_matrix, Modes) else modes(gamma_matrix)
-    return jnp.asarray(weights), all_modes
+    return _check.as_float("weights", weights), all_modes
 
 
 def _to_eigenbasis(weights: Array, all_modes: Modes) -> Array:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from sslstep import _check
 
@@ -29,9 +29,7 @@ class Modes(NamedTuple):
     eigenvectors: Float[Array, "m k"]
 
 
-def cross_correlation(
-    a: Float[ArrayLike, "n p"], b: Float[ArrayLike, "n p"]
-) -> Float[Array, "p p"]:
+def cross_correlation(a: Real[ArrayLike, "n p"], b: Real[ArrayLike, "n p"]) -> Float[Array, "p p"]:
     r"""Symmetrised cross-correlation of two views (Eqs. 2 and 4).
 
     .. math:: \frac{1}{2n} \sum_i \left( a_i b_i^\top + b_i a_i^\top \right)
@@ -42,7 +40,8 @@ def cross_correlation(
 
     Args:
         a: one view of each sample, shape ``(n, p)``.
-        b: the other view of the same samples, in the same order and of the same shape.
+        b: the other view of the same samples, in the same order and of the same shape. Integers,
+            such as pixels, are converted to the default float.
 
     Returns:
         The matrix, shape ``(p, p)``.
@@ -67,14 +66,12 @@ def cross_correlation(
         )
     _check.require_finite("a", a)
     _check.require_finite("b", b)
-    a, b = jnp.asarray(a), jnp.asarray(b)
+    a, b = _check.as_float("a", a), _check.as_float("b", b)
     product = jnp.matmul(a.T, b, precision=_HIGHEST)
     return (product + product.T) / (2 * a.shape[0])
 
 
-def loss(
-    weights: Float[ArrayLike, "d m"], gamma_matrix: Float[ArrayLike, "m m"]
-) -> Float[Array, ""]:
+def loss(weights: Real[ArrayLike, "d m"], gamma_matrix: Real[ArrayLike, "m m"]) -> Float[Array, ""]:
     r"""The simplified Barlow Twins loss of a linear model (Eqs. 1 and 5).
 
     .. math:: \mathcal{L}(W) = \| W \Gamma W^\top - I_d \|_F^2
@@ -89,7 +86,8 @@ def loss(
         The loss, a scalar: d at W = 0, and 0 when the embedding is learned.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, Γ is not symmetric, or values are not finite. More
+            dimensions than features are allowed: at least d - m of the loss remain.
 
     Example:
         >>> import jax.numpy as jnp
@@ -97,14 +95,17 @@ def loss(
         >>> float(linear.loss(jnp.zeros((3, 5)), jnp.eye(5)))
         3.0
     """
-    _require_weights(weights, _check.require_matrix("gamma_matrix", gamma_matrix, "(m, m)")[0])
-    weights, gamma_matrix = jnp.asarray(weights), jnp.asarray(gamma_matrix)
+    _check.require_symmetric("gamma_matrix", gamma_matrix)
+    _require_weights(weights, _check.shape_of(gamma_matrix)[0])
+    _check.require_finite("weights", weights)
+    weights = _check.as_float("weights", weights)
+    gamma_matrix = _check.as_float("gamma_matrix", gamma_matrix)
     images = jnp.matmul(weights, gamma_matrix, precision=_HIGHEST)
     correlation = jnp.matmul(images, weights.T, precision=_HIGHEST)
     return jnp.sum((correlation - jnp.eye(weights.shape[0], dtype=correlation.dtype)) ** 2)
 
 
-def modes(gamma_matrix: Float[ArrayLike, "m m"], num: int | None = None) -> Modes:
+def modes(gamma_matrix: Real[ArrayLike, "m m"], num: int | None = None) -> Modes:
     r"""Eigenmodes of :math:`\Gamma` in descending order of eigenvalue.
 
     The derivative is finite at repeated eigenvalues too. Within a tied subspace (ties to
@@ -132,7 +133,7 @@ def modes(gamma_matrix: Float[ArrayLike, "m m"], num: int | None = None) -> Mode
         Array([3., 1.], dtype=float32)
     """
     _check.require_symmetric("gamma_matrix", gamma_matrix)
-    gamma_matrix = jnp.asarray(gamma_matrix)
+    gamma_matrix = _check.as_float("gamma_matrix", gamma_matrix)
     size = gamma_matrix.shape[0]
     if num is not None and not 1 <= num <= size:
         raise ValueError(f"num must be between 1 and m = {size}, the size of Γ, got {num}.")
@@ -182,8 +183,7 @@ def top_spectral(modes: Modes, dim: int, *, tol: float | None = None) -> Float[A
         missing = int(dim - positive.sum())
         warnings.warn(
             f"only {dim - missing} of the top {dim} eigenvalues are positive: {missing} row(s) "
-            f"of the "
-            f"solution are zero and its loss is {missing}.",
+            f"of the solution are zero and its loss is {missing}.",
             stacklevel=2,
         )
     root = jnp.where(positive, jnp.where(positive, leading.eigenvalues, 1) ** -0.5, 0)
@@ -192,13 +192,14 @@ def top_spectral(modes: Modes, dim: int, *, tol: float | None = None) -> Float[A
 
 def leading_modes(modes: Modes, dim: int) -> Modes:
     """The first `dim` modes, or an error that says why there are not as many."""
+    _check.require_finite("modes.eigenvalues", modes.eigenvalues)
+    _check.require_finite("modes.eigenvectors", modes.eigenvectors)
     available = modes.eigenvalues.shape[0]
     features = modes.eigenvectors.shape[0]
     if not 1 <= dim <= available:
         raise ValueError(
             f"dim must be between 1 and the number of modes: got dim = {dim} with {available} "
-            f"mode(s) "
-            f"of Γ on {features} features (m). A linear model learns at most m dimensions."
+            f"mode(s) of Γ on {features} features (m). A linear model learns at most m dimensions."
         )
     return Modes(modes.eigenvalues[:dim], modes.eigenvectors[:, :dim])
 

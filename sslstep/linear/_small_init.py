@@ -73,8 +73,7 @@ def init_weights(
     if not 1 <= dim <= num_features:
         raise ValueError(
             f"dim must be between 1 and num_features: got dim = {dim} with {num_features} "
-            f"features. "
-            f"A linear model learns at most m dimensions."
+            f"features. A linear model learns at most m dimensions."
         )
     return jnp.asarray(init_scale, dtype) * jax.random.normal(key, (dim, num_features), dtype)
 
@@ -139,7 +138,7 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
     """
     _require_weights(weights, modes.eigenvectors.shape[0])
     _check.require_finite("weights", weights)
-    weights = jnp.asarray(weights)
+    weights = _check.as_float("weights", weights)
     leading = leading_modes(modes, weights.shape[0])
     # QR of a matrix of size α is exact to relative rounding whatever α: no rescaling is needed.
     q, r = jnp.linalg.qr(jnp.matmul(weights, leading.eigenvectors, precision=_HIGHEST))
@@ -303,9 +302,9 @@ def coupled_elements(
     with I the regularised incomplete beta function. So :math:`A_{jk}` ends above Eq. 48 by
     :math:`g(1)` (π/2 at r = 2), and :math:`A_{kj}` at :math:`-\sqrt{\gamma_k / \gamma_j} A_{jk}`:
     what is below the diagonal does not stay zero, though it vanishes with α as what is above it
-    does. It assumes that mode j is learned before mode k starts. Differentiable in t and A(0), not
-    in the eigenvalues, since JAX has no derivative of I by its parameters. Derived in
-    docs/errata.md.
+    does. It assumes that mode j is learned before mode k starts. Not made for
+    differentiation: JAX has no derivative of I by its parameters, and the others are not finite
+    once λ has rounded to 1. Derived in docs/errata.md.
 
     Args:
         t: effective time, any shape ``(...)``.

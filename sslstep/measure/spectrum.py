@@ -43,7 +43,7 @@ def eigenvalues(
         return eigh_descending(cross_correlation(z, z_prime))[0]
     n, _ = _check.require_matrix("z", z, "(n, d)")
     _check.require_finite("z", z)
-    z = jnp.asarray(z)
+    z = _check.as_float("z", z)
     centred = z - z.mean(axis=0, keepdims=True)
     covariance = jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST) / n
     return eigh_descending(covariance)[0]
@@ -70,7 +70,7 @@ def step_times(
         if it never rises.
 
     Raises:
-        ValueError: if the shapes do not fit, or times do not increase.
+        ValueError: if the shapes do not fit, times do not increase, or eigenvalues are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -85,7 +85,8 @@ def step_times(
             f"times must have shape ({records},), one for each row of eigenvalues, got "
             f"{_check.shape_of(times)}."
         )
-    values = jnp.asarray(eigenvalues)
+    _check.require_finite("eigenvalues", eigenvalues)
+    values = _check.as_float("eigenvalues", eigenvalues)
     times = jnp.asarray(times, values.dtype)
     if _check.is_concrete(times):
         steps = np.diff(np.asarray(times))

@@ -13,10 +13,8 @@ import pytest
 from sslstep import data
 from sslstep.data import _prepared
 
-# Real images in TFDS's form, if there are any: in the folder SSLSTEP_TFDS or beside the checkout.
-REAL = Path(
-    os.environ.get("SSLSTEP_TFDS", Path(__file__).parents[2].parent / "shared" / "tfds")
-).absolute()
+# Real images in TFDS's form, if there are any: in the folder that SSLSTEP_TFDS names.
+REAL = Path(os.environ.get("SSLSTEP_TFDS", "SSLSTEP_TFDS is not set")).absolute()
 
 
 @pytest.fixture(autouse=True)

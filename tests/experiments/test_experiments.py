@@ -95,7 +95,9 @@ def test_claims_table(tmp_path, capsys):
     ("args", "error", "message"),
     [
         (["--dim", "80"], ValueError, r"dim = 80 with 75 features"),
-        (["--init-scale", "-1"], ValueError, "init_scale must be >= 0"),
+        (["--init-scale", "-1"], ValueError, "init_scale must be > 0"),
+        (["--learning-rate", "0"], ValueError, "learning_rate must be > 0"),
+        (["--num-records", "1"], ValueError, "num_records must be >= 2"),
         (["--num-images", "10000000"], ValueError, "num_images = 10000000, but photos has"),
         (["--crop", "33"], ValueError, "33"),
         (["--dim", "75"], ValueError, r"of the 75 modes can be learned"),
@@ -104,6 +106,17 @@ def test_claims_table(tmp_path, capsys):
 def test_bad_settings(tmp_path, args, error, message):
     with pytest.raises(error, match=message):
         _run.main(linear_model.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])
+
+
+def test_a_folder_that_is_not_a_result_is_never_replaced(tmp_path):
+    treasure = tmp_path / "thesis" / "chapter.tex"
+    treasure.parent.mkdir()
+    treasure.write_text("all of it")
+    with pytest.raises(ValueError, match="holds files that no experiment wrote"):
+        _run.main(symmetry_breaking.EXPERIMENT, ["--out", str(treasure.parent)])
+    with pytest.raises(ValueError, match="is a file"):
+        _run.main(symmetry_breaking.EXPERIMENT, ["--out", str(treasure)])
+    assert treasure.read_text() == "all of it"
 
 
 def test_missing_data(tmp_path):

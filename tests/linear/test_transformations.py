@@ -1,0 +1,139 @@
+"""Every public function under jit, vmap and grad, in both precisions, and with lists and bytes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sslstep import landscape, linear, simulate
+from sslstep.measure import spectrum
+
+G, S, T = [0.5, 0.2], [1e-2, 2e-2], [0.3, 1.0]
+A = np.random.default_rng(0).normal(size=(6, 3)).tolist()
+GAMMA = np.diag([1.0, 0.4, -0.2]).tolist()
+
+
+def _modes(gammas):
+    return linear.Modes(gammas, jnp.eye(gammas.shape[0], dtype=gammas.dtype))
+
+
+# Each takes float arrays and returns an array; the first argument is differentiated.
+CALLS = {
+    "cross_correlation": (lambda a: linear.cross_correlation(a, a[::-1]), A),
+    "loss": (lambda w: linear.loss(w[:2], jnp.asarray(GAMMA, w.dtype)), A),
+    "modes": (lambda g: linear.modes(g).eigenvalues, GAMMA),
+    "top_spectral": (lambda g: linear.top_spectral(_modes(g), 2), G),
+    "quartic": (lambda t: linear.quartic(t, 1.0, 2.0, 0.1), T),
+    "singular_value": (lambda g: linear.singular_value(1.0, g, 0.1, learning_rate=0.01), G),
+    "mode_eigenvalue": (lambda g: linear.mode_eigenvalue(1.0, g, 0.1), G),
+    "critical_time": (lambda g: linear.critical_time(g, 0.1, learning_rate=0.01), G),
+    "half_rise_time": (lambda s: linear.half_rise_time(0.5, s), S),
+    "effective_eigenvalue": (lambda g: linear.effective_eigenvalue(g, 0.01), G),
+    "max_learning_rate": (linear.max_learning_rate, G),
+    "plateau_loss": (lambda t: linear.plateau_loss(t, t), T),
+    "initial_singular_values": (lambda a: linear.initial_singular_values(a[0], 3), S),
+    "init_weights": (lambda a: linear.init_weights(jax.random.key(0), 2, 3, a[0], a.dtype), S),
+    "align": (lambda w: linear.align(w[:2], _modes(w[0])).singular_values, A),
+    "small_init_trajectory": (
+        lambda w: linear.small_init_trajectory(
+            w[:2], _modes(jnp.asarray([1.0, 0.4, -0.2], w.dtype))
+        )(1.0),
+        A,
+    ),
+    "alignment_exponent": (lambda g: linear.alignment_exponent(g, 1), G),
+    "elements": (lambda g: linear.elements(1.0, g, jnp.eye(2, dtype=g.dtype)), G),
+    "self_supervised": (landscape.self_supervised, S),
+    "supervised": (landscape.supervised, S),
+    "self_supervised_trajectory": (
+        lambda g: landscape.self_supervised_trajectory(1.0, g, 0.1),
+        G,
+    ),
+    "supervised_trajectory": (lambda g: landscape.supervised_trajectory(1.0, g, 0.1), G),
+    "escape_time": (lambda s: landscape.escape_time(1.0, s), S),
+    "settling_time": (landscape.settling_time, G),
+    "gradient_descent": (
+        lambda w: simulate.gradient_descent(w[:2], _modes(w[3]), 0.01, 4, 2).coefficients,
+        A,
+    ),
+    "gradient_flow": (
+        lambda w: simulate.gradient_flow(w[:2], _modes(w[3]), jnp.ones(1, w.dtype)).coefficients,
+        A,
+    ),
+    "eigenvalues": (spectrum.eigenvalues, A),
+    "step_times": (
+        lambda t: spectrum.step_times(
+            jnp.arange(2, dtype=t.dtype), jnp.stack([jnp.zeros_like(t), t])
+        ),
+        [2.0, 3.0],
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:only . of the top", "ignore:learning_rate")
+@pytest.mark.parametrize("name", CALLS)
+def test_jit_vmap_and_grad(dtype, name):
+    call, argument = CALLS[name]
+    argument = jnp.asarray(argument, dtype)
+    value = call(argument)
+    assert value.dtype == dtype
+    tol = 1e3 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(jax.jit(call)(argument), value, rtol=tol, atol=tol)
+    stacked = jax.vmap(call)(jnp.stack([argument, argument]))
+    np.testing.assert_allclose(stacked[1], value, rtol=tol, atol=tol)
+    gradient = jax.grad(lambda x: call(x).sum())(argument)
+    assert gradient.dtype == dtype
+    assert bool(jnp.isfinite(gradient).all())
+
+
+def test_bytes_and_integers_do_not_wrap(unchecked):
+    pixels = np.full((3, 2), 200, np.uint8)
+    np.testing.assert_allclose(linear.cross_correlation(pixels, pixels), 40000.0)
+    assert float(linear.loss(np.eye(2, dtype=int), 2 * np.eye(2, dtype=int))) == 2.0
+    np.testing.assert_allclose(linear.modes([[2, 0], [0, 1]]).eigenvalues, [2.0, 1.0])
+    np.testing.assert_allclose(linear.singular_value([0, 1], 1, [0.5, 0.5])[0], 0.5)
+    with pytest.raises(ValueError, match="a must hold real numbers, got dtype complex64"):
+        linear.cross_correlation(1j * np.ones((2, 2)), np.ones((2, 2)))
+
+
+def test_modes_with_nan_are_refused():
+    broken = linear.Modes(jnp.array([1.0, jnp.nan]), jnp.eye(2))
+    weights = jnp.ones((1, 2))
+    for call in (
+        lambda: linear.top_spectral(broken, 1),
+        lambda: linear.align(weights, broken),
+        lambda: simulate.gradient_descent(weights, broken, 0.1, 10),
+    ):
+        with pytest.raises(ValueError, match=r"eigenvalues of shape \(2,\) holds 1 value"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("weights", "gamma", "message"),
+    [
+        (np.ones((2, 5)), np.ones((3, 5)), r"gamma_matrix must be square.*\(3, 5\)"),
+        (np.ones((2, 2)), np.array([[1.0, 0.5], [0, 1]]), "gamma_matrix must be symmetric"),
+        (np.full((2, 2), np.nan), np.eye(2), "weights .* NaN"),
+    ],
+)
+def test_loss_rejects(weights, gamma, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        linear.loss(weights, gamma)
+
+
+def test_alpha_and_threshold_are_traced():
+    traces = []
+
+    @jax.jit
+    def start(scale):
+        traces.append("start")
+        return linear.init_weights(jax.random.key(0), 2, 3, scale)
+
+    @jax.jit
+    def when(threshold):
+        traces.append("when")
+        return spectrum.step_times(jnp.arange(3.0), jnp.arange(6.0).reshape(3, 2), threshold)
+
+    for value in (1e-3, 1e-5, 1e-7):
+        start(value)
+        when(value)
+    assert traces == ["start", "when"]
