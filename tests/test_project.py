@@ -155,7 +155,7 @@ def test_experiments_get_their_options() -> None:
     assert drivers[-1].endswith("-m experiments.claims")
     for line in drivers[:-1]:
         assert "--preset paper --strict" in line
-        has_data = "--data cifar10 --data-dir here" in line
+        has_data = '--data cifar10 --data-dir "here"' in line
         assert has_data == ("experiments.linear_model" in line)
 
 

@@ -2,7 +2,6 @@ r"""The exact dynamics of one mode: closed forms that hold at every t, in float3
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
@@ -302,11 +301,17 @@ def plateau_loss(
 
 def _as_floats(*values: ArrayLike) -> list[Array]:
     """Arrays of one floating dtype; Python numbers and integers adapt to the others."""
-    values = tuple(np.asarray(v) if isinstance(v, list | tuple) else v for v in values)
+    default = jnp.result_type(float)
+    values = tuple(v if _is_float_or_number(v) else jnp.asarray(v, default) for v in values)
     dtype = jnp.result_type(*values)
     if not jnp.issubdtype(dtype, jnp.floating):
-        dtype = jnp.result_type(float)
+        dtype = default
     return [jnp.asarray(value, dtype) for value in values]
+
+
+def _is_float_or_number(value: ArrayLike) -> bool:
+    dtype = getattr(value, "dtype", None)
+    return isinstance(value, int | float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)
 
 
 def _slowdown(eigenvalue: Array, learning_rate: Array) -> Array:
