@@ -20,7 +20,7 @@ from jax.scipy.special import gamma as gamma_function
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, linear, plotting, simulate
 
-#: What is left out is known up to a constant, of order one: the ratio of random initial elements.
+#: The size of what is left out is known up to a constant of order one.
 CONSTANT = 10.0
 
 
@@ -108,14 +108,13 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     solver = 1e2 * 1e-2 * float(np.finfo(full.dtype).eps) ** 0.5
 
     # What first order leaves out, relative to an element, is of order alpha^beta; an element (j, k)
-    # with a mode l in between also gets a_jl a_lk, relative to it alpha^((1 - γ_l/γ_j)(1 -
-    # γ_k/γ_l)).
+    # with a learned mode l in between also gets C_jl a_lk, where C_jl = a_jl sqrt(γ_l).
+    end = np.abs(paper[-1])
+
     def order(j, k):
-        between = [
-            (1 - gammas[i] / gammas[j]) * (1 - gammas[k] / gammas[i]) for i in range(j + 1, k)
-        ]
-        exponent = min([beta, *between[: dim - j - 1]])
-        return config.init_scale ** float(exponent) + solver
+        through = range(j + 1, min(k, dim))
+        products = [gammas[i] ** 0.5 * end[j, i] * end[i, k] / end[j, k] for i in through]
+        return config.init_scale**beta + float(max(products, default=0)) + solver
 
     def worst(pairs, prediction):
         return max(
