@@ -33,6 +33,21 @@ def as_float(name: str, value: Any) -> jax.Array:
     raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}.")
 
 
+def as_floats(*values: Any) -> list[jax.Array]:
+    """Arrays of one floating dtype; Python numbers and integers adapt to the others."""
+    default = jnp.result_type(float)
+    values = tuple(v if _is_float_or_number(v) else jnp.asarray(v, default) for v in values)
+    dtype = jnp.result_type(*values)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        dtype = default
+    return [jnp.asarray(value, dtype) for value in values]
+
+
+def _is_float_or_number(value: Any) -> bool:
+    dtype = getattr(value, "dtype", None)
+    return isinstance(value, int | float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)
+
+
 def require_matrix(name: str, value: Any, wanted: str) -> tuple[int, int]:
     """Check that `value` is a non-empty matrix and return its shape."""
     shape = shape_of(value)

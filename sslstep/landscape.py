@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from sslstep.linear._dynamics import _as_floats, quartic
+from sslstep import _check
+from sslstep.linear import quartic
 
 __all__ = [
     "escape_time",
@@ -41,7 +42,7 @@ def self_supervised(s: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         >>> landscape.self_supervised(jnp.array([-1.0, 0.0, 1.0]))
         Array([0., 1., 0.], dtype=float32)
     """
-    (s,) = _as_floats(s)
+    (s,) = _check.as_floats(s)
     return (1 - s**2) ** 2
 
 
@@ -64,7 +65,7 @@ def supervised(
         >>> float(landscape.supervised(0.0))
         1.0
     """
-    c, target = jnp.broadcast_arrays(*_as_floats(c, target))
+    c, target = jnp.broadcast_arrays(*_check.as_floats(c, target))
     return (target - c) ** 2
 
 
@@ -93,7 +94,7 @@ def self_supervised_trajectory(
         >>> round(float(landscape.self_supervised_trajectory(10.0, 1.0, -1e-6)), 3)
         -1.0
     """
-    t, rate, initial = _as_floats(t, eigenvalue, initial)
+    t, rate, initial = _check.as_floats(t, eigenvalue, initial)
     return quartic(t, 4 * rate, 4 * rate, initial)
 
 
@@ -122,7 +123,9 @@ def supervised_trajectory(
         >>> round(float(landscape.supervised_trajectory(0.5, 1.0, 0.0)), 3)
         0.632
     """
-    t, rate, initial, target = jnp.broadcast_arrays(*_as_floats(t, eigenvalue, initial, target))
+    t, rate, initial, target = jnp.broadcast_arrays(
+        *_check.as_floats(t, eigenvalue, initial, target)
+    )
     return initial - (target - initial) * jnp.expm1(-2 * rate * t)
 
 
@@ -152,7 +155,7 @@ def escape_time(
         >>> float(landscape.escape_time(1.0, 1e-7)) == float(linear.critical_time(1.0, 1e-7))
         True
     """
-    rate, initial, radius = jnp.broadcast_arrays(*_as_floats(eigenvalue, initial, radius))
+    rate, initial, radius = jnp.broadcast_arrays(*_check.as_floats(eigenvalue, initial, radius))
     return jnp.maximum(jnp.log(radius / jnp.abs(initial)), 0) / (4 * rate)
 
 
@@ -174,5 +177,5 @@ def settling_time(eigenvalue: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         >>> float(landscape.settling_time(0.5))
         0.25
     """
-    (rate,) = _as_floats(eigenvalue)
+    (rate,) = _check.as_floats(eigenvalue)
     return 1 / (8 * rate)

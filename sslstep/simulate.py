@@ -22,8 +22,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
+from sslstep._linalg import eigh_descending, rounding
 from sslstep.linear import Modes, max_learning_rate, modes
-from sslstep.linear._modes import _require_weights, _rounding, eigh_descending
+from sslstep.linear._modes import require_weights
 
 __all__ = ["DivergenceError", "Trajectory", "gradient_descent", "gradient_flow"]
 
@@ -251,7 +252,7 @@ def _prepare(weights, gamma_matrix) -> tuple[Array, Modes]:
     else:
         _check.require_symmetric("gamma_matrix", gamma_matrix)
         size = _check.shape_of(gamma_matrix)[0]
-    _require_weights(weights, size)
+    require_weights(weights, size)
     if _check.shape_of(weights)[0] > size:
         raise ValueError(
             f"weights of shape {_check.shape_of(weights)}: the embedding dimension d exceeds "
@@ -274,7 +275,7 @@ def _moving(eigenvalues: Array) -> np.ndarray:
     if not _check.is_concrete(eigenvalues):
         return np.arange(eigenvalues.shape[0])
     with jax.ensure_compile_time_eval():
-        cutoff = float(_rounding(eigenvalues, eigenvalues.shape[0]))
+        cutoff = float(rounding(eigenvalues, eigenvalues.shape[0]))
     return np.flatnonzero(np.abs(np.asarray(eigenvalues)) > cutoff)
 
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from sslstep import _check
+
 __all__ = [
     "critical_time",
     "effective_eigenvalue",
@@ -50,7 +52,7 @@ def quartic(
         >>> print(f"{linear.quartic(100.0, 2.0, 8.0, 1e-6):.3f}")  # settles at sqrt(p / q)
         0.500
     """
-    t, p, q, initial = jnp.broadcast_arrays(*_as_floats(t, p, q, initial))
+    t, p, q, initial = jnp.broadcast_arrays(*_check.as_floats(t, p, q, initial))
     grows = p >= 0
     rate = jnp.where(grows, p, -p)  # |p|, with derivative +1 at 0
     x = 2 * rate * jnp.where((rate == 0) & jnp.isinf(t), 0, t)
@@ -109,7 +111,7 @@ def singular_value(
         >>> linear.singular_value(jnp.inf, jnp.array([4.0, 0.0, -1.0]), 0.125)
         Array([0.5  , 0.125, 0.   ], dtype=float32)
     """
-    t, eigenvalue, initial, learning_rate = _as_floats(t, eigenvalue, initial, learning_rate)
+    t, eigenvalue, initial, learning_rate = _check.as_floats(t, eigenvalue, initial, learning_rate)
     t, eigenvalue, initial, learning_rate = jnp.broadcast_arrays(
         t, eigenvalue, initial, learning_rate
     )
@@ -145,7 +147,7 @@ def mode_eigenvalue(
         >>> print(f"{linear.mode_eigenvalue(tau, 2.0, 1e-7):.3f}")
         0.500
     """
-    (gamma,) = _as_floats(eigenvalue)
+    (gamma,) = _check.as_floats(eigenvalue)
     value = singular_value(t, gamma, initial, learning_rate=learning_rate)
     return jnp.broadcast_to(gamma, value.shape) * value**2
 
@@ -239,7 +241,7 @@ def effective_eigenvalue(
         >>> print(f"{linear.effective_eigenvalue(282.0, 5e-5):.1f}")
         274.3
     """
-    gamma, eta = jnp.broadcast_arrays(*_as_floats(eigenvalue, learning_rate))
+    gamma, eta = jnp.broadcast_arrays(*_check.as_floats(eigenvalue, learning_rate))
     return gamma * _slowdown(gamma, eta)
 
 
@@ -269,7 +271,7 @@ def max_learning_rate(eigenvalues: Real[ArrayLike, " k"]) -> Float[Array, ""]:
         >>> print(f"{linear.max_learning_rate(jnp.array([1.0, 0.1, -0.1])):.2f}")
         0.25
     """
-    (eigenvalues,) = _as_floats(eigenvalues)
+    (eigenvalues,) = _check.as_floats(eigenvalues)
     curvature = jnp.maximum(4 * eigenvalues.max(), -2 * eigenvalues.min())
     return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), jnp.inf)
 
@@ -294,24 +296,9 @@ def plateau_loss(
         >>> linear.plateau_loss(jnp.array([0.0, 2.0, 9.0]), jnp.array([1.0, 3.0]))
         Array([2., 1., 0.], dtype=float32)
     """
-    t, critical_times = _as_floats(t, critical_times)
+    t, critical_times = _check.as_floats(t, critical_times)
     waiting = t[..., None] < jnp.broadcast_to(critical_times, (*t.shape, critical_times.shape[0]))
     return jnp.sum(waiting, axis=-1).astype(critical_times.dtype)
-
-
-def _as_floats(*values: ArrayLike) -> list[Array]:
-    """Arrays of one floating dtype; Python numbers and integers adapt to the others."""
-    default = jnp.result_type(float)
-    values = tuple(v if _is_float_or_number(v) else jnp.asarray(v, default) for v in values)
-    dtype = jnp.result_type(*values)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        dtype = default
-    return [jnp.asarray(value, dtype) for value in values]
-
-
-def _is_float_or_number(value: ArrayLike) -> bool:
-    dtype = getattr(value, "dtype", None)
-    return isinstance(value, int | float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)
 
 
 def _slowdown(eigenvalue: Array, learning_rate: Array) -> Array:
@@ -331,7 +318,9 @@ def _growth(
     eigenvalue: ArrayLike, initial: ArrayLike, learning_rate: ArrayLike
 ) -> tuple[Array, Array, Array, Array]:
     """γ and log(s0² γ), made safe where the mode is not learned; whether it is; γ_eff / γ."""
-    gamma, initial, eta = jnp.broadcast_arrays(*_as_floats(eigenvalue, initial, learning_rate))
+    gamma, initial, eta = jnp.broadcast_arrays(
+        *_check.as_floats(eigenvalue, initial, learning_rate)
+    )
     learned = (gamma > 0) & (initial != 0)
     gamma = jnp.where(learned, gamma, 1)
     log_initial = 2 * jnp.log(jnp.abs(jnp.where(learned, initial, 1))) + jnp.log(gamma)

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
+from sslstep._linalg import eigh_descending, rounding
 
 __all__ = ["Modes", "cross_correlation", "loss", "modes", "top_spectral"]
 
@@ -96,7 +97,7 @@ def loss(weights: Real[ArrayLike, "d m"], gamma_matrix: Real[ArrayLike, "m m"]) 
         3.0
     """
     _check.require_symmetric("gamma_matrix", gamma_matrix)
-    _require_weights(weights, _check.shape_of(gamma_matrix)[0])
+    require_weights(weights, _check.shape_of(gamma_matrix)[0])
     _check.require_finite("weights", weights)
     weights = _check.as_float("weights", weights)
     gamma_matrix = _check.as_float("gamma_matrix", gamma_matrix)
@@ -175,7 +176,7 @@ def top_spectral(modes: Modes, dim: int, *, tol: float | None = None) -> Float[A
     """
     leading = leading_modes(modes, dim)
     if tol is None:
-        cutoff = _rounding(modes.eigenvalues, leading.eigenvectors.shape[0])
+        cutoff = rounding(modes.eigenvalues, leading.eigenvectors.shape[0])
     else:
         cutoff = jnp.asarray(tol, leading.eigenvalues.dtype)
     positive = leading.eigenvalues > cutoff
@@ -204,39 +205,10 @@ def leading_modes(modes: Modes, dim: int) -> Modes:
     return Modes(modes.eigenvalues[:dim], modes.eigenvectors[:, :dim])
 
 
-def _require_weights(weights: ArrayLike, features: int) -> None:
+def require_weights(weights: ArrayLike, features: int) -> None:
     rows, columns = _check.require_matrix("weights", weights, "(d, m)")
     if columns != features:
         raise ValueError(
             f"weights of shape {(rows, columns)} do not fit Γ on {features} features: wanted "
             f"(d, {features})."
         )
-
-
-def _rounding(eigenvalues: Float[Array, " k"], factor: float) -> Float[Array, ""]:
-    """`factor` times eps, relative to the largest eigenvalue."""
-    return factor * jnp.finfo(eigenvalues.dtype).eps * jnp.abs(eigenvalues).max()
-
-
-@jax.custom_jvp
-def eigh_descending(matrix: Array) -> tuple[Array, Array]:
-    """Eigendecomposition in descending order whose derivative is finite at repeated eigenvalues."""
-    eigenvalues, eigenvectors = jnp.linalg.eigh(matrix)
-    return eigenvalues[::-1], eigenvectors[:, ::-1]
-
-
-@eigh_descending.defjvp
-def _eigh_descending_jvp(primals, tangents):
-    (matrix,), (tangent,) = primals, tangents
-    eigenvalues, eigenvectors = eigh_descending(matrix)
-    tangent = (tangent + tangent.T) / 2
-    inner = jnp.matmul(
-        jnp.matmul(eigenvectors.T, tangent, precision=_HIGHEST), eigenvectors, precision=_HIGHEST
-    )
-    gaps = eigenvalues[None, :] - eigenvalues[:, None]
-    # eigh spreads an eigenvalue of multiplicity m over some sqrt(m) eps of the largest (measured: 8
-    # at m = 5, 30 at m = 300).
-    tied = jnp.abs(gaps) <= _rounding(eigenvalues, 8 + 4 * matrix.shape[0] ** 0.5)
-    couplings = jnp.where(tied, 0, inner / jnp.where(tied, 1, gaps))
-    eigenvectors_dot = jnp.matmul(eigenvectors, couplings, precision=_HIGHEST)
-    return (eigenvalues, eigenvectors), (jnp.diagonal(inner), eigenvectors_dot)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key, Real, UInt32
 
 from sslstep import _check
 from sslstep.linear._dynamics import singular_value
-from sslstep.linear._modes import Modes, _require_weights, leading_modes
+from sslstep.linear._modes import Modes, leading_modes, require_weights
 
 __all__ = [
     "Aligned",
@@ -136,7 +136,7 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
         >>> linear.align(jnp.array([[3.0, 1.0, 5.0], [4.0, 3.0, 5.0]]), modes).singular_values
         Array([5., 1.], dtype=float32)
     """
-    _require_weights(weights, modes.eigenvectors.shape[0])
+    require_weights(weights, modes.eigenvectors.shape[0])
     _check.require_finite("weights", weights)
     weights = _check.as_float("weights", weights)
     leading = leading_modes(modes, weights.shape[0])

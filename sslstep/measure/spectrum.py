@@ -7,8 +7,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
+from sslstep._linalg import eigh_descending
 from sslstep.linear import cross_correlation
-from sslstep.linear._modes import eigh_descending
 
 __all__ = ["eigenvalues", "step_times"]
 

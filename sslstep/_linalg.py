@@ -1,0 +1,36 @@
+"""Linear algebra that several modules share."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def rounding(eigenvalues: Float[Array, " k"], factor: float) -> Float[Array, ""]:
+    """`factor` times eps, relative to the largest eigenvalue."""
+    return factor * jnp.finfo(eigenvalues.dtype).eps * jnp.abs(eigenvalues).max()
+
+
+@jax.custom_jvp
+def eigh_descending(matrix: Array) -> tuple[Array, Array]:
+    """Eigendecomposition in descending order whose derivative is finite at repeated eigenvalues."""
+    eigenvalues, eigenvectors = jnp.linalg.eigh(matrix)
+    return eigenvalues[::-1], eigenvectors[:, ::-1]
+
+
+@eigh_descending.defjvp
+def _eigh_descending_jvp(primals, tangents):
+    (matrix,), (tangent,) = primals, tangents
+    eigenvalues, eigenvectors = eigh_descending(matrix)
+    tangent = (tangent + tangent.T) / 2
+    inner = jnp.matmul(
+        jnp.matmul(eigenvectors.T, tangent, precision=_HIGHEST), eigenvectors, precision=_HIGHEST
+    )
+    gaps = eigenvalues[None, :] - eigenvalues[:, None]
+    # eigh spreads an eigenvalue of multiplicity m over some sqrt(m) eps of the largest (measured: 8
+    # at m = 5, 30 at m = 300).
+    tied = jnp.abs(gaps) <= rounding(eigenvalues, 8 + 4 * matrix.shape[0] ** 0.5)
+    couplings = jnp.where(tied, 0, inner / jnp.where(tied, 1, gaps))
+    eigenvectors_dot = jnp.matmul(eigenvectors, couplings, precision=_HIGHEST)
+    return (eigenvalues, eigenvectors), (jnp.diagonal(inner), eigenvectors_dot)
