@@ -1,0 +1,159 @@
+"""Networks as neural_tangents' layers, from a hashable description of them."""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from sslstep.ntk import _neural_tangents
+
+ACTIVATIONS = ("erf", "gelu", "linear", "relu")
+
+
+class Network(NamedTuple):
+    """All of a network but its traced numbers. Hashable: it is the key of a compiled kernel."""
+
+    layers: str  # "dense", "conv" or "residual"
+    blocks: tuple[int, ...]  # hidden layers, or residual blocks of each stage
+    width: int | None
+    parameterization: str
+    activation: str
+    bias: str | None  # None, "fixed" or "fan_in"
+    output_bias: bool
+    filter_size: int = 1
+    strides: int = 1
+    padding: str = "SAME"
+    pool: str = "flatten"
+
+
+class Scales(NamedTuple):
+    """The traced numbers of a network."""
+
+    weight_std: Array
+    bias_std: Array  # 1 where the network has none or takes it from the fan-in
+    init_scale: Array
+
+
+def kernel_matrix(
+    network: Network, kernel: str, scales: Scales, x1: Array, x2: Array | None
+) -> Array:
+    """The kernel with every initial parameter times `init_scale`."""
+    with warnings.catch_warnings():
+        # Asks for a layer with weights of its own in one of two branches; there is one.
+        warnings.filterwarnings("ignore", "`FanIn` layers assume independent inputs")
+        return _scaled_kernel(network, kernel, scales, x1, x2)
+
+
+def _scaled_kernel(
+    network: Network, kernel: str, scales: Scales, x1: Array, x2: Array | None
+) -> Array:
+    weight_std, bias_std, alpha = scales
+    degree = _degree(network, kernel)
+    if degree is not None:
+        matrix = _kernel_fn(network, weight_std, bias_std, x1.shape[1:])(x1, x2, kernel)
+        return matrix * alpha**degree
+    stds = (alpha * weight_std, alpha * bias_std if network.bias == "fixed" else bias_std)
+    matrix = _kernel_fn(network, *stds, x1.shape[1:])(x1, x2, kernel)
+    if kernel == "ntk" and network.parameterization == "ntk":
+        # A scale in front of a parameter is in the derivative by it, and thus squared in the NTK.
+        # Ours belongs to the initial parameter, where no derivative knows of it.
+        return matrix / alpha**2
+    return matrix
+
+
+def output_constant(network: Network, scales: Scales, shape: tuple[int, ...]) -> Array:
+    """What the output bias adds to every entry of the NTK."""
+    if not network.output_bias:
+        return jnp.zeros_like(scales.bias_std)
+    if network.parameterization == "standard":
+        return jnp.ones_like(scales.bias_std)
+    fan_in = _output_fan_in(network, shape)
+    return scales.bias_std**2 if network.bias == "fixed" else scales.weight_std**2 / fan_in
+
+
+def _degree(network: Network, kernel: str) -> int | None:
+    """d, where all parameters times α make the kernel α^d times as large; None if there is no d."""
+    homogeneous = network.activation in ("linear", "relu") and network.layers != "residual"
+    if network.bias is not None or not homogeneous:
+        return None
+    return 2 * sum(network.blocks) + (2 if kernel == "nngp" else 0)
+
+
+def _kernel_fn(network: Network, weight_std: Array, bias_std: Array, shape: tuple[int, ...]) -> Any:
+    stax = _neural_tangents.load().stax
+    width = network.width or 1  # where it is None, nothing depends on it
+
+    def settings(fan_in: int) -> dict[str, Any]:
+        return {
+            "W_std": weight_std,
+            "b_std": _bias_std(network, weight_std, bias_std, fan_in),
+            "parameterization": network.parameterization,
+        }
+
+    def dense(fan_in: int) -> Any:
+        return stax.Dense(width, **settings(fan_in))
+
+    def conv(channels: int, size: int = network.filter_size, strides: int = network.strides) -> Any:
+        options = settings(size**2 * channels)
+        return stax.Conv(width, (size, size), (strides, strides), network.padding, **options)
+
+    def block(strides: int) -> Any:
+        main = [activation(), conv(width, strides=strides), activation(), conv(width, strides=1)]
+        shortcut = stax.Identity() if strides == 1 else conv(width, 1, strides)
+        branches = stax.parallel(stax.serial(*main), shortcut)
+        return stax.serial(stax.FanOut(2), branches, stax.FanInSum())
+
+    activation = _activations(stax)[network.activation]
+    channels = [shape[-1]] + [width] * sum(network.blocks)
+    body: list[Any] = []
+    if network.layers == "dense":
+        for fan_in in channels[:-1]:
+            body += [dense(fan_in), activation()]
+    elif network.layers == "conv":
+        for fan_in in channels[:-1]:
+            body += [conv(fan_in), activation()]
+    else:
+        body.append(conv(channels[0], strides=1))
+        for stage, count in enumerate(network.blocks):
+            body += [block(1 if stage == 0 or i else 2) for i in range(count)]
+        body.append(activation())
+    if network.layers != "dense":
+        body.append(stax.Flatten() if network.pool == "flatten" else stax.GlobalAvgPool())
+    output = settings(_output_fan_in(network, shape))
+    if not network.output_bias:
+        output["b_std"] = None
+    return stax.serial(*body, stax.Dense(1, **output))[2]
+
+
+def _bias_std(network: Network, weight_std: Array, bias_std: Array, fan_in: int) -> Array | None:
+    if network.bias is None:
+        return None
+    return bias_std if network.bias == "fixed" else weight_std / fan_in**0.5
+
+
+def _output_fan_in(network: Network, shape: tuple[int, ...]) -> int:
+    width = network.width or 1
+    if network.layers == "dense" or network.pool == "average":
+        return width
+    return width * math.prod(feature_map(network, shape))
+
+
+def feature_map(network: Network, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of the last layer's features; zero or less where nothing is left."""
+    if network.layers == "conv":
+        strides = [network.strides] * network.blocks[0]
+    else:
+        strides = [2] * (len(network.blocks) - 1)
+    sizes = list(shape[:2])
+    for stride in strides:
+        if network.padding == "VALID":
+            sizes = [size - network.filter_size + 1 for size in sizes]
+        sizes = [-(-size // stride) for size in sizes]
+    return sizes[0], sizes[1]
+
+
+def _activations(stax: Any) -> dict[str, Callable[[], Any]]:
+    return {"erf": stax.Erf, "gelu": stax.Gelu, "linear": stax.Identity, "relu": stax.Relu}

@@ -1,0 +1,114 @@
+"""The one place that imports neural_tangents, whose last release predates today's JAX.
+
+Release 0.6.5 takes a few names from where JAX no longer has them. All of them live on under
+`jax.extend.core`, are trivial, or are only used as a dictionary's key, so they can be lent to JAX
+for as long as the import takes. Its TensorFlow exporter, which is imported along with it, is
+replaced by an empty module.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.extend.core
+from jax.interpreters import ad
+
+_EXPORTER = "neural_tangents.experimental"
+
+
+@functools.cache
+def load() -> types.ModuleType:
+    """The package neural_tangents, the user's own import of it if there was one.
+
+    Raises:
+        ImportError: if it is not installed, or does not fit the installed JAX.
+    """
+    imported = sys.modules.get("neural_tangents")
+    if imported is not None:
+        return imported
+    _forget()
+    try:
+        with _lent_names(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it says of JAX is nothing a user can mend
+            return importlib.import_module("neural_tangents")
+    except (ImportError, AttributeError) as error:
+        _forget()
+        raise ImportError(
+            f"neural_tangents {_version('neural-tangents')} does not import on JAX "
+            f"{jax.__version__} (Python {sys.version.split()[0]}): {error}. Infinite-width kernels "
+            f"need it. Known to work: neural_tangents 0.6.5 with JAX 0.10 to 0.12. Install one of "
+            f"these, or give a kernel function of your own."
+        ) from error
+
+
+@contextmanager
+def _lent_names() -> Iterator[None]:
+    """Names that neural_tangents asks JAX for and JAX does not have, until the block ends."""
+    lent: list[tuple[types.ModuleType, str]] = []
+    modules: list[str] = []
+
+    def lend(module: types.ModuleType, name: str, value: Any) -> None:
+        setattr(module, name, value)
+        lent.append((module, name))
+
+    def lend_module(module: types.ModuleType) -> None:
+        sys.modules[module.__name__] = module
+        modules.append(module.__name__)
+
+    try:
+        for name in ("Jaxpr", "JaxprEqn", "Literal", "Primitive", "Var"):
+            if not _has(jax.core, name):
+                lend(jax.core, name, getattr(jax.extend.core, name))
+        if not _has(ad, "zeros_like_p"):
+            lend(ad, "zeros_like_p", jax.extend.core.Primitive("zeros_like"))
+        if importlib.util.find_spec("jax.util") is None:
+            lend_module(_module("jax.util", safe_map=_safe_map, safe_zip=_safe_zip))
+        if _EXPORTER not in sys.modules:
+            lend_module(_module(_EXPORTER))
+        yield
+    finally:
+        for module, name in lent:
+            delattr(module, name)
+        for module_name in modules:
+            sys.modules.pop(module_name, None)
+
+
+def _has(module: types.ModuleType, name: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name that is merely deprecated still serves
+        return hasattr(module, name)
+
+
+def _module(name: str, **members: Any) -> types.ModuleType:
+    module = types.ModuleType(name)
+    vars(module).update(members)
+    return module
+
+
+def _safe_zip(*sequences: Any) -> list[tuple[Any, ...]]:
+    return list(zip(*sequences, strict=True))
+
+
+def _safe_map(function: Any, *sequences: Any) -> list[Any]:
+    return [function(*values) for values in _safe_zip(*sequences)]
+
+
+def _forget() -> None:
+    """Drop what a failed import, ours or the user's, left behind."""
+    for name in [m for m in sys.modules if m.split(".")[0] == "neural_tangents"]:
+        del sys.modules[name]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,392 @@
+r"""Kernels of infinitely wide networks, in closed form.
+
+As its hidden layers become wide, a network's neural tangent kernel (NTK; Jacot et al., 2018)
+
+.. math:: K(x, x') = \sum_\theta \frac{\partial f(x)}{\partial\theta}
+    \frac{\partial f(x')}{\partial\theta}
+
+tends to a limit which the architecture and the scale of the initial parameters determine. So does
+the covariance of its initial outputs, the NNGP kernel. The recursions over layers are those of the
+neural_tangents library (Novak et al., 2020).
+
+**Layers.** A layer with fan-in m takes h to
+
+- :math:`\sigma_w m^{-1/2} W h + \sigma_b b` for ``parameterization="ntk"``: the entries of W and b
+  are drawn with variance α², and by default :math:`\sigma_w = \sqrt 2`;
+- :math:`W h + b` for ``parameterization="standard"``: the entries of W have variance
+  :math:`\alpha^2 \sigma_w^2 / m` and those of b :math:`\alpha^2 \sigma_b^2`. By default
+  :math:`\sigma_w = 1 / \sqrt 3`, which is PyTorch's :math:`U(\pm 1 / \sqrt m)`. The NTK grows in
+  proportion to the width, which has to be given: the kernel is the leading term at that width.
+
+Here α is ``init_scale``, :math:`\sigma_w` ``weight_std`` and :math:`\sigma_b` ``bias_std``. α
+multiplies the parameters that training starts from; the function of the parameters stays as it
+is. With L hidden layers of rectifiers and no biases, in either parameterisation,
+
+.. math:: K_\alpha = \alpha^{2L} K_1, \qquad
+    K^\mathrm{NNGP}_\alpha = \alpha^{2 (L + 1)} K^\mathrm{NNGP}_1.
+
+**Precision.** Kernels are computed in float64, with x64 enabled or not, and rounded to the dtype of
+x1 at the end; on the diagonal, where an angle is zero, they are right to about 1e-8. In
+float32 throughout the diagonal would be off by up to 1e-3, and that is what happens under `jit`,
+`grad` or `vmap` without x64: a traced computation cannot change its precision. Derivatives on the
+diagonal, where the NTK of rectifiers has a kink, mean nothing.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from sslstep import _check
+from sslstep.gram import KernelFn
+from sslstep.ntk import _layers
+
+__all__ = ["cnn", "mlp", "resnet"]
+
+Activation = Literal["erf", "gelu", "linear", "relu"]
+Kernel = Literal["nngp", "ntk"]
+Padding = Literal["CIRCULAR", "SAME", "VALID"]
+Parameterization = Literal["ntk", "standard"]
+Pool = Literal["average", "flatten"]
+
+
+def mlp(
+    depth: int = 1,
+    width: int | None = None,
+    *,
+    parameterization: Parameterization = "ntk",
+    weight_std: Real[ArrayLike, ""] | None = None,
+    bias_std: Real[ArrayLike, ""] | Literal["fan_in"] | None = None,
+    init_scale: Real[ArrayLike, ""] = 1.0,
+    output_bias: bool = False,
+    kernel: Kernel = "ntk",
+    activation: Activation = "relu",
+) -> KernelFn:
+    r"""The kernel of a fully connected network.
+
+    With rectifiers, :math:`\Sigma^0 = x \cdot x' / m_0` and :math:`\Theta^0 = 0`, each layer
+    makes of them, in the ``"ntk"`` parameterisation,
+
+    .. math:: \Lambda = \sigma_w^2 \Sigma + \sigma_b^2, \qquad
+        \Theta \leftarrow \Lambda + \alpha^2 \sigma_w^2 \Theta, \qquad
+        \Sigma \leftarrow \alpha^2 \Lambda,
+
+    and in the ``"standard"`` one, with fan-in m and the 1 only where there are biases,
+
+    .. math:: \Theta \leftarrow m \Sigma + 1 + \alpha^2 \sigma_w^2 \Theta, \qquad
+        \Sigma \leftarrow \alpha^2 (\sigma_w^2 \Sigma + \sigma_b^2).
+
+    Between layers, with :math:`\cos\theta = \Sigma(x, x') / \sqrt{\Sigma(x, x) \Sigma(x', x')}`,
+
+    .. math:: \Theta \leftarrow \frac{\pi - \theta}{2\pi} \Theta, \qquad \Sigma \leftarrow
+        \sqrt{\Sigma(x, x) \Sigma(x', x')}\;
+        \frac{\sin\theta + (\pi - \theta) \cos\theta}{2\pi}.
+
+    The NTK is the last Θ, the NNGP kernel the last Σ. A network with several outputs has this
+    kernel for each of them, and zero between them.
+
+    Args:
+        depth: the number of hidden layers L ≥ 1.
+        width: of the hidden layers; must be given with ``parameterization="standard"`` or
+            ``bias_std="fan_in"``, and has no effect otherwise.
+        parameterization: ``"ntk"`` or ``"standard"``, see above.
+        weight_std: :math:`\sigma_w > 0`. Default: :math:`\sqrt 2` (``"ntk"``) or
+            :math:`1 / \sqrt 3` (``"standard"``).
+        bias_std: :math:`\sigma_b \ge 0` of the hidden layers' biases; ``"fan_in"`` for
+            :math:`\sigma_w / \sqrt m` in a layer of fan-in m, PyTorch's biases. None: no biases,
+            which is not the same as biases that start at zero.
+        init_scale: α > 0. Traced, as the two above are: other values compile nothing anew.
+        output_bias: whether the output layer has a bias too. In the ``"standard"``
+            parameterisation it adds exactly 1 to every entry of the NTK, in the ``"ntk"`` one
+            :math:`\sigma_b^2`, whatever α is.
+        kernel: ``"ntk"`` or ``"nngp"``.
+        activation: ``"relu"``, ``"erf"``, ``"gelu"`` or ``"linear"``.
+
+    Returns:
+        ``kernel_fn(x1, x2=None)``, pure: from inputs of shapes ``(n1, ...)`` and ``(n2, ...)``,
+        flattened, to K of shape ``(n1, n2)`` in the dtype of x1. Without x2 it is K(x1, x1),
+        symmetric to the last bit. Integers, such as pixels, are converted to the default float. It
+        is compiled once for each shape. It raises ValueError if inputs are not of one shape, not
+        finite or empty; if K leaves the range of its dtype; or if the constant of the output bias
+        is more than 1000 times as large as the rest, which float32 would round away.
+
+    Raises:
+        ValueError: if an argument is out of range or unknown, or ``width`` is missing.
+        ImportError: if neural_tangents does not fit the installed JAX.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.ntk import infinite
+        >>> x = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+        >>> print(*(f"{value:.3f}" for value in infinite.mlp(depth=1)(x).ravel()))
+        2.000 1.818 1.818 4.000
+        >>> print(*(f"{v:.2e}" for v in infinite.mlp(depth=1, init_scale=1e-3)(x).ravel()))
+        2.00e-06 1.82e-06 1.82e-06 4.00e-06
+    """
+    network = _network(
+        "dense", (depth,), width, parameterization, bias_std, output_bias, activation
+    )
+    return _kernel_fn(network, kernel, weight_std, bias_std, init_scale)
+
+
+def cnn(
+    depth: int = 3,
+    channels: int | None = None,
+    *,
+    filter_size: int = 3,
+    strides: int = 1,
+    padding: Padding = "SAME",
+    pool: Pool = "flatten",
+    parameterization: Parameterization = "ntk",
+    weight_std: Real[ArrayLike, ""] | None = None,
+    bias_std: Real[ArrayLike, ""] | Literal["fan_in"] | None = None,
+    init_scale: Real[ArrayLike, ""] = 1.0,
+    output_bias: bool = False,
+    kernel: Kernel = "ntk",
+    activation: Activation = "relu",
+) -> KernelFn:
+    r"""The kernel of a convolutional network.
+
+    ``depth`` times a convolution and the activation, then all features (``"flatten"``) or their
+    means over the image (``"average"``), then a linear layer. The fan-in of a convolution is
+    :math:`k^2` times its input channels, of the last layer the number of features it sees. α acts
+    as in :func:`mlp`.
+
+    The cost of an entry grows with the number of pixels with ``"flatten"``, and with its square
+    with ``"average"``: images of 32 x 32 pixels take a GPU, or few samples at a time.
+
+    Args:
+        depth: the number of convolutions L ≥ 1.
+        channels: of every convolution; where it is needed, as ``width`` of :func:`mlp`.
+        filter_size: k, in pixels.
+        strides: of every convolution, in pixels.
+        padding: ``"SAME"`` (zeros), ``"VALID"`` (none) or ``"CIRCULAR"``.
+        pool: ``"flatten"`` or ``"average"``.
+        parameterization: as in :func:`mlp`.
+        weight_std: as in :func:`mlp`.
+        bias_std: as in :func:`mlp`; a bias belongs to a channel.
+        init_scale: as in :func:`mlp`.
+        output_bias: as in :func:`mlp`.
+        kernel: as in :func:`mlp`.
+        activation: as in :func:`mlp`.
+
+    Returns:
+        ``kernel_fn(x1, x2=None)``, as of :func:`mlp`, from images of shape ``(n, h, w, c)``.
+
+    Raises:
+        ValueError: as :func:`mlp`.
+        ImportError: as :func:`mlp`.
+
+    Example:
+        >>> import jax
+        >>> from sslstep.ntk import infinite
+        >>> images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+        >>> infinite.cnn(depth=2, strides=2)(images).shape
+        (2, 2)
+    """
+    network = _network(
+        "conv", (depth,), channels, parameterization, bias_std, output_bias, activation
+    )
+    network = _with_images(network, filter_size, strides, padding, pool)
+    return _kernel_fn(network, kernel, weight_std, bias_std, init_scale)
+
+
+def resnet(
+    num_blocks: int | Sequence[int] = 1,
+    channels: int | None = None,
+    *,
+    filter_size: int = 3,
+    pool: Pool = "flatten",
+    parameterization: Parameterization = "ntk",
+    weight_std: Real[ArrayLike, ""] | None = None,
+    bias_std: Real[ArrayLike, ""] | Literal["fan_in"] | None = None,
+    init_scale: Real[ArrayLike, ""] = 1.0,
+    output_bias: bool = False,
+    kernel: Kernel = "ntk",
+    activation: Activation = "relu",
+) -> KernelFn:
+    r"""The kernel of a residual network with pre-activation blocks (He et al., 2016, Fig. 4e).
+
+    A convolution, the blocks, the activation φ, flattening or averaging as in :func:`cnn`, and a
+    linear layer. A block takes h to
+
+    .. math:: S(h) + \mathrm{conv}(\varphi(\mathrm{conv}(\varphi(h)))),
+
+    and all convolutions pad with zeros. S is the identity, except in the first block of every stage
+    but the first: there the block's first convolution has stride 2 and S is a convolution of
+    size 1 and stride 2. There is no normalisation, and all stages have the same number of channels.
+
+    The terms of the sum scale with different powers of α, so no power of α factors out; α is
+    applied to every layer and is exact all the same.
+
+    Args:
+        num_blocks: the number of blocks; or that of each stage, such as ``(2, 2, 2, 2)``.
+        channels: of every convolution; where it is needed, as ``width`` of :func:`mlp`.
+        filter_size: of the convolutions, in pixels.
+        pool: ``"flatten"`` or ``"average"``.
+        parameterization: as in :func:`mlp`.
+        weight_std: as in :func:`mlp`.
+        bias_std: as in :func:`mlp`; a bias belongs to a channel.
+        init_scale: as in :func:`mlp`.
+        output_bias: as in :func:`mlp`.
+        kernel: as in :func:`mlp`.
+        activation: as in :func:`mlp`.
+
+    Returns:
+        ``kernel_fn(x1, x2=None)``, as of :func:`mlp`, from images of shape ``(n, h, w, c)``.
+
+    Raises:
+        ValueError: as :func:`mlp`.
+        ImportError: as :func:`mlp`.
+
+    Example:
+        >>> import jax
+        >>> from sslstep.ntk import infinite
+        >>> images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+        >>> infinite.resnet((1, 1))(images).shape
+        (2, 2)
+    """
+    stages = (num_blocks,) if isinstance(num_blocks, int) else tuple(num_blocks)
+    network = _network(
+        "residual", stages, channels, parameterization, bias_std, output_bias, activation
+    )
+    network = _with_images(network, filter_size, 1, "SAME", pool)
+    return _kernel_fn(network, kernel, weight_std, bias_std, init_scale)
+
+
+def _network(
+    layers: str,
+    blocks: tuple[int, ...],
+    width: int | None,
+    parameterization: str,
+    bias_std: ArrayLike | str | None,
+    output_bias: bool,
+    activation: str,
+) -> _layers.Network:
+    _check.require_at_least("num_blocks" if layers == "residual" else "depth", blocks or 0, 1)
+    _require_one_of("parameterization", parameterization, ("ntk", "standard"))
+    _require_one_of("activation", activation, _layers.ACTIVATIONS)
+    if isinstance(bias_std, str) and bias_std != "fan_in":
+        raise ValueError(f"bias_std must be None, a number or 'fan_in', got {bias_std!r}.")
+    bias = bias_std if bias_std is None or isinstance(bias_std, str) else "fixed"
+    name = "width" if layers == "dense" else "channels"
+    if width is not None:
+        _check.require_at_least(name, width, 1)
+    elif parameterization == "standard" or bias == "fan_in":
+        raise ValueError(
+            f"{name} must be given with parameterization='standard' or bias_std='fan_in': the "
+            f"kernel depends on it."
+        )
+    if output_bias and bias is None:
+        raise ValueError("output_bias=True needs a bias_std, got None.")
+    return _layers.Network(layers, blocks, width, parameterization, activation, bias, output_bias)
+
+
+def _with_images(
+    network: _layers.Network, filter_size: int, strides: int, padding: str, pool: str
+) -> _layers.Network:
+    _check.require_at_least("filter_size", filter_size, 1)
+    _check.require_at_least("strides", strides, 1)
+    _require_one_of("padding", padding, ("CIRCULAR", "SAME", "VALID"))
+    _require_one_of("pool", pool, ("average", "flatten"))
+    return network._replace(filter_size=filter_size, strides=strides, padding=padding, pool=pool)
+
+
+def _kernel_fn(
+    network: _layers.Network,
+    kernel: str,
+    weight_std: ArrayLike | None,
+    bias_std: ArrayLike | str | None,
+    init_scale: ArrayLike,
+) -> KernelFn:
+    _require_one_of("kernel", kernel, ("nngp", "ntk"))
+    if weight_std is None:
+        weight_std = 2**0.5 if network.parameterization == "ntk" else 3**-0.5
+    if bias_std is None or isinstance(bias_std, str):
+        bias_std = 1.0
+    scales = (weight_std, bias_std, init_scale)
+    _check.require_at_least("weight_std", weight_std, 0.0, strict=True)
+    _check.require_at_least("bias_std", bias_std, 0.0)
+    _check.require_at_least("init_scale", init_scale, 0.0, strict=True)
+
+    def kernel_fn(
+        x1: Real[ArrayLike, "n1 ..."], x2: Real[ArrayLike, "n2 ..."] | None = None
+    ) -> Float[Array, "n1 n2"]:
+        concrete = _check.is_concrete(x1, x2, *scales)
+        # At once, even if something else is being traced: a trace has one precision.
+        with jax.ensure_compile_time_eval() if concrete else contextlib.nullcontext():
+            x1 = _require_inputs("x1", x1, network)
+            if x2 is not None:
+                x2 = _require_inputs("x2", x2, network)
+                if x1.shape[1:] != x2.shape[1:]:
+                    raise ValueError(
+                        f"x1 and x2 must hold samples of one shape, got {x1.shape} and {x2.shape}."
+                    )
+            if not concrete:
+                return _evaluate(network, kernel, _as_scales(scales), x1, x2)[0]
+            with jax.enable_x64(True):
+                matrix, *sizes = _evaluate(network, kernel, _as_scales(scales), x1, x2)
+                _require_representable(matrix.dtype, kernel, *map(float, sizes))
+        return matrix
+
+    return kernel_fn
+
+
+def _as_scales(scales: tuple[ArrayLike, ...]) -> _layers.Scales:
+    return _layers.Scales(*(jnp.asarray(value, float) for value in scales))
+
+
+@partial(jax.jit, static_argnames=("network", "kernel"))
+def _evaluate(network, kernel, scales, x1, x2):
+    """The kernel in the dtype of x1; its largest entry, and what it is without the output bias."""
+    wide = jnp.result_type(float)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        inputs = x1.astype(wide), None if x2 is None else x2.astype(wide)
+        matrix = _layers.kernel_matrix(network, kernel, scales, *inputs)
+        matrix = jax.lax.optimization_barrier(matrix)  # or XLA computes it once for each use below
+        rest = matrix - _layers.output_constant(network, scales, x1.shape[1:])
+    if x2 is None:
+        matrix = (matrix + matrix.T) / 2
+    return matrix.astype(x1.dtype), jnp.abs(matrix).max(), jnp.abs(rest).max()
+
+
+def _require_inputs(name: str, x: ArrayLike, network: _layers.Network) -> Array:
+    shape = _check.shape_of(x)
+    wanted = "(n, ...)" if network.layers == "dense" else "(n, height, width, channels)"
+    if len(shape) < 2 or 0 in shape or (network.layers != "dense" and len(shape) != 4):
+        raise ValueError(f"{name} must have shape {wanted}, none of them 0, got shape {shape}.")
+    if network.layers != "dense" and min(_layers.feature_map(network, shape[1:])) < 1:
+        raise ValueError(
+            f"images of shape {shape[1:]} are too small: {sum(network.blocks)} convolution(s) of "
+            f"size {network.filter_size} without padding leave nothing of them."
+        )
+    _check.require_finite(name, x)
+    x = _check.as_float(name, x)
+    return x.reshape(x.shape[0], -1) if network.layers == "dense" else x
+
+
+def _require_representable(dtype: np.dtype, kernel: str, largest: float, rest: float) -> None:
+    info = jnp.finfo(dtype)
+    if largest > float(info.max) or 0 < largest < 1e3 * float(info.tiny):
+        raise ValueError(
+            f"the kernel's largest entry is {largest:.3g}, and {dtype} ranges from "
+            f"{float(info.tiny):.3g} to {float(info.max):.3g}: give float64 inputs, with x64 "
+            f"enabled, or another init_scale."
+        )
+    if kernel == "ntk" and dtype != jnp.float64 and 0 < 1e3 * rest < largest:
+        raise ValueError(
+            f"the output bias adds a constant to every entry, next to which the rest of the kernel "
+            f"({rest:.3g} at most) would be rounded away in {dtype}: give float64 inputs, with x64 "
+            f"enabled, or leave output_bias=False."
+        )
+
+
+def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
