@@ -1,0 +1,190 @@
+"""Kernel matrices block by block: the work behind `sslstep.gram`."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from sslstep import _check
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+Samples = Array | np.ndarray
+
+
+class Task(NamedTuple):
+    """A kernel matrix to compute, and where its first entry goes in the result."""
+
+    kernel_fn: Callable[..., Any]
+    x1: Samples
+    x2: Samples | None = None
+    row: int = 0
+    column: int = 0
+
+
+class Block(NamedTuple):
+    """Part of the result. `mirrored`: its transpose belongs to the result as well."""
+
+    values: Array
+    row: int
+    column: int
+    mirrored: bool
+
+
+def blocks(
+    tasks: list[Task], batch_size: int, dtype: DTypeLike | None, progress: bool | None
+) -> Iterator[Block]:
+    """Every block, rounded to `dtype`; of symmetric matrices those on and above the diagonal."""
+    from tqdm import tqdm  # here, so that importing costs no more than JAX
+
+    _check.require_at_least("batch_size", batch_size, 1)
+    total = sum(sum(1 for _ in _corners(task, batch_size)) for task in tasks)
+    hidden = None if progress is None else not progress  # None: unless on a terminal
+    with tqdm(total=total, desc="kernel", unit=" blocks", disable=hidden) as bar:
+        for task in tasks:
+            for i, j in _corners(task, batch_size):
+                yield _block(task, i, j, batch_size, dtype)
+                bar.update()
+
+
+def _corners(task: Task, batch_size: int) -> Iterator[tuple[int, int]]:
+    num_rows = task.x1.shape[0]
+    num_columns = num_rows if task.x2 is None else task.x2.shape[0]
+    for i in range(0, num_rows, batch_size):
+        for j in range(i if task.x2 is None else 0, num_columns, batch_size):
+            yield i, j
+
+
+def _block(task: Task, i: int, j: int, batch_size: int, dtype: DTypeLike | None) -> Block:
+    symmetric = task.x2 is None
+    x2 = task.x1 if task.x2 is None else task.x2
+    rows = _samples(task.x1, i, batch_size)
+    diagonal = symmetric and i == j
+    columns = None if diagonal else _samples(x2, j, batch_size)
+    values = task.kernel_fn(rows, columns)
+    wanted = (rows.shape[0], rows.shape[0] if columns is None else columns.shape[0])
+    if _check.shape_of(values) != wanted:
+        raise ValueError(
+            f"kernel_fn must return a matrix of shape (n1, n2): wanted {wanted} of inputs of "
+            f"shapes {rows.shape} and {rows.shape if columns is None else columns.shape}, got "
+            f"{_check.shape_of(values)}."
+        )
+    height = min(batch_size, task.x1.shape[0] - i)
+    width = min(batch_size, x2.shape[0] - j)
+    dtype = values.dtype if dtype is None else dtype
+    concrete = _check.is_concrete(values)
+    with jax.enable_x64(True) if concrete else contextlib.nullcontext():
+        values = _cut(values, height=height, width=width, diagonal=diagonal, dtype=dtype)
+        finite = not concrete or bool(jnp.isfinite(values).all())
+    row, column = task.row + i, task.column + j
+    if not finite:
+        raise ValueError(
+            f"the kernel holds NaN or infinity, in {jnp.dtype(dtype)}, within rows {row} to "
+            f"{row + height - 1} and columns {column} to {column + width - 1}."
+        )
+    return Block(values, row, column, mirrored=symmetric and not diagonal)
+
+
+def _samples(x: Samples, start: int, batch_size: int) -> Samples:
+    """A block of samples; the last one is filled up, so that all have one shape."""
+    num = x.shape[0]
+    return x[np.minimum(np.arange(start, start + min(batch_size, num)), num - 1)]
+
+
+@partial(jax.jit, static_argnames=("height", "width", "diagonal", "dtype"))
+def _cut(values, *, height, width, diagonal, dtype):
+    values = values[:height, :width].astype(dtype)
+    return jnp.triu(values) + jnp.triu(values, 1).T if diagonal else values
+
+
+def assemble(
+    tasks: list[Task],
+    shape: tuple[int, int],
+    batch_size: int,
+    dtype: DTypeLike | None,
+    progress: bool | None,
+) -> Array:
+    """The matrix as an array, in which every block is put in place."""
+    if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
+        raise ValueError(f"dtype = {jnp.dtype(dtype)} needs x64 enabled, or a file: out.")
+    result = None
+    for block in blocks(tasks, batch_size, dtype, progress):
+        if result is None:
+            dtype = jax.dtypes.canonicalize_dtype(block.values.dtype)
+            result = jnp.zeros(shape, dtype)
+        values = block.values.astype(dtype)
+        result = _place(result, values, block.row, block.column)
+        if block.mirrored:
+            result = _place(result, values.T, block.column, block.row)
+    assert result is not None  # there is at least one block
+    return result
+
+
+@partial(jax.jit, donate_argnums=0)
+def _place(result, values, row, column):
+    return jax.lax.dynamic_update_slice(result, values, (row, column))
+
+
+def write(
+    path: Path,
+    tasks: list[Task],
+    shape: tuple[int, int],
+    batch_size: int,
+    dtype: DTypeLike | None,
+    progress: bool | None,
+) -> np.memmap:
+    """The matrix in a file, which gets its name only when it is complete."""
+    _require_new(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        result = None
+        for block in blocks(tasks, batch_size, dtype, progress):
+            values = np.asarray(block.values)
+            if result is None:
+                result = np.lib.format.open_memmap(name, "w+", values.dtype, shape)
+            rows = slice(block.row, block.row + values.shape[0])
+            columns = slice(block.column, block.column + values.shape[1])
+            result[rows, columns] = values
+            if block.mirrored:
+                result[columns, rows] = values.T
+        assert result is not None
+        result.flush()
+        _require_new(path)  # it may have appeared in the meantime
+        os.rename(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return np.load(path, mmap_mode="r")
+
+
+def _require_new(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f"out = {path} exists already: remove it or name another file.")
+
+
+def multiply(tasks: list[Task], v: Array, batch_size: int, progress: bool | None) -> Array:
+    """The matrix times v, each block used where it stands and where it is mirrored."""
+    total = jnp.zeros_like(v)
+    for block in blocks(tasks, batch_size, v.dtype, progress):
+        total = _add_product(total, block.values, v, block.row, block.column)
+        if block.mirrored:
+            total = _add_product(total, block.values.T, v, block.column, block.row)
+    return total
+
+
+@partial(jax.jit, donate_argnums=0)
+def _add_product(total, values, v, row, column):
+    height, width = values.shape
+    product = jnp.matmul(values, jax.lax.dynamic_slice_in_dim(v, column, width), precision=_HIGHEST)
+    product += jax.lax.dynamic_slice_in_dim(total, row, height)
+    return jax.lax.dynamic_update_slice_in_dim(total, product, row, 0)
