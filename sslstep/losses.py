@@ -1,0 +1,81 @@
+r"""Losses of self-supervised learning, on the embeddings of a batch of positive pairs."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from sslstep import _check
+
+__all__ = ["barlow_twins"]
+
+
+def barlow_twins(
+    z: Float[ArrayLike, "n d"],
+    z_prime: Float[ArrayLike, "n d"],
+    *,
+    off_diagonal: Real[ArrayLike, ""] = 5e-3,
+    batch_norm: bool = True,
+    symmetrise: bool = False,
+    eps: Real[ArrayLike, ""] = 1e-5,
+) -> Float[Array, ""]:
+    r"""Barlow Twins (Zbontar et al. 2021).
+
+    .. math:: \mathcal{L} = \sum_i (C_{ii} - 1)^2 + \lambda \sum_{i \ne j} C_{ij}^2, \qquad
+        C = \frac1n \sum_i z_i z_i'^\top
+
+    The sums are not divided by d. The defaults are those of the method as it is used. The paper's
+    simplified loss :math:`\|C - I\|_F^2` (Eqs. 1 and 2) is ``off_diagonal=1, batch_norm=False,
+    symmetrise=True``; of a linear model it is :func:`sslstep.linear.loss`.
+
+    Args:
+        z: embeddings of one view, shape ``(n, d)``.
+        z_prime: embeddings of the other view of the same samples, same shape.
+        off_diagonal: λ ≥ 0; traced.
+        batch_norm: whether each dimension of each view is first brought to mean 0 and variance 1
+            over the batch: :math:`(z - \bar z) / \sqrt{\mathrm{var} + \epsilon}`, with the biased
+            variance (divided by n) and without learned scale and shift.
+        symmetrise: whether C is replaced by :math:`(C + C^\top) / 2`.
+        eps: ε of the batch norm; traced.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, or
+            λ or ε is negative.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import losses
+        >>> z = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> simplified = dict(off_diagonal=1.0, batch_norm=False, symmetrise=True)
+        >>> float(losses.barlow_twins(z, z, **simplified))  # C = I / 2
+        0.5
+    """
+    _check.require_matrix("z", z, "(n, d)")
+    _check.require_matrix("z_prime", z_prime, "(n, d)")
+    if _check.shape_of(z) != _check.shape_of(z_prime):
+        raise ValueError(
+            f"z and z_prime hold the embeddings of two views of the same samples and must have one "
+            f"shape (n, d), got {_check.shape_of(z)} and {_check.shape_of(z_prime)}."
+        )
+    _check.require_finite("z", z)
+    _check.require_finite("z_prime", z_prime)
+    _check.require_at_least("off_diagonal", off_diagonal, 0.0)
+    _check.require_at_least("eps", eps, 0.0)
+    z, z_prime = _check.as_float("z", z), _check.as_float("z_prime", z_prime)
+    if batch_norm:
+        z, z_prime = _normalised(z, eps), _normalised(z_prime, eps)
+    c = jnp.matmul(z.T, z_prime, precision=jax.lax.Precision.HIGHEST) / z.shape[0]
+    if symmetrise:
+        c = (c + c.T) / 2
+    diagonal = jnp.eye(c.shape[0], dtype=bool)
+    off = jnp.asarray(off_diagonal, c.dtype)
+    return jnp.sum(jnp.where(diagonal, (c - 1) ** 2, off * c**2))
+
+
+def _normalised(z: Array, eps: ArrayLike) -> Array:
+    centred = z - z.mean(axis=0, keepdims=True)
+    variance = jnp.mean(centred**2, axis=0, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + jnp.asarray(eps, z.dtype))

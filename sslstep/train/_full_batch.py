@@ -1,0 +1,133 @@
+"""Full-batch gradient descent of any model, compiled as one loop."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree, Real
+
+from sslstep import _check
+from sslstep.simulate import DivergenceError, _record_steps
+
+__all__ = ["Descent", "full_batch_descent"]
+
+
+class Descent(NamedTuple):
+    r"""A run of full-batch gradient descent with T records.
+
+    Attributes:
+        params: the parameters after the last step.
+        records: what ``measure`` returned at each record: its pytree, each leaf with a new leading
+            axis of length T.
+        times: effective time t = learning rate × step of each record, shape ``(T,)``.
+    """
+
+    params: PyTree
+    records: PyTree
+    times: Float[Array, " T"]
+
+
+def full_batch_descent(
+    loss_fn: Callable[..., Array],
+    params: PyTree,
+    learning_rate: Real[ArrayLike, ""],
+    num_steps: int,
+    *,
+    args: Sequence[Any] = (),
+    record_at: Sequence[int] | np.ndarray | None = None,
+    measure: Callable[..., Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Descent:
+    r"""Gradient descent on the loss of all samples at once, as in Appendix D.1.
+
+    .. math:: \theta \leftarrow \theta - \eta \nabla_\theta \mathcal{L}(\theta; \mathrm{args})
+
+    The whole run is one compiled loop. Its program is kept for as long as ``loss_fn``, ``measure``
+    and ``progress`` are the same functions, so hand it data through ``args``, not in a closure:
+    another learning rate, other data of the same shapes and another number of steps up to the same
+    number of records then compile nothing.
+
+    Args:
+        loss_fn: ``loss_fn(params, *args)``, a scalar.
+        params: the initial parameters, any pytree of floating-point arrays. They are not modified.
+        learning_rate: η > 0; traced.
+        num_steps: how many steps.
+        args: what else ``loss_fn`` and ``measure`` take: pytrees of arrays, traced.
+        record_at: record at these steps, increasing, within 0...num_steps. Default: at the first
+            and the last.
+        measure: ``measure(params, *args)``, any pytree of arrays, recorded. Default: the loss.
+        progress: called with the step number at every record, from within the compiled loop.
+
+    Returns:
+        :class:`Descent`. Under `jit` or `vmap` nothing can be raised: a run that diverges stops
+        where it does, and its remaining records repeat.
+
+    Raises:
+        ValueError: if the learning rate is not positive, the steps are out of order, or ``loss_fn``
+            does not return a scalar.
+        DivergenceError: if the loss is no longer finite, with the step.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import train
+        >>> def half_square(theta, target):
+        ...     return 0.5 * jnp.sum((theta - target) ** 2)
+        >>> target = jnp.array([1.0, 2.0])
+        >>> run = train.full_batch_descent(half_square, jnp.zeros(2), 0.5, 20, args=(target,))
+        >>> run.params.round(3), run.records.round(3)
+        (Array([1., 2.], dtype=float32), Array([2.5, 0. ], dtype=float32))
+    """
+    _check.require_at_least("learning_rate", learning_rate, 0.0, strict=True)
+    steps = _record_steps(num_steps, max(num_steps, 1), record_at)
+    shape = jax.eval_shape(loss_fn, params, *args).shape
+    if shape != ():
+        raise ValueError(f"loss_fn must return a scalar, got shape {shape}.")
+    learning_rate = jnp.asarray(learning_rate, float)
+    stops = steps if steps[-1] == num_steps else np.append(steps, num_steps)
+    final, records, bad_step = _descend(
+        params,
+        tuple(args),
+        learning_rate,
+        jnp.asarray(stops),
+        loss_fn=loss_fn,
+        measure=measure or loss_fn,
+        progress=progress,
+    )
+    if _check.is_concrete(bad_step) and int(bad_step) >= 0:
+        raise DivergenceError(
+            f"gradient descent diverged: the loss is no longer finite at step {int(bad_step)} "
+            f"(t = {int(bad_step) * float(learning_rate):.4g}). The learning rate is "
+            f"{float(learning_rate):.3g}: choose a smaller one."
+        )
+    records = jax.tree.map(lambda leaf: leaf[: len(steps)], records)
+    return Descent(final, records, learning_rate * jnp.asarray(steps, float))
+
+
+@partial(jax.jit, static_argnames=("loss_fn", "measure", "progress"))
+def _descend(params, args, learning_rate, stops, *, loss_fn, measure, progress):
+    """Final parameters, records at the stops, and the first step of infinite loss or -1."""
+    value_and_grad = jax.value_and_grad(loss_fn)
+
+    def step(carry):
+        params, count, _ = carry
+        loss, grads = value_and_grad(params, *args)
+        good = jnp.isfinite(loss)
+        params = jax.tree.map(
+            lambda p, g: jnp.where(good, p - learning_rate.astype(p.dtype) * g, p), params, grads
+        )
+        return params, count + good.astype(count.dtype), good
+
+    def advance(carry, stop):
+        carry = jax.lax.while_loop(lambda c: (c[1] < stop) & c[2], step, carry)
+        if progress is not None:
+            jax.debug.callback(progress, carry[1])
+        return carry, measure(carry[0], *args)
+
+    start = (params, jnp.zeros((), stops.dtype), jnp.array(True))
+    (params, count, good), records = jax.lax.scan(advance, start, stops)
+    good &= jnp.isfinite(loss_fn(params, *args))
+    return params, records, jnp.where(good, -1, count)

@@ -1,0 +1,153 @@
+"""The empirical NTK against Jacobians written out, closed forms, and its limit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen
+
+from sslstep import nn
+from sslstep.ntk import empirical, infinite
+
+
+class ConvNet(linen.Module):
+    dtype: jnp.dtype
+
+    @linen.compact
+    def __call__(self, x):
+        h = linen.Conv(4, (3, 3), strides=2, param_dtype=self.dtype)(x)
+        h = jax.nn.relu(h).mean(axis=(1, 2))
+        return linen.Dense(3, param_dtype=self.dtype)(h)
+
+
+def written_out(apply_fn, params, x1, x2, kind):
+    """From the whole Jacobians, in NumPy and float64."""
+
+    def flat(x):
+        jacobian = jax.tree.leaves(jax.jit(jax.jacrev(apply_fn))(params, x))
+        return np.concatenate(
+            [np.asarray(leaf, float).reshape(*leaf.shape[:2], -1) for leaf in jacobian], axis=2
+        )
+
+    theta = np.einsum("ikp,jlp->ijkl", flat(x1), flat(x2))
+    dim = theta.shape[-1]
+    total = theta.sum((2, 3)) if kind == "scalar" else np.trace(theta, axis1=2, axis2=3)
+    return total / dim
+
+
+def setting(name, dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(7, 6, 6, 2)), dtype)
+    model = ConvNet(dtype) if name == "conv" else nn.MLP(3, 8, bias_std=0.5, dtype=dtype)
+    return model.apply, model.init(jax.random.key(0), x), x[:4], x[2:]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("dense", "scalar"), ("dense", "trace"), ("conv", "scalar")]
+)
+def test_jacobians_written_out(dtype, name, kind):
+    apply_fn, params, x1, x2 = setting(name, dtype)
+    # Sums of some hundred products, each to eps.
+    tol = {"rtol": 100 * float(jnp.finfo(dtype).eps), "atol": 100 * float(jnp.finfo(dtype).eps)}
+    expected = written_out(apply_fn, params, x1, x2, kind)
+    cross = empirical.ntk(apply_fn, params, x1, x2, kind=kind)
+    assert cross.dtype == dtype
+    np.testing.assert_allclose(cross, expected, **tol)
+    # Blocks that divide neither number of samples.
+    blocks = empirical.ntk(apply_fn, params, x1, x2, batch_size=3, kind=kind)
+    np.testing.assert_allclose(blocks, cross, **tol)
+    own = empirical.ntk(apply_fn, params, x2, batch_size=2, kind=kind)
+    np.testing.assert_allclose(own, written_out(apply_fn, params, x2, x2, kind), **tol)
+    np.testing.assert_array_equal(own, own.T)
+    assert np.linalg.eigvalsh(own)[0] > -tol["atol"] * np.trace(own)
+
+
+def linear_model(params, x):
+    return x @ params["weights"] + params["bias"][None, :]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_linear_model_is_its_gram_matrix(x64, seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(6, 4)), rng.normal(size=(5, 4))
+    params = {"weights": jnp.asarray(rng.normal(size=(4, 3))), "bias": jnp.zeros(3)}
+    for kind in ("scalar", "trace"):  # blocks are multiples of the identity: both are it
+        kernel = empirical.ntk(linear_model, params, x, y, batch_size=4, kind=kind)
+        np.testing.assert_allclose(kernel, x @ y.T + 1, rtol=1e-13, atol=1e-13)
+
+
+def test_trace_does_not_depend_on_the_basis_of_outputs(x64):
+    apply_fn, params, x, _ = setting("dense", jnp.float64)
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+
+    def turned(params, x):
+        return apply_fn(params, x) @ rotation
+
+    trace, scalar = (
+        [empirical.ntk(f, params, x, kind=kind) for f in (apply_fn, turned)]
+        for kind in ("trace", "scalar")
+    )
+    np.testing.assert_allclose(trace[1], trace[0], rtol=1e-12)
+    assert np.abs(scalar[1] - scalar[0]).max() > 1e-2 * np.abs(scalar[0]).max()
+
+
+def test_half_precision_accumulates_in_float32():
+    x = jnp.ones((2, 3000), jnp.bfloat16)
+    params = {"weights": jnp.zeros((3000, 2), jnp.bfloat16), "bias": jnp.zeros(2, jnp.bfloat16)}
+    kernel = empirical.ntk(linear_model, params, x, kind="trace")
+    assert kernel.dtype == jnp.float32
+    np.testing.assert_array_equal(kernel, np.full((2, 2), 3001.0))  # beyond bfloat16's 8 bits
+
+
+def test_under_jit_and_in_the_parameters():
+    """It can be recorded during training: traced samples and parameters."""
+    apply_fn, params, x, _ = setting("dense", jnp.float32)
+    kernel = empirical.ntk(apply_fn, params, x)
+    traced = jax.jit(lambda p, x: empirical.ntk(apply_fn, p, x))(params, x)
+    np.testing.assert_allclose(traced, kernel, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("parameterization", "kind"), [("ntk", "scalar"), ("standard", "trace")])
+def test_approaches_the_infinite_width_kernel(x64, parameterization, kind):
+    """Unbiased to order 1 / width, with fluctuations that fall as width^-1/2."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)))
+    widths, draws = np.array([64, 256, 1024]), 24
+    spread = []
+    for width in widths.tolist():
+        model = nn.MLP(4, width, parameterization=parameterization, dtype=jnp.float64)
+        keys = jax.random.split(jax.random.key(width), draws)
+
+        def draw(key, model=model):
+            return empirical.ntk(model.apply, model.init(key, x), x, kind=kind)
+
+        kernels = np.asarray(jax.vmap(draw)(keys))
+        limit = np.asarray(infinite.mlp(1, width, parameterization=parameterization)(x))
+        kernels, limit = kernels / limit.max(), limit / limit.max()
+        # In the standard parameterisation input weights add a term smaller by 1 / width.
+        error = kernels.std(axis=0, ddof=1) / draws**0.5
+        assert (np.abs(kernels.mean(axis=0) - limit) < 5 * error + 10 / width).all()
+        spread.append(np.sqrt(np.mean((kernels - limit) ** 2)))
+    slope = np.polyfit(np.log(widths), np.log(spread), 1)[0]
+    # A root mean square over 24 draws of correlated entries is good to 1 / sqrt(2 * 24), twice over
+    # a factor of 16 in width.
+    assert abs(slope + 0.5) < 3 * (2 / 48) ** 0.5 / np.log(16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "full"}, 'kind must be "scalar" or "trace", got \'full\''),
+        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"x1": jnp.ones((0, 2))}, "x1 must hold samples"),
+        ({"x1": jnp.full((2, 2), jnp.nan)}, "x1 of shape .* NaN"),
+        ({"x2": jnp.ones((3, 4))}, r"one shape, got \(2,\) and \(4,\)"),
+        (
+            {"apply_fn": lambda params, x: x.sum(axis=1)},
+            r"\(n, d\): for one sample of shape \(2,\)",
+        ),
+    ],
+)
+def test_rejects(settings, message, unchecked):
+    valid = {"apply_fn": lambda p, x: x @ p, "params": jnp.ones((2, 3)), "x1": jnp.ones((3, 2))}
+    with pytest.raises(ValueError, match=message):
+        empirical.ntk(**(valid | settings))
