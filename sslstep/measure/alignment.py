@@ -1,0 +1,184 @@
+r"""How far two embeddings span the same space of functions (Appendix E).
+
+Of embeddings as a matrix ``(n, d)``, a row for each sample, what counts is the span of its columns:
+it does not change under an invertible linear map of the embedding, and determines what a linear
+probe can do. Nothing is centred.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sslstep import _check
+
+__all__ = ["chance_level", "misalignment", "principal_angles", "subspace_alignment"]
+
+
+def subspace_alignment(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -> Float[Array, ""]:
+    r"""The normalised subspace alignment of two embeddings of the same samples (Appendix E).
+
+    .. math:: a(P, P') = \frac1d \| P P'^\top \|_F^2 = \frac1d \sum_j \cos^2 \theta_j
+
+    with the rows of P and P' orthonormal bases of the two spans and :math:`\theta_j` their
+    principal angles. It is 1 for equal spans and 0 for orthogonal ones (the paper's text has d for
+    the former); for random ones see :func:`chance_level`. Of spans of different dimension, d is the
+    smaller, and 1 means that one contains the other.
+
+    Args:
+        a: embeddings, shape ``(n, d)``, of rank d.
+        b: embeddings of the same samples in the same order, shape ``(n, k)``, of rank k.
+
+    Returns:
+        The alignment, in [0, 1]. Near 1 it is rounded: see :func:`misalignment`. Under `jit`,
+        embeddings that lack rank give NaN.
+
+    Raises:
+        ValueError: if shapes do not fit, values are not finite, or an embedding lacks rank.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import alignment
+        >>> a = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+        >>> b = jnp.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+        >>> round(float(alignment.subspace_alignment(a, b)), 6)
+        0.5
+    """
+    p, p_prime = _bases(a, b)
+    return jnp.sum(_matmul(p.T, p_prime) ** 2) / p_prime.shape[1]
+
+
+def misalignment(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -> Float[Array, ""]:
+    r"""What :func:`subspace_alignment` lacks to 1, without cancellation.
+
+    .. math:: 1 - a(P, P') = \frac1d \| P' - P' P^\top P \|_F^2 = \frac1d \sum_j \sin^2 \theta_j
+
+    Near 0 it is resolved down to eps², where ``1 - subspace_alignment`` ends at eps. The dimensions
+    and the rounding of the embeddings themselves set the floor.
+
+    Args:
+        a: embeddings, shape ``(n, d)``, of rank d.
+        b: embeddings of the same samples in the same order, shape ``(n, k)``, of rank k.
+
+    Returns:
+        The distance, in [0, 1]: the mean squared sine of the principal angles.
+
+    Raises:
+        ValueError: as :func:`subspace_alignment`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import alignment
+        >>> a, b = jnp.array([[1.0], [0.0]]), jnp.array([[1.0], [1e-6]])
+        >>> print(f"{alignment.misalignment(a, b):.3e}")
+        1.000e-12
+    """
+    p, p_prime = _bases(a, b)
+    return jnp.sum(_beyond(p, p_prime) ** 2) / p_prime.shape[1]
+
+
+def principal_angles(
+    a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]
+) -> Float[Array, " min(d,k)"]:
+    r"""The principal angles between the spans of two embeddings (Björck and Golub 1973).
+
+    With orthonormal bases, :math:`\cos \theta_j` are the singular values of :math:`P P'^\top` and
+    :math:`\sin \theta_j` those of :math:`P' - P' P^\top P`. Both are computed and the angle taken
+    from the two, so that it is good to eps near 0 and near π/2.
+
+    Args:
+        a: embeddings, shape ``(n, d)``, of rank d.
+        b: embeddings of the same samples in the same order, shape ``(n, k)``, of rank k.
+
+    Returns:
+        The angles in [0, π/2], ascending, shape ``(min(d, k),)``.
+
+    Raises:
+        ValueError: as :func:`subspace_alignment`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import alignment
+        >>> a, b = jnp.array([[1.0], [0.0]]), jnp.array([[1.0], [1.0]])
+        >>> print(*(f"{angle:.4f}" for angle in alignment.principal_angles(a, b)))
+        0.7854
+    """
+    p, p_prime = _bases(a, b)
+    cosines = jnp.linalg.svd(_matmul(p.T, p_prime), compute_uv=False)
+    sines = jnp.linalg.svd(_beyond(p, p_prime), compute_uv=False)[::-1]
+    return jnp.arctan2(sines, cosines)
+
+
+def chance_level(dim: int, num_samples: int) -> float:
+    r"""The expected alignment of random subspaces of dimension d in N: d / N.
+
+    With the n pairs' both views as samples N = 2n, and Appendix E's tables have 50 / 2000 = 0.025
+    (its text :math:`d^2 / 2n`). If dimensions differ, it is the larger that counts.
+
+    Args:
+        dim: d.
+        num_samples: N ≥ d, the number of rows.
+
+    Returns:
+        d / N.
+
+    Raises:
+        ValueError: unless 1 ≤ d ≤ N.
+
+    Example:
+        >>> from sslstep.measure import alignment
+        >>> alignment.chance_level(50, 2000)
+        0.025
+    """
+    if not 1 <= dim <= num_samples:
+        raise ValueError(f"dim must be between 1 and num_samples = {num_samples}, got {dim}.")
+    return dim / num_samples
+
+
+def _bases(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
+    """Orthonormal bases of the columns' spans as columns, the smaller one last."""
+    rows, _ = _check.require_matrix("a", a, "(n, d)")
+    others, _ = _check.require_matrix("b", b, "(n, k)")
+    if rows != others:
+        raise ValueError(
+            f"a and b hold embeddings of the same samples, one row each: got {rows} and {others} "
+            f"rows."
+        )
+    p, p_prime = _basis("a", a), _basis("b", b)
+    return (p, p_prime) if p.shape[1] >= p_prime.shape[1] else (p_prime, p)
+
+
+def _basis(name: str, value: ArrayLike) -> Array:
+    rows, columns = _check.shape_of(value)
+    if rows < columns:
+        raise ValueError(
+            f"{name} of shape {(rows, columns)} cannot have rank {columns}: fewer samples than "
+            f"dimensions."
+        )
+    _check.require_finite(name, value)
+    matrix = _check.as_float(name, value)
+    # Dimensions not yet learned may be smaller by many orders of magnitude; they count as much.
+    largest = jnp.abs(matrix).max(axis=0, keepdims=True)
+    q, r = jnp.linalg.qr(matrix / jnp.where(largest > 0, largest, 1))
+    singular_values = jnp.linalg.svd(r, compute_uv=False)
+    # Rounding leaves about one eps, in tall and wide matrices alike.
+    cutoff = 10 * columns**0.5 * jnp.finfo(matrix.dtype).eps * singular_values[0]
+    rank = jnp.sum(singular_values > cutoff)
+    if _check.is_concrete(rank) and int(rank) < columns:
+        raise ValueError(
+            f"{name} of shape {(rows, columns)} has rank {int(rank)}: the span of its columns is "
+            f"not defined to rounding. Keep only dimensions that are learned."
+        )
+    return jnp.where(rank == columns, q, jnp.nan)
+
+
+def _beyond(p: Array, p_prime: Array) -> Array:
+    """The part of the second basis outside the span of the first."""
+    # Twice, as in Gram-Schmidt: what the first pass leaves within the span is of order eps.
+    for _ in range(2):
+        p_prime = p_prime - _matmul(p, _matmul(p.T, p_prime))
+    return p_prime
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,354 @@
+r"""Linear probes in closed form: how well labels are read off an embedding linearly.
+
+A probe is ridge regression on features, here without any training: on n samples it costs one
+factorisation, its leave-one-out error costs nothing more, and along a training run whose embedding
+only rescales fixed directions (Eqs. 24 and 40) the samples are read once for all times.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer, Real
+
+from sslstep import _check
+
+__all__ = [
+    "Probe",
+    "accuracy",
+    "accuracy_along",
+    "loo_error",
+    "predict",
+    "ridge",
+    "standard_error",
+]
+
+
+class Probe(NamedTuple):
+    r"""A linear map :math:`h \mapsto W^\top h + b` from p features to c targets.
+
+    Attributes:
+        weights: W, shape ``(p, c)``.
+        bias: b, shape ``(c,)``.
+    """
+
+    weights: Float[Array, "p c"]
+    bias: Float[Array, " c"]
+
+
+def ridge(
+    features: Float[ArrayLike, "n p"],
+    targets: Real[ArrayLike, "n c"],
+    regularisation: Real[ArrayLike, ""],
+) -> Probe:
+    r"""Ridge regression with an unpenalised bias.
+
+    .. math:: \min_{W, b} \; \frac1n \sum_i \| W^\top h_i + b - y_i \|^2 + \mu \|W\|_F^2
+
+    (scikit-learn's ``alpha`` is :math:`n \mu`.) From a singular value decomposition of the centred
+    features, which unlike the normal equations does not square their condition number. Singular
+    values within rounding of zero, ``10 sqrt(min(n, p)) eps`` of the largest, count as zero.
+
+    Args:
+        features: h, shape ``(n, p)``.
+        targets: y, shape ``(n, c)``. For classes ``jax.nn.one_hot(labels, c)``.
+        regularisation: μ ≥ 0; traced. At 0, least squares; of several solutions that of least norm.
+
+    Returns:
+        :class:`Probe`, in the features' dtype.
+
+    Raises:
+        ValueError: if shapes do not fit, values are not finite, or μ is negative.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import probe
+        >>> features = jnp.array([[0.0], [1.0], [2.0]])
+        >>> fitted = probe.ridge(features, 3 * features + 1, 0.0)
+        >>> print(*(f"{v:.4f}" for v in (fitted.weights[0, 0], fitted.bias[0])))
+        3.0000 1.0000
+    """
+    features, targets = _prepare(features, targets)
+    _check.require_at_least("regularisation", regularisation, 0.0)
+    mean, mean_target = features.mean(axis=0), targets.mean(axis=0)
+    n = features.shape[0]
+    u, s, vt = _svd(features - mean[None, :])
+    projections = _matmul(u.T, targets - mean_target[None, :])
+    weights = _matmul(vt.T, _filter(s, n * _scalar(regularisation, s))[:, None] * projections)
+    return Probe(weights, mean_target - _matmul(mean, weights))
+
+
+def predict(probe: Probe, features: Float[ArrayLike, "n p"]) -> Float[Array, "n c"]:
+    r"""The probe's targets, :math:`W^\top h + b`.
+
+    Args:
+        probe: from :func:`ridge`.
+        features: h, shape ``(n, p)``.
+
+    Returns:
+        Predictions, shape ``(n, c)``; the largest is the class predicted.
+
+    Raises:
+        ValueError: if shapes do not fit or values are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import probe
+        >>> probe.predict(probe.Probe(jnp.array([[2.0]]), jnp.array([1.0])), jnp.array([[3.0]]))
+        Array([[7.]], dtype=float32)
+    """
+    _, columns = _check.require_matrix("features", features, "(n, p)")
+    if columns != probe.weights.shape[0]:
+        raise ValueError(
+            f"features must have shape (n, {probe.weights.shape[0]}) as the probe's weights "
+            f"{probe.weights.shape} have it, got {_check.shape_of(features)}."
+        )
+    _check.require_finite("features", features)
+    features = _check.as_float("features", features).astype(probe.weights.dtype)
+    return _matmul(features, probe.weights) + probe.bias[None, :]
+
+
+def accuracy(
+    probe: Probe, features: Float[ArrayLike, "n p"], labels: Integer[ArrayLike, " n"]
+) -> Float[Array, ""]:
+    """The fraction of samples whose largest prediction is that of their class.
+
+    Args:
+        probe: fitted to one-hot targets.
+        features: shape ``(n, p)``.
+        labels: classes 0...c-1, shape ``(n,)``.
+
+    Returns:
+        The accuracy, in [0, 1]; its :func:`standard_error` is that of n samples.
+
+    Raises:
+        ValueError: if shapes do not fit, or a label is not in 0...c-1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep.measure import probe
+        >>> features, labels = jnp.array([[0.0], [1.0], [5.0], [6.0]]), jnp.array([0, 0, 1, 1])
+        >>> fitted = probe.ridge(features, jax.nn.one_hot(labels, 2), 1e-3)
+        >>> float(probe.accuracy(fitted, features, labels))
+        1.0
+    """
+    predictions = predict(probe, features)
+    labels = _labels("labels", labels, *predictions.shape)
+    return jnp.mean(jnp.argmax(predictions, axis=1) == labels, dtype=predictions.dtype)
+
+
+def standard_error(accuracy: Real[ArrayLike, "..."], num_samples: int) -> Float[Array, "..."]:
+    r"""The binomial standard error of an accuracy a, :math:`\sqrt{a (1 - a) / n}`.
+
+    Of the test samples only: it knows nothing of the training samples' choice. Accuracies of two
+    probes on the same samples differ by less than their two errors suggest.
+
+    Args:
+        accuracy: a in [0, 1], any shape.
+        num_samples: n, the number of test samples.
+
+    Returns:
+        The standard error, of the same shape.
+
+    Raises:
+        ValueError: if an accuracy is negative or there is no sample.
+
+    Example:
+        >>> from sslstep.measure import probe
+        >>> round(float(probe.standard_error(0.5, 10_000)), 4)
+        0.005
+    """
+    _check.require_at_least("accuracy", accuracy, 0.0)
+    _check.require_at_least("num_samples", num_samples, 1)
+    accuracy = _check.as_float("accuracy", accuracy)
+    return jnp.sqrt(jnp.clip(accuracy * (1 - accuracy), 0) / num_samples)
+
+
+def loo_error(
+    features: Float[ArrayLike, "n p"],
+    targets: Real[ArrayLike, "n c"],
+    regularisations: Real[ArrayLike, " R"],
+) -> Float[Array, " R"]:
+    r"""Leave-one-out error of ridge regression, for choosing the regularisation without test data.
+
+    .. math:: \frac1n \sum_i \Big\| \frac{y_i - \hat y_i}{1 - H_{ii}} \Big\|^2
+
+    is the mean squared error on each sample of a probe fitted to the others, all n of them from one
+    decomposition. H maps targets to predictions, bias included; the total penalty
+    :math:`n \mu \|W\|_F^2` stays as it is while a sample is left out.
+
+    Args:
+        features: shape ``(n, p)``.
+        targets: shape ``(n, c)``.
+        regularisations: the μ > 0 to try, shape ``(R,)``; traced.
+
+    Returns:
+        The errors, shape ``(R,)``. Choose ``regularisations[errors.argmin()]``.
+
+    Raises:
+        ValueError: if shapes do not fit, values are not finite, n < 2, or a μ is not positive.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep.measure import probe
+        >>> features = jax.random.normal(jax.random.key(0), (40, 3))
+        >>> grid = jnp.array([1e-4, 1e-2, 1.0])
+        >>> int(probe.loo_error(features, features[:, :1], grid).argmin())
+        0
+    """
+    features, targets = _prepare(features, targets)
+    _check.require_at_least("the number of samples", features.shape[0], 2)
+    _check.require_at_least("regularisations", regularisations, 0.0, strict=True)
+    n = features.shape[0]
+    u, s, _ = _svd(features - features.mean(axis=0, keepdims=True))
+    u = jnp.where(s[None, :] > 0, u, 0)
+    targets = targets - targets.mean(axis=0, keepdims=True)
+    projections = _matmul(u.T, targets)
+    # What the features do not reach. With p >= n - 1 they reach all, up to rounding.
+    outside = targets - _matmul(u, projections)
+    free = 1 - 1 / n - jnp.sum(u**2, axis=1)
+    reach_all = jnp.sum(s > 0) >= n - 1
+    outside, free = jnp.where(reach_all, 0, outside), jnp.where(reach_all, 0, free)
+
+    def error(regularisation):
+        kept = 1 / (1 + s**2 / (n * regularisation))  # 1 - H has these eigenvalues
+        residuals = outside + _matmul(u, kept[:, None] * projections)
+        leverages = free + _matmul(u**2, kept)
+        return jnp.sum((residuals / leverages[:, None]) ** 2) / n
+
+    return jax.lax.map(error, jnp.asarray(regularisations, s.dtype))
+
+
+def accuracy_along(
+    features: Float[ArrayLike, "n d"],
+    labels: Integer[ArrayLike, " n"],
+    features_test: Float[ArrayLike, "m d"],
+    labels_test: Integer[ArrayLike, " m"],
+    scales: Float[ArrayLike, "T d"],
+    regularisation: Real[ArrayLike, ""] | Real[ArrayLike, " T"],
+    *,
+    num_classes: int,
+) -> Float[Array, " T"]:
+    r"""Test accuracy of a probe along training, for embeddings :math:`f(x, t) = s(t) \odot h(x)`.
+
+    Such are the embeddings of a linear or kernel model from small initialisation, up to a rotation
+    that no probe sees (Eq. 40). At each time it is the accuracy of
+    ``ridge(features * s(t), one_hot(labels), regularisation)``, from the d x d triangle of one QR
+    decomposition of the training features.
+
+    The embedding grows from nearly nothing, and a fixed μ makes dimensions count once
+    :math:`s_j^2` times their variance exceeds it. For a probe blind to the overall scale give μ for
+    each time, in proportion to the mean squared scale.
+
+    Args:
+        features: h of the training samples, shape ``(n, d)``.
+        labels: their classes 0...c-1, shape ``(n,)``.
+        features_test: h of the test samples, shape ``(m, d)``.
+        labels_test: their classes, shape ``(m,)``.
+        scales: s at each time, shape ``(T, d)``.
+        regularisation: μ > 0 of :func:`ridge`, one or one for each time, shape ``(T,)``; traced.
+        num_classes: c.
+
+    Returns:
+        The accuracies, shape ``(T,)``.
+
+    Raises:
+        ValueError: if shapes do not fit, values are not finite, labels are not in 0...c-1, or μ is
+            not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import probe
+        >>> h, labels = jnp.array([[0.0, 1.0], [1.0, 2.0], [1.0, 0.0]]), jnp.array([0, 1, 1])
+        >>> scales = jnp.array([[0.0, 1.0], [1.0, 1.0]])
+        >>> along = probe.accuracy_along(h, labels, h, labels, scales, 1e-4, num_classes=2)
+        >>> print(*(f"{a:.3f}" for a in along))
+        0.667 1.000
+    """
+    n, dim = _check.require_matrix("features", features, "(n, d)")
+    num_times, columns = _check.require_matrix("scales", scales, "(T, d)")
+    if columns != dim:
+        raise ValueError(
+            f"scales must have shape (T, {dim}), one for each feature, got {(num_times, columns)}."
+        )
+    num_test, columns = _check.require_matrix("features_test", features_test, "(m, d)")
+    if columns != dim:
+        raise ValueError(
+            f"features_test must have shape (m, {dim}) as features, got {(num_test, columns)}."
+        )
+    if _check.shape_of(regularisation) not in ((), (num_times,)):
+        raise ValueError(
+            f"regularisation must be a scalar or have shape ({num_times},), one for each row of "
+            f"scales, got shape {_check.shape_of(regularisation)}."
+        )
+    _check.require_at_least("regularisation", regularisation, 0.0, strict=True)
+    _check.require_finite("features_test", features_test)
+    _check.require_finite("scales", scales)
+    labels = _labels("labels", labels, n, num_classes)
+    labels_test = _labels("labels_test", labels_test, num_test, num_classes)
+    features, targets = _prepare(features, jax.nn.one_hot(labels, num_classes))
+    mean, mean_target = features.mean(axis=0), targets.mean(axis=0)
+    q, r = jnp.linalg.qr(features - mean[None, :])
+    projections = _matmul(q.T, targets - mean_target[None, :])
+    test = _check.as_float("features_test", features_test).astype(r.dtype) - mean[None, :]
+    # Only the differences of classes matter: what they share would swallow a small embedding.
+    shift = (mean_target - mean_target.mean())[None, :]
+
+    def accuracy_at(scale_and_regularisation):
+        scale, regularisation = scale_and_regularisation
+        u, s, vt = _svd(r * scale[None, :])
+        filtered = _filter(s, n * regularisation)[:, None] * _matmul(u.T, projections)
+        predictions = _matmul(test, scale[:, None] * _matmul(vt.T, filtered)) + shift
+        return jnp.mean(jnp.argmax(predictions, axis=1) == labels_test, dtype=r.dtype)
+
+    each = jnp.broadcast_to(_scalar(regularisation, r), (num_times,))
+    return jax.lax.map(accuracy_at, (jnp.asarray(scales, r.dtype), each))
+
+
+def _svd(centred: Array) -> tuple[Array, Array, Array]:
+    """Singular value decomposition with values within rounding of zero set to zero."""
+    u, s, vt = jnp.linalg.svd(centred, full_matrices=False)
+    # Rounding leaves about one eps, in tall and wide matrices alike.
+    cutoff = 10 * s.shape[0] ** 0.5 * jnp.finfo(s.dtype).eps * s[0]
+    return u, jnp.where(s > cutoff, s, 0), vt
+
+
+def _filter(s: Array, penalty: Array) -> Array:
+    """s / (s² + penalty): what ridge regression makes of 1 / s."""
+    return jnp.where(s > 0, 1 / (jnp.where(s > 0, s, 1) + penalty / jnp.where(s > 0, s, 1)), 0)
+
+
+def _scalar(value: ArrayLike, like: Array) -> Array:
+    return jnp.asarray(value, like.dtype)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _prepare(features: ArrayLike, targets: ArrayLike) -> tuple[Array, Array]:
+    n, _ = _check.require_matrix("features", features, "(n, p)")
+    rows, _ = _check.require_matrix("targets", targets, "(n, c)")
+    if rows != n:
+        raise ValueError(f"targets must have one row for each of {n} samples, got {rows} rows.")
+    _check.require_finite("features", features)
+    _check.require_finite("targets", targets)
+    features = _check.as_float("features", features)
+    return features, _check.as_float("targets", targets).astype(features.dtype)
+
+
+def _labels(name: str, labels: ArrayLike, n: int, num_classes: int) -> Array:
+    if _check.shape_of(labels) != (n,):
+        raise ValueError(
+            f"{name} must have shape ({n},), one for each sample, got {_check.shape_of(labels)}."
+        )
+    if _check.is_concrete(labels):
+        values = np.asarray(labels)
+        if ((values < 0) | (values >= num_classes)).any():
+            raise ValueError(
+                f"{name} must be classes 0...{num_classes - 1}, got {values.min()} to "
+                f"{values.max()}."
+            )
+    return jnp.asarray(labels)
