@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special
 
-from sslstep import landscape, linear, simulate
+from sslstep import kernel_pca, landscape, linear, simulate
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -707,6 +707,31 @@ def test_departure_derivatives_at_ties() -> None:
     np.testing.assert_allclose(missing[0, 1], -0.25, atol=100 * EPS)
     missing[0, 1] = missing[1, 0] = 0
     np.testing.assert_allclose(missing, 0, atol=100 * EPS)
+
+
+def test_departure_kernel_modes_without_an_inverse_root() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4))
+    views = [x, x + 0.3 * rng.normal(size=(60, 4))]
+    samples = np.concatenate(views) @ np.diag([30.0, 1.0, 0.3, 0.1])
+    distances = ((samples[:, None] - samples[None]) ** 2).sum(-1)
+    kernel = 1 + np.exp(-distances / 50)  # one large eigenvalue, as kernels of images have
+    xx, xy, yy = kernel[:60, :60], kernel[:60, 60:], kernel[60:, 60:]
+    z = np.block([[xy @ xx, xy @ xy], [yy @ xx, yy @ xy]]) / 120
+    swap = np.roll(np.eye(120), 60, axis=0)
+    np.testing.assert_allclose(z + z.T, kernel @ swap @ kernel / 120, rtol=1e-12)
+    reference = np.asarray(kernel_pca.contrastive_modes(kernel, 20).eigenvalues)
+
+    def error(dtype: type) -> float:
+        values, vectors = np.linalg.eigh(kernel.astype(dtype))
+        root = vectors * np.where(values > 0, np.abs(values) ** -0.5, 0) @ vectors.T
+        gammas = np.linalg.eigvalsh(root @ (z + z.T).astype(dtype) @ root)[::-1][:20]
+        return float(np.abs(gammas / reference - 1).max())
+
+    single = kernel_pca.contrastive_modes(kernel.astype(np.float32), 20).eigenvalues
+    assert float(np.abs(np.asarray(single) / reference - 1).max()) < 1e-4
+    assert error(np.float64) < 1e-4
+    assert error(np.float32) > 1
 
 
 # --- The page -------------------------------------------------------------------------------------

@@ -1,0 +1,32 @@
+r"""Self-supervised learning with a kernel (Section 5): a kernel PCA, exact at every time.
+
+An infinitely wide network trained with the simplified Barlow Twins loss learns the leading modes of
+its contrastive kernel one at a time. :func:`contrastive_modes` finds them by products with the
+kernel alone, :func:`embed` evaluates the embeddings anywhere, and :func:`gradient_flow_ssl` does
+both from a kernel function and positive pairs. When each mode is learned is a matter of its
+eigenvalue: see :mod:`sslstep.linear`, whose functions of γ and s(0) hold here as they are.
+"""
+
+from sslstep.kernel_pca._embed import (
+    align,
+    embed,
+    embed_training,
+    final_singular_values,
+    gradient_flow_ssl,
+    learned_kernel,
+)
+from sslstep.kernel_pca._krylov import ConvergenceError
+from sslstep.kernel_pca._modes import KernelModes, contrastive_modes, principal_modes
+
+__all__ = [
+    "ConvergenceError",
+    "KernelModes",
+    "align",
+    "contrastive_modes",
+    "embed",
+    "embed_training",
+    "final_singular_values",
+    "gradient_flow_ssl",
+    "learned_kernel",
+    "principal_modes",
+]

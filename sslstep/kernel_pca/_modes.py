@@ -1,0 +1,317 @@
+r"""Modes of a kernel: those that self-supervised learning learns, and the kernel's own."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+from sslstep import _check
+from sslstep._linalg import eigh_descending
+from sslstep.kernel_pca import _krylov
+
+__all__ = ["KernelModes", "contrastive_modes", "principal_modes"]
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+#: A kernel over 2n samples: an array, on the host, on one device, or with its rows on several; or
+#: a function from a block v of shape (2n, b) to K̃ v.
+Kernel = Float[Any, "N N"] | Callable[[Array], Array]
+
+
+class KernelModes(NamedTuple):
+    r"""Leading modes of a kernel over N samples, in descending order.
+
+    The function of mode j is :math:`\psi_j(x) = c_j^\top k(x)`, with k(x) the kernel between x and
+    the samples; its RKHS norm is :math:`c_j^\top \tilde K c_j = 1`.
+
+    Attributes:
+        eigenvalues: γ, shape ``(k,)``.
+        coefficients: c as **columns**, shape ``(N, k)``. A mode beyond the kernel's rank has γ = 0
+            and a column of zeros.
+        residuals: :math:`\|P \tilde K c_j - s \gamma_j c_j\| / (s \|c_j\|)`, shape ``(k,)``, in the
+            units of γ; s is 2n, or N for :func:`principal_modes`, where P is the identity.
+        iterations: how many times a block was multiplied by the kernel; 0 for ``dense``.
+    """
+
+    eigenvalues: Float[Array, " k"]
+    coefficients: Float[Array, "N k"]
+    residuals: Float[Array, " k"]
+    iterations: Int[Array, ""]
+
+
+def contrastive_modes(
+    kernel: Kernel,
+    dim: int,
+    *,
+    solver: Literal["krylov", "dense"] = "krylov",
+    num_pairs: int | None = None,
+    dtype: Any = None,
+    tol: float | None = None,
+    max_iterations: int = 100,
+    block_size: int | None = None,
+    key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
+) -> KernelModes:
+    r"""The modes that self-supervised learning with a kernel learns (Proposition 5.1).
+
+    With P the exchange of the two views, :math:`K_\Gamma = \tilde K^{1/2} P \tilde K^{1/2} / 2n`
+    (Eq. 23 and what follows). In terms of :math:`c = \tilde K^{-1/2} b` its eigenproblem is
+
+    .. math:: P \tilde K c_j = 2 n \gamma_j c_j, \qquad c_j^\top \tilde K c_j = 1,
+
+    which has no root or inverse of the kernel in it: it is exact for singular kernels and sound in
+    float32, where the printed form is not. The γ are the nonzero eigenvalues of Γ in the kernel's
+    feature space, and :func:`embed` turns the modes into embeddings.
+
+    ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``, and
+    then verifies them with one more product; it needs neither the kernel as an array nor a copy of
+    it. ``"dense"`` decomposes the whole kernel, in float64 unless it is traced, for small n and
+    as a reference. Only ``dense`` can be differentiated or used within `jit`.
+
+    Args:
+        kernel: K̃ over the samples ``[X, X']`` in this order (Eq. 22), symmetric and positive
+            semidefinite, shape ``(2n, 2n)``: a JAX array, whose rows may lie on several devices; a
+            NumPy array, which may be memory-mapped, read in blocks of rows; or a function from a
+            block v, ``(2n, b)``, to K̃ v, which then needs ``num_pairs``.
+        dim: how many modes, d ≤ n: :math:`K_\Gamma` has at most n positive eigenvalues.
+        solver: ``"krylov"`` or ``"dense"``.
+        num_pairs: n, for a kernel given as a function.
+        dtype: of the blocks, for a kernel given as a function; default float.
+        tol: largest residual of a mode, relative to its γ. Errors of γ are of the order of its
+            square, and so are those of the subspace, divided by the square of its relative gap.
+            Default: 1e-3 in float32, 1e-6 in float64. What rounding leaves is allowed in addition:
+            4 eps (in float64 100 eps) times the largest eigenvalue of K̃ over 2n.
+        max_iterations: products of a block with the kernel, at most.
+        block_size: columns of a block, more than ``dim``. Default: d + max(8, d / 4). A larger one
+            takes fewer products, of more work each.
+        key: of the random first block; a fixed one by default, for a result that is reproducible.
+
+    Returns:
+        :class:`KernelModes` with k = d. Modes are defined up to sign, those with equal γ up to
+        rotation. With fewer than d positive γ the others are zero or negative, and never learned: a
+        warning says so.
+
+    Raises:
+        ValueError: if the kernel is not square of even size, not symmetric, not positive
+            semidefinite (with its most negative Ritz value), or not finite; if d > n or another
+            argument is out of range; if ``krylov`` is used within `jit`.
+        sslstep.kernel_pca.ConvergenceError: if ``tol`` is not met within ``max_iterations``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep import kernel_pca, linear
+        >>> features = jax.random.normal(jax.random.key(0), (40, 6))
+        >>> modes = kernel_pca.contrastive_modes(features @ features.T, dim=2)
+        >>> gamma = linear.cross_correlation(features[:20], features[20:])
+        >>> bool(jnp.allclose(modes.eigenvalues, linear.modes(gamma, 2).eigenvalues, rtol=1e-5))
+        True
+    """
+    size = _require_kernel(kernel, None if num_pairs is None else 2 * num_pairs, "num_pairs")
+    if size % 2:
+        raise ValueError(f"kernel must be over n pairs, of shape (2n, 2n), got {(size, size)}.")
+    if not 1 <= dim <= size // 2:
+        raise ValueError(
+            f"dim must be between 1 and n = {size // 2}, got {dim}: over n pairs K_Γ has at most n "
+            f"positive eigenvalues."
+        )
+    options = _Options(solver, dtype, tol, max_iterations, block_size, key)
+    modes = _leading_modes(kernel, size, dim, options, swap_views)
+    _warn_if_few(modes.eigenvalues)
+    return modes
+
+
+def principal_modes(
+    kernel: Kernel,
+    dim: int,
+    *,
+    solver: Literal["krylov", "dense"] = "krylov",
+    num_samples: int | None = None,
+    dtype: Any = None,
+    tol: float | None = None,
+    max_iterations: int = 100,
+    block_size: int | None = None,
+    key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
+) -> KernelModes:
+    r"""The kernel's own leading modes: kernel PCA without centring.
+
+    .. math:: K c_j = N \gamma_j c_j, \qquad c_j^\top K c_j = 1
+
+    It is what :func:`contrastive_modes` gives on two identical views of N samples (Section 5.2),
+    and the baseline that it is compared with on others.
+
+    Args:
+        kernel: over N samples, as for :func:`contrastive_modes`; N need not be even.
+        dim: how many modes, d ≤ N.
+        solver: as for :func:`contrastive_modes`.
+        num_samples: N, for a kernel given as a function.
+        dtype: as for :func:`contrastive_modes`.
+        tol: as for :func:`contrastive_modes`.
+        max_iterations: as for :func:`contrastive_modes`.
+        block_size: as for :func:`contrastive_modes`.
+        key: as for :func:`contrastive_modes`.
+
+    Returns:
+        :class:`KernelModes` with k = d.
+
+    Raises:
+        ValueError: as :func:`contrastive_modes`.
+        sslstep.kernel_pca.ConvergenceError: as :func:`contrastive_modes`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import kernel_pca
+        >>> kernel_pca.principal_modes(jnp.diag(jnp.array([1.0, 8.0, 4.0, 0.0])), 2).eigenvalues
+        Array([2., 1.], dtype=float32)
+    """
+    size = _require_kernel(kernel, num_samples, "num_samples")
+    if not 1 <= dim <= size:
+        raise ValueError(f"dim must be between 1 and N = {size}, got {dim}.")
+    options = _Options(solver, dtype, tol, max_iterations, block_size, key)
+    return _leading_modes(kernel, size, dim, options, _identity)
+
+
+@jax.jit
+def swap_views(v: Array) -> Array:
+    """P v: what belongs to X and what belongs to X' change places."""
+    return jnp.roll(v, v.shape[0] // 2, axis=0)
+
+
+@jax.jit
+def _identity(v: Array) -> Array:
+    return v
+
+
+class _Options(NamedTuple):
+    solver: str
+    dtype: Any
+    tol: float | None
+    max_iterations: int
+    block_size: int | None
+    key: Any
+
+
+def _require_kernel(kernel: Kernel, size: int | None, size_name: str) -> int:
+    """The number of samples, from an array's shape or from the argument for functions."""
+    if callable(kernel):
+        if size is None:
+            raise ValueError(f"a kernel given as a function needs {size_name}.")
+        return size
+    rows, columns = _check.require_matrix("kernel", kernel, "(2n, 2n)")
+    if rows != columns or (size is not None and size != rows):
+        wanted = "square" if size is None else f"of shape {(size, size)}, as {size_name} says"
+        raise ValueError(f"kernel must be {wanted}, got shape {(rows, columns)}.")
+    return rows
+
+
+def _leading_modes(
+    kernel: Kernel, size: int, dim: int, options: _Options, involution: Callable[[Array], Array]
+) -> KernelModes:
+    if options.solver == "dense":
+        if callable(kernel):
+            raise ValueError("solver='dense' needs the kernel as an array, got a function.")
+        return _dense(kernel, dim, involution)
+    if options.solver != "krylov":
+        raise ValueError(f"solver must be 'krylov' or 'dense', got {options.solver!r}.")
+    if not _check.is_concrete(kernel):
+        raise ValueError(
+            "solver='krylov' runs until it has converged and cannot be traced by jit, vmap or "
+            "grad: use solver='dense' there."
+        )
+    matmul, dtype = _as_function(kernel, options.dtype)
+    width = dim + max(8, dim // 4) if options.block_size is None else options.block_size
+    _check.require_at_least("block_size", width, dim + 1)
+    _check.require_at_least("max_iterations", options.max_iterations, 3)
+    single = jnp.finfo(dtype).bits < 64
+    tol = (1e-3 if single else 1e-6) if options.tol is None else options.tol
+    _check.require_at_least("tol", tol, 0.0, strict=True)
+    key = jax.random.key(0) if options.key is None else options.key
+    start = jax.random.normal(key, (size, min(width, size)), dtype)
+    problem = _krylov.Problem(matmul, involution, float(size), size, dtype)
+    limits = _krylov.Limits(dim, tol, options.max_iterations, max_blocks=24)
+    ritz, iterations = _krylov.solve(problem, start, limits)
+    return KernelModes(
+        jnp.asarray(ritz.eigenvalues[:dim], dtype),
+        ritz.vectors[:, :dim],
+        jnp.asarray(ritz.residuals[:dim], dtype),
+        jnp.asarray(iterations),
+    )
+
+
+def _as_function(kernel: Kernel, dtype: Any) -> tuple[Callable[[Array], Array], np.dtype]:
+    """The product with a kernel, and the dtype of its blocks."""
+    if callable(kernel):
+        return kernel, jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+    if dtype is not None:
+        raise ValueError("dtype is for a kernel given as a function; an array has its own.")
+    if isinstance(kernel, np.ndarray):
+        return partial(_multiply_rows, kernel), jnp.dtype(jnp.asarray(kernel[:1, :1]).dtype)
+    kernel = _check.as_float("kernel", kernel)
+    return partial(_multiply, kernel), kernel.dtype
+
+
+@jax.jit
+def _multiply(kernel: Array, v: Array) -> Array:
+    return jnp.matmul(kernel, v, precision=_HIGHEST)
+
+
+def _multiply_rows(kernel: np.ndarray, v: Array, block_bytes: float = 2.0**28) -> Array:
+    """The same for an array on the host or in a file, some rows at a time."""
+    num = max(1, int(block_bytes / (kernel.shape[1] * kernel.itemsize)))
+    starts = range(0, len(kernel), num)
+    return jnp.concatenate([_multiply(jnp.asarray(kernel[i : i + num]), v) for i in starts])
+
+
+def _dense(kernel: Any, dim: int, involution: Callable[[Array], Array]) -> KernelModes:
+    """By two eigendecompositions; in float64 where nothing is traced."""
+    _check.require_symmetric("kernel", kernel)
+    if not _check.is_concrete(kernel):
+        return _dense_modes(_check.as_float("kernel", kernel), dim, involution)[0]
+    dtype = _check.as_float("kernel", kernel).dtype
+    with jax.enable_x64(True):
+        modes, spectrum = _dense_modes(jnp.asarray(kernel, jnp.float64), dim, involution)
+        _krylov.require_positive(float(spectrum[-1]), float(spectrum[0]), dtype)
+        modes = KernelModes(*(a.astype(dtype) for a in modes[:3]), modes.iterations)
+    return modes
+
+
+@partial(jax.jit, static_argnames=("dim", "involution"))
+def _dense_modes(
+    kernel: Array, dim: int, involution: Callable[[Array], Array]
+) -> tuple[KernelModes, Array]:
+    """With K̃ = B Bᵀ and Bᵀ P B y = s γ y, c = P B y / sγ: no inverse of K̃ here either."""
+    size = kernel.shape[0]
+    spectrum, vectors = eigh_descending(kernel)
+    positive = spectrum > size * jnp.finfo(kernel.dtype).eps * spectrum[0]
+    root = jnp.where(positive, jnp.sqrt(jnp.where(positive, spectrum, 1)), 0)
+    factor = vectors * root[None, :]
+    turned = involution(factor)
+    projected = jnp.matmul(factor.T, turned, precision=_HIGHEST) / size
+    gammas, y = eigh_descending((projected + projected.T) / 2)
+    gammas, y = gammas[:dim], y[:, :dim]
+    usable = jnp.abs(gammas) > size * jnp.finfo(kernel.dtype).eps * gammas[0]
+    scaled = y * jnp.where(usable, 1 / jnp.where(usable, size * gammas, 1), 0)[None, :]
+    coefficients = jnp.matmul(turned, scaled, precision=_HIGHEST)
+    image = jnp.matmul(kernel, coefficients, precision=_HIGHEST)
+    norms = (
+        jnp.linalg.norm(a, axis=0)
+        for a in (involution(image) - coefficients * (size * gammas)[None, :], coefficients)
+    )
+    residuals = next(norms) / jnp.where(usable, next(norms) * size, 1)
+    modes = KernelModes(gammas, coefficients, residuals, jnp.zeros((), int))
+    return modes, spectrum
+
+
+def _warn_if_few(eigenvalues: Array) -> None:
+    if not _check.is_concrete(eigenvalues):
+        return
+    dim, missing = len(eigenvalues), int((np.asarray(eigenvalues) <= 0).sum())
+    if missing:
+        warnings.warn(
+            f"only {dim - missing} of the top {dim} eigenvalues are positive: {missing} "
+            f"dimension(s) of the embedding are never learned, and the loss is at least {missing}.",
+            stacklevel=3,
+        )

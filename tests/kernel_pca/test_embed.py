@@ -1,0 +1,220 @@
+"""Embeddings from modes: the loss they have, their norm, their dynamics, and what goes wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from sslstep import gram, kernel_pca, linear, simulate
+from sslstep.ntk import _neural_tangents, infinite
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Two views of 40 samples in 6 dimensions of different variance."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 6)) / np.sqrt(np.arange(1, 7))
+    return x, x + 0.2 * rng.standard_normal((40, 6))
+
+
+def linear_kernel(x1, x2=None):
+    return jnp.matmul(x1, (x1 if x2 is None else x2).T, precision="highest")
+
+
+def gaussian_kernel(x1, x2=None):
+    x2 = x1 if x2 is None else x2
+    return jnp.exp(-jnp.sum((x1[:, None] - x2[None]) ** 2, axis=-1) / 2)
+
+
+def both(pairs, dtype):
+    return jnp.concatenate([jnp.asarray(view, dtype) for view in pairs])
+
+
+def test_clause_b_is_the_printed_embedding(x64, pairs):
+    """Eq. 24 with its inverse root, in float64 where it can be had; up to signs."""
+    samples, points = both(pairs, jnp.float64), jnp.asarray(pairs[0][:7] + 1)
+    kernel, k_test = np.asarray(gaussian_kernel(samples)), gaussian_kernel(points, samples)
+    root = scipy.linalg.sqrtm(kernel).real
+    swapped = np.roll(np.eye(80), 40, axis=0)
+    gammas, b = np.linalg.eigh(root @ swapped @ root / 80)
+    gammas, b = gammas[::-1][:4], b[:, ::-1][:, :4]
+    printed = (gammas**-0.5 * b).T @ np.linalg.solve(root, np.asarray(k_test).T)
+    found = kernel_pca.embed(kernel_pca.contrastive_modes(kernel, 4), k_test)
+    np.testing.assert_allclose(np.abs(found), np.abs(printed.T), atol=1e-7)
+
+
+@pytest.mark.parametrize("kernel_fn", [linear_kernel, gaussian_kernel])
+def test_final_embeddings_have_zero_loss_and_the_least_norm(dtype, pairs, kernel_fn):
+    """Clause (c): any other zero-loss solution is larger."""
+    kernel = kernel_fn(both(pairs, dtype))
+    modes = kernel_pca.contrastive_modes(kernel, 3)
+    z, z_prime = jnp.split(kernel_pca.embed(modes, kernel), 2)
+    atol = 1e-4 if dtype == jnp.float32 else 1e-9
+    np.testing.assert_allclose(linear.cross_correlation(z, z_prime), np.eye(3), atol=atol)
+    least = float(jnp.sum(kernel_pca.final_singular_values(modes) ** 2))
+    c = np.asarray(modes.coefficients) * np.asarray(kernel_pca.final_singular_values(modes))
+    norm = np.trace(c.T @ np.asarray(kernel) @ c)
+    assert norm == pytest.approx(least, rel=1e3 * float(jnp.finfo(dtype).eps))
+    # f = A ψ over the positive modes has C = A diag(γ) Aᵀ: zero loss is A = Q diag(γ)^{-1/2}, Q
+    # with orthonormal rows. Any other rows than the first three cost more.
+    if kernel_fn is linear_kernel:
+        every = kernel_pca.contrastive_modes(kernel, 6).eigenvalues
+        positive = np.asarray(every)[np.asarray(every) > 1e-4]
+        for seed in range(20):
+            shape = (len(positive), 3)
+            q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal(shape))
+            assert np.sum(q**2 / positive[:, None]) > least
+
+
+def test_linear_kernel_is_the_top_spectral_solution(dtype, pairs):
+    samples = both(pairs, dtype)
+    modes = kernel_pca.contrastive_modes(linear_kernel(samples), 3)
+    gamma = linear.cross_correlation(*jnp.split(samples, 2))
+    weights = linear.top_spectral(linear.modes(gamma), 3)
+    points = jnp.asarray(np.random.default_rng(1).standard_normal((5, 6)), dtype)
+    found = kernel_pca.embed(modes, linear_kernel(points, samples))
+    rtol = 1e-3 if dtype == jnp.float32 else 1e-8
+    np.testing.assert_allclose(jnp.abs(found), jnp.abs(points @ weights.T), rtol=rtol, atol=rtol)
+
+
+def test_training_embeddings_need_no_kernel(dtype, pairs):
+    """Eq. 49, by K̃ c = 2nγ P c."""
+    kernel = gaussian_kernel(both(pairs, dtype))
+    modes = kernel_pca.contrastive_modes(kernel, 4)
+    found, wanted = kernel_pca.embed_training(modes), kernel_pca.embed(modes, kernel)
+    atol = 3e-3 if dtype == jnp.float32 else 1e-5  # residuals of the modes: 1e-3 and 1e-6
+    np.testing.assert_allclose(found, wanted, atol=atol)
+
+
+def test_dynamics_are_those_of_a_trained_linear_model(x64, pairs):
+    """Eqs. 40 and 42: rotation and all, at every time, on training and on new points."""
+    samples = both(pairs, jnp.float64)
+    x, x_prime = jnp.split(samples, 2)
+    weights = linear.init_weights(jax.random.key(3), 3, 6, 1e-6, jnp.float64)
+    gamma = linear.cross_correlation(x, x_prime)
+    tau = linear.critical_time(linear.modes(gamma).eigenvalues[:3], 1e-6)
+    times = jnp.linspace(0, 1.3, 9) * tau[-1]
+    trained = simulate.gradient_flow(weights, gamma, times)
+    predict_fn = kernel_pca.gradient_flow_ssl(
+        linear_kernel, x, x_prime, 3, initial=samples @ weights.T
+    )
+    points = samples[:5] * 2 - 1
+    for inputs, given in ((samples, None), (points, points)):
+        measured = jnp.einsum("nm,tdm->tnd", inputs, trained.weights)
+        predicted = predict_fn(times, given)
+        # Result 4.6: the error of the aligned start vanishes with α, here 1e-6.
+        bound = 20 * 1e-6 ** float(linear.alignment_exponent(linear.modes(gamma).eigenvalues, 3))
+        assert float(jnp.abs(predicted - measured).max()) < bound
+        assert float(jnp.abs(measured[-1]).max()) > 0.5
+    np.testing.assert_allclose(predict_fn(jnp.inf), predict_fn(), atol=1e-9)
+
+
+def test_predict_fn_sweeps_time_without_compiling(pairs):
+    x, x_prime = (jnp.asarray(view, jnp.float32) for view in pairs)
+    predict_fn = kernel_pca.gradient_flow_ssl(gaussian_kernel, x, x_prime, 2, init_scale=1e-3)
+    compiled = jax.jit(predict_fn)
+    shapes = {compiled(jnp.float32(t)).shape for t in (0.0, 1.0, 30.0)}
+    assert shapes == {(80, 2)}
+    assert compiled._cache_size() == 1
+    assert predict_fn(jnp.zeros((3, 2)), x[:4]).shape == (3, 2, 4, 2)
+    # At the start, the typical singular values of Eq. 21 times orthonormal functions.
+    small = predict_fn(0.0)
+    assert 0 < float(jnp.abs(small).max()) < 0.1
+    with_x_test = jax.jit(lambda t: predict_fn(t, x[:4]))(jnp.float32(1.0))
+    np.testing.assert_allclose(with_x_test, predict_fn(1.0)[:4], atol=1e-3)
+
+
+def test_not_storing_the_kernel_changes_nothing(x64, pairs):
+    x, x_prime = (jnp.asarray(view) for view in pairs)
+    stored, not_stored = (
+        kernel_pca.gradient_flow_ssl(
+            gaussian_kernel, x, x_prime, 3, store_kernel=store, batch_size=32
+        )
+        for store in (True, False)
+    )
+    np.testing.assert_allclose(jnp.abs(stored()), jnp.abs(not_stored()), atol=1e-5)
+
+
+def test_kernel_functions_of_neural_tangents(x64, pairs):
+    stax = _neural_tangents.load().stax
+    _, _, kernel_fn = stax.serial(stax.Dense(1, W_std=2**0.5), stax.Relu(), stax.Dense(1, 2**0.5))
+    x, x_prime = (jnp.asarray(view) for view in pairs)
+    found = kernel_pca.gradient_flow_ssl(kernel_fn, x, x_prime, 2)(None, x[:3])
+    wanted = kernel_pca.gradient_flow_ssl(infinite.mlp(1), x, x_prime, 2)(None, x[:3])
+    np.testing.assert_allclose(jnp.abs(found), jnp.abs(wanted), atol=1e-6)
+
+
+def test_two_towers(x64, pairs):
+    x, x_prime = jnp.asarray(pairs[0]), jnp.asarray(pairs[1][:, :4])  # views of two kinds
+    towers = gram.TwoTowers(gaussian_kernel, linear_kernel)
+    predict_fn = kernel_pca.gradient_flow_ssl(towers, x, x_prime, 2)
+    z, z_prime = jnp.split(predict_fn(), 2)
+    np.testing.assert_allclose(linear.cross_correlation(z, z_prime), np.eye(2), atol=1e-6)
+    np.testing.assert_allclose(predict_fn(None, x[:3], view=0), z[:3], atol=1e-5)
+    np.testing.assert_allclose(predict_fn(None, x_prime[:3], view=1), z_prime[:3], atol=1e-5)
+    with pytest.raises(ValueError, match="two towers, view must be 0"):
+        predict_fn(None, x[:3])
+
+
+def test_learned_kernel_forgets_the_rotation(x64, pairs):
+    kernel = gaussian_kernel(both(pairs, jnp.float64))
+    modes = kernel_pca.contrastive_modes(kernel, 3)
+    values = kernel_pca.final_singular_values(modes) / 2
+    rotation, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (3, 3)))
+    z = kernel_pca.embed(modes, kernel[:9], values, rotation)
+    z_all = kernel_pca.embed(modes, kernel, values, rotation)
+    np.testing.assert_allclose(
+        kernel_pca.learned_kernel(modes, kernel[:9], kernel, values), z @ z_all.T, atol=1e-12
+    )
+    assert np.linalg.matrix_rank(kernel_pca.learned_kernel(modes, kernel)) == 3
+
+
+def test_gradients_reach_the_kernel(x64, pairs):
+    """A function of the embeddings, differentiated through the dense solver."""
+    samples = both(pairs, jnp.float64)
+
+    def spread(width):
+        kernel = jnp.exp(
+            -jnp.sum((samples[:, None] - samples[None]) ** 2, axis=-1) / (2 * width**2)
+        )
+        modes = kernel_pca.contrastive_modes(kernel, 2, solver="dense")
+        return jnp.sum(kernel_pca.embed(modes, kernel) ** 2)
+
+    slope = jax.grad(spread)(1.5)
+    difference = (spread(1.5 + 1e-5) - spread(1.5 - 1e-5)) / 2e-5
+    assert float(slope) == pytest.approx(float(difference), rel=1e-5)
+
+
+@pytest.fixture
+def modes():
+    return kernel_pca.contrastive_modes(jnp.eye(8) + 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: kernel_pca.embed(m, jnp.ones((3, 7))), r"\(n_test, 8\), one column for each"),
+        (lambda m: kernel_pca.embed(m, jnp.ones(8)), r"k_test_train must be a matrix"),
+        (lambda m: kernel_pca.embed(m, jnp.full((1, 8), jnp.nan)), "k_test_train .* NaN"),
+        (lambda m: kernel_pca.embed(m, jnp.ones((1, 8)), jnp.ones(3)), "k at most 2"),
+        (lambda m: kernel_pca.embed(m, jnp.ones((1, 8)), None, jnp.eye(3)), r"shape \(2, 2\)"),
+        (lambda m: kernel_pca.align(m, jnp.ones((7, 2))), r"initial must have shape \(8, d\)"),
+        (lambda m: kernel_pca.align(m, jnp.ones((8, 3))), "d at most 2, the number of modes"),
+    ],
+)
+def test_wrong_shapes(unchecked, modes, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(modes)
+
+
+def test_wrong_calls(unchecked):
+    x = jnp.ones((4, 2))
+    with pytest.raises(ValueError, match="give initial or init_scale, not both"):
+        kernel_pca.gradient_flow_ssl(
+            gaussian_kernel, x, x, 2, initial=jnp.ones((8, 2)), init_scale=1e-3
+        )
+    x = jax.random.normal(jax.random.key(0), (4, 2))
+    predict_fn = kernel_pca.gradient_flow_ssl(gaussian_kernel, x, x, 2)
+    with pytest.raises(ValueError, match="at a time t need initial or init_scale"):
+        predict_fn(1.0)

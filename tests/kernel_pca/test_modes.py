@@ -1,0 +1,364 @@
+"""Modes of kernels: against the printed formula, Section 4 and each other; and what goes wrong."""
+
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sslstep import data, gram, kernel_pca, linear
+from sslstep.kernel_pca import _krylov
+from sslstep.ntk import infinite
+
+SOLVERS = ["krylov", "dense"]
+
+
+def swap(v):
+    half = len(v) // 2
+    return np.concatenate([v[half:], v[:half]])
+
+
+def reference(kernel):
+    """All γ and c of P K c = 2n γ c by SciPy in float64: for γ > 0, (K P K, 2n K) c = γ c."""
+    kernel = np.asarray(kernel, np.float64)
+    values, vectors = scipy.linalg.eigh(kernel)
+    factor = vectors * np.sqrt(np.maximum(values, 0))
+    projected = factor.T @ swap(factor) / len(kernel)
+    gammas, y = scipy.linalg.eigh((projected + projected.T) / 2)
+    gammas, y = gammas[::-1], y[:, ::-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return gammas, swap(factor) @ y / (len(kernel) * gammas)
+
+
+def printed(kernel):
+    """γ as the paper prints it: Z of Eq. 23 between two inverse roots."""
+    n = len(kernel) // 2
+    xx, xy, yx, yy = kernel[:n, :n], kernel[:n, n:], kernel[n:, :n], kernel[n:, n:]
+    z = np.block([[xy @ xx, xy @ xy], [yy @ xx, yy @ xy]]) / (2 * n)
+    root = np.linalg.inv(scipy.linalg.sqrtm(kernel).real)
+    assert np.allclose(yx, xy.T)
+    return np.linalg.eigvalsh(root @ (z + z.T) @ root)[::-1]
+
+
+def with_spectrum(seed, spectrum):
+    size = len(spectrum)
+    q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))
+    kernel = (q * np.asarray(spectrum)) @ q.T
+    return (kernel + kernel.T) / 2
+
+
+def misalignment(kernel, coefficients, others):
+    """1 - alignment of the embedded subspaces, K c, without cancellation."""
+    a, b = (
+        np.linalg.qr(np.asarray(kernel, float) @ np.asarray(c, float))[0]
+        for c in (coefficients, others)
+    )
+    return np.linalg.norm(b - a @ (a.T @ b)) ** 2 / a.shape[1]
+
+
+def photo_crops(n, crop):
+    images = data.photos().images[:n]
+    crops = data.random_crop_pairs(jax.random.key(0), images, crop)
+    return jnp.asarray(jnp.concatenate(crops), jnp.float32) / 255
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_equation_and_normalisation(dtype, solver):
+    kernel = with_spectrum(0, np.geomspace(10, 1e-3, 60))
+    modes = kernel_pca.contrastive_modes(jnp.asarray(kernel, dtype), 5, solver=solver)
+    assert {a.dtype for a in modes[:3]} == {dtype}
+    c = np.asarray(modes.coefficients, float)
+    gammas = np.asarray(modes.eigenvalues, float)
+    residual = swap(kernel @ c) - 60 * gammas * c
+    measured = np.linalg.norm(residual, axis=0) / np.linalg.norm(c, axis=0) / 60
+    eps = float(jnp.finfo(dtype).eps)
+    tol = 1e-3 if dtype == jnp.float32 else 1e-6
+    assert (measured <= tol * gammas + 4 * eps * gammas[0]).all()
+    # What is reported is what is true, up to its own rounding.
+    np.testing.assert_allclose(modes.residuals, measured, rtol=0.1, atol=4 * eps * gammas[0])
+    np.testing.assert_allclose(c.T @ kernel @ c, np.eye(5), atol=1e3 * eps)
+    assert (int(modes.iterations) == 0) == (solver == "dense")
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_printed_formula(x64, solver):
+    # Well-conditioned, so that the printed formula is accurate.
+    kernel = with_spectrum(1, np.linspace(1, 2, 80))
+    modes = kernel_pca.contrastive_modes(kernel, 10, solver=solver, tol=1e-8)
+    np.testing.assert_allclose(modes.eigenvalues, printed(kernel)[:10], rtol=1e-11)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_linear_kernel_is_section_4(dtype, solver):
+    """Clause (a): all nonzero eigenvalues of Γ. The kernel is singular: rank 12 of 50."""
+    x, noise = jax.random.normal(jax.random.key(0), (2, 25, 12), dtype)
+    x_prime = x + jnp.asarray(0.3, dtype) * noise
+    both = jnp.concatenate([x, x_prime])
+    gamma = linear.cross_correlation(x, x_prime)
+    wanted = linear.modes(gamma)
+    modes = kernel_pca.contrastive_modes(both @ both.T, 12, solver=solver)
+    rtol = 1e-5 if dtype == jnp.float32 else 1e-11
+    np.testing.assert_allclose(modes.eigenvalues, wanted.eigenvalues, rtol=rtol)
+    # G = Φᵀ C are Γ's eigenvectors.
+    features = both.T @ modes.coefficients
+    overlap = jnp.abs(jnp.sum(features * wanted.eigenvectors, axis=0))
+    np.testing.assert_allclose(overlap, 1, atol=1e3 * rtol)
+
+
+def test_identical_views_give_the_kernels_own_modes(dtype):
+    """Section 5.2: over X = X', γ are the eigenvalues of K(X, X)/n."""
+    half = jnp.asarray(with_spectrum(2, np.geomspace(5, 0.01, 40)), dtype)
+    kernel = jnp.tile(half, (2, 2))
+    contrastive = kernel_pca.contrastive_modes(kernel, 6)
+    own = kernel_pca.principal_modes(half, 6)
+    rtol = 1e-5 if dtype == jnp.float32 else 1e-11
+    np.testing.assert_allclose(contrastive.eigenvalues, own.eigenvalues, rtol=rtol)
+    np.testing.assert_allclose(own.eigenvalues, np.geomspace(5, 0.01, 40)[:6] / 40, rtol=rtol)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_two_towers_have_a_symmetric_spectrum(x64, solver):
+    a, b = (with_spectrum(seed, np.geomspace(3, 0.1, 30)) for seed in (3, 4))
+    kernel = scipy.linalg.block_diag(a, b)
+    modes = kernel_pca.contrastive_modes(kernel, 8, solver=solver)
+    squares = np.sort(np.linalg.eigvals(b @ a).real)[::-1]
+    np.testing.assert_allclose(modes.eigenvalues, np.sqrt(squares[:8]) / 60, rtol=1e-11)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_ties(dtype, solver):
+    """K = 1 has n modes of 1/2n and n of -1/2n: any d of the former will do."""
+    modes = kernel_pca.contrastive_modes(jnp.eye(40, dtype=dtype), 20, solver=solver)
+    np.testing.assert_allclose(modes.eigenvalues, 1 / 40, rtol=1e-5)
+    gram_matrix = modes.coefficients.T @ modes.coefficients
+    np.testing.assert_allclose(gram_matrix, np.eye(20), atol=1e-5)
+
+
+def test_clusters_are_found_whole(x64):
+    """Eigenvalues that tie to 1e-12: the subspace agrees though no vector does."""
+    spectrum = np.repeat([1.0, 0.1, 0.01, 1e-4], 15) * (1 + 1e-12 * np.arange(60))
+    half = with_spectrum(5, spectrum)
+    kernel = np.tile(half, (2, 2))
+    modes = kernel_pca.contrastive_modes(kernel, 30)
+    np.testing.assert_allclose(modes.eigenvalues, np.repeat([1.0, 0.1], 15) / 60, rtol=1e-10)
+    assert misalignment(kernel, modes.coefficients, reference(kernel)[1][:, :30]) < 1e-18
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 2**31),
+    spectrum=st.lists(
+        st.sampled_from([0.0, 1e-13, 1e-3, 0.5, 1.0, 1.0 + 1e-9]), min_size=24, max_size=24
+    ),
+)
+def test_any_spectrum(x64, seed, spectrum):
+    spectrum[0] = 1.0
+    kernel = with_spectrum(seed, spectrum)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # few positive eigenvalues
+        modes = kernel_pca.contrastive_modes(kernel, 6)
+    # What is below 1e-12 of the largest may count as zero.
+    wanted = reference(kernel)[0][:6]
+    found = np.asarray(modes.eigenvalues)
+    positive = wanted > 1e-9
+    np.testing.assert_allclose(found[positive], wanted[positive], rtol=1e-9)
+    assert (found[~positive] < 1e-8).all()
+    assert np.isfinite(np.asarray(modes.coefficients)).all()
+
+
+NETWORKS = {
+    "one hidden layer": (infinite.mlp(1), 300, 20),
+    "three hidden layers": (infinite.mlp(3), 300, 20),
+    "CNN": (infinite.cnn(2), 120, 8),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_accuracy_on_images(name):
+    """1e-5 in float32 and 1e-10 in float64, for eigenvalues and embedded subspace, d = 50."""
+    kernel_fn, n, crop = NETWORKS[name]
+    crops = photo_crops(n, crop)
+    with jax.enable_x64(True):
+        kernel = np.asarray(gram.matrix(kernel_fn, crops.astype(jnp.float64)))
+        gammas, coefficients = reference(kernel)
+        # No cut within a cluster: the gap there decides what agreement of subspaces is possible.
+        dim = 50 - int(np.argmax((gammas[:60] / gammas[1:61] - 1)[49:39:-1] > 3e-3))
+        assert dim > 40
+        double = kernel_pca.contrastive_modes(kernel, dim)
+    single = kernel_pca.contrastive_modes(jnp.asarray(kernel, jnp.float32), dim)
+    for modes, bound in ((single, 1e-5), (double, 1e-10)):
+        np.testing.assert_allclose(modes.eigenvalues, gammas[:dim], rtol=bound)
+        assert misalignment(kernel, modes.coefficients, coefficients[:, :dim]) < bound
+
+
+def test_every_form_of_kernel_gives_the_same(tmp_path, x64):
+    kernel = with_spectrum(6, np.geomspace(1, 1e-3, 80))
+    np.save(tmp_path / "kernel.npy", kernel)
+    on_device = jnp.asarray(kernel)
+    wanted = kernel_pca.contrastive_modes(on_device, 4)
+    forms = [kernel, np.load(tmp_path / "kernel.npy", mmap_mode="r")]
+    found = [kernel_pca.contrastive_modes(form, 4) for form in forms]
+    found.append(kernel_pca.contrastive_modes(lambda v: on_device @ v, 4, num_pairs=40))
+    for modes in found:
+        np.testing.assert_allclose(modes.eigenvalues, wanted.eigenvalues, rtol=1e-12)
+        np.testing.assert_allclose(modes.coefficients, wanted.coefficients, atol=1e-9)
+
+
+def test_rows_over_devices():
+    code = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from sslstep import kernel_pca
+assert jax.device_count() == 4
+x = jax.random.normal(jax.random.key(0), (64, 200))
+kernel = x @ x.T
+sharding = NamedSharding(Mesh(np.array(jax.devices()), ("rows",)), P("rows", None))
+one = kernel_pca.contrastive_modes(kernel, 5)
+four = kernel_pca.contrastive_modes(jax.device_put(kernel, sharding), 5)
+assert len(four.coefficients.sharding.device_set) == 4, four.coefficients.sharding
+print(float(jnp.abs(four.eigenvalues / one.eigenvalues - 1).max()) < 1e-5)
+"""
+    command = [sys.executable, "-c", code]
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    root = Path(__file__).parents[2]
+    result = subprocess.run(command, cwd=root, env=flags, capture_output=True, text=True)
+    assert result.stdout.strip() == "True", result.stderr
+
+
+def test_restarts_converge_too(x64):
+    kernel = jnp.asarray(with_spectrum(7, np.geomspace(1, 1e-3, 200)))
+    problem = _krylov.Problem(
+        lambda v: kernel @ v, lambda v: jnp.roll(v, 100, axis=0), 200.0, 200, kernel.dtype
+    )
+    start = jax.random.normal(jax.random.key(0), (200, 8), kernel.dtype)
+    wanted = reference(kernel)[0][:4]
+    products = []
+    for max_blocks in (5, 30):
+        limits = _krylov.Limits(4, 1e-8, 300, max_blocks)
+        ritz, iterations = _krylov.solve(problem, start, limits)
+        np.testing.assert_allclose(ritz.eigenvalues[:4], wanted, rtol=1e-12)
+        products.append(iterations)
+    assert products[0] > products[1]  # it did restart
+
+
+def test_the_first_block_does_not_matter(x64):
+    kernel = with_spectrum(8, np.geomspace(1, 1e-4, 100))
+    found = [
+        kernel_pca.contrastive_modes(kernel, 5, key=jax.random.key(seed), block_size=width)
+        for seed, width in ((1, 7), (2, 20))
+    ]
+    np.testing.assert_allclose(found[0].eigenvalues, found[1].eigenvalues, rtol=1e-11)
+    assert misalignment(kernel, found[0].coefficients, found[1].coefficients) < 1e-12
+
+
+def test_dense_can_be_differentiated(x64):
+    """dγ = 2nγ·(P c)ᵀ dK c/... : against central differences."""
+    kernel = jnp.asarray(with_spectrum(9, np.linspace(1, 3, 12)))
+    change = jnp.asarray(with_spectrum(10, np.linspace(-1, 1, 12)))
+
+    def third(step):
+        return kernel_pca.contrastive_modes(kernel + step * change, 3, solver="dense").eigenvalues[
+            2
+        ]
+
+    slope = jax.jit(jax.grad(third))(0.0)
+    assert float(slope) == pytest.approx(float(third(1e-5) - third(-1e-5)) / 2e-5, rel=1e-7)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_few_positive_modes(x64, solver):
+    """Rank 3: two modes are positive, one negative, and the rest do not exist."""
+    x, x_prime = jnp.eye(3)[None], jnp.diag(jnp.array([1.0, 1.0, -1.0]))[None]
+    both = jnp.concatenate([x, x_prime], axis=1)[0]
+    both = jnp.concatenate([both, jnp.zeros((4, 3))])[jnp.array([0, 1, 2, 6, 7, 3, 4, 5, 8, 9])]
+    with pytest.warns(UserWarning, match="only 2 of the top 5 eigenvalues are positive"):
+        modes = kernel_pca.contrastive_modes(both @ both.T, 5, solver=solver)
+    np.testing.assert_allclose(modes.eigenvalues[:2], 0.2, rtol=1e-12)
+    assert (np.asarray(modes.eigenvalues[2:]) <= 1e-12).all()
+    np.testing.assert_allclose(kernel_pca.final_singular_values(modes)[2:], 0)
+    assert np.isfinite(np.asarray(modes.coefficients)).all()
+
+
+GOOD = with_spectrum(11, np.geomspace(1, 1e-2, 20))
+
+
+def spoiled(row, column, value):
+    kernel = GOOD.copy()
+    kernel[row, column] = value
+    return kernel
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    ("kernel", "dim", "message"),
+    [
+        (GOOD[:, :19], 2, r"kernel must be square, got shape \(20, 19\)"),
+        (GOOD[:19, :19], 2, r"over n pairs, of shape \(2n, 2n\), got \(19, 19\)"),
+        (GOOD[0], 2, r"kernel must be a matrix"),
+        (np.zeros((0, 0)), 2, r"kernel is empty"),
+        (GOOD, 11, r"dim must be between 1 and n = 10, got 11: over n pairs"),
+        (GOOD, 0, r"dim must be between 1 and n = 10, got 0"),
+        (spoiled(3, 4, 0.5), 2, r"kernel must be symmetric"),
+        (spoiled(3, 3, np.nan), 2, r"NaN or infin"),
+        (GOOD - 0.1 * np.eye(20), 2, r"not positive semidefinite: its most negative Ritz value"),
+    ],
+)
+def test_bad_kernels(x64, unchecked, solver, kernel, dim, message):
+    with pytest.raises(ValueError, match=message):
+        kernel_pca.contrastive_modes(kernel, dim, solver=solver)
+
+
+def test_indefinite_kernels_are_named_with_their_values(x64):
+    spectrum = np.geomspace(1, 1e-2, 20)
+    spectrum[7] = -0.3
+    with pytest.raises(ValueError, match="not positive semidefinite") as caught:
+        kernel_pca.contrastive_modes(with_spectrum(12, spectrum), 3)
+    smallest, largest = re.findall(r"is (-?[\d.]+), its largest ([\d.]+)\.", str(caught.value))[0]
+    # Ritz values lie between the extreme eigenvalues.
+    assert -0.3 <= float(smallest) < -0.01
+    assert 0.1 < float(largest) <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "cg"}, "solver must be 'krylov' or 'dense', got 'cg'"),
+        ({"block_size": 2}, "block_size must be >= 3, got 2"),
+        ({"tol": 0.0}, "tol must be > 0"),
+        ({"max_iterations": 1}, "max_iterations must be >= 3"),
+        ({"num_pairs": 9}, r"kernel must be of shape \(18, 18\), as num_pairs says"),
+        ({"dtype": jnp.float32}, "dtype is for a kernel given as a function"),
+    ],
+)
+def test_bad_options(x64, unchecked, options, message):
+    with pytest.raises(ValueError, match=message):
+        kernel_pca.contrastive_modes(GOOD, 2, **options)
+
+
+def test_bad_functions(x64, unchecked):
+    with pytest.raises(ValueError, match="needs num_pairs"):
+        kernel_pca.contrastive_modes(lambda v: v, 2)
+    with pytest.raises(ValueError, match=r"\(20, 10\) to one of the same shape, got \(20, 1\)"):
+        kernel_pca.contrastive_modes(lambda v: v[:, :1], 2, num_pairs=10)
+    with pytest.raises(ValueError, match="dense' needs the kernel as an array"):
+        kernel_pca.contrastive_modes(lambda v: v, 2, num_pairs=10, solver="dense")
+    with pytest.raises(ValueError, match="use solver='dense' there"):
+        jax.jit(lambda k: kernel_pca.contrastive_modes(k, 2))(GOOD)
+    with pytest.raises(ValueError, match="dim must be between 1 and N = 20, got 21"):
+        kernel_pca.principal_modes(GOOD, 21)
+
+
+def test_not_converging_is_an_error():
+    # Eigenvalues without a gap to speak of, and very few products.
+    kernel = jnp.asarray(with_spectrum(13, np.linspace(1, 1.1, 400)), jnp.float32)
+    message = r"modes have not converged after 5 products .* whose residual .* tol = 1.0e-03"
+    with pytest.raises(kernel_pca.ConvergenceError, match=message):
+        kernel_pca.contrastive_modes(kernel, 5, max_iterations=4)
