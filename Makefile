@@ -18,12 +18,16 @@ FROM_DATA = $(if $(DATA),--data $(DATA)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR
 
 ##@ Reproduce the paper
 .PHONY: figures
-figures: fig1ab fig6 fig8  ## every figure at $(PRESET), then the table of claims
+figures: fig1ab fig2ab fig6 fig8 infinite_width two_towers width_sweep  ## every figure at $(PRESET), then the table of claims
 	$(BIN)/python -m experiments.claims
 
 .PHONY: fig1ab
 fig1ab: $(VENV)/.run  ## Figure 1a, b: the linear model learns its modes in steps (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,linear_model) $(FROM_DATA)
+
+.PHONY: fig2ab
+fig2ab: $(VENV)/.run  ## Figure 2a, b: a wide MLP against the prediction of its NTK (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,mlp) $(FROM_DATA)
 
 .PHONY: fig6
 fig6: $(VENV)/.run  ## Figure 6: element dynamics
@@ -41,6 +45,19 @@ claims: $(VENV)/.run  ## the paper's claims against what the runs in results/ me
 data: data-name .venv-data/.run  ## fetch and prepare NAME=cifar10 or stl10 in DATA_DIR (installs TensorFlow, apart)
 # By path and with -P: `-m sslstep.data.prepare` would import the package, and with it JAX.
 	.venv-data/bin/python -P sslstep/data/prepare.py $(NAME) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
+
+##@ Beyond the paper
+.PHONY: infinite_width
+infinite_width: $(VENV)/.run  ## Section 5: embeddings of infinitely wide networks, and their worth downstream (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,infinite_width) $(FROM_DATA)
+
+.PHONY: two_towers
+two_towers: $(VENV)/.run  ## Section 5.2: two networks on two kinds of views (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,two_towers) $(FROM_DATA)
+
+.PHONY: width_sweep
+width_sweep: $(VENV)/.run  ## finite networks against the infinitely wide one, at growing width (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,width_sweep) $(FROM_DATA)
 
 ##@ Develop
 .PHONY: test
@@ -78,11 +95,11 @@ clean:  ## remove .venv, .venv-data, caches and built documentation
 help:  ## this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	  /^[a-z0-9_]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables, as in  make figures PRESET=paper"
 	@echo "  PRESET    of the experiments: cpu (default: minutes, no network) or paper (as published, one GPU)"
-	@echo "  DATA      what fig1ab learns from (see its --help); DATA_DIR  where prepared data lie"
+	@echo "  DATA      what an experiment learns from (see its --help); DATA_DIR  where prepared data lie"
 	@echo "  ARGS      more options for the experiments, pytest or the benchmarks; with figures, for each run"
 	@echo "  PYTHON    3.11, 3.12 or 3.13, default python3; VENV  the environment made with it, default .venv"
 

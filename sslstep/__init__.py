@@ -10,7 +10,21 @@ Submodules are imported when first used: ``import sslstep; sslstep.linear``.
 import importlib
 from typing import Any
 
-__all__ = ["claims", "data", "landscape", "linear", "measure", "plotting", "simulate"]
+__all__ = [
+    "claims",
+    "data",
+    "gram",
+    "kernel_pca",
+    "landscape",
+    "linear",
+    "losses",
+    "measure",
+    "nn",
+    "ntk",
+    "plotting",
+    "simulate",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

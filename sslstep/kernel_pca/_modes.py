@@ -237,7 +237,7 @@ def _leading_modes(
         jnp.asarray(ritz.eigenvalues[:dim], dtype),
         ritz.vectors[:, :dim],
         jnp.asarray(ritz.residuals[:dim], dtype),
-        jnp.asarray(iterations),
+        jnp.asarray(iterations, int),
     )
 
 
