@@ -1,0 +1,370 @@
+r"""Figure 2 (A, B): a wide network of one hidden layer learns in steps; its NTK says when.
+
+    make fig2ab    or    python -m experiments.mlp
+
+A ReLU network of width 2048 in PyTorch's parameterisation learns 50 images, two random 20x20 crops
+each, in 7000 steps of full-batch gradient descent (Appendix D.1). (A) loss and (B) eigenvalues of
+C, with the prediction of the neural tangent kernel at initialisation; (C) the modes' amplitudes on
+a logarithmic scale; (D) the errors of the predicted step times. Expected: ten modes are learned,
+the first when predicted. The second steps come up to twice too early, because the first ones move
+the weights: to second order that seeds the other modes a hundred times above where they would have
+been. From the embeddings at the step before, each step comes when the same kernel says, as nearly
+as the kernel is constant. A minute on two cores.
+
+As printed ("weights are scaled upon initialization by α", 1e-4), nothing is learned: preset
+`literal` runs that, and `python -m experiments.mlp_readings` compares the ways to read it. Presets
+`cpu` (photographs) and `paper` (CIFAR-10 from --data-dir) scale the initial embeddings by α instead
+of the weights; `last_layer` scales the output layer alone, whose steps come when predicted.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from experiments import mlp_claims
+from experiments._run import Arrays, Experiment, command
+from sslstep import data, kernel_pca, linear, losses, nn, plotting, train
+from sslstep.measure import spectrum
+from sslstep.ntk import empirical, infinite
+
+Scaled = Literal["output", "all", "weights", "first", "last", "none"]
+Pixels = Literal["standardised", "unit", "symmetric", "centred", "bytes"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings; each is one option of the command."""
+
+    data: Literal["photos", "cifar10", "stl10"] = "photos"
+    """Where the images come from."""
+    data_dir: str | None = None
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
+    num_images: int = 50
+    """n, the number of positive pairs."""
+    crop: int = 20
+    """Side of a crop, in pixels."""
+    pixels: Pixels = "standardised"
+    """Each channel standardised; or in [0, 1], in [-1, 1], [0, 1] less the mean image, 0...255."""
+    dim: int = 10
+    """Embedding dimension d."""
+    width: int = 2048
+    """Of the hidden layer."""
+    biases: Literal["both", "hidden", "none"] = "both"
+    """Which layers have them."""
+    scaled: Scaled = "output"
+    """What α multiplies at initialisation: the embeddings (see nn.centred); all parameters; weights
+    but no biases; the parameters of the first or the last layer; nothing."""
+    init_scale: float = 1e-4
+    """α."""
+    learning_rate: float = 1e-4
+    """η of gradient descent."""
+    correlation: Literal["mean", "sum"] = "mean"
+    """Whether C is the mean over the pairs (Eq. 2) or, undivided, their sum."""
+    num_steps: int = 7000
+    """Steps of gradient descent."""
+    num_records: int = 600
+    """Records along the run, logarithmically spaced."""
+    num_draws: int = 8
+    """Other initialisations, for the spread of the finite network's kernel."""
+    seed: int = 0
+    """Of the choice of images, the crops and the initial parameters."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Floating-point type of the training; kernels are in float64."""
+
+
+class Network(NamedTuple):
+    """A network at initialisation and its data, in a basis of the samples' span."""
+
+    model: nn.MLP
+    params: Any
+    x: jax.Array  # (2n, min(2n, m)): samples [X, X']
+    offset: jax.Array  # (2n, d): what is subtracted from its outputs
+    gain: float  # what they are then multiplied by
+
+
+def run(config: Config) -> Arrays:
+    """Training, predictions by three kernels, and how far the kernel moved."""
+    for name, least in (("num_images", 1), ("num_records", 2), ("num_steps", 1), ("num_draws", 2)):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
+    for name in ("init_scale", "learning_rate"):
+        if not 0 < getattr(config, name) < np.inf:
+            raise ValueError(f"{name} must be > 0 and finite, got {getattr(config, name)}.")
+    key_data, key_network, key_draws = jax.random.split(jax.random.key(config.seed), 3)
+    x = samples(config, key_data)
+    network = initial_network(config, key_network, x)
+    kernel = finite_kernel(network)
+    arrays, final = learn(config, network, kernel)
+    with jax.enable_x64(True):
+        limit = _modes(config, infinite_kernel(config, x))
+        aligned = kernel_pca.align(limit, arrays["initial_embeddings"])
+        arrays |= _prefixed("infinite", predict(config, limit, aligned.singular_values, 0.0))
+    change = finite_kernel(network._replace(params=final)) - kernel
+    arrays["kernel_change"] = np.linalg.norm(change) / np.linalg.norm(kernel)
+    # To first order, the relative change of γ_j.
+    c = arrays["coefficients"]
+    arrays["gamma_changes"] = np.einsum("ij,ik,kj->j", c, change, c)
+    draws = []
+    for key in tqdm(jax.random.split(key_draws, config.num_draws), "other networks", disable=None):
+        other = initial_network(config, key, x)
+        with jax.enable_x64(True):
+            draws.append(_modes(config, finite_kernel(other)).eigenvalues)
+    arrays["gammas_of_draws"] = np.asarray(draws)
+    return arrays
+
+
+def samples(config: Config, key: jax.Array) -> np.ndarray:
+    """Features of two crops of each image, [X, X'], shape (2n, m), float64."""
+    key_images, key_crops = jax.random.split(key)
+    split = "unlabelled" if config.data == "stl10" else "train"
+    images = data.load(config.data, split, data_dir=config.data_dir).images
+    if config.num_images > len(images):
+        raise ValueError(
+            f"num_images = {config.num_images}, but {config.data} has {len(images)} images."
+        )
+    chosen = jax.random.permutation(key_images, len(images))[: config.num_images]
+    crops = jnp.concatenate(
+        data.random_crop_pairs(key_crops, images[np.asarray(chosen)], config.crop)
+    )
+    with jax.enable_x64(True):
+        standardise = config.pixels == "standardised"
+        x = np.asarray(data.flatten(crops, dtype=jnp.float64, standardise=standardise))
+    if config.pixels == "symmetric":
+        return 2 * x - 1
+    if config.pixels == "centred":
+        return x - x.mean(axis=0)
+    return 255 * x if config.pixels == "bytes" else x
+
+
+def initial_network(config: Config, key: jax.Array, x: np.ndarray) -> Network:
+    """The network and its samples, both rotated into the samples' span.
+
+    Outside that span weights of the first layer see no input and have no gradient. So with
+    x = r q^T the network of weights q^T W on inputs r is the same at every step, and smaller.
+    """
+    model = nn.MLP(
+        config.dim,
+        config.width,
+        parameterization="standard",
+        bias_std=None if config.biases == "none" else "fan_in",
+        output_bias=config.biases == "both",
+        dtype=jnp.dtype(config.dtype),
+    )
+    params = model.init(key, jnp.asarray(x[:1], config.dtype))["params"]
+    q, r = np.linalg.qr(x.T)
+    weights = q.T @ np.asarray(params["hidden_1"]["kernel"], np.float64)
+    params["hidden_1"]["kernel"] = jnp.asarray(weights, config.dtype)
+    where = {
+        "all": lambda path: True,
+        "weights": lambda path: path.endswith("kernel"),
+        "first": lambda path: "hidden" in path,
+        "last": lambda path: "output" in path,
+    }.get(config.scaled, lambda path: False)
+    params = nn.scale_init({"params": params}, config.init_scale, where)
+    rotated = jnp.asarray(r.T, config.dtype)
+    rest = 1 - config.init_scale if config.scaled == "output" else 0.0
+    outputs: Any = model.apply(params, rotated)
+    return Network(model, params, rotated, rest * outputs, _gain(config))
+
+
+def _gain(config) -> float:
+    # The sum over n pairs is the mean over them of embeddings sqrt(n) times as large.
+    return float(config.num_images) ** 0.5 if config.correlation == "sum" else 1.0
+
+
+def finite_kernel(network: Network) -> np.ndarray:
+    """The NTK of a finite network over its samples, float64, averaged over its d outputs."""
+    with jax.enable_x64(True):
+        apply_fn: Any = network.model.clone(dtype=jnp.float64).apply
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.params)
+        x = network.x.astype(jnp.float64)
+        return network.gain**2 * np.asarray(empirical.ntk(apply_fn, params, x, kind="trace"))
+
+
+def infinite_kernel(config: Config, x: np.ndarray) -> np.ndarray:
+    """The NTK's leading term at the width, for the reading of the config, under x64."""
+    options: Any = {"parameterization": "standard", "bias_std": "fan_in"}
+    if config.biases == "none":
+        options["bias_std"] = None
+    if config.scaled == "weights" and config.biases != "none":
+        options["weight_std"] = config.init_scale / 3**0.5
+        options["bias_std"] = 1 / (3 * x.shape[1]) ** 0.5
+    outer = infinite.mlp(1, config.width, kernel="nngp", **options)(x)
+    # The part of the output weights: sum over units of h(x) h(x'); then that of the first layer.
+    by_last = config.width * outer / options.get("weight_std", 3**-0.5) ** 2
+    by_first = infinite.mlp(1, config.width, **options)(x) - by_last
+    scale = config.init_scale
+    of_hidden = scale if config.scaled in ("all", "first") else 1.0
+    of_output = scale if config.scaled in ("all", "last") else 1.0
+    if config.scaled == "weights" and config.biases == "none":
+        of_hidden = of_output = scale
+    bias = 1.0 if config.biases == "both" else 0.0
+    kernel = of_hidden**2 * by_last + of_output**2 * by_first + bias
+    return _gain(config) ** 2 * np.asarray(kernel)
+
+
+def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays, Any]:
+    """Gradient descent and what the kernel predicts; with the final parameters."""
+    model, gain = network.model, network.gain
+
+    def embeddings(params, x, offset):
+        return gain * (model.apply(params, x) - offset)
+
+    def loss_fn(params, x, offset):
+        z, z_prime = jnp.split(embeddings(params, x, offset), 2)
+        return losses.barlow_twins(z, z_prime, off_diagonal=1.0, batch_norm=False, symmetrise=True)
+
+    def measure(params, x, offset):
+        z = embeddings(params, x, offset)
+        return loss_fn(params, x, offset), spectrum.eigenvalues(*jnp.split(z, 2)), z
+
+    at = np.unique(np.geomspace(1, config.num_steps, config.num_records).astype(int))
+    with tqdm(total=config.num_steps, unit=" steps", unit_scale=True, disable=None) as bar:
+
+        def advance(step: int) -> None:
+            bar.update(int(step) - bar.n)
+
+        descent = train.full_batch_descent(
+            loss_fn,
+            network.params,
+            config.learning_rate,
+            config.num_steps,
+            args=(network.x, network.offset),
+            record_at=np.r_[0, at],
+            measure=measure,
+            progress=advance,
+        )
+        jax.block_until_ready(descent)
+    loss, eigenvalues, z = descent.records
+    times = np.asarray(descent.times, np.float64)
+    step_times = np.asarray(spectrum.step_times(descent.times, eigenvalues))
+    with jax.enable_x64(True):
+        modes = _modes(config, kernel)
+        embedded = jnp.asarray(np.asarray(z, np.float64))
+        align = jax.jit(jax.vmap(lambda z: kernel_pca.align(modes, z).singular_values))
+        values = np.abs(np.asarray(align(embedded)))
+        curves = predict(config, modes, values[0], times[:, None])
+        more = kernel_pca.contrastive_modes(
+            jnp.asarray(kernel), min(2 * config.dim, config.num_images), solver="dense"
+        )
+        images = embedded[-1].T @ more.coefficients
+        arrays: Arrays = {
+            "t": times,
+            # How much of each mode, also beyond the first d, is in the final embeddings.
+            "mode_shares": more.eigenvalues * jnp.sum(images**2, axis=0),
+            "loss": loss,
+            "eigenvalues": eigenvalues,
+            "step_times": step_times,
+            "singular_values": values,
+            "coefficients": modes.coefficients,
+            "initial_embeddings": embedded[0],
+            "updated_step_times": _updated(config, modes, times, step_times, values),
+            **curves,
+        }
+    return {name: np.asarray(array) for name, array in arrays.items()}, descent.params
+
+
+def _modes(config, kernel) -> kernel_pca.KernelModes:
+    return kernel_pca.contrastive_modes(jnp.asarray(kernel), config.dim, solver="dense")
+
+
+def predict(config: Config, modes: kernel_pca.KernelModes, start: Any, t: Any) -> Arrays:
+    """Eigenvalues of C at the times t and step times, sorted as those of C are; under x64."""
+    eta, gammas = config.learning_rate, modes.eigenvalues
+    curves = linear.mode_eigenvalue(t, gammas, start, learning_rate=eta)
+    return {
+        "gammas": np.asarray(gammas),
+        "predicted_singular_values": linear.singular_value(t, gammas, start, learning_rate=eta),
+        "predicted_eigenvalues": -np.sort(-np.asarray(curves), axis=-1),
+        "predicted_step_times": np.sort(
+            np.asarray(linear.half_rise_time(gammas, start, learning_rate=eta))
+        ),
+    }
+
+
+def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
+    return {f"{prefix}_{name}": np.asarray(array) for name, array in arrays.items()}
+
+
+def _updated(config, modes, times, step_times, values) -> np.ndarray:
+    """Each step's time, predicted from the embeddings at the step before it."""
+    updated = np.full(config.dim, np.inf)
+    for j, before in enumerate(np.r_[0.0, step_times[:-1]]):
+        if np.isfinite(before):
+            record = min(int(np.searchsorted(times, before)), len(times) - 1)
+            later = predict(config, modes, values[record], 0.0)["predicted_step_times"]
+            updated[j] = times[record] + later[j]
+    return updated
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """Loss, eigenvalues, amplitudes, and the errors of the predicted step times."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(2, 2, figsize=(7.0, 4.8))
+    (loss, eigenvalues), (amplitudes, error) = axes
+    t, blue = arrays["t"], plotting.CATEGORIES[0]
+    plotting.time_marks(loss, arrays["predicted_step_times"], label="predicted step times")
+    loss.plot(t, arrays["loss"], color=blue, linewidth=1.8, label="network")
+    loss.set(ylabel=r"loss $\mathcal{L}$", yticks=range(0, config.dim + 1, 2), ylim=(-0.2, None))
+    loss.legend(loc="lower left", frameon=True, framealpha=1, edgecolor="none")
+    plotting.mode_curves(
+        eigenvalues,
+        t,
+        arrays["eigenvalues"],
+        arrays["predicted_eigenvalues"],
+        experiment="network",
+        theory="initial NTK",
+    )
+    eigenvalues.set(ylabel=r"eigenvalues of $C$", ylim=(-0.05, 1.1))
+    eigenvalues.legend(loc="center left")
+    root = arrays["gammas"] ** 0.5
+    plotting.mode_curves(
+        amplitudes,
+        t,
+        root * arrays["singular_values"],
+        root * arrays["predicted_singular_values"],
+        experiment="network",
+        theory="initial NTK",
+    )
+    amplitudes.set(ylabel=r"amplitude $\sqrt{\gamma_j}\, s_j$", yscale="log", ylim=(1e-7, 3))
+    risen = arrays["predicted_step_times"][0]
+    for ax in (loss, eigenvalues, amplitudes):
+        left = max(0.1 * risen, t[1]) if risen < t[-1] else t[1]
+        ax.set(xscale="log", xlim=(left, t[-1]))
+        ax.set_xlabel(r"effective time $t$ = learning rate $\times$ step")
+    kinds = (
+        ("infinite_predicted_step_times", "s", 7, "white", "infinite-width NTK"),
+        ("predicted_step_times", "o", 4, blue, "initial NTK"),
+        ("updated_step_times", "x", 5, blue, "initial NTK, from the step before"),
+    )
+    modes = np.arange(1, config.dim + 1)
+    measured = np.where(np.isfinite(arrays["step_times"]), arrays["step_times"], np.nan)
+    for name, marker, size, face, label in kinds:
+        deviation = 100 * (arrays[name] / measured - 1)
+        error.plot(modes, deviation, marker, color=blue, mfc=face, markersize=size, label=label)
+    error.axhline(0, color="0.5", linewidth=0.6, zorder=0)
+    error.set(xlabel=r"mode $j$", ylabel="predicted $-$ measured\nstep time (%)", xticks=modes)
+    low, high = error.get_ylim()
+    error.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
+    error.legend(loc="upper left")
+    if np.isnan(measured).all():
+        error.text(0.5, 0.3, "no mode is learned", transform=error.transAxes, ha="center")
+    plotting.label_panels(axes.flat)
+    return fig
+
+
+PRESETS = {
+    "cpu": Config(),
+    "paper": Config(data="cifar10"),
+    "literal": Config(data="cifar10", scaled="all"),
+    "last_layer": Config(scaled="last", num_steps=24_000),
+}
+EXPERIMENT = Experiment("mlp", __doc__ or "", PRESETS, run, plot, mlp_claims.check)
+
+if __name__ == "__main__":
+    command(EXPERIMENT)

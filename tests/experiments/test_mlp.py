@@ -1,0 +1,168 @@
+"""The network of one hidden layer: what its experiments compute, small runs, and bad settings."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import _run, mlp, mlp_readings
+from sslstep import claims, simulate
+
+SMALL = mlp.Config(num_images=12, crop=6, dim=3, width=256, num_records=100, num_draws=3)
+FILES = {"config.json", "arrays.npz", "figure.png", "figure.pdf", "claims.json", "log.txt"}
+
+
+@pytest.fixture(autouse=True)
+def relaxed_promotion():
+    """Experiments run as a user runs them."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def options(config):
+    """A config as options of the command."""
+    given = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
+    return [part for k, v in given.items() for part in (f"--{k.replace('_', '-')}", str(v))]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scaled": "all", "num_steps": 200},
+        {"scaled": "last", "num_steps": 6000, "learning_rate": 1e-3},
+        {"scaled": "output", "num_steps": 3000, "learning_rate": 1e-3},
+    ],
+    ids=lambda changes: changes["scaled"],
+)
+def test_runs_write_their_folder_and_claims_hold(tmp_path, changes):
+    args = [*options(dataclasses.replace(SMALL, **changes)), "--out", str(tmp_path), "--strict"]
+    status = _run.main(mlp.EXPERIMENT, args)
+    made = claims.load(tmp_path / "claims.json")
+    assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert len(made) >= 5
+
+
+def test_the_rotated_network_is_the_network():
+    """Gradient descent in the basis of the samples' span is gradient descent on the pixels."""
+    config = dataclasses.replace(SMALL, scaled="none", num_steps=20, dtype="float64")
+    with jax.enable_x64(True):
+        x = mlp.samples(config, jax.random.key(0))
+        network = mlp.initial_network(config, jax.random.key(1), x)
+        assert network.x.shape == (24, 24)
+        measured, _ = mlp.learn(config, network, mlp.finite_kernel(network))
+
+        params = network.model.init(jax.random.key(1), jnp.asarray(x))
+
+        def loss_fn(params):
+            z, z_prime = jnp.split(network.model.apply(params, jnp.asarray(x)), 2)
+            c = (z.T @ z_prime + z_prime.T @ z) / (2 * len(z))
+            return jnp.sum((c - jnp.eye(config.dim)) ** 2)
+
+        step = jax.jit(jax.value_and_grad(loss_fn))
+        expected = []
+        for _ in range(config.num_steps + 1):
+            value, grads = step(params)
+            expected.append(float(value))
+            params = jax.tree.map(lambda p, g: p - config.learning_rate * g, params, grads)
+    at = np.rint(measured["t"] / config.learning_rate).astype(int)
+    # Twenty steps, each rounded in sums of 108 and 256 products.
+    np.testing.assert_allclose(measured["loss"], np.asarray(expected)[at], rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("scaled", "biases", "correlation"),
+    [
+        ("output", "both", "mean"),
+        ("all", "both", "mean"),
+        ("all", "hidden", "sum"),
+        ("weights", "both", "mean"),
+        ("weights", "none", "mean"),
+        ("first", "both", "mean"),
+        ("last", "both", "mean"),
+    ],
+)
+def test_the_infinite_kernel_is_the_limit_of_finite_ones(scaled, biases, correlation):
+    """Mean of several draws, within four standard errors, relative to sqrt(K(x, x) K(x', x'))."""
+    reading = {"scaled": scaled, "biases": biases, "correlation": correlation}
+    config = dataclasses.replace(SMALL, num_images=3, init_scale=0.5, width=1024, **reading)
+    x = mlp.samples(config, jax.random.key(0))
+    with jax.enable_x64(True):
+        expected = mlp.infinite_kernel(config, x)
+    keys = jax.random.split(jax.random.key(1), 6)
+    draws = np.stack([mlp.finite_kernel(mlp.initial_network(config, key, x)) for key in keys])
+    # Entries are means over units, so that their relative deviation is of order width^-1/2: with
+    # a factor of 2 for what one unit contributes to the trace, and 4 for the largest entry.
+    scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    error = (np.abs(draws.mean(axis=0) - expected) / scale).max()
+    assert error < 4 * 2 / (len(keys) * config.width) ** 0.5
+
+
+def test_scaled_outputs_start_small_with_the_kernel_unchanged():
+    networks = {}
+    for scaled in ("output", "none"):
+        config = dataclasses.replace(SMALL, scaled=scaled)
+        x = mlp.samples(config, jax.random.key(0))
+        networks[scaled] = mlp.initial_network(config, jax.random.key(1), x)
+    whole, small = networks["none"], networks["output"]
+    np.testing.assert_array_equal(mlp.finite_kernel(small), mlp.finite_kernel(whole))
+    z = np.asarray(whole.model.apply(whole.params, whole.x))
+    left = np.asarray(small.model.apply(small.params, small.x) - small.offset)
+    np.testing.assert_allclose(left, 1e-4 * z, atol=4 * np.finfo(np.float32).eps * np.abs(z).max())
+
+
+@pytest.mark.parametrize("pixels", ["standardised", "unit", "symmetric", "centred", "bytes"])
+def test_pixels(pixels):
+    config = dataclasses.replace(SMALL, pixels=pixels)
+    x = mlp.samples(config, jax.random.key(0))
+    assert x.shape == (24, 108)
+    assert x.dtype == np.float64
+    low, high = {"unit": (0, 1), "symmetric": (-1, 1), "centred": (-1, 1), "bytes": (0, 255)}.get(
+        pixels, (-9, 9)
+    )
+    assert low <= x.min() < x.max() <= high
+    assert x.max() - x.min() > (high - low) / 9
+    if pixels == "centred":
+        np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-14)
+    if pixels == "standardised":
+        channels = x.reshape(-1, 3)
+        np.testing.assert_allclose(channels.mean(axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose(channels.std(axis=0), 1, atol=1e-12)
+
+
+def test_readings(tmp_path, monkeypatch):
+    """A row for each reading; one that diverges is NaN and does not stop the others."""
+    chosen = [mlp_readings.Reading("all", "unit"), mlp_readings.Reading("none", "bytes")]
+    monkeypatch.setattr(mlp_readings, "READINGS", tuple(chosen))
+    args = ["--num-images", "12", "--crop", "6", "--dim", "3", "--width", "256"]
+    args += ["--num-steps", "50", "--learning-rate", "1e-2", "--out", str(tmp_path)]
+    assert _run.main(mlp_readings.EXPERIMENT, args) == 0
+    arrays = np.load(tmp_path / "arrays.npz")
+    assert np.isnan(arrays["losses"]).tolist() == [[False, False], [True, True]]
+    np.testing.assert_allclose(arrays["losses"][0], 3, atol=1e-6)
+    made = claims.load(tmp_path / "claims.json")
+    assert [claim.holds for claim in made] == [True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"num_images": 10**7}, ValueError, "num_images = 10000000, but photos has"),
+        ({"num_images": 0}, ValueError, "num_images must be >= 1"),
+        ({"num_records": 1}, ValueError, "num_records must be >= 2"),
+        ({"num_steps": 0}, ValueError, "num_steps must be >= 1"),
+        ({"num_draws": 1}, ValueError, "num_draws must be >= 2"),
+        ({"init_scale": 0.0}, ValueError, "init_scale must be > 0"),
+        ({"learning_rate": -1.0}, ValueError, "learning_rate must be > 0"),
+        ({"width": 0}, ValueError, "width"),
+        ({"crop": 33}, ValueError, "33"),
+        ({"dim": 13}, ValueError, "13"),
+        ({"pixels": "bytes", "num_steps": 100}, simulate.DivergenceError, "choose a smaller one"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_settings(changes, error, message):
+    with pytest.raises(error, match=message):
+        mlp.run(dataclasses.replace(SMALL, **changes))
