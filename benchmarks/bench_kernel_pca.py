@@ -7,8 +7,8 @@
    by SciPy's eigh and only the d leading modes of K_Γ computed. Errors are relative to the dense
    solver, the largest over the modes.
 2. The kernel itself: `gram.pairs` of `infinite.mlp` against neural_tangents' own batching.
-3. With --full: 20,000 pairs (a kernel of 40,000 x 40,000) from images to 2,000 embedded test points,
-   d = 64, with the kernel stored (float32) and without ever storing it.
+3. With --full: 20,000 pairs (a kernel of 40,000 x 40,000), from images to 2,000 embedded test
+   points, d = 64, with the kernel stored (float32) and without ever storing it.
 
 Each measurement has a process of its own, whose peak memory is reported; the least of several
 rounds counts, compilation excluded in parts 1 and 2 and included in 3.
@@ -34,7 +34,7 @@ NUM_TEST = 2000
 
 
 def crops(options, num: int, split: str = "train", seed: int = 0):
-    """Two 20x20 crops of each of `num` images, as rows in float32; images repeat if there are few."""
+    """Two 20x20 crops of each of `num` images, as float32 rows; images repeat if there are few."""
     images = data.load(options.data, split, data_dir=options.data_dir).images
     order = np.resize(np.random.default_rng(seed).permutation(len(images)), num)
     pairs = data.random_crop_pairs(jax.random.key(seed), images[order], 20)

@@ -1,7 +1,7 @@
 r"""From modes of a kernel to embeddings: the final ones and those along training."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -274,14 +274,14 @@ def gradient_flow_ssl(
     """
     if initial is not None and init_scale is not None:
         raise ValueError("give initial or init_scale, not both.")
-    options = {"batch_size": batch_size, "progress": progress}
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if store_kernel:
         kernel = gram.pairs(kernel_fn, x, x_prime, **options)
         modes = contrastive_modes(kernel, dim, solver=solver, key=key)
     else:
-        kernel = gram.pairs_operator(kernel_fn, x, x_prime, **options)
+        matmul = gram.pairs_operator(kernel_fn, x, x_prime, **options)
         num_pairs = _check.shape_of(x)[0]
-        modes = contrastive_modes(kernel, dim, solver=solver, num_pairs=num_pairs, key=key)
+        modes = contrastive_modes(matmul, dim, solver=solver, num_pairs=num_pairs, key=key)
     aligned = None
     if initial is not None:
         aligned = align(modes, initial)

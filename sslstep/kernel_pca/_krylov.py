@@ -131,8 +131,8 @@ class _Basis:
         self.largest = max(self.largest, float(values[-1]))
         require_positive(float(values[0]), self.largest, self.problem.dtype)
         kept = values > _negligible(self.problem) * self.largest
-        turn = vectors * np.where(kept, np.where(kept, values, 1) ** -0.5, 0)
-        turn = jnp.asarray(turn, self.problem.dtype)
+        scale = np.where(kept, np.where(kept, values, 1) ** -0.5, 0)
+        turn = jnp.asarray(vectors * scale, self.problem.dtype)
         self._append(_times(block, turn), _times(image, turn), kept)
         return bool(kept.any())
 
@@ -231,8 +231,8 @@ def _power_step(problem: Problem, ritz: Ritz) -> Array:
     gammas = np.abs(ritz.eigenvalues)
     usable = gammas > 1e3 * float(jnp.finfo(problem.dtype).eps) * gammas.max()
     factor = np.where(usable, 1 / np.where(usable, ritz.eigenvalues * problem.scale, 1), 0)
-    factor, usable = (jnp.asarray(a, problem.dtype)[None, :] for a in (factor, usable))
-    return turned * factor + ritz.vectors * (1 - usable)
+    stepped = turned * jnp.asarray(factor, problem.dtype)[None, :]
+    return jnp.where(jnp.asarray(usable)[None, :], stepped, ritz.vectors)
 
 
 def _negligible(problem: Problem) -> float:
@@ -268,9 +268,9 @@ def _rayleigh_ritz(problem: Problem, vectors: Array, largest: float) -> Ritz:
         rounding = np.abs(small) * np.diagonal(gram)[:, None] ** 0.5 < 1e2 * eps
         small = np.where(rounding & (2 * before[:, None] < values[None, :]), 0, small)
         eigenvalues[:num], y[live, :num] = values, small
-    y = jnp.asarray(y[:, np.argsort(-eigenvalues, kind="stable")], problem.dtype)
+    turn = jnp.asarray(y[:, np.argsort(-eigenvalues, kind="stable")], problem.dtype)
     eigenvalues = np.sort(eigenvalues)[::-1]
-    return _with_residuals(problem, eigenvalues, _times(vectors, y), _times(images, y))
+    return _with_residuals(problem, eigenvalues, _times(vectors, turn), _times(images, turn))
 
 
 def _with_residuals(

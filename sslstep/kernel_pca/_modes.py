@@ -274,8 +274,8 @@ def _dense(kernel: Any, dim: int, involution: Callable[[Array], Array]) -> Kerne
     with jax.enable_x64(True):
         modes, spectrum = _dense_modes(jnp.asarray(kernel, jnp.float64), dim, involution)
         _krylov.require_positive(float(spectrum[-1]), float(spectrum[0]), dtype)
-        modes = KernelModes(*(a.astype(dtype) for a in modes[:3]), modes.iterations)
-    return modes
+        eigenvalues, coefficients, residuals = (a.astype(dtype) for a in modes[:3])
+    return KernelModes(eigenvalues, coefficients, residuals, modes.iterations)
 
 
 @partial(jax.jit, static_argnames=("dim", "involution"))
