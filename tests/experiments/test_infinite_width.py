@@ -1,0 +1,84 @@
+"""The infinite-width experiment: a small run, its claims, and what goes wrong."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import _run, infinite_width, infinite_width_claims, kernel_claims
+from sslstep import claims
+
+SMALL = ["--num-images", "60", "--cnn-images", "24", "--num-test", "200", "--crop", "12"]
+SMALL += ["--num-modes", "12", "--dim", "4", "--width", "256", "--num-seeds", "1"]
+SMALL += ["--num-records", "30"]
+
+
+@pytest.fixture(autouse=True)
+def relaxed_promotion():
+    """Experiments run as a user runs them."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def test_a_small_run_and_its_claims(tmp_path):
+    out = tmp_path / "here"
+    status = _run.main(infinite_width.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])
+    made = claims.load(out / "claims.json")
+    assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
+    assert len(made) >= 28
+    arrays = np.load(out / "arrays.npz")
+    assert arrays["mlp_gammas"].shape == arrays["cnn_gammas"].shape == (12,)
+    dims = infinite_width_claims.dims(infinite_width.Config(num_modes=12, dim=4))
+    assert (dims[0], dims[-1]) == (1, 12)
+    assert 4 in dims
+    assert arrays["mlp_correct"].shape == (len(dims), 200)
+    # The probe's accuracy starts from that of the initial features and rises as modes are learned.
+    assert arrays["network_10_accuracy"].shape == (1, len(arrays["t"]))
+    assert arrays["mlp_correct"][-1].mean() > 1.5 * float(arrays["chance"])
+
+
+def test_without_networks_only_the_predictions(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_claims, "measure", lambda *args: {})
+    monkeypatch.setattr(kernel_claims, "check", lambda arrays: [])
+    out = tmp_path / "here"
+    args = [*SMALL, "--laziness", "--out", str(out), "--strict"]
+    assert _run.main(infinite_width.EXPERIMENT, args) == 0
+    assert len(claims.load(out / "claims.json")) == 2
+    assert "t" not in np.load(out / "arrays.npz")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--num-images", "10000000"], "num_images = 10000000, but photos has"),
+        (["--num-modes", "25"], "num_modes must be above dim = 4 and at most 24"),
+        (["--dim", "12"], "num_modes must be above dim = 12"),
+        (["--crop", "13"], "crop = 13 is not a multiple of pool = 2"),
+        (["--init-scale", "0"], "init_scale must be > 0"),
+        (["--step-size", "1"], "step_size must be between 0 and 1"),
+        (["--num-seeds", "0"], "num_seeds must be >= 1"),
+        (["--laziness", "1", "-2"], "laziness must be > 0"),
+    ],
+)
+def test_bad_settings(tmp_path, args, message):
+    with pytest.raises(ValueError, match=message):
+        _run.main(infinite_width.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])
+
+
+def test_printed_and_rootwise_agree():
+    """On a well-conditioned kernel, where both forms of K_Γ are exact to rounding."""
+    features = np.random.default_rng(0).standard_normal((12, 40))
+    kernel = features @ features.T
+    matrix, inverse_root, condition = kernel_claims.printed(kernel)
+    ours, root = kernel_claims.rootwise(kernel)
+    np.testing.assert_allclose(matrix, ours, atol=1e3 * np.finfo(float).eps * condition)
+    np.testing.assert_allclose(root @ inverse_root, np.eye(12), atol=1e-12)
+
+
+def test_help():
+    command = [sys.executable, "-m", "experiments.infinite_width", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    for option in ("--preset", "--strict", "--out", "--laziness"):
+        assert option in shown.stdout
