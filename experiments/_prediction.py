@@ -1,0 +1,140 @@
+r"""What infinitely wide networks do: gradient descent of their kernel, exact or in closed form.
+
+Shared by the experiments that hold finite networks against it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sslstep import kernel_pca, linear, simulate
+from sslstep.measure import spectrum
+
+#: What `distances` returns, in this order.
+MEASURES = ("embeddings of training pairs", "embeddings of held-out pairs", "curves", "step times")
+NUM_RECORDS = 200
+
+
+class Limit(NamedTuple):
+    r"""Infinitely wide networks on n pairs, as a linear model on features of their kernel.
+
+    Attributes:
+        features: Φ of ``[X, X']``, with :math:`\Phi \Phi^\top = \tilde K`, shape ``(2n, 2n)``.
+        inverse: pseudo-inverse of Φ, transposed.
+        gamma_modes: all modes of the features' Γ.
+        modes: the kernel's first d.
+        k_test_train: K between held-out and training samples, shape ``(n_test, 2n)``.
+        learning_rate: η.
+    """
+
+    features: jax.Array
+    inverse: jax.Array
+    gamma_modes: linear.Modes
+    modes: kernel_pca.KernelModes
+    k_test_train: jax.Array
+    learning_rate: jax.Array
+
+
+class Outcome(NamedTuple):
+    """What is compared: embeddings at the end (N, d), eigenvalues of C (T, d), step times (d,)."""
+
+    train: np.ndarray
+    test: np.ndarray
+    curves: np.ndarray
+    step_times: np.ndarray
+
+
+def limit(kernel, k_test_train, dim: int, step_size: float) -> Limit:
+    """From the kernel over training samples and held-out ones; ``step_size`` is 4 η γ_1."""
+    modes = kernel_pca.contrastive_modes(kernel, dim, solver="dense")
+    values, vectors = jnp.linalg.eigh(kernel)
+    # Two views may be the same image; what they share has no inverse and needs none.
+    positive = values > len(values) * jnp.finfo(values.dtype).eps * values[-1]
+    root = jnp.sqrt(jnp.where(positive, values, 1))
+    features = vectors * jnp.where(positive, root, 0)
+    gamma_modes = linear.modes(linear.cross_correlation(*jnp.split(features, 2)))
+    inverse = vectors * jnp.where(positive, 1 / root, 0)
+    learning_rate = step_size / (4 * modes.eigenvalues[0])
+    return Limit(features, inverse, gamma_modes, modes, k_test_train, learning_rate)
+
+
+def record_at(limit: Limit, initial) -> np.ndarray:
+    """Steps at equal distances, 1.6 times as many as the last mode is predicted to need."""
+    start, eta = kernel_pca.align(limit.modes, initial).singular_values, limit.learning_rate
+    last = linear.half_rise_time(limit.modes.eigenvalues, start, learning_rate=eta).max()
+    every = max(1, int(np.ceil(1.6 * float(last / eta) / NUM_RECORDS)))
+    return every * np.arange(NUM_RECORDS + 1)
+
+
+def outcome(z, z_test, curves, times) -> Outcome:
+    """As NumPy arrays, with the step times."""
+    step_times = spectrum.step_times(times, curves)
+    return Outcome(*(np.asarray(a, float) for a in (z, z_test, curves, step_times)))
+
+
+def kernel_descent(limit: Limit, initial, initial_test, times) -> Outcome:
+    """Gradient descent of the kernel itself, exact for any initial embeddings.
+
+    On held-out points: the initial embeddings, and what the gradients add through the kernel.
+    """
+    weights = initial.T @ limit.inverse
+    at = np.rint(np.asarray(times / limit.learning_rate)).astype(int)
+    run = simulate.gradient_descent(
+        weights, limit.gamma_modes, limit.learning_rate, int(at[-1]), record_at=at
+    )
+    final = run.coefficients[-1] @ run.eigenvectors.T
+    z_test = initial_test + limit.k_test_train @ (limit.inverse @ (final - weights).T)
+    return outcome(limit.features @ final.T, z_test, run.eigenvalues, run.times)
+
+
+def closed_form(limit: Limit, initial, initial_test, times) -> Outcome:
+    """Eqs. 40 and 42, with the rate of gradient descent."""
+    rotation, start = kernel_pca.align(limit.modes, initial)
+    gammas, eta = limit.modes.eigenvalues, limit.learning_rate
+    final = linear.singular_value(times[-1], gammas, start, learning_rate=eta)
+    curves = linear.mode_eigenvalue(times[:, None], gammas, start, learning_rate=eta)
+    return outcome(
+        kernel_pca.embed_training(limit.modes, final, rotation),
+        initial_test + kernel_pca.embed(limit.modes, limit.k_test_train, final, rotation),
+        -jnp.sort(-curves, axis=1),
+        times,
+    )
+
+
+def closed_form_error(limit: Limit, initial) -> tuple[float, float]:
+    """How far Eqs. 40 and 42 end from gradient flow of the kernel: measured, and to first order.
+
+    Relative, for the embeddings of training pairs, as the first of MEASURES.
+    """
+    gammas, vectors = limit.gamma_modes
+    weights = initial.T @ limit.inverse
+    rotation, start = linear.align(weights, limit.gamma_modes)
+    times = jnp.array([0.0, 1.6]) * linear.half_rise_time(gammas[: len(start)], start).max()
+    exact = simulate.gradient_flow(weights, limit.gamma_modes, times).coefficients[-1]
+    closed = linear.small_init_trajectory(weights, limit.gamma_modes)(times[-1]) @ vectors
+    upper = jnp.triu(rotation.T @ weights @ vectors)
+    upper = jnp.fill_diagonal(upper, start, inplace=False)  # rounding aside, the same
+    left_out = linear.coupled_elements(times[-1], gammas, upper)
+    left_out = jnp.fill_diagonal(left_out, 0, inplace=False)
+    # The embeddings of the training pairs have these coordinates.
+    images = limit.features @ vectors
+    norms = [float(jnp.linalg.norm(images @ a.T)) for a in (closed - exact, left_out, exact)]
+    return norms[0] / norms[2], norms[1] / norms[2]
+
+
+def distances(a: Outcome, b: Outcome, span: float) -> list[float]:
+    """The four MEASURES of a from b. A step not taken in the time span counts as taken at its end.
+
+    Embeddings relative in Frobenius norm; curves by the largest distance over times and modes; step
+    times by the root mean square of their relative differences, over modes that start unlearned.
+    """
+    waits = (a.step_times > 0) & (b.step_times > 0)
+    steps = np.minimum(a.step_times, span)[waits] / np.minimum(b.step_times, span)[waits] - 1
+    embeddings = zip(a[:2], b[:2], strict=True)
+    return [
+        *(float(np.linalg.norm(z - y) / np.linalg.norm(y)) for z, y in embeddings),
+        float(np.abs(a.curves - b.curves).max()),
+        float(np.sqrt(np.mean(steps**2))) if waits.any() else np.nan,
+    ]

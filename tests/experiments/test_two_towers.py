@@ -1,0 +1,88 @@
+"""Two towers: a small run of each kind of views, their parts, and bad settings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import _run, two_towers
+from sslstep import claims
+
+SMALL = ["--num-images", "40", "--num-test", "40", "--dim", "2", "--num-seeds", "2"]
+SMALL += ["--widths", "2048", "1024"]
+
+
+@pytest.fixture(autouse=True)
+def relaxed_promotion():
+    """Experiments run as a user runs them."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def test_claims_hold_in_a_small_run(tmp_path):
+    out = tmp_path / "here"
+    status = _run.main(two_towers.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])
+    made = claims.load(out / "claims.json")
+    assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
+    assert len(made) == 6
+    arrays = np.load(out / "arrays.npz")
+    assert (arrays["fluctuations"] < 0.25).all()  # the tolerance of step times says something
+    assert arrays["trained_ranks"].shape == (2, 40)
+
+
+def test_colours_and_edges_of_few_images_are_learned_as_predicted(tmp_path):
+    """All claims but the last: 40 images are too few for these views to be matched on others."""
+    out = tmp_path / "here"
+    _run.main(two_towers.EXPERIMENT, [*SMALL, "--views", "colour_edges", "--out", str(out)])
+    made = claims.load(out / "claims.json")
+    assert all(claim.holds for claim in made[:-1]), claims.table([("made", made)])
+
+
+def test_halves_are_the_image():
+    pixels = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+    left, right = two_towers.halves(pixels)
+    np.testing.assert_array_equal(jnp.concatenate([left, right], axis=2), pixels)
+
+
+def test_colours_and_edges_share_no_uniform_change():
+    """More light changes neither view; grey images have no colours and flat ones no edges."""
+    pixels = jax.random.uniform(jax.random.key(0), (3, 8, 8, 3))
+    colours, edges = two_towers.colour_edges(pixels)
+    assert colours.shape == (3, 4, 4, 3)
+    assert edges.shape == (3, 7, 7, 1)
+    for before, after in zip((colours, edges), two_towers.colour_edges(pixels + 0.5), strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-5)
+    grey = jnp.repeat(pixels[..., :1], 3, axis=-1)
+    np.testing.assert_allclose(two_towers.colour_edges(grey)[0], 0, atol=1e-6)
+    flat = jnp.ones((1, 8, 8, 3)) * jnp.array([0.1, 0.5, 0.9])
+    np.testing.assert_array_equal(two_towers.colour_edges(flat)[1], 0)
+
+
+def test_an_edge_is_where_it_is():
+    pixels = jnp.zeros((1, 4, 4, 3)).at[:, :, 2:].set(1.0)
+    expected = np.zeros((3, 3))
+    expected[:, 1] = 1.0
+    np.testing.assert_allclose(two_towers.colour_edges(pixels)[1][0, :, :, 0], expected)
+
+
+def test_retrieval_ranks():
+    z = np.eye(5)[:, :3] + 0.1
+    np.testing.assert_array_equal(two_towers.retrieval_ranks(z, 7 * z), 0)  # scale is no matter
+    circle = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    turned = np.array([[-1.0, 0.1], [0.0, 1.0], [1.0, -0.1]])
+    np.testing.assert_array_equal(two_towers.retrieval_ranks(circle, turned), [1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--dim", "0"], "dim must be >= 1"),
+        (["--widths", "64", "0"], "widths must be >= 1"),
+        (["--num-seeds", "1"], "num_seeds must be >= 2"),
+        (["--step-size", "2"], "step_size must lie between 0 and 1"),
+        (["--num-images", "10000000"], "photos has"),
+    ],
+)
+def test_bad_settings(tmp_path, args, message):
+    with pytest.raises(ValueError, match=message):
+        _run.main(two_towers.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])

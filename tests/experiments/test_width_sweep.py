@@ -1,0 +1,134 @@
+"""The width sweep: a small run, its parts against independent references, and bad settings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import _networks, _prediction, _run, width_sweep
+from sslstep import claims, gram, linear, nn
+from sslstep.ntk import infinite
+
+SMALL = ["--num-images", "16", "--num-test", "8", "--crop", "8", "--dim", "2", "--num-seeds", "4"]
+SMALL += ["--widths", "64", "1024", "--fit-from", "64"]
+
+
+@pytest.fixture(autouse=True)
+def relaxed_promotion():
+    """Experiments run as a user runs them."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def test_claims_hold_in_a_small_run(tmp_path):
+    out = tmp_path / "here"
+    status = _run.main(width_sweep.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])
+    made = claims.load(out / "claims.json")
+    assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
+    exponents = [claim for claim in made if "exponent" in claim.statement]
+    assert len(exponents) == 2 * len(_prediction.MEASURES)
+    assert all(claim.tolerance < 1 for claim in exponents)  # the fits say something
+    distances = np.load(out / "arrays.npz")["distances"]
+    assert distances.shape == (2, 2, 4, len(_prediction.MEASURES))
+    assert (distances > 0).all()
+
+
+def test_exponent_of_a_power_law():
+    widths = np.array([64, 256, 1024])
+    slope, error = width_sweep.fit_exponent(widths, 3.0 * widths[:, None] ** -0.7 * np.ones(4))
+    assert slope == pytest.approx(-0.7, abs=1e-12)
+    assert error == pytest.approx(0.0, abs=1e-12)
+
+
+def test_exponent_and_its_error_are_those_of_ordinary_least_squares():
+    rng = np.random.default_rng(0)
+    widths = np.array([64, 128, 256, 512])
+    distances = widths[:, None] ** -0.5 * np.exp(0.3 * rng.normal(size=(4, 5)))
+    x = np.repeat(np.log(widths), 5)
+    coefficients, covariance = np.polyfit(x, np.log(distances).ravel(), 1, cov=True)
+    expected = (coefficients[0], covariance[0, 0] ** 0.5)
+    assert width_sweep.fit_exponent(widths, distances) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("parameterization", ["ntk", "standard"])
+def test_rotated_network_is_the_same_network(x64, parameterization):
+    model = nn.MLP(3, 20, 2, parameterization, dtype=jnp.float64)
+    key_x, key = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(key_x, (7, 30))
+    basis = _networks.basis(x[:4], x[4:])
+    drawn = model.init(key, basis.T)
+    (rotated,) = _networks.rotated(basis, model, x)
+    z = model.apply(_networks.init(key, basis, model=model), rotated)
+    np.testing.assert_allclose(z, model.apply(drawn, x), rtol=1e-10, atol=1e-12)
+
+
+def _small_limit():
+    """A limit on random pairs, the kernel, and initial embeddings of training and test points."""
+    keys = jax.random.split(jax.random.key(1), 4)
+    x = jax.random.normal(keys[0], (8, 5))
+    x_prime, x_test = x + 0.3 * jax.random.normal(keys[1], (8, 5)), x[:4] + 0.1
+    kernel_fn = infinite.mlp()
+    kernel = gram.pairs(kernel_fn, x, x_prime, progress=False)
+    k_test_train = gram.test_train(kernel_fn, x_test, x, x_prime, progress=False)
+    initial = 0.3 * jax.random.normal(keys[2], (16, 2))
+    initial_test = 0.3 * jax.random.normal(keys[3], (4, 2))
+    return _prediction.limit(kernel, k_test_train, 2, 0.2), kernel, (initial, initial_test)
+
+
+def test_kernel_descent_is_gradient_descent_in_function_space(x64):
+    """F <- F - η K dL/dF, on training and test points, by automatic differentiation."""
+    limit, kernel, (z, z_test) = _small_limit()
+    steps, eta = 40, limit.learning_rate
+
+    def loss(z):
+        c = linear.cross_correlation(*jnp.split(z, 2))
+        return jnp.sum((c - jnp.eye(2)) ** 2)
+
+    predicted = _prediction.kernel_descent(limit, z, z_test, eta * jnp.array([0, steps]))
+    for _ in range(steps):
+        gradient = jax.grad(loss)(z)
+        z, z_test = z - eta * kernel @ gradient, z_test - eta * limit.k_test_train @ gradient
+    np.testing.assert_allclose(predicted.train, z, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(predicted.test, z_test, rtol=1e-8, atol=1e-8)
+
+
+def test_closed_form_approaches_kernel_descent_as_the_start_shrinks(x64):
+    limit, _, initial = _small_limit()
+    found = []
+    for scale in (1e-2, 1e-6, 1e-10):
+        small = tuple(scale * z for z in initial)
+        times = limit.learning_rate * _prediction.record_at(limit, small[0])
+        exact, closed = (
+            f(limit, *small, times) for f in (_prediction.kernel_descent, _prediction.closed_form)
+        )
+        found.append(_prediction.distances(closed, exact, float(times[-1]))[:2])
+    # The embeddings; the rate of gradient descent is exact for growth alone, not for curves.
+    assert (np.diff(found, axis=0) < 0).all()
+    measured, first_order = _prediction.closed_form_error(limit, 1e-10 * initial[0])
+    assert measured == pytest.approx(first_order, rel=1e-2)
+
+
+def test_distances_leave_out_what_starts_learned_and_count_what_is_never_learned():
+    embeddings, curves = np.ones((4, 2)), np.zeros((3, 2))
+    a = _prediction.Outcome(embeddings, embeddings, curves, np.array([0.0, np.inf]))
+    b = _prediction.Outcome(2 * embeddings, embeddings, curves, np.array([0.0, 5.0]))
+    assert _prediction.distances(a, b, 10.0) == pytest.approx([0.5, 0.0, 0.0, 1.0])
+    none = b._replace(step_times=np.zeros(2))
+    assert np.isnan(_prediction.distances(none, b, 10.0)[3])  # and a claim on it does not hold
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--num-test", "0"], "num_test must be >= 1"),
+        (["--num-seeds", "1"], "num_seeds must be >= 2"),
+        (["--step-size", "1"], "step_size must lie between 0 and 1"),
+        (["--init-scale", "0"], "init_scale must lie between 0 and 1"),
+        (["--widths", "64", "32"], "widths must be at least two, increasing"),
+        (["--fit-from", "1024"], "leaves fewer than two of the widths"),
+        (["--num-images", "10000000"], "photos has"),
+    ],
+)
+def test_bad_settings(tmp_path, args, message):
+    with pytest.raises(ValueError, match=message):
+        _run.main(width_sweep.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])
