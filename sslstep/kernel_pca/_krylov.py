@@ -85,27 +85,54 @@ def solve(problem: Problem, start: Array, limits: Limits) -> tuple[Ritz, int]:
     image = _multiply(problem, start)
     _require_symmetry(start, image)
     block, iteration = problem.involution(image), 1
-    basis = _Basis(problem, _largest(start, image))
+    basis, looks = _Basis(problem, _largest(start, image)), _Looks()
     while True:
         more = basis.extend(block)
         iteration += 1
         going_on = more and len(basis.v) < limits.max_blocks and iteration < limits.max_iterations
-        if going_on and len(basis.v) < 4:
-            block = problem.involution(basis.w[-1])  # too early to look
+        if going_on and not looks.due(iteration):
+            block = problem.involution(basis.w[-1])
             continue
         ritz = basis.ritz()
-        if going_on and (_excess(ritz, limits, basis) > 0).any():
+        looks.record(iteration, _excess(ritz, limits, basis))
+        if going_on and looks.excess > 1 and not looks.stalled:
             block = _residual(ritz, problem)
             continue
         # P K̃ c / s γ is a step of the power method that costs no product, and has nothing in it
         # that K̃ does not see.
         ritz = _rayleigh_ritz(problem, _power_step(problem, ritz), basis.largest)
         iteration += 1
-        if (_excess(ritz, limits, basis) <= 0).all():
+        if _excess(ritz, limits, basis) <= 1:
             return ritz, iteration
         if not more or iteration >= limits.max_iterations:
             raise ConvergenceError(_failure(ritz, limits, basis, iteration))
-        block, basis = _residual(ritz, problem), basis.restarted(ritz)
+        block, basis, looks = _residual(ritz, problem), basis.restarted(ritz), _Looks()
+
+
+class _Looks:
+    """When to look at the Ritz pairs: convergence is geometric, so two looks foretell a third."""
+
+    def __init__(self) -> None:
+        self.excess = np.inf
+        self.stalled = False  # as rounding that has built up makes it, until a restart
+        self.iteration = 0
+        self.next = 0
+
+    def due(self, iteration: int) -> bool:
+        """Whether to look now; first after a few blocks."""
+        if not self.next:
+            self.next = iteration + 4
+        return iteration >= self.next
+
+    def record(self, iteration: int, excess: float) -> None:
+        """What was seen: the largest residual over what is allowed."""
+        ahead = 2.0
+        if np.isfinite(self.excess) and 1 < excess < self.excess:
+            rate = np.log(self.excess / excess) / (iteration - self.iteration)
+            ahead = np.log(excess) / rate
+        self.stalled = excess > self.excess / 2
+        self.excess, self.iteration = excess, iteration
+        self.next = iteration + int(np.clip(np.ceil(ahead), 1, 6))
 
 
 class _Basis:
@@ -121,8 +148,7 @@ class _Basis:
 
     def extend(self, block: Array) -> bool:
         """Add a block, made orthonormal; False if it has nothing that the basis does not."""
-        block = _normalised(block)
-        block = self._project(_orthonormal(self._project(block)))
+        block = _orthonormal(self._project(_normalised(block)))
         image = _multiply(self.problem, block)
         for v, w in zip(self.v, self.w, strict=True):
             block, image = _subtract_both(block, image, v, w)
@@ -163,7 +189,9 @@ class _Basis:
         return basis
 
     def _project(self, block: Array) -> Array:
-        for v, w in zip(self.v, self.w, strict=True):
+        # P w of the last block is orthogonal to all but the last two, and residuals are to all, up
+        # to rounding, which `extend` removes once the product is there.
+        for v, w in zip(self.v[-2:], self.w[-2:], strict=True):
             block = _subtract(block, v, w)
         return block
 
@@ -289,19 +317,23 @@ def _residual(ritz: Ritz, problem: Problem) -> Array:
     return problem.involution(ritz.images) - ritz.vectors * factor[None, :]
 
 
-def _excess(ritz: Ritz, limits: Limits, basis: _Basis) -> np.ndarray:
-    """By how much each wanted mode's residual is above what is allowed."""
+def _ratios(ritz: Ritz, limits: Limits, basis: _Basis) -> np.ndarray:
+    """Each wanted mode's residual over what is allowed."""
     # What rounding leaves of a residual is of the order of eps times the largest eigenvalue of K̃,
     # over s: no |γ| is larger. In float64 that is far below `tol` for any γ that matters, and the
     # allowance is generous; in float32 the two are close.
     problem = basis.problem
     eps = float(jnp.finfo(problem.dtype).eps)
     floor = (4 if eps > 1e-10 else 100) * eps * basis.largest / problem.scale
-    return (ritz.residuals - limits.tol * np.abs(ritz.eigenvalues) - floor)[: limits.num]
+    return (ritz.residuals / (limits.tol * np.abs(ritz.eigenvalues) + floor))[: limits.num]
+
+
+def _excess(ritz: Ritz, limits: Limits, basis: _Basis) -> float:
+    return float(_ratios(ritz, limits, basis).max())
 
 
 def _failure(ritz: Ritz, limits: Limits, basis: _Basis, iteration: int) -> str:
-    bad = _excess(ritz, limits, basis) > 0
+    bad = _ratios(ritz, limits, basis) > 1
     first = int(np.argmax(bad))
     relative = ritz.residuals[first] / max(abs(ritz.eigenvalues[first]), 1e-300)
     return (
@@ -327,11 +359,17 @@ def _orthonormal(block: Array) -> Array:
     eps = float(jnp.finfo(block.dtype).eps)
     norms = np.asarray(jnp.linalg.norm(block, axis=0), np.float64)
     scale = np.where(norms > 1e2 * eps, 1 / np.where(norms > 0, norms, 1), 0)
-    gram = scale[:, None] * np.asarray(_inner(block, block), np.float64) * scale[None, :]
-    values, vectors = np.linalg.eigh(gram)
-    kept = values > 4 * len(gram) ** 0.5 * eps * max(1.0, values[-1])
-    turn = scale[:, None] * vectors * np.where(kept, np.where(kept, values, 1) ** -0.5, 0)
-    return _times(block, jnp.asarray(turn, block.dtype))
+    block = _times(block, jnp.asarray(np.diag(scale), block.dtype))
+    # What a Gram matrix does not resolve, directions shorter than sqrt(eps), the first pass
+    # lengthens and the second sees.
+    for last in (False, True):
+        values, vectors = np.linalg.eigh(np.asarray(_inner(block, block), np.float64))
+        noise = 4 * len(values) ** 0.5 * eps * max(1.0, values[-1])
+        turn = vectors * np.maximum(values, noise) ** -0.5
+        if last:
+            turn = np.where(values > noise, turn, 0)
+        block = _times(block, jnp.asarray(turn, block.dtype))
+    return block
 
 
 @jax.jit
