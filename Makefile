@@ -62,7 +62,7 @@ width_sweep: $(VENV)/.run  ## finite networks against the infinitely wide one, a
 ##@ Develop
 .PHONY: test
 test: $(VENV)/.test  ## all tests and the docstrings' examples (ARGS go to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.check  ## ruff, mypy, and the documentation with warnings as errors
