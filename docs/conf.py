@@ -47,8 +47,9 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", name)
     for name in (
-        r"(collections|diffrax|flax|jax|jaxlib|jaxtyping|jnp|matplotlib|np|numpy|optax|pathlib)\..*",
-        r"Array|ArrayLike|Bool|DTypeLike|Float|Int|Key|Num|PyTree|Real|Shaped|UInt8|UInt32",
+        r"(collections|diffrax|flax|jax|jaxlib|jaxtyping|jnp|matplotlib|np|numpy|optax|os|pathlib)\..*",
+        r"Array|ArrayLike|Bool|DTypeLike|Float|Int|Integer|Key|Num|PyTree|Real|Shaped|UInt8|UInt32",
+        r"Activation|Kernel|(gram\.)?KernelFn|Padding|Parameterization|Pool",  # aliases
         r"Any|Callable|Iterable|Iterator|Literal|Mapping|NamedTuple|Path|Sequence",
     )
 ]

@@ -89,20 +89,6 @@ def kernel_descent(limit: Limit, initial, initial_test, times) -> Outcome:
     return outcome(limit.features @ final.T, z_test, run.eigenvalues, run.times)
 
 
-def closed_form(limit: Limit, initial, initial_test, times) -> Outcome:
-    """Eqs. 40 and 42, with the rate of gradient descent."""
-    rotation, start = kernel_pca.align(limit.modes, initial)
-    gammas, eta = limit.modes.eigenvalues, limit.learning_rate
-    final = linear.singular_value(times[-1], gammas, start, learning_rate=eta)
-    curves = linear.mode_eigenvalue(times[:, None], gammas, start, learning_rate=eta)
-    return outcome(
-        kernel_pca.embed_training(limit.modes, final, rotation),
-        initial_test + kernel_pca.embed(limit.modes, limit.k_test_train, final, rotation),
-        -jnp.sort(-curves, axis=1),
-        times,
-    )
-
-
 def closed_form_error(limit: Limit, initial) -> tuple[float, float]:
     """How far Eqs. 40 and 42 end from gradient flow of the kernel: measured, and to first order.
 

@@ -88,7 +88,13 @@ class Network(NamedTuple):
 
 def run(config: Config) -> Arrays:
     """Training, predictions by three kernels, and how far the kernel moved."""
-    for name, least in (("num_images", 1), ("num_records", 2), ("num_steps", 1), ("num_draws", 2)):
+    for name, least in (
+        ("num_images", 1),
+        ("dim", 3),
+        ("num_records", 2),
+        ("num_steps", 1),
+        ("num_draws", 2),
+    ):
         if getattr(config, name) < least:
             raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
     for name in ("init_scale", "learning_rate"):

@@ -1,7 +1,6 @@
 """Kernel matrices block by block: the work behind `sslstep.gram`."""
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -144,14 +143,13 @@ def write(
 ) -> np.memmap:
     """The matrix in a file, which gets its name only when it is complete."""
     _require_new(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        result = None
+    # In a folder of its own, so that it gets the permissions of any new file.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        draft, result = Path(folder) / path.name, None
         for block in blocks(tasks, batch_size, dtype, progress):
             values = np.asarray(block.values)
             if result is None:
-                result = np.lib.format.open_memmap(name, "w+", values.dtype, shape)
+                result = np.lib.format.open_memmap(draft, "w+", values.dtype, shape)
             rows = slice(block.row, block.row + values.shape[0])
             columns = slice(block.column, block.column + values.shape[1])
             result[rows, columns] = values
@@ -160,10 +158,7 @@ def write(
         assert result is not None
         result.flush()
         _require_new(path)  # it may have appeared in the meantime
-        os.rename(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        draft.rename(path)
     return np.load(path, mmap_mode="r")
 
 

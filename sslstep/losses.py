@@ -64,7 +64,7 @@ def barlow_twins(
     _check.require_finite("z_prime", z_prime)
     _check.require_at_least("off_diagonal", off_diagonal, 0.0)
     _check.require_at_least("eps", eps, 0.0)
-    z, z_prime = _check.as_float("z", z), _check.as_float("z_prime", z_prime)
+    z, z_prime = _check.as_floats(z, z_prime)
     if batch_norm:
         z, z_prime = _normalised(z, eps), _normalised(z_prime, eps)
     c = jnp.matmul(z.T, z_prime, precision=jax.lax.Precision.HIGHEST) / z.shape[0]

@@ -111,7 +111,7 @@ def gradient_descent(
     weights, all_modes = _prepare(weights, gamma_matrix)
     _check.require_at_least("learning_rate", learning_rate, 0.0, strict=True)
     _warn_if_unstable(learning_rate, all_modes.eigenvalues)
-    steps = _record_steps(num_steps, record_every, record_at)
+    steps = record_steps(num_steps, record_every, record_at)
     moving = _moving(all_modes.eigenvalues)
     start = _to_eigenbasis(weights, all_modes)
     learning_rate = jnp.asarray(learning_rate, start.dtype)
@@ -296,7 +296,7 @@ def _trajectory(times: Array, coefficients: Array, all_modes: Modes) -> Trajecto
     )
 
 
-def _record_steps(num_steps: int, record_every: int, record_at) -> np.ndarray:
+def record_steps(num_steps: int, record_every: int, record_at) -> np.ndarray:
     _check.require_at_least("num_steps", num_steps, 0)
     if record_at is None:
         _check.require_at_least("record_every", record_every, 1)

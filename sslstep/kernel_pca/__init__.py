@@ -16,11 +16,17 @@ from sslstep.kernel_pca._embed import (
     learned_kernel,
 )
 from sslstep.kernel_pca._krylov import ConvergenceError
-from sslstep.kernel_pca._modes import KernelModes, contrastive_modes, principal_modes
+from sslstep.kernel_pca._modes import (
+    KernelModes,
+    PrincipalModes,
+    contrastive_modes,
+    principal_modes,
+)
 
 __all__ = [
     "ConvergenceError",
     "KernelModes",
+    "PrincipalModes",
     "align",
     "contrastive_modes",
     "embed",

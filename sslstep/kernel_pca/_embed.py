@@ -9,7 +9,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real, UInt32
 
 from sslstep import _check, gram, linear
-from sslstep.kernel_pca._modes import KernelModes, contrastive_modes, swap_views
+from sslstep._linalg import rounding
+from sslstep.kernel_pca._modes import (
+    KernelModes,
+    PrincipalModes,
+    contrastive_modes,
+    swap_views,
+)
 
 __all__ = [
     "align",
@@ -44,7 +50,7 @@ def final_singular_values(modes: KernelModes) -> Float[Array, " k"]:
     """
     gammas = modes.eigenvalues
     # Eigenvalues that are rounding errors count as zero, as in linear.top_spectral.
-    positive = gammas > _rounding(modes)
+    positive = gammas > rounding(gammas, 10)
     return jnp.where(positive, jnp.where(positive, gammas, 1) ** -0.5, 0)
 
 
@@ -108,7 +114,7 @@ def embed_training(
         \tilde K c_j = 2 n \gamma_j P c_j
 
     Args:
-        modes: from :func:`contrastive_modes`.
+        modes: of the kernel over the training samples.
         singular_values: as for :func:`embed`.
         rotation: as for :func:`embed`.
 
@@ -130,7 +136,10 @@ def embed_training(
                [0., 1.]], dtype=float32)
     """
     size = modes.coefficients.shape[0]
-    features = size * swap_views(modes.coefficients) * modes.eigenvalues[None, :]
+    coefficients = modes.coefficients
+    if not isinstance(modes, PrincipalModes):
+        coefficients = swap_views(coefficients)
+    features = size * coefficients * modes.eigenvalues[None, :]
     return _scale(modes, features, singular_values, rotation)
 
 
@@ -167,6 +176,7 @@ def align(modes: KernelModes, initial: Float[ArrayLike, "N d"]) -> linear.Aligne
             f"initial must have shape ({size}, d) with d at most {available}, the number of modes, "
             f"got {(rows, dim)}."
         )
+    _check.require_finite("initial", initial)
     initial = _check.as_float("initial", initial)
     coefficients = modes.coefficients[:, :dim].astype(initial.dtype)
     images = jnp.matmul(initial.T, coefficients, precision=_HIGHEST)
@@ -203,6 +213,11 @@ def learned_kernel(
         >>> kernel_pca.learned_kernel(modes, kernel).round(3).diagonal()
         Array([2., 0., 2., 0.], dtype=float32)
     """
+    if singular_values is not None and len(_check.shape_of(singular_values)) != 1:
+        raise ValueError(
+            f"singular_values must be those of one time, of shape (k,), got shape "
+            f"{_check.shape_of(singular_values)}."
+        )
     a = embed(modes, k_a, singular_values)
     b = a if k_b is None else embed(modes, k_b, singular_values)
     return jnp.matmul(a, b.T, precision=_HIGHEST)
@@ -313,11 +328,6 @@ def gradient_flow_ssl(
         return embed(modes, k_test_train, values, rotation)
 
     return predict_fn
-
-
-def _rounding(modes: KernelModes) -> Float[Array, ""]:
-    eps = jnp.finfo(modes.eigenvalues.dtype).eps
-    return 10 * eps * jnp.abs(modes.eigenvalues).max()
 
 
 def _scale(

@@ -89,7 +89,8 @@ def solve(problem: Problem, start: Array, limits: Limits) -> tuple[Ritz, int]:
     while True:
         more = basis.extend(block)
         iteration += 1
-        going_on = more and len(basis.v) < limits.max_blocks and iteration < limits.max_iterations
+        room = iteration + 2 <= limits.max_iterations  # for another, and the last of its own
+        going_on = more and room and len(basis.v) < limits.max_blocks
         if going_on and not looks.due(iteration):
             block = problem.involution(basis.w[-1])
             continue
@@ -104,7 +105,7 @@ def solve(problem: Problem, start: Array, limits: Limits) -> tuple[Ritz, int]:
         iteration += 1
         if _excess(ritz, limits, basis) <= 1:
             return ritz, iteration
-        if not more or iteration >= limits.max_iterations:
+        if not more or iteration + 2 > limits.max_iterations:
             raise ConvergenceError(_failure(ritz, limits, basis, iteration))
         block, basis, looks = _residual(ritz, problem), basis.restarted(ritz), _Looks()
 

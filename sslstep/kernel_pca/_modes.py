@@ -14,7 +14,7 @@ from sslstep import _check
 from sslstep._linalg import eigh_descending
 from sslstep.kernel_pca import _krylov
 
-__all__ = ["KernelModes", "contrastive_modes", "principal_modes"]
+__all__ = ["KernelModes", "PrincipalModes", "contrastive_modes", "principal_modes"]
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -42,6 +42,12 @@ class KernelModes(NamedTuple):
     coefficients: Float[Array, "N k"]
     residuals: Float[Array, " k"]
     iterations: Int[Array, ""]
+
+
+class PrincipalModes(KernelModes):
+    """A kernel's own modes, for which P is the identity: what :func:`principal_modes` gives."""
+
+    __slots__ = ()
 
 
 def contrastive_modes(
@@ -98,7 +104,9 @@ def contrastive_modes(
     Raises:
         ValueError: if the kernel is not square of even size, not symmetric, not positive
             semidefinite (with its most negative Ritz value), or not finite; if d > n or another
-            argument is out of range; if ``krylov`` is used within `jit`.
+            argument is out of range; if ``krylov`` is used within `jit`. ``dense`` sees all of the
+            kernel; ``krylov`` what the vectors show that it multiplies, which lean to the leading
+            modes: a negative eigenvalue far below those in size can escape it.
         sslstep.kernel_pca.ConvergenceError: if ``tol`` is not met within ``max_iterations``.
 
     Example:
@@ -155,7 +163,7 @@ def principal_modes(
         key: as for :func:`contrastive_modes`.
 
     Returns:
-        :class:`KernelModes` with k = d.
+        :class:`PrincipalModes`, a :class:`KernelModes`, with k = d.
 
     Raises:
         ValueError: as :func:`contrastive_modes`.
@@ -171,7 +179,7 @@ def principal_modes(
     if not 1 <= dim <= size:
         raise ValueError(f"dim must be between 1 and N = {size}, got {dim}.")
     options = _Options(solver, dtype, tol, max_iterations, block_size, key)
-    return _leading_modes(kernel, size, dim, options, _identity)
+    return PrincipalModes(*_leading_modes(kernel, size, dim, options, _identity))
 
 
 @jax.jit
@@ -248,7 +256,8 @@ def _as_function(kernel: Kernel, dtype: Any) -> tuple[Callable[[Array], Array], 
     if dtype is not None:
         raise ValueError("dtype is for a kernel given as a function; an array has its own.")
     if isinstance(kernel, np.ndarray):
-        return partial(_multiply_rows, kernel), jnp.dtype(jnp.asarray(kernel[:1, :1]).dtype)
+        dtype = _check.as_float("kernel", kernel[:1, :1]).dtype
+        return partial(_multiply_rows, kernel), dtype
     kernel = _check.as_float("kernel", kernel)
     return partial(_multiply, kernel), kernel.dtype
 
@@ -262,7 +271,9 @@ def _multiply_rows(kernel: np.ndarray, v: Array, block_bytes: float = 2.0**28) -
     """The same for an array on the host or in a file, some rows at a time."""
     num = max(1, int(block_bytes / (kernel.shape[1] * kernel.itemsize)))
     starts = range(0, len(kernel), num)
-    return jnp.concatenate([_multiply(jnp.asarray(kernel[i : i + num]), v) for i in starts])
+    return jnp.concatenate(
+        [_multiply(jnp.asarray(kernel[i : i + num], v.dtype), v) for i in starts]
+    )
 
 
 def _dense(kernel: Any, dim: int, involution: Callable[[Array], Array]) -> KernelModes:

@@ -153,7 +153,7 @@ def standard_error(accuracy: Real[ArrayLike, "..."], num_samples: int) -> Float[
         The standard error, of the same shape.
 
     Raises:
-        ValueError: if an accuracy is negative or there is no sample.
+        ValueError: if an accuracy is not in [0, 1], as a percentage is not, or there is no sample.
 
     Example:
         >>> from sslstep.measure import probe
@@ -163,7 +163,8 @@ def standard_error(accuracy: Real[ArrayLike, "..."], num_samples: int) -> Float[
     _check.require_at_least("accuracy", accuracy, 0.0)
     _check.require_at_least("num_samples", num_samples, 1)
     accuracy = _check.as_float("accuracy", accuracy)
-    return jnp.sqrt(jnp.clip(accuracy * (1 - accuracy), 0) / num_samples)
+    _check.require_at_least("1 - accuracy", 1 - accuracy, 0.0)
+    return jnp.sqrt(accuracy * (1 - accuracy) / num_samples)
 
 
 def loo_error(

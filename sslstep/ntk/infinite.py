@@ -252,7 +252,7 @@ def resnet(
         >>> infinite.resnet((1, 1))(images).shape
         (2, 2)
     """
-    stages = (num_blocks,) if isinstance(num_blocks, int) else tuple(num_blocks)
+    stages = tuple(num_blocks) if isinstance(num_blocks, Sequence) else (int(num_blocks),)
     network = _network(
         "residual", stages, channels, parameterization, bias_std, output_bias, activation
     )

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Real
 
 from sslstep import _check
-from sslstep.simulate import DivergenceError, _record_steps
+from sslstep.simulate import DivergenceError, record_steps
 
 __all__ = ["Descent", "full_batch_descent"]
 
@@ -82,7 +82,7 @@ def full_batch_descent(
         (Array([1., 2.], dtype=float32), Array([2.5, 0. ], dtype=float32))
     """
     _check.require_at_least("learning_rate", learning_rate, 0.0, strict=True)
-    steps = _record_steps(num_steps, max(num_steps, 1), record_at)
+    steps = record_steps(num_steps, max(num_steps, 1), record_at)
     shape = jax.eval_shape(loss_fn, params, *args).shape
     if shape != ():
         raise ValueError(f"loss_fn must return a scalar, got shape {shape}.")

@@ -87,6 +87,15 @@ def test_training_embeddings_need_no_kernel(dtype, pairs):
     np.testing.assert_allclose(found, wanted, atol=atol)
 
 
+def test_training_embeddings_of_the_kernels_own_modes(x64):
+    """There P is the identity, and the number of samples may be odd."""
+    x = jnp.asarray(np.random.default_rng(2).standard_normal((39, 4)))
+    modes = kernel_pca.principal_modes(gaussian_kernel(x), 3)
+    assert isinstance(jax.tree.map(jnp.copy, modes), kernel_pca.PrincipalModes)
+    wanted = kernel_pca.embed(modes, gaussian_kernel(x))
+    np.testing.assert_allclose(kernel_pca.embed_training(modes), wanted, atol=1e-5)
+
+
 def test_dynamics_are_those_of_a_trained_linear_model(x64, pairs):
     """Eqs. 40 and 42: rotation and all, at every time, on training and on new points."""
     samples = both(pairs, jnp.float64)
@@ -199,6 +208,11 @@ def modes():
         (lambda m: kernel_pca.embed(m, jnp.full((1, 8), jnp.nan)), "k_test_train .* NaN"),
         (lambda m: kernel_pca.embed(m, jnp.ones((1, 8)), jnp.ones(3)), "k at most 2"),
         (lambda m: kernel_pca.embed(m, jnp.ones((1, 8)), None, jnp.eye(3)), r"shape \(2, 2\)"),
+        (lambda m: kernel_pca.align(m, jnp.full((8, 2), jnp.nan)), "initial .* NaN"),
+        (
+            lambda m: kernel_pca.learned_kernel(m, jnp.ones((3, 8)), None, jnp.ones((2, 2))),
+            r"of one time, of shape \(k,\), got shape \(2, 2\)",
+        ),
         (lambda m: kernel_pca.align(m, jnp.ones((7, 2))), r"initial must have shape \(8, d\)"),
         (lambda m: kernel_pca.align(m, jnp.ones((8, 3))), "d at most 2, the number of modes"),
     ],
