@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array, Float, Int, Key, Real, UInt32
 
 from sslstep import _check
 from sslstep._linalg import eigh_descending
@@ -20,7 +20,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 #: A kernel over 2n samples: an array, on the host, on one device, or with its rows on several; or
 #: a function from a block v of shape (2n, b) to K̃ v.
-Kernel = Float[Any, "N N"] | Callable[[Array], Array]
+Kernel = Real[Any, "N N"] | Callable[[Array], Array]
 
 
 class KernelModes(NamedTuple):
