@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import infinite_width_claims, kernel_claims
+from experiments._images import choose
 from experiments._run import Arrays, Experiment, command
 from experiments.infinite_width_claims import dims, network_step_times
 from experiments.infinite_width_networks import Predicted, Task, correct, networks, num_classes_of
@@ -117,15 +118,10 @@ def run(config: Config) -> Arrays:
 
 def load(config: Config, key_images: jax.Array, key_crops: jax.Array) -> Task:
     """Crops of images chosen at random, standardised by the pairs' own mean and deviation."""
-    images, labels, _ = data.load(config.data, "train", data_dir=config.data_dir)
-    if config.num_images > len(images):
-        raise ValueError(
-            f"num_images = {config.num_images}, but {config.data} has {len(images)} images."
-        )
+    images, labels, _ = choose(key_images, config.data, config.num_images, config.data_dir)
     if config.crop % config.pool:
         raise ValueError(f"crop = {config.crop} is not a multiple of pool = {config.pool}.")
-    chosen = np.asarray(jax.random.permutation(key_images, len(images))[: config.num_images])
-    crops = data.random_crop_pairs(key_crops, images[chosen], config.crop)
+    crops = data.random_crop_pairs(key_crops, images, config.crop)
     pairs = _pooled(jnp.concatenate(crops), config.pool)
     every_pixel = (0, 1, 2)
     mean, std = pairs.mean(every_pixel, keepdims=True), pairs.std(every_pixel, keepdims=True)
@@ -136,7 +132,7 @@ def load(config: Config, key_images: jax.Array, key_crops: jax.Array) -> Task:
     middle = slice(edge, edge + config.crop)
     test = _pooled(jnp.asarray(images_test[few][:, middle, middle]), config.pool)
     x, x_prime = jnp.split((pairs - mean) / std, 2)
-    labelled = jnp.asarray(labels[chosen]), jnp.asarray(labels_test[few])
+    labelled = jnp.asarray(labels), jnp.asarray(labels_test[few])
     return Task(x, x_prime, labelled[0], (test - mean) / std, labelled[1])
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import linear_claims
+from experiments._images import choose
 from experiments._run import Arrays, Experiment, command
 from sslstep import data, linear, plotting, simulate
 from sslstep.measure import spectrum
@@ -120,14 +121,8 @@ def positive_pairs(
     config: Config, key_images: jax.Array, key_crops: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Features (n, m) of two crops of each of n images, chosen at random."""
-    split = "unlabelled" if config.data == "stl10" else "train"
-    images = data.load(config.data, split, data_dir=config.data_dir).images
-    if config.num_images > len(images):
-        raise ValueError(
-            f"num_images = {config.num_images}, but {config.data} has {len(images)} images."
-        )
-    chosen = jax.random.permutation(key_images, len(images))[: config.num_images]
-    crops = data.random_crop_pairs(key_crops, images[np.asarray(chosen)], config.crop)
+    images = choose(key_images, config.data, config.num_images, config.data_dir).images
+    crops = data.random_crop_pairs(key_crops, images, config.crop)
     features = data.flatten(
         jnp.concatenate(crops), dtype=config.dtype, standardise=config.standardise
     )

@@ -26,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import mlp_claims
+from experiments._images import choose
 from experiments._run import Arrays, Experiment, command
 from sslstep import data, kernel_pca, linear, losses, nn, plotting, train
 from sslstep.measure import spectrum
@@ -126,16 +127,8 @@ def run(config: Config) -> Arrays:
 def samples(config: Config, key: jax.Array) -> np.ndarray:
     """Features of two crops of each image, [X, X'], shape (2n, m), float64."""
     key_images, key_crops = jax.random.split(key)
-    split = "unlabelled" if config.data == "stl10" else "train"
-    images = data.load(config.data, split, data_dir=config.data_dir).images
-    if config.num_images > len(images):
-        raise ValueError(
-            f"num_images = {config.num_images}, but {config.data} has {len(images)} images."
-        )
-    chosen = jax.random.permutation(key_images, len(images))[: config.num_images]
-    crops = jnp.concatenate(
-        data.random_crop_pairs(key_crops, images[np.asarray(chosen)], config.crop)
-    )
+    images = choose(key_images, config.data, config.num_images, config.data_dir).images
+    crops = jnp.concatenate(data.random_crop_pairs(key_crops, images, config.crop))
     with jax.enable_x64(True):
         standardise = config.pixels == "standardised"
         x = np.asarray(data.flatten(crops, dtype=jnp.float64, standardise=standardise))

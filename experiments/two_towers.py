@@ -21,8 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import _networks, _prediction
+from experiments._images import choose
 from experiments._run import Arrays, Experiment, command
-from sslstep import claims, data, gram, nn, plotting
+from sslstep import claims, gram, nn, plotting
 from sslstep.ntk import infinite
 
 
@@ -125,14 +126,9 @@ def _require_valid(config: Config) -> None:
 
 def two_views(config: Config, key: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
     """Of each view: training samples (n, m) and held-out ones, standardised by the former."""
-    images = data.load(config.data, "train", data_dir=config.data_dir).images
-    num = config.num_images + config.num_test
-    if num > len(images):
-        raise ValueError(
-            f"num_images + num_test = {num}, but {config.data} has {len(images)} images."
-        )
-    chosen = np.asarray(jax.random.permutation(key, len(images))[:num])
-    pixels = jnp.asarray(images[chosen], float) / 255
+    num, called = config.num_images + config.num_test, "num_images + num_test"
+    images = choose(key, config.data, num, config.data_dir, called=called).images
+    pixels = jnp.asarray(images, float) / 255
     split = halves if config.views == "halves" else colour_edges
     return [_standardised(view, config.num_images) for view in split(pixels)]
 

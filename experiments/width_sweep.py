@@ -35,6 +35,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import _networks, _prediction
+from experiments._images import choose
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, data, gram, linear, nn, plotting
 from sslstep.ntk import infinite
@@ -143,15 +144,10 @@ def _require_valid(config: Config) -> None:
 
 def positive_pairs(config: Config, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Standardised training pairs and held-out pairs, (2 n, m) each: X above X'."""
-    images = data.load(config.data, "train", data_dir=config.data_dir).images
-    num = config.num_images + config.num_test
-    if num > len(images):
-        raise ValueError(
-            f"num_images + num_test = {num}, but {config.data} has {len(images)} images."
-        )
     key_images, key_crops = jax.random.split(key)
-    chosen = np.asarray(jax.random.permutation(key_images, len(images))[:num])
-    crops = data.random_crop_pairs(key_crops, images[chosen], config.crop)
+    num, called = config.num_images + config.num_test, "num_images + num_test"
+    images = choose(key_images, config.data, num, config.data_dir, called=called).images
+    crops = data.random_crop_pairs(key_crops, images, config.crop)
     n = config.num_images
     first = jnp.concatenate([view[:n] for view in crops])
     rest = jnp.concatenate([view[n:] for view in crops])

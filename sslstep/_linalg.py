@@ -7,6 +7,11 @@ from jaxtyping import Array, Float
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
+def matmul(a: Array, b: Array) -> Array:
+    """A matrix product in the precision of its dtype: by default accelerators use less."""
+    return jnp.matmul(a, b, precision=_HIGHEST)
+
+
 def rounding(eigenvalues: Float[Array, " k"], factor: float) -> Float[Array, ""]:
     """`factor` times eps, relative to the largest eigenvalue."""
     return factor * jnp.finfo(eigenvalues.dtype).eps * jnp.abs(eigenvalues).max()

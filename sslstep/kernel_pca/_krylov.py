@@ -37,14 +37,12 @@ class Problem(NamedTuple):
         matmul: a block v (N, b) to K̃ v.
         involution: a block v to P v.
         scale: s.
-        num_rows: N.
         dtype: of the blocks.
     """
 
     matmul: Callable[[Array], Array]
     involution: Callable[[Array], Array]
     scale: float
-    num_rows: int
     dtype: np.dtype
 
 
@@ -202,11 +200,10 @@ class _Basis:
         turned = self.problem.involution(w)
         new = np.concatenate([np.asarray(_inner(old, turned), np.float64) for old in self.w])
         new /= self.problem.scale
-        old, width = len(self.h), new.shape[1]
+        old = len(self.h)
         new[old:] = (new[old:] + new[old:].T) / 2
         self.h = np.block([[self.h, new[:old]], [new[:old].T, new[old:]]])
         self.live = np.concatenate([self.live, live])
-        assert len(self.h) == old + width
 
 
 def require_positive(smallest: float, largest: float, dtype: np.dtype) -> None:

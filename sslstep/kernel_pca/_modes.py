@@ -238,7 +238,7 @@ def _leading_modes(
     _check.require_at_least("tol", tol, 0.0, strict=True)
     key = jax.random.key(0) if options.key is None else options.key
     start = jax.random.normal(key, (size, min(width, size)), dtype)
-    problem = _krylov.Problem(matmul, involution, float(size), size, dtype)
+    problem = _krylov.Problem(matmul, involution, float(size), dtype)
     limits = _krylov.Limits(dim, tol, options.max_iterations, max_blocks=24)
     ritz, iterations = _krylov.solve(problem, start, limits)
     return KernelModes(

@@ -5,12 +5,12 @@ it does not change under an invertible linear map of the embedding, and determin
 probe can do. Nothing is centred.
 """
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sslstep import _check
+from sslstep._linalg import matmul
 
 __all__ = ["chance_level", "misalignment", "principal_angles", "subspace_alignment"]
 
@@ -45,7 +45,7 @@ def subspace_alignment(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -
         0.5
     """
     p, p_prime = _bases(a, b)
-    return jnp.sum(_matmul(p.T, p_prime) ** 2) / p_prime.shape[1]
+    return jnp.sum(matmul(p.T, p_prime) ** 2) / p_prime.shape[1]
 
 
 def misalignment(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -> Float[Array, ""]:
@@ -104,7 +104,7 @@ def principal_angles(
         0.7854
     """
     p, p_prime = _bases(a, b)
-    cosines = jnp.linalg.svd(_matmul(p.T, p_prime), compute_uv=False)
+    cosines = jnp.linalg.svd(matmul(p.T, p_prime), compute_uv=False)
     sines = jnp.linalg.svd(_beyond(p, p_prime), compute_uv=False)[::-1]
     return jnp.arctan2(sines, cosines)
 
@@ -176,9 +176,5 @@ def _beyond(p: Array, p_prime: Array) -> Array:
     """The part of the second basis outside the span of the first."""
     # Twice, as in Gram-Schmidt: what the first pass leaves within the span is of order eps.
     for _ in range(2):
-        p_prime = p_prime - _matmul(p, _matmul(p.T, p_prime))
+        p_prime = p_prime - matmul(p, matmul(p.T, p_prime))
     return p_prime
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer, Real
 
 from sslstep import _check
+from sslstep._linalg import matmul
 
 __all__ = [
     "Probe",
@@ -75,9 +76,9 @@ def ridge(
     mean, mean_target = features.mean(axis=0), targets.mean(axis=0)
     n = features.shape[0]
     u, s, vt = _svd(features - mean[None, :])
-    projections = _matmul(u.T, targets - mean_target[None, :])
-    weights = _matmul(vt.T, _filter(s, n * _scalar(regularisation, s))[:, None] * projections)
-    return Probe(weights, mean_target - _matmul(mean, weights))
+    projections = matmul(u.T, targets - mean_target[None, :])
+    weights = matmul(vt.T, _filter(s, n * _scalar(regularisation, s))[:, None] * projections)
+    return Probe(weights, mean_target - matmul(mean, weights))
 
 
 def predict(probe: Probe, features: Float[ArrayLike, "n p"]) -> Float[Array, "n c"]:
@@ -107,7 +108,7 @@ def predict(probe: Probe, features: Float[ArrayLike, "n p"]) -> Float[Array, "n 
         )
     _check.require_finite("features", features)
     features = _check.as_float("features", features).astype(probe.weights.dtype)
-    return _matmul(features, probe.weights) + probe.bias[None, :]
+    return matmul(features, probe.weights) + probe.bias[None, :]
 
 
 def accuracy(
@@ -206,17 +207,17 @@ def loo_error(
     u, s, _ = _svd(features - features.mean(axis=0, keepdims=True))
     u = jnp.where(s[None, :] > 0, u, 0)
     targets = targets - targets.mean(axis=0, keepdims=True)
-    projections = _matmul(u.T, targets)
+    projections = matmul(u.T, targets)
     # What the features do not reach. With p >= n - 1 they reach all, up to rounding.
-    outside = targets - _matmul(u, projections)
+    outside = targets - matmul(u, projections)
     free = 1 - 1 / n - jnp.sum(u**2, axis=1)
     reach_all = jnp.sum(s > 0) >= n - 1
     outside, free = jnp.where(reach_all, 0, outside), jnp.where(reach_all, 0, free)
 
     def error(regularisation):
         kept = 1 / (1 + s**2 / (n * regularisation))  # 1 - H has these eigenvalues
-        residuals = outside + _matmul(u, kept[:, None] * projections)
-        leverages = free + _matmul(u**2, kept)
+        residuals = outside + matmul(u, kept[:, None] * projections)
+        leverages = free + matmul(u**2, kept)
         return jnp.sum((residuals / leverages[:, None]) ** 2) / n
 
     return jax.lax.map(error, jnp.asarray(regularisations, s.dtype))
@@ -292,7 +293,7 @@ def accuracy_along(
     features, targets = _prepare(features, jax.nn.one_hot(labels, num_classes))
     mean, mean_target = features.mean(axis=0), targets.mean(axis=0)
     q, r = jnp.linalg.qr(features - mean[None, :])
-    projections = _matmul(q.T, targets - mean_target[None, :])
+    projections = matmul(q.T, targets - mean_target[None, :])
     test = _check.as_float("features_test", features_test).astype(r.dtype) - mean[None, :]
     # Only the differences of classes matter: what they share would swallow a small embedding.
     shift = (mean_target - mean_target.mean())[None, :]
@@ -300,8 +301,8 @@ def accuracy_along(
     def accuracy_at(scale_and_regularisation):
         scale, regularisation = scale_and_regularisation
         u, s, vt = _svd(r * scale[None, :])
-        filtered = _filter(s, n * regularisation)[:, None] * _matmul(u.T, projections)
-        predictions = _matmul(test, scale[:, None] * _matmul(vt.T, filtered)) + shift
+        filtered = _filter(s, n * regularisation)[:, None] * matmul(u.T, projections)
+        predictions = matmul(test, scale[:, None] * matmul(vt.T, filtered)) + shift
         return jnp.mean(jnp.argmax(predictions, axis=1) == labels_test, dtype=r.dtype)
 
     each = jnp.broadcast_to(_scalar(regularisation, r), (num_times,))
@@ -323,10 +324,6 @@ def _filter(s: Array, penalty: Array) -> Array:
 
 def _scalar(value: ArrayLike, like: Array) -> Array:
     return jnp.asarray(value, like.dtype)
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _prepare(features: ArrayLike, targets: ArrayLike) -> tuple[Array, Array]:

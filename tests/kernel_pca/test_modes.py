@@ -236,7 +236,7 @@ print(float(jnp.abs(four.eigenvalues / one.eigenvalues - 1).max()) < 1e-5)
 def test_restarts_converge_too(x64):
     kernel = jnp.asarray(with_spectrum(7, np.geomspace(1, 1e-3, 200)))
     problem = _krylov.Problem(
-        lambda v: kernel @ v, lambda v: jnp.roll(v, 100, axis=0), 200.0, 200, kernel.dtype
+        lambda v: kernel @ v, lambda v: jnp.roll(v, 100, axis=0), 200.0, kernel.dtype
     )
     start = jax.random.normal(jax.random.key(0), (200, 8), kernel.dtype)
     wanted = reference(kernel)[0][:4]
