@@ -61,7 +61,7 @@ width_sweep: $(VENV)/.run  ## finite networks against the infinitely wide one, a
 
 ##@ Develop
 .PHONY: test
-test: $(VENV)/.test  ## all tests and the docstrings' examples (ARGS go to pytest)
+test: $(VENV)/.test $(VENV)/.torch  ## all tests and the docstrings' examples (ARGS go to pytest)
 	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
 .PHONY: check
@@ -79,7 +79,7 @@ docs: $(VENV)/.docs  ## the documentation, every example run, into docs/_build/h
 BUILD_DOCS = $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build/html
 
 .PHONY: bench
-bench: $(VENV)/.bench  ## every benchmarks/bench_*.py, one after the other
+bench: $(VENV)/.bench $(VENV)/.torch  ## every benchmarks/bench_*.py, one after the other
 	@set -e; for file in benchmarks/bench_*.py; do \
 	  echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename "$$file" .py) $(ARGS); done
 
@@ -116,6 +116,11 @@ UV_INSTALL = $(BIN)/uv pip install --quiet --python
 $(VENV)/.run $(VENV)/.test $(VENV)/.docs $(VENV)/.check $(VENV)/.bench: \
   setup.cfg pyproject.toml overrides.txt $(VENV)/.uv
 	$(UV_INSTALL) $(BIN)/python --override overrides.txt --editable '.$(EXTRAS)'
+	@touch $@
+
+# PyTorch, to compare with.
+$(VENV)/.torch: tests/requirements-torch.txt $(VENV)/.uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 # TensorFlow lives apart from JAX: only preparing data needs it.

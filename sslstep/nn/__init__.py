@@ -1,5 +1,27 @@
 """Networks, as flax.linen modules, and ways to make their initial embeddings small."""
 
 from sslstep.nn.mlp import MLP, centred, scale_init
+from sslstep.nn.projector import (
+    Encoder,
+    Outputs,
+    Projector,
+    barlow_twins_head,
+    simclr_head,
+    vicreg_head,
+)
+from sslstep.nn.resnet import ResNet, resnet18, resnet50
 
-__all__ = ["MLP", "centred", "scale_init"]
+__all__ = [
+    "MLP",
+    "Encoder",
+    "Outputs",
+    "Projector",
+    "ResNet",
+    "barlow_twins_head",
+    "centred",
+    "resnet18",
+    "resnet50",
+    "scale_init",
+    "simclr_head",
+    "vicreg_head",
+]

@@ -1,0 +1,108 @@
+"""Layers of the networks, initialised as PyTorch initialises them."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from sslstep.nn import _conv
+
+AxisName = str | Sequence[str] | None
+
+
+def parameter_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """Parameters, statistics and what a network returns are kept in float32 at least."""
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
+
+
+class Conv(linen.Module):
+    """A convolution without bias, its weights drawn from N(0, 2 / (k² · features))."""
+
+    features: int
+    size: int
+    stride: int
+    padding: int
+    dtype: DTypeLike
+
+    @linen.compact
+    def __call__(self, x):
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        init = linen.initializers.normal(math.sqrt(2 / (self.size**2 * self.features)))
+        kernel = self.param("kernel", init, shape, parameter_dtype(self.dtype))
+        return _conv.conv(x, kernel.astype(self.dtype), self.stride, self.padding)
+
+
+class Linear(linen.Module):
+    """A dense layer, its weights and biases drawn from U(±1 / sqrt(fan_in))."""
+
+    features: int
+    use_bias: bool
+    dtype: DTypeLike
+
+    @linen.compact
+    def __call__(self, h):
+        bound = 1 / math.sqrt(h.shape[-1])
+
+        def uniform(key, shape, dtype):
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        dtype = parameter_dtype(self.dtype)
+        kernel = self.param("kernel", uniform, (h.shape[-1], self.features), dtype)
+        out = jnp.matmul(h, kernel.astype(self.dtype))
+        if not self.use_bias:
+            return out
+        return out + self.param("bias", uniform, (self.features,), dtype).astype(self.dtype)[None]
+
+
+class BatchNorm(linen.Module):
+    """Batch normalisation of the last axis, over all others and over all devices.
+
+    Running averages are PyTorch's: of the mean and of the unbiased variance, a tenth of the new
+    value each time. They are left alone where "batch_stats" is not mutable.
+    """
+
+    train: bool
+    axis_name: AxisName
+    dtype: DTypeLike
+    zero_scale: bool = False
+    use_bias: bool = True
+
+    @linen.compact
+    def __call__(self, x):
+        dtype, shape = parameter_dtype(self.dtype), (x.shape[-1],)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
+        start = linen.initializers.zeros if self.zero_scale else linen.initializers.ones
+        scale = self.param("scale", start, shape, dtype)
+        bias = self.param("bias", linen.initializers.zeros, shape, dtype) if self.use_bias else None
+        x = x.astype(dtype)
+        if self.train:
+            axis_name = None if self.is_initializing() else self.axis_name
+            mean, var, count = _moments(x, axis_name)
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value = 0.9 * running_mean.value + 0.1 * lax.stop_gradient(mean)
+                running_var.value = 0.9 * running_var.value + 0.1 * lax.stop_gradient(unbiased)
+        else:
+            mean, var = running_mean.value, running_var.value
+        broadcast = (None,) * (x.ndim - 1)
+        y = (x - mean[broadcast]) * (lax.rsqrt(var + 1e-5) * scale)[broadcast]
+        if bias is not None:
+            y = y + bias[broadcast]
+        return y.astype(self.dtype)
+
+
+def _moments(x: Array, axis_name: AxisName) -> tuple[Array, Array, int]:
+    """Mean and biased variance over all axes but the last and all devices, and of how many."""
+    axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
+    if axis_name is None:
+        mean = jnp.mean(x, axes, keepdims=True)
+        return mean.reshape(-1), jnp.mean((x - mean) ** 2, axes), count
+    names = axis_name if isinstance(axis_name, str) else tuple(axis_name)
+    mean = lax.pmean(jnp.mean(x, axes, keepdims=True), names)
+    var = lax.pmean(jnp.mean((x - mean) ** 2, axes), names)
+    return mean.reshape(-1), var, count * lax.psum(1, names)
