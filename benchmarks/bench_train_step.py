@@ -1,0 +1,172 @@
+"""The training step of residual networks: ours against PyTorch's.
+
+    make bench    or    python -m benchmarks.bench_train_step
+
+Both do the same in float32: forward over two views at once, the Barlow Twins loss, backward, and
+SGD with momentum. PyTorch runs eagerly on all cores. They take turns, and the shortest time of each
+counts, because other work on the machine only ever adds to it. Images a second counts both views.
+Peak memory is the process's, each side in one of its own, imports included. With --full, there are
+more turns.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sslstep import losses, nn
+
+# Network, stem, images and their size.
+CONFIGURATIONS = {
+    "ResNet-18, small stem, 32 of 32x32": (18, "small", 32, 32),
+    "ResNet-18, ImageNet stem, 64 of 32x32": (18, "imagenet", 64, 32),
+    "ResNet-50, ImageNet stem, 32 of 96x96": (50, "imagenet", 32, 96),
+}
+DIM, HIDDEN = 512, 2048
+
+
+def images_of(name):
+    """Both views, one after the other."""
+    _, _, n, size = CONFIGURATIONS[name]
+    return np.random.default_rng(0).normal(size=(n, size, size, 3)).astype(np.float32)
+
+
+def ours(name):
+    """A function that takes one step, once compiled."""
+    depth, stem, _, _ = CONFIGURATIONS[name]
+    make = nn.resnet18 if depth == 18 else nn.resnet50
+    encoder = nn.Encoder(make(stem=stem), nn.barlow_twins_head(DIM, (HIDDEN,)))
+    images = jnp.asarray(images_of(name))
+    variables = jax.jit(lambda x: encoder.init(jax.random.key(0), x, train=False))(images)
+    optimiser = optax.sgd(1e-3, momentum=0.9)
+
+    def step(params, stats, state):
+        def loss(params):
+            tree = {"params": params, "batch_stats": stats}
+            out, updated = encoder.apply(tree, images, train=True, mutable=["batch_stats"])
+            return losses.barlow_twins(*jnp.split(out.z, 2)), updated["batch_stats"]
+
+        gradient, stats = jax.grad(loss, has_aux=True)(params)
+        updates, state = optimiser.update(gradient, state, params)
+        return optax.apply_updates(params, updates), stats, state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1, 2))
+    carry = [variables["params"], variables["batch_stats"], optimiser.init(variables["params"])]
+
+    def one_step():
+        carry[:] = jax.block_until_ready(compiled(*carry))
+
+    return one_step
+
+
+def pytorch(name):
+    """The same with torch.nn."""
+    import torch
+    from torch.nn import BatchNorm1d, BatchNorm2d, Conv2d, Linear, Module, Sequential
+
+    class Block(Module):
+        def __init__(self, before, width, stride, bottleneck):
+            super().__init__()
+            layers = [(width, 3, stride), (width, 3, 1)]
+            if bottleneck:
+                layers = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
+            parts, channels = [], before
+            for features, size, step in layers:
+                conv = Conv2d(channels, features, size, step, size // 2, bias=False)
+                parts += [conv, BatchNorm2d(features), torch.nn.ReLU(inplace=True)]
+                channels = features
+            self.body, self.shortcut = Sequential(*parts[:-1]), Sequential()
+            if stride > 1 or before != channels:
+                conv = Conv2d(before, channels, 1, stride, bias=False)
+                self.shortcut = Sequential(conv, BatchNorm2d(channels))
+
+        def forward(self, x):
+            return torch.relu(self.body(x) + self.shortcut(x))
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    depth, stem, _, _ = CONFIGURATIONS[name]
+    bottleneck = depth == 50
+    size, stride, padding = (7, 2, 3) if stem == "imagenet" else (3, 1, 1)
+    parts = [Conv2d(3, 64, size, stride, padding, bias=False), BatchNorm2d(64), torch.nn.ReLU()]
+    parts += [torch.nn.MaxPool2d(3, 2, 1)] if stem == "imagenet" else []
+    channels = 64
+    for stage, blocks in enumerate((3, 4, 6, 3) if bottleneck else (2, 2, 2, 2)):
+        for block in range(blocks):
+            width, step = 64 * 2**stage, 2 if stage > 0 and block == 0 else 1
+            parts.append(Block(channels, width, step, bottleneck))
+            channels = 4 * width if bottleneck else width
+    parts += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    parts += [Linear(channels, HIDDEN, bias=False), BatchNorm1d(HIDDEN), torch.nn.ReLU()]
+    network = Sequential(*parts, Linear(HIDDEN, DIM, bias=False))
+    images = torch.tensor(images_of(name).transpose(0, 3, 1, 2).copy())
+    optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
+
+    def one_step():
+        z, z_prime = (
+            torch.nn.functional.batch_norm(view, None, None, training=True)
+            for view in network(images).chunk(2)
+        )
+        c = z.T @ z_prime / len(z)
+        on, off = (c.diagonal() - 1).square().sum(), c.square().sum() - c.diagonal().square().sum()
+        optimiser.zero_grad()
+        (on + 5e-3 * off).backward()
+        optimiser.step()
+
+    return one_step
+
+
+SIDES = {"sslstep": ours, "PyTorch": pytorch}
+
+
+def peak_memory(name, side) -> float:
+    """Of a process that takes three steps, in MiB."""
+    command = [sys.executable, "-m", "benchmarks.bench_train_step", "--memory", name, side]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--full", action="store_true", help="30 turns of each")
+    parser.add_argument(
+        "--memory", nargs=2, metavar=("CONFIGURATION", "SIDE"), help=argparse.SUPPRESS
+    )
+    options = parser.parse_args()
+    if options.memory:
+        name, side = options.memory
+        step = SIDES[side](name)
+        for _ in range(3):
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, JAX {jax.__version__}, float32")
+    print(f"{'':40}{'images/s':>10}{'PyTorch':>10}{'ratio':>8}{'MiB':>8}{'PyTorch':>10}")
+    # First: a process's peak counts what its parent held when it started it.
+    memories = {name: [peak_memory(name, side) for side in SIDES] for name in CONFIGURATIONS}
+    for name, (_, _, n, _) in CONFIGURATIONS.items():
+        steps = {side: make(name) for side, make in SIDES.items()}
+        best = dict.fromkeys(SIDES, np.inf)
+        for turn in range((30 if options.full else options.rounds) + 1):
+            for side, step in steps.items():
+                time.sleep(0.1)  # until the other's threads no longer spin
+                start = time.perf_counter()
+                step()
+                if turn:  # the first compiles
+                    best[side] = min(best[side], time.perf_counter() - start)
+        a, b = (n / best[side] for side in SIDES)
+        used, theirs = memories[name]
+        print(f"{name:40}{a:10.0f}{b:10.0f}{a / b:8.2f}{used:8.0f}{theirs:10.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
