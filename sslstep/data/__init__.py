@@ -4,6 +4,16 @@ Every source gives a whole split as one array of bytes, a :class:`Dataset`. The 
 network; CIFAR-10 and STL-10 are read from what tensorflow-datasets prepared, without TensorFlow.
 """
 
+from sslstep.data.augmentations import (
+    Augmentation,
+    Views,
+    augment,
+    barlow_twins_views,
+    crop_views,
+    simclr_views,
+    two_views,
+    vicreg_views,
+)
 from sslstep.data.sources import (
     Dataset,
     DatasetNotFoundError,
@@ -15,12 +25,20 @@ from sslstep.data.sources import (
 from sslstep.data.views import flatten, random_crop_pairs
 
 __all__ = [
+    "Augmentation",
     "Dataset",
     "DatasetNotFoundError",
+    "Views",
+    "augment",
+    "barlow_twins_views",
     "cifar10",
+    "crop_views",
     "flatten",
     "load",
     "photos",
     "random_crop_pairs",
+    "simclr_views",
     "stl10",
+    "two_views",
+    "vicreg_views",
 ]

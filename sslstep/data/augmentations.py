@@ -1,0 +1,401 @@
+r"""Augmentations: the publications' random views of images, computed where the network runs.
+
+A view is described by an :class:`Augmentation`, a pair of them by :class:`Views`. The functions
+are pure, have static shapes, and take one random key for each image, so that a batch split over
+devices gives the same views as a whole one. They belong inside the compiled training step, with
+the images as bytes on the device; :func:`sslstep.train.make_step` puts them there.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Shaped
+
+from sslstep import _check
+from sslstep.data import _colour, _resample
+
+__all__ = [
+    "Augmentation",
+    "Views",
+    "augment",
+    "barlow_twins_views",
+    "crop_views",
+    "simclr_views",
+    "two_views",
+    "vicreg_views",
+]
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+
+
+class Augmentation(NamedTuple):
+    """One view's random operations, in the order in which they are done.
+
+    Hashable, and static under ``jax.jit``: what has probability 0 is not compiled. The defaults
+    leave everything out but the crop and the flip.
+
+    Attributes:
+        size: side of the result, in pixels.
+        scale: between which fractions of the image's area the crop's lies, uniformly. None: the
+            crop is a window of ``size`` pixels, not resized.
+        ratio: between which aspect ratios, log-uniformly.
+        flip: probability of mirroring left and right.
+        jitter: probability of the colour jitter.
+        brightness: b; the factor is uniform in [max(0, 1 - b), 1 + b]; likewise the next two.
+        contrast: towards the mean grey.
+        saturation: towards the grey of each pixel.
+        hue: the shift is uniform in [-hue, hue], 1 being a full circle.
+        grey: probability of removing the colours.
+        blur: probability of a Gaussian blur.
+        sigma: between which standard deviations, in pixels, uniformly.
+        blur_radius: where the Gaussian is cut, in pixels; None: at four times the largest σ.
+        solarise: probability of inverting what is brighter than a half.
+        mean: subtracted from each channel at the end; None: nothing.
+        std: by which each is then divided.
+    """
+
+    size: int
+    scale: tuple[float, float] | None = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grey: float = 0.0
+    blur: float = 0.0
+    sigma: tuple[float, float] = (0.1, 2.0)
+    blur_radius: int | None = None
+    solarise: float = 0.0
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class Views(NamedTuple):
+    """Two views' augmentations.
+
+    Attributes:
+        first: of the first view.
+        second: of the second.
+    """
+
+    first: Augmentation
+    second: Augmentation
+
+
+def barlow_twins_views(size: int) -> Views:
+    """The views of Barlow Twins (Zbontar et al. 2021, App. A), which are BYOL's.
+
+    Resized crop, flip, colour jitter, grey, blur (always in the first view, with probability 0.1 in
+    the second), solarisation (in the second, 0.2), ImageNet's mean and deviation.
+
+    Args:
+        size: side of the views in pixels.
+
+    Returns:
+        :class:`Views`.
+
+    Example:
+        >>> from sslstep import data
+        >>> data.barlow_twins_views(96).second.solarise
+        0.2
+    """
+    common = Augmentation(
+        size,
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.2,
+        hue=0.1,
+        grey=0.2,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+    )
+    return Views(common._replace(blur=1.0), common._replace(blur=0.1, solarise=0.2))
+
+
+def vicreg_views(size: int, *, symmetric: bool = False) -> Views:
+    """The views of VICReg (Bardes et al. 2022).
+
+    Args:
+        size: side of the views in pixels.
+        symmetric: whether both views have blur 0.5 and solarisation 0.1, as the publication's
+            Appendix C.1 says; else those of :func:`barlow_twins_views`, as its code does.
+
+    Returns:
+        :class:`Views`.
+
+    Example:
+        >>> from sslstep import data
+        >>> data.vicreg_views(96) == data.barlow_twins_views(96)
+        True
+    """
+    if not symmetric:
+        return barlow_twins_views(size)
+    both = barlow_twins_views(size).first._replace(blur=0.5, solarise=0.1)
+    return Views(both, both)
+
+
+def simclr_views(size: int, *, strength: float = 1.0, blur: float = 0.5) -> Views:
+    """The views of SimCLR (Chen et al. 2020): crop, flip, jitter, grey, blur, for both alike.
+
+    Args:
+        size: side of the views in pixels.
+        strength: of the colour jitter; the publication has 1 for ImageNet, 0.5 for CIFAR-10.
+        blur: its probability; the publication has none, 0, for CIFAR-10.
+
+    Returns:
+        :class:`Views`. Not normalised. The Gaussian is cut at a twentieth of the size.
+
+    Example:
+        >>> from sslstep import data
+        >>> data.simclr_views(32, strength=0.5, blur=0.0).first.brightness
+        0.4
+    """
+    both = Augmentation(
+        size,
+        jitter=0.8,
+        brightness=0.8 * strength,
+        contrast=0.8 * strength,
+        saturation=0.8 * strength,
+        hue=0.2 * strength,
+        grey=0.2,
+        blur=blur,
+        blur_radius=size // 10 // 2,
+    )
+    return Views(both, both)
+
+
+def crop_views(size: int, *, flip: float = 0.5) -> Views:
+    """Two windows of each image, not resized, each flipped or not.
+
+    Args:
+        size: side of the windows in pixels.
+        flip: probability of mirroring left and right.
+
+    Returns:
+        :class:`Views`.
+
+    Example:
+        >>> from sslstep import data
+        >>> data.crop_views(24).first == data.Augmentation(24, scale=None)
+        True
+    """
+    both = Augmentation(size, scale=None, flip=flip)
+    return Views(both, both)
+
+
+def two_views(
+    keys: Key[Array, " n"], images: Shaped[ArrayLike, "n h w c"], views: Views
+) -> tuple[Float[Array, "n s s c"], Float[Array, "n t t c"]]:
+    """Two independent random views of each image.
+
+    Args:
+        keys: one for each image.
+        images: as :func:`augment` takes them.
+        views: the two augmentations; static.
+
+    Returns:
+        ``(x, x_prime)``.
+
+    Raises:
+        ValueError: as :func:`augment`.
+
+    Example:
+        >>> import jax
+        >>> from sslstep import data
+        >>> images = data.photos().images[:8]
+        >>> keys = jax.random.split(jax.random.key(0), 8)
+        >>> x, x_prime = data.two_views(keys, images, data.barlow_twins_views(24))
+        >>> x.shape, x_prime.shape
+        ((8, 24, 24, 3), (8, 24, 24, 3))
+    """
+    both = jax.vmap(jax.random.split)(keys)
+    return augment(both[:, 0], images, views.first), augment(both[:, 1], images, views.second)
+
+
+def augment(
+    keys: Key[Array, " n"], images: Shaped[ArrayLike, "n h w c"], augmentation: Augmentation
+) -> Float[Array, "n s s c"]:
+    r"""One random view of each image.
+
+    In the order of :class:`Augmentation`: a crop drawn as torchvision's ``RandomResizedCrop`` draws
+    it (ten attempts, then the largest centred crop of an admitted ratio) and resized with Pillow's
+    bicubic kernel; a flip; brightness, contrast, saturation and hue, each image in its own random
+    order; grey; Gaussian blur with edge pixels repeated; solarisation; normalisation. Colours are
+    numbers in [0, 1], clipped after each operation as bytes would be, but not rounded to bytes.
+
+    Args:
+        keys: one for each image, typed (``jax.random.key``).
+        images: bytes, or floating-point numbers in [0, 1], shape ``(n, h, w, c)``; c must be 3 if
+            there are operations on colours.
+        augmentation: what to do; static.
+
+    Returns:
+        Shape ``(n, size, size, c)``, float32 for bytes, else of the images' dtype.
+
+    Raises:
+        ValueError: if shapes do not fit, ``images`` is of another dtype, or a number of
+            ``augmentation`` is out of range; the message names it.
+
+    Example:
+        >>> import jax
+        >>> from sslstep import data
+        >>> images = data.photos().images[:8]
+        >>> keys = jax.random.split(jax.random.key(0), 8)
+        >>> data.augment(keys, images, data.Augmentation(16, jitter=1.0, hue=0.5)).shape
+        (8, 16, 16, 3)
+    """
+    shape, dtype = _check.shape_of(images), jnp.result_type(images)
+    _require_valid(augmentation, shape)
+    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"images must be bytes (uint8) or floats in [0, 1], got {dtype}.")
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != shape[:1]:
+        raise ValueError(
+            f"keys must be one typed key (jax.random.key) for each of the {shape[0]} images, got "
+            f"dtype {keys.dtype} of shape {keys.shape}."
+        )
+    return _augment(keys, jnp.asarray(images), augmentation)
+
+
+@partial(jax.jit, static_argnames="augmentation")
+def _augment(keys: Array, images: Array, augmentation: Augmentation) -> Array:
+    a = augmentation
+    key_crop, key_flip, key_jitter, key_rest = jax.vmap(partial(jax.random.split, num=4))(keys).T
+    flip = _uniform(key_flip) < a.flip
+    x = (_window if a.scale is None else _resized_crop)(key_crop, images, a, flip)
+    if a.jitter:
+        x = _colour.jitter(x, *_jitter_draws(key_jitter, a))
+    draws = _uniform(key_rest, 4)
+    if a.grey:
+        x = jnp.where(_each(draws[:, 0] < a.grey), _colour.greyscale(x), x)
+    if a.blur:
+        low, high = a.sigma
+        sigma = low + (high - low) * draws[:, 2]
+        radius = _resample.blur_radius(high) if a.blur_radius is None else a.blur_radius
+        kernel = jax.vmap(lambda s: _resample.blur_matrix(s, a.size, radius))(sigma)
+        blurred = _resample.apply_separable(kernel, kernel, x)
+        x = jnp.where(_each(draws[:, 1] < a.blur), blurred, x)
+    if a.solarise:
+        x = jnp.where(_each(draws[:, 3] < a.solarise), _colour.solarise(x), x)
+    if a.mean is not None:
+        x = x - jnp.asarray(a.mean, x.dtype)[None, None, None, :]
+    if a.std is not None:
+        x = x / jnp.asarray(a.std, x.dtype)[None, None, None, :]
+    return x.astype(jnp.float32 if images.dtype == jnp.uint8 else images.dtype)
+
+
+def _window(keys: Array, images: Array, a: Augmentation, flip: Array) -> Array:
+    _, height, width, channels = images.shape
+
+    def crop(key: Array, image: Array, flipped: Array) -> Array:
+        rows, columns = jax.random.split(key)
+        row = jax.random.randint(rows, (), 0, height - a.size + 1)
+        column = jax.random.randint(columns, (), 0, width - a.size + 1)
+        window = jax.lax.dynamic_slice(image, (row, column, 0), (a.size, a.size, channels))
+        return jnp.where(flipped, window[:, ::-1], window)
+
+    return _floats(jax.vmap(crop)(keys, images, flip))
+
+
+def _resized_crop(keys: Array, images: Array, a: Augmentation, flip: Array) -> Array:
+    _, height, width, _ = images.shape
+
+    def matrices(key: Array, flipped: Array) -> tuple[Array, Array]:
+        top, left, rows, columns = crop_box(key, height, width, a)
+        across = _resample.resize_matrix(left, columns, width, a.size)
+        across = jnp.where(flipped, across[::-1], across)
+        return _resample.resize_matrix(top, rows, height, a.size), across
+
+    return _resample.apply_separable(*jax.vmap(matrices)(keys, flip), _floats(images))
+
+
+def crop_box(
+    key: Array, height: int, width: int, a: Augmentation
+) -> tuple[Array, Array, Array, Array]:
+    """The crop's top, left, height and width, all whole numbers, as float32."""
+    assert a.scale is not None
+    area, aspect, places = jax.random.split(key, 3)
+    low, high = a.scale
+    areas = height * width * jax.random.uniform(area, (_ATTEMPTS,), minval=low, maxval=high)
+    logs = jnp.log(jnp.asarray(a.ratio, jnp.float32))
+    ratios = jnp.exp(jax.random.uniform(aspect, (_ATTEMPTS,), minval=logs[0], maxval=logs[1]))
+    columns, rows = jnp.round(jnp.sqrt(areas * ratios)), jnp.round(jnp.sqrt(areas / ratios))
+    fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
+    first = jnp.argmax(fits)
+
+    # If none fits: the largest centred crop of an admitted ratio.
+    whole = width / height
+    last_columns = round(height * a.ratio[1]) if whole > a.ratio[1] else width
+    last_rows = round(width / a.ratio[0]) if whole < a.ratio[0] else height
+    found = fits.any()
+    columns = jnp.where(found, columns[first], 1.0 * last_columns)
+    rows = jnp.where(found, rows[first], 1.0 * last_rows)
+    u = jax.random.uniform(places, (2,))
+    top = jnp.where(found, jnp.floor(u[0] * (height - rows + 1)), 1.0 * ((height - last_rows) // 2))
+    left = jnp.where(
+        found, jnp.floor(u[1] * (width - columns + 1)), 1.0 * ((width - last_columns) // 2)
+    )
+    # A product just below the bound may be rounded up to it.
+    return jnp.minimum(top, height - rows), jnp.minimum(left, width - columns), rows, columns
+
+
+def _jitter_draws(keys: Array, a: Augmentation) -> tuple[Array, Array]:
+    """The order of the four operations and their strengths, neutral ones without jitter."""
+    order_keys, strength_keys = jax.vmap(jax.random.split)(keys).T
+    order = jax.vmap(lambda key: jax.random.permutation(key, 4))(order_keys)
+    draws = _uniform(strength_keys, 5)
+    widths = (a.brightness, a.contrast, a.saturation)
+    low = jnp.asarray([*(max(0.0, 1 - b) for b in widths), -a.hue], jnp.float32)
+    high = jnp.asarray([*(1 + b for b in widths), a.hue], jnp.float32)
+    strength = low[None, :] + (high - low)[None, :] * draws[:, :4]
+    neutral = jnp.asarray([1.0, 1.0, 1.0, 0.0], jnp.float32)[None, :]
+    return order, jnp.where(draws[:, 4:] < a.jitter, strength, neutral)
+
+
+def _uniform(keys: Array, *shape: int) -> Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
+
+
+def _floats(images: Array) -> Array:
+    floats = images.astype(jnp.float32)
+    return floats / 255 if images.dtype == jnp.uint8 else floats
+
+
+def _each(flags: Array) -> Array:
+    return flags[:, None, None, None]
+
+
+def _require_valid(a: Augmentation, shape: Sequence[int]) -> None:
+    if len(shape) != 4 or 0 in shape:
+        raise ValueError(
+            f"images must have shape (n, h, w, c), none of them 0, got {tuple(shape)}."
+        )
+    _, height, width, channels = shape
+    most = f" and at most {min(height, width)} for images of shape {tuple(shape)}"
+    if a.size < 1 or (a.scale is None and a.size > min(height, width)):
+        raise ValueError(f"size must be at least 1{most if a.scale is None else ''}, got {a.size}.")
+    for name in ("flip", "jitter", "grey", "blur", "solarise"):
+        value = getattr(a, name)
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is a probability and must lie in [0, 1], got {value}.")
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        most_of_it = 0.5 if name == "hue" else float("inf")
+        if not 0 <= (value := getattr(a, name)) <= most_of_it:
+            raise ValueError(f"{name} must lie in [0, {most_of_it}], got {value}.")
+    for name, bound in (("scale", 1.0), ("ratio", float("inf")), ("sigma", float("inf"))):
+        pair = getattr(a, name)
+        if pair is not None and not 0 < pair[0] <= pair[1] <= bound:
+            raise ValueError(f"{name} must be 0 < low <= high <= {bound}, got {pair}.")
+    if (a.jitter or a.grey) and channels != 3:
+        raise ValueError(f"jitter and grey want images of 3 channels, got {channels}.")
+    for name in ("mean", "std"):
+        value = getattr(a, name)
+        if value is not None and len(value) not in (1, channels):
+            raise ValueError(f"{name} must have one number for each of {channels} channels.")
