@@ -1,4 +1,10 @@
-"""Losses against the same written in NumPy, and their gradients."""
+"""Losses against the same written in NumPy and in PyTorch, and their gradients."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +114,226 @@ def test_settings_are_traced():
     assert len(calls) == 1
 
 
+def vicreg_terms(z, z_prime, eps=1e-4):
+    """Element by element."""
+    (n, d), variance, covariance = z.shape, 0.0, 0.0
+    for view in (z, z_prime):
+        centred = view - view.mean(0)
+        for i in range(d):
+            for j in range(d):
+                cov = centred[:, i] @ centred[:, j] / (n - 1)
+                if i == j:
+                    variance += max(0.0, 1 - np.sqrt(cov + eps)) / d / 2
+                else:
+                    covariance += cov**2 / d
+    return ((z - z_prime) ** 2).mean(), variance, covariance
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.4, 30.0])
+def test_vicreg_is_its_definition(x64, scale):
+    for seed in range(3):
+        z, z_prime = (scale * view for view in embeddings(seed))
+        expected = vicreg_terms(np.asarray(z), np.asarray(z_prime))
+        np.testing.assert_allclose(losses.vicreg_terms(z, z_prime), expected, rtol=1e-12)
+        weights = {"invariance": 3.0, "variance": 5.0, "covariance": 7.0}
+        np.testing.assert_allclose(
+            losses.vicreg(z, z_prime, **weights), np.dot([3, 5, 7], expected), rtol=1e-12
+        )
+
+
+def simclr(z, z_prime, temperature):
+    """Sample by sample."""
+    both = np.concatenate([z, z_prime])
+    both = both / np.linalg.norm(both, axis=1, keepdims=True)
+    n, total = len(z), 0.0
+    for i, anchor in enumerate(both):
+        similar = both @ anchor / temperature
+        negatives = [similar[k] for k in range(2 * n) if k not in (i, (i + n) % (2 * n))]
+        assert len(negatives) == 2 * n - 2
+        positive = similar[(i + n) % (2 * n)]
+        total += np.logaddexp.reduce([positive, *negatives]) - positive
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 2.0])
+def test_simclr_is_its_definition(x64, temperature):
+    for seed in range(3):
+        z, z_prime = embeddings(seed)
+        expected = simclr(np.asarray(z), np.asarray(z_prime), temperature)
+        ours = losses.simclr(z, z_prime, temperature=temperature)
+        np.testing.assert_allclose(ours, expected, rtol=1e-12)
+        # Directions only.
+        np.testing.assert_allclose(
+            losses.simclr(7 * z, z_prime / 3, temperature=temperature), expected, rtol=1e-12
+        )
+
+
+def torch_losses():
+    """The three losses in PyTorch's own operations."""
+    torch = pytest.importorskip("torch")
+
+    def off_diagonal(c):
+        d = len(c)
+        return c.flatten()[:-1].view(d - 1, d + 1)[:, 1:].flatten()
+
+    def barlow_twins(z, z_prime):
+        norm = torch.nn.BatchNorm1d(z.shape[1], affine=False).to(z.dtype)
+        c = norm(z).T @ norm(z_prime) / len(z)
+        on = (torch.diagonal(c) - 1).pow(2).sum()
+        return on + 5e-3 * off_diagonal(c).pow(2).sum()
+
+    def vicreg(z, z_prime):
+        loss = 25 * torch.nn.functional.mse_loss(z, z_prime)
+        for view in (z, z_prime):
+            deviation = torch.sqrt(view.var(dim=0) + 1e-4)
+            loss = loss + 25 * torch.relu(1 - deviation).mean() / 2
+            cov = (view - view.mean(0)).T @ (view - view.mean(0)) / (len(view) - 1)
+            loss = loss + off_diagonal(cov).pow(2).sum() / view.shape[1]
+        return loss
+
+    def simclr(z, z_prime):
+        both = torch.nn.functional.normalize(torch.cat([z, z_prime]), dim=1)
+        logits = both @ both.T / 0.1
+        logits.fill_diagonal_(-torch.inf)
+        labels = torch.arange(2 * len(z)).roll(len(z))
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    return {"barlow_twins": barlow_twins, "vicreg": vicreg, "simclr": simclr}
+
+
+@pytest.mark.parametrize("name", ["barlow_twins", "vicreg", "simclr"])
+@pytest.mark.parametrize("scale", [0.02, 1.0, 20.0])
+def test_values_and_gradients_as_in_pytorch(name, scale):
+    """Float32 against PyTorch in float64: 1e-6 of the value and of the gradient's norm."""
+    torch = pytest.importorskip("torch")
+    for seed in range(3):
+        views = [scale * view for view in embeddings(seed, n=64, d=16, dtype=jnp.float32)]
+        value, gradients = jax.value_and_grad(getattr(losses, name), argnums=(0, 1))(*views)
+        theirs = [
+            torch.tensor(np.asarray(view), dtype=torch.float64, requires_grad=True)
+            for view in views
+        ]
+        expected = torch_losses()[name](*theirs)
+        expected.backward()
+        np.testing.assert_allclose(value, expected.item(), rtol=1e-6)
+        for ours, tensor in zip(gradients, theirs, strict=True):
+            wanted = tensor.grad.numpy()
+            assert np.linalg.norm(ours - wanted) <= 1e-6 * np.linalg.norm(wanted)
+
+
+ALL = {"barlow_twins": losses.barlow_twins, "vicreg": losses.vicreg, "simclr": losses.simclr}
+
+
+@pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
+def test_half_precision_is_accumulated_in_float32(loss):
+    halves = [view.astype(jnp.bfloat16) for view in embeddings(0, n=512, d=8, dtype=jnp.float32)]
+    singles = [view.astype(jnp.float32) for view in halves]
+    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(*halves)
+    expected, wanted = jax.value_and_grad(loss, argnums=(0, 1))(*singles)
+    assert value.dtype == jnp.float32
+    assert float(value) == float(expected)
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(ours, theirs.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("loss", "scale"), [(losses.vicreg, 0.3), (partial(losses.simclr, temperature=1.0), 2.0)]
+)
+def test_gradients(x64, loss, scale):
+    check_grads(loss, tuple(scale * view for view in embeddings(1)), order=2, modes=["rev"])
+
+
+@pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e-8])
+def test_collapsed_embeddings_have_finite_gradients(dtype, loss, value):
+    z = jnp.full((6, 3), value, dtype)
+    for result in jax.tree.leaves(jax.value_and_grad(loss, argnums=(0, 1))(z, z)):
+        assert bool(jnp.isfinite(result).all())
+
+
+def test_simclr_at_a_small_temperature():
+    """exp(1 / 0.001) overflows; the loss does not."""
+    z, z_prime = embeddings(0, dtype=jnp.float32)
+    value, gradient = jax.value_and_grad(losses.simclr)(z, z_prime, temperature=1e-3)
+    assert bool(jnp.isfinite(value))
+    assert bool(jnp.isfinite(gradient).all())
+
+
+ON_FOUR_DEVICES = """
+    import jax, jax.numpy as jnp, numpy as np
+    from functools import partial
+    from jax.sharding import Mesh, PartitionSpec as P
+    from sslstep import losses
+
+    assert jax.device_count() == 4
+    jax.config.update("jax_enable_x64", True)
+    rng = np.random.default_rng(0)
+    x, x_prime = (jnp.asarray(rng.normal(size=(24, 5))) for _ in range(2))
+    w = jnp.asarray(rng.normal(size=(5, 6)))
+    shares = [view.reshape(4, 6, 5) for view in (x, x_prime)]
+    mesh = Mesh(np.array(jax.devices()), ("i",))
+    for loss in (losses.barlow_twins, losses.vicreg, losses.simclr,
+                 partial(losses.barlow_twins, batch_norm=False, symmetrise=True)):
+        def of_weights(w, x, x_prime, **kwargs):
+            return loss(jnp.tanh(x @ w), jnp.tanh(x_prime @ w), **kwargs)
+
+        def shared(w, x, x_prime):
+            value, grad = jax.value_and_grad(partial(of_weights, axis_name="i"))(w, x, x_prime)
+            return value, jax.lax.pmean(grad, "i")
+
+        value, grad = jax.value_and_grad(of_weights)(w, x, x_prime)
+        by_pmap = jax.pmap(shared, "i", in_axes=(None, 0, 0))(w, *shares)
+        specs = dict(mesh=mesh, in_specs=(P(), P("i"), P("i")), out_specs=(P(), P()))
+        for each in range(4):
+            np.testing.assert_allclose(by_pmap[0][each], value, rtol=1e-12)
+            np.testing.assert_allclose(by_pmap[1][each], grad, rtol=1e-9, atol=1e-12)
+        for check in (True, False):
+            mapped = jax.jit(jax.shard_map(shared, check_vma=check, **specs))
+            found = mapped(w, x, x_prime)
+            np.testing.assert_allclose(found[0], value, rtol=1e-12)
+            np.testing.assert_allclose(found[1], grad, rtol=1e-9, atol=1e-12)
+    print("agree")
+"""
+
+
+def test_four_devices_have_the_loss_and_the_gradient_of_one():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(ON_FOUR_DEVICES)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == "agree\n", run.stderr
+
+
+def test_the_least_loss_of_a_batch_smaller_than_the_embedding(x64):
+    """C of n samples has rank n, or 2n symmetrised: the loss is at least d - n, or d - 2n."""
+    for n, d in ((4, 12), (6, 12)):
+        z, z_prime = embeddings(0, n=n, d=d)
+        plain = SIMPLIFIED | {"symmetrise": False}
+        scale = np.sqrt(n)
+        best = losses.barlow_twins(*2 * (scale * jnp.eye(n, d),), **plain)
+        np.testing.assert_allclose(best, d - n, rtol=1e-12)
+        assert float(losses.barlow_twins(z, z_prime, **plain)) >= d - n
+        assert float(losses.barlow_twins(z, z_prime, **SIMPLIFIED)) >= d - 2 * n
+
+
+def test_where_eigenvalues_settle_in_small_batches(x64):
+    """Aligned Gaussian views: E[loss] of C = λ S is least at λ = n / (n + d + 1), not at 1."""
+    n, d, draws = 16, 40, 2000
+    z = np.random.default_rng(0).normal(size=(draws, n, d))
+    s = np.swapaxes(z, 1, 2) @ z / n
+    first, second = np.trace(s, axis1=1, axis2=2), np.sum(s**2, axis=(1, 2))
+    best = first.mean() / second.mean()  # of d - 2 λ tr S + λ² |S|²
+    error = best * np.std(first / first.mean() - second / second.mean()) / np.sqrt(draws)
+    assert abs(best - n / (n + d + 1)) < 4 * error
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -120,6 +346,14 @@ def test_settings_are_traced():
             "off_diagonal must be >= 0",
         ),
         (lambda: losses.barlow_twins(jnp.ones((3, 2)), jnp.ones((3, 2)), eps=-1.0), "eps must be"),
+        (lambda: losses.vicreg(jnp.ones((1, 2)), jnp.ones((1, 2))), "at least 2 samples"),
+        (lambda: losses.vicreg(jnp.ones((3, 2)), jnp.ones((3, 3))), "one shape"),
+        (
+            lambda: losses.vicreg(jnp.ones((3, 2)), jnp.ones((3, 2)), variance=-1.0),
+            "variance must be >= 0",
+        ),
+        (lambda: losses.simclr(jnp.ones((3, 2)), jnp.ones((3, 2)), temperature=0.0), "temperature"),
+        (lambda: losses.simclr(jnp.full((3, 2), jnp.inf), jnp.ones((3, 2))), "z .*infinite"),
     ],
 )
 def test_rejects(call, message, unchecked):
