@@ -21,6 +21,7 @@ __all__ = [
     "measure",
     "nn",
     "ntk",
+    "optim",
     "plotting",
     "simulate",
     "train",

@@ -251,7 +251,7 @@ def simclr(
     z, z_prime = _pair(z, z_prime)
     _check.require_at_least("temperature", temperature, 0.0, strict=True)
     here = jnp.concatenate([_unit(z), _unit(z_prime)])
-    others, first = here, 0
+    others, first = here, jnp.zeros((), jnp.int32)
     n = z.shape[0]
     total = n * _num_devices(axis_name)
     if axis_name is not None:
