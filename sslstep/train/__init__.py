@@ -1,5 +1,38 @@
-"""Training of networks."""
+"""Training of networks: full-batch descent, and the trainer of self-supervised encoders.
 
+:func:`make_step` gives one step as a pure function, :func:`compile_step` compiles it for one device
+or several, :func:`fit` runs it with metrics, records and checkpoints on disk.
+"""
+
+from sslstep.train._checkpoints import CheckpointError, Checkpoints, CorruptCheckpointWarning
+from sslstep.train._compile import CompiledStep, compile_step
+from sslstep.train._files import read_run
 from sslstep.train._full_batch import Descent, full_batch_descent
+from sslstep.train._init_scale import choose_init_scale
+from sslstep.train._loop import Fit, Interrupted, fit
+from sslstep.train._order import batch_indices
+from sslstep.train._record import make_record
+from sslstep.train._step import Metrics, Network, Step, TrainState, init_state, make_step
 
-__all__ = ["Descent", "full_batch_descent"]
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "CompiledStep",
+    "CorruptCheckpointWarning",
+    "Descent",
+    "Fit",
+    "Interrupted",
+    "Metrics",
+    "Network",
+    "Step",
+    "TrainState",
+    "batch_indices",
+    "choose_init_scale",
+    "compile_step",
+    "fit",
+    "full_batch_descent",
+    "init_state",
+    "make_record",
+    "make_step",
+    "read_run",
+]

@@ -1,0 +1,359 @@
+"""A run of training: steps, records, checkpoints, and whatever may interrupt them."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+from tqdm import tqdm
+
+from sslstep import _check
+from sslstep.simulate import DivergenceError
+from sslstep.train._checkpoints import Checkpoints
+from sslstep.train._compile import CompiledStep
+from sslstep.train._files import JsonLines, columns, read_rows, require_same_settings
+from sslstep.train._order import batch_indices
+from sslstep.train._step import TrainState
+
+__all__ = ["Fit", "Interrupted", "fit"]
+
+
+class Fit(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        state: after the last step.
+        metrics: arrays of one row a step: ``step``, ``loss``, ``grad_norm``.
+        records: arrays of one row a record: ``step``, and what ``record`` measured.
+    """
+
+    state: TrainState
+    metrics: dict[str, np.ndarray]
+    records: dict[str, np.ndarray]
+
+
+class Interrupted(SystemExit):
+    """A run was asked to stop, by SIGTERM or SIGINT, and has saved itself.
+
+    As a ``SystemExit`` it ends the program, with the status that shells expect: 128 + the signal.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(code)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def fit(
+    step: CompiledStep,
+    state: TrainState,
+    images: PyTree,
+    *,
+    num_steps: int,
+    batch_size: int,
+    folder: str | Path | None = None,
+    record: Callable[[TrainState], Mapping[str, Any]] | None = None,
+    record_at: Sequence[int] | np.ndarray = (),
+    checkpoint_every: int = 1000,
+    keep: int = 3,
+    steps_per_dispatch: int = 1,
+    settings: Mapping[str, Any] | None = None,
+    progress: str | None = None,
+) -> Fit:
+    """Train for a number of steps, so that nothing but a lack of time can undo it.
+
+    With a folder, the run writes ``metrics.jsonl`` and ``records.jsonl`` as it goes, which
+    :func:`read_run` reads, and ``checkpoints/``. The same call on the same folder goes on from the
+    last checkpoint and ends in the same bits, files included, as a run never interrupted (on the
+    same machine and versions; other devices round differently). A folder of a finished run is read,
+    not run again.
+
+    - SIGTERM or Ctrl-C: the run finishes the dispatch, saves a checkpoint, and raises
+      :class:`Interrupted`. A second Ctrl-C stops at once.
+    - Killed: what came after the last checkpoint is done again.
+    - A checkpoint that cannot be read: a warning, and the one before it.
+    - A full disk: an error; earlier checkpoints and whole lines of the files are intact.
+    - A loss or gradient that is not finite: :class:`sslstep.simulate.DivergenceError`, before
+      anything of it is saved.
+
+    Over several processes, every one makes the same call; the first writes, in a folder that only
+    it needs to see.
+
+    Args:
+        step: from :func:`compile_step`.
+        state: before the first step, from :func:`init_state`. Not modified.
+        images: array of all images, or pytree of arrays of equal length, on which ``views_fn`` of
+            :func:`make_step` works. Copied to the devices once, as they are.
+        num_steps: at which step to stop.
+        batch_size: images in a batch, over all devices. Batches are those of
+            :func:`batch_indices` with the state's key.
+        folder: for the run's files; made if it does not exist. None: nothing is written.
+        record: ``record(state)``, a dictionary of arrays or numbers, such as :func:`make_record`
+            gives. An entry ``learned`` is shown in the progress bar.
+        record_at: at which steps to call it, within 0...num_steps.
+        checkpoint_every: steps between checkpoints; there is one after the last step, too.
+        keep: how many checkpoints to keep, at least 2.
+        steps_per_dispatch: how many steps to hand to the devices at once. More than one pays where
+            a step is as short as a dispatch, some 0.1 ms to 1 ms.
+        settings: anything that JSON can hold and that determines the run. Written to
+            ``settings.json``; a later call with others is refused.
+        progress: what to call the run in a progress bar, shown on terminals; None for no bar.
+
+    Returns:
+        :class:`Fit`.
+
+    Raises:
+        ValueError: if an argument is out of range, or the folder holds a run of other settings,
+            another network or optimiser.
+        DivergenceError: as above, with the step, the last finite metrics and the checkpoint to
+            return to.
+        Interrupted: as above.
+        CheckpointError, OSError: if files could not be written.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np, optax
+        >>> from sslstep import data, losses, nn, train
+        >>> backbone = nn.ResNet(stage_sizes=(1,), width=4, stem="small")
+        >>> network = nn.Encoder(backbone, nn.Projector(hidden=(8,), dim=3))
+        >>> sgd = optax.sgd(0.1)
+        >>> def two_crops(keys, images):
+        ...     return data.two_views(keys, images, data.crop_views(8))
+        >>> step = train.make_step(network, losses.barlow_twins, sgd, two_crops)
+        >>> compiled = train.compile_step(step, devices=jax.devices()[:1])
+        >>> state = train.init_state(jax.random.key(0), network, sgd, jnp.zeros((1, 8, 8, 3)))
+        >>> images = np.random.default_rng(0).integers(0, 256, (32, 12, 12, 3), np.uint8)
+        >>> run = train.fit(compiled, state, images, num_steps=4, batch_size=16)
+        >>> run.metrics["step"]
+        array([1, 2, 3, 4])
+    """
+    for name, value, least in (
+        ("num_steps", num_steps, 0),
+        ("checkpoint_every", checkpoint_every, 1),
+        ("steps_per_dispatch", steps_per_dispatch, 1),
+    ):
+        _check.require_at_least(name, value, least)
+    record_steps = sorted({int(at) for at in record_at})
+    if record_steps and not 0 <= record_steps[0] <= record_steps[-1] <= num_steps:
+        raise ValueError(
+            f"record_at must lie within 0...num_steps = {num_steps}, got "
+            f"{record_steps[0]} to {record_steps[-1]}."
+        )
+    if record_steps and record is None:
+        raise ValueError("record_at says when to record, but record, what to measure, is missing.")
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(images)}
+    if len(sizes) != 1:
+        raise ValueError(f"images must be arrays of one length, got lengths {sorted(sizes)}.")
+    batch_indices(state.key, 0, 0, batch_size, *sizes)  # refuses sizes that do not fit
+
+    writer = jax.process_index() == 0
+    files = _Files(Path(folder) if folder is not None and writer else None, keep, settings or {})
+    start, state = _agree(*files.resume(state))
+    stops = sorted({*record_steps, *range(0, num_steps, checkpoint_every), num_steps})
+    here = step.place(state)
+    placed = step.place(images) if start < num_steps else None
+    with _Signals() as signals, _bar(progress if writer else None, start, num_steps) as bar:
+
+        def show(row: Mapping[str, Any]) -> None:
+            bar.set_postfix(
+                {k: f"{row[k]:.4g}" for k in ("loss", "learned") if k in row}, refresh=False
+            )
+
+        def checkpoint(at: int) -> None:
+            files.checkpoint(at, step.fetch(here))
+
+        try:
+            done = start
+            shown: dict[str, Any] = {}
+            if start == 0 and 0 in record_steps and record is not None:
+                files.record(0, record(step.fetch(here)))
+            pending = None
+            for stop in (stop for stop in stops if stop > start):
+                for first, count in _dispatches(done, stop, steps_per_dispatch):
+                    indices = batch_indices(state.key, first, count, batch_size, *sizes)
+                    here, metrics = step(here, placed, indices)
+                    # One dispatch runs while the one before it is written down.
+                    if pending is not None:
+                        shown |= files.metrics(*pending)
+                    pending, done = (first, step.fetch(metrics)), first + count
+                    show(shown)
+                    bar.update(count)
+                    if signals.received and jax.process_count() == 1:
+                        break
+                shown |= files.metrics(*pending) if pending is not None else {}
+                pending = None
+                if done in record_steps and record is not None:
+                    shown |= files.record(done, record(step.fetch(here)))
+                if asked := _anyone(signals.received):
+                    checkpoint(done)
+                    raise Interrupted(
+                        f"stopped at step {done} of {num_steps} by {signal.Signals(asked).name}, "
+                        f"and saved: the same call goes on from here.",
+                        128 + asked,
+                    )
+                if done % checkpoint_every == 0 or done == num_steps:
+                    checkpoint(done)
+        finally:
+            files.close()
+    return Fit(step.fetch(here), columns(files.metric_rows), columns(files.record_rows))
+
+
+def _dispatches(first: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut the steps from one stop to the next: where, and how many.
+
+    Counted back from the stop, so that an interrupted run cuts what is left as it would have been.
+    """
+    while first < stop:
+        count = (stop - first) % most or most
+        yield first, count
+        first += count
+
+
+class _Files:
+    """What one run writes; nothing, without a folder."""
+
+    def __init__(self, folder: Path | None, keep: int, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.metric_rows: list[dict[str, Any]] = []
+        self.record_rows: list[dict[str, Any]] = []
+        self._checkpoints: Checkpoints | None = None
+        self._lines: dict[str, JsonLines] = {}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            require_same_settings(folder / "settings.json", settings)
+            self._checkpoints = Checkpoints(folder / "checkpoints", keep)
+
+    def resume(self, state: TrainState) -> tuple[int, TrainState]:
+        """The step to go on from, and its state."""
+        found = self._checkpoints.latest(state) if self._checkpoints else None
+        if self.folder is not None:
+            # What was written after the checkpoint will be written again.
+            for name, rows in (("metrics", self.metric_rows), ("records", self.record_rows)):
+                path = self.folder / f"{name}.jsonl"
+                self._lines[name] = JsonLines(path, found[0] if found else -1)
+                rows += read_rows(path)
+        return found or (int(state.step), state)
+
+    def metrics(self, first: int, metrics: Any) -> dict[str, Any]:
+        """Write the metrics of the steps that began at `first`; refuse those not finite."""
+        columns = {name: np.asarray(values) for name, values in metrics._asdict().items()}
+        rows = [
+            {"step": first + i + 1} | {name: float(values[i]) for name, values in columns.items()}
+            for i in range(len(columns["loss"]))
+        ]
+        good = [all(np.isfinite(value) for value in row.values()) for row in rows]
+        whole = rows if all(good) else rows[: good.index(False)]
+        self._write("metrics", self.metric_rows, whole)
+        if not all(good):
+            raise DivergenceError(self._diverged(rows[good.index(False)]))
+        return rows[-1]
+
+    def record(self, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one record."""
+        arrays = {name: np.asarray(value) for name, value in values.items()}
+        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if broken:
+            raise DivergenceError(
+                f"what was recorded after step {step} is not finite: {', '.join(broken)}. "
+                f"{self._return_to()}"
+            )
+        row = {"step": step} | {name: array.tolist() for name, array in arrays.items()}
+        self._write("records", self.record_rows, [row])
+        return row
+
+    def checkpoint(self, step: int, state: TrainState) -> None:
+        """Write a checkpoint, after all lines up to it have reached the disk."""
+        for lines in self._lines.values():
+            lines.sync()
+        if self._checkpoints:
+            self._checkpoints.save(step, state)
+
+    def close(self) -> None:
+        """Close what is open."""
+        for lines in self._lines.values():
+            lines.close()
+
+    def _write(self, name: str, kept: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+        kept += rows
+        if name not in self._lines:
+            return
+        try:
+            self._lines[name].write(rows)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{name} could not be written to {self.folder} ({error.strerror}). "
+                f"{self._return_to()}",
+            ) from error
+
+    def _diverged(self, row: Mapping[str, Any]) -> str:
+        text = ", ".join(f"{name} = {value:.4g}" for name, value in row.items() if name != "step")
+        last = self.metric_rows[-1] if self.metric_rows else None
+        before = "It was the first step."
+        if last is not None:
+            rest = ", ".join(f"{k} = {v:.6g}" for k, v in last.items() if k != "step")
+            before = f"The last finite ones are those of step {last['step']}: {rest}."
+        return (
+            f"training diverged at step {row['step']}: {text}. {before} {self._return_to()} Choose "
+            f"a smaller learning rate, a longer warm-up or another initial scale."
+        )
+
+    def _return_to(self) -> str:
+        steps = self._checkpoints.steps() if self._checkpoints else []
+        if not steps:
+            return "There is no checkpoint to return to."
+        return f"The checkpoint to return to is that of step {steps[-1]}."
+
+
+class _Signals:
+    """Within a block, SIGTERM and the first SIGINT are noted instead of obeyed."""
+
+    received = 0
+
+    def __enter__(self) -> "_Signals":
+        self._before = {}
+        # Python handles signals in the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.received == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _anyone(received: int) -> int:
+    """A signal that any process has received."""
+    if jax.process_count() == 1:
+        return received
+    return int(np.max(multihost_utils.process_allgather(np.asarray(received))))
+
+
+def _agree(start: int, state: TrainState) -> tuple[int, TrainState]:
+    """Go on from where the first process does: only it reads checkpoints."""
+    if jax.process_count() == 1:
+        return start, state
+    bare = state._replace(key=jax.random.key_data(state.key))
+    start, bare = multihost_utils.broadcast_one_to_all((np.asarray(start), bare))
+    key = jax.random.wrap_key_data(bare.key, impl=jax.random.key_impl(state.key))
+    return int(start), bare._replace(key=key)
+
+
+@contextlib.contextmanager
+def _bar(name: str | None, start: int, num_steps: int) -> Iterator[Any]:
+    disable = True if name is None else None  # None: shown on a terminal only
+    with tqdm(total=num_steps, initial=start, desc=name, unit="step", disable=disable) as bar:
+        yield bar

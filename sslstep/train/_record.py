@@ -1,0 +1,115 @@
+"""What is measured of a network while it trains."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from sslstep import _check
+from sslstep._linalg import eigh_descending, matmul
+from sslstep.train._step import Network, TrainState
+
+__all__ = ["embed_in_batches", "make_record"]
+
+
+def embed_in_batches(
+    network: Network,
+    variables: dict[str, Any],
+    x: Float[Array, "n ..."],
+    batch_size: int,
+    *,
+    train: bool = True,
+) -> tuple[Array, Array]:
+    """Representations and embeddings (h, z) of n inputs, a batch at a time.
+
+    In training mode batch norms use each batch's own statistics, as they do in the steps, so the
+    result depends on which inputs share a batch.
+    """
+    batches = x.reshape(-1, batch_size, *x.shape[1:])
+
+    def embed(batch):
+        if not train:
+            return tuple(network.apply(variables, batch, train=False))
+        (h, z), _ = network.apply(variables, batch, train=True, mutable=["batch_stats"])
+        return h, z
+
+    h, z = jax.lax.map(embed, batches)
+    return h.reshape(x.shape[0], -1), z.reshape(x.shape[0], -1)
+
+
+def make_record(
+    network: Network,
+    x: Float[Array, "n ..."],
+    x_prime: Float[Array, "n ..."],
+    *,
+    batch_size: int,
+    train: bool = True,
+    threshold: Real[ArrayLike, ""] = 0.5,
+) -> Callable[[TrainState], dict[str, Array]]:
+    r"""The spectra of Appendix D.4 on a fixed set of positive pairs.
+
+    The pairs should be many more than there are dimensions: a correlation of n samples has rank n,
+    and the eigenvalues of a batch overshoot by its sampling noise.
+
+    Args:
+        network: as :func:`make_step` takes it.
+        x: one view of n images, as the network takes them.
+        x_prime: the other view.
+        batch_size: how many pass through the network at once. Must divide n.
+        train: whether batch norms use the statistics of each such batch, as in training; then
+            ``batch_size`` should be training's. Else they use the running averages, which lag
+            behind.
+        threshold: the eigenvalue above which a dimension counts as learned.
+
+    Returns:
+        ``record(state)``, pure and compiled, a dictionary of ``correlation``: eigenvalues of
+        (C + Cᵀ)/2 (Eq. 2), shape ``(d,)``; ``covariance``: of the centred covariance of embeddings
+        of both views, ``(d,)``; ``hidden``: of that of hidden representations, ``(p,)``; and
+        ``learned``: how many eigenvalues of C are above the threshold. All in descending order.
+
+    Raises:
+        ValueError: if the views differ in shape, or ``batch_size`` does not divide n.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from sslstep import nn, train
+        >>> backbone = nn.ResNet(stage_sizes=(1,), width=4, stem="small")
+        >>> network = nn.Encoder(backbone, nn.Projector(hidden=(8,), dim=3))
+        >>> x, x_prime = jax.random.normal(jax.random.key(1), (2, 32, 8, 8, 3))
+        >>> state = train.init_state(jax.random.key(0), network, optax.sgd(0.1), x)
+        >>> record = train.make_record(network, x, x_prime, batch_size=16)
+        >>> {name: value.shape for name, value in record(state).items()}
+        {'correlation': (3,), 'covariance': (3,), 'hidden': (4,), 'learned': ()}
+    """
+    if x.shape != x_prime.shape:
+        raise ValueError(
+            f"x and x_prime are two views of the same images and must have one shape, got "
+            f"{x.shape} and {x_prime.shape}."
+        )
+    _check.require_at_least("batch_size", batch_size, 1)
+    if x.shape[0] % batch_size:
+        raise ValueError(f"batch_size = {batch_size} must divide the {x.shape[0]} pairs of x.")
+
+    @jax.jit
+    def measure(params, batch_stats, x, x_prime):
+        variables = {"params": params, "batch_stats": batch_stats}
+        h, z = embed_in_batches(network, variables, x, batch_size, train=train)
+        h_prime, z_prime = embed_in_batches(network, variables, x_prime, batch_size, train=train)
+        correlation = matmul(z.T, z_prime) / z.shape[0]
+        eigenvalues = eigh_descending((correlation + correlation.T) / 2)[0]
+        return {
+            "correlation": eigenvalues,
+            "covariance": _centred_eigenvalues(jnp.concatenate([z, z_prime])),
+            "hidden": _centred_eigenvalues(jnp.concatenate([h, h_prime])),
+            "learned": jnp.sum(eigenvalues > threshold),
+        }
+
+    return lambda state: measure(state.params, state.batch_stats, x, x_prime)
+
+
+def _centred_eigenvalues(z: Array) -> Array:
+    centred = z - z.mean(axis=0, keepdims=True)
+    return eigh_descending(matmul(centred.T, centred) / z.shape[0])[0]

@@ -1,0 +1,267 @@
+"""One step of training, as a pure function."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key, PyTree, Real, UInt8
+
+from sslstep import _check, nn
+
+__all__ = ["Metrics", "Network", "Step", "TrainState", "init_state", "make_step"]
+
+AxisName = Hashable | Sequence[Hashable] | None
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What can be trained: :class:`sslstep.nn.Encoder`, or anything else with these two methods.
+
+    A flax.linen module has them, if its ``__call__(x, *, train, axis_name=None)`` returns a pair
+    (h, z), of which z, shape ``(n, d)``, is the embedding.
+    """
+
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
+class TrainState(NamedTuple):
+    """All that the next step needs.
+
+    Attributes:
+        step: how many steps were done.
+        params: the network's parameters.
+        batch_stats: running averages of its batch norms; an empty dict if there are none.
+        opt_state: the optimiser's state.
+        key: from which the random numbers of every step are derived, and the order of the data. It
+            does not change from step to step.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+    key: Key[Array, ""]
+
+
+class Metrics(NamedTuple):
+    """What a step reports.
+
+    Attributes:
+        loss: of the whole batch, before the step.
+        grad_norm: Euclidean norm of the gradient by all parameters.
+    """
+
+    loss: Float[Array, "..."]
+    grad_norm: Float[Array, "..."]
+
+
+@runtime_checkable
+class Step(Protocol):
+    """``step(state, images, axis_name=None) -> (state, metrics)``, pure."""
+
+    def __call__(
+        self, state: TrainState, images: Any, axis_name: AxisName = None
+    ) -> tuple[TrainState, Metrics]:
+        """One step of training on a batch; see :func:`make_step`."""
+
+
+def init_state(
+    key: Key[Array, ""],
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    x: Float[Array, "n ..."],
+    *,
+    init_scale: Real[ArrayLike, ""] = 1.0,
+) -> TrainState:
+    r"""The state before the first step.
+
+    Args:
+        key: of the initial parameters and, split from it, of all the training's random numbers.
+        network: the network.
+        optimizer: the optimiser.
+        x: inputs as the network will see them, which tell their shape; one is enough.
+        init_scale: α, by which :func:`sslstep.nn.scale_init` multiplies every initial parameter;
+            traced. Scale a part of them in ``state.params`` yourself, before the first step.
+
+    Returns:
+        The state.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from sslstep import nn, train
+        >>> backbone = nn.ResNet(stage_sizes=(1,), width=4, stem="small")
+        >>> network = nn.Encoder(backbone, nn.Projector(hidden=(8,), dim=3))
+        >>> x = jnp.zeros((2, 8, 8, 3))
+        >>> state = train.init_state(jax.random.key(0), network, optax.sgd(0.1), x, init_scale=0.3)
+        >>> int(state.step), sorted(state.params)
+        (0, ['backbone', 'projector'])
+    """
+    key_params, key_steps = jax.random.split(key)
+    variables = network.init(key_params, x[:1], train=False)
+    params = nn.scale_init(variables["params"], init_scale)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(params),
+        key=key_steps,
+    )
+
+
+def make_step(
+    network: Network,
+    loss_fn: Callable[..., Array],
+    optimizer: optax.GradientTransformation,
+    views_fn: Callable[[Array, Array], tuple[Array, Array]],
+    *,
+    joint_views: bool = False,
+    num_microbatches: int = 1,
+) -> Step:
+    r"""The step of training: views, embeddings, loss, gradient, update.
+
+    .. math:: \theta \leftarrow \theta + \mathrm{optimizer}\big(\nabla_\theta
+        \mathcal{L}(f(x; \theta), f(x'; \theta))\big)
+
+    The result is a pure function of ``(state, images)``. It runs as it is, or compiled by
+    :func:`compile_step`. Within ``jax.pmap`` or ``jax.shard_map``, give it the name of the mapped
+    axis: each device then has its share of the batch, batch norms and the loss are those of the
+    whole batch, and so is the gradient, so that every device makes the same update. The random
+    numbers of an image depend on the key, the step and the image's place in the whole batch, so the
+    number of devices changes nothing but rounding.
+
+    With ``num_microbatches`` above one, the loss and its gradient are still those of the whole
+    batch: embeddings are computed first, microbatch by microbatch, then the gradient of the loss by
+    the embeddings, then, with the activations of one microbatch at a time in memory, the gradient
+    by the parameters (Gao et al. 2021). It costs a second forward pass. Batch norms then see one
+    microbatch at a time.
+
+    Args:
+        network: as :class:`Network` says.
+        loss_fn: ``loss_fn(z, z_prime)``, a scalar; on several devices it is given ``axis_name`` too
+            and must return the loss of the whole batch, as those of :mod:`sslstep.losses` do.
+        optimizer: any of optax's, or of :mod:`sslstep.optim`.
+        views_fn: ``views_fn(keys, images) -> (x, x_prime)`` with one key for each image, such as
+            ``partial(data.two_views, views=data.barlow_twins_views(96))``.
+        joint_views: whether both views pass through the network as one batch, so that batch norms
+            see both (SimCLR in TensorFlow); else one after the other (Barlow Twins, VICReg).
+        num_microbatches: in how many parts each device's share of the batch passes through the
+            network. Must divide it.
+
+    Returns:
+        ``step(state, images, axis_name=None) -> (state, metrics)``. ``images`` is this device's
+        share of the batch, whatever ``views_fn`` takes; ``metrics`` are :class:`Metrics`.
+
+    Raises:
+        ValueError: if ``num_microbatches`` is below 1, or, from the step, does not divide the
+            batch.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from sslstep import data, losses, nn, train
+        >>> backbone = nn.ResNet(stage_sizes=(1,), width=4, stem="small")
+        >>> network = nn.Encoder(backbone, nn.Projector(hidden=(8,), dim=3))
+        >>> sgd = optax.sgd(0.1)
+        >>> def two_crops(keys, images):
+        ...     return data.two_views(keys, images, data.crop_views(8))
+        >>> state = train.init_state(jax.random.key(0), network, sgd, jnp.zeros((1, 8, 8, 3)))
+        >>> step = jax.jit(train.make_step(network, losses.barlow_twins, sgd, two_crops))
+        >>> images = jax.random.randint(jax.random.key(1), (16, 12, 12, 3), 0, 256).astype("uint8")
+        >>> state, metrics = step(state, images)
+        >>> int(state.step), metrics.loss.shape
+        (1, ())
+    """
+    _check.require_at_least("num_microbatches", num_microbatches, 1)
+
+    def embed(params, batch_stats, keys, images, axis_name):
+        x, x_prime = views_fn(keys, images)
+
+        def forward(stats, x):
+            variables = {"params": params, "batch_stats": stats} if stats else {"params": params}
+            (_, z), updated = network.apply(
+                variables, x, train=True, axis_name=axis_name, mutable=["batch_stats"]
+            )
+            return z, updated.get("batch_stats", stats)
+
+        if joint_views:
+            z, batch_stats = forward(batch_stats, jnp.concatenate([x, x_prime]))
+            z, z_prime = jnp.split(z, 2)
+        else:
+            z, batch_stats = forward(batch_stats, x)
+            z_prime, batch_stats = forward(batch_stats, x_prime)
+        return (z, z_prime), batch_stats
+
+    def loss_of(pair, axis_name):
+        return loss_fn(*pair) if axis_name is None else loss_fn(*pair, axis_name=axis_name)
+
+    def whole(state, keys, images, axis_name):
+        def objective(params):
+            pair, stats = embed(params, state.batch_stats, keys, images, axis_name)
+            return loss_of(pair, axis_name), stats
+
+        (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        return loss, stats, grads
+
+    def in_parts(state, keys, images, axis_name):
+        parts = (_split(keys, num_microbatches), _split(images, num_microbatches))
+
+        def forward(stats, part):
+            keys, images = part
+            pair, stats = embed(state.params, stats, keys, images, axis_name)
+            return stats, pair
+
+        stats, pairs = jax.lax.scan(forward, state.batch_stats, parts)
+        pair = jax.tree.map(lambda z: z.reshape(-1, z.shape[-1]), pairs)
+        loss, cotangents = jax.value_and_grad(loss_of)(pair, axis_name)
+        cotangents = jax.tree.map(lambda z: _split(z, num_microbatches), cotangents)
+
+        def backward(grads, part):
+            keys, images, cotangent = part
+            # The running averages do not enter what is computed from a batch's own statistics.
+            _, pull, _ = jax.vjp(
+                lambda params: embed(params, state.batch_stats, keys, images, axis_name),
+                state.params,
+                has_aux=True,
+            )
+            return jax.tree.map(jnp.add, grads, pull(cotangent)[0]), None
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        grads, _ = jax.lax.scan(backward, zeros, (*parts, cotangents))
+        return loss, stats, grads
+
+    def step(
+        state: TrainState,
+        images: UInt8[Array, "n ..."] | Float[Array, "n ..."],
+        axis_name: Any = None,
+    ) -> tuple[TrainState, Metrics]:
+        if images.shape[0] % num_microbatches:
+            raise ValueError(
+                f"num_microbatches = {num_microbatches} must divide the {images.shape[0]} images "
+                f"that each device has of a batch."
+            )
+        keys = _sample_keys(state, images.shape[0], axis_name)
+        compute = whole if num_microbatches == 1 else in_parts
+        loss, batch_stats, grads = compute(state, keys, images, axis_name)
+        if axis_name is not None:
+            # Each device's gradient is that of the sum of all devices' losses, which are equal.
+            grads = jax.lax.pmean(grads, axis_name)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = Metrics(loss, optax.tree.norm(grads))
+        return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
+
+    return step
+
+
+def _sample_keys(state: TrainState, num: int, axis_name: AxisName) -> Array:
+    """One key for each image of this device's share, by its place in the whole batch."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num
+    key = jax.random.fold_in(state.key, state.step)
+    return jax.vmap(lambda place: jax.random.fold_in(key, place))(first + jnp.arange(num))
+
+
+def _split(a: Array, parts: int) -> Array:
+    return a.reshape(parts, a.shape[0] // parts, *a.shape[1:])
