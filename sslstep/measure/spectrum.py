@@ -4,13 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Int, Real
 
 from sslstep import _check
 from sslstep._linalg import eigh_descending
 from sslstep.linear import cross_correlation
 
-__all__ = ["eigenvalues", "step_times"]
+__all__ = [
+    "effective_rank",
+    "eigenvalues",
+    "histogram",
+    "learned_dimensions",
+    "step_sharpness",
+    "step_times",
+]
 
 
 def eigenvalues(
@@ -100,3 +107,156 @@ def step_times(
     fraction = jnp.where(inside, threshold - low, 0) / jnp.where(inside, high - low, 1)
     time = times[before] + fraction * (times[after] - times[before])
     return jnp.where(risen.any(axis=0), time, jnp.inf)
+
+
+def step_sharpness(
+    times: Real[ArrayLike, " T"],
+    eigenvalues: Float[ArrayLike, "T d"],
+    *,
+    low: Real[ArrayLike, ""] = 0.1,
+    high: Real[ArrayLike, ""] = 0.9,
+) -> Float[Array, " d"]:
+    r"""How abruptly each eigenvalue rises: when it does, in units of how long it takes.
+
+    .. math:: \frac{t_{1/2}}{t_{\text{high}} - t_{\text{low}}}
+
+    with the times at which it first reaches one half, ``high`` and ``low``. In the linear model an
+    eigenvalue follows a logistic curve of rate 4γ (Eq. 10), and this is
+
+    .. math:: \frac{\ln(1 / \lambda(0) - 1)}{\ln 81} \quad (\text{for } 0.1 \text{ and } 0.9),
+
+    the same for every mode of equal initial size: the smaller the initialisation, the sharper.
+
+    Args:
+        times: of the records, increasing, shape ``(T,)``.
+        eigenvalues: at each record, shape ``(T, d)``, in descending order.
+        low: where a rise begins; traced.
+        high: where it ends, above ``low``; traced.
+
+    Returns:
+        Shape ``(d,)``: 0 where an eigenvalue does not reach ``high``, ``inf`` where it rises faster
+        than the records tell.
+
+    Raises:
+        ValueError: as :func:`step_times`, or if ``low`` is not below ``high``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import spectrum
+        >>> times = jnp.linspace(0.0, 20.0, 201)
+        >>> rise = 1 / (1 + jnp.exp(10.0 - times))  # at t = 10; takes ln 81 = 4.4
+        >>> spectrum.step_sharpness(times, rise[:, None]).round(2)
+        Array([2.28], dtype=float32)
+    """
+    if _check.is_concrete(low, high):
+        gap = np.asarray(high) - np.asarray(low)
+        _check.require_at_least("high - low", gap, 0.0, strict=True)
+    begin, middle, end = (step_times(times, eigenvalues, level) for level in (low, 0.5, high))
+    return jnp.where(jnp.isfinite(end), middle / (end - begin), 0.0)
+
+
+def learned_dimensions(
+    eigenvalues: Float[ArrayLike, "*T d"], threshold: Real[ArrayLike, ""] = 0.5
+) -> Int[Array, "*T"]:
+    """How many eigenvalues have risen past a threshold.
+
+    Args:
+        eigenvalues: shape ``(..., d)``, such as one row for each record.
+        threshold: the value that counts as risen; traced. One half is for Barlow Twins, whose
+            eigenvalues rise to 1; other losses have other plateaus.
+
+    Returns:
+        Counts, shape ``(...)``.
+
+    Raises:
+        ValueError: if values are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import spectrum
+        >>> spectrum.learned_dimensions(jnp.array([[0.0, 0.0], [1.1, 0.2], [1.0, 0.9]]))
+        Array([0, 1, 2], dtype=int32)
+    """
+    _check.require_finite("eigenvalues", eigenvalues)
+    values = _check.as_float("eigenvalues", eigenvalues)
+    return jnp.sum(values > jnp.asarray(threshold, values.dtype), axis=-1, dtype=jnp.int32)
+
+
+def effective_rank(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
+    r"""RankMe: how many dimensions embeddings fill, in a smooth sense (Garrido et al. 2023).
+
+    .. math:: \exp\Big(-\sum_k p_k \ln p_k\Big), \qquad p_k = \frac{\sigma_k}{\sum_l \sigma_l}
+
+    with the singular values σ of the matrix of embeddings, not centred, as the publication has it.
+    Between 1 and min(n, d): compare runs of equal n and d, and take n several times d. Scale does
+    not matter, so the embeddings of a network at its start, however small, have their full rank:
+    for how many dimensions are learned see :func:`learned_dimensions`.
+
+    The publication adds 1e-7 to each :math:`p_k`; here 0 ln 0 is 0.
+
+    Args:
+        z: embeddings or representations, shape ``(n, d)``.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: if z is not a matrix, is empty, or all zero, or values are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import spectrum
+        >>> float(spectrum.effective_rank(jnp.eye(8, 4)).round(4))
+        4.0
+    """
+    _check.require_matrix("z", z, "(n, d)")
+    _check.require_finite("z", z)
+    z = _check.as_float("z", z)
+    if _check.is_concrete(z) and not np.asarray(z).any():
+        raise ValueError("z is all zero: it has no effective rank.")
+    singular = jnp.linalg.svd(z, compute_uv=False)
+    p = singular / singular.sum()
+    return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(p, p)))
+
+
+def histogram(
+    eigenvalues: Float[ArrayLike, "T d"], edges: Real[ArrayLike, " m"]
+) -> Int[Array, "T m-1"]:
+    r"""How many eigenvalues lie in each bin, at each record: a spectrum over training.
+
+    Args:
+        eigenvalues: at each record, shape ``(T, d)``.
+        edges: of the bins, increasing, shape ``(m,)``, such as ``jnp.geomspace(1e-6, 10, 61)``. A
+            bin holds its lower edge; the last one its upper edge too.
+
+    Returns:
+        Counts, shape ``(T, m - 1)``. What lies outside of all bins is not counted.
+
+    Raises:
+        ValueError: if shapes do not fit, edges do not increase, or values are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import spectrum
+        >>> spectrum.histogram(jnp.array([[2e-3, 1e-3], [0.9, 2e-3]]), jnp.geomspace(1e-4, 1.0, 5))
+        Array([[0, 2, 0, 0],
+               [0, 1, 0, 1]], dtype=int32)
+    """
+    _check.require_matrix("eigenvalues", eigenvalues, "(T, d)")
+    _check.require_finite("eigenvalues", eigenvalues)
+    values = _check.as_float("eigenvalues", eigenvalues)
+    if len(_check.shape_of(edges)) != 1 or _check.shape_of(edges)[0] < 2:
+        raise ValueError(f"edges must be a vector of at least 2, got {_check.shape_of(edges)}.")
+    if _check.is_concrete(edges):
+        _check.require_at_least(
+            "the differences of edges", np.diff(np.asarray(edges)), 0.0, strict=True
+        )
+    edges = jnp.asarray(edges, values.dtype)
+    bins = edges.shape[0] - 1
+    place = jnp.searchsorted(edges, values, side="right") - 1
+    place = jnp.where(values == edges[-1], bins - 1, place)
+    return jnp.sum(
+        place[:, :, None] == jnp.arange(bins, dtype=place.dtype)[None, None, :],
+        axis=1,
+        dtype=jnp.int32,
+    )

@@ -24,8 +24,13 @@ class Network(Protocol):
     (h, z), of which z, shape ``(n, d)``, is the embedding.
     """
 
-    init: Callable[..., Any]
-    apply: Callable[..., Any]
+    @property
+    def init(self) -> Callable[..., Any]:
+        """``init(key, x, train=False)``, the initial variables."""
+
+    @property
+    def apply(self) -> Callable[..., Any]:
+        """``apply(variables, x, train=..., axis_name=..., mutable=...)``, as flax's."""
 
 
 class TrainState(NamedTuple):

@@ -46,6 +46,56 @@ def test_step_times_first_crossing_and_never():
     np.testing.assert_allclose(jitted, [1.0, 1.75, 4.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("initial", [1e-8, 1e-3])
+def test_sharpness_of_logistic_curves(x64, initial):
+    """Every mode's is ln(1 / λ(0) - 1) / ln 81, whatever its γ."""
+    gammas = jnp.asarray([3.0, 0.5, 0.2])
+    times = jnp.linspace(0.0, 60.0, 24001)
+    singular_values = jnp.sqrt(initial / gammas)
+    curves = linear.mode_eigenvalue(times[:, None], gammas, singular_values)
+    expected = np.log(1 / initial - 1) / np.log(81)
+    np.testing.assert_allclose(spectrum.step_sharpness(times, curves), expected, rtol=1e-3)
+
+
+def test_sharpness_of_what_never_rises_and_of_jumps(dtype):
+    curves = jnp.asarray(
+        [[0.0, 0.0, 0.0], [0.6, 0.2, 0.0], [0.7, 1.0, 0.0], [0.8, 1.0, 0.0]], dtype
+    )
+    sharpness = spectrum.step_sharpness(jnp.arange(4.0, dtype=dtype), curves)
+    np.testing.assert_array_equal(sharpness == 0, [True, False, True])
+    levels = jax.jit(lambda low: spectrum.step_sharpness(jnp.arange(4.0), curves, low=low))
+    assert float(levels(0.3)[1]) > float(levels(0.05)[1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_effective_rank_is_the_exponential_of_an_entropy(x64, seed):
+    rng = np.random.default_rng(seed)
+    u, _ = np.linalg.qr(rng.normal(size=(40, 6)))
+    v, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    singular = np.array([5.0, 2.0, 2.0, 0.5, 0.0, 0.0])
+    p = singular[:4] / singular.sum()
+    expected = np.exp(-np.sum(p * np.log(p)))
+    z = jnp.asarray(u * singular @ v)
+    np.testing.assert_allclose(spectrum.effective_rank(z), expected, rtol=1e-6)
+    np.testing.assert_allclose(spectrum.effective_rank(1e-5 * z), expected, rtol=1e-6)
+    wide = spectrum.effective_rank(jnp.asarray(rng.normal(size=(3, 50))))
+    assert 1 <= float(wide) <= 3
+
+
+def test_learned_dimensions_and_histogram_count(dtype):
+    rng = np.random.default_rng(0)
+    values = 10.0 ** rng.uniform(-5, 0.5, size=(7, 30))
+    curves = jnp.asarray(values, dtype)
+    learned = spectrum.learned_dimensions(curves, 0.3)
+    np.testing.assert_array_equal(learned, (values > 0.3).sum(axis=1))
+    edges = np.geomspace(1e-4, 1.0, 9)
+    counts = spectrum.histogram(curves, edges)
+    expected = [np.histogram(np.asarray(row), np.asarray(edges, dtype))[0] for row in curves]
+    np.testing.assert_array_equal(counts, expected)
+    on_edges = spectrum.histogram(jnp.asarray([[1.0, 2.0, 3.0]], dtype), jnp.arange(1.0, 4.0))
+    np.testing.assert_array_equal(on_edges, [[1, 2]])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -54,6 +104,14 @@ def test_step_times_first_crossing_and_never():
         (lambda: spectrum.eigenvalues(jnp.ones((3, 2)), jnp.ones((4, 2))), "one shape"),
         (lambda: spectrum.step_times(jnp.arange(3.0), jnp.ones((4, 2))), r"shape \(4,\), one for"),
         (lambda: spectrum.step_times(jnp.zeros(4), jnp.ones((4, 2))), "differences of times"),
+        (
+            lambda: spectrum.step_sharpness(jnp.arange(3.0), jnp.ones((3, 2)), low=0.9, high=0.1),
+            "high - low must be > 0",
+        ),
+        (lambda: spectrum.effective_rank(jnp.zeros((4, 2))), "z is all zero"),
+        (lambda: spectrum.histogram(jnp.ones((4, 2)), jnp.array([1.0, 0.5])), "of edges must"),
+        (lambda: spectrum.histogram(jnp.ones((4, 2)), jnp.ones(1)), "at least 2"),
+        (lambda: spectrum.learned_dimensions(jnp.full((4, 2), jnp.nan)), "NaN"),
     ],
 )
 def test_rejects(call, message, unchecked):
