@@ -18,18 +18,21 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
-        """Open for appending, after dropping torn lines and those of steps after ``last_step``."""
-        lines = _complete_lines(path) if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= last_step]
-        draft = path.with_suffix(".tmp")
-        draft.write_text("".join(line + "\n" for line in kept))
-        draft.replace(path)
-        self._file = path.open("a")
+        """Open for appending, after cutting off torn lines and those of steps after `last_step`."""
+        kept = 0
+        for line in _whole_lines(path):
+            if json.loads(line)["step"] > last_step:
+                break
+            kept += len(line)
+        # Unbuffered: what a full disk has refused must not be tried again by closing the file.
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(kept)
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Append, and hand over to the operating system."""
-        self._file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-        self._file.flush()
+        left = b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
+        while left:
+            left = left[self._file.write(left) :]
 
     def sync(self) -> None:
         """Wait until all lines are on the disk itself."""
@@ -40,21 +43,21 @@ class JsonLines:
         self._file.close()
 
 
-def _complete_lines(path: Path) -> list[str]:
+def _whole_lines(path: Path) -> list[bytes]:
     """Lines up to the first that is not whole: what a crash or a full disk has cut."""
     lines = []
-    for line in path.read_bytes().splitlines():
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         try:
-            if not isinstance(json.loads(line)["step"], int):
+            if not line.endswith(b"\n") or not isinstance(json.loads(line)["step"], int):
                 break
         except (ValueError, KeyError, TypeError):
             break
-        lines.append(line.decode())
+        lines.append(line)
     return lines
 
 
 def read_run(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Read the metrics and the records of a run, finished or not, even while it runs.
+    r"""Read the metrics and the records of a run, finished or not, even while it runs.
 
     Args:
         folder: as given to :func:`fit`.
@@ -72,7 +75,7 @@ def read_run(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
         >>> from pathlib import Path
         >>> from sslstep import train
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}')
+        ...     _ = Path(folder, "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
         ...     train.read_run(folder)[0]["loss"]
         array([2.5])
     """
@@ -86,7 +89,7 @@ def read_run(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file; none if there is no file."""
-    return [json.loads(line) for line in _complete_lines(path)] if path.exists() else []
+    return [json.loads(line) for line in _whole_lines(path)]
 
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:

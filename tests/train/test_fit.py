@@ -1,0 +1,290 @@
+"""Runs that are killed, stopped, spoilt and gone on with, against one that nothing happened to."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import training
+
+from sslstep import nn, train
+from sslstep.simulate import DivergenceError
+
+SCRIPT = Path(training.__file__)
+FILES = ("metrics.jsonl", "records.jsonl", "settings.json")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The run by itself, in a process of its own, as those that are killed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    subprocess.run([sys.executable, SCRIPT, folder, str(training.STEPS)], check=True)
+    return folder
+
+
+def lines(folder):
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def assert_same(folder, other):
+    for name in FILES:
+        assert (folder / name).read_bytes() == (other / name).read_bytes()
+    ours, theirs = np.load(folder.with_suffix(".npy")), np.load(other.with_suffix(".npy"))
+    assert ours.tobytes() == theirs.tobytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 30 steps, with checkpoints of steps 10, 20 and 30, to be copied and spoilt."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, training.parameters(training.fit(folder, 30))
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_killed_ten_times_it_ends_in_the_same_bits(undisturbed, tmp_path):
+    folder, rng, kills = tmp_path / "run", random.Random(0), 0
+    while True:
+        process = subprocess.Popen([sys.executable, SCRIPT, folder, str(training.STEPS)])
+        # What is written now, a few lines on, and a random moment of the work on the next ones.
+        target = (kills + 1) * training.STEPS // 12 + rng.randrange(4)
+        while kills < 10 and process.poll() is None and lines(folder) < target:
+            time.sleep(0.001)
+        if kills == 10:
+            assert process.wait() == 0
+            break
+        time.sleep(rng.uniform(0, 0.03))
+        assert process.poll() is None, "it ended before it could be killed ten times"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert_same(folder, undisturbed)
+    assert not list((folder / "checkpoints").glob("*tmp*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_and_says_so(undisturbed, tmp_path, number):
+    folder = tmp_path / "run"
+    command = [sys.executable, SCRIPT, folder, str(training.STEPS)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    while lines(folder) < 17:
+        time.sleep(0.001)
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode == 128 + number
+    done = lines(folder)
+    assert 17 <= done < training.STEPS
+    assert (folder / "checkpoints" / str(done)).is_dir()
+    subprocess.run(command, check=True)
+    assert_same(folder, undisturbed)
+
+
+def test_the_signal_is_a_system_exit_with_a_message(tmp_path):
+    def stop(state):
+        if int(state.step) == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    with pytest.raises(train.Interrupted, match="stopped at step 15 of 30 by SIGTERM, and saved"):
+        training.fit(tmp_path / "run", 30, record=stop)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # as it was before
+
+
+def largest(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=os.path.getsize)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def change_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("spoil", [truncate, change_a_byte, Path.unlink])
+def test_a_spoilt_checkpoint_gives_way_to_the_one_before(finished, copy, spoil):
+    spoil(largest(copy / "checkpoints" / "30"))
+    with pytest.warns(train.CorruptCheckpointWarning, match="step 30 cannot be read"):
+        again = training.fit(copy, 30)
+    assert training.parameters(again).tobytes() == finished[1].tobytes()
+    for name in FILES:
+        assert (copy / name).read_bytes() == (finished[0] / name).read_bytes()
+    assert (copy / "checkpoints" / "30.corrupt").is_dir()
+
+
+def test_without_a_sound_checkpoint_it_does_not_start_over(copy):
+    for step in ("10", "20", "30"):
+        truncate(largest(copy / "checkpoints" / step))
+    before = (copy / "metrics.jsonl").read_bytes()
+    with (
+        pytest.warns(train.CorruptCheckpointWarning),
+        pytest.raises(train.CheckpointError, match="none of the checkpoints"),
+    ):
+        training.fit(copy, 30)
+    assert (copy / "metrics.jsonl").read_bytes() == before
+
+
+FULL_DISK = """
+    import resource, signal, sys
+    sys.path.insert(0, sys.argv[1])
+    import training
+    from sslstep import train
+
+    training.fit(sys.argv[2], 20)
+    # From here on no file may grow beyond this: the writes that a full disk refuses.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+    try:
+        training.fit(sys.argv[2], 40)
+    except OSError as error:
+        print(type(error).__name__, error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(train.Checkpoints(sys.argv[2] + "/checkpoints").steps())
+    print(len(train.read_run(sys.argv[2])[0]["step"]) >= 20)
+"""
+
+
+@pytest.mark.parametrize(("limit", "message"), [(6000, "checkpoint of step 30"), (1500, "metrics")])
+def test_a_full_disk(tmp_path, limit, message):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", textwrap.dedent(FULL_DISK), SCRIPT.parent, folder, str(limit)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert message in run.stdout, run.stderr
+    assert "could not be written to" in run.stdout
+    assert "of step 20" in run.stdout
+    assert run.stdout.endswith("[10, 20]\nTrue\n")
+
+
+def test_divergence_names_the_step_the_metrics_and_the_checkpoint(tmp_path):
+    step = training.compiled(rate=0.05)
+    with pytest.raises(DivergenceError) as raised:
+        training.fit(tmp_path / "run", 300, step=step, record_at=())
+    metrics, _ = train.read_run(tmp_path / "run")
+    assert all(np.isfinite(values).all() for values in metrics.values())
+    last = int(metrics["step"][-1])
+    message = str(raised.value)
+    assert f"diverged at step {last + 1}: loss = " in message
+    assert f"those of step {last}: loss = {metrics['loss'][-1]:.6g}" in message
+    saved = last // 10 * 10
+    assert ("no checkpoint to return to" if saved == 0 else f"that of step {saved}.") in message
+
+
+def test_a_record_that_is_not_finite(tmp_path):
+    with pytest.raises(DivergenceError, match="recorded after step 15 is not finite: top"):
+        training.fit(
+            tmp_path / "run", 30, record=lambda state: {"top": jnp.inf}, record_at=(15, 30)
+        )
+
+
+def test_a_finished_run_is_read_and_a_longer_one_goes_on(finished, copy, undisturbed):
+    def never(*args):
+        raise AssertionError("it was run again")
+
+    again = training.fit(copy, 30, record=never)
+    assert training.parameters(again).tobytes() == finished[1].tobytes()
+    assert again.metrics["step"].tolist() == list(range(1, 31))
+    assert again.records["step"].tolist() == [0, 15, 30]
+    training.fit(copy, training.STEPS)
+    for name in FILES:
+        assert (copy / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_torn_lines_are_dropped(finished, copy):
+    shutil.rmtree(copy / "checkpoints" / "30")
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 31, "lo')
+    metrics, _ = train.read_run(copy)
+    assert metrics["step"][-1] == 30
+    training.fit(copy, 30)
+    assert (copy / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
+
+
+def test_without_a_folder_the_numbers_are_the_same(finished):
+    assert training.parameters(training.fit(None, 30)).tobytes() == finished[1].tobytes()
+
+
+def test_several_steps_a_dispatch(finished):
+    run = training.fit(None, 30, steps_per_dispatch=4)
+    np.testing.assert_allclose(training.parameters(run), finished[1], rtol=1e-4, atol=1e-6)
+    assert run.metrics["step"].tolist() == list(range(1, 31))
+
+
+def test_one_compilation_serves_the_whole_run():
+    step = training.compiled()
+    training.fit(None, 30, step=step)
+    assert step._compiled._cache_size() == 1
+
+
+def test_other_settings_networks_and_folders_are_refused(copy, tmp_path):
+    (tmp_path / "b").mkdir()
+    training.fit(tmp_path / "a", 10, settings={"seed": 0, "dim": 3})
+    assert json.loads((tmp_path / "a" / "settings.json").read_text()) == {"dim": 3, "seed": 0}
+    with pytest.raises(ValueError, match=r"other settings \(seed = 0, now 1\)"):
+        training.fit(tmp_path / "a", 10, settings={"seed": 1, "dim": 3})
+    network = nn.Encoder(training.NETWORK.backbone, nn.Projector(hidden=(8,), dim=4))
+    with pytest.raises(ValueError, match="another state than this run's"):
+        training.fit(copy, 30, start=training.state(network=network))
+    with pytest.raises(FileNotFoundError, match="has no run of"):
+        train.read_run(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": -1}, "num_steps must be >= 0"),
+        ({"record_at": (50,)}, r"record_at must lie within 0\.\.\.num_steps = 30, got 50"),
+        ({"record": None, "record_at": (3,)}, "record, what to measure, is missing"),
+        ({"steps_per_dispatch": 0}, "steps_per_dispatch must be >= 1"),
+        ({"keep": 1}, "keep must be at least 2"),
+    ],
+)
+def test_bad_settings(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        training.fit(tmp_path / "run", **{"num_steps": 30} | settings)
+
+
+def test_bad_images():
+    with pytest.raises(ValueError, match="one length"):
+        train.fit(
+            training.compiled(),
+            training.state(),
+            (np.zeros((4, 8, 8, 3)), np.zeros((5, 8, 8, 3))),
+            num_steps=1,
+            batch_size=2,
+        )
+    with pytest.raises(ValueError, match="batch_size = 65 is larger than the data: 64 images"):
+        train.fit(
+            training.compiled(), training.state(), training.images(), num_steps=1, batch_size=65
+        )
+
+
+def test_keys_of_other_kinds_survive_a_checkpoint(tmp_path):
+    checkpoints = train.Checkpoints(tmp_path)
+    tree = {"key": jax.random.key(3, impl="rbg"), "half": jnp.ones(3, jnp.bfloat16)}
+    checkpoints.save(5, tree)
+    step, found = checkpoints.latest(tree)
+    assert step == 5
+    assert jax.random.key_impl(found["key"]) == jax.random.key_impl(tree["key"])
+    np.testing.assert_array_equal(
+        jax.random.key_data(found["key"]), jax.random.key_data(tree["key"])
+    )
+    assert found["half"].dtype == jnp.bfloat16
+    assert train.Checkpoints(tmp_path / "empty").latest(tree) is None
