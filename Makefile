@@ -18,12 +18,16 @@ FROM_DATA = $(if $(DATA),--data $(DATA)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR
 
 ##@ Reproduce the paper
 .PHONY: figures
-figures: fig1ab fig2ab fig6 fig8 infinite_width two_towers width_sweep  ## every figure at $(PRESET), then the table of claims
+figures: fig1ab fig1cd fig2ab fig6 fig8 infinite_width two_towers width_sweep  ## every figure at $(PRESET), then the table of claims
 	$(BIN)/python -m experiments.claims
 
 .PHONY: fig1ab
 fig1ab: $(VENV)/.run  ## Figure 1a, b: the linear model learns its modes in steps (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,linear_model) $(FROM_DATA)
+
+.PHONY: fig1cd
+fig1cd: $(VENV)/.run  ## Figure 1c, d: a ResNet learns its embedding one dimension at a time (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,resnet_small_init) $(FROM_DATA)
 
 .PHONY: fig2ab
 fig2ab: $(VENV)/.run  ## Figure 2a, b: a wide MLP against the prediction of its NTK (takes DATA, DATA_DIR)

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import tyro
 
-from sslstep import claims, plotting
+from sslstep import claims, plotting, train
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -41,14 +41,17 @@ class Experiment(NamedTuple, Generic[C]):
         run: config to named arrays; the only slow part.
         plot: config and arrays to a figure.
         check: config and arrays to claims.
+        resumes: whether `run` takes a folder too, in which it finds what an interrupted run of the
+            same settings has left.
     """
 
     name: str
     doc: str
     presets: Mapping[str, C]
-    run: Callable[[C], Arrays]
+    run: Callable[..., Arrays]
     plot: Callable[[C, Arrays], Any]
     check: Callable[[C, Arrays], Sequence[claims.Claim]]
+    resumes: bool = False
 
 
 def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
@@ -58,15 +61,17 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     _require_replaceable(folder)
     # All is written beside the old results, which are replaced only by complete new ones.
     draft = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    if not experiment.resumes:
+        shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True, exist_ok=experiment.resumes)
     with _logging_to(draft / "log.txt"):
         log.info("%s, preset %s, %s", experiment.name, options.preset, _machine())
         config = options.config
         (draft / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
         start = time.perf_counter()
         with jax.enable_x64(getattr(config, "dtype", "float64") == "float64"):
-            arrays = experiment.run(config)
+            kept = (draft / "training",) if experiment.resumes else ()
+            arrays = experiment.run(config, *kept)
             np.savez(draft / "arrays.npz", **arrays)
             log.info("run: %.1f s", time.perf_counter() - start)
             with plotting.style():
@@ -119,6 +124,9 @@ def command(experiment: Experiment[C]) -> None:
         sys.exit(main(experiment))
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"{experiment.name}: {error}")
+    except train.Interrupted as interrupted:
+        print(f"{experiment.name}: {interrupted}", file=sys.stderr)
+        sys.exit(interrupted.code)
     except KeyboardInterrupt:
         sys.exit(f"{experiment.name}: interrupted; earlier results are as they were")
 

@@ -239,7 +239,7 @@ def make_step(
 
     def step(
         state: TrainState,
-        images: UInt8[Array, "n ..."] | Float[Array, "n ..."],
+        images: UInt8[ArrayLike, "n ..."] | Float[ArrayLike, "n ..."],
         axis_name: Any = None,
     ) -> tuple[TrainState, Metrics]:
         if images.shape[0] % num_microbatches:

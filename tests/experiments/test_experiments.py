@@ -130,6 +130,7 @@ TARGETS = {
     "infinite_width": "infinite_width",
     "linear_model": "fig1ab",
     "mlp": "fig2ab",
+    "resnet_small_init": "fig1cd",
     "symmetry_breaking": "fig8",
     "two_towers": "two_towers",
     "width_sweep": "width_sweep",

@@ -1,0 +1,79 @@
+"""One device, four of them, and two processes: the same 20 steps."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import training
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import jax
+rank, port, out = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+if port:
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+import numpy as np
+import training
+
+for devices, parallel in (pair.split(":") for pair in sys.argv[5:]):
+    step = training.compiled(int(devices), parallel)
+    assert len(step.devices) == int(devices)
+    folder = f"{out}/{devices}_{parallel}_{rank}"
+    run = training.fit(folder, 20, step=step)
+    np.savez(folder + ".npz", parameters=training.parameters(run), **run.metrics)
+"""
+
+
+def start(out, layouts, *, rank=0, port="", devices=1):
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    here = str(Path(training.__file__).parent)
+    command = [sys.executable, "-c", SCRIPT, here, str(rank), port, str(out), *layouts]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*processes):
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Parameters and losses by layout, each of 20 steps."""
+    out = tmp_path_factory.mktemp("devices")
+    finish(start(out, ["1:jit", "4:pmap", "4:shard_map"], devices=4))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    layouts = ["2:pmap", "2:shard_map"]
+    finish(*(start(out, layouts, rank=rank, port=port) for rank in (0, 1)))
+    return out
+
+
+@pytest.mark.parametrize(
+    "name", ["4_pmap_0", "4_shard_map_0", "2_pmap_0", "2_pmap_1", "2_shard_map_0", "2_shard_map_1"]
+)
+def test_the_same_parameters_after_20_steps(runs, name):
+    one, several = (np.load(runs / f"{which}.npz") for which in ("1_jit_0", name))
+    ours, theirs = several["parameters"], one["parameters"]
+    assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
+    if not name.startswith("2_") or name.endswith("_0"):
+        np.testing.assert_allclose(several["loss"], one["loss"], rtol=1e-4)
+        assert (runs / name / "metrics.jsonl").exists()
+    # The first process writes; the other's folder is not made.
+    assert (runs / name).exists() == name.endswith("_0")
+
+
+def test_what_devices_cannot_share_is_refused(unchecked):
+    step = training.compiled(1, "shard_map")
+    assert step.num_local == 1
+    with pytest.raises(ValueError, match='parallel must be "jit", "pmap" or "shard_map"'):
+        training.compiled(1, "vmap")

@@ -1,0 +1,154 @@
+"""The step: its gradient, microbatches, order of images; records, and the choice of α."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import training
+
+from sslstep import data, losses, nn, optim, train
+from sslstep.measure import spectrum
+
+
+def test_one_step_is_descent_along_the_gradient(x64):
+    state, images = training.state(), training.images(16)
+    new, metrics = jax.jit(training.make_step(rate=0.1))(state, images)
+    keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(state.key, 0), place))(
+        jnp.arange(16)
+    )
+    x, x_prime = training.VIEWS(keys, images)
+
+    def objective(params):
+        stats, pair = state.batch_stats, []
+        for view in (x, x_prime):
+            variables = {"params": params, "batch_stats": stats}
+            (_, z), updated = training.NETWORK.apply(
+                variables, view, train=True, mutable=["batch_stats"]
+            )
+            stats = updated["batch_stats"]
+            pair.append(z)
+        return training.LOSS(*pair), stats
+
+    (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics.grad_norm, optax.tree.norm(grads), rtol=1e-4)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
+    for ours, theirs in zip(jax.tree.leaves(new.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    for ours, theirs in zip(jax.tree.leaves(new.batch_stats), jax.tree.leaves(stats), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert int(new.step) == 1
+
+
+class WithoutBatchNorm:
+    """An MLP in the form of an encoder."""
+
+    mlp = nn.MLP(dim=3, width=16, depth=1)
+
+    def init(self, key, x, train):
+        return self.mlp.init(key, x.reshape(len(x), -1))
+
+    def apply(self, variables, x, train, axis_name=None, mutable=()):
+        z = self.mlp.apply(variables, x.reshape(len(x), -1))
+        return (z, z), {}
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+@pytest.mark.parametrize("loss", [losses.barlow_twins, losses.vicreg, losses.simclr])
+def test_microbatches_have_the_whole_batch_s_gradient(parts, loss):
+    """Also where the loss is not a sum over samples, and with networks that are not flax's."""
+    network, images = WithoutBatchNorm(), training.images(16)
+    x = jnp.zeros((1, training.SIZE, training.SIZE, 3))
+    state = train.init_state(jax.random.key(0), network, optax.sgd(0.1), x)
+    whole, in_parts = (
+        jax.jit(train.make_step(network, loss, optax.sgd(0.1), training.VIEWS, num_microbatches=n))(
+            state, images
+        )
+        for n in (1, parts)
+    )
+    np.testing.assert_allclose(in_parts[1].loss, whole[1].loss, rtol=1e-5)
+    for ours, theirs in zip(
+        jax.tree.leaves(in_parts[0].params), jax.tree.leaves(whole[0].params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_microbatches_must_divide_the_batch():
+    step = training.make_step(num_microbatches=3)
+    with pytest.raises(ValueError, match="num_microbatches = 3 must divide the 16 images"):
+        step(training.state(), training.images(16))
+    with pytest.raises(ValueError, match="num_microbatches must be >= 1"):
+        training.make_step(num_microbatches=0)
+
+
+def test_joint_views_share_their_statistics():
+    """Batch norm over both views sees their difference; over each it does not."""
+    images = training.images(16)
+
+    def shifted(keys, images):
+        x, _ = training.VIEWS(keys, images)
+        return x, 3 * x + 1
+
+    losses_found = [
+        jax.jit(
+            train.make_step(
+                training.NETWORK, training.LOSS, optax.sgd(0.1), shifted, joint_views=joint
+            )
+        )(training.state(), images)[1].loss
+        for joint in (False, True)
+    ]
+    assert abs(float(losses_found[0] - losses_found[1])) > 1e-3
+
+
+def test_every_epoch_is_a_permutation_and_any_part_is_the_same():
+    key = jax.random.key(3)
+    whole = train.batch_indices(key, 0, 20, batch_size=8, num_images=43)  # 5 batches an epoch
+    assert whole.dtype == np.int32
+    epochs = whole.reshape(4, 40)
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == 40
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
+    for first, num in ((0, 1), (3, 9), (19, 1)):
+        part = train.batch_indices(key, first, num, batch_size=8, num_images=43)
+        np.testing.assert_array_equal(part, whole[first : first + num])
+    other = train.batch_indices(jax.random.key(4), 0, 20, batch_size=8, num_images=43)
+    assert not np.array_equal(other, whole)
+
+
+def test_records_are_the_spectra_of_the_embeddings():
+    x, x_prime = training.VIEWS(jax.random.split(jax.random.key(1), 32), training.images(32))
+    state = training.state()
+    found = train.make_record(training.NETWORK, x, x_prime, batch_size=32)(state)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    outputs = [
+        training.NETWORK.apply(variables, view, train=True, mutable=["batch_stats"])[0]
+        for view in (x, x_prime)
+    ]
+    (h, z), (h_prime, z_prime) = outputs
+    close = {"rtol": 1e-3, "atol": 1e-6}
+    np.testing.assert_allclose(found["correlation"], spectrum.eigenvalues(z, z_prime), **close)
+    both = jnp.concatenate([z, z_prime])
+    np.testing.assert_allclose(found["covariance"], spectrum.eigenvalues(both), **close)
+    both = jnp.concatenate([h, h_prime])
+    np.testing.assert_allclose(found["hidden"], spectrum.eigenvalues(both), **close)
+    assert int(found["learned"]) == int((found["correlation"] > 0.5).sum())
+    with pytest.raises(ValueError, match="batch_size = 20 must divide the 32 pairs"):
+        train.make_record(training.NETWORK, x, x_prime, batch_size=20)
+
+
+@pytest.mark.parametrize(("target", "measure"), [(1e-3, "correlation"), (1e-5, "covariance")])
+def test_the_chosen_scale_gives_the_eigenvalue(target, measure, unchecked):
+    views = data.two_views(
+        jax.random.split(jax.random.key(1), 64), training.images(64), data.crop_views(8)
+    )
+    key, settings = jax.random.key(5), {"target": target, "measure": measure}
+    scale = train.choose_init_scale(key, training.NETWORK, *views, **settings)
+    state = train.init_state(key, training.NETWORK, optim.sgd(0.1), views[0], init_scale=scale)
+    record = train.make_record(training.NETWORK, *views, batch_size=64)
+    # α is good to 0.5%, and the eigenvalue is a power of it.
+    np.testing.assert_allclose(record(state)[measure][0], target, rtol=0.1)
+    with pytest.raises(ValueError, match="target = 1e-30 is not reached"):
+        train.choose_init_scale(key, training.NETWORK, *views, target=1e-30)
+    with pytest.raises(ValueError, match='measure must be "correlation"'):
+        train.choose_init_scale(key, training.NETWORK, *views, measure="hidden")
