@@ -47,9 +47,10 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", name)
     for name in (
-        r"(collections|diffrax|flax|jax|jaxlib|jaxtyping|jnp|matplotlib|np|numpy|optax|os|pathlib)\..*",
+        r"(collections|diffrax|flax|jax|jaxlib|jaxtyping|jnp|linen|matplotlib|np|numpy|optax|os|pathlib)\..*",
         r"Array|ArrayLike|Bool|DTypeLike|Float|Int|Integer|Key|Num|PyTree|Real|Shaped|UInt8|UInt32",
-        r"Activation|Kernel|(gram\.)?KernelFn|Padding|Parameterization|Pool",  # aliases
+        # Aliases.
+        r"Activation|AxisName|Kernel|(gram\.)?KernelFn|Padding|Parallel|Parameterization|Pool",
         r"Any|Callable|Iterable|Iterator|Literal|Mapping|NamedTuple|Path|Sequence",
     )
 ]

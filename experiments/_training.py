@@ -140,8 +140,11 @@ def fit(
     )
     rates = rate(np.arange(config.num_steps))
     times = np.concatenate([[0.0], np.cumsum(np.asarray(rates, float))])
-    records = {key: value for key, value in run.records.items() if key != "step"}
-    return Trained(times[1:], run.metrics["loss"], times[run.records["step"]], records)
+    record_t = times[run.records["step"]]
+    # A warm-up's first rate is 0: its step takes no time.
+    later = np.diff(record_t, prepend=-1.0) > 0
+    records = {key: value[later] for key, value in run.records.items() if key != "step"}
+    return Trained(times[1:], run.metrics["loss"], record_t[later], records)
 
 
 def record_steps(num_steps: int, num: int) -> np.ndarray:

@@ -128,6 +128,8 @@ def steps(t: np.ndarray, eigenvalues: np.ndarray) -> tuple[int, int, np.ndarray]
     """How many dimensions are learned, how many of them alone, and records amid plateaus."""
     levels = [np.asarray(spectrum.step_times(t, eigenvalues, level)) for level in (0.1, 0.9)]
     learned = np.isfinite(np.asarray(spectrum.step_times(t, eigenvalues)))
+    if not learned.any():
+        return 0, 0, np.empty(0, int)
     order = np.argsort(levels[0][learned])
     begin, end = (level[learned][order] for level in levels)
     # The last may not have reached 0.9 yet; an earlier one that has not overlaps the next.

@@ -1,4 +1,4 @@
-"""Resizing and blurring as products with one small matrix for each image and axis."""
+"""Random crops; resizing and blurring as products with one small matrix for each axis."""
 
 import math
 
@@ -6,10 +6,41 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["apply_separable", "blur_matrix", "blur_radius", "resize_matrix"]
+__all__ = ["apply_separable", "blur_matrix", "blur_radius", "crop_box", "resize_matrix"]
+
+_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 
 # On GPUs and TPUs the default rounds to 10 or 8 bits, coarser than a byte's steps.
 _EXACT = jax.lax.Precision.HIGHEST
+
+
+def crop_box(
+    key: Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Array, Array, Array, Array]:
+    """The crop's top, left, height and width, all whole numbers, as float32."""
+    area, aspect, places = jax.random.split(key, 3)
+    low, high = scale
+    areas = height * width * jax.random.uniform(area, (_ATTEMPTS,), minval=low, maxval=high)
+    logs = jnp.log(jnp.asarray(ratio, jnp.float32))
+    ratios = jnp.exp(jax.random.uniform(aspect, (_ATTEMPTS,), minval=logs[0], maxval=logs[1]))
+    columns, rows = jnp.round(jnp.sqrt(areas * ratios)), jnp.round(jnp.sqrt(areas / ratios))
+    fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
+    first = jnp.argmax(fits)
+
+    # If none fits: the largest centred crop of an admitted ratio.
+    whole = width / height
+    last_columns = round(height * ratio[1]) if whole > ratio[1] else width
+    last_rows = round(width / ratio[0]) if whole < ratio[0] else height
+    found = fits.any()
+    columns = jnp.where(found, columns[first], 1.0 * last_columns)
+    rows = jnp.where(found, rows[first], 1.0 * last_rows)
+    u = jax.random.uniform(places, (2,))
+    top = jnp.where(found, jnp.floor(u[0] * (height - rows + 1)), 1.0 * ((height - last_rows) // 2))
+    left = jnp.where(
+        found, jnp.floor(u[1] * (width - columns + 1)), 1.0 * ((width - last_columns) // 2)
+    )
+    # A product just below the bound may be rounded up to it.
+    return jnp.minimum(top, height - rows), jnp.minimum(left, width - columns), rows, columns
 
 
 def resize_matrix(

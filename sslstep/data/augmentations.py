@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 
 
 class Augmentation(NamedTuple):
@@ -269,7 +268,10 @@ def _augment(keys: Array, images: Array, augmentation: Augmentation) -> Array:
     a = augmentation
     key_crop, key_flip, key_jitter, key_rest = jax.vmap(partial(jax.random.split, num=4))(keys).T
     flip = _uniform(key_flip) < a.flip
-    x = (_window if a.scale is None else _resized_crop)(key_crop, images, a, flip)
+    if a.scale is None:
+        x = _window(key_crop, images, a.size, flip)
+    else:
+        x = _resized_crop(key_crop, images, a, a.scale, flip)
     if a.jitter:
         x = _colour.jitter(x, *_jitter_draws(key_jitter, a))
     draws = _uniform(key_rest, 4)
@@ -291,59 +293,31 @@ def _augment(keys: Array, images: Array, augmentation: Augmentation) -> Array:
     return x.astype(jnp.float32 if images.dtype == jnp.uint8 else images.dtype)
 
 
-def _window(keys: Array, images: Array, a: Augmentation, flip: Array) -> Array:
+def _window(keys: Array, images: Array, size: int, flip: Array) -> Array:
     _, height, width, channels = images.shape
 
     def crop(key: Array, image: Array, flipped: Array) -> Array:
         rows, columns = jax.random.split(key)
-        row = jax.random.randint(rows, (), 0, height - a.size + 1)
-        column = jax.random.randint(columns, (), 0, width - a.size + 1)
-        window = jax.lax.dynamic_slice(image, (row, column, 0), (a.size, a.size, channels))
+        row = jax.random.randint(rows, (), 0, height - size + 1)
+        column = jax.random.randint(columns, (), 0, width - size + 1)
+        window = jax.lax.dynamic_slice(image, (row, column, 0), (size, size, channels))
         return jnp.where(flipped, window[:, ::-1], window)
 
     return _floats(jax.vmap(crop)(keys, images, flip))
 
 
-def _resized_crop(keys: Array, images: Array, a: Augmentation, flip: Array) -> Array:
+def _resized_crop(
+    keys: Array, images: Array, a: Augmentation, scale: tuple[float, float], flip: Array
+) -> Array:
     _, height, width, _ = images.shape
 
     def matrices(key: Array, flipped: Array) -> tuple[Array, Array]:
-        top, left, rows, columns = crop_box(key, height, width, a)
+        top, left, rows, columns = _resample.crop_box(key, height, width, scale, a.ratio)
         across = _resample.resize_matrix(left, columns, width, a.size)
         across = jnp.where(flipped, across[::-1], across)
         return _resample.resize_matrix(top, rows, height, a.size), across
 
     return _resample.apply_separable(*jax.vmap(matrices)(keys, flip), _floats(images))
-
-
-def crop_box(
-    key: Array, height: int, width: int, a: Augmentation
-) -> tuple[Array, Array, Array, Array]:
-    """The crop's top, left, height and width, all whole numbers, as float32."""
-    assert a.scale is not None
-    area, aspect, places = jax.random.split(key, 3)
-    low, high = a.scale
-    areas = height * width * jax.random.uniform(area, (_ATTEMPTS,), minval=low, maxval=high)
-    logs = jnp.log(jnp.asarray(a.ratio, jnp.float32))
-    ratios = jnp.exp(jax.random.uniform(aspect, (_ATTEMPTS,), minval=logs[0], maxval=logs[1]))
-    columns, rows = jnp.round(jnp.sqrt(areas * ratios)), jnp.round(jnp.sqrt(areas / ratios))
-    fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
-    first = jnp.argmax(fits)
-
-    # If none fits: the largest centred crop of an admitted ratio.
-    whole = width / height
-    last_columns = round(height * a.ratio[1]) if whole > a.ratio[1] else width
-    last_rows = round(width / a.ratio[0]) if whole < a.ratio[0] else height
-    found = fits.any()
-    columns = jnp.where(found, columns[first], 1.0 * last_columns)
-    rows = jnp.where(found, rows[first], 1.0 * last_rows)
-    u = jax.random.uniform(places, (2,))
-    top = jnp.where(found, jnp.floor(u[0] * (height - rows + 1)), 1.0 * ((height - last_rows) // 2))
-    left = jnp.where(
-        found, jnp.floor(u[1] * (width - columns + 1)), 1.0 * ((width - last_columns) // 2)
-    )
-    # A product just below the bound may be rounded up to it.
-    return jnp.minimum(top, height - rows), jnp.minimum(left, width - columns), rows, columns
 
 
 def _jitter_draws(keys: Array, a: Augmentation) -> tuple[Array, Array]:

@@ -70,7 +70,7 @@ class CompiledStep:
             tree: pytree of arrays, equal on all processes.
 
         Returns:
-            The tree, as :meth:`__call__` takes it. The copies share no memory with ``tree``.
+            The tree, as a call takes it. The copies share no memory with ``tree``.
         """
         if self.parallel == "jit":
             place = lambda leaf: jax.device_put(_copied(leaf), self.devices[0])  # noqa: E731

@@ -26,7 +26,8 @@ class JsonLines:
             kept += len(line)
         # Unbuffered: what a full disk has refused must not be tried again by closing the file.
         self._file = path.open("ab", buffering=0)
-        self._file.truncate(kept)
+        if path.stat().st_size > kept:
+            self._file.truncate(kept)
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Append, and hand over to the operating system."""

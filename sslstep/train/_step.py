@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key, PyTree, Real, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
 from sslstep import _check, nn
 
@@ -239,7 +239,7 @@ def make_step(
 
     def step(
         state: TrainState,
-        images: UInt8[ArrayLike, "n ..."] | Float[ArrayLike, "n ..."],
+        images: Any,
         axis_name: Any = None,
     ) -> tuple[TrainState, Metrics]:
         if images.shape[0] % num_microbatches:
