@@ -259,10 +259,11 @@ def simclr(
         others = jax.lax.all_gather(views, axis_name, axis=1, tiled=True).reshape(2 * total, -1)
         first = jax.lax.axis_index(axis_name) * n
     # Where this device's embeddings, and the other views of them, are among all.
-    own = first + jnp.concatenate([jnp.arange(n), total + jnp.arange(n)])
+    places = jnp.arange(2 * total, dtype=jnp.int32)
+    own = first + jnp.concatenate([places[:n], total + places[:n]])
     positive = (own + total) % (2 * total)
     logits = matmul(here, others.T) / jnp.asarray(temperature, here.dtype)
-    itself = own[:, None] == jnp.arange(2 * total)[None, :]
+    itself = own[:, None] == places[None, :]
     logits = jnp.where(itself, -jnp.inf, logits)
     agreement = jnp.take_along_axis(logits, positive[:, None], axis=1)[:, 0]
     loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - agreement)
