@@ -63,7 +63,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     draft = folder.with_name(folder.name + ".partial")
     if not experiment.resumes:
         shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True, exist_ok=experiment.resumes)
+    draft.mkdir(parents=True, exist_ok=True)
     with _logging_to(draft / "log.txt"):
         log.info("%s, preset %s, %s", experiment.name, options.preset, _machine())
         config = options.config

@@ -1,5 +1,6 @@
-"""What experiments that train ResNets share: networks, losses and runs from their settings."""
+"""What experiments that train ResNets share: networks, optimisers and runs from their settings."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -107,7 +108,6 @@ def fit(
     loss_fn: Callable[..., jax.Array],
     head: Callable[..., nn.Projector],
     folder: Path,
-    settings: dict[str, Any],
     name: str,
 ) -> Trained:
     """Train, or go on with what the folder has."""
@@ -135,7 +135,7 @@ def fit(
         record=train.make_record(model, x, x_prime, batch_size=config.batch_size),
         record_at=record_steps(config.num_steps, config.num_records),
         checkpoint_every=config.checkpoint_every,
-        settings=settings,
+        settings=dataclasses.asdict(config),
         progress=name,
     )
     rates = rate(np.arange(config.num_steps))

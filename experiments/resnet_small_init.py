@@ -12,7 +12,6 @@ cores. Preset paper: Appendix D.2 (ResNet-50, STL-10, LARS), for a GPU. Interrup
 where it was.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,10 +39,7 @@ def run(config: Config, folder: Path) -> Arrays:
     loss_fn = partial(
         losses.barlow_twins, off_diagonal=1.0, batch_norm=False, symmetrise=config.symmetrise
     )
-    settings = dataclasses.asdict(config)
-    run = _training.fit(
-        config, loss_fn, nn.barlow_twins_head, folder, settings, "resnet_small_init"
-    )
+    run = _training.fit(config, loss_fn, nn.barlow_twins_head, folder, "resnet_small_init")
     return {"t": run.t, "loss": run.loss, "record_t": run.record_t, **run.records}
 
 
@@ -54,7 +50,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     fig, (ax_loss, ax_modes) = plt.subplots(2, 1, sharex=True, figsize=(3.4, 3.6))
     t, eigenvalues = arrays["record_t"], arrays["correlation"]
     plateaus = {**plotting.THEORY, "color": "0.7", "linewidth": 0.5, "zorder": 0}
-    for k in range(config.dim + 1):
+    for k in range(0, config.dim + 1, max(1, config.dim // 16)):
         name = r"theory: $d - k$" if k == 0 else None
         ax_loss.axhline(config.dim - k, **plateaus, label=name)
     ax_loss.plot(arrays["t"], arrays["loss"], color="0.5", linewidth=0.5, label="batches")
@@ -97,7 +93,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             tolerance=0.05,
         ),
         claims.above(
-            "at least half of the dimensions are learned, eight of sixteen",
+            "at least half of the dimensions are learned",
             "Fig. 1 (D)",
             expected=config.dim / 2,
             measured=learned,

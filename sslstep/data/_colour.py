@@ -1,8 +1,9 @@
 """Operations on the colours of a batch of images in [0, 1], with one strength for each image."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from sslstep._linalg import matmul
 
 __all__ = ["greyscale", "jitter", "shift_hue", "solarise"]
 
@@ -15,7 +16,7 @@ def greyscale(images: Float[Array, "n h w 3"]) -> Float[Array, "n h w 1"]:
     """Luma: .299 R + .587 G + .114 B."""
     # A matrix product: sums of slices would be fused with, and thrice repeat, what comes before.
     luma = jnp.asarray(_LUMA, images.dtype)[:, None]
-    return jnp.matmul(images, luma[None, None], precision=jax.lax.Precision.HIGHEST)
+    return matmul(images, luma[None, None])
 
 
 def blend(

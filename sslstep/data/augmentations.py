@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Shaped
 
-from sslstep import _check
 from sslstep.data import _colour, _resample
+from sslstep.data.views import require_images
 
 __all__ = [
     "Augmentation",
@@ -251,7 +251,7 @@ def augment(
         >>> data.augment(keys, images, data.Augmentation(16, jitter=1.0, hue=0.5)).shape
         (8, 16, 16, 3)
     """
-    shape, dtype = _check.shape_of(images), jnp.result_type(images)
+    shape, dtype = require_images(images), jnp.result_type(images)
     _require_valid(augmentation, shape)
     if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"images must be bytes (uint8) or floats in [0, 1], got {dtype}.")
@@ -347,10 +347,6 @@ def _each(flags: Array) -> Array:
 
 
 def _require_valid(a: Augmentation, shape: Sequence[int]) -> None:
-    if len(shape) != 4 or 0 in shape:
-        raise ValueError(
-            f"images must have shape (n, h, w, c), none of them 0, got {tuple(shape)}."
-        )
     _, height, width, channels = shape
     most = f" and at most {min(height, width)} for images of shape {tuple(shape)}"
     if a.size < 1 or (a.scale is None and a.size > min(height, width)):

@@ -49,7 +49,7 @@ def random_crop_pairs(
         >>> crops.shape, crops.dtype
         ((500, 20, 20, 3), dtype('uint8'))
     """
-    _, height, width, _ = _require_images(images)
+    _, height, width, _ = require_images(images)
     if not 1 <= size <= min(height, width):
         raise ValueError(
             f"size must be at least 1 and at most {min(height, width)}, the smaller side of images "
@@ -114,7 +114,7 @@ def flatten(
         >>> x.shape
         (500, 1200)
     """
-    shape = _require_images(images)
+    shape = require_images(images)
     if jnp.result_type(images) != jnp.uint8:
         raise ValueError(
             f"images must be bytes (uint8) of shape (n, h, w, c), got {jnp.result_type(images)} of "
@@ -141,7 +141,7 @@ def _standardised(pixels: Array, mean: ArrayLike | None, std: ArrayLike | None) 
     return (pixels - shift) / scale
 
 
-def _require_images(images: ArrayLike) -> tuple[int, ...]:
+def require_images(images: ArrayLike) -> tuple[int, ...]:
     """Check that `images` is a non-empty batch of images and return its shape."""
     shape = _check.shape_of(images)
     if len(shape) != 4:

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
 from sslstep import _check
-from sslstep._linalg import eigh_descending
+from sslstep._linalg import eigh_descending, matmul
 from sslstep.linear import cross_correlation
 
 __all__ = [
@@ -52,7 +52,7 @@ def eigenvalues(
     _check.require_finite("z", z)
     z = _check.as_float("z", z)
     centred = z - z.mean(axis=0, keepdims=True)
-    covariance = jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST) / n
+    covariance = matmul(centred.T, centred) / n
     return eigh_descending(covariance)[0]
 
 

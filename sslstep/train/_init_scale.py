@@ -9,7 +9,7 @@ import scipy.optimize
 from jaxtyping import Array, Float, Key
 
 from sslstep import _check, nn
-from sslstep._linalg import eigh_descending, matmul
+from sslstep.measure import spectrum
 from sslstep.train._record import embed_in_batches
 from sslstep.train._step import Network
 
@@ -73,10 +73,8 @@ def choose_init_scale(
         size = batch_size or x.shape[0]
         z, z_prime = (embed_in_batches(network, scaled, view, size)[1] for view in (x, x_prime))
         if measure == "covariance":
-            z = jnp.concatenate([z, z_prime])
-            z_prime = z = z - z.mean(axis=0, keepdims=True)
-        c = matmul(z.T, z_prime) / z.shape[0]
-        return eigh_descending((c + c.T) / 2)[0][0]
+            return spectrum.eigenvalues(jnp.concatenate([z, z_prime]))[0]
+        return spectrum.eigenvalues(z, z_prime)[0]
 
     def excess(log_scale: float) -> float:
         value = float(top_eigenvalue(jnp.exp(jnp.asarray(log_scale, jnp.float32))))

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
-from sslstep._linalg import eigh_descending, matmul
+from sslstep.measure import spectrum
 from sslstep.train._step import Network, TrainState
 
 __all__ = ["embed_in_batches", "make_record"]
@@ -98,18 +98,12 @@ def make_record(
         variables = {"params": params, "batch_stats": batch_stats}
         h, z = embed_in_batches(network, variables, x, batch_size, train=train)
         h_prime, z_prime = embed_in_batches(network, variables, x_prime, batch_size, train=train)
-        correlation = matmul(z.T, z_prime) / z.shape[0]
-        eigenvalues = eigh_descending((correlation + correlation.T) / 2)[0]
+        correlation = spectrum.eigenvalues(z, z_prime)
         return {
-            "correlation": eigenvalues,
-            "covariance": _centred_eigenvalues(jnp.concatenate([z, z_prime])),
-            "hidden": _centred_eigenvalues(jnp.concatenate([h, h_prime])),
-            "learned": jnp.sum(eigenvalues > threshold),
+            "correlation": correlation,
+            "covariance": spectrum.eigenvalues(jnp.concatenate([z, z_prime])),
+            "hidden": spectrum.eigenvalues(jnp.concatenate([h, h_prime])),
+            "learned": spectrum.learned_dimensions(correlation, threshold),
         }
 
     return lambda state: measure(state.params, state.batch_stats, x, x_prime)
-
-
-def _centred_eigenvalues(z: Array) -> Array:
-    centred = z - z.mean(axis=0, keepdims=True)
-    return eigh_descending(matmul(centred.T, centred) / z.shape[0])[0]

@@ -1,6 +1,6 @@
 """One step of training, as a pure function."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -10,10 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
 from sslstep import _check, nn
+from sslstep.losses import AxisName
 
 __all__ = ["Metrics", "Network", "Step", "TrainState", "init_state", "make_step"]
-
-AxisName = Hashable | Sequence[Hashable] | None
 
 
 @runtime_checkable

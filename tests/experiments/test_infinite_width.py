@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -13,13 +12,6 @@ from sslstep import claims
 SMALL = ["--num-images", "60", "--cnn-images", "24", "--num-test", "200", "--crop", "12"]
 SMALL += ["--num-modes", "12", "--dim", "4", "--width", "256", "--num-seeds", "1"]
 SMALL += ["--num-records", "30"]
-
-
-@pytest.fixture(autouse=True)
-def relaxed_promotion():
-    """Experiments run as a user runs them."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def test_a_small_run_and_its_claims(tmp_path):

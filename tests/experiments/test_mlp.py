@@ -14,13 +14,6 @@ SMALL = mlp.Config(num_images=12, crop=6, dim=3, width=256, num_records=100, num
 FILES = {"config.json", "arrays.npz", "figure.png", "figure.pdf", "claims.json", "log.txt"}
 
 
-@pytest.fixture(autouse=True)
-def relaxed_promotion():
-    """Experiments run as a user runs them."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def options(config):
     """A config as options of the command."""
     given = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}

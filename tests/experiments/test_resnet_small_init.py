@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,13 +9,6 @@ from experiments import _run, _training, resnet_small_init
 
 SMALL = ["--num-steps", "20", "--hidden", "8", "--dim", "3", "--batch-size", "16", "--size", "8"]
 SMALL += ["--num-probe", "32", "--num-records", "6", "--num-images", "64"]
-
-
-@pytest.fixture(autouse=True)
-def relaxed_promotion():
-    """Experiments run as a user runs them."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path):

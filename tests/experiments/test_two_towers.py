@@ -12,13 +12,6 @@ SMALL = ["--num-images", "40", "--num-test", "40", "--dim", "2", "--num-seeds", 
 SMALL += ["--widths", "2048", "1024"]
 
 
-@pytest.fixture(autouse=True)
-def relaxed_promotion():
-    """Experiments run as a user runs them."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def test_claims_hold_in_a_small_run(tmp_path):
     out = tmp_path / "here"
     status = _run.main(two_towers.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])

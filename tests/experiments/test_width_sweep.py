@@ -13,13 +13,6 @@ SMALL = ["--num-images", "16", "--num-test", "8", "--crop", "8", "--dim", "2", "
 SMALL += ["--widths", "64", "1024", "--fit-from", "64"]
 
 
-@pytest.fixture(autouse=True)
-def relaxed_promotion():
-    """Experiments run as a user runs them."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def test_claims_hold_in_a_small_run(tmp_path):
     out = tmp_path / "here"
     status = _run.main(width_sweep.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])
