@@ -6,20 +6,24 @@ prints a plus sign and leaves out γ.) The self-supervised landscape is symmetri
 the origin, so a small start waits; the supervised one slopes at the origin, so it does not.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Int, Real
 
 from sslstep import _check
 from sslstep.linear import quartic
 
 __all__ = [
+    "VICRegPlateau",
     "escape_time",
     "self_supervised",
     "self_supervised_trajectory",
     "settling_time",
     "supervised",
     "supervised_trajectory",
+    "vicreg_plateau",
 ]
 
 
@@ -179,3 +183,70 @@ def settling_time(eigenvalue: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
     """
     (rate,) = _check.as_floats(eigenvalue)
     return 1 / (8 * rate)
+
+
+class VICRegPlateau(NamedTuple):
+    """Where VICReg rests between two steps.
+
+    Attributes:
+        eigenvalue: of the embeddings' covariance, of each dimension learned so far.
+        loss: what is left of it.
+    """
+
+    eigenvalue: Float[Array, "..."]
+    loss: Float[Array, "..."]
+
+
+def vicreg_plateau(
+    num_learned: Int[ArrayLike, "..."],
+    dim: int,
+    *,
+    variance: Real[ArrayLike, ""] = 25.0,
+    covariance: Real[ArrayLike, ""] = 1.0,
+) -> VICRegPlateau:
+    r"""Where VICReg rests while k of its d dimensions are learned (beyond the paper).
+
+    Embeddings of rank k can give every one of the d coordinates the variance v: their covariance
+    then has k eigenvalues :math:`v d / k`, and with perfectly aligned views the loss is
+
+    .. math:: \mathcal{L}(v) = \mu\, (1 - \sqrt v)_+ + 2 \nu\, v^2 (d / k - 1), \qquad
+        v_k = \min\Big(1, \Big(\frac{\mu}{8 \nu (d / k - 1)}\Big)^{2/3}\Big)
+
+    at its minimum (ε of the hinge left out). So VICReg's eigenvalues do not rise to 1: they begin
+    near :math:`d` and come down to 1 together, as more dimensions share the variance.
+
+    Args:
+        num_learned: k in 0...d, any shape.
+        dim: d.
+        variance: μ of :func:`sslstep.losses.vicreg`; traced.
+        covariance: ν > 0; traced.
+
+    Returns:
+        :class:`VICRegPlateau`, of the shape of ``num_learned``. At k = 0 the eigenvalue is 0 and
+        the loss μ.
+
+    Raises:
+        ValueError: if k is not within 0...d, or ν is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import landscape
+        >>> plateau = landscape.vicreg_plateau(jnp.array([0, 3, 8, 16]), 16)
+        >>> [round(float(value), 2) for value in plateau.eigenvalue]
+        [0.0, 4.29, 2.0, 1.0]
+        >>> [round(float(value), 2) for value in plateau.loss]
+        [25.0, 8.19, 2.0, 0.0]
+    """
+    _check.require_at_least("dim", dim, 1)
+    _check.require_at_least("num_learned", num_learned, 0)
+    _check.require_at_least("covariance", covariance, 0.0, strict=True)
+    variance, covariance = _check.as_floats(variance, covariance)
+    k = jnp.asarray(num_learned, variance.dtype)
+    _check.require_at_least("dim - num_learned", dim - k, 0)
+    some = jnp.where(k > 0, k, 1)
+    excess = dim / some - 1
+    # At k = d nothing holds the variance back.
+    free = (variance / (8 * covariance * jnp.where(excess > 0, excess, 1))) ** (2 / 3)
+    v = jnp.where(excess > 0, jnp.minimum(1, free), 1)
+    loss = variance * (1 - jnp.sqrt(v)) + 2 * covariance * v**2 * excess
+    return VICRegPlateau(jnp.where(k > 0, v * dim / some, 0), jnp.where(k > 0, loss, variance))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import landscape, linear
+from sslstep import landscape, linear, losses
 
 GAMMAS = (1.0, 0.3, 0.0)
 
@@ -68,3 +68,38 @@ def test_broadcast_jit_vmap_grad(dtype):
         assert jax.jit(trajectory)(t, gammas, 0.1).shape == (3, 2)
         gradient = jax.grad(lambda g, f=trajectory: f(t, g, 0.1).sum())(gammas)
         assert bool(jnp.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("num_learned", [1, 3, 4])
+def test_vicreg_rests_where_its_loss_is_least_at_this_rank(x64, num_learned):
+    """Gradient descent on embeddings confined to k directions ends at the plateau's two values."""
+    dim, n = 6, 64
+    basis, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(n, num_learned)))
+    basis -= basis.mean(axis=0)
+    basis = jnp.asarray(np.linalg.qr(basis)[0] * np.sqrt(n - 1))
+
+    def loss(weights):
+        z = basis @ weights
+        return losses.vicreg(z, z, eps=0.0)
+
+    start = 0.01 * jax.random.normal(jax.random.key(num_learned), (num_learned, dim))
+    value = jax.value_and_grad(loss)
+
+    def descend(weights, rate):
+        return weights - rate * value(weights)[1], None
+
+    # The hinge's kink at variance 1 leaves a jitter of the size of one step.
+    weights, _ = jax.lax.scan(descend, start, jnp.geomspace(1e-2, 1e-6, 20_000))
+    plateau = landscape.vicreg_plateau(num_learned, dim)
+    assert float(value(weights)[0]) == pytest.approx(float(plateau.loss), rel=1e-3)
+    eigenvalues = np.linalg.eigvalsh(np.asarray(weights.T @ weights))[-num_learned:]
+    np.testing.assert_allclose(eigenvalues, plateau.eigenvalue, rtol=0.02)
+
+
+def test_vicreg_at_full_rank_has_no_loss_left():
+    assert float(landscape.vicreg_plateau(6, 6).loss) == 0
+
+
+def test_vicreg_plateaus_refuse_more_than_d():
+    with pytest.raises(ValueError, match="dim - num_learned"):
+        landscape.vicreg_plateau(5, 4)

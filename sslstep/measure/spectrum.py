@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
 from sslstep import _check
-from sslstep._linalg import eigh_descending, matmul
+from sslstep._linalg import eigh_descending
 from sslstep.linear import cross_correlation
 
 __all__ = [
@@ -30,6 +30,10 @@ def eigenvalues(
     the other losses and for hidden representations. Measure on n much larger than d: the rank is at
     most n.
 
+    The covariance is not formed: its eigenvalues are the squared singular values of the centred
+    embeddings over n, which in float32 resolves dimensions that are :math:`10^{-13}` of the largest
+    instead of :math:`10^{-7}`. Those that have hardly begun to grow are as small as that.
+
     Args:
         z: embeddings, shape ``(n, d)``.
         z_prime: embeddings of the other views, same shape; or None.
@@ -48,12 +52,11 @@ def eigenvalues(
     """
     if z_prime is not None:
         return eigh_descending(cross_correlation(z, z_prime))[0]
-    n, _ = _check.require_matrix("z", z, "(n, d)")
+    n, dim = _check.require_matrix("z", z, "(n, d)")
     _check.require_finite("z", z)
     z = _check.as_float("z", z)
-    centred = z - z.mean(axis=0, keepdims=True)
-    covariance = matmul(centred.T, centred) / n
-    return eigh_descending(covariance)[0]
+    singular = jnp.linalg.svd(z - z.mean(axis=0, keepdims=True), compute_uv=False)
+    return jnp.pad(singular**2 / n, (0, dim - singular.shape[0]))
 
 
 def step_times(

@@ -21,6 +21,19 @@ def test_eigenvalues_of_a_pair_and_of_one_array(dtype):
     assert bool((jnp.diff(one) <= 0).all())
 
 
+def test_dimensions_that_have_hardly_grown_are_resolved():
+    """In float32, eigenvalues down to 1e-12 of the largest: a covariance matrix would lose them."""
+    q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4000, 4)))
+    q -= q.mean(axis=0)
+    scales = np.array([1.0, 1e-2, 1e-4, 1e-6])
+    mixing, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))
+    z = (q * scales) @ mixing
+    exact = np.linalg.svd(z, compute_uv=False) ** 2 / len(z)
+    measured = spectrum.eigenvalues(jnp.asarray(z, jnp.float32))
+    np.testing.assert_allclose(measured[:3], exact[:3], rtol=1e-2)
+    assert float(measured[3]) < 100 * exact[3]  # eps² of the largest, not eps
+
+
 def test_gradient_at_a_collapsed_embedding(dtype):
     """All eigenvalues tie at zero: the gradient of their sum is finite."""
     gradient = jax.grad(lambda z: spectrum.eigenvalues(z).sum())(jnp.ones((6, 3), dtype))

@@ -1,0 +1,310 @@
+r"""Whether dimensions are learned one at a time: rises of eigenvalues, and tests of their order.
+
+A *rise* is an eigenvalue's way from a small fraction of its plateau to most of it. Two null
+hypotheses can be held against a set of rises: that they are simultaneous
+(:func:`simultaneity_test`), and that two sets of curves, such as those of embeddings and of hidden
+representations, grow at times that have nothing to do with each other (:func:`coincidence_test`).
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Real
+
+from sslstep import _check
+from sslstep.measure import spectrum
+
+__all__ = [
+    "Gap",
+    "Rises",
+    "Significance",
+    "coincidence_test",
+    "growth_rate",
+    "isolated",
+    "rises",
+    "simultaneity_test",
+    "widest_gap",
+]
+
+
+class Gap(NamedTuple):
+    """The widest gap of a spectrum, on a logarithmic scale.
+
+    Attributes:
+        learned: how many eigenvalues lie above it.
+        threshold: its geometric middle.
+        ratio: of the eigenvalue above it to that below.
+    """
+
+    learned: int
+    threshold: float
+    ratio: float
+
+
+class Rises(NamedTuple):
+    """When each of d eigenvalues rises; ``inf`` where it does not get so far.
+
+    Attributes:
+        begin: when it first exceeds a small fraction of its plateau, shape ``(d,)``.
+        middle: when it first exceeds half of it.
+        end: when it first exceeds most of it.
+    """
+
+    begin: Float[Array, " d"]
+    middle: Float[Array, " d"]
+    end: Float[Array, " d"]
+
+
+class Significance(NamedTuple):
+    """A statistical test's outcome.
+
+    Attributes:
+        statistic: the larger, the less the null hypothesis fits.
+        p_value: how probable one so large is under the null hypothesis.
+    """
+
+    statistic: float
+    p_value: float
+
+
+def rises(
+    times: Real[ArrayLike, " T"],
+    eigenvalues: Float[ArrayLike, "T d"],
+    plateau: Real[ArrayLike, "*d"] = 1.0,
+    *,
+    low: Real[ArrayLike, ""] = 0.1,
+    high: Real[ArrayLike, ""] = 0.9,
+) -> Rises:
+    r"""When each eigenvalue passes ``low``, one half, and ``high``, in units of its plateau.
+
+    Args:
+        times: of the records, increasing, shape ``(T,)``.
+        eigenvalues: at each record, shape ``(T, d)``, in descending order.
+        plateau: what each rises to: 1 for Barlow Twins; for losses without such a value the
+            eigenvalues at the end. A scalar, or shape ``(d,)``; positive.
+        low: where a rise begins.
+        high: where it ends.
+
+    Returns:
+        :class:`Rises`.
+
+    Raises:
+        ValueError: as :func:`sslstep.measure.spectrum.step_times`, or if a plateau is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import steps
+        >>> times = jnp.linspace(0.0, 40.0, 401)
+        >>> curves = 1 / (1 + jnp.exp(jnp.array([[10.0, 30.0, 60.0]]) - times[:, None]))
+        >>> steps.rises(times, curves).middle.round(2)
+        Array([10., 30., inf], dtype=float32)
+    """
+    _check.require_at_least("plateau", plateau, 0.0, strict=True)
+    values = _check.as_float("eigenvalues", eigenvalues)
+    levels = jnp.broadcast_to(jnp.asarray(plateau, values.dtype), values.shape[1:])
+    relative = values / levels[None, :]
+    return Rises(*(spectrum.step_times(times, relative, level) for level in (low, 0.5, high)))
+
+
+def isolated(rises: Rises) -> Bool[np.ndarray, " d"]:
+    r"""Which dimensions are learned alone: no other is between its begin and its end meanwhile.
+
+    A dimension whose end is not reached is on its way from its begin on. One that does not reach
+    its middle is not learned, and counts neither as alone nor as another's company.
+
+    Args:
+        rises: from :func:`rises`.
+
+    Returns:
+        Shape ``(d,)``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import steps
+        >>> begin, end = jnp.array([1.0, 2.0, 5.0]), jnp.array([3.0, 4.0, 6.0])
+        >>> steps.isolated(steps.Rises(begin, (begin + end) / 2, end))
+        array([False, False,  True])
+    """
+    begin, middle, end = (np.asarray(part, float) for part in rises)
+    learned = np.isfinite(middle)
+    apart = (end[:, None] < begin[None, :]) | (begin[:, None] > end[None, :])
+    other = learned[None, :] & ~np.eye(len(begin), dtype=bool)
+    alone: np.ndarray = learned & np.all(apart | ~other, axis=1)
+    return alone
+
+
+def simultaneity_test(rises: Rises) -> Significance:
+    r"""Null hypothesis: all dimensions are learned at one time, give or take how long a rise takes.
+
+    Of K learned dimensions with half-rise times :math:`t_j` and durations :math:`w_j` (begin to
+    end), the statistic
+
+    .. math:: X^2 = \sum_j \Big(\frac{t_j - \bar t}{w_j}\Big)^2, \qquad
+        \bar t = \frac{\sum_j t_j / w_j^2}{\sum_j 1 / w_j^2}
+
+    follows :math:`\chi^2` with K - 1 degrees of freedom if the times scatter about a common one
+    with the whole duration of their own rise as standard deviation. That is generous to the null:
+    curves that grow in proportion to each other have :math:`X^2 = 0`. What it rejects is
+    simultaneous growth; how far growth is one dimension at a time is told by :func:`isolated`.
+
+    Args:
+        rises: from :func:`rises`. Dimensions that do not reach their end are left out.
+
+    Returns:
+        :class:`Significance`.
+
+    Raises:
+        ValueError: if fewer than two dimensions rise from begin to end, or one does within no time.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import steps
+        >>> middle = jnp.array([10.0, 20.0, 30.0, 40.0])
+        >>> test = steps.simultaneity_test(steps.Rises(middle - 1, middle, middle + 1))
+        >>> round(test.statistic), test.p_value < 1e-20
+        (125, True)
+    """
+    begin, middle, end = (np.asarray(part, float) for part in rises)
+    whole = np.isfinite(end) & np.isfinite(middle)
+    if whole.sum() < 2:
+        raise ValueError(
+            f"rises must have two dimensions that rise from begin to end, got {whole.sum()}."
+        )
+    duration = (end - begin)[whole]
+    if not (duration > 0).all():
+        raise ValueError("rises must take some time: an end is not after its begin.")
+    weights = duration**-2
+    mean = np.sum(weights * middle[whole]) / weights.sum()
+    statistic = float(np.sum(weights * (middle[whole] - mean) ** 2))
+    return Significance(statistic, float(scipy.stats.chi2.sf(statistic, whole.sum() - 1)))
+
+
+def growth_rate(
+    times: Real[ArrayLike, " T"],
+    eigenvalues: Float[ArrayLike, "T d"],
+    at: Real[ArrayLike, " m"],
+) -> Float[np.ndarray, " m-1"]:
+    r"""How fast a spectrum grows: the rate of :math:`\log\det` between given times.
+
+    .. math:: \frac{1}{\Delta t} \sum_j \Delta \log \lambda_j
+
+    A dimension that is learned multiplies its eigenvalue, however small it is beside the largest,
+    so that every step counts alike. Interpolated linearly between records.
+
+    Args:
+        times: of the records, increasing, shape ``(T,)``.
+        eigenvalues: at each record, shape ``(T, d)``; positive.
+        at: increasing, within the times of the records, shape ``(m,)``.
+
+    Returns:
+        Rates between neighbours, shape ``(m - 1,)``.
+
+    Raises:
+        ValueError: if shapes do not fit, eigenvalues are not positive, or ``at`` does not increase.
+
+    Example:
+        >>> import numpy as np
+        >>> from sslstep.measure import steps
+        >>> times = np.linspace(0.0, 1.0, 11)
+        >>> curves = np.exp(times[:, None] * np.array([[2.0, 1.0]]))
+        >>> steps.growth_rate(times, curves, np.array([0.0, 0.5, 1.0])).round(6).tolist()
+        [3.0, 3.0]
+    """
+    records, _ = _check.require_matrix("eigenvalues", eigenvalues, "(T, d)")
+    values, places = np.asarray(eigenvalues, float), np.asarray(at, float)
+    if np.shape(times) != (records,):
+        raise ValueError(
+            f"times must have shape ({records},), one for each row of eigenvalues, got "
+            f"{np.shape(times)}."
+        )
+    _check.require_at_least("eigenvalues", values, 0.0, strict=True)
+    _check.require_at_least("the differences of at", np.diff(places), 0.0, strict=True)
+    volume = np.log(values).sum(axis=1)
+    rate: np.ndarray = np.diff(np.interp(places, np.asarray(times, float), volume))
+    return rate / np.diff(places)
+
+
+def coincidence_test(a: Float[ArrayLike, " m"], b: Float[ArrayLike, " m"]) -> Significance:
+    r"""Null hypothesis: two growth rates along training have no common timing.
+
+    The statistic is Spearman's rank correlation of the two series. Under the null hypothesis one
+    series could as well be shifted in time against the other, around the end, so the p-value is the
+    fraction of all m cyclic shifts, that by nothing included, with a correlation at least as large:
+    it keeps each series' own smoothness, and is no smaller than 1/m.
+
+    Args:
+        a: such as :func:`growth_rate` of embeddings' eigenvalues, shape ``(m,)``.
+        b: such as that of hidden representations' at the same times, shape ``(m,)``.
+
+    Returns:
+        :class:`Significance`; its statistic is in [-1, 1].
+
+    Raises:
+        ValueError: if shapes do not fit, values are not finite, or a series is constant.
+
+    Example:
+        >>> import numpy as np
+        >>> from sslstep.measure import steps
+        >>> a = np.random.default_rng(0).normal(size=200)
+        >>> test = steps.coincidence_test(a, a + 0.1)
+        >>> round(test.statistic, 6), round(test.p_value, 6)
+        (1.0, 0.005)
+    """
+    first, second = np.asarray(a, float), np.asarray(b, float)
+    if first.ndim != 1 or first.shape != second.shape or len(first) < 3:
+        raise ValueError(
+            f"a and b must be two series of one length, at least 3, got shapes {first.shape} and "
+            f"{second.shape}."
+        )
+    _check.require_finite("a", first)
+    _check.require_finite("b", second)
+    for name, series in (("a", first), ("b", second)):
+        if np.ptp(series) == 0:
+            raise ValueError(f"{name} is constant: it has no timing.")
+    ranks, others = (scipy.stats.rankdata(series) for series in (first, second))
+    ranks, others = ranks - ranks.mean(), others - others.mean()
+    shifted = np.stack([np.roll(others, shift) for shift in range(len(others))])
+    correlations = shifted @ ranks / np.sqrt(np.sum(ranks**2) * np.sum(others**2))
+    rounding = 1e-12
+    return Significance(
+        float(correlations[0]), float(np.mean(correlations >= correlations[0] - rounding))
+    )
+
+
+def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
+    r"""Where a spectrum falls into a band that has grown and one that has not.
+
+    The gap between neighbours :math:`\lambda_k > \lambda_{k+1}` with the largest ratio. It is a
+    description, not a test: every spectrum has a widest gap.
+
+    Args:
+        eigenvalues: in descending order, shape ``(d,)``, d of at least 2. What is not positive
+            counts as the smallest that is.
+
+    Returns:
+        :class:`Gap`.
+
+    Raises:
+        ValueError: if there are fewer than two, values are not finite, or none is positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from sslstep.measure import steps
+        >>> gap = steps.widest_gap(np.array([1.1, 0.9, 0.01, 0.005]))
+        >>> gap.learned, round(gap.threshold, 3), round(gap.ratio)
+        (2, 0.095, 90)
+    """
+    values = np.asarray(eigenvalues, float)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"eigenvalues must have shape (d,), d >= 2, got {values.shape}.")
+    _check.require_finite("eigenvalues", values)
+    if not (values > 0).any():
+        raise ValueError("eigenvalues must have one that is positive.")
+    floor = values[values > 0].min()
+    logs = np.log(np.maximum(values, floor))
+    place = int(np.argmax(-np.diff(logs)))
+    above, below = np.exp(logs[place]), np.exp(logs[place + 1])
+    return Gap(place + 1, float(np.sqrt(above * below)), float(above / below))

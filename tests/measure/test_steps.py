@@ -1,0 +1,99 @@
+"""Rises of eigenvalues, and the tests of their order."""
+
+import numpy as np
+import pytest
+
+from sslstep.measure import steps
+
+
+def logistic(t, middles, rate=4.0):
+    return 1 / (1 + np.exp(-rate * (t[:, None] - np.asarray(middles)[None, :])))
+
+
+def test_rises_are_in_units_of_the_plateau():
+    t = np.linspace(0, 40, 4001)
+    curves = logistic(t, [5, 20]) * np.array([3.0, 0.1])
+    found = steps.rises(t, curves, np.array([3.0, 0.1]))
+    np.testing.assert_allclose(found.middle, [5, 20], atol=1e-3)
+    # From 0.1 to 0.9 a logistic curve of rate r takes ln 81 / r.
+    np.testing.assert_allclose(found.end - found.begin, np.log(81) / 4, rtol=1e-3)
+
+
+def test_isolated_rises():
+    t = np.linspace(0, 40, 401)
+    found = steps.rises(t, logistic(t, [5, 5.3, 20, 30, 60]))
+    assert steps.isolated(found).tolist() == [False, False, True, True, False]
+
+
+def test_an_unfinished_rise_is_company_to_what_comes_later():
+    inf = np.inf
+    found = steps.Rises(np.array([1.0, 4, 8]), np.array([2.0, 5, inf]), np.array([inf, 6, inf]))
+    assert steps.isolated(found).tolist() == [False, False, False]
+
+
+def test_simultaneous_growth_is_not_rejected_and_stepwise_growth_is():
+    """Under the null hypothesis p is uniform: over 400 draws as often below 0.05 as it should."""
+    rng = np.random.default_rng(0)
+    duration = np.linspace(1, 3, 8)
+    p_values = []
+    for _ in range(400):
+        middle = 10 + duration * rng.normal(size=8)
+        made = steps.Rises(middle - duration / 2, middle, middle + duration / 2)
+        p_values.append(steps.simultaneity_test(made).p_value)
+    assert abs(np.mean(np.array(p_values) < 0.05) - 0.05) < 4 * np.sqrt(0.05 * 0.95 / 400)
+    t = np.linspace(0, 40, 4001)
+    together = logistic(t, [10.0] * 8) * np.geomspace(1, 1e-3, 8)[None, :]
+    assert steps.simultaneity_test(steps.rises(t, together, together[-1])).p_value > 0.999
+    apart = steps.rises(t, logistic(t, [5, 10, 15, 20]))
+    assert steps.simultaneity_test(apart).p_value < 1e-10
+
+
+def test_growth_rate_sees_small_dimensions():
+    t = np.linspace(0, 10, 101)
+    small = 1e-9 + 1e-6 * logistic(t, [5.0], 20.0)
+    rate = steps.growth_rate(t, np.hstack([np.ones((101, 1)), small]), np.linspace(0, 10, 11))
+    assert np.argmax(rate) in (3, 4, 5)
+    assert rate.sum() == pytest.approx(np.log(small[-1, 0] / small[0, 0]))
+
+
+def test_coincidence():
+    """Series with common bursts pass, those with bursts elsewhere do not, and p is calibrated."""
+    rng = np.random.default_rng(1)
+    bursts = np.exp(-0.5 * ((np.arange(80)[:, None] - np.array([9, 30, 61])) / 2) ** 2).sum(1)
+    noisy = bursts + 0.1 * rng.normal(size=80)
+    assert steps.coincidence_test(bursts, noisy).p_value < 0.03
+    assert steps.coincidence_test(bursts, np.roll(noisy, 17)).p_value > 0.2
+    p_values = [steps.coincidence_test(*rng.normal(size=(2, 50))).p_value for _ in range(300)]
+    assert abs(np.mean(np.array(p_values) <= 0.1) - 0.1) < 4 * np.sqrt(0.09 / 300)
+
+
+def test_widest_gap():
+    gap = steps.widest_gap(np.array([5.0, 4.0, 1e-3, 5e-4, -1e-9]))
+    assert gap.learned == 2
+    assert gap.threshold == pytest.approx(np.sqrt(4e-3))
+    assert gap.ratio == pytest.approx(4000)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: steps.rises(np.arange(3.0), np.ones((3, 2)), 0.0), "plateau"),
+        (lambda: steps.simultaneity_test(steps.Rises(*np.ones((3, 1)))), "got 1"),
+        (lambda: steps.simultaneity_test(steps.Rises(*np.ones((3, 2)))), "take some time"),
+        (lambda: steps.coincidence_test(np.ones(5), np.arange(5.0)), "a is constant"),
+        (lambda: steps.coincidence_test(np.arange(2.0), np.arange(2.0)), "at least 3"),
+        (lambda: steps.widest_gap(np.zeros(4)), "one that is positive"),
+        (lambda: steps.widest_gap(np.ones(1)), r"shape \(d,\)"),
+        (
+            lambda: steps.growth_rate(np.arange(3.0), np.zeros((3, 2)), np.array([0.0, 1.0])),
+            "eigenvalues must be > 0",
+        ),
+        (
+            lambda: steps.growth_rate(np.arange(2.0), np.ones((3, 2)), np.array([0.0, 1.0])),
+            r"times must have shape \(3,\)",
+        ),
+    ],
+)
+def test_bad_input(unchecked, call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
