@@ -1,0 +1,220 @@
+r"""The publications' linear evaluation: a classifier on random crops, before a frozen network."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer, Key, Real, Shaped
+from tqdm import tqdm
+
+from sslstep import _check, data
+from sslstep.measure.probe import _sgd
+from sslstep.measure.probe._probe import Probe
+
+__all__ = ["embed_images", "linear_evaluation"]
+
+
+def linear_evaluation(
+    key: Key[Array, ""],
+    embed_fn: Callable[[Array], Array],
+    images: Shaped[ArrayLike, "n h w c"],
+    labels: Integer[ArrayLike, " n"],
+    learning_rate: Real[ArrayLike, ""],
+    *,
+    num_classes: int,
+    augmentation: data.Augmentation | None = None,
+    num_epochs: int = 100,
+    batch_size: int = 256,
+    momentum: Real[ArrayLike, ""] = 0.9,
+    nesterov: bool = False,
+    weight_decay: Real[ArrayLike, ""] = 1e-6,
+    init_std: Real[ArrayLike, ""] = 0.01,
+    cosine: Literal["epoch", "step"] = "epoch",
+    progress: str | None = None,
+) -> Probe:
+    r"""The publications' linear evaluation: :func:`sgd` on features of freshly augmented images.
+
+    Each step takes a random view of each image of its batch, a resized crop and a flip unless told
+    otherwise, embeds it, and trains a linear classifier on the embeddings. Views, network and
+    update are one compiled program; images stay on the device as they are, bytes for instance. The
+    frozen network gets no gradient.
+
+    The test's accuracy is that on whole images, ``probe.accuracy(fitted, probe.embed_images(
+    embed_fn, test_images), test_labels)``. (The publications' resized and centred crops of
+    ImageNet's test images are for images larger than the network's.)
+
+    Several learning rates at once, for little more than the price of one, since the embeddings are
+    shared: ``jax.vmap`` over ``learning_rate``.
+
+    Args:
+        key: of the initial weights, the order of images and their views.
+        embed_fn: ``embed_fn(x)``, from views in [0, 1] (unless ``augmentation`` normalises them),
+            shape ``(b, s, s, c)``, to features, ``(b, p)``. A network in eval mode, batch norms
+            using their running averages: ``lambda x: network.apply(variables, x, train=False).h``.
+            If large, rather ``jax.tree_util.Partial(embed, variables)`` of ``embed(variables, x)``:
+            so the variables are arguments of the compiled program, not constants in it, and another
+            network of the same shape does not compile again.
+        images: bytes, or floats in [0, 1], shape ``(n, h, w, c)``.
+        labels: classes 0...c-1, shape ``(n,)``.
+        learning_rate: η at the start; traced. See :func:`sgd` for the publications'.
+        num_classes: c, at least 2.
+        augmentation: of the training images; static. None: ``data.Augmentation(min(h, w))``.
+        num_epochs: how many.
+        batch_size: images in a batch, at most n.
+        momentum: as in :func:`sgd`, likewise the next four.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: of weights and bias; traced.
+        init_std: standard deviation of initial weights; traced.
+        cosine: whether the learning rate falls once an ``"epoch"`` or at every ``"step"``.
+        progress: what to call it in a progress bar, shown on terminals; None for no bar.
+
+    Returns:
+        :class:`Probe`. The same key gives the same bits.
+
+    Raises:
+        ValueError: if shapes do not fit, labels are not in 0...c-1, a number is out of range, there
+            are fewer images than in a batch, or ``embed_fn`` gives another shape or NaN.
+
+    Example:
+        >>> import jax
+        >>> from sslstep import data
+        >>> from sslstep.measure import probe
+        >>> train, test = data.photos("train"), data.photos("test")
+        >>> def colours(x):
+        ...     return x.mean(axis=(1, 2))
+        >>> fitted = probe.linear_evaluation(
+        ...     jax.random.key(0),
+        ...     colours,
+        ...     train.images,
+        ...     train.labels,
+        ...     0.3,
+        ...     num_classes=len(train.label_names),
+        ...     num_epochs=1,
+        ... )
+        >>> probe.predict(fitted, probe.embed_images(colours, test.images[:10])).shape[0]
+        10
+    """
+    n, height, width, channels = _require_images(images)
+    rates = _sgd.Rates(learning_rate, momentum, weight_decay, init_std)
+    settings = _sgd.Settings(num_classes, num_epochs, batch_size, nesterov, cosine)
+    labels = _sgd.require_valid("images", n, labels, rates, settings)
+    if augmentation is None:
+        augmentation = data.Augmentation(min(height, width))
+    embed = embed_fn if isinstance(embed_fn, Partial) else Partial(embed_fn)
+    images = jnp.asarray(images)
+    # Before anything is trained: what augment refuses, and what the network makes of the views.
+    views = jax.eval_shape(
+        lambda keys, images: data.augment(keys, images, augmentation),
+        jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size)),
+        jax.ShapeDtypeStruct((batch_size, height, width, channels), images.dtype),
+    )
+    num_features, dtype = _require_features(embed, views)
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    rates = _sgd.Rates(*(jnp.asarray(value, dtype) for value in rates))
+    key_init, key_epochs = jax.random.split(key)
+    state = _sgd.init_state(key_init, num_features, dtype, rates, settings)
+    hidden = True if progress is None else None  # None: shown on a terminal only
+    with tqdm(total=num_epochs, desc=progress, unit="epoch", disable=hidden) as bar:
+        for epoch in range(num_epochs):
+            key = jax.random.fold_in(key_epochs, epoch)
+            index = jnp.asarray(epoch)
+            state, loss = _epoch(
+                key, state, index, embed, images, labels, rates, settings, augmentation
+            )
+            if not bar.disable and _check.is_concrete(loss):
+                bar.set_postfix(loss=f"{float(loss):.4g}", refresh=False)
+            bar.update()
+    probe = state.probe
+    if _check.is_concrete(probe.bias) and not bool(jnp.isfinite(probe.bias).all()):
+        raise ValueError(
+            f"the probe of {num_features} features is not finite: embed_fn gives NaN or infinity "
+            f"for some view of images, or learning_rate = {learning_rate} is far too large."
+        )
+    return probe
+
+
+@partial(jax.jit, static_argnames=("settings", "augmentation"))
+def _epoch(key, state, epoch, embed, images, labels, rates, settings, augmentation):
+    def features(key: Array, batch: Array) -> Array:
+        keys = jax.random.split(key, batch.shape[0])
+        h = embed(data.augment(keys, images[batch], augmentation))
+        return jax.lax.stop_gradient(h).astype(state.probe.weights.dtype)
+
+    return _sgd.train_epoch(key, state, epoch, features, labels, rates, settings)
+
+
+def embed_images(
+    embed_fn: Callable[[Array], Array],
+    images: Shaped[ArrayLike, "n h w c"],
+    *,
+    batch_size: int = 256,
+) -> Float[Array, "n p"]:
+    """Features of images as they are, so many at a time.
+
+    Args:
+        embed_fn: as :func:`linear_evaluation` takes it. As batches are filled up to one size, an
+            image's features must not depend on the others': batch norms in eval mode.
+        images: bytes, which become numbers in [0, 1], or floats, shape ``(n, h, w, c)``.
+        batch_size: how many pass through the network at once.
+
+    Returns:
+        Features, shape ``(n, p)``.
+
+    Raises:
+        ValueError: if ``images`` is not such an array, or ``embed_fn`` gives another shape.
+
+    Example:
+        >>> from sslstep import data
+        >>> from sslstep.measure import probe
+        >>> images = data.photos().images[:300]
+        >>> probe.embed_images(lambda x: x.mean(axis=(1, 2)), images).shape
+        (300, 3)
+    """
+    n, *_ = _require_images(images)
+    _check.require_at_least("batch_size", batch_size, 1)
+    embed = embed_fn if isinstance(embed_fn, Partial) else Partial(embed_fn)
+    size = min(batch_size, n)
+    array = images if isinstance(images, jax.Array) else np.asarray(images)
+    parts = []
+    for start in range(0, n, size):
+        # The last batch is filled up, so that all have one shape.
+        indices = np.minimum(np.arange(start, start + size), n - 1)
+        parts.append(_embed(embed, jnp.asarray(array[indices])))
+    return jnp.concatenate(parts)[:n]
+
+
+@jax.jit
+def _embed(embed, images):
+    x = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    _require_features(embed, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return embed(x)
+
+
+def _require_images(images: ArrayLike) -> tuple[int, ...]:
+    shape, dtype = _check.shape_of(images), jnp.result_type(images)
+    if len(shape) != 4 or 0 in shape:
+        raise ValueError(
+            f"images must have shape (n, h, w, c) with every size >= 1, got shape {shape}."
+        )
+    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"images must be bytes (uint8) or floats in [0, 1], got {dtype} of shape {shape}."
+        )
+    return shape
+
+
+def _require_features(embed: Partial, x: jax.ShapeDtypeStruct) -> tuple[int, Any]:
+    h = jax.eval_shape(embed, x)
+    shape = getattr(h, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != x.shape[0] or shape[1] < 1:
+        got = f"shape {shape}" if shape is not None else f"a {type(h).__name__}"
+        raise ValueError(
+            f"embed_fn must give features of shape ({x.shape[0]}, p) for images of shape "
+            f"{x.shape}, got {got}."
+        )
+    return shape[1], h.dtype

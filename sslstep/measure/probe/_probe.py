@@ -1,0 +1,128 @@
+r"""A linear probe, and what one asks of it once it is fitted."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer, Real
+
+from sslstep import _check
+from sslstep._linalg import matmul
+
+__all__ = ["Probe", "accuracy", "predict", "standard_error"]
+
+
+class Probe(NamedTuple):
+    r"""A linear map :math:`h \mapsto W^\top h + b` from p features to c targets or logits.
+
+    Attributes:
+        weights: W, shape ``(p, c)``.
+        bias: b, shape ``(c,)``.
+    """
+
+    weights: Float[Array, "p c"]
+    bias: Float[Array, " c"]
+
+
+def predict(probe: Probe, features: Float[ArrayLike, "n p"]) -> Float[Array, "n c"]:
+    r"""The probe's targets or logits, :math:`W^\top h + b`.
+
+    Args:
+        probe: from any function of this module that fits one.
+        features: h, shape ``(n, p)``.
+
+    Returns:
+        Predictions, shape ``(n, c)``; the largest is the class predicted.
+
+    Raises:
+        ValueError: if shapes do not fit or values are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import probe
+        >>> probe.predict(probe.Probe(jnp.array([[2.0]]), jnp.array([1.0])), jnp.array([[3.0]]))
+        Array([[7.]], dtype=float32)
+    """
+    _, columns = _check.require_matrix("features", features, "(n, p)")
+    if columns != probe.weights.shape[0]:
+        raise ValueError(
+            f"features must have shape (n, {probe.weights.shape[0]}) as the probe's weights "
+            f"{probe.weights.shape} have it, got {_check.shape_of(features)}."
+        )
+    _check.require_finite("features", features)
+    features = _check.as_float("features", features).astype(probe.weights.dtype)
+    return matmul(features, probe.weights) + probe.bias[None, :]
+
+
+def accuracy(
+    probe: Probe, features: Float[ArrayLike, "n p"], labels: Integer[ArrayLike, " n"]
+) -> Float[Array, ""]:
+    """The fraction of samples whose largest prediction is that of their class.
+
+    Args:
+        probe: fitted to the classes, by :func:`ridge` to one-hot targets.
+        features: shape ``(n, p)``.
+        labels: classes 0...c-1, shape ``(n,)``.
+
+    Returns:
+        The accuracy, in [0, 1]; its :func:`standard_error` is that of n samples.
+
+    Raises:
+        ValueError: if shapes do not fit, or a label is not in 0...c-1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep.measure import probe
+        >>> features, labels = jnp.array([[0.0], [1.0], [5.0], [6.0]]), jnp.array([0, 0, 1, 1])
+        >>> fitted = probe.ridge(features, jax.nn.one_hot(labels, 2), 1e-3)
+        >>> float(probe.accuracy(fitted, features, labels))
+        1.0
+    """
+    predictions = predict(probe, features)
+    labels = require_labels("labels", labels, *predictions.shape)
+    return jnp.mean(jnp.argmax(predictions, axis=1) == labels, dtype=predictions.dtype)
+
+
+def standard_error(accuracy: Real[ArrayLike, "..."], num_samples: int) -> Float[Array, "..."]:
+    r"""The binomial standard error of an accuracy a, :math:`\sqrt{a (1 - a) / n}`.
+
+    Of the test samples only: it knows nothing of the training samples' choice. Accuracies of two
+    probes on the same samples differ by less than their two errors suggest.
+
+    Args:
+        accuracy: a in [0, 1], any shape.
+        num_samples: n, the number of test samples.
+
+    Returns:
+        The standard error, of the same shape.
+
+    Raises:
+        ValueError: if an accuracy is not in [0, 1], as a percentage is not, or there is no sample.
+
+    Example:
+        >>> from sslstep.measure import probe
+        >>> round(float(probe.standard_error(0.5, 10_000)), 4)
+        0.005
+    """
+    _check.require_at_least("accuracy", accuracy, 0.0)
+    _check.require_at_least("num_samples", num_samples, 1)
+    accuracy = _check.as_float("accuracy", accuracy)
+    _check.require_at_least("1 - accuracy", 1 - accuracy, 0.0)
+    return jnp.sqrt(accuracy * (1 - accuracy) / num_samples)
+
+
+def require_labels(name: str, labels: ArrayLike, n: int, num_classes: int) -> Array:
+    """Check that there are n labels and, where their values are known, that all are classes."""
+    if _check.shape_of(labels) != (n,):
+        raise ValueError(
+            f"{name} must have shape ({n},), one for each sample, got {_check.shape_of(labels)}."
+        )
+    if _check.is_concrete(labels):
+        values = np.asarray(labels)
+        if ((values < 0) | (values >= num_classes)).any():
+            raise ValueError(
+                f"{name} must be classes 0...{num_classes - 1}, got {values.min()} to "
+                f"{values.max()}."
+            )
+    return jnp.asarray(labels)
