@@ -13,6 +13,7 @@ from sslstep.train._loop import Fit, Interrupted, fit
 from sslstep.train._order import batch_indices
 from sslstep.train._record import make_record
 from sslstep.train._step import Metrics, Network, Step, TrainState, init_state, make_step
+from sslstep.train._tensorboard import write_tensorboard
 
 __all__ = [
     "CheckpointError",
@@ -35,4 +36,5 @@ __all__ = [
     "make_record",
     "make_step",
     "read_run",
+    "write_tensorboard",
 ]

@@ -1,0 +1,122 @@
+"""A run's metrics and records as TensorBoard reads them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sslstep import _check
+from sslstep.train._files import read_run
+
+__all__ = ["write_tensorboard"]
+
+# TensorBoard looks for "tfevents"; the ending tells our file from others'.
+_NAME = "events.out.tfevents.0000000000.sslstep"
+
+
+def write_tensorboard(
+    folder: str | Path, log_dir: str | Path | None = None, *, num_modes: int = 16
+) -> Path:
+    r"""Write a run's metrics and records as a TensorBoard event file, without TensorFlow.
+
+    It has a scalar for each number in ``metrics.jsonl`` and ``records.jsonl`` (``loss``,
+    ``grad_norm``, ``learned``), and for each vector, such as a spectrum, one for each of its
+    leading entries: ``correlation/01`` is C's largest eigenvalue. Arrays of more axes are left out.
+    The abscissa is the step: a run notes no times, and every event bears that of its beginning.
+
+    It works on a run that is going on as on a finished one, and from the command line::
+
+        python -m sslstep.train.tensorboard FOLDER
+
+    Another call appends what the run has done since, which a TensorBoard that is looking on picks
+    up. If more has changed than that, ``num_modes`` for instance, the file is replaced, and
+    TensorBoard wants to be started again. Others' files are left alone. Needs tensorboardX, ``pip
+    install 'sslstep[tensorboard]'``.
+
+    Args:
+        folder: as given to :func:`fit`.
+        log_dir: where to write; made if it does not exist. None: ``folder/tensorboard``.
+        num_modes: how many leading entries of a vector to write.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        FileNotFoundError: if the folder has no run.
+        ModuleNotFoundError: if tensorboardX is not installed.
+        ValueError: if ``num_modes`` is negative.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from sslstep import train
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+        ...     train.write_tensorboard(folder).parent.name
+        'tensorboard'
+    """
+    try:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.record_writer import RecordWriter
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"write_tensorboard needs tensorboardX, and {error.name} is not installed: "
+            f"pip install 'sslstep[tensorboard]', or pip install tensorboardX.",
+            name=error.name,
+        ) from error
+    _check.require_at_least("num_modes", num_modes, 0)
+    folder = Path(folder)
+    metrics, records = read_run(folder)
+    # In the order in which fit writes them, so that what is written stays and more comes after it.
+    rows = sorted(_rows(metrics, num_modes) + _rows(records, num_modes), key=lambda row: row[0])
+    settings = folder / "settings.json"
+    began = settings.stat().st_mtime if settings.exists() else 0.0
+    log_dir = folder / "tensorboard" if log_dir is None else Path(log_dir)
+    log_dir.mkdir(parents=True, exist_ok=True)
+    path, draft = log_dir / _NAME, log_dir / ".sslstep.draft"
+    writer = RecordWriter(str(draft))
+    try:
+        writer.write(Event(wall_time=began, file_version="brain.Event:2").SerializeToString())
+        for step, numbers in rows:
+            values = [Summary.Value(tag=tag, simple_value=x) for tag, x in numbers.items()]
+            event = Event(wall_time=began, step=step, summary=Summary(value=values))
+            writer.write(event.SerializeToString())
+        writer.close()
+        _append_or_replace(draft, path)
+    finally:
+        writer.close()
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def _rows(table: dict[str, np.ndarray], num_modes: int) -> list[tuple[int, dict[str, float]]]:
+    """Each row's step, and its numbers by their tags."""
+    columns = _scalars(table, num_modes)
+    return [
+        (int(step), {tag: float(column[row]) for tag, column in columns.items()})
+        for row, step in enumerate(table.get("step", ()))
+    ]
+
+
+def _scalars(table: dict[str, np.ndarray], num_modes: int) -> dict[str, np.ndarray]:
+    """A column for each number."""
+    columns = {}
+    for name, values in table.items():
+        if name == "step" or values.dtype.kind not in "fiub":
+            continue
+        if values.ndim == 1:
+            columns[name] = values
+        elif values.ndim == 2:
+            for j, column in enumerate(values.T[:num_modes]):
+                columns[f"{name}/{j + 1:02d}"] = column
+    return columns
+
+
+def _append_or_replace(draft: Path, path: Path) -> None:
+    """Give a file the draft's content, in place if it has only grown: who reads it has it open."""
+    old, new = path.read_bytes() if path.exists() else b"", draft.read_bytes()
+    if not old or not new.startswith(old):
+        draft.replace(path)
+        return
+    with path.open("ab") as file:
+        file.write(new[len(old) :])
