@@ -27,7 +27,7 @@ fig1ab: $(VENV)/.run  ## Figure 1a, b: the linear model learns its modes in step
 
 .PHONY: fig1cd
 fig1cd: $(VENV)/.run  ## Figure 1c, d: a ResNet learns its embedding one dimension at a time (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,resnet_small_init) $(FROM_DATA)
+	$(call EXPERIMENT,resnet_small_init) --methods barlow_twins $(FROM_DATA)
 
 .PHONY: fig2ab
 fig2ab: $(VENV)/.run  ## Figure 2a, b: a wide MLP against the prediction of its NTK (takes DATA, DATA_DIR)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -39,10 +39,10 @@ class Experiment(NamedTuple, Generic[C]):
         doc: the module's docstring, shown by --help.
         presets: named configs; "cpu" is the default.
         run: config to named arrays; the only slow part.
-        plot: config and arrays to a figure.
+        plot: config and arrays to a figure, or to several by their names.
         check: config and arrays to claims.
-        resumes: whether `run` takes a folder too, in which it finds what an interrupted run of the
-            same settings has left.
+        trains: whether `run` takes a folder of training runs too, which it shares with other
+            experiments, and goes on there with what was interrupted.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Experiment(NamedTuple, Generic[C]):
     run: Callable[..., Arrays]
     plot: Callable[[C, Arrays], Any]
     check: Callable[[C, Arrays], Sequence[claims.Claim]]
-    resumes: bool = False
+    trains: bool = False
 
 
 def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
@@ -61,21 +61,24 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     _require_replaceable(folder)
     # All is written beside the old results, which are replaced only by complete new ones.
     draft = folder.with_name(folder.name + ".partial")
-    if not experiment.resumes:
-        shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
     with _logging_to(draft / "log.txt"):
         log.info("%s, preset %s, %s", experiment.name, options.preset, _machine())
         config = options.config
         (draft / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
         start = time.perf_counter()
         with jax.enable_x64(getattr(config, "dtype", "float64") == "float64"):
-            kept = (draft / "training",) if experiment.resumes else ()
-            arrays = experiment.run(config, *kept)
+            runs = (options.runs,) if isinstance(options, TrainingOptions) else ()
+            arrays = experiment.run(config, *runs)
             np.savez(draft / "arrays.npz", **arrays)
             log.info("run: %.1f s", time.perf_counter() - start)
             with plotting.style():
-                plotting.save(experiment.plot(config, arrays), draft)
+                figures = experiment.plot(config, arrays)
+                for name, fig in (
+                    figures if isinstance(figures, dict) else {"figure": figures}
+                ).items():
+                    plotting.save(fig, draft, name)
             results = experiment.check(config, arrays)
         claims.save(draft / "claims.json", results)
         log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
@@ -92,7 +95,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
 class Options(Generic[C]):
     """What every experiment's command takes."""
 
-    config: tyro.conf.OmitArgPrefixes[C]
+    config: Annotated[C, tyro.conf.arg(name="")]
     preset: str = "cpu"
     """Which set of defaults to start from: cpu (minutes, no network) or paper (as published)."""
     out: Path | None = None
@@ -101,19 +104,28 @@ class Options(Generic[C]):
     """Exit with status 1 if a claim does not hold."""
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions(Options[C]):
+    """What the commands of experiments that train networks take."""
+
+    runs: Path = Path("results/training")
+    """Folder of the training runs, which these experiments share and go on with."""
+
+
 def _parse(experiment: Experiment[C], args: list[str]) -> Options[C]:
     """Read the options: first the preset, because it sets the defaults of all the others."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", choices=list(experiment.presets), default="cpu")
     preset = finder.parse_known_args(args)[0].preset
     default = experiment.presets[preset]
-    options: Any = Options[type(default)]  # type: ignore[misc]
+    kind: Any = TrainingOptions if experiment.trains else Options
+    options = kind[type(default)]
     return tyro.cli(
         options,
         prog=f"python -m experiments.{experiment.name}",
         description=experiment.doc,
         args=args,
-        default=Options(default, preset),
+        default=options(default, preset),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
 
@@ -144,14 +156,27 @@ def _require_replaceable(folder: Path) -> None:
 
 def _folder_name(experiment: Experiment[C], options: Options[C]) -> str:
     """The preset and each setting that differs from it: no run replaces another's results."""
-    default = dataclasses.asdict(experiment.presets[options.preset])
+    default = dict(_flat(dataclasses.asdict(experiment.presets[options.preset])))
     changed = {
         key: value
-        for key, value in dataclasses.asdict(options.config).items()
+        for key, value in _flat(dataclasses.asdict(options.config))
         if value != default[key] and key != "data_dir"
     }
-    parts = [f"{key}={value}".replace("/", "_").replace(" ", "") for key, value in changed.items()]
-    return "+".join([options.preset, *parts])
+
+    def plain(value: Any) -> str:
+        return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    parts = [f"{key}={plain(value)}".replace("/", "_") for key, value in changed.items()]
+    return "+".join([options.preset, *parts]).replace(" ", "")
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings of settings under joined names."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", setting) for inner, setting in _flat(value))
+        else:
+            yield key, value
 
 
 def _machine() -> str:

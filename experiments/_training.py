@@ -1,6 +1,12 @@
-"""What experiments that train ResNets share: networks, optimisers and runs from their settings."""
+"""What experiments that train ResNets share: their settings, and runs that are trained only once.
+
+A run is one method, one recipe, one seed. Its folder is named after its settings, and every
+experiment that wants the same run reads it, or goes on with it where it was interrupted.
+"""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,17 +16,21 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.typing import ArrayLike
 
 from experiments import _images
-from sslstep import data, nn, optim, train
+from experiments._recipes import LABELS, METHODS, Method, Recipe, Recipes
+from sslstep import data, nn, train
+from sslstep.measure import probe
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings; each is one option of the command."""
+    """Settings that all methods share; each is one option of the command."""
 
+    methods: tuple[Method, ...] = METHODS
+    """Which to train."""
+    seeds: tuple[int, ...] = (0,)
+    """Of everything: images, views, initial parameters. Each is a run of its own."""
     data: Literal["photos", "cifar10", "stl10"] = "photos"
     """Where the images come from (stl10: its unlabelled split)."""
     data_dir: str | None = None
@@ -28,43 +38,26 @@ class Config:
     num_images: int = 0
     """How many of them to train on, chosen at random; 0 for all."""
     backbone: Literal["small", "resnet18", "resnet50"] = "small"
-    """small: width 8, stride-2 stem, three stages of one basic block."""
+    """small: width 8, three stages of one basic block."""
     stem: Literal["imagenet", "small", "small_stride2"] = "small_stride2"
     """First layers: 7x7 with stride 2 and pooling; 3x3; 3x3 with stride 2."""
-    hidden: int = 256
-    """Width of the projector's hidden layer."""
-    dim: int = 16
-    """Embedding dimension d."""
-    views: Literal["crops", "barlow_twins"] = "crops"
-    """Two plain windows, flipped or not; or the publication's whole pipeline."""
     size: int = 24
     """Side of the views in pixels."""
-    batch_size: int = 256
-    """Pairs in a batch."""
-    optimizer: Literal["sgd", "lars"] = "sgd"
-    """Plain gradient descent; or LARS as the publication uses it, warm-up and cosine included."""
-    learning_rate: float = 0.01
-    """Of all parameters (sgd), or at the peak of the weights' schedule (lars)."""
-    bias_learning_rate: float = 0.0
-    """Of biases and batch norms, at the peak (lars only)."""
-    weight_decay: float = 0.0
-    """Of all parameters (sgd), or of weights (lars)."""
-    warmup_steps: int = 0
-    """Steps of rising learning rate (lars only)."""
-    num_steps: int = 2500
-    """How many steps to train."""
-    init_scale: float = 0.3
-    """α, by which every initial parameter is multiplied."""
     num_probe: int = 1024
-    """Pairs on which spectra are measured, the same throughout; a multiple of the batch."""
-    num_records: int = 240
-    """How many times they are measured, at most: half of them evenly, half ever more rarely."""
+    """Pairs on which spectra are measured, the same throughout; a multiple of every batch."""
+    num_labelled: int = 2048
+    """Labelled images of each split, for linear probes of hidden representations; 0 for none."""
+    num_records: int = 120
+    """How many times all is measured, at most: half of them evenly, half ever more rarely."""
     checkpoint_every: int = 500
     """Steps between checkpoints, from which an interrupted run goes on."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """In which the network computes; parameters are float32 either way."""
-    seed: int = 0
-    """Of everything: images, views, initial parameters."""
+
+
+def shared(config: Config) -> dict[str, Any]:
+    """The settings that all experiments have, without those of one."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
 
 
 class Trained(NamedTuple):
@@ -76,8 +69,8 @@ class Trained(NamedTuple):
     records: dict[str, np.ndarray]
 
 
-def network(config: Config, head: Callable[..., nn.Projector]) -> nn.Encoder:
-    """The encoder: a ResNet, and a projector of one hidden layer."""
+def network(config: Config, recipe: Recipe) -> nn.Encoder:
+    """The encoder: a ResNet and the method's projector."""
     dtype = jnp.dtype(config.dtype)
     settings: dict[str, Any] = {"stem": config.stem, "dtype": dtype}
     if config.backbone == "small":
@@ -85,66 +78,162 @@ def network(config: Config, head: Callable[..., nn.Projector]) -> nn.Encoder:
     else:
         make = nn.resnet18 if config.backbone == "resnet18" else nn.resnet50
         backbone = make(**settings)
-    return nn.Encoder(backbone, head(dim=config.dim, hidden=(config.hidden,), dtype=dtype))
+    return nn.Encoder(backbone, recipe.head(dtype=dtype))
 
 
-def optimizer_and_rate(
-    config: Config,
-) -> tuple[optax.GradientTransformation, Callable[[np.ndarray], ArrayLike]]:
-    """The optimiser, and the weights' learning rate as a function of steps."""
-    if config.optimizer == "sgd":
-        sgd = optim.sgd(config.learning_rate, weight_decay=config.weight_decay)
-        return sgd, lambda steps: np.full(steps.shape, config.learning_rate)
-    rate, bias_rate = (
-        optim.warmup_cosine(peak, warmup_steps=config.warmup_steps, total_steps=config.num_steps)
-        for peak in (config.learning_rate, config.bias_learning_rate)
-    )
-    lars = optim.lars(rate, bias_learning_rate=bias_rate, weight_decay=config.weight_decay)
-    return lars, rate
+class Setup(NamedTuple):
+    """All that a run is made of."""
+
+    model: nn.Encoder
+    step: train.Step
+    state: train.TrainState
+    images: np.ndarray
+    x: jax.Array  # the fixed pairs
+    x_prime: jax.Array
 
 
-def fit(
-    config: Config,
-    loss_fn: Callable[..., jax.Array],
-    head: Callable[..., nn.Projector],
-    folder: Path,
-    name: str,
-) -> Trained:
-    """Train, or go on with what the folder has."""
-    key_data, key_probe, key_network = jax.random.split(jax.random.key(config.seed), 3)
+def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
+    """The step, its initial state, the images, and the pairs on which spectra are measured."""
+    key_data, key_probe, key_network = jax.random.split(jax.random.key(seed), 3)
     images = _images.choose(
         key_data, config.data, config.num_images or None, config.data_dir
     ).images
-    views = data.crop_views(config.size)
-    if config.views == "barlow_twins":
-        views = data.barlow_twins_views(config.size)
-    views_fn = partial(data.two_views, views=views)
-    model = network(config, head)
-    optimizer, rate = optimizer_and_rate(config)
-    step = train.compile_step(train.make_step(model, loss_fn, optimizer, views_fn))
-    probe = images[np.arange(config.num_probe) % len(images)]
-    x, x_prime = jax.jit(views_fn)(jax.random.split(key_probe, len(probe)), probe)
-    state = train.init_state(key_network, model, optimizer, x, init_scale=config.init_scale)
-    run = train.fit(
-        step,
-        state,
-        images,
-        num_steps=config.num_steps,
-        batch_size=config.batch_size,
-        folder=folder,
-        record=train.make_record(model, x, x_prime, batch_size=config.batch_size),
-        record_at=record_steps(config.num_steps, config.num_records),
-        checkpoint_every=config.checkpoint_every,
-        settings=dataclasses.asdict(config),
-        progress=name,
+    views_fn = partial(data.two_views, views=recipe.make_views(config.size))
+    model, optimizer = network(config, recipe), recipe.make_optimizer()
+    step = train.make_step(model, recipe.loss_fn(), optimizer, views_fn)
+    fixed = images[np.arange(config.num_probe) % len(images)]
+    x, x_prime = jax.jit(views_fn)(jax.random.split(key_probe, len(fixed)), fixed)
+    state = train.init_state(key_network, model, optimizer, x, init_scale=recipe.init_scale)
+    return Setup(model, step, state, images, x, x_prime)
+
+
+def fit(
+    config: Config, method: Method, recipe: Recipe, seed: int, runs: Path, *, name: str = ""
+) -> Trained:
+    """Train, go on with what `runs` has of this very run, or read it if it is whole."""
+    setup = prepare(config, recipe, seed)
+    spectra = train.make_record(
+        setup.model,
+        setup.x,
+        setup.x_prime,
+        batch_size=recipe.batch_size,
+        normalise=recipe.normalises,
     )
-    rates = rate(np.arange(config.num_steps))
+    accuracy = _accuracy_of(config, recipe, setup.model)
+
+    def record(state: train.TrainState) -> dict[str, Any]:
+        return {**spectra(state), **accuracy(state)}
+
+    settings = _settings(config, method, recipe, seed)
+    run = train.fit(
+        train.compile_step(setup.step),
+        setup.state,
+        setup.images,
+        num_steps=recipe.num_steps,
+        batch_size=recipe.batch_size,
+        folder=runs / _folder_name(settings),
+        record=record,
+        record_at=record_steps(recipe.num_steps, config.num_records),
+        checkpoint_every=config.checkpoint_every,
+        settings=settings,
+        progress=f"{name} {LABELS[method]}, seed {seed}".strip(),
+    )
+    rates = recipe.rate(recipe.learning_rate)(np.arange(recipe.num_steps))
     times = np.concatenate([[0.0], np.cumsum(np.asarray(rates, float))])
     record_t = times[run.records["step"]]
     # A warm-up's first rate is 0: its step takes no time.
     later = np.diff(record_t, prepend=-1.0) > 0
-    records = {key: value[later] for key, value in run.records.items() if key != "step"}
+    records = {key: value[later] for key, value in run.records.items()}
     return Trained(times[1:], run.metrics["loss"], record_t[later], records)
+
+
+def fit_all(config: Config, recipes: Recipes, runs: Path, name: str) -> dict[str, np.ndarray]:
+    """Every method from every seed, seed by seed; each run's arrays as `method/seed/array`."""
+    require_valid(config, [(method, recipes.of(method)) for method in config.methods])
+    arrays: dict[str, np.ndarray] = {}
+    for seed in config.seeds:
+        for method in config.methods:
+            run = fit(config, method, recipes.of(method), seed, runs, name=name)
+            named = {"t": run.t, "loss": run.loss, "record_t": run.record_t, **run.records}
+            arrays |= {f"{method}/{seed}/{key}": value for key, value in named.items()}
+    return arrays
+
+
+def run_of(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays of one of :func:`fit_all`'s runs, `method/seed`, under their plain names."""
+    start = f"{prefix}/"
+    return {key[len(start) :]: value for key, value in arrays.items() if key.startswith(start)}
+
+
+def _accuracy_of(
+    config: Config, recipe: Recipe, model: nn.Encoder
+) -> Callable[[train.TrainState], dict[str, Any]]:
+    """A ridge probe of hidden representations on labelled images, as Figure 7 follows them.
+
+    The backbone is in evaluation mode. Features are standardised, as they begin very small; the
+    penalty is the best by leave-one-out on the training split.
+    """
+    if not config.num_labelled:
+        return lambda state: {}
+    splits = []
+    for split in ("train", "test"):
+        found = data.load(config.data, split, data_dir=config.data_dir)
+        margin = [(side - config.size) // 2 for side in found.images.shape[1:3]]
+        middle = found.images[: config.num_labelled, margin[0] :, margin[1] :]
+        middle = middle[:, : config.size, : config.size]
+        splits.append((jnp.asarray(middle), jnp.asarray(found.labels[: config.num_labelled])))
+    (images, labels), (images_test, labels_test) = splits
+    classes = len(found.label_names)
+    normalise = recipe.make_views(config.size).first
+
+    @jax.jit
+    def features(params: Any, batch_stats: Any, batch: jax.Array) -> jax.Array:
+        x = batch.astype(jnp.float32) / 255
+        if normalise.mean is not None and normalise.std is not None:
+            x = (x - jnp.asarray(normalise.mean)) / jnp.asarray(normalise.std)
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs: Any = model.apply(variables, x, train=False)
+        h: jax.Array = outputs.h
+        return h
+
+    grid = jnp.geomspace(1e-5, 1.0, 11)
+
+    @jax.jit
+    def accuracy(h: jax.Array, h_test: jax.Array) -> jax.Array:
+        mean, deviation = h.mean(axis=0), h.std(axis=0)
+        scale = jnp.where(deviation > 0, deviation, 1)
+        h, h_test = ((part - mean) / scale for part in (h, h_test))
+        targets = jax.nn.one_hot(labels, classes)
+        best = grid[jnp.argmin(probe.loo_error(h, targets, grid))]
+        return probe.accuracy(probe.ridge(h, targets, best), h_test, labels_test)
+
+    def measure(state: train.TrainState) -> dict[str, Any]:
+        h, h_test = (
+            jnp.concatenate(
+                [
+                    features(state.params, state.batch_stats, part[start : start + 256])
+                    for start in range(0, len(part), 256)
+                ]
+            )
+            for part in (images, images_test)
+        )
+        return {"accuracy": accuracy(h, h_test)}
+
+    return measure
+
+
+def _settings(config: Config, method: Method, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """All that determines a run."""
+    apart = ("methods", "seeds", "data_dir")
+    kept = {name: value for name, value in shared(config).items() if name not in apart}
+    return {**kept, "method": method, "seed": seed, "recipe": dataclasses.asdict(recipe)}
+
+
+def _folder_name(settings: dict[str, Any]) -> str:
+    """Readable, and different for different settings."""
+    text = json.dumps(settings, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{settings['method']}-{settings['data']}-seed{settings['seed']}-{digest}"
 
 
 def record_steps(num_steps: int, num: int) -> np.ndarray:
@@ -154,21 +243,31 @@ def record_steps(num_steps: int, num: int) -> np.ndarray:
     return np.unique(np.concatenate([evenly, rarely]).round().astype(int))
 
 
-def require_valid(config: Config) -> None:
+def require_valid(config: Config, recipes: list[tuple[str, Recipe]]) -> None:
     """Refuse settings that the library would only refuse later, or in other words."""
-    for name in ("hidden", "dim", "size", "batch_size", "num_steps", "checkpoint_every"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be >= 1, got {getattr(config, name)}.")
-    for name in ("learning_rate", "init_scale"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be > 0, got {getattr(config, name)}.")
-    if config.num_images < 0:
-        raise ValueError(f"num_images must be >= 0, got {config.num_images}.")
-    if config.num_records < 2:
-        raise ValueError(f"num_records must be >= 2, got {config.num_records}.")
-    if config.num_probe % config.batch_size or config.num_probe < 4 * config.dim:
-        raise ValueError(
-            f"num_probe = {config.num_probe} must be a multiple of batch_size = "
-            f"{config.batch_size}, and at least 4 dim = {4 * config.dim}: a correlation of few "
-            f"samples has few dimensions."
-        )
+    for name in ("methods", "seeds"):
+        values = getattr(config, name)
+        if not values or len(set(values)) != len(values):
+            raise ValueError(f"{name} must be one or more, each once, got {values}.")
+    for name, least in (
+        ("size", 1),
+        ("checkpoint_every", 1),
+        ("num_images", 0),
+        ("num_labelled", 0),
+        ("num_records", 2),
+    ):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
+    for name, recipe in recipes:
+        for field in ("dim", "batch_size", "num_steps"):
+            if getattr(recipe, field) < 1:
+                raise ValueError(f"{name}.{field} must be >= 1, got {getattr(recipe, field)}.")
+        for field in ("learning_rate", "init_scale"):
+            if not getattr(recipe, field) > 0:
+                raise ValueError(f"{name}.{field} must be > 0, got {getattr(recipe, field)}.")
+        if config.num_probe % recipe.batch_size or config.num_probe < 4 * recipe.dim:
+            raise ValueError(
+                f"num_probe = {config.num_probe} must be a multiple of {name}.batch_size = "
+                f"{recipe.batch_size}, and at least 4 {name}.dim = {4 * recipe.dim}: a correlation "
+                f"of few samples has few dimensions."
+            )

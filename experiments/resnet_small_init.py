@@ -1,164 +1,238 @@
-r"""Figure 1 (C, D): a ResNet learns its embedding one dimension at a time.
+r"""Figures 1 (C, D), 2 (C to F) and 5: ResNets learn their embeddings one dimension at a time.
 
-    make fig1cd    or    python -m experiments.resnet_small_init
+    make fig1cd, make fig2cf, make fig5    or    python -m experiments.resnet_small_init
 
-A ResNet and a projector of one hidden layer are trained on pairs of views with the paper's form of
-the Barlow Twins loss (λ = 1, no batch norm before it), all initial parameters multiplied by a small
-α. Loss (A) and eigenvalues of the cross-correlation C (B) against effective time, both on a fixed
-set of pairs; dashed, what the theory says: the loss rests at d - k while k eigenvalues are 1 and
-the others 0. Expected: the eigenvalues rise from almost 0 to 1, most of them one at a time, and the
-loss falls by about 1 each. Preset cpu: a small ResNet on 32x32 photographs, 3 to 4 minutes on two
-cores. Preset paper: Appendix D.2 (ResNet-50, STL-10, LARS), for a GPU. Interrupted, it goes on
-where it was.
+Barlow Twins (λ = 1, no batch norm before the loss), SimCLR and VICReg, each with all initial
+parameters multiplied by a small α. For each method: the loss, the eigenvalues of the embeddings (of
+C for Barlow Twins, of the covariance for the others, Appendix D.4), and those of the hidden
+representations' covariance, against effective time, on a fixed set of pairs. Dashed, what theory
+says of Barlow Twins: the loss rests at d - k while k eigenvalues are 1 and the others 0. Dotted:
+when each dimension of the embedding is learned. Expected: eigenvalues rise from almost nothing to a
+plateau, most of them one at a time, the loss falls with each, and hidden representations grow at
+the same moments. Preset cpu: a small ResNet on 32x32 photographs, 3 to 4 minutes a method on two
+cores. Preset paper: Appendix D.2 (ResNet-50, STL-10), for a GPU. Runs are kept in results/training
+and shared by all experiments; interrupted, they go on where they were.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import scipy.stats
+import tyro
 
-from experiments import _training
+from experiments import _curves, _training
+from experiments._recipes import LABELS, BarlowTwins, Recipes, SimCLR, VICReg
 from experiments._run import Arrays, Experiment, command
-from sslstep import claims, losses, nn, plotting
-from sslstep.measure import spectrum
+from sslstep import claims, plotting
+
+# Unlabelled ones; an epoch of the paper presets.
+STL10_IMAGES = 100_000
+
+
+CPU = Recipes(
+    barlow_twins=BarlowTwins(init_scale=0.3),
+    simclr=SimCLR(init_scale=0.2, learning_rate=0.01, momentum=0.9),
+    vicreg=VICReg(hidden=(256, 256), init_scale=0.2, learning_rate=0.01, momentum=0.9),
+)
 
 
 @dataclass(frozen=True)
 class Config(_training.Config):
     """Settings; each is one option of the command."""
 
-    symmetrise: bool = True
-    """Whether the loss is of (C + C^T) / 2, as in Eq. 2, or of C, as the publication's."""
+    recipes: Annotated[Recipes, tyro.conf.arg(name="")] = CPU
+    """How each method is trained."""
 
 
-def run(config: Config, folder: Path) -> Arrays:
-    """Train, with the loss and the spectra against effective time."""
-    _training.require_valid(config)
-    loss_fn = partial(
-        losses.barlow_twins, off_diagonal=1.0, batch_norm=False, symmetrise=config.symmetrise
-    )
-    run = _training.fit(config, loss_fn, nn.barlow_twins_head, folder, "resnet_small_init")
-    return {"t": run.t, "loss": run.loss, "record_t": run.record_t, **run.records}
+def run(config: Config, runs: Path) -> Arrays:
+    """Train each method from each seed, with loss and spectra against effective time."""
+    return _training.fit_all(config, config.recipes, runs, "small init:")
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Loss with its plateaus, and the eigenvalues of C."""
+    """A row for each method, of its first seed: loss, embeddings, hidden representations."""
     import matplotlib.pyplot as plt
 
-    fig, (ax_loss, ax_modes) = plt.subplots(2, 1, sharex=True, figsize=(3.4, 3.6))
-    t, eigenvalues = arrays["record_t"], arrays["correlation"]
-    plateaus = {**plotting.THEORY, "color": "0.7", "linewidth": 0.5, "zorder": 0}
-    for k in range(0, config.dim + 1, max(1, config.dim // 16)):
-        name = r"theory: $d - k$" if k == 0 else None
-        ax_loss.axhline(config.dim - k, **plateaus, label=name)
-    ax_loss.plot(arrays["t"], arrays["loss"], color="0.5", linewidth=0.5, label="batches")
-    ax_loss.plot(t, loss_of(eigenvalues), color=plotting.CATEGORIES[0], label="fixed pairs")
-    ax_loss.set_ylim(0, 1.1 * config.dim)
-    ax_loss.set_ylabel("loss")
-    ax_loss.legend(loc="upper right", frameon=True, framealpha=1.0, edgecolor="none")
-    for j, color in enumerate(plotting.mode_colors(config.dim)):
-        ax_modes.plot(t, eigenvalues[:, j], color=color)
-    ax_modes.axhline(1.0, **plateaus)
-    ax_modes.set_ylabel(r"eigenvalues of $C$")
-    ax_modes.set_xlabel(r"effective time $t$ (learning rate $\times$ step)")
-    ax_modes.set_ylim(-0.05, 1.3)
-    plotting.label_panels([ax_loss, ax_modes])
+    rows = len(config.methods)
+    fig, axes = plt.subplots(rows, 3, figsize=(6.8, 0.4 + 1.65 * rows), squeeze=False)
+    for method, (ax_loss, ax_modes, ax_hidden) in zip(config.methods, axes, strict=True):
+        recipe = config.recipes.of(method)
+        one = _training.run_of(arrays, f"{method}/{config.seeds[0]}")
+        t, eigenvalues = one["record_t"], one[recipe.measured]
+        ax_loss.plot(one["t"], one["loss"], color="0.6", linewidth=0.5, label="batches")
+        _curves.plateaus(ax_loss, recipe)
+        if method == "barlow_twins":
+            measured = _curves.simplified_loss(eigenvalues)
+            ax_loss.plot(t, measured, color=plotting.CATEGORIES[0], label="fixed pairs")
+            ax_modes.axhline(1.0, **_curves.FAINT)
+        ax_loss.legend(loc="lower left", frameon=True, framealpha=1.0, edgecolor="none")
+        counted = _curves.count(recipe, one)
+        _curves.eigenvalue_curves(ax_modes, t, eigenvalues)
+        _curves.eigenvalue_curves(ax_hidden, t, one["hidden"][:, : 2 * recipe.dim])
+        for ax in (ax_loss, ax_modes, ax_hidden):
+            ax.set_xscale("log")
+            ax.set_xlim(t[1], t[-1])
+            _curves.step_marks(ax, counted)
+        which = "$C$" if recipe.measured == "correlation" else "embeddings"
+        ax_loss.set_ylabel(f"{LABELS[method]}\nloss")
+        ax_modes.set_ylabel(f"eigenvalues, {which}")
+        ax_hidden.set_ylabel("eigenvalues, hidden")
+    for ax in axes[-1]:
+        ax.set_xlabel(r"effective time $t$")
+    plotting.label_panels(list(axes.ravel()))
     return fig
 
 
-def loss_of(eigenvalues: np.ndarray) -> np.ndarray:
-    """The simplified loss on the fixed pairs: the sum of (1 - λ_j)²."""
-    return np.sum((1 - eigenvalues) ** 2, axis=-1)
-
-
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """How many dimensions are learned, how clearly, and one at a time."""
-    t, eigenvalues = arrays["record_t"], arrays["correlation"]
-    learned, apart, plateaus = steps(t, eigenvalues)
-    losses_there = loss_of(eigenvalues)[plateaus]
-    if len(plateaus):
-        left = np.sum(eigenvalues[plateaus] < 0.5, axis=1)
-        off = float(np.median(np.abs(losses_there - left)))
-    else:
-        off = np.inf
-    risen = eigenvalues[-1][eigenvalues[-1] > 0.5]
-    return [
+    """For each method, over all seeds: how many steps, how separate, and where else they show."""
+    out: list[claims.Claim] = []
+    for method in config.methods:
+        recipe = config.recipes.of(method)
+        of_seed = [_training.run_of(arrays, f"{method}/{seed}") for seed in config.seeds]
+        out += _claims_of(method, recipe, of_seed)
+    return out
+
+
+def _claims_of(method: Any, recipe: Any, of_seed: list[Arrays]) -> list[claims.Claim]:
+    """The claims about one method's runs."""
+    name = LABELS[method]
+    counts = [_curves.count(recipe, one) for one in of_seed]
+    tops = [float(one[recipe.measured][0, 0]) for one in of_seed]
+    heuristic = 1e-6 if method == "simclr" else 1e-3
+    enough = recipe.dim / 2 if method != "simclr" else 3
+    significance = [_curves.simultaneity(counted) for counted in counts]
+    coincidence = [_curves.coincidence(one) for one in of_seed]
+    out = [
         claims.below(
-            "at the start nothing is learned: C's largest eigenvalue (the paper proposes 1e-3)",
+            f"{name}: the largest eigenvalue at the start (the paper proposes {heuristic:g})",
             "App. D.2",
-            expected=1e-3,
-            measured=float(eigenvalues[0, 0]),
-            tolerance=0.05,
+            expected=heuristic,
+            measured=max(tops),
+            tolerance=50 * heuristic,
         ),
         claims.above(
-            "at least half of the dimensions are learned",
-            "Fig. 1 (D)",
-            expected=config.dim / 2,
-            measured=learned,
+            f"{name}: dimensions learned, the fewest of all seeds",
+            "Fig. 1 (D), 2 (D, F)",
+            expected=enough,
+            measured=min(counted.learned for counted in counts),
         ),
         claims.above(
-            "most of those rise alone: from 0.1 to 0.9 while no other does",
+            f"{name}: the fraction of them that rises alone, from 0.1 to 0.9 of the plateau while "
+            f"no other does; mean over seeds",
             "Section 6",
             expected=0.5,
-            measured=apart / max(learned, 1),
+            measured=float(np.mean([c.alone / max(c.learned, 1) for c in counts])),
         ),
         claims.below(
-            "amid a plateau after k steps the loss is d - k: the median distance from it",
-            "Fig. 1 (C), Eq. 14",
-            measured=off,
-            tolerance=0.1,
+            f"{name}: simultaneous growth is rejected (chi-square test of step times, its largest "
+            f"p-value)",
+            "Section 6",
+            measured=max(test.p_value for test in significance),
+            tolerance=1e-3,
         ),
-        claims.close(
-            "what is learned stays at 1: the mean of the learned eigenvalues at the end",
-            "Eq. 13, Fig. 1 (D)",
-            expected=1.0,
-            measured=float(risen.mean()) if len(risen) else 0.0,
+        claims.above(
+            f"{name}: hidden representations grow when embeddings do: rank correlation of their "
+            f"growth rates, mean over seeds",
+            "Fig. 5",
+            expected=0.5,
+            measured=float(np.mean([test.statistic for test in coincidence])),
+        ),
+        claims.below(
+            f"{name}: growth of hidden representations at unrelated times is rejected (cyclic "
+            f"shifts, p-value combined over seeds)",
+            "Fig. 5",
+            measured=float(
+                scipy.stats.combine_pvalues([test.p_value for test in coincidence]).pvalue
+            ),
             tolerance=0.05,
         ),
     ]
+    if method == "barlow_twins":
+        out += _barlow_twins_claims(of_seed, counts)
+    return out
 
 
-def steps(t: np.ndarray, eigenvalues: np.ndarray) -> tuple[int, int, np.ndarray]:
-    """How many dimensions are learned, how many of them alone, and records amid plateaus."""
-    levels = [np.asarray(spectrum.step_times(t, eigenvalues, level)) for level in (0.1, 0.9)]
-    learned = np.isfinite(np.asarray(spectrum.step_times(t, eigenvalues)))
-    if not learned.any():
-        return 0, 0, np.empty(0, int)
-    order = np.argsort(levels[0][learned])
-    begin, end = (level[learned][order] for level in levels)
-    # The last may not have reached 0.9 yet; an earlier one that has not overlaps the next.
-    end = np.where(np.isfinite(end), end, t[-1])
-    before = np.concatenate([[-np.inf], np.maximum.accumulate(end)[:-1]])
-    after = np.concatenate([begin[1:], [np.inf]])
-    apart = (before < begin) & (end < after)
-    middles = [(a + b) / 2 for a, b in zip(np.maximum.accumulate(end), after, strict=True) if a < b]
-    amid = [int(np.argmin(np.abs(t - middle))) for middle in middles if np.isfinite(middle)]
-    return int(learned.sum()), int(apart.sum()), np.asarray(amid, int)
+def _barlow_twins_claims(
+    of_seed: list[Arrays], counts: list[_curves.Counted]
+) -> list[claims.Claim]:
+    """What theory says of levels: the loss between steps, the eigenvalues after theirs."""
+    off, level = [], []
+    for one, counted in zip(of_seed, counts, strict=True):
+        eigenvalues = one["correlation"]
+        amid = eigenvalues[_curves.amid_plateaus(one["record_t"], counted.rises)]
+        off += list(np.abs(_curves.simplified_loss(amid) - np.sum(amid < 0.5, axis=1)))
+        level += list(eigenvalues[-1][eigenvalues[-1] > 0.5])
+    return [
+        claims.below(
+            "Barlow Twins: amid a plateau after k steps the loss is d - k; the median distance",
+            "Fig. 1 (C), Eq. 14",
+            measured=float(np.median(off)) if off else np.inf,
+            tolerance=0.1,
+        ),
+        claims.close(
+            "Barlow Twins: what is learned stays at 1; the mean of the learned eigenvalues at the "
+            "end",
+            "Eq. 13, Fig. 1 (D)",
+            expected=1.0,
+            measured=float(np.mean(level)) if level else 0.0,
+            tolerance=0.05,
+        ),
+    ]
 
 
 PAPER = Config(
     data="stl10",
     backbone="resnet50",
     stem="imagenet",
-    hidden=2048,
-    dim=512,
-    views="barlow_twins",
     size=96,
-    batch_size=64,
-    optimizer="lars",
-    learning_rate=0.2 * 64 / 256,
-    bias_learning_rate=0.0048 * 64 / 256,
-    weight_decay=1e-6,
-    warmup_steps=10 * (100_000 // 64),
-    num_steps=320 * (100_000 // 64),
-    init_scale=0.093,
     num_probe=4096,
+    num_labelled=5000,
     num_records=400,
     checkpoint_every=5000,
     dtype="bfloat16",
-    symmetrise=False,
+    recipes=Recipes(
+        barlow_twins=BarlowTwins(
+            dim=512,
+            hidden=(2048,),
+            views="publication",
+            batch_size=64,
+            optimizer="lars",
+            learning_rate=0.2 * 64 / 256,
+            bias_learning_rate=0.0048 * 64 / 256,
+            momentum=0.9,
+            weight_decay=1e-6,
+            schedule="warmup_cosine",
+            warmup_steps=10 * (STL10_IMAGES // 64),
+            num_steps=320 * (STL10_IMAGES // 64),
+            init_scale=0.093,
+            symmetrise=False,
+        ),
+        simclr=SimCLR(
+            dim=128,
+            hidden=(2048,),
+            views="publication",
+            learning_rate=0.01,
+            momentum=0.9,
+            weight_decay=1e-5,
+            num_steps=320 * (STL10_IMAGES // 256),
+            init_scale=0.087,
+        ),
+        vicreg=VICReg(
+            dim=128,
+            hidden=(512, 512),
+            views="publication",
+            optimizer="lars",
+            learning_rate=0.25,
+            momentum=0.9,
+            weight_decay=1e-5,
+            schedule="warmup_cosine",
+            warmup_steps=STL10_IMAGES // 256,
+            num_steps=500 * (STL10_IMAGES // 256),
+            init_scale=0.133,
+        ),
+    ),
 )
 
 EXPERIMENT = Experiment(
@@ -168,7 +242,7 @@ EXPERIMENT = Experiment(
     run,
     plot,
     check,
-    resumes=True,
+    trains=True,
 )
 
 if __name__ == "__main__":

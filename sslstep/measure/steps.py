@@ -8,6 +8,7 @@ representations, grow at times that have nothing to do with each other (:func:`c
 
 from typing import NamedTuple
 
+import diptest
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
@@ -21,6 +22,7 @@ __all__ = [
     "Gap",
     "Rises",
     "Significance",
+    "bimodality_test",
     "coincidence_test",
     "growth_rate",
     "isolated",
@@ -53,9 +55,9 @@ class Rises(NamedTuple):
         end: when it first exceeds most of it.
     """
 
-    begin: Float[Array, " d"]
-    middle: Float[Array, " d"]
-    end: Float[Array, " d"]
+    begin: Float[Array | np.ndarray, " d"]
+    middle: Float[Array | np.ndarray, " d"]
+    end: Float[Array | np.ndarray, " d"]
 
 
 class Significance(NamedTuple):
@@ -308,3 +310,37 @@ def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
     place = int(np.argmax(-np.diff(logs)))
     above, below = np.exp(logs[place]), np.exp(logs[place + 1])
     return Gap(place + 1, float(np.sqrt(above * below)), float(above / below))
+
+
+def bimodality_test(values: Float[ArrayLike, " n"]) -> Significance:
+    r"""Null hypothesis: values come from a distribution with one mode (Hartigan and Hartigan 1985).
+
+    The statistic is the dip: the largest distance of the values' distribution function from the
+    nearest one with a single mode. The p-value is that of the uniform distribution, which among
+    those with one mode has the largest dips. Of eigenvalues, give logarithms: a band that has grown
+    and one that has not are decades apart.
+
+    Args:
+        values: n of at least 4, in any order.
+
+    Returns:
+        :class:`Significance`.
+
+    Raises:
+        ValueError: if there are fewer than 4, or values are not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from sslstep.measure import steps
+        >>> bands = np.concatenate([np.linspace(-6, -5, 40), np.linspace(0, 1, 24)])
+        >>> steps.bimodality_test(bands).p_value < 0.01
+        True
+        >>> steps.bimodality_test(np.linspace(-6, 1, 64)).p_value > 0.9
+        True
+    """
+    numbers = np.asarray(values, float)
+    if numbers.ndim != 1 or len(numbers) < 4:
+        raise ValueError(f"values must have shape (n,), n >= 4, got {numbers.shape}.")
+    _check.require_finite("values", numbers)
+    dip, p_value = diptest.diptest(numbers)
+    return Significance(float(dip), float(p_value))

@@ -47,6 +47,7 @@ def make_record(
     *,
     batch_size: int,
     train: bool = True,
+    normalise: bool = False,
     threshold: Real[ArrayLike, ""] = 0.5,
 ) -> Callable[[TrainState], dict[str, Array]]:
     r"""The spectra of Appendix D.4 on a fixed set of positive pairs.
@@ -62,6 +63,8 @@ def make_record(
         train: whether batch norms use the statistics of each such batch, as in training; then
             ``batch_size`` should be training's. Else they use the running averages, which lag
             behind.
+        normalise: whether C is that of embeddings with mean 0 and variance 1 in each dimension over
+            the pairs of each view, as Barlow Twins' loss with batch norm sees it.
         threshold: the eigenvalue above which a dimension counts as learned.
 
     Returns:
@@ -98,7 +101,8 @@ def make_record(
         variables = {"params": params, "batch_stats": batch_stats}
         h, z = embed_in_batches(network, variables, x, batch_size, train=train)
         h_prime, z_prime = embed_in_batches(network, variables, x_prime, batch_size, train=train)
-        correlation = spectrum.eigenvalues(z, z_prime)
+        pair = (_normalised(z), _normalised(z_prime)) if normalise else (z, z_prime)
+        correlation = spectrum.eigenvalues(*pair)
         return {
             "correlation": correlation,
             "covariance": spectrum.eigenvalues(jnp.concatenate([z, z_prime])),
@@ -107,3 +111,10 @@ def make_record(
         }
 
     return lambda state: measure(state.params, state.batch_stats, x, x_prime)
+
+
+def _normalised(z: Array) -> Array:
+    """Mean 0 and variance 1 in each dimension; one that is constant stays 0."""
+    centred = z - z.mean(axis=0, keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(centred**2, axis=0, keepdims=True))
+    return centred / jnp.where(deviation > 0, deviation, 1)

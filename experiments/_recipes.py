@@ -1,0 +1,208 @@
+"""How each method is trained: its projector, loss, views and optimiser, as settings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from sslstep import data, losses, nn, optim
+
+Method = Literal["barlow_twins", "simclr", "vicreg"]
+METHODS: tuple[Method, ...] = get_args(Method)
+LABELS: Mapping[Method, str] = {
+    "barlow_twins": "Barlow Twins",
+    "simclr": "SimCLR",
+    "vicreg": "VICReg",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all methods have."""
+
+    dim: int = 16
+    """Embedding dimension d."""
+    hidden: tuple[int, ...] = (256,)
+    """Widths of the projector's hidden layers."""
+    views: Literal["crops", "publication"] = "crops"
+    """Two plain windows, flipped or not; or the publication's whole pipeline."""
+    batch_size: int = 256
+    """Pairs in a batch."""
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    """Gradient descent; or LARS as the publications use it."""
+    learning_rate: float = 0.01
+    """Of all parameters, at its peak if there is a schedule."""
+    bias_learning_rate: float | None = None
+    """Of biases and batch norms under LARS, if it is another."""
+    momentum: float = 0.0
+    """Of the optimiser."""
+    weight_decay: float = 0.0
+    """Of all parameters (sgd), or of weights (lars)."""
+    schedule: Literal["constant", "warmup_cosine"] = "constant"
+    """Of the learning rate."""
+    warmup_steps: int = 0
+    """Steps of rising learning rate, with a schedule."""
+    num_steps: int = 2500
+    """How many steps to train."""
+    init_scale: float = 1.0
+    """α, by which every initial parameter is multiplied."""
+
+    @property
+    def measured(self) -> Literal["correlation", "covariance"]:
+        """Whose eigenvalues are shown (Appendix D.4): C's, or the embeddings' covariance's."""
+        return "covariance"
+
+    @property
+    def normalises(self) -> bool:
+        """Whether the loss normalises each dimension of the embedding over the batch."""
+        return False
+
+    def head(self, **settings: Any) -> nn.Projector:
+        """The projector."""
+        raise NotImplementedError
+
+    def loss_fn(self) -> Callable[..., jax.Array]:
+        """The loss of a batch's embeddings."""
+        raise NotImplementedError
+
+    def publication_views(self, size: int) -> data.Views:
+        """The publication's pipeline."""
+        raise NotImplementedError
+
+    def make_views(self, size: int) -> data.Views:
+        """How both views of an image are made."""
+        return data.crop_views(size) if self.views == "crops" else self.publication_views(size)
+
+    def rate(self, peak: float) -> Callable[[Any], ArrayLike]:
+        """A learning rate as a function of steps."""
+        if self.schedule == "constant":
+            return lambda step: np.full(np.shape(step), peak)
+        return optim.warmup_cosine(peak, warmup_steps=self.warmup_steps, total_steps=self.num_steps)
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """The optimiser, with its schedule."""
+
+        def rate(peak: float) -> Any:
+            return peak if self.schedule == "constant" else self.rate(peak)
+
+        if self.optimizer == "sgd":
+            return optim.sgd(
+                rate(self.learning_rate), momentum=self.momentum, weight_decay=self.weight_decay
+            )
+        bias = self.bias_learning_rate
+        return optim.lars(
+            rate(self.learning_rate),
+            bias_learning_rate=None if bias is None else rate(bias),
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+
+
+@dataclass(frozen=True)
+class BarlowTwins(Recipe):
+    """Barlow Twins."""
+
+    off_diagonal: float = 1.0
+    """λ, the weight of C's off-diagonal terms."""
+    batch_norm: bool = False
+    """Whether the loss normalises each embedding dimension over the batch."""
+    symmetrise: bool = True
+    """Whether the loss is of (C + C^T) / 2, as in Eq. 2, or of C, as the publication's."""
+
+    @property
+    def measured(self) -> Literal["correlation", "covariance"]:
+        """C's, as the loss sees it."""
+        return "correlation"
+
+    @property
+    def normalises(self) -> bool:
+        """As the setting says."""
+        return self.batch_norm
+
+    def head(self, **settings: Any) -> nn.Projector:
+        """The publication's."""
+        return nn.barlow_twins_head(self.dim, self.hidden, **settings)
+
+    def loss_fn(self) -> Callable[..., jax.Array]:
+        """The loss with these options."""
+        return partial(
+            losses.barlow_twins,
+            off_diagonal=self.off_diagonal,
+            batch_norm=self.batch_norm,
+            symmetrise=self.symmetrise,
+        )
+
+    def publication_views(self, size: int) -> data.Views:
+        """Barlow Twins'."""
+        return data.barlow_twins_views(size)
+
+
+@dataclass(frozen=True)
+class SimCLR(Recipe):
+    """SimCLR."""
+
+    temperature: float = 0.2
+    """τ of the loss."""
+    head_batch_norm: bool = False
+    """Whether the projector has batch norm after each layer, as in the authors' code."""
+
+    def head(self, **settings: Any) -> nn.Projector:
+        """With or without batch norm."""
+        variant: Any = "tensorflow" if self.head_batch_norm else "plain"
+        return nn.simclr_head(self.dim, self.hidden, variant=variant, **settings)
+
+    def loss_fn(self) -> Callable[..., jax.Array]:
+        """The loss at this temperature."""
+        return partial(losses.simclr, temperature=self.temperature)
+
+    def publication_views(self, size: int) -> data.Views:
+        """SimCLR's."""
+        return data.simclr_views(size)
+
+
+@dataclass(frozen=True)
+class VICReg(Recipe):
+    """VICReg."""
+
+    invariance: float = 25.0
+    """λ, the weight of the distance of the two views."""
+    variance: float = 25.0
+    """μ, the weight of the hinge on standard deviations."""
+    covariance: float = 1.0
+    """ν, the weight of covariances."""
+
+    def head(self, **settings: Any) -> nn.Projector:
+        """The publication's."""
+        return nn.vicreg_head(self.dim, self.hidden, **settings)
+
+    def loss_fn(self) -> Callable[..., jax.Array]:
+        """The loss with these weights."""
+        return partial(
+            losses.vicreg,
+            invariance=self.invariance,
+            variance=self.variance,
+            covariance=self.covariance,
+        )
+
+    def publication_views(self, size: int) -> data.Views:
+        """VICReg's."""
+        return data.vicreg_views(size)
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """One of each method."""
+
+    barlow_twins: BarlowTwins = BarlowTwins()
+    simclr: SimCLR = SimCLR()
+    vicreg: VICReg = VICReg()
+
+    def of(self, method: Method) -> Recipe:
+        """The recipe of a method."""
+        recipe: Recipe = getattr(self, method)
+        return recipe

@@ -1,0 +1,293 @@
+r"""How long plateaus last under LARS: not as 1 / γ.
+
+    make lars_steps    or    python -m experiments.lars_steps
+
+The paper trains Barlow Twins and VICReg with LARS and plots them against learning rate times step,
+though its theory is of gradient descent. (A, B): a linear model of prescribed eigenvalues γ_j under
+gradient descent and under LARS, both from small initialisation; solid: measured, dashed: predicted,
+of LARS by `linear.lars_steps`. (C): the step at which each mode is learned against its γ, from two
+initial scales. (D): the ResNet of Figure 1 (C, D) under both: the step at which each dimension is
+learned. Expected: gradient descent learns a mode after 1 / γ times a logarithm of the initial
+scale; under LARS later modes do not take as much longer, and the initial scale moves all
+together. Preset cpu: the linear model in seconds, two ResNets in 3 to 4 minutes each on two cores.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import _curves, _training, resnet_small_init
+from experiments._recipes import BarlowTwins
+from experiments._run import Arrays, Experiment, command
+from sslstep import claims, linear, optim, plotting
+
+LARS = replace(
+    resnet_small_init.CPU.barlow_twins,
+    optimizer="lars",
+    learning_rate=1.0,
+    bias_learning_rate=0.01,
+    momentum=0.9,
+)
+
+
+@dataclass(frozen=True)
+class Config(_training.Config):
+    """Settings; each is one option of the command."""
+
+    methods: tuple[Any, ...] = ("barlow_twins",)
+    """Of the ResNets."""
+    num_modes: int = 8
+    """Modes of the linear model, all of which are learned."""
+    exponent: float = 1.5
+    """γ_j = j to the power of minus this."""
+    scales: tuple[float, ...] = (1e-3, 1e-6)
+    """Initial scales α of the linear model."""
+    relative_rate: float = 2e-4
+    """Length of a step of LARS over that of the weights: its learning rate times its trust."""
+    learning_rate: float = 1e-2
+    """Of the linear model's gradient descent."""
+    sgd: BarlowTwins = resnet_small_init.CPU.barlow_twins
+    """The ResNet under gradient descent: the run of Figure 1 (C, D)."""
+    lars: BarlowTwins = LARS
+    """The ResNet under LARS, at a constant rate."""
+
+
+RULES = ("sgd", "lars")
+
+
+def run(config: Config, runs: Path) -> Arrays:
+    """The linear model from each scale, and the two ResNets, by both rules."""
+    for name, value in (("relative_rate", config.relative_rate), ("exponent", config.exponent)):
+        if not value > 0:
+            raise ValueError(f"{name} must be > 0, got {value}.")
+    if config.num_modes < 2:
+        raise ValueError(f"num_modes must be >= 2, got {config.num_modes}.")
+    recipes: list[Any] = [(rule, getattr(config, rule)) for rule in RULES]
+    _training.require_valid(config, recipes)
+    gammas = np.arange(1, config.num_modes + 1) ** -config.exponent
+    arrays: Arrays = {"gammas": gammas}
+    for scale in config.scales:
+        for rule, found in _linear_model(config, gammas, scale).items():
+            arrays |= {f"{rule}/{scale:g}/{key}": value for key, value in found.items()}
+    for seed in config.seeds:
+        for rule in RULES:
+            trained = _training.fit(
+                config, "barlow_twins", getattr(config, rule), seed, runs, name=f"{rule}:"
+            )
+            counted = _curves.count(
+                getattr(config, rule), {"record_t": trained.record_t, **trained.records}
+            )
+            found = np.interp(counted.rises.middle, trained.record_t, trained.records["step"])
+            found[~np.isfinite(counted.rises.middle)] = np.inf
+            arrays[f"resnet/{rule}/{seed}"] = found
+    return arrays
+
+
+def _linear_model(config: Config, gammas: np.ndarray, scale: float) -> dict[str, Arrays]:
+    """Curves and step counts of one initial scale by both rules, measured and predicted."""
+    dim = len(gammas)
+    with jax.enable_x64(True):
+        matrix = jnp.diag(jnp.asarray(gammas))
+        weights = linear.init_weights(jax.random.key(0), dim, dim, scale, dtype=jnp.float64)
+        modes = linear.modes(matrix)
+        initial = linear.align(weights, modes).singular_values
+        t = jnp.geomspace(1e-3, 3 * linear.half_rise_time(gammas[-1], initial[-1]), 20_000)
+        curves = np.asarray(linear.mode_eigenvalue(t[:, None], gammas[None], initial[None]))
+        lars_at = np.asarray(linear.lars_steps(t, gammas, initial, config.relative_rate))
+        sgd_at = np.asarray(t) / config.learning_rate
+        out = {}
+        rules = {
+            "sgd": (optim.sgd(config.learning_rate), sgd_at),
+            "lars": (
+                optim.lars(
+                    1.0,
+                    momentum=0.0,
+                    weight_decay=0.0,
+                    trust_coefficient=config.relative_rate,
+                ),
+                lars_at,
+            ),
+        }
+        for rule, (optimizer, at) in rules.items():
+            half = np.asarray([np.interp(0.5, curve, at) for curve in curves.T])
+            steps, measured = _descend(optimizer, weights, matrix, int(1.3 * half[-1]))
+            half_measured = [steps[np.argmax(curve >= 0.5)] for curve in measured.T]
+            out[rule] = {
+                "step": steps,
+                "measured": measured,
+                "predicted": np.stack([np.interp(steps, at, curve) for curve in curves.T], axis=1),
+                "half": np.asarray(half_measured, float),
+                "half_predicted": half,
+            }
+        return out
+
+
+def _descend(
+    optimizer: optax.GradientTransformation, weights: Any, matrix: Any, num_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of C at some 2000 steps of a linear model under any optimiser."""
+    every = max(1, num_steps // 2000)
+
+    def step(carry: Any, _: Any) -> Any:
+        weights, state = carry
+        gradient = jax.grad(linear.loss)(weights, matrix)
+        updates, state = optimizer.update(gradient, state, weights)
+        return (optax.apply_updates(weights, updates), state), None
+
+    def stretch(carry: Any, _: Any) -> Any:
+        carry, _ = jax.lax.scan(step, carry, length=every)
+        c = carry[0] @ matrix @ carry[0].T
+        return carry, jnp.linalg.eigvalsh((c + c.T) / 2)[::-1]
+
+    run = jax.jit(partial(jax.lax.scan, stretch, length=max(2, num_steps // every)))
+    _, eigenvalues = run((weights, optimizer.init(weights)))
+    return every * np.arange(1, len(eigenvalues) + 1), np.asarray(eigenvalues)
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """Both rules' curves, step against γ, and the ResNets'."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.6))
+    names = {"sgd": "gradient descent", "lars": "LARS"}
+    first = f"{config.scales[0]:g}"
+    for ax, rule in zip(axes[0], RULES, strict=True):
+        step, measured, predicted = (
+            arrays[f"{rule}/{first}/{key}"] for key in ("step", "measured", "predicted")
+        )
+        plotting.mode_curves(ax, step, measured, predicted)
+        ax.set_xlabel(f"step of {names[rule]}")
+        ax.set_ylabel(r"eigenvalues of $C$")
+        ax.set_ylim(0, 1.15)
+    axes[0, 0].legend(loc="lower right", frameon=True, framealpha=1.0, edgecolor="none")
+    ax = axes[1, 0]
+    markers = {"sgd": "o", "lars": "s"}
+    for rule, color in zip(RULES, plotting.CATEGORIES, strict=False):
+        for i, scale in enumerate(config.scales):
+            key = f"{rule}/{scale:g}"
+            ax.loglog(
+                arrays["gammas"],
+                arrays[f"{key}/half"],
+                markers[rule],
+                color=color,
+                markersize=4,
+                fillstyle="full" if i == 0 else "none",
+                label=rf"{names[rule]}, $\alpha$ = {scale:g}",
+            )
+            predicted = arrays[f"{key}/half_predicted"]
+            ax.loglog(arrays["gammas"], predicted, **plotting.THEORY)
+    ax.set_xlabel(r"$\gamma_j$")
+    ax.set_ylabel("step at which learned")
+    ax.legend()
+    ax = axes[1, 1]
+    for rule, color in zip(RULES, plotting.CATEGORIES, strict=False):
+        for seed in config.seeds:
+            found = arrays[f"resnet/{rule}/{seed}"]
+            found = found[np.isfinite(found)]
+            label = f"ResNet, {names[rule]}" if seed == config.seeds[0] else None
+            ax.plot(
+                np.arange(1, len(found) + 1),
+                found,
+                markers[rule] + "-",
+                color=color,
+                markersize=4,
+                label=label,
+            )
+    ax.set_yscale("log")
+    ax.set_xlabel("dimension")
+    ax.set_ylabel("step at which learned")
+    ax.legend()
+    plotting.label_panels(list(axes.ravel()))
+    return fig
+
+
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    """The two laws, and that they are two."""
+    out = []
+    gammas, scales = arrays["gammas"], [f"{scale:g}" for scale in config.scales]
+    for rule, name in (("sgd", "gradient descent"), ("lars", "LARS")):
+        errors = [
+            np.max(np.abs(arrays[f"{rule}/{s}/half"] / arrays[f"{rule}/{s}/half_predicted"] - 1))
+            for s in scales
+        ]
+        out.append(
+            claims.below(
+                f"linear model under {name}: steps at which modes are learned, largest relative "
+                f"error of the prediction",
+                "Eq. 10, 16" if rule == "sgd" else "beyond the paper",
+                measured=float(max(errors)),
+                tolerance=0.05,
+            )
+        )
+    slope = {
+        rule: float(np.polyfit(np.log(gammas), np.log(arrays[f"{rule}/{scales[-1]}/half"]), 1)[0])
+        for rule in RULES
+    }
+    between = [np.ptp(arrays[f"lars/{s}/half"]) for s in scales]
+    out += [
+        claims.close(
+            "linear model under gradient descent: a mode is learned after 1 / γ; the exponent",
+            "Eq. 16",
+            expected=-1.0,
+            measured=slope["sgd"],
+            tolerance=0.1,
+        ),
+        claims.above(
+            "linear model under LARS: not so; the exponent",
+            "beyond the paper",
+            expected=-0.5,
+            measured=slope["lars"],
+        ),
+        claims.close(
+            "linear model under LARS: from the first mode to the last it takes as many steps from "
+            "a far smaller start; their ratio",
+            "beyond the paper",
+            expected=1.0,
+            measured=float(between[-1] / between[0]),
+            tolerance=0.1,
+        ),
+    ]
+    growth = {
+        rule: [_growth(arrays[f"resnet/{rule}/{seed}"]) for seed in config.seeds] for rule in RULES
+    }
+    out.append(
+        claims.below(
+            "ResNet: the later half of the learned dimensions, in steps per dimension over those "
+            "of the first half: under LARS less than under gradient descent; the ratio of the two",
+            "beyond the paper",
+            expected=1.0,
+            measured=float(np.mean(growth["lars"]) / np.mean(growth["sgd"])),
+            tolerance=0.0,
+        )
+    )
+    return out
+
+
+def _growth(found: np.ndarray) -> float:
+    """How much longer a dimension takes in the later half of those learned than in the first."""
+    steps = np.sort(found[np.isfinite(found)])
+    if len(steps) < 4:
+        return float("nan")
+    middle = len(steps) // 2
+    late = (steps[-1] - steps[middle]) / (len(steps) - 1 - middle)
+    return float(late / (steps[middle] / (middle + 1)))
+
+
+EXPERIMENT = Experiment(
+    "lars_steps",
+    __doc__ or "",
+    {"cpu": Config(), "paper": Config(data="cifar10", seeds=(0, 1, 2))},
+    run,
+    plot,
+    check,
+    trains=True,
+)
+
+if __name__ == "__main__":
+    command(EXPERIMENT)

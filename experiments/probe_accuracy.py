@@ -1,0 +1,161 @@
+r"""Figure 7: how well labels are read off hidden representations, all through training.
+
+    make fig7    or    python -m experiments.probe_accuracy
+
+The runs of Figures 2 and 5 (small initialisation) and of Figure 3 (standard): the accuracy of a
+linear probe of the hidden representations on held-out labelled images, against training's steps,
+and, for small initialisation, against the number of dimensions learned. The probe is ridge
+regression in closed form, its penalty chosen by leave-one-out on the training split. Bands are the
+range over seeds. Expected: the accuracy grows with the dimensions, and small initialisation ends
+within a few points of standard. On photographs the labels are the ten scenes. Takes no time of its
+own beyond the runs, which it shares.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from experiments import _curves, _training, resnet_small_init, resnet_standard
+from experiments._recipes import LABELS, Recipes
+from experiments._run import Arrays, Experiment, command
+from sslstep import claims, plotting
+from sslstep.measure import probe
+
+SETS = ("small", "standard")
+
+
+@dataclass(frozen=True)
+class Config(_training.Config):
+    """Settings; each is one option of the command."""
+
+    small: Recipes = resnet_small_init.CPU
+    """How each method is trained from small initialisation."""
+    standard: Recipes = resnet_standard.CPU
+    """How each method is trained from standard initialisation."""
+
+    def recipes(self, name: str) -> Recipes:
+        """Of one of the two sets."""
+        found: Recipes = getattr(self, name)
+        return found
+
+
+def run(config: Config, runs: Path) -> Arrays:
+    """Both sets of runs, with the accuracy along each."""
+    if not config.num_labelled:
+        raise ValueError("num_labelled = 0: probes need labelled images.")
+    arrays: Arrays = {}
+    for name in SETS:
+        made = _training.fit_all(config, config.recipes(name), runs, f"{name} init:")
+        arrays |= {f"{name}/{key}": value for key, value in made.items()}
+    return arrays
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """Accuracy along training, a panel for each method, and against learned dimensions."""
+    import matplotlib.pyplot as plt
+
+    columns = len(config.methods)
+    fig, axes = plt.subplots(
+        2, columns, figsize=(0.4 + 2.2 * columns, 3.9), squeeze=False, sharey=True
+    )
+    styles = {"small": "-", "standard": (0, (1, 1))}
+    for column, method in enumerate(config.methods):
+        ax, ax_dims = axes[:, column]
+        for name, color in zip(SETS, plotting.CATEGORIES, strict=False):
+            of_seed = _of_seed(config, name, method, arrays)
+            step = of_seed[0]["step"]
+            along = 100 * np.stack([one["accuracy"] for one in of_seed])
+            line = {"color": color, "linestyle": styles[name], "label": f"{name} initialisation"}
+            ax.plot(step, along.mean(axis=0), **line)
+            ax.fill_between(step, along.min(axis=0), along.max(axis=0), color=color, alpha=0.2)
+        recipe = config.small.of(method)
+        for one in _of_seed(config, "small", method, arrays):
+            counted = _curves.count(recipe, one)
+            learned = (one[recipe.measured] > counted.plateau / 2).sum(axis=1)
+            dims = np.unique(learned)
+            means = [100 * one["accuracy"][learned == k].mean() for k in dims]
+            ax_dims.plot(dims, means, "o-", color=plotting.CATEGORIES[0], markersize=3)
+        ax.set_xscale("symlog", linthresh=10)
+        ax.set_title(LABELS[method], fontsize=8)
+        ax.set_xlabel("step")
+        ax_dims.set_xlabel("dimensions learned (small initialisation)")
+    for row in axes:
+        row[0].set_ylabel("probe accuracy (%)")
+    axes[0, -1].legend(loc="lower right")
+    plotting.label_panels(list(axes.ravel()))
+    return fig
+
+
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    """Small against standard at the end, and accuracy against dimensions."""
+    out: list[claims.Claim] = []
+    for method in config.methods:
+        last = {
+            name: np.array(
+                [one["accuracy"][-1] for one in _of_seed(config, name, method, arrays)], float
+            )
+            for name in SETS
+        }
+        start = np.mean(
+            [one["accuracy"][0] for one in _of_seed(config, "standard", method, arrays)]
+        )
+        gap = float(np.mean(last["standard"] - last["small"]))
+        error = float(probe.standard_error(np.mean(last["standard"]), config.num_labelled))
+        recipe = config.small.of(method)
+        order = []
+        for one in _of_seed(config, "small", method, arrays):
+            counted = _curves.count(recipe, one)
+            learned = (one[recipe.measured] > counted.plateau / 2).sum(axis=1)
+            order.append(scipy.stats.spearmanr(learned, one["accuracy"]).statistic)
+        out += [
+            claims.below(
+                f"{LABELS[method]}: small initialisation ends within a few points of standard: by "
+                f"how much its accuracy is lower (binomial standard error {error:.3f})",
+                "App. D.3, Fig. 7",
+                measured=gap,
+                tolerance=0.05,
+            ),
+            claims.above(
+                f"{LABELS[method]}: training pays: accuracy from small initialisation at the end, "
+                f"over that of an untrained network of standard initialisation",
+                "Fig. 7",
+                expected=0.0,
+                measured=float(np.mean(last["small"]) - start),
+            ),
+            claims.above(
+                f"{LABELS[method]}: accuracy grows with the dimensions learned: rank correlation "
+                f"along training, mean over seeds",
+                "beyond the paper",
+                expected=0.5,
+                measured=float(np.mean(order)),
+            ),
+        ]
+    return out
+
+
+def _of_seed(config: Config, name: str, method: Any, arrays: Arrays) -> list[Arrays]:
+    """The runs of one method in one set."""
+    return [_training.run_of(arrays, f"{name}/{method}/{seed}") for seed in config.seeds]
+
+
+PAPER = Config(
+    **_training.shared(resnet_small_init.PAPER),
+    small=resnet_small_init.PAPER.recipes,
+    standard=resnet_standard.PAPER.recipes,
+)
+
+EXPERIMENT = Experiment(
+    "probe_accuracy",
+    __doc__ or "",
+    {"cpu": Config(), "paper": PAPER},
+    run,
+    plot,
+    check,
+    trains=True,
+)
+
+if __name__ == "__main__":
+    command(EXPERIMENT)
