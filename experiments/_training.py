@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import serialization
 
 from experiments import _images
 from experiments._recipes import LABELS, METHODS, Method, Recipe, Recipes
@@ -49,6 +50,8 @@ class Config:
     """Labelled images of each split, for linear probes of hidden representations; 0 for none."""
     num_records: int = 120
     """How many times all is measured, at most: half of them evenly, half ever more rarely."""
+    num_snapshots: int = 12
+    """How many times a copy of the parameters is kept, at most, ever more rarely; 0 for none."""
     checkpoint_every: int = 500
     """Steps between checkpoints, from which an interrupted run goes on."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -121,19 +124,25 @@ def fit(
     )
     accuracy = _accuracy_of(config, recipe, setup.model)
 
+    settings = _settings(config, method, recipe, seed)
+    folder = runs / _folder_name(settings)
+    record_at = record_steps(recipe.num_steps, config.num_records)
+    copied = snapshot_steps(record_at, config.num_snapshots)
+
     def record(state: train.TrainState) -> dict[str, Any]:
+        if int(state.step) in copied:
+            _keep(folder, state)
         return {**spectra(state), **accuracy(state)}
 
-    settings = _settings(config, method, recipe, seed)
     run = train.fit(
         train.compile_step(setup.step),
         setup.state,
         setup.images,
         num_steps=recipe.num_steps,
         batch_size=recipe.batch_size,
-        folder=runs / _folder_name(settings),
+        folder=folder,
         record=record,
-        record_at=record_steps(recipe.num_steps, config.num_records),
+        record_at=record_at,
         checkpoint_every=config.checkpoint_every,
         settings=settings,
         progress=f"{name} {LABELS[method]}, seed {seed}".strip(),
@@ -145,6 +154,39 @@ def fit(
     later = np.diff(record_t, prepend=-1.0) > 0
     records = {key: value[later] for key, value in run.records.items()}
     return Trained(times[1:], run.metrics["loss"], record_t[later], records)
+
+
+def snapshots(
+    config: Config, method: Method, recipe: Recipe, seed: int, runs: Path
+) -> list[train.TrainState]:
+    """The copies of the network that a run has kept, oldest first; without an optimiser's state."""
+    like = prepare(config, recipe, seed).state
+    folder = runs / _folder_name(_settings(config, method, recipe, seed)) / "snapshots"
+    found = []
+    for path in sorted(folder.glob("*.msgpack"), key=lambda path: int(path.stem)):
+        target = {"params": like.params, "batch_stats": like.batch_stats}
+        kept = serialization.from_bytes(target, path.read_bytes())
+        step = jnp.asarray(int(path.stem), like.step.dtype)
+        found.append(like._replace(step=step, opt_state=(), **kept))
+    return found
+
+
+def _keep(folder: Path, state: train.TrainState) -> None:
+    """Write a copy of the network, as a whole or not at all."""
+    path = folder / "snapshots" / f"{int(state.step)}.msgpack"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    kept = {"params": state.params, "batch_stats": state.batch_stats}
+    draft.write_bytes(serialization.to_bytes(kept))
+    draft.replace(path)
+
+
+def snapshot_steps(record_at: np.ndarray, num: int) -> set[int]:
+    """Some of the steps at which there are records: the first, the last, and ever more rarely."""
+    if not num:
+        return set()
+    wanted = np.concatenate([[0], np.geomspace(1, record_at[-1], num)[1:]])
+    return {int(record_at[np.argmin(np.abs(record_at - step))]) for step in wanted}
 
 
 def fit_all(config: Config, recipes: Recipes, runs: Path, name: str) -> dict[str, np.ndarray]:
@@ -254,6 +296,7 @@ def require_valid(config: Config, recipes: list[tuple[str, Recipe]]) -> None:
         ("checkpoint_every", 1),
         ("num_images", 0),
         ("num_labelled", 0),
+        ("num_snapshots", 0),
         ("num_records", 2),
     ):
         if getattr(config, name) < least:

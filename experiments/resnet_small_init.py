@@ -33,7 +33,7 @@ STL10_IMAGES = 100_000
 
 CPU = Recipes(
     barlow_twins=BarlowTwins(init_scale=0.3),
-    simclr=SimCLR(init_scale=0.2, learning_rate=0.01, momentum=0.9),
+    simclr=SimCLR(init_scale=0.2, learning_rate=0.01, momentum=0.9, num_steps=1500),
     vicreg=VICReg(hidden=(256, 256), init_scale=0.2, learning_rate=0.01, momentum=0.9),
 )
 
