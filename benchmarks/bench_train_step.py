@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,26 +24,49 @@ import optax
 
 from sslstep import losses, nn
 
-# Network, stem, images and their size.
+
+class Configuration(NamedTuple):
+    """A network, its projector, and the images of both views together."""
+
+    stages: tuple[int, ...]
+    block: Literal["basic", "bottleneck"]
+    width: int
+    stem: Literal["imagenet", "small", "small_stride2"]
+    hidden: int
+    dim: int
+    num_images: int
+    size: int
+
+
+RESNET18, RESNET50 = (2, 2, 2, 2), (3, 4, 6, 3)
 CONFIGURATIONS = {
-    "ResNet-18, small stem, 32 of 32x32": (18, "small", 32, 32),
-    "ResNet-18, ImageNet stem, 64 of 32x32": (18, "imagenet", 64, 32),
-    "ResNet-50, ImageNet stem, 32 of 96x96": (50, "imagenet", 32, 96),
+    "ResNet-18, small stem, 32 of 32x32": Configuration(
+        RESNET18, "basic", 64, "small", 2048, 512, 32, 32
+    ),
+    "ResNet-18, ImageNet stem, 64 of 32x32": Configuration(
+        RESNET18, "basic", 64, "imagenet", 2048, 512, 64, 32
+    ),
+    "ResNet-50, ImageNet stem, 32 of 96x96": Configuration(
+        RESNET50, "bottleneck", 64, "imagenet", 2048, 512, 32, 96
+    ),
+    # The experiments' own network.
+    "width 8, stride-2 stem, 512 of 24x24": Configuration(
+        (1, 1, 1), "basic", 8, "small_stride2", 256, 16, 512, 24
+    ),
 }
-DIM, HIDDEN = 512, 2048
 
 
 def images_of(name):
     """Both views, one after the other."""
-    _, _, n, size = CONFIGURATIONS[name]
+    n, size = CONFIGURATIONS[name][-2:]
     return np.random.default_rng(0).normal(size=(n, size, size, 3)).astype(np.float32)
 
 
 def ours(name):
     """A function that takes one step, once compiled."""
-    depth, stem, _, _ = CONFIGURATIONS[name]
-    make = nn.resnet18 if depth == 18 else nn.resnet50
-    encoder = nn.Encoder(make(stem=stem), nn.barlow_twins_head(DIM, (HIDDEN,)))
+    config = CONFIGURATIONS[name]
+    backbone = nn.ResNet(config.stages, config.block, config.width, config.stem)
+    encoder = nn.Encoder(backbone, nn.barlow_twins_head(config.dim, (config.hidden,)))
     images = jnp.asarray(images_of(name))
     variables = jax.jit(lambda x: encoder.init(jax.random.key(0), x, train=False))(images)
     optimiser = optax.sgd(1e-3, momentum=0.9)
@@ -91,20 +115,21 @@ def pytorch(name):
             return torch.relu(self.body(x) + self.shortcut(x))
 
     torch.set_num_threads(os.cpu_count() or 1)
-    depth, stem, _, _ = CONFIGURATIONS[name]
-    bottleneck = depth == 50
-    size, stride, padding = (7, 2, 3) if stem == "imagenet" else (3, 1, 1)
-    parts = [Conv2d(3, 64, size, stride, padding, bias=False), BatchNorm2d(64), torch.nn.ReLU()]
-    parts += [torch.nn.MaxPool2d(3, 2, 1)] if stem == "imagenet" else []
-    channels = 64
-    for stage, blocks in enumerate((3, 4, 6, 3) if bottleneck else (2, 2, 2, 2)):
+    config = CONFIGURATIONS[name]
+    bottleneck, channels = config.block == "bottleneck", config.width
+    stems = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "small_stride2": (3, 2, 1)}
+    parts = [Conv2d(3, channels, *stems[config.stem], bias=False), BatchNorm2d(channels)]
+    parts += [torch.nn.ReLU()]
+    parts += [torch.nn.MaxPool2d(3, 2, 1)] if config.stem == "imagenet" else []
+    for stage, blocks in enumerate(config.stages):
         for block in range(blocks):
-            width, step = 64 * 2**stage, 2 if stage > 0 and block == 0 else 1
+            width, step = config.width * 2**stage, 2 if stage > 0 and block == 0 else 1
             parts.append(Block(channels, width, step, bottleneck))
             channels = 4 * width if bottleneck else width
     parts += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
-    parts += [Linear(channels, HIDDEN, bias=False), BatchNorm1d(HIDDEN), torch.nn.ReLU()]
-    network = Sequential(*parts, Linear(HIDDEN, DIM, bias=False))
+    hidden = config.hidden
+    parts += [Linear(channels, hidden, bias=False), BatchNorm1d(hidden), torch.nn.ReLU()]
+    network = Sequential(*parts, Linear(hidden, config.dim, bias=False))
     images = torch.tensor(images_of(name).transpose(0, 3, 1, 2).copy())
     optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
 
@@ -153,7 +178,7 @@ def main() -> None:
     print(f"{'':40}{'images/s':>10}{'PyTorch':>10}{'ratio':>8}{'MiB':>8}{'PyTorch':>10}")
     # First: a process's peak counts what its parent held when it started it.
     memories = {name: [peak_memory(name, side) for side in SIDES] for name in CONFIGURATIONS}
-    for name, (_, _, n, _) in CONFIGURATIONS.items():
+    for name, config in CONFIGURATIONS.items():
         steps = {side: make(name) for side, make in SIDES.items()}
         best = dict.fromkeys(SIDES, np.inf)
         for turn in range((30 if options.full else options.rounds) + 1):
@@ -163,7 +188,7 @@ def main() -> None:
                 step()
                 if turn:  # the first compiles
                     best[side] = min(best[side], time.perf_counter() - start)
-        a, b = (n / best[side] for side in SIDES)
+        a, b = (config.num_images / best[side] for side in SIDES)
         used, theirs = memories[name]
         print(f"{name:40}{a:10.0f}{b:10.0f}{a / b:8.2f}{used:8.0f}{theirs:10.0f}", flush=True)
 
