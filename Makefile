@@ -16,9 +16,16 @@ BIN := $(VENV)/bin
 EXPERIMENT = $(BIN)/python -m experiments.$(1) --preset $(PRESET) $(ARGS)
 FROM_DATA = $(if $(DATA),--data $(DATA)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
+# fig2cf and fig5 are one command, and so are fig3 and fig4.
+QUICK := fig1ab fig8 fig6 fig2ab fig1cd infinite_width two_towers width_sweep
+
 ##@ Reproduce the paper
 .PHONY: figures
-figures: fig1ab fig1cd fig2ab fig6 fig8 infinite_width two_towers width_sweep  ## every figure at $(PRESET), then the table of claims
+figures: $(QUICK) fig5 fig3 fig7 lars_steps predicted_steps  ## every figure at $(PRESET), then the table of claims
+	$(BIN)/python -m experiments.claims
+
+.PHONY: quick
+quick: $(QUICK)  ## those of them that take a minute or three each
 	$(BIN)/python -m experiments.claims
 
 .PHONY: fig1ab
@@ -33,9 +40,27 @@ fig1cd: $(VENV)/.run  ## Figure 1c, d: a ResNet learns its embedding one dimensi
 fig2ab: $(VENV)/.run  ## Figure 2a, b: a wide MLP against the prediction of its NTK (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,mlp) $(FROM_DATA)
 
+.PHONY: fig2cf
+fig2cf: $(VENV)/.run  ## Figure 2c to f: the same with SimCLR and VICReg (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,resnet_small_init) --methods simclr vicreg $(FROM_DATA)
+
+.PHONY: fig3 fig4
+fig3: $(VENV)/.run  ## Figures 3 and 4: standard initialisation, eigenvalues in two bands (takes DATA, DATA_DIR)
+fig4: $(VENV)/.run  ## the same command
+fig3 fig4:
+	$(call EXPERIMENT,resnet_standard) $(FROM_DATA)
+
+.PHONY: fig5
+fig5: $(VENV)/.run  ## Figure 5: all three losses, embeddings and hidden representations (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,resnet_small_init) $(FROM_DATA)
+
 .PHONY: fig6
 fig6: $(VENV)/.run  ## Figure 6: element dynamics
 	$(call EXPERIMENT,element_dynamics)
+
+.PHONY: fig7
+fig7: $(VENV)/.run  ## Figure 7: accuracy of linear probes through training (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,probe_accuracy) $(FROM_DATA)
 
 .PHONY: fig8
 fig8: $(VENV)/.run  ## Figure 8: symmetry breaking
@@ -54,6 +79,14 @@ data: data-name .venv-data/.run  ## fetch and prepare NAME=cifar10 or stl10 in D
 .PHONY: infinite_width
 infinite_width: $(VENV)/.run  ## Section 5: embeddings of infinitely wide networks, and their worth downstream (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,infinite_width) $(FROM_DATA)
+
+.PHONY: lars_steps
+lars_steps: $(VENV)/.run  ## how long plateaus last under LARS: not as 1/γ (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,lars_steps) $(FROM_DATA)
+
+.PHONY: predicted_steps
+predicted_steps: $(VENV)/.run  ## step times by the network's NTK, at the start and along training (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,predicted_steps) $(FROM_DATA)
 
 .PHONY: two_towers
 two_towers: $(VENV)/.run  ## Section 5.2: two networks on two kinds of views (takes DATA, DATA_DIR)

@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 from sslstep import losses, nn
+from sslstep.train import _compile
 
 
 class Configuration(NamedTuple):
@@ -81,7 +82,8 @@ def ours(name):
         updates, state = optimiser.update(gradient, state, params)
         return optax.apply_updates(params, updates), stats, state
 
-    compiled = jax.jit(step, donate_argnums=(0, 1, 2))
+    options = _compile.compiler_options(jax.devices()[:1])
+    compiled = jax.jit(step, donate_argnums=(0, 1, 2), compiler_options=options)
     carry = [variables["params"], variables["batch_stats"], optimiser.init(variables["params"])]
 
     def one_step():

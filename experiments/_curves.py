@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 
 from experiments._recipes import BarlowTwins, Recipe, VICReg
 from experiments._run import Arrays
@@ -60,6 +61,13 @@ def coincidence(run: Arrays, num: int = 60) -> steps.Significance:
         steps.growth_rate(np.log(t[1:]), embeddings, places),
         steps.growth_rate(np.log(t[1:]), hidden, places),
     )
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's; 0 where one of the two is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(scipy.stats.spearmanr(a, b).statistic)
 
 
 def amid_plateaus(t: np.ndarray, rises: steps.Rises) -> np.ndarray:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from experiments import _curves, _training, resnet_small_init, resnet_standard
 from experiments._recipes import LABELS, Recipes
@@ -109,7 +108,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
         for one in _of_seed(config, "small", method, arrays):
             counted = _curves.count(recipe, one)
             learned = (one[recipe.measured] > counted.plateau / 2).sum(axis=1)
-            order.append(scipy.stats.spearmanr(learned, one["accuracy"]).statistic)
+            order.append(_curves.rank_correlation(learned, one["accuracy"]))
         out += [
             claims.below(
                 f"{LABELS[method]}: small initialisation ends within a few points of standard: by "

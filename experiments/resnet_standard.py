@@ -131,14 +131,16 @@ def _claims_of(
     """The claims about one method's runs."""
     bimodal, order, ratios = [], [], []
     for _, eigenvalues in of_seed:
-        spectra = [row[row > 1e-9 * row[0]] for row in eigenvalues[1:]]
         # Halfway through the records, which are half even and half geometric in time.
-        middle = spectra[len(spectra) // 2]
-        bimodal.append(steps.bimodality_test(np.log(middle)).p_value)
-        ratios.append(steps.widest_gap(middle).ratio)
-        threshold = steps.widest_gap(middle).threshold
+        middle = eigenvalues[len(eigenvalues) // 2]
+        positive = middle[middle > 1e-9 * middle[0]]
+        few = len(positive) < 4
+        bimodal.append(1.0 if few else steps.bimodality_test(np.log(positive)).p_value)
+        gap = steps.widest_gap(middle)
+        ratios.append(gap.ratio)
+        threshold = gap.threshold
         counts = (eigenvalues[1:] > threshold).sum(axis=1)
-        order.append(scipy.stats.spearmanr(np.arange(len(counts)), counts).statistic)
+        order.append(_curves.rank_correlation(np.arange(len(counts)), counts))
     return [
         claims.below(
             f"{name}: a spectrum of one mode is rejected midway (dip test of log eigenvalues, p "

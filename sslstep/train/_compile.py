@@ -14,7 +14,19 @@ from sslstep.train._step import Metrics, Step, TrainState
 __all__ = ["CompiledStep", "compile_step"]
 
 _AXIS = "devices"
+
+# Before JAX 0.12 XLA gives convolutions on CPU to a library that runs each on one thread. So told, it
+# keeps that library for all else, and runs convolutions itself, on all threads.
+_MANY_THREADS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+}
 Parallel = Literal["jit", "pmap", "shard_map"]
+
+
+def compiler_options(devices: Sequence[jax.Device]) -> dict[str, Any] | None:
+    """What ``jax.jit`` is told beyond its defaults, measured in docs/benchmarks.md."""
+    on_cpu = all(device.platform == "cpu" for device in devices)
+    return dict(_MANY_THREADS) if on_cpu and jax.__version_info__ < (0, 12) else None
 
 
 class CompiledStep:
@@ -49,7 +61,8 @@ class CompiledStep:
             return state, jax.tree.map(lambda value: value[None], metrics)
 
         if parallel == "jit":
-            self._compiled = jax.jit(run, donate_argnums=0)
+            options = compiler_options(devices)
+            self._compiled = jax.jit(run, donate_argnums=0, compiler_options=options)
         elif parallel == "pmap":
             # Only this process's devices have a place in the arrays that it hands to pmap.
             self._mesh = Mesh(np.asarray(local), (_AXIS,))
@@ -61,7 +74,8 @@ class CompiledStep:
             mapped = jax.shard_map(
                 run, mesh=self._mesh, in_specs=(one, one, share), out_specs=(one, one)
             )
-            self._compiled = jax.jit(mapped, donate_argnums=0)
+            options = compiler_options(devices)
+            self._compiled = jax.jit(mapped, donate_argnums=0, compiler_options=options)
 
     def place(self, tree: PyTree) -> PyTree:
         """A copy of every leaf on every device: for a state, and for images before the first step.

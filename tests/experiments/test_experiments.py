@@ -120,9 +120,13 @@ def test_missing_data(tmp_path):
 TARGETS = {
     "element_dynamics": "fig6",
     "infinite_width": "infinite_width",
+    "lars_steps": "lars_steps",
     "linear_model": "fig1ab",
     "mlp": "fig2ab",
+    "predicted_steps": "predicted_steps",
+    "probe_accuracy": "fig7",
     "resnet_small_init": "fig1cd",
+    "resnet_standard": "fig3",
     "symmetry_breaking": "fig8",
     "two_towers": "two_towers",
     "width_sweep": "width_sweep",

@@ -1,0 +1,212 @@
+"""The experiments that train ResNets: small runs, which they share, and what they count."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import (
+    _curves,
+    _recipes,
+    _run,
+    _training,
+    lars_steps,
+    predicted_steps,
+    probe_accuracy,
+    resnet_small_init,
+    resnet_standard,
+)
+from sslstep import claims
+
+SHARED = ["--size", "8", "--num-probe", "32", "--num-records", "6", "--num-images", "64"]
+SHARED += ["--num-labelled", "40", "--num-snapshots", "3"]
+TINY = {"num-steps": "12", "dim": "4", "batch-size": "16", "hidden": "8"}
+
+
+def tiny(*prefixes):
+    """Options that make the recipes of these names small."""
+    return [
+        word for p in prefixes for key, value in TINY.items() for word in (f"--{p}.{key}", value)
+    ]
+
+
+ALL = tiny("barlow-twins", "simclr", "vicreg")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder of training runs that the tests here share."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def command(experiment, runs, out, *args):
+    return _run.main(experiment, [*SHARED, "--runs", str(runs), "--out", str(out), *args])
+
+
+def test_experiments_share_their_runs(runs, tmp_path):
+    """Three methods from two initialisations are trained once, whoever asks first."""
+    assert command(resnet_small_init.EXPERIMENT, runs, tmp_path / "small", *ALL) == 0
+    assert command(resnet_standard.EXPERIMENT, runs, tmp_path / "standard", *ALL) == 0
+    made = {path: path.stat().st_mtime_ns for path in runs.rglob("*.jsonl")}
+    assert len(made) == 12
+    both = [f"{s}.{m}" for s in ("small", "standard") for m in ("barlow-twins", "simclr", "vicreg")]
+    assert command(probe_accuracy.EXPERIMENT, runs, tmp_path / "probe", *tiny(*both)) == 0
+    assert command(resnet_small_init.EXPERIMENT, runs, tmp_path / "small", *ALL) == 0
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.jsonl")} == made
+    arrays = np.load(tmp_path / "small" / "arrays.npz")
+    assert arrays["simclr/0/covariance"].shape == (len(arrays["simclr/0/record_t"]), 4)
+    assert arrays["vicreg/0/t"][-1] == pytest.approx(12 * 0.01)
+    assert {path.name for path in (tmp_path / "standard").glob("*.png")} == {
+        "figure.png",
+        "histograms.png",
+    }
+    accuracy = np.load(tmp_path / "probe" / "arrays.npz")["standard/simclr/0/accuracy"]
+    assert ((accuracy >= 0) & (accuracy <= 1)).all()
+    assert json.loads((tmp_path / "small" / "config.json").read_text())["num_probe"] == 32
+
+
+def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path):
+    """The last copy is the network that the run ends with."""
+    args = [*tiny("barlow-twins"), "--num-pairs", "16"]
+    assert command(predicted_steps.EXPERIMENT, runs, tmp_path / "here", *args) == 0
+    arrays = np.load(tmp_path / "here" / "arrays.npz")
+    assert arrays["0/predicted"].shape == (len(arrays["0/snapshot_t"]), 4)
+    assert arrays["0/snapshot_t"][-1] == pytest.approx(0.12)
+    assert (arrays["0/gammas"][:, 0] > 0).all()
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    args = [*tiny("barlow-twins"), "--methods", "barlow_twins"]
+    runs, out = tmp_path / "runs", tmp_path / "here"
+    kept = _training._keep
+
+    def interrupted(folder, state):
+        if int(state.step) == 12:
+            raise KeyboardInterrupt
+        kept(folder, state)
+
+    monkeypatch.setattr(_training, "_keep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command(resnet_small_init.EXPERIMENT, runs, out, "--checkpoint-every", "4", *args)
+    monkeypatch.setattr(_training, "_keep", kept)
+    metrics = next(runs.rglob("metrics.jsonl"))
+    before = metrics.read_bytes()
+    assert not (out / "claims.json").exists()
+    assert command(resnet_small_init.EXPERIMENT, runs, out, "--checkpoint-every", "4", *args) == 0
+    assert metrics.read_bytes() == before
+    assert len(before.splitlines()) == 12
+
+
+@pytest.mark.parametrize("experiment", [resnet_small_init, resnet_standard])
+def test_the_paper_s_settings_run_too(tmp_path, experiment):
+    """Appendix D.2 with a small network on small images: optimisers, schedules, views, bfloat16."""
+    paper = experiment.PAPER
+    recipes = {}
+    for method in _recipes.METHODS:
+        recipe = paper.recipes.of(method)
+        scale = 12 / recipe.num_steps
+        recipes[method] = replace(
+            recipe,
+            dim=4,
+            batch_size=16,
+            num_steps=12,
+            warmup_steps=round(scale * recipe.warmup_steps),
+        )
+    config = replace(
+        paper,
+        data="photos",
+        backbone="small",
+        size=16,
+        num_images=64,
+        num_probe=32,
+        num_labelled=40,
+        num_records=6,
+        recipes=_recipes.Recipes(**recipes),
+    )
+    shrunk = experiment.EXPERIMENT._replace(presets={"cpu": config})
+    out = tmp_path / "here"
+    assert _run.main(shrunk, ["--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    arrays = np.load(out / "arrays.npz")
+    for method in _recipes.METHODS:
+        assert np.isfinite(arrays[f"{method}/0/loss"]).all()
+
+
+def test_figures_without_labels(tmp_path):
+    """Without labelled images there are spectra and no probes, and Figure 7 says what it misses."""
+    args = [*tiny("vicreg"), "--methods", "vicreg", "--num-labelled", "0"]
+    assert command(resnet_small_init.EXPERIMENT, tmp_path / "runs", tmp_path / "here", *args) == 0
+    assert "vicreg/0/accuracy" not in np.load(tmp_path / "here" / "arrays.npz")
+    with pytest.raises(ValueError, match="probes need labelled images"):
+        command(probe_accuracy.EXPERIMENT, tmp_path / "runs", tmp_path / "b", "--num-labelled", "0")
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-6])
+def test_lars_on_a_linear_model_is_predicted(scale):
+    """Step by step within 5%, what the start's unaligned part and finite steps leave."""
+    config = lars_steps.Config()
+    gammas = np.arange(1, 6) ** -config.exponent
+    for rule, found in lars_steps._linear_model(config, gammas, scale).items():
+        np.testing.assert_allclose(found["half"], found["half_predicted"], rtol=0.05, err_msg=rule)
+
+
+def test_counting_steps():
+    t = np.linspace(0, 40, 401)
+    rise = lambda at: 1 / (1 + np.exp(-4 * (t - at)))  # noqa: E731
+    curves = np.stack([rise(5), rise(5.3), rise(20), rise(30), rise(60)], axis=1)
+    run = {"record_t": t, "correlation": curves, "covariance": 0.01 * curves + 1e-9}
+    for recipe in (_recipes.BarlowTwins(), _recipes.SimCLR()):
+        counted = _curves.count(recipe, run)
+        assert (counted.learned, counted.alone) == (4, 2)
+        assert counted.plateau == pytest.approx(1 if recipe.measured == "correlation" else 0.01)
+    amid = _curves.amid_plateaus(t, counted.rises)
+    np.testing.assert_allclose(t[amid], [12.6, 25], atol=0.2)
+    assert _curves.simultaneity(counted).p_value < 1e-10
+    nothing = _curves.count(_recipes.BarlowTwins(), run | {"correlation": 0 * curves})
+    assert (nothing.learned, nothing.alone) == (0, 0)
+    assert len(_curves.amid_plateaus(t, nothing.rises)) == 0
+    assert _curves.simultaneity(nothing).p_value == 1
+
+
+def test_records_and_copies_are_denser_at_first():
+    steps = _training.record_steps(1000, 40)
+    assert steps[0] == 0
+    assert steps[-1] == 1000
+    assert len(steps) <= 40
+    assert (np.diff(steps[:5]) == 1).all()
+    copied = _training.snapshot_steps(steps, 6)
+    assert {0, 1, 1000} <= copied <= set(steps.tolist())
+    assert _training.snapshot_steps(steps, 0) == set()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--vicreg.dim", "0"], "vicreg.dim must be >= 1"),
+        (["--simclr.learning-rate", "0"], "simclr.learning_rate must be > 0"),
+        (
+            ["--num-probe", "20"],
+            "num_probe = 20 must be a multiple of barlow_twins.batch_size = 16",
+        ),
+        (["--num-images", "100000"], "num_images = 100000, but photos has"),
+        (["--seeds", "1", "1"], "seeds must be one or more, each once"),
+    ],
+)
+def test_bad_settings(tmp_path, args, message):
+    with pytest.raises(ValueError, match=message):
+        command(resnet_small_init.EXPERIMENT, tmp_path, tmp_path / "here", *ALL, *args)
+
+
+def test_claims_of_a_run_that_learns_nothing_do_not_hold():
+    """No step is learned, none stands alone, nothing rejects simultaneous growth."""
+    t = np.linspace(0, 1, 50)
+    run = {
+        "record_t": t,
+        "correlation": np.full((50, 16), 1e-3),
+        "covariance": np.exp(np.outer(t, np.linspace(1, 2, 16))) * 1e-3,
+        "hidden": np.exp(np.outer(t**2, np.linspace(1, 2, 32))) * 1e-3,
+    }
+    config = resnet_small_init.Config(methods=("barlow_twins",))
+    made = resnet_small_init.check(config, {f"barlow_twins/0/{k}": v for k, v in run.items()})
+    failed = [claim.statement for claim in made if not claim.holds]
+    assert len(failed) >= 4, claims.table([("all", made)])
