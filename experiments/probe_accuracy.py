@@ -80,7 +80,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.set_xscale("symlog", linthresh=10)
         ax.set_title(LABELS[method], fontsize=8)
         ax.set_xlabel("step")
-        ax_dims.set_xlabel("dimensions learned (small initialisation)")
+        ax_dims.set_xlabel("dimensions learned")
     for row in axes:
         row[0].set_ylabel("probe accuracy (%)")
     axes[0, -1].legend(loc="lower right")

@@ -15,8 +15,8 @@ __all__ = ["CompiledStep", "compile_step"]
 
 _AXIS = "devices"
 
-# Before JAX 0.12 XLA gives convolutions on CPU to a library that runs each on one thread. So told, it
-# keeps that library for all else, and runs convolutions itself, on all threads.
+# Before JAX 0.12 XLA gives convolutions on CPU to a library that runs each on one thread. So told,
+# it keeps that library for all else, and runs convolutions itself, on all threads.
 _MANY_THREADS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
