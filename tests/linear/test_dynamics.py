@@ -196,3 +196,23 @@ def test_functions_broadcast_jit_vmap_and_do_not_recompile(dtype):
         for scale in (0.5, 1.0, 2.0):
             compiled(scale * t[0], scale * gammas[0], scale * initial[0], 0.01 * scale)
         assert len(traces) == 1
+
+
+@pytest.mark.parametrize("initial", [1e-3, 1e-30])
+@pytest.mark.parametrize("gamma", [0.2, 1.0])
+def test_lars_steps_of_one_mode(dtype, gamma, initial):
+    """d ln s / dt is the integrand itself: k = ln(s(t) / s(0)) / ρ, whatever γ; no underflow."""
+    t = jnp.linspace(0, 40 / gamma, 20_001, dtype=dtype)
+    gammas, start = jnp.asarray([gamma], dtype), jnp.asarray([initial], dtype)
+    s = linear.singular_value(t, gammas[0], start[0])
+    found = linear.lars_steps(t, gammas, start, 1e-3)
+    # The sum of 20,000 terms is rounded, and the trapezoidal rule is off by (4 γ Δt)² / 12.
+    tol = 20_000**0.5 * float(jnp.finfo(dtype).eps) + 1e-5
+    np.testing.assert_allclose(found[1:], jnp.log(s[1:] / initial) / 1e-3, rtol=30 * tol, atol=1)
+
+
+def test_lars_steps_refuse_bad_input(unchecked):
+    with pytest.raises(ValueError, match="relative_rate"):
+        linear.lars_steps(jnp.ones(3), jnp.ones(2), jnp.ones(2), 0.0)
+    with pytest.raises(ValueError, match=r"one shape \(d,\)"):
+        linear.lars_steps(jnp.ones(3), jnp.ones(2), jnp.ones(3), 0.1)

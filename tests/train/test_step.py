@@ -133,6 +133,12 @@ def test_records_are_the_spectra_of_the_embeddings():
     both = jnp.concatenate([h, h_prime])
     np.testing.assert_allclose(found["hidden"], spectrum.eigenvalues(both), **close)
     assert int(found["learned"]) == int((found["correlation"] > 0.5).sum())
+    record = train.make_record(training.NETWORK, x, x_prime, batch_size=32, normalise=True)
+    standard = [
+        (view - view.mean(0, keepdims=True)) / view.std(0, keepdims=True) for view in (z, z_prime)
+    ]
+    expected = spectrum.eigenvalues(*standard)
+    np.testing.assert_allclose(record(state)["correlation"], expected, **close)
     with pytest.raises(ValueError, match="batch_size = 20 must divide the 32 pairs"):
         train.make_record(training.NETWORK, x, x_prime, batch_size=20)
 

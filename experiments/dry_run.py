@@ -1,0 +1,110 @@
+"""What a preset's training runs would take, without training: sizes, memory, operations, hours.
+
+    python -m experiments.dry_run [--preset paper]
+
+For both initialisations and each method: the step is compiled as it would run, for shapes alone, so
+no data are read and no memory is used; then a few steps are taken for real on random images with a
+smaller batch. Hours are from the counted operations at the rate given by --tflops, which you should
+take from a step timed on your device.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments import _training, resnet_small_init, resnet_standard
+from experiments._recipes import METHODS, Recipe
+from sslstep import data, train
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings; each is one option of the command."""
+
+    preset: Literal["cpu", "paper"] = "paper"
+    """Of resnet_small_init and resnet_standard."""
+    methods: tuple[Literal["barlow_twins", "simclr", "vicreg"], ...] = METHODS
+    """Which."""
+    tflops: float = 50.0
+    """Rate that your device reaches, in 10^12 operations a second, for the estimated hours."""
+    batch: int = 4
+    """Pairs in a batch of the steps that are taken here; 0 to take none."""
+    steps: int = 2
+    """How many steps are taken here, after the first, which is not timed."""
+
+
+def main(options: Options) -> None:
+    """Print the table."""
+    titles = ("pairs", "steps", "parameters", "TFLOP/step", "state MiB", "step MiB", "hours")
+    print(f"{'':24}" + "".join(f"{title:>12}" for title in titles) + f"{'taken here':>28}")
+    for name, experiment in (
+        ("small", resnet_small_init.EXPERIMENT),
+        ("standard", resnet_standard.EXPERIMENT),
+    ):
+        config: Any = experiment.presets[options.preset]
+        for method in options.methods:
+            recipe = config.recipes.of(method)
+            step, state = _step(config, recipe)
+            images = jax.ShapeDtypeStruct((recipe.batch_size, *_image(config)), jnp.uint8)
+            compiled = jax.jit(step, donate_argnums=0).lower(state, images).compile()
+            memory: Any = compiled.memory_analysis()
+            counted: Any = compiled.cost_analysis()
+            flops = float(counted["flops"])
+            parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+            row = (
+                f"{recipe.batch_size:12}{recipe.num_steps:12}{parameters:12}{flops / 1e12:12.3g}"
+                f"{memory.argument_size_in_bytes / 2**20:12.0f}"
+                f"{memory.temp_size_in_bytes / 2**20:12.0f}"
+                f"{recipe.num_steps * flops / (options.tflops * 1e12) / 3600:12.2g}"
+            )
+            print(f"{name + ' ' + method:24}{row}", end="", flush=True)
+            print(f"{_take(config, recipe, options):>28}" if options.batch else "", flush=True)
+
+
+def _image(config: _training.Config) -> tuple[int, int, int]:
+    side = 96 if config.data == "stl10" else 32
+    return side, side, 3
+
+
+def _step(config: _training.Config, recipe: Recipe) -> tuple[train.Step, Any]:
+    """The step, and the shapes of its state."""
+    model, optimizer = _training.network(config, recipe), recipe.make_optimizer()
+    views_fn = partial(data.two_views, views=recipe.make_views(config.size))
+    step = train.make_step(model, recipe.loss_fn(), optimizer, views_fn)
+
+    def init(key: jax.Array, x: jax.Array) -> train.TrainState:
+        return train.init_state(key, model, optimizer, x, init_scale=recipe.init_scale)
+
+    x = jax.ShapeDtypeStruct((1, config.size, config.size, 3), jnp.float32)
+    return step, jax.eval_shape(init, jax.random.key(0), x)
+
+
+def _take(config: _training.Config, recipe: Recipe, options: Options) -> str:
+    """A few steps with a smaller batch, on random images."""
+    recipe = replace(recipe, batch_size=options.batch)
+    step, _ = _step(config, recipe)
+    model, optimizer = _training.network(config, recipe), recipe.make_optimizer()
+    x = jnp.zeros((1, config.size, config.size, 3))
+    init = jax.jit(partial(train.init_state, network=model, optimizer=optimizer))
+    state = init(jax.random.key(0), x=x, init_scale=recipe.init_scale)
+    compiled = jax.jit(step, donate_argnums=0)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (options.batch, *_image(config)), np.uint8)
+    state, metrics = jax.block_until_ready(compiled(state, images))
+    start = time.perf_counter()
+    for _ in range(options.steps):
+        state, metrics = jax.block_until_ready(compiled(state, images))
+    seconds = (time.perf_counter() - start) / max(1, options.steps)
+    if not np.isfinite(metrics.loss):
+        raise FloatingPointError(f"the loss is {metrics.loss} after {options.steps + 1} steps")
+    return f"{2 * options.batch / seconds:.1f} views/s, loss {float(metrics.loss):.4g}"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, prog="python -m experiments.dry_run", description=__doc__))
