@@ -158,3 +158,16 @@ def test_the_chosen_scale_gives_the_eigenvalue(target, measure, unchecked):
         train.choose_init_scale(key, training.NETWORK, *views, target=1e-30)
     with pytest.raises(ValueError, match='measure must be "correlation"'):
         train.choose_init_scale(key, training.NETWORK, *views, measure="hidden")
+
+
+def test_choose_init_scale_at_simclr_s_target():
+    """1e-6, of the covariance, of a head with biases and without batch norm (Appendix D.2)."""
+    backbone = nn.ResNet(stage_sizes=(1,), width=4, stem="small_stride2")
+    network = nn.Encoder(backbone, nn.simclr_head(3, (8,), variant="plain"))
+    views = training.VIEWS(jax.random.split(jax.random.key(1), 64), training.images(64))
+    key = jax.random.key(5)
+    settings = {"target": 1e-6, "measure": "covariance"}
+    scale = train.choose_init_scale(key, network, *views, **settings)
+    state = train.init_state(key, network, optim.sgd(0.1), views[0], init_scale=scale)
+    found = train.make_record(network, *views, batch_size=64)(state)["covariance"][0]
+    np.testing.assert_allclose(found, 1e-6, rtol=0.1)
