@@ -219,7 +219,7 @@ def small_resnet():
 
 
 def test_linear_evaluation_of_a_resnet():
-    """Above chance by far, no worse than on fixed features, the same bits for the same key."""
+    """Above chance by far, and the same bits for the same key."""
     embed, variables = small_resnet()
     frozen = Partial(embed, variables)
     train, test = data.load("photos", "train"), data.load("photos", "test")
