@@ -19,48 +19,58 @@ FAINT: dict[str, Any] = {**plotting.THEORY, "color": "0.7", "linewidth": 0.5, "z
 class Counted(NamedTuple):
     """The steps of one run."""
 
-    plateau: float  # what a learned eigenvalue is about
+    plateaus: np.ndarray  # what each eigenvalue is about once it is learned
     rises: steps.Rises
     learned: int
     alone: int
 
 
 def count(recipe: Recipe, run: Arrays) -> Counted:
-    """Which dimensions of the embedding rise, and when.
+    """Which dimensions of the embedding rise, and when: from 0.1 to 0.7 of their plateau.
 
-    Barlow Twins' eigenvalues rise to 1. Those of other losses have no level known beforehand: there
-    it is the median of the eigenvalues above the widest gap at the end.
+    Not to 0.9, as eigenvalues that are learned still differ by a fifth.
     """
     t, eigenvalues = run["record_t"], run[recipe.measured]
-    plateau = 1.0
-    if recipe.measured == "covariance":
-        gap = steps.widest_gap(eigenvalues[-1])
-        plateau = float(np.median(eigenvalues[-1][: gap.learned]))
-    rises = steps.Rises(*(np.asarray(part) for part in steps.rises(t, eigenvalues, plateau)))
+    plateaus = recipe.plateaus(eigenvalues)
+    rises = steps.Rises(
+        *(np.asarray(part) for part in steps.rises(t, eigenvalues, plateaus, high=0.7))
+    )
     learned, alone = np.isfinite(rises.middle), steps.isolated(rises)
-    return Counted(plateau, rises, int(learned.sum()), int(alone.sum()))
+    return Counted(plateaus, rises, int(learned.sum()), int(alone.sum()))
+
+
+def learned_along(recipe: Recipe, run: Arrays) -> np.ndarray:
+    """How many dimensions have been learned by each record."""
+    middle = count(recipe, run).rises.middle
+    found: np.ndarray = (run["record_t"][:, None] >= middle[None, :]).sum(axis=1)
+    return found
 
 
 def simultaneity(counted: Counted) -> steps.Significance:
-    """The test of simultaneous growth; nothing is rejected where fewer than two rose."""
-    if np.isfinite(counted.rises.end).sum() < 2:
+    """The test of simultaneous growth; nothing is rejected where fewer than two rose.
+
+    Dimensions that start near their plateau have no rise.
+    """
+    begin, middle, end = counted.rises
+    rose = np.isfinite(end) & (end > begin)
+    if rose.sum() < 2:
         return steps.Significance(0.0, 1.0)
-    return steps.simultaneity_test(counted.rises)
+    return steps.simultaneity_test(steps.Rises(begin[rose], middle[rose], end[rose]))
 
 
-def coincidence(run: Arrays, num: int = 60) -> steps.Significance:
+def coincidence(recipe: Recipe, run: Arrays, num: int = 60) -> steps.Significance:
     """Whether embeddings and hidden representations grow at the same times, per unit of log t."""
     t = run["record_t"]
     places = np.linspace(np.log(t[1]), np.log(t[-1]), num + 1)
-    # Dimensions that are rounding only have no rate of growth.
-    embeddings, hidden = (
-        np.maximum(run[name][1:], 1e-12 * run[name][1:].max(axis=1, keepdims=True))
-        for name in ("covariance", "hidden")
-    )
-    return steps.coincidence_test(
-        steps.growth_rate(np.log(t[1:]), embeddings, places),
-        steps.growth_rate(np.log(t[1:]), hidden, places),
-    )
+    rates = []
+    for name in ("covariance", "hidden"):
+        leading = run[name][1:, : 2 * recipe.dim]
+        # What is rounding has no rate of growth of its own.
+        clipped = np.maximum(leading, 1e-10 * leading.max())
+        rates.append(steps.growth_rate(np.log(t[1:]), clipped, places))
+    if min(np.ptp(rate) for rate in rates) == 0:
+        return steps.Significance(0.0, 1.0)
+    return steps.coincidence_test(*rates)
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -70,19 +80,37 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(scipy.stats.spearmanr(a, b).statistic)
 
 
-def amid_plateaus(t: np.ndarray, rises: steps.Rises) -> np.ndarray:
-    """Records halfway between one rise and the next, where none is under way."""
+def gaps(rises: steps.Rises) -> list[tuple[int, float, float]]:
+    """Between rises, while none is under way: how many are learned, from when, and until when."""
     learned = np.isfinite(rises.middle)
     order = np.argsort(rises.begin[learned])
     begin, end = rises.begin[learned][order], rises.end[learned][order]
     done = np.maximum.accumulate(end)
-    gaps = [(a, b) for a, b in zip(done[:-1], begin[1:], strict=True) if a < b]
-    return np.asarray([int(np.argmin(np.abs(t - (a + b) / 2))) for a, b in gaps], int)
+    pairs = enumerate(zip(done[:-1], begin[1:], strict=True), start=1)
+    return [(k, float(a), float(b)) for k, (a, b) in pairs if a < b]
 
 
-def simplified_loss(eigenvalues: np.ndarray) -> np.ndarray:
-    """Barlow Twins with λ = 1 on the fixed pairs: the sum of (1 - λ_j)²."""
-    return np.sum((1 - eigenvalues) ** 2, axis=-1)
+def resting_loss_errors(recipe: Recipe, run: Arrays, counted: Counted) -> list[float]:
+    """How far the training loss, its median over each gap, is from where theory has it rest."""
+    found = resting_losses(recipe)
+    if found is None:
+        return []
+    out = []
+    for k, start, stop in gaps(counted.rises):
+        there = run["loss"][(run["t"] > start) & (run["t"] < stop)]
+        if len(there):
+            out.append(float(np.median(there) - found[1][k]))
+    return out
+
+
+def resting_eigenvalue_errors(recipe: Recipe, run: Arrays, counted: Counted) -> list[float]:
+    """How far the learned eigenvalues' mean, midway through each gap, is from theory; relative."""
+    out = []
+    for k, start, stop in gaps(counted.rises):
+        record = int(np.argmin(np.abs(run["record_t"] - (start + stop) / 2)))
+        mean = float(np.mean(run[recipe.measured][record, :k]))
+        out.append(mean / float(counted.plateaus[k - 1]) - 1)
+    return out
 
 
 def resting_losses(recipe: Recipe) -> tuple[str, np.ndarray] | None:
@@ -92,6 +120,8 @@ def resting_losses(recipe: Recipe) -> tuple[str, np.ndarray] | None:
     SimCLR has no such levels.
     """
     k = np.arange(recipe.dim + 1)
+    if not recipe.few_dimensions:
+        return None  # a batch's loss then has a part that no learning removes
     if isinstance(recipe, BarlowTwins) and recipe.off_diagonal == 1 and not recipe.batch_norm:
         return "theory: $d - k$", recipe.dim - k
     if isinstance(recipe, VICReg):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from sslstep import data, losses, nn, optim
+from sslstep import data, landscape, losses, nn, optim
 
 Method = Literal["barlow_twins", "simclr", "vicreg"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -51,6 +51,8 @@ class Recipe:
     """How many steps to train."""
     init_scale: float = 1.0
     """α, by which every initial parameter is multiplied."""
+    zero_init_residual: bool = False
+    """Whether residual blocks start as identities: the publications' do, solo-learn's do not."""
 
     @property
     def measured(self) -> Literal["correlation", "covariance"]:
@@ -61,6 +63,22 @@ class Recipe:
     def normalises(self) -> bool:
         """Whether the loss normalises each dimension of the embedding over the batch."""
         return False
+
+    @property
+    def few_dimensions(self) -> bool:
+        """Whether a batch is large enough for its C to be that of the whole set, roughly."""
+        return self.batch_size >= 4 * self.dim
+
+    def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
+        """What each eigenvalue (T, d) rises to when it is learned, shape (d,).
+
+        Where no theory says: the largest value that each has, of those that outgrow the largest
+        initial eigenvalue twentyfold; for the others, the median of these.
+        """
+        largest: np.ndarray = eigenvalues.max(axis=0)
+        grown = largest > 20 * eigenvalues[0, 0]
+        largest[~grown] = np.median(largest[grown]) if grown.any() else largest[0]
+        return largest
 
     def head(self, **settings: Any) -> nn.Projector:
         """The projector."""
@@ -124,6 +142,12 @@ class BarlowTwins(Recipe):
         """As the setting says."""
         return self.batch_norm
 
+    def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
+        """They are 1 for the paper's form of the loss, if batches are not short of rank."""
+        if self.few_dimensions and self.off_diagonal == 1 and not self.batch_norm:
+            return np.ones(eigenvalues.shape[1])
+        return super().plateaus(eigenvalues)
+
     def head(self, **settings: Any) -> nn.Projector:
         """The publication's."""
         return nn.barlow_twins_head(self.dim, self.hidden, **settings)
@@ -175,6 +199,12 @@ class VICReg(Recipe):
     """μ, the weight of the hinge on standard deviations."""
     covariance: float = 1.0
     """ν, the weight of covariances."""
+
+    def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
+        """The k-th dimension to be learned rises to the level of k equal ones."""
+        k = np.arange(1, eigenvalues.shape[1] + 1)
+        weights = {"variance": self.variance, "covariance": self.covariance}
+        return np.asarray(landscape.vicreg_plateau(k, len(k), **weights).eigenvalue)
 
     def head(self, **settings: Any) -> nn.Projector:
         """The publication's."""

@@ -6,6 +6,7 @@ and `check`. This module turns them into a command line and one folder of result
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import logging
 import platform
@@ -167,7 +168,10 @@ def _folder_name(experiment: Experiment[C], options: Options[C]) -> str:
         return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
     parts = [f"{key}={plain(value)}".replace("/", "_") for key, value in changed.items()]
-    return "+".join([options.preset, *parts]).replace(" ", "")
+    name = "+".join([options.preset, *parts]).replace(" ", "")
+    if len(name) <= 150:
+        return name
+    return f"{name[:130]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"  # names end at 255
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

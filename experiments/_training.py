@@ -5,9 +5,11 @@ experiment that wants the same run reads it, or goes on with it where it was int
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,9 @@ from experiments import _images
 from experiments._recipes import LABELS, METHODS, Method, Recipe, Recipes
 from sslstep import data, nn, train
 from sslstep.measure import probe
+
+# Of what a run's folder holds. Counted up when code changes what a run of the same settings is.
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,11 @@ class Trained(NamedTuple):
 def network(config: Config, recipe: Recipe) -> nn.Encoder:
     """The encoder: a ResNet and the method's projector."""
     dtype = jnp.dtype(config.dtype)
-    settings: dict[str, Any] = {"stem": config.stem, "dtype": dtype}
+    settings: dict[str, Any] = {
+        "stem": config.stem,
+        "dtype": dtype,
+        "zero_init_residual": recipe.zero_init_residual,
+    }
     if config.backbone == "small":
         backbone = nn.ResNet(stage_sizes=(1, 1, 1), width=8, **settings)
     else:
@@ -134,19 +143,20 @@ def fit(
             _keep(folder, state)
         return {**spectra(state), **accuracy(state)}
 
-    run = train.fit(
-        train.compile_step(setup.step),
-        setup.state,
-        setup.images,
-        num_steps=recipe.num_steps,
-        batch_size=recipe.batch_size,
-        folder=folder,
-        record=record,
-        record_at=record_at,
-        checkpoint_every=config.checkpoint_every,
-        settings=settings,
-        progress=f"{name} {LABELS[method]}, seed {seed}".strip(),
-    )
+    with _alone_in(folder):
+        run = train.fit(
+            train.compile_step(setup.step),
+            setup.state,
+            setup.images,
+            num_steps=recipe.num_steps,
+            batch_size=recipe.batch_size,
+            folder=folder,
+            record=record,
+            record_at=record_at,
+            checkpoint_every=config.checkpoint_every,
+            settings=settings,
+            progress=f"{name} {LABELS[method]}, seed {seed}".strip(),
+        )
     rates = recipe.rate(recipe.learning_rate)(np.arange(recipe.num_steps))
     times = np.concatenate([[0.0], np.cumsum(np.asarray(rates, float))])
     record_t = times[run.records["step"]]
@@ -156,12 +166,28 @@ def fit(
     return Trained(times[1:], run.metrics["loss"], record_t[later], records)
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Refuse a folder where another process trains: two would write between each other's lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another process trains the run in {folder}: wait for it.") from error
+        yield
+
+
 def snapshots(
     config: Config, method: Method, recipe: Recipe, seed: int, runs: Path
 ) -> list[train.TrainState]:
     """The copies of the network that a run has kept, oldest first; without an optimiser's state."""
     like = prepare(config, recipe, seed).state
     folder = runs / _folder_name(_settings(config, method, recipe, seed)) / "snapshots"
+    if not any(folder.glob("*.msgpack")):
+        raise FileNotFoundError(
+            f"{folder} has no copies of the network: remove {folder.parent} to train it again."
+        )
     found = []
     for path in sorted(folder.glob("*.msgpack"), key=lambda path: int(path.stem)):
         target = {"params": like.params, "batch_stats": like.batch_stats}
@@ -220,6 +246,12 @@ def _accuracy_of(
     splits = []
     for split in ("train", "test"):
         found = data.load(config.data, split, data_dir=config.data_dir)
+        height, width = found.images.shape[1:3]
+        if min(height, width) < config.size:
+            raise ValueError(
+                f"size = {config.size} is larger than the labelled images, {height}x{width}: give "
+                f"num_labelled = 0 to do without probes."
+            )
         margin = [(side - config.size) // 2 for side in found.images.shape[1:3]]
         middle = found.images[: config.num_labelled, margin[0] :, margin[1] :]
         middle = middle[:, : config.size, : config.size]
@@ -266,9 +298,10 @@ def _accuracy_of(
 
 def _settings(config: Config, method: Method, recipe: Recipe, seed: int) -> dict[str, Any]:
     """All that determines a run."""
-    apart = ("methods", "seeds", "data_dir")
+    apart = ("methods", "seeds", "data_dir", "checkpoint_every")
     kept = {name: value for name, value in shared(config).items() if name not in apart}
-    return {**kept, "method": method, "seed": seed, "recipe": dataclasses.asdict(recipe)}
+    recipe_settings = dataclasses.asdict(recipe)
+    return {"format": FORMAT, **kept, "method": method, "seed": seed, "recipe": recipe_settings}
 
 
 def _folder_name(settings: dict[str, Any]) -> str:

@@ -3,11 +3,12 @@ r"""Figures 1 (C, D), 2 (C to F) and 5: ResNets learn their embeddings one dimen
     make fig1cd, make fig2cf, make fig5    or    python -m experiments.resnet_small_init
 
 Barlow Twins (λ = 1, no batch norm before the loss), SimCLR and VICReg, each with all initial
-parameters multiplied by a small α. For each method: the loss, the eigenvalues of the embeddings (of
-C for Barlow Twins, of the covariance for the others, Appendix D.4), and those of the hidden
-representations' covariance, against effective time, on a fixed set of pairs. Dashed, what theory
-says of Barlow Twins: the loss rests at d - k while k eigenvalues are 1 and the others 0. Dotted:
-when each dimension of the embedding is learned. Expected: eigenvalues rise from almost nothing to a
+parameters multiplied by a small α. For each method: the training loss, the eigenvalues of the
+embeddings (of C for Barlow Twins, of the covariance for the others, Appendix D.4), and those of the
+hidden representations' covariance, these two on a fixed set of pairs, against effective time.
+Dashed, where theory has the loss rest: for Barlow Twins at d - k while k eigenvalues are 1 and the
+others 0; for VICReg at `landscape.vicreg_plateau`. Dotted: when each dimension of the embedding is
+learned. Expected: eigenvalues rise from almost nothing to a
 plateau, most of them one at a time, the loss falls with each, and hidden representations grow at
 the same moments. Preset cpu: a small ResNet on 32x32 photographs, 3 to 4 minutes a method on two
 cores. Preset paper: Appendix D.2 (ResNet-50, STL-10), for a GPU. Runs are kept in results/training
@@ -23,7 +24,7 @@ import scipy.stats
 import tyro
 
 from experiments import _curves, _training
-from experiments._recipes import LABELS, BarlowTwins, Recipes, SimCLR, VICReg
+from experiments._recipes import LABELS, BarlowTwins, Recipe, Recipes, SimCLR, VICReg
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, plotting
 
@@ -61,12 +62,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
         recipe = config.recipes.of(method)
         one = _training.run_of(arrays, f"{method}/{config.seeds[0]}")
         t, eigenvalues = one["record_t"], one[recipe.measured]
-        ax_loss.plot(one["t"], one["loss"], color="0.6", linewidth=0.5, label="batches")
+        ax_loss.plot(one["t"], one["loss"], color="0.3", linewidth=0.6, label="training loss")
         _curves.plateaus(ax_loss, recipe)
-        if method == "barlow_twins":
-            measured = _curves.simplified_loss(eigenvalues)
-            ax_loss.plot(t, measured, color=plotting.CATEGORIES[0], label="fixed pairs")
-            ax_modes.axhline(1.0, **_curves.FAINT)
         ax_loss.legend(loc="lower left", frameon=True, framealpha=1.0, edgecolor="none")
         counted = _curves.count(recipe, one)
         _curves.eigenvalue_curves(ax_modes, t, eigenvalues)
@@ -95,88 +92,91 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     return out
 
 
-def _claims_of(method: Any, recipe: Any, of_seed: list[Arrays]) -> list[claims.Claim]:
+def _claims_of(method: Any, recipe: Recipe, of_seed: list[Arrays]) -> list[claims.Claim]:
     """The claims about one method's runs."""
     name = LABELS[method]
     counts = [_curves.count(recipe, one) for one in of_seed]
     tops = [float(one[recipe.measured][0, 0]) for one in of_seed]
     heuristic = 1e-6 if method == "simclr" else 1e-3
-    enough = recipe.dim / 2 if method != "simclr" else 3
-    significance = [_curves.simultaneity(counted) for counted in counts]
-    coincidence = [_curves.coincidence(one) for one in of_seed]
+    coincidence = [_curves.coincidence(recipe, one) for one in of_seed]
     out = [
-        claims.below(
-            f"{name}: the largest eigenvalue at the start (the paper proposes {heuristic:g})",
+        claims.close(
+            f"{name}: the largest eigenvalue at the start, its decimal logarithm (the paper "
+            f"proposes {heuristic:g})",
             "App. D.2",
-            expected=heuristic,
-            measured=max(tops),
-            tolerance=50 * heuristic,
+            expected=float(np.log10(heuristic)),
+            measured=float(np.mean(np.log10(tops))),
+            tolerance=1.0,
         ),
         claims.above(
             f"{name}: dimensions learned, the fewest of all seeds",
             "Fig. 1 (D), 2 (D, F)",
-            expected=enough,
+            expected=recipe.dim / 2,
             measured=min(counted.learned for counted in counts),
         ),
         claims.above(
-            f"{name}: the fraction of them that rises alone, from 0.1 to 0.9 of the plateau while "
+            f"{name}: the fraction of them that rises alone, from 0.1 to 0.7 of its plateau while "
             f"no other does; mean over seeds",
             "Section 6",
             expected=0.5,
             measured=float(np.mean([c.alone / max(c.learned, 1) for c in counts])),
         ),
         claims.below(
-            f"{name}: simultaneous growth is rejected (chi-square test of step times, its largest "
-            f"p-value)",
+            f"{name}: they are not learned all at once (chi-square test of step times, the largest "
+            f"p-value of all seeds)",
             "Section 6",
-            measured=max(test.p_value for test in significance),
+            measured=max(_curves.simultaneity(counted).p_value for counted in counts),
             tolerance=1e-3,
         ),
         claims.above(
             f"{name}: hidden representations grow when embeddings do: rank correlation of their "
-            f"growth rates, mean over seeds",
+            f"growth rates, less their smooth courses; mean over seeds",
             "Fig. 5",
-            expected=0.5,
+            expected=0.3,
             measured=float(np.mean([test.statistic for test in coincidence])),
         ),
         claims.below(
             f"{name}: growth of hidden representations at unrelated times is rejected (cyclic "
-            f"shifts, p-value combined over seeds)",
+            f"shifts, p-values combined over seeds)",
             "Fig. 5",
-            measured=float(
-                scipy.stats.combine_pvalues([test.p_value for test in coincidence]).pvalue
-            ),
+            measured=_combined(coincidence),
             tolerance=0.05,
         ),
     ]
-    if method == "barlow_twins":
-        out += _barlow_twins_claims(of_seed, counts)
+    if _curves.resting_losses(recipe) is not None:
+        out += _theory_claims(name, method, recipe, list(zip(of_seed, counts, strict=True)))
     return out
 
 
-def _barlow_twins_claims(
-    of_seed: list[Arrays], counts: list[_curves.Counted]
+def _combined(tests: list[Any]) -> float:
+    """Fisher's combination of p-values."""
+    return float(scipy.stats.combine_pvalues([test.p_value for test in tests]).pvalue)
+
+
+def _theory_claims(
+    name: str, method: Any, recipe: Recipe, runs: list[tuple[Arrays, _curves.Counted]]
 ) -> list[claims.Claim]:
     """What theory says of levels: the loss between steps, the eigenvalues after theirs."""
-    off, level = [], []
-    for one, counted in zip(of_seed, counts, strict=True):
-        eigenvalues = one["correlation"]
-        amid = eigenvalues[_curves.amid_plateaus(one["record_t"], counted.rises)]
-        off += list(np.abs(_curves.simplified_loss(amid) - np.sum(amid < 0.5, axis=1)))
-        level += list(eigenvalues[-1][eigenvalues[-1] > 0.5])
+    off = [x for one, c in runs for x in _curves.resting_loss_errors(recipe, one, c)]
+    level = [x for one, c in runs for x in _curves.resting_eigenvalue_errors(recipe, one, c)]
+    exact = method == "barlow_twins"
     return [
-        claims.below(
-            "Barlow Twins: amid a plateau after k steps the loss is d - k; the median distance",
-            "Fig. 1 (C), Eq. 14",
+        claims.close(
+            f"{name}: between steps the training loss rests where theory has it"
+            + (", at d - k" if exact else ", but for its invariance term, which theory leaves out")
+            + "; the median difference",
+            "Fig. 1 (C), Eq. 14" if exact else "beyond the paper",
+            expected=0.0,
             measured=float(np.median(off)) if off else np.inf,
-            tolerance=0.1,
+            tolerance=0.1 if exact else 1.0,
         ),
         claims.close(
-            "Barlow Twins: what is learned stays at 1; the mean of the learned eigenvalues at the "
-            "end",
-            "Eq. 13, Fig. 1 (D)",
-            expected=1.0,
-            measured=float(np.mean(level)) if level else 0.0,
+            f"{name}: between steps the mean of the learned eigenvalues is where theory has it"
+            + (", at 1" if exact else ", from near d down to 1")
+            + "; the median relative difference",
+            "Eq. 13, Fig. 1 (D)" if exact else "beyond the paper",
+            expected=0.0,
+            measured=float(np.median(level)) if level else np.inf,
             tolerance=0.05,
         ),
     ]

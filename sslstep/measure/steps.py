@@ -6,11 +6,14 @@ hypotheses can be held against a set of rises: that they are simultaneous
 representations, grow at times that have nothing to do with each other (:func:`coincidence_test`).
 """
 
+import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import diptest
 import jax.numpy as jnp
 import numpy as np
+import scipy.ndimage
 import scipy.stats
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Real
@@ -39,11 +42,14 @@ class Gap(NamedTuple):
         learned: how many eigenvalues lie above it.
         threshold: its geometric middle.
         ratio: of the eigenvalue above it to that below.
+        p_value: how probable a ratio so large is if the eigenvalues between the largest and the
+            smallest lie uniformly on a logarithmic scale.
     """
 
     learned: int
     threshold: float
     ratio: float
+    p_value: float
 
 
 class Rises(NamedTuple):
@@ -115,7 +121,7 @@ def isolated(rises: Rises) -> Bool[np.ndarray, " d"]:
     r"""Which dimensions are learned alone: no other is between its begin and its end meanwhile.
 
     A dimension whose end is not reached is on its way from its begin on. One that does not reach
-    its middle is not learned, and counts neither as alone nor as another's company.
+    its middle is not learned and never alone, but from its begin on it is another's company.
 
     Args:
         rises: from :func:`rises`.
@@ -133,8 +139,7 @@ def isolated(rises: Rises) -> Bool[np.ndarray, " d"]:
     begin, middle, end = (np.asarray(part, float) for part in rises)
     learned = np.isfinite(middle)
     apart = (end[:, None] < begin[None, :]) | (begin[:, None] > end[None, :])
-    other = learned[None, :] & ~np.eye(len(begin), dtype=bool)
-    alone: np.ndarray = learned & np.all(apart | ~other, axis=1)
+    alone: np.ndarray = learned & np.all(apart | np.eye(len(begin), dtype=bool), axis=1)
     return alone
 
 
@@ -175,7 +180,7 @@ def simultaneity_test(rises: Rises) -> Significance:
         raise ValueError(
             f"rises must have two dimensions that rise from begin to end, got {whole.sum()}."
         )
-    duration = (end - begin)[whole]
+    duration = end[whole] - begin[whole]
     if not (duration > 0).all():
         raise ValueError("rises must take some time: an end is not after its begin.")
     weights = duration**-2
@@ -229,17 +234,22 @@ def growth_rate(
     return rate / np.diff(places)
 
 
-def coincidence_test(a: Float[ArrayLike, " m"], b: Float[ArrayLike, " m"]) -> Significance:
+def coincidence_test(
+    a: Float[ArrayLike, " m"], b: Float[ArrayLike, " m"], *, smooth: float = 5.0
+) -> Significance:
     r"""Null hypothesis: two growth rates along training have no common timing.
 
-    The statistic is Spearman's rank correlation of the two series. Under the null hypothesis one
-    series could as well be shifted in time against the other, around the end, so the p-value is the
-    fraction of all m cyclic shifts, that by nothing included, with a correlation at least as large:
-    it keeps each series' own smoothness, and is no smaller than 1/m.
+    The statistic is Spearman's rank correlation of the two series less their own smooth course,
+    which is the series under a Gaussian of standard deviation ``smooth``: that both are busy in the
+    middle of training is no coincidence of steps. Under the null hypothesis one series could as
+    well be shifted in time against the other, around the end, so the p-value is the fraction of all
+    m cyclic shifts, that by nothing included, with a correlation at least as large. It is no
+    smaller than 1/m.
 
     Args:
         a: such as :func:`growth_rate` of embeddings' eigenvalues, shape ``(m,)``.
         b: such as that of hidden representations' at the same times, shape ``(m,)``.
+        smooth: in entries of the series; a few times as long as a step takes. 0 keeps the course.
 
     Returns:
         :class:`Significance`; its statistic is in [-1, 1].
@@ -263,9 +273,15 @@ def coincidence_test(a: Float[ArrayLike, " m"], b: Float[ArrayLike, " m"]) -> Si
         )
     _check.require_finite("a", first)
     _check.require_finite("b", second)
+    _check.require_at_least("smooth", smooth, 0.0)
     for name, series in (("a", first), ("b", second)):
         if np.ptp(series) == 0:
             raise ValueError(f"{name} is constant: it has no timing.")
+    if smooth:
+        first, second = (
+            series - scipy.ndimage.gaussian_filter1d(series, smooth, mode="nearest")
+            for series in (first, second)
+        )
     ranks, others = (scipy.stats.rankdata(series) for series in (first, second))
     ranks, others = ranks - ranks.mean(), others - others.mean()
     shifted = np.stack([np.roll(others, shift) for shift in range(len(others))])
@@ -279,12 +295,17 @@ def coincidence_test(a: Float[ArrayLike, " m"], b: Float[ArrayLike, " m"]) -> Si
 def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
     r"""Where a spectrum falls into a band that has grown and one that has not.
 
-    The gap between neighbours :math:`\lambda_k > \lambda_{k+1}` with the largest ratio. It is a
-    description, not a test: every spectrum has a widest gap.
+    The gap between neighbours :math:`\lambda_k > \lambda_{k+1}` with the largest ratio. Every
+    spectrum has one; whether it is wider than chance is told by the distribution of the largest of
+    m spacings of uniform points, which, as a fraction x of the whole range, exceed it with
+    probability (Darling 1953)
+
+    .. math:: \sum_{i = 1}^{\lfloor 1 / x \rfloor} (-1)^{i + 1} \binom{m}{i} (1 - i x)^{m - 1}.
 
     Args:
-        eigenvalues: in descending order, shape ``(d,)``, d of at least 2. What is not positive
-            counts as the smallest that is.
+        eigenvalues: in descending order, shape ``(d,)``, d of at least 2. Where some are negative,
+            as those of a C of few samples, what is below the size of the most negative is noise
+            and counts as of that size; else what is 0 counts as the smallest above.
 
     Returns:
         :class:`Gap`.
@@ -296,8 +317,8 @@ def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
         >>> import numpy as np
         >>> from sslstep.measure import steps
         >>> gap = steps.widest_gap(np.array([1.1, 0.9, 0.01, 0.005]))
-        >>> gap.learned, round(gap.threshold, 3), round(gap.ratio)
-        (2, 0.095, 90)
+        >>> gap.learned, round(gap.threshold, 3), round(gap.ratio), round(gap.p_value, 2)
+        (2, 0.095, 90, 0.08)
     """
     values = np.asarray(eigenvalues, float)
     if values.ndim != 1 or len(values) < 2:
@@ -305,11 +326,30 @@ def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
     _check.require_finite("eigenvalues", values)
     if not (values > 0).any():
         raise ValueError("eigenvalues must have one that is positive.")
-    floor = values[values > 0].min()
-    logs = np.log(np.maximum(values, floor))
-    place = int(np.argmax(-np.diff(logs)))
-    above, below = np.exp(logs[place]), np.exp(logs[place + 1])
-    return Gap(place + 1, float(np.sqrt(above * below)), float(above / below))
+    floor = max(values[values > 0].min(), -values.min())
+    above_noise = np.unique(np.log(np.maximum(values, min(floor, values.max()))))[::-1]
+    if len(above_noise) < 2:
+        return Gap(len(values), float(values.max()), 1.0, 1.0)
+    spacings = -np.diff(above_noise)
+    place = int(np.argmax(spacings))
+    above, below = np.exp(above_noise[place]), np.exp(above_noise[place + 1])
+    learned = int(np.sum(np.log(np.maximum(values, floor)) >= above_noise[place]))
+    p_value = _largest_spacing(float(spacings[place] / spacings.sum()), len(spacings))
+    return Gap(learned, float(np.sqrt(above * below)), float(above / below), p_value)
+
+
+def _largest_spacing(fraction: float, num: int) -> float:
+    """Probability that the largest of `num` spacings exceeds a fraction of the range."""
+    if num * fraction <= 1:
+        return 1.0  # one of them must
+    # The terms are huge and cancel: in exact integers.
+    x = Fraction(fraction)
+    terms = range(1, min(num, int(1 / x)) + 1)
+    total = sum(
+        ((-1) ** (i + 1) * math.comb(num, i) * (1 - i * x) ** (num - 1) for i in terms),
+        start=Fraction(0),
+    )
+    return float(min(max(total, Fraction(0)), Fraction(1)))
 
 
 def bimodality_test(values: Float[ArrayLike, " n"]) -> Significance:

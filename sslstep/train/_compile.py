@@ -1,5 +1,6 @@
 """The training step, compiled for one device or several."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -26,7 +27,19 @@ Parallel = Literal["jit", "pmap", "shard_map"]
 def compiler_options(devices: Sequence[jax.Device]) -> dict[str, Any] | None:
     """What ``jax.jit`` is told beyond its defaults, measured in docs/benchmarks.md."""
     on_cpu = all(device.platform == "cpu" for device in devices)
-    return dict(_MANY_THREADS) if on_cpu and jax.__version_info__ < (0, 12) else None
+    return dict(_MANY_THREADS) if on_cpu and _needs_and_has_many_threads() else None
+
+
+@functools.cache
+def _needs_and_has_many_threads() -> bool:
+    """Options of XLA come and go: this one is used where it is needed and accepted."""
+    if jax.__version_info__ >= (0, 12):
+        return False
+    try:
+        jax.jit(lambda x: x, compiler_options=_MANY_THREADS).lower(0.0).compile()
+    except (jax.errors.JaxRuntimeError, ValueError):
+        return False
+    return True
 
 
 class CompiledStep:

@@ -48,6 +48,12 @@ def test_simultaneous_growth_is_not_rejected_and_stepwise_growth_is():
     assert steps.simultaneity_test(apart).p_value < 1e-10
 
 
+def test_what_never_gets_halfway_is_company():
+    inf = np.inf
+    creeping = steps.Rises(np.array([1.0, 2, 4]), np.array([inf, 2.5, 5]), np.array([inf, 3, 6]))
+    assert steps.isolated(creeping).tolist() == [False, False, False]
+
+
 def test_growth_rate_sees_small_dimensions():
     t = np.linspace(0, 10, 101)
     small = 1e-9 + 1e-6 * logistic(t, [5.0], 20.0)
@@ -62,8 +68,15 @@ def test_coincidence():
     bursts = np.exp(-0.5 * ((np.arange(80)[:, None] - np.array([9, 30, 61])) / 2) ** 2).sum(1)
     noisy = bursts + 0.1 * rng.normal(size=80)
     assert steps.coincidence_test(bursts, noisy).p_value < 0.03
-    assert steps.coincidence_test(bursts, np.roll(noisy, 17)).p_value > 0.2
+    assert steps.coincidence_test(bursts, np.roll(noisy, 17)).p_value > 0.05
     p_values = [steps.coincidence_test(*rng.normal(size=(2, 50))).p_value for _ in range(300)]
+    assert abs(np.mean(np.array(p_values) <= 0.1) - 0.1) < 4 * np.sqrt(0.09 / 300)
+    # Bursts of one busy time in the middle, independent of each other.
+    envelope = np.exp(-0.5 * ((np.arange(60) - 30) / 12) ** 2)
+    p_values = [
+        steps.coincidence_test(*(envelope * rng.exponential(size=(2, 60)))).p_value
+        for _ in range(300)
+    ]
     assert abs(np.mean(np.array(p_values) <= 0.1) - 0.1) < 4 * np.sqrt(0.09 / 300)
 
 
@@ -72,6 +85,31 @@ def test_widest_gap():
     assert gap.learned == 2
     assert gap.threshold == pytest.approx(np.sqrt(4e-3))
     assert gap.ratio == pytest.approx(4000)
+    # Noise of 1e-2 on either side of 0 has no gap, however small its smallest positive part.
+    noisy = steps.widest_gap(np.array([5.0, 4.0, 1e-2, 1e-9, -1e-2]))
+    assert noisy.learned == 2
+    assert noisy.ratio == pytest.approx(400)
+    assert steps.widest_gap(np.array([1.0, 1.0])).ratio == 1
+
+
+@pytest.mark.parametrize("num", [8, 64])
+def test_p_values_of_gaps_are_calibrated(num):
+    """Of spectra without a gap, as many are below 0.1 as should be; two bands are always."""
+    rng = np.random.default_rng(0)
+    drawn = -np.sort(-np.exp(rng.uniform(-9, 0, (400, num))), axis=1)
+    p_values = np.array([steps.widest_gap(row).p_value for row in drawn])
+    assert abs(np.mean(p_values <= 0.1) - 0.1) < 4 * np.sqrt(0.09 / 400)
+    bands = np.concatenate([np.exp(rng.uniform(-1, 0, num)), np.exp(rng.uniform(-9, -8, num))])
+    assert steps.widest_gap(-np.sort(-bands)).p_value < 1e-3
+
+
+def test_bimodality():
+    """Calibrated on one mode, conservatively; certain on two bands of a spectrum."""
+    rng = np.random.default_rng(0)
+    p_values = [steps.bimodality_test(rng.normal(size=64)).p_value for _ in range(200)]
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 200)
+    bands = np.concatenate([rng.normal(size=20), rng.normal(size=44) - 8])
+    assert steps.bimodality_test(bands).p_value < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -82,6 +120,8 @@ def test_widest_gap():
         (lambda: steps.simultaneity_test(steps.Rises(*np.ones((3, 2)))), "take some time"),
         (lambda: steps.coincidence_test(np.ones(5), np.arange(5.0)), "a is constant"),
         (lambda: steps.coincidence_test(np.arange(2.0), np.arange(2.0)), "at least 3"),
+        (lambda: steps.bimodality_test(np.ones(3)), "n >= 4"),
+        (lambda: steps.bimodality_test(np.array([0, 1, 2, np.nan])), "values"),
         (lambda: steps.widest_gap(np.zeros(4)), "one that is positive"),
         (lambda: steps.widest_gap(np.ones(1)), r"shape \(d,\)"),
         (

@@ -53,8 +53,8 @@ def linear_evaluation(
 
     Args:
         key: of the initial weights, the order of images and their views.
-        embed_fn: ``embed_fn(x)``, from views in [0, 1] (unless ``augmentation`` normalises them),
-            shape ``(b, s, s, c)``, to features, ``(b, p)``. A network in eval mode, batch norms
+        embed_fn: ``embed_fn(x)``, from views in [0, 1], shape ``(b, s, s, c)``, to features,
+            ``(b, p)``; what normalises views belongs in it. A network in eval mode, batch norms
             using their running averages: ``lambda x: network.apply(variables, x, train=False).h``.
             If large, rather ``jax.tree_util.Partial(embed, variables)`` of ``embed(variables, x)``:
             so the variables are arguments of the compiled program, not constants in it, and another
@@ -63,7 +63,8 @@ def linear_evaluation(
         labels: classes 0...c-1, shape ``(n,)``.
         learning_rate: η at the start; traced. See :func:`sgd` for the publications'.
         num_classes: c, at least 2.
-        augmentation: of the training images; static. None: ``data.Augmentation(min(h, w))``.
+        augmentation: of the training images, without normalisation; static. None:
+            ``data.Augmentation(min(h, w))``.
         num_epochs: how many.
         batch_size: images in a batch, at most n.
         momentum: as in :func:`sgd`, likewise the next four.
@@ -105,6 +106,11 @@ def linear_evaluation(
     labels = _sgd.require_valid("images", n, labels, rates, settings)
     if augmentation is None:
         augmentation = data.Augmentation(min(height, width))
+    if augmentation.mean is not None or augmentation.std is not None:
+        raise ValueError(
+            "augmentation must not normalise (mean, std), as test images would not be normalised "
+            "likewise: let embed_fn do it."
+        )
     embed = embed_fn if isinstance(embed_fn, Partial) else Partial(embed_fn)
     images = jnp.asarray(images)
     # Before anything is trained: what augment refuses, and what the network makes of the views.
