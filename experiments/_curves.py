@@ -147,8 +147,10 @@ def eigenvalue_curves(ax: "Axes", t: np.ndarray, eigenvalues: np.ndarray) -> Non
         curve = np.where(eigenvalues[:, j] > 0, eigenvalues[:, j], np.nan)
         ax.plot(t, curve, color=color, linewidth=0.8)
     ax.set_yscale("log")
-    top = float(eigenvalues.max())
-    ax.set_ylim(max(float(eigenvalues[-1].min()), 1e-7 * top, 1e-300) / 2, 3 * top)
+    top, least = float(eigenvalues.max()), float(eigenvalues[eigenvalues > 0].min())
+    ends = eigenvalues[[0, -1]]
+    low = max(float(ends[ends > 0].min(initial=top)), 1e-8 * top, least)
+    ax.set_ylim(low / 2, 3 * top)
 
 
 def step_marks(ax: "Axes", counted: Counted) -> None:

@@ -191,7 +191,7 @@ def snapshots(
     found = []
     for path in sorted(folder.glob("*.msgpack"), key=lambda path: int(path.stem)):
         target = {"params": like.params, "batch_stats": like.batch_stats}
-        kept = serialization.from_bytes(target, path.read_bytes())
+        kept = jax.tree.map(jnp.asarray, serialization.from_bytes(target, path.read_bytes()))
         step = jnp.asarray(int(path.stem), like.step.dtype)
         found.append(like._replace(step=step, opt_state=(), **kept))
     return found

@@ -110,10 +110,9 @@ def _predict(
         modes = linear.modes(linear.cross_correlation(*jnp.split(features, 2)))
         weights = initial.T @ (vectors * jnp.where(positive, 1 / root, 0))
         rate = min(recipe.learning_rate, 0.5 * float(linear.max_learning_rate(modes.eigenvalues)))
-        num_steps = max(2, int(np.ceil(span / rate)))
-        descent = simulate.gradient_descent(
-            weights, modes, rate, num_steps, max(1, num_steps // 1000)
-        )
+        every = max(1, int(span / rate) // 1000)
+        num_steps = every * max(1, int(np.ceil(span / rate / every)))
+        descent = simulate.gradient_descent(weights, modes, rate, num_steps, every)
         waits = spectrum.step_times(descent.times, descent.eigenvalues)
     return np.asarray(gammas), np.asarray(waits)
 
