@@ -82,7 +82,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax_dims.set_xlabel("dimensions learned")
     for row in axes:
         row[0].set_ylabel("probe accuracy (%)")
-    axes[0, -1].legend(loc="lower right")
+    axes[0, min(1, columns - 1)].legend(loc="lower right")
     plotting.label_panels(list(axes.ravel()))
     return fig
 

@@ -71,7 +71,7 @@ def _traces(config: Config, arrays: Arrays) -> Any:
     import matplotlib.pyplot as plt
 
     columns = len(config.methods)
-    fig, axes = plt.subplots(1, columns, figsize=(0.4 + 2.2 * columns, 2.3), squeeze=False)
+    fig, axes = plt.subplots(1, columns, figsize=(0.4 + 2.2 * columns, 2.5), squeeze=False)
     for method, ax in zip(config.methods, axes[0], strict=True):
         t, eigenvalues = _spectra(config, method, config.seeds[0], arrays)
         _curves.eigenvalue_curves(ax, t, eigenvalues)
@@ -83,13 +83,14 @@ def _traces(config: Config, arrays: Arrays) -> Any:
         ax.set_xlabel(r"effective time $t$")
         ax.set_title(LABELS[method], fontsize=8)
     axes[0, 0].set_ylabel("eigenvalues of embeddings")
-    axes[0, -1].legend(loc="lower right", frameon=True, framealpha=1.0, edgecolor="none")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center")
     plotting.label_panels(list(axes[0]))
     return fig
 
 
 def _histograms(config: Config, arrays: Arrays) -> Any:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     columns, rows = len(config.methods), 5
     fig, axes = plt.subplots(
@@ -104,7 +105,8 @@ def _histograms(config: Config, arrays: Arrays) -> Any:
             ax.hist(np.clip(eigenvalues[i], edges[0], None), edges, color=plotting.CATEGORIES[0])
             ax.axvline(steps.widest_gap(eigenvalues[i]).threshold, **plotting.THEORY)
             ax.set_xscale("log")
-            ax.text(0.03, 0.95, f"t = {t[i]:.3g}", transform=ax.transAxes, va="top", fontsize=7)
+            ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+            ax.text(0.62, 0.95, f"t = {t[i]:.3g}", transform=ax.transAxes, va="top", fontsize=7)
         axes[0, column].set_title(LABELS[method], fontsize=8)
         axes[-1, column].set_xlabel("eigenvalue")
     axes[rows // 2, 0].set_ylabel("number of eigenvalues")
