@@ -73,9 +73,9 @@ def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path):
     args = [*tiny("barlow-twins"), "--num-pairs", "16"]
     assert command(predicted_steps.EXPERIMENT, runs, tmp_path / "here", *args) == 0
     arrays = np.load(tmp_path / "here" / "arrays.npz")
-    assert arrays["0/predicted"].shape == (len(arrays["0/snapshot_t"]), 4)
+    assert arrays["0/unlearned/predicted"].shape == (len(arrays["0/snapshot_t"]), 4)
     assert arrays["0/snapshot_t"][-1] == pytest.approx(0.12)
-    assert (arrays["0/gammas"][:, 0] > 0).all()
+    assert (arrays["0/all/gammas"][:, 0] > 0).all()
     momentum = [*args, "--barlow-twins.momentum", "0.9"]
     with pytest.raises(ValueError, match="the theory is of plain gradient descent"):
         command(predicted_steps.EXPERIMENT, runs, tmp_path / "b", *momentum)
