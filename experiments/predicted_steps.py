@@ -198,7 +198,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
     ax_next.set_xticks(np.arange(len(at)), [f"{time:.2g}" for time in at], rotation=60)
     ax_next.set_xlabel("from the network at $t$")
     ax_next.set_ylabel("next wait, predicted / measured")
-    ax_next.legend()
+    ax_next.set_ylim(bottom=ax_next.get_ylim()[0] / 10)
+    ax_next.legend(loc="lower left")
     gammas = arrays[f"{seed}/all/gammas"]
     for j, color in enumerate(plotting.mode_colors(gammas.shape[1])):
         ax_modes.plot(np.maximum(times, times[1] / 3), gammas[:, j], ".-", color=color)
