@@ -44,11 +44,12 @@ fig2ab: $(VENV)/.run  ## Figure 2a, b: a wide MLP against the prediction of its 
 fig2cf: $(VENV)/.run  ## Figure 2c to f: the same with SimCLR and VICReg (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,resnet_small_init) --methods simclr vicreg $(FROM_DATA)
 
-.PHONY: fig3 fig4
+.PHONY: fig3
 fig3: $(VENV)/.run  ## Figures 3 and 4: standard initialisation, eigenvalues in two bands (takes DATA, DATA_DIR)
-fig4: $(VENV)/.run  ## the same command
-fig3 fig4:
 	$(call EXPERIMENT,resnet_standard) $(FROM_DATA)
+
+.PHONY: fig4
+fig4: fig3  ## the same command
 
 .PHONY: fig5
 fig5: $(VENV)/.run  ## Figure 5: all three losses, embeddings and hidden representations (takes DATA, DATA_DIR)
