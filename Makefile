@@ -17,11 +17,11 @@ EXPERIMENT = $(BIN)/python -m experiments.$(1) --preset $(PRESET) $(ARGS)
 FROM_DATA = $(if $(DATA),--data $(DATA)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 # fig2cf and fig5 are one command, and so are fig3 and fig4.
-QUICK := fig1ab fig8 fig6 fig2ab fig1cd infinite_width two_towers width_sweep
+QUICK := fig1ab fig8 fig6 fig2ab fig1cd infinite_width two_towers
 
 ##@ Reproduce the paper
 .PHONY: figures
-figures: $(QUICK) fig5 fig3 fig7 lars_steps predicted_steps  ## every figure at $(PRESET), then the table of claims
+figures: $(QUICK) width_sweep fig5 fig3 fig7 lars_steps predicted_steps  ## every figure at $(PRESET), then the table of claims
 	$(BIN)/python -m experiments.claims
 
 .PHONY: quick

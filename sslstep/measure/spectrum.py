@@ -47,7 +47,7 @@ def eigenvalues(
     Example:
         >>> import jax.numpy as jnp
         >>> from sslstep.measure import spectrum
-        >>> spectrum.eigenvalues(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
+        >>> spectrum.eigenvalues(jnp.array([[1.0, 0.0], [-1.0, 0.0]])).round(4)
         Array([1., 0.], dtype=float32)
     """
     if z_prime is not None:

@@ -179,11 +179,18 @@ def test_a_batch_of_low_rank_has_levels_of_its_own():
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-6])
 def test_lars_on_a_linear_model_is_predicted(scale):
-    """Step by step within 5%, what the start's unaligned part and finite steps leave."""
+    """Waits from mode to mode to 2%; all are early by what the start's unaligned part adds to |W|.
+
+    That part is left out of the prediction, which so takes the first steps of LARS for shorter.
+    """
     config = lars_steps.Config()
     gammas = np.arange(1, 6) ** -config.exponent
-    for rule, found in lars_steps._linear_model(config, gammas, scale).items():
-        np.testing.assert_allclose(found["half"], found["half_predicted"], rtol=0.05, err_msg=rule)
+    found = lars_steps._linear_model(config, gammas, scale)
+    sgd, lars = found["sgd"], found["lars"]
+    np.testing.assert_allclose(sgd["half"], sgd["half_predicted"], rtol=0.05)
+    np.testing.assert_allclose(np.diff(lars["half"]), np.diff(lars["half_predicted"]), rtol=0.02)
+    early = lars["half_predicted"][0] - lars["half"][0]
+    assert 0 <= early * config.relative_rate < 1  # less than one e-fold of the weights' norm
 
 
 def test_counting_steps():
@@ -213,7 +220,8 @@ def test_records_and_copies_are_denser_at_first():
     assert len(steps) <= 40
     assert (np.diff(steps[:5]) == 1).all()
     copied = _training.snapshot_steps(steps, 6)
-    assert {0, 1, 1000} <= copied <= set(steps.tolist())
+    assert {0, 1000} <= copied <= set(steps.tolist())
+    assert 4 <= len(copied) <= 6
     assert _training.snapshot_steps(steps, 0) == set()
 
 
