@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from experiments._recipes import BarlowTwins, Recipe, VICReg
+from experiments._recipes import Recipe
 from experiments._run import Arrays
-from sslstep import landscape, plotting
+from sslstep import plotting
 from sslstep.measure import steps
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ def gaps(rises: steps.Rises) -> list[tuple[int, float, float]]:
 
 def resting_loss_errors(recipe: Recipe, run: Arrays, counted: Counted) -> list[float]:
     """How far the training loss, its median over each gap, is from where theory has it rest."""
-    found = resting_losses(recipe)
-    if found is None:
+    levels = recipe.resting_losses()
+    if levels is None:
         return []
     out = []
     for k, start, stop in gaps(counted.rises):
         there = run["loss"][(run["t"] > start) & (run["t"] < stop)]
         if len(there):
-            out.append(float(np.median(there) - found[1][k]))
+            out.append(float(np.median(there) - levels[k]))
     return out
 
 
@@ -113,32 +113,12 @@ def resting_eigenvalue_errors(recipe: Recipe, run: Arrays, counted: Counted) -> 
     return out
 
 
-def resting_losses(recipe: Recipe) -> tuple[str, np.ndarray] | None:
-    """Where the loss rests while k = 0...d dimensions are learned, and what to call it.
-
-    Barlow Twins with λ = 1: d - k (Eq. 14). VICReg: :func:`sslstep.landscape.vicreg_plateau`.
-    SimCLR has no such levels.
-    """
-    k = np.arange(recipe.dim + 1)
-    if not recipe.few_dimensions:
-        return None  # a batch's loss then has a part that no learning removes
-    if isinstance(recipe, BarlowTwins) and recipe.off_diagonal == 1 and not recipe.batch_norm:
-        return "theory: $d - k$", recipe.dim - k
-    if isinstance(recipe, VICReg):
-        weights = {"variance": recipe.variance, "covariance": recipe.covariance}
-        return "theory", np.asarray(landscape.vicreg_plateau(k, recipe.dim, **weights).loss)
-    return None
-
-
 def plateaus(ax: "Axes", recipe: Recipe) -> None:
     """Where theory has the loss rest."""
-    found = resting_losses(recipe)
-    if found is None:
-        return
-    name, levels = found
-    for k, level in enumerate(levels):
+    levels = recipe.resting_losses()
+    for k, level in enumerate(() if levels is None else levels):
         if k % max(1, recipe.dim // 16) == 0:
-            ax.axhline(level, **FAINT, label=name if k == 0 else None)
+            ax.axhline(level, **FAINT, label="theory" if k == 0 else None)
 
 
 def eigenvalue_curves(ax: "Axes", t: np.ndarray, eigenvalues: np.ndarray) -> None:

@@ -46,16 +46,23 @@ class Outcome(NamedTuple):
     step_times: np.ndarray
 
 
+def features_of(kernel, dtype) -> tuple[jax.Array, jax.Array, linear.Modes]:
+    """Features and their inverse, as in :class:`Limit`, of a kernel computed in `dtype`; Γ's modes.
+
+    Two views may be the same image; what they share has no inverse and needs none.
+    """
+    values, vectors = jnp.linalg.eigh(kernel)
+    positive = values > len(values) * jnp.finfo(dtype).eps * values[-1]
+    root = jnp.sqrt(jnp.where(positive, values, 1))
+    features = vectors * jnp.where(positive, root, 0)
+    inverse = vectors * jnp.where(positive, 1 / root, 0)
+    return features, inverse, linear.modes(linear.cross_correlation(*jnp.split(features, 2)))
+
+
 def limit(kernel, k_test_train, dim: int, step_size: float) -> Limit:
     """From the kernel over training samples and held-out ones; ``step_size`` is 4 η γ_1."""
     modes = kernel_pca.contrastive_modes(kernel, dim, solver="dense")
-    values, vectors = jnp.linalg.eigh(kernel)
-    # Two views may be the same image; what they share has no inverse and needs none.
-    positive = values > len(values) * jnp.finfo(values.dtype).eps * values[-1]
-    root = jnp.sqrt(jnp.where(positive, values, 1))
-    features = vectors * jnp.where(positive, root, 0)
-    gamma_modes = linear.modes(linear.cross_correlation(*jnp.split(features, 2)))
-    inverse = vectors * jnp.where(positive, 1 / root, 0)
+    features, inverse, gamma_modes = features_of(kernel, kernel.dtype)
     learning_rate = step_size / (4 * modes.eigenvalues[0])
     return Limit(features, inverse, gamma_modes, modes, k_test_train, learning_rate)
 

@@ -80,6 +80,13 @@ class Recipe:
         largest[~grown] = np.median(largest[grown]) if grown.any() else largest[0]
         return largest
 
+    def resting_losses(self) -> np.ndarray | None:
+        """Where theory has the loss rest while k = 0...d dimensions are learned, if it says so.
+
+        Not of short batches, whose loss has a part that no learning removes.
+        """
+        return None
+
     def head(self, **settings: Any) -> nn.Projector:
         """The projector."""
         raise NotImplementedError
@@ -142,11 +149,20 @@ class BarlowTwins(Recipe):
         """As the setting says."""
         return self.batch_norm
 
+    @property
+    def as_in_theory(self) -> bool:
+        """Whether it is the loss of Eq. 1, of batches that are not short of rank."""
+        return self.few_dimensions and self.off_diagonal == 1 and not self.batch_norm
+
     def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
-        """They are 1 for the paper's form of the loss, if batches are not short of rank."""
-        if self.few_dimensions and self.off_diagonal == 1 and not self.batch_norm:
+        """They are 1 in theory."""
+        if self.as_in_theory:
             return np.ones(eigenvalues.shape[1])
         return super().plateaus(eigenvalues)
+
+    def resting_losses(self) -> np.ndarray | None:
+        """They are d - k in theory (Eq. 14)."""
+        return self.dim - np.arange(self.dim + 1) if self.as_in_theory else None
 
     def head(self, **settings: Any) -> nn.Projector:
         """The publication's."""
@@ -200,11 +216,22 @@ class VICReg(Recipe):
     covariance: float = 1.0
     """ν, the weight of covariances."""
 
+    def _levels(self) -> landscape.VICRegPlateau:
+        """While k = 0...d dimensions are learned."""
+        return landscape.vicreg_plateau(
+            np.arange(self.dim + 1),
+            self.dim,
+            variance=self.variance,
+            covariance=self.covariance,
+        )
+
     def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
         """The k-th dimension to be learned rises to the level of k equal ones."""
-        k = np.arange(1, eigenvalues.shape[1] + 1)
-        weights = {"variance": self.variance, "covariance": self.covariance}
-        return np.asarray(landscape.vicreg_plateau(k, len(k), **weights).eigenvalue)
+        return np.asarray(self._levels().eigenvalue[1:])
+
+    def resting_losses(self) -> np.ndarray | None:
+        """All but the invariance term."""
+        return np.asarray(self._levels().loss) if self.few_dimensions else None
 
     def head(self, **settings: Any) -> nn.Projector:
         """The publication's."""

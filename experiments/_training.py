@@ -18,7 +18,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import serialization
+from jax.tree_util import Partial
 
 from experiments import _images
 from experiments._recipes import LABELS, METHODS, Method, Recipe, Recipes
@@ -69,12 +71,13 @@ def shared(config: Config) -> dict[str, Any]:
 
 
 class Trained(NamedTuple):
-    """A run, with effective times."""
+    """A run: where it lies, and its arrays.
 
-    t: np.ndarray  # after each step
-    loss: np.ndarray
-    record_t: np.ndarray
-    records: dict[str, np.ndarray]
+    `t` and `loss` after each step, `record_t` and what was recorded then; t is effective time.
+    """
+
+    folder: Path
+    arrays: dict[str, np.ndarray]
 
 
 def network(config: Config, recipe: Recipe) -> nn.Encoder:
@@ -91,6 +94,23 @@ def network(config: Config, recipe: Recipe) -> nn.Encoder:
         make = nn.resnet18 if config.backbone == "resnet18" else nn.resnet50
         backbone = make(**settings)
     return nn.Encoder(backbone, recipe.head(dtype=dtype))
+
+
+class Parts(NamedTuple):
+    """What training does, whatever the images."""
+
+    model: nn.Encoder
+    optimizer: optax.GradientTransformation
+    views_fn: Callable[..., tuple[jax.Array, jax.Array]]
+    step: train.Step
+
+
+def parts(config: Config, recipe: Recipe) -> Parts:
+    """Network, optimiser, views and the step that is made of them."""
+    views_fn = partial(data.two_views, views=recipe.make_views(config.size))
+    model, optimizer = network(config, recipe), recipe.make_optimizer()
+    step = train.make_step(model, recipe.loss_fn(), optimizer, views_fn)
+    return Parts(model, optimizer, views_fn, step)
 
 
 class Setup(NamedTuple):
@@ -110,9 +130,7 @@ def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
     images = _images.choose(
         key_data, config.data, config.num_images or None, config.data_dir
     ).images
-    views_fn = partial(data.two_views, views=recipe.make_views(config.size))
-    model, optimizer = network(config, recipe), recipe.make_optimizer()
-    step = train.make_step(model, recipe.loss_fn(), optimizer, views_fn)
+    model, optimizer, views_fn, step = parts(config, recipe)
     fixed = images[np.arange(config.num_probe) % len(images)]
     x, x_prime = jax.jit(views_fn)(jax.random.split(key_probe, len(fixed)), fixed)
     state = train.init_state(key_network, model, optimizer, x, init_scale=recipe.init_scale)
@@ -163,7 +181,8 @@ def fit(
     # A warm-up's first rate is 0: its step takes no time.
     later = np.diff(record_t, prepend=-1.0) > 0
     records = {key: value[later] for key, value in run.records.items()}
-    return Trained(times[1:], run.metrics["loss"], record_t[later], records)
+    arrays = {"t": times[1:], "loss": run.metrics["loss"], "record_t": record_t[later], **records}
+    return Trained(folder, arrays)
 
 
 @contextmanager
@@ -178,18 +197,18 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def snapshots(
-    config: Config, method: Method, recipe: Recipe, seed: int, runs: Path
-) -> list[train.TrainState]:
-    """The copies of the network that a run has kept, oldest first; without an optimiser's state."""
-    like = prepare(config, recipe, seed).state
-    folder = runs / _folder_name(_settings(config, method, recipe, seed)) / "snapshots"
-    if not any(folder.glob("*.msgpack")):
+def snapshots(folder: Path, like: train.TrainState) -> list[train.TrainState]:
+    """The copies of the network that a run in `folder` has kept, oldest first, without optimisers.
+
+    `like` is a state of that network.
+    """
+    paths = sorted((folder / "snapshots").glob("*.msgpack"), key=lambda path: int(path.stem))
+    if not paths:
         raise FileNotFoundError(
-            f"{folder} has no copies of the network: remove {folder.parent} to train it again."
+            f"{folder} has no copies of the network: remove it to train it again."
         )
     found = []
-    for path in sorted(folder.glob("*.msgpack"), key=lambda path: int(path.stem)):
+    for path in paths:
         target = {"params": like.params, "batch_stats": like.batch_stats}
         kept = jax.tree.map(jnp.asarray, serialization.from_bytes(target, path.read_bytes()))
         step = jnp.asarray(int(path.stem), like.step.dtype)
@@ -222,8 +241,7 @@ def fit_all(config: Config, recipes: Recipes, runs: Path, name: str) -> dict[str
     for seed in config.seeds:
         for method in config.methods:
             run = fit(config, method, recipes.of(method), seed, runs, name=name)
-            named = {"t": run.t, "loss": run.loss, "record_t": run.record_t, **run.records}
-            arrays |= {f"{method}/{seed}/{key}": value for key, value in named.items()}
+            arrays |= {f"{method}/{seed}/{key}": value for key, value in run.arrays.items()}
     return arrays
 
 
@@ -260,12 +278,9 @@ def _accuracy_of(
     classes = len(found.label_names)
     normalise = recipe.make_views(config.size).first
 
-    @jax.jit
-    def features(params: Any, batch_stats: Any, batch: jax.Array) -> jax.Array:
-        x = batch.astype(jnp.float32) / 255
+    def embed(variables: Any, x: jax.Array) -> jax.Array:
         if normalise.mean is not None and normalise.std is not None:
             x = (x - jnp.asarray(normalise.mean)) / jnp.asarray(normalise.std)
-        variables = {"params": params, "batch_stats": batch_stats}
         outputs: Any = model.apply(variables, x, train=False)
         h: jax.Array = outputs.h
         return h
@@ -282,15 +297,9 @@ def _accuracy_of(
         return probe.accuracy(probe.ridge(h, targets, best), h_test, labels_test)
 
     def measure(state: train.TrainState) -> dict[str, Any]:
-        h, h_test = (
-            jnp.concatenate(
-                [
-                    features(state.params, state.batch_stats, part[start : start + 256])
-                    for start in range(0, len(part), 256)
-                ]
-            )
-            for part in (images, images_test)
-        )
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        frozen = Partial(embed, variables)
+        h, h_test = (probe.embed_images(frozen, part) for part in (images, images_test))
         return {"accuracy": accuracy(h, h_test)}
 
     return measure

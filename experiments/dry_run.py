@@ -9,8 +9,7 @@ take from a step timed on your device.
 """
 
 import time
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -20,7 +19,7 @@ import tyro
 
 from experiments import _training, resnet_small_init, resnet_standard
 from experiments._recipes import METHODS, Recipe
-from sslstep import data, train
+from sslstep import train
 
 
 @dataclass(frozen=True)
@@ -74,26 +73,24 @@ def _image(config: _training.Config) -> tuple[int, int, int]:
 
 def _step(config: _training.Config, recipe: Recipe) -> tuple[train.Step, Any]:
     """The step, and the shapes of its state."""
-    model, optimizer = _training.network(config, recipe), recipe.make_optimizer()
-    views_fn = partial(data.two_views, views=recipe.make_views(config.size))
-    step = train.make_step(model, recipe.loss_fn(), optimizer, views_fn)
-
-    def init(key: jax.Array, x: jax.Array) -> train.TrainState:
-        return train.init_state(key, model, optimizer, x, init_scale=recipe.init_scale)
-
+    parts = _training.parts(config, recipe)
     x = jax.ShapeDtypeStruct((1, config.size, config.size, 3), jnp.float32)
-    return step, jax.eval_shape(init, jax.random.key(0), x)
+    return parts.step, jax.eval_shape(_init(parts, recipe), jax.random.key(0), x)
+
+
+def _init(parts: _training.Parts, recipe: Recipe) -> Any:
+    def init(key: jax.Array, x: jax.Array) -> train.TrainState:
+        return train.init_state(key, parts.model, parts.optimizer, x, init_scale=recipe.init_scale)
+
+    return init
 
 
 def _take(config: _training.Config, recipe: Recipe, options: Options) -> str:
     """A few steps with a smaller batch, on random images."""
-    recipe = replace(recipe, batch_size=options.batch)
-    step, _ = _step(config, recipe)
-    model, optimizer = _training.network(config, recipe), recipe.make_optimizer()
+    parts = _training.parts(config, recipe)
     x = jnp.zeros((1, config.size, config.size, 3))
-    init = jax.jit(partial(train.init_state, network=model, optimizer=optimizer))
-    state = init(jax.random.key(0), x=x, init_scale=recipe.init_scale)
-    compiled = jax.jit(step, donate_argnums=0)
+    state = jax.jit(_init(parts, recipe))(jax.random.key(0), x)
+    compiled = jax.jit(parts.step, donate_argnums=0)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (options.batch, *_image(config)), np.uint8)
     state, metrics = jax.block_until_ready(compiled(state, images))

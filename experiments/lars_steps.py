@@ -80,13 +80,11 @@ def run(config: Config, runs: Path) -> Arrays:
             arrays |= {f"{rule}/{scale:g}/{key}": value for key, value in found.items()}
     for seed in config.seeds:
         for rule in RULES:
-            trained = _training.fit(
-                config, "barlow_twins", getattr(config, rule), seed, runs, name=f"{rule}:"
-            )
-            records = {"record_t": trained.record_t, **trained.records}
-            counted = _curves.count(getattr(config, rule), records)
-            found = np.interp(counted.rises.middle, trained.record_t, trained.records["step"])
-            found[~np.isfinite(counted.rises.middle)] = np.inf
+            recipe = getattr(config, rule)
+            run = _training.fit(config, "barlow_twins", recipe, seed, runs, name=f"{rule}:").arrays
+            middle = _curves.count(recipe, run).rises.middle
+            found = np.interp(middle, run["record_t"], run["step"])
+            found[~np.isfinite(middle)] = np.inf
             arrays[f"resnet/{rule}/{seed}"] = found
     return arrays
 

@@ -14,6 +14,7 @@ minutes on two cores beyond the run itself, which is shared.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _curves, _training, resnet_small_init
+from experiments import _curves, _prediction, _training, resnet_small_init
 from experiments._recipes import BarlowTwins
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, kernel_pca, linear, plotting, simulate
@@ -73,81 +74,95 @@ def run(config: Config, runs: Path) -> Arrays:
     for seed in config.seeds:
         trained = _training.fit(config, "barlow_twins", recipe, seed, runs, name="predicted steps:")
         setup = _training.prepare(config, recipe, seed)
-        x = jnp.concatenate([setup.x[: config.num_pairs], setup.x_prime[: config.num_pairs]])
-        states = _training.snapshots(config, "barlow_twins", recipe, seed, runs)
-        steps = np.array([int(state.step) for state in states])
-        times = np.concatenate([[0.0], trained.t])[steps]
-        one = {"record_t": trained.record_t, **trained.records}
-        counted = _curves.count(recipe, one)
+        states = _training.snapshots(trained.folder, setup.state)
+        t = trained.arrays["t"]
+        times = np.concatenate([[0.0], t])[[int(state.step) for state in states]]
         arrays |= {
             f"{seed}/snapshot_t": times,
-            f"{seed}/measured": counted.rises.middle,
-            f"{seed}/record_t": trained.record_t,
+            f"{seed}/measured": _curves.count(recipe, trained.arrays).rises.middle,
+            f"{seed}/record_t": trained.arrays["record_t"],
         }
+        x = jnp.concatenate([setup.x[: config.num_pairs], setup.x_prime[: config.num_pairs]])
+        apply_fn = _along_directions(setup.model)
+        found = [
+            _predict(config, setup.model, apply_fn, state, x, t[-1] - time)
+            for state, time in zip(states, times, strict=True)
+        ]
         for which in OUTPUTS:
-            found = [
-                _predict(config, setup.model, state, x, trained.t[-1] - time, which)
-                for state, time in zip(states, times, strict=True)
-            ]
-            arrays[f"{seed}/{which}/gammas"] = np.stack([gammas for gammas, _ in found])
-            arrays[f"{seed}/{which}/predicted"] = np.stack(
-                [time + waits for time, (_, waits) in zip(times, found, strict=True)]
+            gammas, waits = (
+                np.stack(part) for part in zip(*(one[which] for one in found), strict=True)
             )
+            arrays[f"{seed}/{which}/gammas"] = gammas
+            arrays[f"{seed}/{which}/predicted"] = times[:, None] + waits
     return arrays
 
 
 def _predict(
-    config: Config, model: Any, state: Any, x: jax.Array, span: float, which: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """γ_j of one network's NTK, and how long after it each dimension is learned by it alone."""
-    recipe = config.barlow_twins
-    variables = {"params": state.params, "batch_stats": _settled(model, state, x)}
-    apply_fn = _embedding(model, variables["batch_stats"])
-    initial = apply_fn(state.params, x)
-    outputs = jnp.eye(recipe.dim)
-    if which == "unlearned":
-        values, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(initial, 2)))
-        # Each is an eigenvector of C; where all are learned there is nothing to leave out.
-        outputs = vectors[:, np.asarray(values) < 0.5] if bool((values < 0.5).any()) else outputs
-    kernel = empirical.ntk(
-        lambda params, x: apply_fn(params, x) @ outputs, state.params, x, kind=config.kernel
+    config: Config, model: Any, apply_fn: Any, state: Any, x: jax.Array, span: float
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of OUTPUTS each: γ_j of one network's NTK, and how long each dimension takes by it alone."""
+    fixed = {"batch_stats": _settled(model, state.params, state.batch_stats, x)}
+    directions = {"all": jnp.eye(config.barlow_twins.dim)}
+    initial = apply_fn(
+        {"params": state.params, "fixed": fixed | {"directions": directions["all"]}}, x
     )
+    values, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(initial, 2)))
+    # Eigenvectors of C; where all are learned there is nothing to leave out.
+    unlearned = vectors * (values < 0.5)[None, :]
+    directions["unlearned"] = unlearned if bool((values < 0.5).any()) else directions["all"]
+    out = {}
+    for which in OUTPUTS:
+        tree = {"params": state.params, "fixed": fixed | {"directions": directions[which]}}
+        kernel = empirical.ntk(apply_fn, tree, x, kind=config.kernel)
+        # A mean over all d outputs, of which those left out are 0.
+        number = float(jnp.sum(directions[which] ** 2))
+        out[which] = _follow(config, kernel * (len(values) / number), initial, span)
+    return out
+
+
+def _follow(
+    config: Config, kernel: jax.Array, initial: jax.Array, span: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """γ_j of a kernel, and when gradient descent with it learns each dimension within a span."""
+    recipe = config.barlow_twins
     with jax.enable_x64(True):
         kernel, initial = (jnp.asarray(np.asarray(a), jnp.float64) for a in (kernel, initial))
         gammas = kernel_pca.contrastive_modes(kernel, recipe.dim, solver="dense").eigenvalues
-        values, vectors = jnp.linalg.eigh(kernel)
-        positive = values > len(values) * np.finfo(np.float32).eps * values[-1]
-        root = jnp.sqrt(jnp.where(positive, values, 1))
-        features = vectors * jnp.where(positive, root, 0)
-        modes = linear.modes(linear.cross_correlation(*jnp.split(features, 2)))
-        weights = initial.T @ (vectors * jnp.where(positive, 1 / root, 0))
+        _, inverse, modes = _prediction.features_of(kernel, jnp.float32)
         rate = min(recipe.learning_rate, 0.5 * float(linear.max_learning_rate(modes.eigenvalues)))
         every = max(1, int(span / rate) // 1000)
         num_steps = every * max(1, int(np.ceil(span / rate / every)))
-        descent = simulate.gradient_descent(weights, modes, rate, num_steps, every)
+        descent = simulate.gradient_descent(initial.T @ inverse, modes, rate, num_steps, every)
         waits = spectrum.step_times(descent.times, descent.eigenvalues)
     return np.asarray(gammas), np.asarray(waits)
 
 
-def _embedding(model: Any, batch_stats: Any) -> Any:
-    """The embedding as a function of parameters and images, batch norm's statistics held fixed."""
+def _along_directions(model: Any) -> Any:
+    """The embedding along some directions, as a function of parameters and what is held fixed.
 
-    def apply_fn(params: Any, x: jax.Array) -> jax.Array:
-        z: jax.Array = model.apply({"params": params, "batch_stats": batch_stats}, x, train=False).z
-        return z
+    One function for all networks of a run, so that its NTK is compiled once: batch norm's
+    statistics and the directions are arguments too, without gradients.
+    """
+
+    def apply_fn(tree: Any, x: jax.Array) -> jax.Array:
+        fixed = jax.lax.stop_gradient(tree["fixed"])
+        variables = {"params": tree["params"], "batch_stats": fixed["batch_stats"]}
+        z: jax.Array = model.apply(variables, x, train=False).z
+        return z @ fixed["directions"]
 
     return apply_fn
 
 
-def _settled(model: Any, state: Any, x: jax.Array) -> Any:
+@partial(jax.jit, static_argnames="model")
+def _settled(model: Any, params: Any, batch_stats: Any, x: jax.Array) -> Any:
     """Running averages that have converged to the statistics of these images."""
 
     def update(_: Any, batch_stats: Any) -> Any:
-        variables = {"params": state.params, "batch_stats": batch_stats}
+        variables = {"params": params, "batch_stats": batch_stats}
         return model.apply(variables, x, train=True, mutable=["batch_stats"])[1]["batch_stats"]
 
     # A tenth of the new value each time: 0.9^80 is 2e-4.
-    return jax.jit(lambda stats: jax.lax.fori_loop(0, 80, update, stats))(state.batch_stats)
+    return jax.lax.fori_loop(0, 80, update, batch_stats)
 
 
 def _next_wait(arrays: Arrays, seed: int, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

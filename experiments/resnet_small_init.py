@@ -8,11 +8,11 @@ embeddings (of C for Barlow Twins, of the covariance for the others, Appendix D.
 hidden representations' covariance, these two on a fixed set of pairs, against effective time.
 Dashed, where theory has the loss rest: for Barlow Twins at d - k while k eigenvalues are 1 and the
 others 0; for VICReg at `landscape.vicreg_plateau`. Dotted: when each dimension of the embedding is
-learned. Expected: eigenvalues rise from almost nothing to a
-plateau, most of them one at a time, the loss falls with each, and hidden representations grow at
-the same moments. Preset cpu: a small ResNet on 32x32 photographs, 3 to 4 minutes a method on two
-cores. Preset paper: Appendix D.2 (ResNet-50, STL-10), for a GPU. Runs are kept in results/training
-and shared by all experiments; interrupted, they go on where they were.
+learned. Expected: eigenvalues rise from almost nothing to a plateau, most of them one at a time,
+the loss falls with each, and hidden representations grow at the same moments. Preset cpu: a small
+ResNet on 32x32 photographs, 3 to 4 minutes a method on two cores. Preset paper: Appendix D.2
+(ResNet-50, STL-10), for a GPU. Runs are kept in results/training and shared by all experiments;
+interrupted, they go on where they were.
 """
 
 from dataclasses import dataclass
@@ -143,7 +143,7 @@ def _claims_of(method: Any, recipe: Recipe, of_seed: list[Arrays]) -> list[claim
             tolerance=0.05,
         ),
     ]
-    if _curves.resting_losses(recipe) is not None:
+    if recipe.resting_losses() is not None:
         out += _theory_claims(name, method, recipe, list(zip(of_seed, counts, strict=True)))
     return out
 

@@ -7,7 +7,7 @@ losses. `figure` (Figure 3): eigenvalues of the embeddings against effective tim
 middle of the widest gap of each spectrum. `histograms` (Figure 4): their distribution, five times.
 Expected: a band of eigenvalues that have grown, one of those that have not, a sparse region between
 them, and a number in the upper band that grows. Preset cpu: a small ResNet on 32x32 photographs,
-d = 64, 4 to 5 minutes a method on two cores. Preset paper: Appendix D.2 (ResNet-50, STL-10), for a
+d = 64, 5 minutes on two cores. Preset paper: Appendix D.2 (ResNet-50, STL-10), for a
 GPU. Runs are kept in results/training and shared by all experiments.
 """
 
@@ -98,10 +98,11 @@ def _histograms(config: Config, arrays: Arrays) -> Any:
     )
     for column, method in enumerate(config.methods):
         t, eigenvalues = _spectra(config, method, config.seeds[0], arrays)
-        top, bottom = float(eigenvalues.max()), max(1e-8, 1e-9 * float(eigenvalues.max()))
-        edges = np.geomspace(max(bottom, float(eigenvalues[eigenvalues > 0].min())), top, 41)
+        top = float(eigenvalues.max())
+        least = max(1e-9 * top, float(eigenvalues[eigenvalues > 0].min()))
+        edges = np.geomspace(least, top, 41)
         for ax, at in zip(axes[:, column], np.geomspace(t[1], t[-1], rows), strict=True):
-            i = int(np.argmin(np.abs(np.log(np.maximum(t, t[1] / 10)) - np.log(at))))
+            i = 1 + int(np.argmin(np.abs(np.log(t[1:] / at))))
             ax.hist(np.clip(eigenvalues[i], edges[0], None), edges, color=plotting.CATEGORIES[0])
             ax.axvline(steps.widest_gap(eigenvalues[i]).threshold, **plotting.THEORY)
             ax.set_xscale("log")

@@ -212,8 +212,9 @@ def vicreg_plateau(
     .. math:: \mathcal{L}(v) = \mu\, (1 - \sqrt v)_+ + 2 \nu\, v^2 (d / k - 1), \qquad
         v_k = \min\Big(1, \Big(\frac{\mu}{8 \nu (d / k - 1)}\Big)^{2/3}\Big)
 
-    at its minimum (ε of the hinge left out). So VICReg's eigenvalues do not rise to 1: they begin
-    near :math:`d` and come down to 1 together, as more dimensions share the variance.
+    at its minimum (ε of the hinge left out; at k = d every v of at least 1 has no loss, of which 1
+    is the least). So VICReg's eigenvalues do not rise to 1: they begin near :math:`d` and come down
+    to 1 together, as more dimensions share the variance.
 
     Args:
         num_learned: k in 0...d, any shape.

@@ -326,14 +326,15 @@ def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
     _check.require_finite("eigenvalues", values)
     if not (values > 0).any():
         raise ValueError("eigenvalues must have one that is positive.")
-    floor = max(values[values > 0].min(), -values.min())
-    above_noise = np.unique(np.log(np.maximum(values, min(floor, values.max()))))[::-1]
-    if len(above_noise) < 2:
+    noise = max(values[values > 0].min(), -values.min())
+    clipped = np.maximum(values, min(noise, values.max()))
+    levels = np.unique(clipped)[::-1]
+    if len(levels) < 2:
         return Gap(len(values), float(values.max()), 1.0, 1.0)
-    spacings = -np.diff(above_noise)
+    spacings = -np.diff(np.log(levels))
     place = int(np.argmax(spacings))
-    above, below = np.exp(above_noise[place]), np.exp(above_noise[place + 1])
-    learned = int(np.sum(np.log(np.maximum(values, floor)) >= above_noise[place]))
+    above, below = levels[place : place + 2]
+    learned = int(np.sum(clipped >= above))
     p_value = _largest_spacing(float(spacings[place] / spacings.sum()), len(spacings))
     return Gap(learned, float(np.sqrt(above * below)), float(above / below), p_value)
 

@@ -169,7 +169,7 @@ def test_a_batch_of_low_rank_has_levels_of_its_own():
     """With d above the batch's size, eigenvalues do not rise to 1 nor the loss to d - k."""
     recipe = resnet_small_init.PAPER.recipes.barlow_twins
     assert not recipe.few_dimensions
-    assert _curves.resting_losses(recipe) is None
+    assert recipe.resting_losses() is None
     t = np.linspace(0, 40, 401)
     curves = 1e-4 + 0.11 / (1 + np.exp(-4 * (t[:, None] - np.array([5, 20, 70]))))
     counted = _curves.count(recipe, {"record_t": t, "correlation": curves})
