@@ -184,6 +184,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
             ax.loglog(arrays["gammas"], predicted, **plotting.THEORY)
     ax.set_xlabel(r"$\gamma_j$")
     ax.set_ylabel("step at which learned")
+    ax.set_ylim(bottom=ax.get_ylim()[0] / 10)
     ax.legend(loc="lower left", fontsize=6)
     ax = axes[1, 1]
     for rule, color in zip(RULES, plotting.CATEGORIES, strict=False):

@@ -82,7 +82,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax_dims.set_xlabel("dimensions learned")
     for row in axes:
         row[0].set_ylabel("probe accuracy (%)")
-    axes[0, min(1, columns - 1)].legend(loc="lower right")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     plotting.label_panels(list(axes.ravel()))
     return fig
 

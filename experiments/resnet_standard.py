@@ -94,7 +94,7 @@ def _histograms(config: Config, arrays: Arrays) -> Any:
 
     columns, rows = len(config.methods), 5
     fig, axes = plt.subplots(
-        rows, columns, figsize=(0.4 + 2.2 * columns, 4.2), squeeze=False, sharex="col"
+        rows, columns, figsize=(0.4 + 2.2 * columns, 4.8), squeeze=False, sharex="col"
     )
     for column, method in enumerate(config.methods):
         t, eigenvalues = _spectra(config, method, config.seeds[0], arrays)
@@ -107,7 +107,7 @@ def _histograms(config: Config, arrays: Arrays) -> Any:
             ax.axvline(steps.widest_gap(eigenvalues[i]).threshold, **plotting.THEORY)
             ax.set_xscale("log")
             ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-            ax.text(0.62, 0.95, f"t = {t[i]:.3g}", transform=ax.transAxes, va="top", fontsize=7)
+            ax.set_title(f"$t$ = {t[i]:.3g}", loc="right", fontsize=7, pad=2)
         axes[0, column].set_title(LABELS[method], fontsize=8)
         axes[-1, column].set_xlabel("eigenvalue")
     axes[rows // 2, 0].set_ylabel("number of eigenvalues")
