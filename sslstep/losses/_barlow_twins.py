@@ -1,0 +1,67 @@
+"""Barlow Twins."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from sslstep import _check
+from sslstep._linalg import matmul
+from sslstep.losses._batch import AxisName, mean_of_devices, normalised, pair
+
+
+def barlow_twins(
+    z: Float[ArrayLike, "n d"],
+    z_prime: Float[ArrayLike, "n d"],
+    *,
+    off_diagonal: Real[ArrayLike, ""] = 5e-3,
+    batch_norm: bool = True,
+    symmetrise: bool = False,
+    eps: Real[ArrayLike, ""] = 1e-5,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
+    r"""Barlow Twins (Zbontar et al. 2021).
+
+    .. math:: \mathcal{L} = \sum_i (C_{ii} - 1)^2 + \lambda \sum_{i \ne j} C_{ij}^2, \qquad
+        C = \frac1n \sum_i z_i z_i'^\top
+
+    The sums are not divided by d. The defaults are those of the method as it is used. The paper's
+    simplified loss :math:`\|C - I\|_F^2` (Eqs. 1 and 2) is ``off_diagonal=1, batch_norm=False,
+    symmetrise=True``; of a linear model it is :func:`sslstep.linear.loss`.
+
+    Args:
+        z: embeddings of one view, shape ``(n, d)``.
+        z_prime: embeddings of the other view of the same samples, same shape.
+        off_diagonal: λ ≥ 0; traced.
+        batch_norm: whether each dimension of each view is first brought to mean 0 and variance 1
+            over the batch: :math:`(z - \bar z) / \sqrt{\mathrm{var} + \epsilon}`, with the biased
+            variance (divided by n) and without learned scale and shift.
+        symmetrise: whether C is replaced by :math:`(C + C^\top) / 2`.
+        eps: ε of the batch norm; traced.
+        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
+
+    Returns:
+        The loss, a scalar, float32 or float64.
+
+    Raises:
+        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, or
+            λ or ε is negative.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import losses
+        >>> z = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> simplified = dict(off_diagonal=1.0, batch_norm=False, symmetrise=True)
+        >>> float(losses.barlow_twins(z, z, **simplified))  # C = I / 2
+        0.5
+    """
+    z, z_prime = pair(z, z_prime)
+    _check.require_at_least("off_diagonal", off_diagonal, 0.0)
+    _check.require_at_least("eps", eps, 0.0)
+    if batch_norm:
+        z, z_prime = (normalised(view, eps, axis_name) for view in (z, z_prime))
+    c = mean_of_devices(matmul(z.T, z_prime) / z.shape[0], axis_name)
+    if symmetrise:
+        c = (c + c.T) / 2
+    diagonal = jnp.eye(c.shape[0], dtype=bool)
+    off = jnp.asarray(off_diagonal, c.dtype)
+    return jnp.sum(jnp.where(diagonal, (c - 1) ** 2, off * c**2))

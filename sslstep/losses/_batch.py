@@ -1,0 +1,42 @@
+"""What the losses of a batch share: their arguments, the devices it lies on, its normalisation."""
+
+from collections.abc import Hashable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from sslstep import _check
+
+AxisName = Hashable | Sequence[Hashable] | None
+
+
+def pair(z: ArrayLike, z_prime: ArrayLike) -> list[Array]:
+    """The embeddings of both views, checked, as float32 or float64."""
+    _check.require_matrix("z", z, "(n, d)")
+    _check.require_matrix("z_prime", z_prime, "(n, d)")
+    if _check.shape_of(z) != _check.shape_of(z_prime):
+        raise ValueError(
+            f"z and z_prime hold the embeddings of two views of the same samples and must have one "
+            f"shape (n, d), got {_check.shape_of(z)} and {_check.shape_of(z_prime)}."
+        )
+    _check.require_finite("z", z)
+    _check.require_finite("z_prime", z_prime)
+    views = _check.as_floats(z, z_prime)
+    dtype = jnp.float64 if views[0].dtype == jnp.float64 else jnp.float32
+    return [view.astype(dtype) for view in views]
+
+
+def num_devices(axis_name: AxisName) -> int:
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def mean_of_devices(value: Array, axis_name: AxisName) -> Array:
+    return value if axis_name is None else jax.lax.pmean(value, axis_name)
+
+
+def normalised(z: Array, eps: ArrayLike, axis_name: AxisName) -> Array:
+    centred = z - mean_of_devices(z.mean(axis=0, keepdims=True), axis_name)
+    variance = mean_of_devices(jnp.mean(centred**2, axis=0, keepdims=True), axis_name)
+    return centred * jax.lax.rsqrt(variance + jnp.asarray(eps, z.dtype))

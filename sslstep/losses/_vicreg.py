@@ -1,0 +1,132 @@
+"""VICReg."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from sslstep import _check
+from sslstep._linalg import matmul
+from sslstep.losses._batch import AxisName, mean_of_devices, num_devices, pair
+
+
+class VICRegTerms(NamedTuple):
+    """The parts of VICReg's loss, before they are weighted.
+
+    Attributes:
+        invariance: mean squared distance of the two views.
+        variance: hinge on each dimension's standard deviation.
+        covariance: squared covariances of different dimensions. It falls to 0 in a collapse too:
+            watch it together with the variance term.
+    """
+
+    invariance: Float[Array, ""]
+    variance: Float[Array, ""]
+    covariance: Float[Array, ""]
+
+
+def vicreg(
+    z: Float[ArrayLike, "n d"],
+    z_prime: Float[ArrayLike, "n d"],
+    *,
+    invariance: Real[ArrayLike, ""] = 25.0,
+    variance: Real[ArrayLike, ""] = 25.0,
+    covariance: Real[ArrayLike, ""] = 1.0,
+    eps: Real[ArrayLike, ""] = 1e-4,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
+    r"""VICReg (Bardes et al. 2022), as its code computes it.
+
+    .. math:: \mathcal{L} = \lambda\, s + \mu\, \frac{v(z) + v(z')}{2}
+        + \nu\, \big(c(z) + c(z')\big)
+
+    with the terms of :func:`vicreg_terms`. The publication's text has no ½ in the variance: for it,
+    give ``variance=50``.
+
+    Args:
+        z: embeddings of one view, shape ``(n, d)``.
+        z_prime: embeddings of the other view of the same samples, same shape.
+        invariance: λ ≥ 0; traced.
+        variance: μ ≥ 0; traced.
+        covariance: ν ≥ 0; traced.
+        eps: added to the variances under the root; traced.
+        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
+
+    Returns:
+        The loss, a scalar, float32 or float64.
+
+    Raises:
+        ValueError: as :func:`vicreg_terms`, or if a weight is negative.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import losses
+        >>> z = jnp.array([[3.0, 0.0], [-3.0, 0.0]])
+        >>> bool(losses.vicreg(z, z) == 25 * losses.vicreg_terms(z, z).variance)
+        True
+    """
+    weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
+    for name, weight in weights.items():
+        _check.require_at_least(name, weight, 0.0)
+    terms = vicreg_terms(z, z_prime, eps=eps, axis_name=axis_name)._asdict()
+    return sum(
+        (jnp.asarray(weight, terms[name].dtype) * terms[name] for name, weight in weights.items()),
+        start=jnp.zeros((), terms["variance"].dtype),
+    )
+
+
+def vicreg_terms(
+    z: Float[ArrayLike, "n d"],
+    z_prime: Float[ArrayLike, "n d"],
+    *,
+    eps: Real[ArrayLike, ""] = 1e-4,
+    axis_name: AxisName = None,
+) -> VICRegTerms:
+    r"""The parts of VICReg's loss, to be logged.
+
+    .. math:: s = \frac{1}{nd} \sum_{bi} (z_{bi} - z'_{bi})^2, \qquad
+        v(z) = \frac1d \sum_i \max\Big(0,\, 1 - \sqrt{\mathrm{Cov}_{ii} + \epsilon}\Big), \qquad
+        c(z) = \frac1d \sum_{i \ne j} \mathrm{Cov}_{ij}^2
+
+    with the unbiased covariance of z, divided by n - 1.
+
+    Args:
+        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
+        z_prime: embeddings of the other view of the same samples, same shape.
+        eps: ε; traced.
+        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
+
+    Returns:
+        :class:`VICRegTerms`: s, (v(z) + v(z')) / 2, and c(z) + c(z').
+
+    Raises:
+        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
+            there is only one sample, or ε is negative.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import losses
+        >>> z = jnp.array([[3.0, 0.0], [-3.0, 0.0]])
+        >>> [round(float(term), 3) for term in losses.vicreg_terms(z, z)]
+        [0.0, 0.495, 0.0]
+    """
+    z, z_prime = pair(z, z_prime)
+    _check.require_at_least("eps", eps, 0.0)
+    n = z.shape[0] * num_devices(axis_name)
+    if n < 2:
+        raise ValueError("vicreg needs the variance over a batch of at least 2 samples, got 1.")
+
+    def hinge_and_covariance(view: Array) -> tuple[Array, Array]:
+        centred = view - mean_of_devices(view.mean(axis=0, keepdims=True), axis_name)
+        cov = matmul(centred.T, centred) / view.shape[0]
+        cov = mean_of_devices(cov, axis_name) * (n / (n - 1))
+        variances = jnp.diagonal(cov)
+        deviation = jnp.sqrt(variances + jnp.asarray(eps, view.dtype))
+        off = jnp.where(jnp.eye(len(cov), dtype=bool), 0.0, cov)
+        return jnp.mean(jax.nn.relu(1 - deviation)), jnp.sum(off**2) / len(cov)
+
+    (v, c), (v_prime, c_prime) = hinge_and_covariance(z), hinge_and_covariance(z_prime)
+    distance = mean_of_devices(jnp.mean((z - z_prime) ** 2), axis_name)
+    return VICRegTerms(distance, (v + v_prime) / 2, c + c_prime)
