@@ -133,14 +133,63 @@ TARGETS = {
 }
 
 
+# What takes a process most of its time is to import what experiments rest on. So one process does
+# that, and every command is a fork of it, in which sslstep and the experiment are imported anew.
+COMMANDS = """
+import os, runpy, sys, traceback
+import jax, matplotlib.pyplot, optax, orbax.checkpoint, scipy.interpolate, scipy.stats, tyro
+import flax.linen
+
+assert not any(name.startswith(("sslstep", "experiments")) for name in sys.modules)
+for line in sys.stdin:
+    out, name, *args = line.split()
+    if os.fork() == 0:
+        for number, which in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(f"{out}/{which}", os.O_WRONLY | os.O_CREAT), number)
+        sys.argv = [name, *args]
+        status = 0
+        try:
+            runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+        except SystemExit as exit:
+            status = exit.code
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # at once: to take all modules apart takes longer than the rest
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def commands():
+    """Runs `python -m experiments.NAME ARGS` in a process of its own: its status and its output."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", COMMANDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def run(out, name, *args):
+        out.mkdir()
+        print(out, name, *args, file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        return status, (out / "stdout").read_text(), (out / "stderr").read_text()
+
+    yield run
+    server.communicate()
+
+
+ALSO = {"infinite_width": ("--laziness",)}
+
+
 @pytest.mark.parametrize("name", TARGETS)
-def test_help(name):
+def test_help(commands, tmp_path, name):
     """--help explains every option, and an unknown preset names the ones there are."""
-    command = [sys.executable, "-m", f"experiments.{name}"]
-    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
-    assert f"make {TARGETS[name]}" in shown.stdout
-    for option in ("--preset", "--strict", "--out"):
-        assert option in shown.stdout
-    wrong = subprocess.run([*command, "--preset", "gpu"], capture_output=True, text=True)
-    assert wrong.returncode == 2
-    assert "paper" in wrong.stderr
+    status, shown, errors = commands(tmp_path / "help", name, "--help")
+    assert status == 0, errors
+    assert f"make {TARGETS[name]}" in shown
+    for option in ("--preset", "--strict", "--out", *ALSO.get(name, ())):
+        assert option in shown
+    status, _, errors = commands(tmp_path / "wrong", name, "--preset", "gpu")
+    assert status == 2
+    assert "paper" in errors

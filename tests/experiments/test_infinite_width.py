@@ -1,8 +1,5 @@
 """The infinite-width experiment: a small run, its claims, and what goes wrong."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -67,10 +64,3 @@ def test_printed_and_rootwise_agree():
     ours, root = kernel_claims.rootwise(kernel)
     np.testing.assert_allclose(matrix, ours, atol=1e3 * np.finfo(float).eps * condition)
     np.testing.assert_allclose(root @ inverse_root, np.eye(12), atol=1e-12)
-
-
-def test_help():
-    command = [sys.executable, "-m", "experiments.infinite_width", "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True)
-    for option in ("--preset", "--strict", "--out", "--laziness"):
-        assert option in shown.stdout
