@@ -1,17 +1,26 @@
-r"""Optimisers and schedules of the source publications, put together from optax's parts.
+r"""Optimisers and schedules of the source publications, and the preconditioner of Appendix G.
 
-Each is an ``optax.GradientTransformation``, and works wherever those do. A learning rate is a
-number or a schedule, a function of the step.
+Optimisers are put together from optax's parts: each is an ``optax.GradientTransformation``, and
+works wherever those do. A learning rate is a number or a schedule, a function of the step. The
+preconditioner acts on the embeddings instead, within the loss: any optimiser goes with it.
 """
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree, Real
 
 from sslstep import _check
+from sslstep._linalg import matmul
+from sslstep.losses import AxisName
+from sslstep.losses._batch import mean_of_devices, pair
 
-__all__ = ["lars", "sgd", "warmup_cosine"]
+__all__ = ["lars", "precondition", "preconditioned", "sgd", "warmup_cosine"]
 
 
 def lars(
@@ -112,6 +121,177 @@ def sgd(
     if not weight_decay:
         return descent
     return optax.chain(optax.add_decayed_weights(weight_decay), descent)
+
+
+def precondition(
+    z: Float[ArrayLike, "n d"],
+    z_prime: Float[ArrayLike, "n d"],
+    *,
+    alpha: Real[ArrayLike, ""] = 0.1,
+    relative: bool = True,
+    strength: Real[ArrayLike, ""] = 1.0,
+    centre: bool = False,
+    axis_name: AxisName = None,
+) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+    r"""Embeddings whose gradient is turned towards their small directions (Eq. 52).
+
+    The identity. What comes back through it is multiplied by a matrix,
+
+    .. math:: \nabla_F \mathcal{L} \leftarrow \nabla_F \mathcal{L}\, P, \qquad
+        P = (\sigma_1 + \alpha) (S + \alpha I)^{-1}, \qquad S = \frac{1}{2n} F^\top F,
+
+    where F, shape ``(2n, d)``, stacks the embeddings of both views of the whole batch and
+    :math:`\sigma_1` is the largest eigenvalue of S. P is Eq. 52's matrix but for the factor in
+    front: the direction of largest variance keeps its gradient, so that the learning rate keeps its
+    meaning, and all others gain, by :math:`(\sigma_1 + \alpha) / (\sigma + \alpha)`, at most
+    :math:`1 + \sigma_1 / \alpha`. P itself is not differentiated. The gradient by z alone is
+    multiplied by P as well, and so is one that does not come from a loss of z at all.
+
+    Small directions grow faster whether a loss wants them to grow or to shrink: of directions
+    across which views disagree the largest stable learning rate falls by the same factor
+    (:func:`sslstep.linear.preconditioned_max_learning_rate`).
+
+    Args:
+        z: embeddings of one view, shape ``(n, d)``.
+        z_prime: embeddings of the other view of the same samples, same shape.
+        alpha: α > 0; traced. A small one gains more.
+        relative: whether α is given in units of :math:`\sigma_1`, so that the gain is at most
+            1 + 1/α whatever the embeddings' scale; or as it stands, so that nothing is gained
+            before :math:`\sigma_1` reaches α.
+        strength: κ in [0, 1], P becoming (1 - κ) I + κ P; traced. For a warm-up make it a function
+            of the step.
+        centre: whether S is the covariance of the 2n embeddings. If not, as printed, an embedding's
+            mean counts as variance.
+        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
+
+    Returns:
+        The pair, unchanged in values and types. P is computed in float32, or in float64 if the
+        embeddings are; it is I where all embeddings are zero. Forward-mode derivatives are not
+        defined: this is a change of the gradient, which no function has.
+
+    Raises:
+        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, α
+            is not positive, or κ is not within [0, 1].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep import losses, optim
+        >>> z = jnp.array([[1.0, 0.0], [0.0, 0.1]])
+        >>> def loss(z):
+        ...     pair = optim.precondition(z, z, alpha=0.01)
+        ...     return losses.barlow_twins(*pair, batch_norm=False)
+        >>> gain = jax.grad(loss)(z) / jax.grad(lambda z: losses.barlow_twins(
+        ...     z, z, batch_norm=False))(z)
+        >>> [round(float(g), 2) for g in jnp.diagonal(gain)]
+        [1.0, 50.5]
+    """
+    pair(z, z_prime)
+    for name, value, strict in (("alpha", alpha, True), ("strength", strength, False)):
+        _check.require_at_least(name, value, 0.0, strict=strict)
+    _check.require_at_least("1 - strength", 1 - jnp.asarray(strength), 0.0)
+    z, z_prime = jnp.asarray(z), jnp.asarray(z_prime)
+    f = jnp.concatenate(jax.lax.stop_gradient(pair(z, z_prime)))
+    if centre:
+        f = f - mean_of_devices(f.mean(axis=0, keepdims=True), axis_name)
+    # In units of the largest entry, lest small embeddings' squares underflow.
+    unit = jnp.max(jnp.abs(f))
+    unit = unit if axis_name is None else jax.lax.pmax(unit, axis_name)
+    unit = jnp.where(unit > 0, unit, 1)
+    s = mean_of_devices(matmul((f / unit).T, f / unit) / f.shape[0], axis_name)
+    sigma, vectors = jnp.linalg.eigh((s + s.T) / 2)
+    sigma = jnp.maximum(sigma, 0)
+    alpha = jnp.asarray(alpha, f.dtype)
+    # In units of sigma_1.
+    largest = sigma[-1]
+    ratio = jnp.where(largest > 0, sigma / jnp.where(largest > 0, largest, 1), 1)
+    shift = alpha if relative else alpha / jnp.maximum(largest * unit**2, jnp.finfo(f.dtype).tiny)
+    shift = jnp.maximum(shift, jnp.finfo(f.dtype).eps)  # eigenvalues are not known better
+    gain = jnp.where(jnp.isinf(shift), 1, (1 + shift) / (ratio + shift))
+    kappa = jnp.asarray(strength, f.dtype)
+    matrix = matmul(vectors * (1 + kappa * (gain - 1))[None, :], vectors.T)
+    matrix = jax.lax.stop_gradient(matrix)
+    return _with_gradient_times(z, matrix), _with_gradient_times(z_prime, matrix)
+
+
+@jax.custom_vjp
+def _with_gradient_times(z: Array, matrix: Array) -> Array:
+    """Z, whose cotangent is multiplied by the matrix."""
+    return z
+
+
+def _forward(z, matrix):
+    return z, matrix
+
+
+def _backward(matrix, cotangent):
+    product = matmul(cotangent.astype(matrix.dtype), matrix)
+    return product.astype(cotangent.dtype), jnp.zeros_like(matrix)
+
+
+_with_gradient_times.defvjp(_forward, _backward)
+
+
+def preconditioned(
+    loss_fn: Callable[..., Array],
+    *,
+    alpha: Real[ArrayLike, ""] = 0.1,
+    relative: bool = True,
+    strength: Real[ArrayLike, ""] = 1.0,
+    centre: bool = False,
+) -> Callable[..., Array]:
+    r"""A loss with the gradient of :func:`precondition`, and its own values.
+
+    It goes wherever the loss goes: into :func:`sslstep.train.make_step`, with microbatches and on
+    several devices too, where the matrix is that of the whole batch. A strength that depends on the
+    step makes the step anew inside of itself, which costs nothing once compiled; see the example.
+
+    Args:
+        loss_fn: ``loss_fn(z, z_prime, ...)``, a scalar.
+        alpha: as of :func:`precondition`; traced.
+        relative: the same.
+        strength: the same; traced.
+        centre: the same.
+
+    Returns:
+        ``loss(z, z_prime, *args, axis_name=None, **kwargs)``; ``axis_name`` is handed on if given.
+
+    Raises:
+        ValueError: from the loss, as :func:`precondition`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from sslstep import data, losses, nn, optim, train
+        >>> backbone = nn.ResNet(stage_sizes=(1,), width=4, stem="small")
+        >>> network = nn.Encoder(backbone, nn.Projector(hidden=(8,), dim=3))
+        >>> sgd, warmup = optax.sgd(0.1), optax.linear_schedule(0.0, 1.0, 1000)
+        >>> def two_crops(keys, images):
+        ...     return data.two_views(keys, images, data.crop_views(8))
+        >>> def step(state, images, axis_name=None):
+        ...     loss = optim.preconditioned(losses.vicreg, strength=warmup(state.step))
+        ...     return train.make_step(network, loss, sgd, two_crops)(state, images, axis_name)
+        >>> state = train.init_state(jax.random.key(0), network, sgd, jnp.zeros((1, 8, 8, 3)))
+        >>> images = jnp.zeros((4, 12, 12, 3), "uint8")
+        >>> state, metrics = jax.jit(step)(state, images)
+        >>> int(state.step)
+        1
+    """
+
+    @wraps(loss_fn)
+    def loss(z: Any, z_prime: Any, *args: Any, axis_name: AxisName = None, **kwargs: Any) -> Array:
+        z, z_prime = precondition(
+            z,
+            z_prime,
+            alpha=alpha,
+            relative=relative,
+            strength=strength,
+            centre=centre,
+            axis_name=axis_name,
+        )
+        if axis_name is not None:
+            kwargs["axis_name"] = axis_name
+        return loss_fn(z, z_prime, *args, **kwargs)
+
+    return loss
 
 
 def warmup_cosine(

@@ -17,6 +17,12 @@ from sslstep.linear._dynamics import (
     quartic,
     singular_value,
 )
+from sslstep.linear._faster import (
+    preconditioned_eigenvalues,
+    preconditioned_half_rise_time,
+    preconditioned_max_learning_rate,
+    preconditioning_speedup,
+)
 from sslstep.linear._modes import Modes, cross_correlation, loss, modes, top_spectral
 from sslstep.linear._small_init import (
     Aligned,
@@ -48,6 +54,10 @@ __all__ = [
     "mode_eigenvalue",
     "modes",
     "plateau_loss",
+    "preconditioned_eigenvalues",
+    "preconditioned_half_rise_time",
+    "preconditioned_max_learning_rate",
+    "preconditioning_speedup",
     "quartic",
     "singular_value",
     "small_init_trajectory",

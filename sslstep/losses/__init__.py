@@ -19,6 +19,24 @@ nothing.
 from sslstep.losses._barlow_twins import barlow_twins
 from sslstep.losses._batch import AxisName as AxisName
 from sslstep.losses._simclr import simclr
+from sslstep.losses._spectral_barlow_twins import (
+    hinge_barlow_twins,
+    quartic_barlow_twins,
+    sharpened_barlow_twins,
+    smoothed_barlow_twins,
+    spectral_barlow_twins,
+)
 from sslstep.losses._vicreg import VICRegTerms, vicreg, vicreg_terms
 
-__all__ = ["VICRegTerms", "barlow_twins", "simclr", "vicreg", "vicreg_terms"]
+__all__ = [
+    "VICRegTerms",
+    "barlow_twins",
+    "hinge_barlow_twins",
+    "quartic_barlow_twins",
+    "sharpened_barlow_twins",
+    "simclr",
+    "smoothed_barlow_twins",
+    "spectral_barlow_twins",
+    "vicreg",
+    "vicreg_terms",
+]

@@ -1,10 +1,4 @@
-r"""Modewise loss landscapes: self-supervised against supervised learning (Appendix F).
-
-Each mode of the model descends a landscape of its own in a nondimensional coordinate, at a speed
-set by its eigenvalue: :math:`\bar s' = -\gamma\, d\mathcal{L} / d\bar s`. (The paper's Eq. 51
-prints a plus sign and leaves out γ.) The self-supervised landscape is symmetric with a maximum at
-the origin, so a small start waits; the supervised one slopes at the origin, so it does not.
-"""
+"""Self-supervised against supervised learning (Appendix F), and where VICReg rests."""
 
 from typing import NamedTuple
 

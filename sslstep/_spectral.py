@@ -1,0 +1,184 @@
+r"""Scalar functions of C's eigenvalues (Appendix G), and their traces as functions of C itself.
+
+The transformations g are here once, for the losses of a batch and for the landscapes of one mode.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from sslstep._linalg import matmul
+
+Scalar = Callable[[Array], Array]
+
+
+def sharpen(eigenvalue: Array, softening: ArrayLike) -> Array:
+    """sign(λ) √|λ|, its slope at zero bounded, and still 1 at 1."""
+    delta = jnp.asarray(softening, eigenvalue.dtype)
+    size = jnp.abs(eigenvalue)
+    # (√(|λ| + δ) - √δ) / (√(1 + δ) - √δ), without the differences.
+    ends = (jnp.sqrt(1 + delta) + jnp.sqrt(delta)) / (jnp.sqrt(size + delta) + jnp.sqrt(delta))
+    return eigenvalue * ends
+
+
+def smooth(eigenvalue: Array, leak: ArrayLike) -> Array:
+    """min(λ, 1 + ε (1 - λ)); at the kink the derivative is that from below."""
+    epsilon = jnp.asarray(leak, eigenvalue.dtype)
+    return jnp.where(eigenvalue > 1, 1 + epsilon * (1 - eigenvalue), eigenvalue)
+
+
+def flatten(eigenvalue: Array, width: ArrayLike) -> Array:
+    """1 within [1 - w, 1 + w], outside λ moved towards 1 by w."""
+    w = jnp.asarray(width, eigenvalue.dtype)
+    rest = eigenvalue - 1
+    return 1 + jnp.where(rest > w, rest - w, jnp.where(rest < -w, rest + w, 0))
+
+
+def square(eigenvalue: Array) -> Array:
+    """λ (2 - λ), for which (g - 1)² is (1 - λ)⁴."""
+    return eigenvalue * (2 - eigenvalue)
+
+
+def squared_distance(transform: Scalar) -> Scalar:
+    """φ(λ) = (g(λ) - 1)²."""
+    return lambda eigenvalue: (transform(eigenvalue) - 1) ** 2
+
+
+def trace(function: Scalar, matrix: Array) -> Array:
+    r"""Σ φ(λ_i) over the eigenvalues of a symmetric matrix.
+
+    Its derivative V φ'(λ) Vᵀ is finite and exact at ties, and so is the second, by divided
+    differences. `function` may close over traced numbers, and is differentiated by them too.
+    """
+    converted, constants = jax.closure_convert(function, matrix[0, 0])
+    return _trace(partial(_spread, converted), matrix, tuple(constants))
+
+
+def _spread(function, x, args):
+    return function(x, *args)
+
+
+def _slope(function, x, args):
+    return jax.grad(function)(x, args)
+
+
+def _change(function, x, args):
+    """The derivative of φ along the tangents of its arguments but the first."""
+    args, tangents = args
+    return jax.jvp(partial(function, x), (args,), (tangents,))[1]
+
+
+def _map(function, x, args):
+    return jax.vmap(function, (0, None))(x, args)
+
+
+# In these two all that is traced comes in as an argument: functions are pure, and closures of none.
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _trace(function, matrix, args):
+    return jnp.sum(_map(function, jnp.linalg.eigvalsh(matrix), args))
+
+
+@partial(_trace.defjvp, symbolic_zeros=True)
+def _trace_jvp(function, primals, tangents):
+    (matrix, args), (matrix_dot, args_dot) = primals, tangents
+    value, gradient = _value_and_gradient(function, matrix, args)
+    tangent = jnp.zeros_like(value)
+    if not _is_zero(matrix_dot):
+        tangent += jnp.sum(gradient * matrix_dot)
+    if (moving := _moving(args, args_dot)) is not None:
+        tangent += _trace(partial(_change, function), matrix, moving)
+    return value, tangent
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _value_and_gradient(function, matrix, args):
+    eigenvalues, vectors = jnp.linalg.eigh(matrix)
+    slopes = _map(partial(_slope, function), eigenvalues, args)
+    return jnp.sum(_map(function, eigenvalues, args)), matmul(vectors * slopes[None], vectors.T)
+
+
+@partial(_value_and_gradient.defjvp, symbolic_zeros=True)
+def _value_and_gradient_jvp(function, primals, tangents):
+    (matrix, args), (matrix_dot, args_dot) = primals, tangents
+    eigenvalues, vectors = jnp.linalg.eigh(matrix)
+    slope = partial(_slope, function)
+    gradient = matmul(vectors * _map(slope, eigenvalues, args)[None], vectors.T)
+    value = jnp.sum(_map(function, eigenvalues, args))
+    value_dot, gradient_dot = jnp.zeros_like(value), jnp.zeros_like(matrix)
+    if not _is_zero(matrix_dot):
+        value_dot += jnp.sum(gradient * matrix_dot)
+        inner = matmul(matmul(vectors.T, (matrix_dot + matrix_dot.T) / 2), vectors)
+        inner = _divided_differences(slope, eigenvalues, args) * inner
+        gradient_dot += matmul(matmul(vectors, inner), vectors.T)
+    if (moving := _moving(args, args_dot)) is not None:
+        changes = _value_and_gradient(partial(_change, function), matrix, moving)
+        value_dot, gradient_dot = value_dot + changes[0], gradient_dot + changes[1]
+    return (value, gradient), (value_dot, gradient_dot)
+
+
+def _is_zero(tangent):
+    return isinstance(tangent, SymbolicZero)
+
+
+def _moving(args, tangents):
+    """The arguments with their tangents, or None if nothing is differentiated by them."""
+    leaves, structure = jax.tree.flatten(args)
+    dots = jax.tree.leaves(tangents, is_leaf=_is_zero)
+    if all(map(_is_zero, dots)):
+        return None
+    dots = [
+        jnp.zeros_like(x) if _is_zero(dot) else dot for x, dot in zip(leaves, dots, strict=True)
+    ]
+    return args, jax.tree.unflatten(structure, dots)
+
+
+def _divided_differences(slope: Callable[..., Array], eigenvalues: Array, args: Any) -> Array:
+    """(h(λ_i) - h(λ_j)) / (λ_i - λ_j), between near eigenvalues the mean of h' instead."""
+    eps = float(jnp.finfo(eigenvalues.dtype).eps)
+    values = _map(slope, eigenvalues, args)
+    low, high = eigenvalues[None, :], eigenvalues[:, None]
+    gaps, size = high - low, jnp.abs(high) + jnp.abs(low)
+    # Eigenvalues are known to some eps of the largest; the quadrature is right to gap^6.
+    near = jnp.abs(gaps) <= jnp.maximum(eps ** (1 / 3) * size, 100 * eps * jnp.max(size))
+    differences = (values[:, None] - values[None, :]) / jnp.where(near, 1, gaps)
+
+    def curvature(x):
+        flat = _map(jax.grad(slope), x.reshape(-1), args)
+        return flat.reshape(x.shape)
+
+    # Gauss and Legendre's three points.
+    offset = gaps * (0.6**0.5 / 2)
+    middle = (low + high) / 2
+    mean = (5 * curvature(middle - offset) + 5 * curvature(middle + offset)) / 18
+    return jnp.where(near, mean + 8 * curvature(middle) / 18, differences)
+
+
+def bounded_rate(force: Scalar, rest: Array, ceiling: ArrayLike) -> Array:
+    r"""The largest x = ηγ at which no step from below `rest` leads λ above `ceiling` or away.
+
+    A step takes λ to λ (1 + 2 x force(λ))². Above the minimum, where the force is negative, λ grows
+    if x |force(λ)| > 1. The highest that a start below the minimum comes to is found on a grid,
+    which leaves a relative error of 1e-5.
+    """
+    inside = rest * jax.nn.sigmoid(jnp.linspace(-40, 40, 10_001, dtype=rest.dtype))
+    push = force(inside)
+
+    def holds(x):
+        highest = jnp.max(inside * (1 + 2 * x * push) ** 2)
+        return (-x * force(highest) <= 1) & (highest <= ceiling)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        good = holds(jnp.exp(middle))
+        return jnp.where(good, middle, low), jnp.where(good, high, middle)
+
+    limit = 12 * jnp.log(jnp.asarray(10, rest.dtype))
+    low, _ = jax.lax.fori_loop(0, 60, halve, (-limit, limit))
+    return jnp.where(holds(jnp.exp(limit)), jnp.inf, jnp.exp(low))

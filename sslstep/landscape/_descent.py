@@ -1,0 +1,212 @@
+r"""Descent of a landscape: when, along which curve, and with what learning rate."""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logit
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from sslstep import _check, _spectral
+from sslstep.landscape._modewise import ModewiseLoss, integral, plain
+
+
+def step_time(
+    loss: ModewiseLoss,
+    eigenvalue: Real[ArrayLike, "..."],
+    initial: Real[ArrayLike, "..."],
+    level: Real[ArrayLike, "..."] = 0.5,
+) -> Float[Array, "..."]:
+    r"""When the eigenvalue :math:`\lambda = \bar s^2` of a mode rises past a level.
+
+    .. math:: t = \frac{1}{4 \gamma} \int_{\bar s_0^2}^{\mathrm{level}}
+        \frac{d\lambda}{\lambda f(\lambda)}
+
+    Args:
+        loss: what it descends.
+        eigenvalue: γ; the arguments broadcast.
+        initial: :math:`\bar s(0)`, of either sign.
+        level: below ``loss.rest``; not reached from there on.
+
+    Returns:
+        The time; ``inf`` if γ ≤ 0 or the start is zero, 0 if it is past the level already.
+
+    Example:
+        >>> from sslstep import landscape, linear
+        >>> times = landscape.step_time(landscape.plain(), 2.0, 2.0**0.5 * 1e-3)
+        >>> round(float(times / linear.half_rise_time(2.0, 1e-3)), 5)
+        1.0
+    """
+    gamma, initial, level = jnp.broadcast_arrays(*_check.as_floats(eigenvalue, initial, level))
+    start, rest = initial**2, jnp.asarray(loss.rest, initial.dtype)
+    moves = (start > 0) & (gamma > 0) & (level < rest)
+    start = jnp.where(moves, jnp.minimum(start, level), rest / 2)
+    product = _elapsed(loss, logit(start / rest), logit(jnp.where(moves, level, rest / 2) / rest))
+    return jnp.where(moves, product / jnp.where(moves, gamma, 1), jnp.inf)
+
+
+def trajectory(
+    loss: ModewiseLoss,
+    t: Real[ArrayLike, "..."],
+    eigenvalue: Real[ArrayLike, "..."],
+    initial: Real[ArrayLike, "..."],
+) -> Float[Array, "..."]:
+    r"""Descent of a landscape from a small start, the curves of Figure 8 for those of Figure 9.
+
+    .. math:: \bar s' = -\gamma \frac{d\mathcal{L}}{d\bar s}, \qquad \bar s(0)^2 < \mathrm{rest}
+
+    found by solving the closed form of γ t for λ, by bisection and a last Newton step, through
+    which it is differentiated.
+
+    Args:
+        loss: what is descended.
+        t: effective time ≥ 0; the arguments broadcast.
+        eigenvalue: γ ≥ 0.
+        initial: :math:`\bar s(0)`, of either sign, below the resting level in size.
+
+    Returns:
+        :math:`\bar s(t)`, in the broadcast shape; NaN for a start at or beyond the resting level.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import landscape
+        >>> t, supervised = jnp.array([0.1, 1.0]), landscape.supervised_trajectory
+        >>> sharp = landscape.trajectory(landscape.sharpened(1e-10), t, 1.0, 1e-4)
+        >>> bool(jnp.allclose(sharp, supervised(t, 1.0, 1e-4), rtol=1e-3))  # footnote 26
+        True
+    """
+    t, gamma, initial = jnp.broadcast_arrays(*_check.as_floats(t, eigenvalue, initial))
+    rest = jnp.asarray(loss.rest, t.dtype)
+    moves = initial != 0
+    begin = logit(jnp.where(moves, initial, 1e-3) ** 2 / rest)
+    wanted = t * gamma
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        early = _elapsed(loss, begin, middle) < wanted
+        return jnp.where(early, middle, low), jnp.where(early, high, middle)
+
+    # Beyond this λ is at rest to rounding.
+    end = jnp.full_like(begin, 2 - jnp.log(jnp.finfo(t.dtype).eps))
+    v, _ = jax.lax.stop_gradient(
+        jax.lax.fori_loop(0, 60, halve, jax.lax.stop_gradient((begin, jnp.maximum(begin, end))))
+    )
+    value, speed = jax.jvp(lambda v: _elapsed(loss, begin, v), (v,), (jnp.ones_like(v),))
+    ended = v >= end * (1 - 1e-3)
+    step = (wanted - value) / jax.lax.stop_gradient(jnp.where(ended, 1, speed))
+    v = v + jnp.where(ended, 0, step)
+    size = jnp.sqrt(rest * jax.nn.sigmoid(v))
+    return jnp.where(moves, jnp.sign(initial) * size, 0)
+
+
+def max_learning_rate(
+    loss: ModewiseLoss,
+    eigenvalues: Real[ArrayLike, " k"],
+    *,
+    overshoot: Real[ArrayLike, ""] = jnp.inf,
+) -> Float[Array, ""]:
+    r"""The largest learning rate with which gradient descent on this loss comes to rest.
+
+    A step takes λ to :math:`\lambda (1 + 2 \eta \gamma f(\lambda))^2`. The least of three bounds:
+
+    .. math:: \eta\, \gamma_{\max} < \frac{1 / h_- + 1 / h_+}{4\, \lambda_*}, \qquad
+        \eta\, \gamma_{\max}\, |f(\lambda_{\mathrm{high}})| \le 1, \qquad
+        \eta\, |\gamma_{\min}|\, f(0) < 1
+
+    - The minimum λ⁎ is stable, :math:`h_\mp = -f'(\lambda_*^\mp)` being its curvatures below and
+      above: each step may cross it, and two must not lead farther away. Without curvature on one
+      side this is no bound.
+    - A start below the minimum is not thrown so far beyond it that it is driven away:
+      :math:`\lambda_{\mathrm{high}}`, a function of ηγ, is the highest that one step leads to. With
+      ``overshoot`` it must not exceed 1 + overshoot either.
+    - What Γ's negative eigenvalues should shrink does so.
+
+    For :func:`plain` it is :func:`sslstep.linear.max_learning_rate`; :func:`smoothed` without leak
+    has no bound but the third, and wants an ``overshoot``. A :func:`quartic` has no curvature, and
+    its bound is the second. Modes are taken one at a time, at the top spectral solution. Warm-up of
+    the learning rate avoids the second.
+
+    Args:
+        loss: the landscape. A :func:`preconditioned` one is that of all modes but the first: for
+            all together see :func:`sslstep.linear.preconditioned_max_learning_rate`.
+        eigenvalues: of Γ, in any order, shape ``(k,)``.
+        overshoot: how far above 1 an eigenvalue of C may go, > 0; traced.
+
+    Returns:
+        The limit, a scalar; ``inf`` if there is none.
+
+    Raises:
+        ValueError: if ``overshoot`` is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import landscape
+        >>> gammas = jnp.array([1.0, 0.1])
+        >>> losses = (landscape.plain(), landscape.sharpened(), landscape.quartic())
+        >>> [round(float(landscape.max_learning_rate(loss, gammas)), 2) for loss in losses]
+        [0.25, 0.98, 0.49]
+    """
+    _check.require_at_least("overshoot", overshoot, 0.0, strict=True)
+    (eigenvalues,) = _check.as_floats(eigenvalues)
+    rest = jnp.asarray(loss.rest, eigenvalues.dtype)
+    beside = 4 * jnp.finfo(rest.dtype).eps
+    curvature = jax.grad(lambda x: -loss.force(x))
+    ease = sum(1 / jnp.maximum(curvature(rest * (1 + e)), 0) for e in (-beside, beside))
+    ceiling = 1 + jnp.asarray(overshoot, rest.dtype)
+    largest = jnp.minimum(ease / (4 * rest), _spectral.bounded_rate(loss.force, rest, ceiling))
+    top, bottom = jnp.maximum(eigenvalues.max(), 0), jnp.maximum(-eigenvalues.min(), 0)
+    repelled = loss.force(jnp.zeros_like(rest)) * bottom
+    return jnp.minimum(
+        jnp.where(top > 0, largest / jnp.where(top > 0, top, 1), jnp.inf),
+        jnp.where(repelled > 0, 1 / jnp.where(repelled > 0, repelled, 1), jnp.inf),
+    )
+
+
+def speedup(
+    loss: ModewiseLoss,
+    eigenvalues: Real[ArrayLike, " k"],
+    eigenvalue: Real[ArrayLike, "..."],
+    initial: Real[ArrayLike, "..."],
+    *,
+    overshoot: Real[ArrayLike, ""] = jnp.inf,
+) -> Float[Array, "..."]:
+    r"""How many times fewer steps a mode takes than with :func:`plain`, each at its best rate.
+
+    .. math:: \frac{t_{\mathrm{plain}}}{t}\, \frac{\eta_{\max}}{\eta_{\max, \mathrm{plain}}}
+
+    with :func:`step_time` and :func:`max_learning_rate`. It does not see that a step of gradient
+    descent is finite, so it is right for modes with γ far below the largest.
+
+    Args:
+        loss: the landscape.
+        eigenvalues: of Γ, all that count for the learning rate, shape ``(k,)``.
+        eigenvalue: γ of the mode; it and ``initial`` broadcast.
+        initial: its :math:`\bar s(0)`.
+        overshoot: as of :func:`max_learning_rate`; for both.
+
+    Returns:
+        The ratio, in the broadcast shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import landscape
+        >>> gammas = jnp.array([1.0, 0.01])
+        >>> round(float(landscape.speedup(landscape.sharpened(), gammas, 0.01, 1e-4)), 1)
+        14.5
+    """
+    time = step_time(plain(), eigenvalue, initial) / step_time(loss, eigenvalue, initial)
+    rates = [max_learning_rate(each, eigenvalues, overshoot=overshoot) for each in (loss, plain())]
+    return time * rates[0] / rates[1]
+
+
+def _elapsed(loss: ModewiseLoss, begin: Array, end: Array) -> Array:
+    """γ t between two λ = rest × sigmoid(v)."""
+    rest = jnp.asarray(loss.rest, begin.dtype)
+    if loss.time is not None:
+        return loss.time(rest * jax.nn.sigmoid(end)) - loss.time(rest * jax.nn.sigmoid(begin))
+
+    def slowness(v):
+        # dλ = λ (1 - λ / rest) dv, which takes away the zero of the force.
+        return jax.nn.sigmoid(-v) / (4 * loss.force(rest * jax.nn.sigmoid(v)))
+
+    return integral(slowness, begin, end)

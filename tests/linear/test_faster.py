@@ -1,0 +1,165 @@
+"""The linear model under preconditioned gradients: against its training, and between its forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sslstep import landscape, linear, losses, optim
+
+GAMMAS = (1.0, 0.3, 0.1, 0.02)
+START = 1e-3
+
+
+def descend(gammas, noise, alpha, relative, rate, num_steps, initial):
+    """Gradient descent of W on embeddings of data, through the loss and the preconditioner.
+
+    One sample for each mode and sign of its noise, so Γ = diag(γ) and Σ = diag(γ + noise).
+    """
+    agree, differ = (jnp.diag(jnp.sqrt(part)) for part in (gammas + noise / 2, noise / 2))
+    x, x_prime = (jnp.concatenate([agree, sign * differ]) for sign in (1, -1))
+    x, x_prime = (jnp.sqrt(len(x)) * view for view in (x, x_prime))
+    np.testing.assert_allclose(linear.cross_correlation(x, x_prime), jnp.diag(gammas), atol=1e-12)
+    second = (x.T @ x + x_prime.T @ x_prime) / (2 * len(x))
+    np.testing.assert_allclose(second, jnp.diag(gammas + noise), atol=1e-12)
+    inner = optim.preconditioned(losses.barlow_twins, alpha=alpha, relative=relative)
+
+    def loss(w):
+        simplified = {"off_diagonal": 1.0, "batch_norm": False, "symmetrise": True}
+        return inner(x @ w.T, x_prime @ w.T, **simplified)
+
+    def step(w, _):
+        return w - rate * jax.grad(loss)(w), gammas * jnp.diagonal(w) ** 2
+
+    return jax.lax.scan(step, initial * jnp.eye(len(gammas)), length=num_steps)[1]
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_the_mode_equation_is_that_of_training(x64, relative, noise):
+    """With noise, the views' second moment is half as large again as Γ."""
+    gammas = jnp.asarray(GAMMAS)
+    rate, num_steps = 2e-3, 12_000
+    trained = descend(gammas, noise * gammas, 0.1, relative, rate, num_steps, START)
+    t = rate * jnp.arange(num_steps, dtype=float)
+    predicted = linear.preconditioned_eigenvalues(
+        t, gammas, START * jnp.ones(4), 0.1, relative=relative, variances=(1 + noise) * gammas
+    )
+    assert int((predicted[-1] > 0.5).sum()) == 4
+    # Descent is behind flow by a fraction 2ηγ times the gain of the time, and λ(1 - λ) ≤ 1/4.
+    assert float(jnp.abs(trained - predicted).max()) < 0.25 * 8 * 12 * 2 * rate * 2
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.01])
+def test_half_rise_times_are_those_of_the_mode_equation(x64, alpha):
+    gammas, start = jnp.asarray(GAMMAS), START * jnp.ones(4)
+    times = linear.preconditioned_half_rise_time(gammas, start, alpha)
+    at = linear.preconditioned_eigenvalues(times, gammas, start, alpha, relative=False)
+    np.testing.assert_allclose(jnp.diagonal(at), 0.5, atol=1e-8)
+    assert float(times[0]) == pytest.approx(float(linear.half_rise_time(1.0, START)), rel=1e-12)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_speedup_is_the_ratio_of_times_of_late_modes(x64, relative):
+    """Up to what is left of the first mode's rise, e^{-8γ₁t}, and of the start's λ_j / λ_1."""
+    gammas = jnp.asarray([1.0, 0.01, 1e-3])
+    start = 1e-3 * jnp.ones(3)
+    ratios = linear.preconditioning_speedup(gammas, start, 0.1, relative=relative)
+    if relative:
+        gained = landscape.preconditioned(landscape.plain(), 0.1)
+        times = landscape.step_time(gained, gammas, jnp.sqrt(gammas) * 1e-3)
+        # The closed form against the full equation, in which mode 1 has to rise first.
+        t = jnp.asarray([0.0, times[1], times[2]])
+        full = linear.preconditioned_eigenvalues(t, gammas, start, 0.1)
+        np.testing.assert_allclose([full[1, 1], full[2, 2]], 0.5, atol=2e-3)
+    else:
+        times = linear.preconditioned_half_rise_time(gammas, start, 0.1)
+    expected = linear.half_rise_time(gammas, 1e-3) / times
+    np.testing.assert_allclose(ratios[1:], expected[1:], rtol=1e-6)
+
+
+def test_speedup_grows_with_the_ratio_of_eigenvalues_and_is_bounded(x64):
+    for alpha in (1.0, 0.1, 1e-3):
+        pairs = [jnp.asarray([1.0, gamma]) for gamma in (0.5, 0.1, 1e-2, 1e-4)]
+        ratios = [
+            float(linear.preconditioning_speedup(p, 1e-3 * jnp.ones(2), alpha, relative=False)[1])
+            for p in pairs
+        ]
+        assert (np.diff(ratios) > 0).all()
+        lambdas = [float(p[1]) * 1e-6 for p in pairs]
+        for ratio, start in zip(ratios, lambdas, strict=True):
+            assert ratio < min(1 + 1 / alpha, np.log2(1 / start))
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.03, 1e-3])
+def test_below_the_limit_descent_settles(x64, alpha):
+    """Two modes, from all small starts of the second: at 0.97 of the limit it comes to rest."""
+    gammas = jnp.asarray([1.0, 0.9])
+    limit = float(linear.preconditioned_max_learning_rate(gammas, alpha))
+
+    def advance(s, rate):
+        c = gammas[:, None] * s**2
+        gain = (c.max(axis=0, keepdims=True) + alpha) / (c + alpha)
+        return jnp.clip(s + 4 * rate * gain * (1 - c) * gammas[:, None] * s, -1e6, 1e6)
+
+    start = jnp.stack([jnp.ones(2001), jnp.geomspace(1e-4, 0.9, 2001)])
+
+    def end(rate):
+        return (
+            gammas[:, None] * jax.lax.fori_loop(0, 5000, lambda _, s: advance(s, rate), start) ** 2
+        )
+
+    np.testing.assert_allclose(end(0.97 * limit), 1.0, rtol=1e-6)
+
+
+def test_the_limit_by_parts(x64):
+    # A second mode far from the first leaves the first's limit, a close one has its own.
+    limits = [
+        float(linear.preconditioned_max_learning_rate(jnp.asarray([1.0, second]), 1e-4))
+        for second in (0.01, 1.0)
+    ]
+    assert limits[0] == pytest.approx(0.25)
+    assert limits[1] == pytest.approx(1e-4 ** (1 / 3) / 2, rel=0.05)  # to leading order
+    with_negative = linear.preconditioned_max_learning_rate(jnp.asarray([1.0, 0.1, -0.4]), 0.1)
+    assert float(with_negative) == pytest.approx(1 / (2 * 0.4 * 11))
+
+
+def test_settings_are_traced():
+    calls = []
+
+    @jax.jit
+    def all_of_it(alpha, start):
+        calls.append(1)
+        gammas = jnp.asarray([1.0, 0.1])
+        initial = jnp.broadcast_to(start, (2,))
+        return (
+            linear.preconditioned_eigenvalues(jnp.asarray([0.0, 3.0]), gammas, initial, alpha),
+            linear.preconditioned_half_rise_time(gammas, initial, alpha),
+            linear.preconditioning_speedup(gammas, initial, alpha),
+            linear.preconditioned_max_learning_rate(gammas, alpha),
+        )
+
+    found = [all_of_it(0.1, 1e-3), all_of_it(0.01, 1e-4)]
+    assert len(calls) == 1
+    assert all(bool(jnp.isfinite(part).all()) for part in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda g, s: linear.preconditioning_speedup(g, s[:1]), r"one shape \(d,\), got"),
+        (lambda g, s: linear.preconditioning_speedup(g, s, 0.0), "alpha must be > 0"),
+        (lambda g, s: linear.preconditioned_half_rise_time(-g, s), "eigenvalues must be > 0"),
+        (lambda g, s: linear.preconditioned_half_rise_time(g, 0 * s), "square of initial must"),
+        (lambda g, s: linear.preconditioned_half_rise_time(g, 9 + s), "1 - eigenvalues"),
+        (lambda g, s: linear.preconditioned_eigenvalues(jnp.zeros(()), g, s), r"shape \(T,\)"),
+        (
+            lambda g, s: linear.preconditioned_eigenvalues(s, g, s, variances=g[:1]),
+            "variances must have the shape",
+        ),
+        (lambda g, s: linear.preconditioned_max_learning_rate(g, -1.0), "alpha must be > 0"),
+    ],
+)
+def test_rejects(call, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        call(jnp.asarray([1.0, 0.5]), jnp.asarray([0.1, 0.1]))
