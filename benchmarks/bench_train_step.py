@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sslstep import losses, nn
-from sslstep.train import _compile
+from sslstep import _xla, losses, nn
 
 
 class Configuration(NamedTuple):
@@ -82,7 +81,7 @@ def ours(name):
         updates, state = optimiser.update(gradient, state, params)
         return optax.apply_updates(params, updates), stats, state
 
-    options = _compile.compiler_options(jax.devices()[:1])
+    options = _xla.compiler_options(jax.devices()[:1])
     compiled = jax.jit(step, donate_argnums=(0, 1, 2), compiler_options=options)
     carry = [variables["params"], variables["batch_stats"], optimiser.init(variables["params"])]
 

@@ -1,19 +1,31 @@
-r"""The neural tangent kernel of a finite network, from Jacobians contracted in blocks."""
+r"""The neural tangent kernel of a finite network, exact and within a given memory.
 
-from collections.abc import Callable
-from functools import partial
-from typing import Literal
+A forward and a backward pass over a block of samples give, for every convolution and every product
+with a matrix of parameters, what the layer read and the gradient by what it gave. The kernel is
+contracted from these, a layer at a time, whichever way costs less: through per-sample gradients, or
+where a layer has few positions without forming them (docs/empirical_ntk.md).
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
+from jax.tree_util import Partial
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from sslstep import _check
+from sslstep import _check, _xla
+from sslstep.ntk import _arguments, _contraction, _program
+from sslstep.ntk._operator import operator
 
-__all__ = ["ntk"]
+__all__ = ["ntk", "operator"]
 
-_BLOCK_BYTES = 2**28
+Kind = Literal["scalar", "trace", "full"]
+GIBIBYTE = 2**30
 
 
 def ntk(
@@ -22,10 +34,14 @@ def ntk(
     x1: Shaped[ArrayLike, "n1 ..."],
     x2: Shaped[ArrayLike, "n2 ..."] | None = None,
     *,
+    kind: Kind = "scalar",
+    memory_limit: int = 4 * GIBIBYTE,
     batch_size: int | None = None,
-    kind: Literal["scalar", "trace"] = "scalar",
-) -> Float[Array, "n1 n2"]:
-    r"""The empirical NTK as one matrix (Appendix D.5).
+    dtype: DTypeLike | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    progress: bool | None = None,
+) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 d d"]:
+    r"""The empirical NTK (Appendix D.5), exact for any network and any tree of parameters.
 
     A model of d outputs has a d x d block for each pair of samples,
 
@@ -35,33 +51,45 @@ def ntk(
     number times the identity, and both ways to reduce it give the number:
 
     - ``"scalar"``: :math:`\frac1d \sum_{kl} \Theta_{kl}`, the kernel of the one function
-      :math:`\frac{1}{\sqrt d} \sum_k f_k`, as the paper computes it. The default, for its cost: a
-      gradient for each sample instead of d.
-    - ``"trace"``: :math:`\frac1d \sum_k \Theta_{kk}`, in d times the time. It does not depend on
-      the basis of the outputs, and averaging over d outputs it lies closer to the limit, where the
-      d(d - 1) off-diagonal terms of ``"scalar"`` are noise that no d averages out.
+      :math:`\frac{1}{\sqrt d} \sum_k f_k`, as the paper computes it. The default, for its cost: one
+      backward pass instead of d.
+    - ``"trace"``: :math:`\frac1d \sum_k \Theta_{kk}`. It does not depend on the basis of the
+      outputs, and averaging over d outputs it lies closer to the limit, where the d(d - 1)
+      off-diagonal terms of ``"scalar"`` are noise that no d averages out.
+    - ``"full"``: :math:`\Theta_{kl}` itself, for few samples and outputs.
 
-    The gradients of two blocks of samples are held at a time, and every array of parameters adds
-    one matrix product. With ``x2=None`` only blocks on and above the diagonal are computed.
+    Samples are taken in blocks such that what is held at a time stays within ``memory_limit``; of
+    several blocks, passes are repeated for each pair of blocks. With ``x2=None`` only blocks on and
+    above the diagonal are computed. Products are in full precision and added up in ``dtype``.
 
     Args:
         apply_fn: the model, ``apply_fn(params, x) -> (n, d)``, such as a flax module's ``apply``.
             Samples must not interact: batch normalisation has to use fixed statistics. Compiled
-            once for each function: hand over the same one, not a new lambda at every call.
+            once for each function: hand over the same one, not a new lambda at every call. What
+            else it reads and what changes between calls, such as those statistics, is best bound
+            with :class:`jax.tree_util.Partial`, whose arrays are not compiled in.
         params: what to differentiate by; a pytree of floating-point arrays.
         x1: samples, shape ``(n1, ...)``.
         x2: other samples, shape ``(n2, ...)``; those of ``x1`` if None.
-        batch_size: samples in a block. Default: as many as have gradients of 256 MiB. Gradients of
-            ``x2`` are computed anew for each block of ``x1``, so larger is faster.
-        kind: ``"scalar"`` or ``"trace"``.
+        kind: ``"scalar"``, ``"trace"`` or ``"full"``.
+        memory_limit: bytes that may be held beside parameters and samples, on each device. An upper
+            bound of what a block needs is computed from the model (all its intermediate results).
+        batch_size: samples in a block, in place of what follows from ``memory_limit``, which then
+            only bounds the products' working space.
+        dtype: of sums and result. Default: that of the parameters, and at least float32.
+            float64 needs x64 enabled; products of float32 gradients are then exact.
+        devices: over which the rows of blocks are spread, one thread each. Default: where JAX puts
+            it.
+        progress: show a bar over pairs of blocks. Default: if there are several, on a terminal.
 
     Returns:
-        The kernel, shape ``(n1, n2)``, in the parameters' dtype but at least float32; exactly
+        The kernel, shape ``(n1, n2)``, or ``(n1, n2, d, d)`` if full, in ``dtype``; exactly
         symmetric with ``x2=None``.
 
     Raises:
-        ValueError: if samples are empty, not finite or of different shapes, ``apply_fn`` does not
-            return ``(n, d)``, or ``batch_size`` or ``kind`` is not one of the above.
+        ValueError: if samples are empty, not finite or of different shapes, parameters not all
+            floating-point, ``apply_fn`` does not return ``(n, d)``, ``memory_limit`` is too small
+            for one sample, or another argument is not one of the above.
 
     Example:
         >>> import jax.numpy as jnp
@@ -73,102 +101,170 @@ def ntk(
         Array([[5., 2.],
                [2., 1.]], dtype=float32)
     """
-    if kind not in ("scalar", "trace"):
-        raise ValueError(f'kind must be "scalar" or "trace", got {kind!r}.')
-    x1 = _samples("x1", x1)
-    other = x1 if x2 is None else _samples("x2", x2)
+    if kind not in ("scalar", "trace", "full"):
+        raise ValueError(f'kind must be "scalar", "trace" or "full", got {kind!r}.')
+    x1 = _arguments.samples("x1", x1)
+    other = x1 if x2 is None else _arguments.samples("x2", x2)
     if x1.shape[1:] != other.shape[1:]:
         raise ValueError(
             f"samples of x1 and x2 must have one shape, got {x1.shape[1:]} and {other.shape[1:]}."
         )
-    dim = _output_dim(apply_fn, params, x1)
-    if batch_size is None:
-        gradient = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-        batch_size = max(1, _BLOCK_BYTES // gradient)
-    _check.require_at_least("batch_size", batch_size, 1)
-    blocks = [_blocks(x, batch_size) for x in ((x1,) if x2 is None else (x1, other))]
-    directions = jnp.ones((1, dim)) if kind == "scalar" else jnp.eye(dim)
-    kernel = _contract(params, directions, *blocks, apply_fn=apply_fn)
+    _arguments.require_floating(params)
+    dim = _arguments.output_dim(apply_fn, params, x1)
+    apply_fn = apply_fn if isinstance(apply_fn, Partial) else Partial(apply_fn)
+    dtype = _arguments.accumulator(dtype, params)
+    if batch_size is not None:
+        _check.require_at_least("batch_size", batch_size, 1)
+    if devices is not None and not devices:
+        raise ValueError("devices is empty: name at least one, or leave it out.")
+    plan = _plan(apply_fn, params, x1, other, dim, kind, memory_limit, batch_size, dtype)
+    rows = _arguments.blocks(x1, plan.batch_size)
+    columns = rows if x2 is None else _arguments.blocks(other, plan.batch_size)
+    kernel = _kernel(plan, apply_fn, params, rows, columns, x2 is None, devices, progress)
     return kernel[: len(x1), : len(other)]
 
 
-@partial(jax.jit, static_argnames="apply_fn")
-def _contract(params, directions, blocks1, blocks2=None, *, apply_fn):
-    """The kernels of the outputs' components along directions, summed and divided by d."""
-    symmetric = blocks2 is None
-    columns = blocks1 if symmetric else blocks2
-    num, size = columns.shape[:2]
-    dtype = _accumulator(*jax.tree.leaves(params))
+class _Plan(NamedTuple):
+    """How the work is cut."""
 
-    def kernel_along(direction):
-        def component(params, sample):
-            z = apply_fn(params, sample[None])[0]
-            return jnp.sum(z * direction.astype(z.dtype))
-
-        def gradients(samples):
-            """By each array of parameters, shape (samples, its size)."""
-            tree = jax.vmap(jax.grad(component), in_axes=(None, 0))(params, samples)
-            return [leaf.reshape(len(samples), -1) for leaf in jax.tree.leaves(tree)]
-
-        def row(number_and_block):
-            i, block = number_and_block
-            left = gradients(block)
-
-            def fill(j, row, right=None):
-                right = gradients(columns[j]) if right is None else right
-                return jax.lax.dynamic_update_slice(row, product(left, right), (0, j * size))
-
-            row = jnp.zeros((len(block), num * size), dtype)
-            if not symmetric:
-                return jax.lax.fori_loop(0, num, fill, row)
-            return jax.lax.fori_loop(i + 1, num, fill, fill(i, row, left))
-
-        rows = jax.lax.map(row, (jnp.arange(blocks1.shape[0]), blocks1))
-        return rows.reshape(-1, num * size)
-
-    def product(left, right):
-        return sum(
-            jnp.matmul(a, b.T, precision="highest", preferred_element_type=dtype)
-            for a, b in zip(left, right, strict=True)
-        )
-
-    def add(kernel, direction):
-        return kernel + kernel_along(direction), None
-
-    start = jnp.zeros((blocks1.shape[0] * blocks1.shape[1], num * size), dtype)
-    kernel = jax.lax.scan(add, start, directions)[0] / directions.shape[1]
-    return jnp.triu(kernel) + jnp.triu(kernel, 1).T if symmetric else kernel
+    kind: Kind
+    dim: int
+    batch_size: int
+    num_directions: int  # outputs whose backward passes are held at a time
+    workspace: int  # bytes for products
+    dtype: np.dtype
 
 
-def _accumulator(*leaves: Array) -> jnp.dtype:
-    """The widest of the leaves' dtypes, and at least float32."""
-    widest = max((leaf.dtype for leaf in leaves), key=lambda dtype: jnp.finfo(dtype).bits)
-    return widest if jnp.finfo(widest).bits >= 32 else jnp.dtype(jnp.float32)
+def _plan(apply_fn, params, x1, x2, dim, kind, memory_limit, batch_size, dtype) -> _Plan:
+    """The most samples, and for the trace the most outputs, that fit."""
+    program = _read(apply_fn, params, x1.shape[1:], x1.dtype)
+    num = dim if kind == "full" else 1
+    # The result is there once whole and once in parts.
+    result = 2 * len(x1) * len(x2) * num**2 * dtype.itemsize
+    workspace = memory_limit // 4
+    free = memory_limit - workspace - result
+    largest = max(len(x1), len(x2))
 
+    def samples(directions):
+        kept, beside = program.sizes(directions)
+        if largest * ((1 if x2 is x1 else 2) * kept + beside) <= free:
+            return largest
+        # Of two blocks what they keep, of one what it needs beside.
+        return int(min(free // (2 * kept + beside), -(-largest // 2)))
 
-def _blocks(x: Array, batch_size: int) -> Array:
-    """Samples in blocks of one size, the last filled up with copies of the last sample."""
-    num = -(-len(x) // batch_size)
-    size = -(-len(x) // num)
-    filler = jnp.broadcast_to(x[-1:], (num * size - len(x), *x.shape[1:]))
-    return jnp.concatenate([x, filler]).reshape(num, size, *x.shape[1:])
-
-
-def _samples(name: str, value: ArrayLike) -> Array:
-    shape = _check.shape_of(value)
-    if not shape or 0 in shape:
+    directions = 1 if kind == "scalar" else dim
+    while kind == "trace" and directions > 1 and samples(directions) < min(64, samples(1)):
+        directions = -(-directions // 2)
+    found = samples(directions) if batch_size is None else min(batch_size, largest)
+    if found < 1:
+        kept, beside = program.sizes(directions)
         raise ValueError(
-            f"{name} must hold samples, shape (n, ...) with n >= 1, got shape {shape}."
+            f"memory_limit = {memory_limit} bytes is too small: it takes {2 * kept + beside} for a "
+            f"block of one sample, {result} for the kernel, and a quarter for products."
         )
-    _check.require_finite(name, value)
-    return jnp.asarray(value)
+    return _Plan(kind, dim, found, directions, max(workspace, 1), dtype)
 
 
-def _output_dim(apply_fn, params, x: Array) -> int:
-    shape = jax.eval_shape(apply_fn, params, x[:1]).shape
-    if len(shape) != 2 or shape[0] != 1:
-        raise ValueError(
-            f"apply_fn must return embeddings of shape (n, d): for one sample of shape "
-            f"{x.shape[1:]} it returned shape {shape}."
-        )
-    return shape[1]
+def _kernel(
+    plan: _Plan,
+    apply_fn: Partial,
+    params: PyTree,
+    rows: Array,
+    columns: Array,
+    symmetric: bool,
+    devices: Sequence[jax.Device] | None,
+    progress: bool | None,
+) -> Array:
+    """All pairs of blocks, from samples (blocks, size, ...)."""
+    from tqdm import tqdm  # here, so that importing costs no more than JAX
+
+    concrete = _check.is_concrete(rows, columns, *jax.tree.leaves((apply_fn, params)))
+    used = _arguments.devices_of(rows) if devices is None else devices
+    # Within what is being traced it is part of that.
+    capture: Any = _compiled(_xla.options_of(used)) if concrete else _capture
+    parts: dict[tuple[int, int], Array] = {}
+    sites = list(_read(apply_fn, params, rows.shape[2:], rows.dtype).sites.values())
+    full = plan.kind == "full"
+    groups, x64 = _directions(plan), jnp.result_type(float) == jnp.float64
+
+    def work(device: jax.Device | None, own: range) -> None:
+        model: Any = jax.device_put((apply_fn, params), device)
+        settings: Any = {"dtype": plan.dtype, "workspace": plan.workspace}
+        for directions in groups:
+            for i in own:
+                left = capture(*model, jax.device_put(rows[i], device), directions)
+                for j in range(i if symmetric else 0, len(columns)):
+                    right = None
+                    if not (symmetric and i == j):
+                        right = capture(*model, jax.device_put(columns[j], device), directions)
+                    part = _contraction.contract(sites, left, right, full=full, **settings)
+                    del right  # before the next pass takes memory, and after all is done
+                    parts[i, j] = part if (i, j) not in parts else parts[i, j] + part
+                    if concrete:
+                        jax.block_until_ready(parts[i, j])
+                    bar.update()
+                del left
+
+    def in_thread(device: jax.Device, own: range) -> None:
+        with jax.enable_x64(x64):  # a thread has settings of its own
+            work(device, own)
+
+    num_pairs = len(rows) * (len(rows) + 1) // 2 if symmetric else len(rows) * len(columns)
+    total = num_pairs * len(groups)
+    hidden = not progress if progress is not None else (True if total == 1 else None)
+    with tqdm(total=total, desc="NTK", unit=" blocks", disable=hidden) as bar:
+        if devices is None or not concrete:
+            work(None, range(len(rows)))
+        else:  # rows of blocks in turn, as those of a symmetric kernel grow shorter
+            with ThreadPoolExecutor(len(devices)) as pool:
+                own = [range(k, len(rows), len(devices)) for k in range(len(devices))]
+                list(pool.map(in_thread, devices, own))
+            parts = jax.device_put(parts, devices[0])
+    return _joined(plan, parts, len(rows), len(columns), symmetric)
+
+
+def _joined(plan: _Plan, parts: Any, num_rows: int, num_columns: int, symmetric: bool) -> Array:
+    """One kernel of parts (size, F, size, F)."""
+    strips = []
+    for i in range(num_rows):
+        strip = []
+        for j in range(num_columns):
+            if symmetric and i > j:
+                strip.append(jnp.zeros_like(parts[j, i]))
+            else:
+                strip.append(parts[i, j])
+        strips.append(jnp.concatenate(strip, axis=2))
+    kernel = jnp.concatenate(strips)
+    n1, num, n2, _ = kernel.shape
+    if symmetric:
+        flat = kernel.reshape(n1 * num, n2 * num)
+        kernel = (jnp.triu(flat) + jnp.triu(flat, 1).T).reshape(kernel.shape)
+    return kernel.transpose(0, 2, 1, 3) if plan.kind == "full" else kernel[:, 0, :, 0] / plan.dim
+
+
+def _directions(plan: _Plan) -> list[Array]:
+    """Combinations of outputs along which to differentiate, in groups (D, d)."""
+    if plan.kind == "scalar":
+        return [jnp.ones((1, plan.dim))]
+    size = plan.num_directions
+    padded = jnp.eye(-(-plan.dim // size) * size, plan.dim)
+    return list(padded.reshape(-1, size, plan.dim))
+
+
+def _call(apply_fn, params, x):
+    return apply_fn(params, x)
+
+
+def _read(apply_fn, params, shape, dtype) -> _program.Program:
+    return _program.read(_call, apply_fn, params, jax.ShapeDtypeStruct(shape, dtype))
+
+
+def _capture(apply_fn, params, samples, directions):
+    program = _read(apply_fn, params, samples.shape[1:], samples.dtype)
+    fixed, leaves = jax.tree.leaves(apply_fn), jax.tree.leaves(params)
+    return program.capture(fixed, leaves, samples, directions)
+
+
+@cache
+def _compiled(options: tuple[tuple[str, Any], ...]) -> Any:
+    return jax.jit(_capture, compiler_options=dict(options) or None)

@@ -1,6 +1,5 @@
 """The training step, compiled for one device or several."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,36 +9,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
+from sslstep import _xla
 from sslstep.train._step import Metrics, Step, TrainState
 
 __all__ = ["CompiledStep", "compile_step"]
 
 _AXIS = "devices"
 
-# Before JAX 0.12 XLA gives convolutions on CPU to a library that runs each on one thread. So told,
-# it keeps that library for all else, and runs convolutions itself, on all threads.
-_MANY_THREADS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-}
 Parallel = Literal["jit", "pmap", "shard_map"]
-
-
-def compiler_options(devices: Sequence[jax.Device]) -> dict[str, Any] | None:
-    """What ``jax.jit`` is told beyond its defaults, measured in docs/benchmarks.md."""
-    on_cpu = all(device.platform == "cpu" for device in devices)
-    return dict(_MANY_THREADS) if on_cpu and _needs_and_has_many_threads() else None
-
-
-@functools.cache
-def _needs_and_has_many_threads() -> bool:
-    """Options of XLA come and go: this one is used where it is needed and accepted."""
-    if jax.__version_info__ >= (0, 12):
-        return False
-    try:
-        jax.jit(lambda x: x, compiler_options=_MANY_THREADS).lower(0.0).compile()
-    except (jax.errors.JaxRuntimeError, ValueError):
-        return False
-    return True
 
 
 class CompiledStep:
@@ -74,7 +51,7 @@ class CompiledStep:
             return state, jax.tree.map(lambda value: value[None], metrics)
 
         if parallel == "jit":
-            options = compiler_options(devices)
+            options = _xla.compiler_options(devices)
             self._compiled = jax.jit(run, donate_argnums=0, compiler_options=options)
         elif parallel == "pmap":
             # Only this process's devices have a place in the arrays that it hands to pmap.
@@ -87,7 +64,7 @@ class CompiledStep:
             mapped = jax.shard_map(
                 run, mesh=self._mesh, in_specs=(one, one, share), out_specs=(one, one)
             )
-            options = compiler_options(devices)
+            options = _xla.compiler_options(devices)
             self._compiled = jax.jit(mapped, donate_argnums=0, compiler_options=options)
 
     def place(self, tree: PyTree) -> PyTree:

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen
+from jax.tree_util import Partial
 
-from sslstep import nn
-from sslstep.ntk import empirical, infinite
+from sslstep import _xla, kernel_pca, nn
+from sslstep.ntk import _contraction, empirical, infinite
 
 
 class ConvNet(linen.Module):
@@ -133,10 +134,111 @@ def test_approaches_the_infinite_width_kernel(x64, parameterization, kind):
     assert abs(slope + 0.5) < 3 * (2 / 48) ** 0.5 / np.log(16)
 
 
+def test_keeps_within_memory():
+    """Of several blocks, two of which are held; the bound is on what XLA says it needs."""
+    model = nn.ResNet(stage_sizes=(1, 1), width=8, stem="small")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(24, 12, 12, 3)), jnp.float32)
+    variables = model.init(jax.random.key(0), x, train=False)
+
+    def in_evaluation(stats, params, x):
+        return model.apply({"params": params, "batch_stats": stats}, x, train=False)
+
+    apply_fn = Partial(in_evaluation, variables["batch_stats"])
+    whole = empirical.ntk(apply_fn, variables["params"], x)
+    limit = 2**21
+    plan = empirical._plan(
+        apply_fn, variables["params"], x, x, 16, "scalar", limit, None, np.dtype("float32")
+    )
+    assert 1 < plan.batch_size < len(x) // 2
+    bounded = empirical.ntk(apply_fn, variables["params"], x, memory_limit=limit)
+    np.testing.assert_allclose(bounded, whole, rtol=0, atol=1e-5 * float(whole.max()))
+
+    capture = empirical._compiled(())
+    block = (apply_fn, variables["params"], x[: plan.batch_size], jnp.ones((1, 16)))
+    captured = capture(*block)
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(captured))
+    passes = capture.lower(*block).compile().memory_analysis().temp_size_in_bytes
+    assert 2 * kept + passes < 0.75 * limit
+    program = empirical._read(apply_fn, variables["params"], x.shape[1:], x.dtype)
+    sides = zip(program.sites.values(), captured.inputs, captured.cotangents, strict=True)
+    total = jnp.zeros((plan.batch_size, 1, plan.batch_size, 1))
+    for site, *layer in sides:
+        product = _contraction._add_site.lower(
+            total, tuple(layer), tuple(layer), site=site, full=False, workspace=plan.workspace
+        )
+        assert product.compile().memory_analysis().temp_size_in_bytes < limit // 4
+
+
+def test_bound_arrays_are_not_compiled_in(x64):
+    """Statistics that change between calls, as along training, do not compile anew."""
+    x = jnp.ones((3, 2))
+
+    def model(scale, params, x):
+        return scale * x @ params
+
+    params = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3)))
+    one = empirical.ntk(Partial(model, jnp.asarray(1.0)), params, x)
+    compiled = _compilations()
+    two = empirical.ntk(Partial(model, jnp.asarray(2.0)), params, x)
+    assert _compilations() == compiled
+    np.testing.assert_allclose(two, 4 * one)
+
+
+def _compilations():
+    options = _xla.options_of(jax.devices()[:1])
+    return empirical._compiled(options)._cache_size(), _contraction._add_site._cache_size()
+
+
+def test_float32_model_in_float64(x64):
+    """Gradients of float32 whose products are exact."""
+    params = jnp.asarray(np.random.default_rng(0).normal(size=(300, 2)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(5, 300)), jnp.float32)
+
+    def model(params, x):
+        return x @ params
+
+    kernel = empirical.ntk(model, params, x, kind="trace", dtype=jnp.float64)
+    wide = np.asarray(x, float)
+    np.testing.assert_allclose(kernel, wide @ wide.T, rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["scalar", "trace"])
+def test_operator(x64, kind):
+    """Columns and samples in blocks that divide neither; modes from it as from the matrix."""
+    apply_fn, params, x1, x2 = setting("conv", jnp.float64)
+    x = jnp.concatenate([x1, x2[:4]])
+    kernel = empirical.ntk(apply_fn, params, x, kind=kind)
+    multiply = empirical.operator(apply_fn, params, x, kind=kind, batch_size=3, num_columns=2)
+    v = jnp.asarray(np.random.default_rng(1).normal(size=(8, 5)))
+    np.testing.assert_allclose(multiply(v), kernel @ v, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(jax.jit(multiply)(v), kernel @ v, rtol=1e-11, atol=1e-11)
+    with pytest.raises(ValueError, match=r"v must have shape \(8, b\), got \(7, 1\)"):
+        multiply(jnp.ones((7, 1)))
+
+
+def test_operator_is_a_kernel_for_contrastive_modes(x64):
+    apply_fn, params, _, _ = setting("dense", jnp.float64)
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(40, 6, 6, 2)))
+    noise = jnp.asarray(np.random.default_rng(4).normal(size=x.shape))
+    both = jnp.concatenate([x, x + 0.1 * noise])
+    kernel = empirical.ntk(apply_fn, params, both)
+    expected = kernel_pca.contrastive_modes(kernel, 3, solver="dense")
+    found = kernel_pca.contrastive_modes(
+        empirical.operator(apply_fn, params, both), 3, num_pairs=len(x)
+    )
+    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, rtol=1e-8)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "full"}, 'kind must be "scalar" or "trace", got \'full\''),
+        ({"kind": "mean"}, 'kind must be "scalar", "trace" or "full", got \'mean\''),
+        ({"memory_limit": 100}, "memory_limit = 100 bytes is too small: it takes"),
+        ({"params": jnp.ones((2, 3), int)}, "floating-point arrays: params has dtype int32"),
+        ({"params": {}}, "params holds no arrays"),
+        ({"dtype": jnp.float64}, "dtype = float64 needs x64"),
+        ({"dtype": jnp.bfloat16}, "dtype must be float32 or float64, got bfloat16"),
+        ({"devices": []}, "devices is empty"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
         ({"x1": jnp.ones((0, 2))}, "x1 must hold samples"),
         ({"x1": jnp.full((2, 2), jnp.nan)}, "x1 of shape .* NaN"),

@@ -1,0 +1,36 @@
+"""What XLA is told beyond its defaults."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+# Before JAX 0.12 XLA gives convolutions on CPU to a library that runs each on one thread. So told,
+# it keeps that library for all else, and runs convolutions itself, on all threads.
+_MANY_THREADS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+}
+
+
+def options_of(devices: Sequence[jax.Device]) -> tuple[tuple[str, Any], ...]:
+    """:func:`compiler_options`, hashable."""
+    return tuple((compiler_options(devices) or {}).items())
+
+
+def compiler_options(devices: Sequence[jax.Device]) -> dict[str, Any] | None:
+    """What ``jax.jit`` is told beyond its defaults, measured in docs/benchmarks.md."""
+    on_cpu = all(device.platform == "cpu" for device in devices)
+    return dict(_MANY_THREADS) if on_cpu and _needs_and_has_many_threads() else None
+
+
+@functools.cache
+def _needs_and_has_many_threads() -> bool:
+    """Options of XLA come and go: this one is used where it is needed and accepted."""
+    if jax.__version_info__ >= (0, 12):
+        return False
+    try:
+        jax.jit(lambda x: x, compiler_options=_MANY_THREADS).lower(0.0).compile()
+    except (jax.errors.JaxRuntimeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,209 @@
+"""Inner products of per-sample gradients, of one layer at a time and whichever way is cheaper.
+
+Of a layer with P positions, fan-in K and fan-out C, for samples i and j,
+
+    sum_kc G_i[k, c] G_j[k, c] = sum_pq (rows_i[p] . rows_j[q]) (cotangents_i[p] . cotangents_j[q]).
+
+The left side forms gradients, 2 P K C operations a sample, and then takes 2 K C for each pair; the
+right side takes 2 P^2 (K + C) for each pair and forms none.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from sslstep.ntk._program import Captured
+from sslstep.ntk._sites import Site
+
+# What an entry of the two position-by-position matrices costs to multiply and add up, in operations
+# of a matrix product.
+_ENTRY = 60
+# Rows of a symmetric matrix that are computed at a time, from the diagonal on.
+_STRIP = 128
+
+
+def contract(
+    sites: Sequence[Site],
+    first: Captured,
+    second: Captured | None,
+    *,
+    full: bool,
+    dtype: Any,
+    workspace: int,
+) -> Array:
+    """The sum over all parameters of inner products of gradients; of one block if `second` is None.
+
+    With `full` of each direction with each, shape (n1, D, n2, D); else summed over equal
+    directions, shape (n1, 1, n2, 1). Of one block, entries below the diagonal are not defined.
+    Layers wait for each other, so that one works at a time; those of equal shapes compile once.
+    """
+    arrays = (*first.cotangents, *first.gradients)
+    n1, num = arrays[0].shape[0], arrays[0].shape[1] if full else 1
+    n2 = n1 if second is None else jax.tree.leaves(second)[0].shape[0]
+    total = jnp.zeros((n1, num, n2, num), dtype)
+    for number, site in enumerate(sites):
+        blocks = [
+            None if block is None else (block.inputs[number], block.cotangents[number])
+            for block in (first, second)
+        ]
+        total = _add_site(total, *blocks, site=site, full=full, workspace=workspace)
+    if first.gradients:
+        right = None if second is None else second.gradients
+        total = _add_others(total, first.gradients, right, full=full)
+    return total
+
+
+@partial(jax.jit, static_argnames=("site", "full", "workspace"))
+def _add_site(total, first, second, *, site: Site, full: bool, workspace: int) -> Array:
+    def prepare(block):
+        x, cotangents = block
+        cotangents = site.columns(cotangents)
+        if not full:  # summed over directions, as over channels
+            cotangents = jnp.moveaxis(cotangents, 2, 3)
+            cotangents = cotangents.reshape(*cotangents.shape[:3], -1)[:, :, None]
+        return x, cotangents
+
+    n1, num, n2, _ = total.shape
+    pairs = _Pairs(n1, n2, second is None)
+    left = prepare(first)
+    right = None if second is None else prepare(second)
+    cheaper = _positions_are_cheaper(site, pairs, num, left[1].shape[-1])
+    way = _by_positions if cheaper else _by_gradients
+    return total + way(site, left, right, pairs, total.dtype, workspace)
+
+
+@partial(jax.jit, static_argnames="full")
+def _add_others(total, first, second, *, full: bool) -> Array:
+    def join(leaves):
+        joined = jnp.concatenate([leaf.astype(total.dtype) for leaf in leaves], axis=2)
+        return joined if full else joined.reshape(len(joined), 1, -1)
+
+    n1, _, n2, _ = total.shape
+    left = join(first)
+    right = left if second is None else join(second)
+    return total + _Pairs(n1, n2, second is None).fill(left, right, _inner, total.dtype)
+
+
+class _Pairs:
+    """Which pairs of samples of two blocks are wanted, and by what rows they are computed."""
+
+    def __init__(self, n1: int, n2: int, symmetric: bool) -> None:
+        self.n1, self.n2, self.symmetric = n1, n2, symmetric
+        size = _STRIP if symmetric else n1
+        self.strips = [(start, min(start + size, n1)) for start in range(0, n1, size)]
+        of_strips = sum(
+            (stop - start) * (n2 - (start if symmetric else 0)) for start, stop in self.strips
+        )
+        self.num = of_strips
+
+    def fill(self, left: Any, right: Any, product: Callable[..., Array], dtype: Any) -> Array:
+        """product(rows of left, rows of right), of the strips' rows and the columns they need."""
+
+        def cut(tree, start, stop):
+            return jax.tree.map(lambda leaf: leaf[start:stop], tree)
+
+        rows = []
+        for start, stop in self.strips:
+            begin = start if self.symmetric else 0
+            values = product(cut(left, start, stop), cut(right, begin, self.n2), dtype)
+            rows.append(jnp.pad(values, ((0, 0), (0, 0), (begin, 0), (0, 0))))
+        return jnp.concatenate(rows)
+
+
+def _inner(left: Array, right: Array, dtype: Any) -> Array:
+    """(n1, F, E) and (n2, F, E) to (n1, F, n2, F)."""
+    (n1, f, _), n2 = left.shape, len(right)
+    a, b = (value.reshape(-1, value.shape[-1]) for value in (left, right))
+    product = jnp.matmul(a, b.T, precision="highest", preferred_element_type=dtype)
+    return product.reshape(n1, f, n2, f)
+
+
+def _positions_are_cheaper(site: Site, pairs: _Pairs, num: int, fan_out: int) -> bool:
+    """`fan_out`: channels, times the directions that are summed."""
+    samples = pairs.n1 if pairs.symmetric else pairs.n1 + pairs.n2
+    product = 2 * site.fan_in * fan_out * num
+    by_gradients = samples * site.positions * product + pairs.num * num * product
+    entries = site.positions**2
+    by_positions = entries * (2 * site.fan_in + num**2 * (2 * fan_out + _ENTRY))
+    return pairs.num * by_positions < by_gradients
+
+
+def _by_positions(site, first, second, pairs: _Pairs, dtype, workspace: int) -> Array:
+    """Without gradients: products of inputs times products of cotangents, over pairs of places."""
+
+    def prepare(block):
+        x, cotangents = block
+        rows = site.rows(x)
+        return _at_least(rows, dtype), _at_least(cotangents, dtype)
+
+    def product(left, right, dtype):
+        rows_right, columns_right = right
+        num = columns_right.shape[2]
+
+        def of_sample(one):
+            rows, columns = one
+            a = jnp.einsum("gpk,jgqk->gpjq", rows, rows_right, **_exact(dtype))
+            b = jnp.einsum("gfpc,jghqc->gfpjhq", columns, columns_right, **_exact(dtype))
+            return jnp.sum(a[:, None, :, :, None] * b, axis=(0, 2, 5))
+
+        entries = site.groups * site.positions**2 * len(rows_right) * (1 + num**2)
+        size = max(1, workspace // (entries * jnp.dtype(dtype).itemsize))
+        return lax.map(of_sample, left, batch_size=min(size, len(left[0])))
+
+    left = prepare(first)
+    return pairs.fill(left, left if second is None else prepare(second), product, dtype)
+
+
+def _by_gradients(site, first, second, pairs: _Pairs, dtype, workspace: int) -> Array:
+    """Gradients, a part of the outputs at a time so that they fit, and their products."""
+    num, fan_out = first[1].shape[2], first[1].shape[-1]
+    samples = pairs.n1 if second is None else pairs.n1 + pairs.n2
+    entries = samples * num * site.groups * site.fan_in * fan_out
+    parts = _divisor(fan_out, entries * jnp.dtype(dtype).itemsize / workspace)
+    patches = site.groups * site.positions * site.fan_in * jnp.dtype(dtype).itemsize
+    size = max(1, workspace // (4 * patches))
+
+    def split(block):
+        x, cotangents = block
+        shape = (*cotangents.shape[:-1], parts, fan_out // parts)
+        return x, jnp.moveaxis(cotangents.reshape(shape), -2, 0)
+
+    def gradients(x, cotangents):
+        def of_sample(one):
+            x, columns = one
+            rows = _at_least(site.rows(x[None])[0], dtype)
+            columns = _at_least(columns, dtype)
+            value = jnp.einsum("gpk,gfpc->fgkc", rows, columns, **_exact(dtype))
+            return value.reshape(num, -1)
+
+        return lax.map(of_sample, (x, cotangents), batch_size=min(size, len(x)))
+
+    x1, parts1 = split(first)
+    x2, parts2 = (None, None) if second is None else split(second)
+
+    def add(total, part):
+        left = gradients(x1, part[0])
+        right = left if x2 is None else gradients(x2, part[1])
+        return total + pairs.fill(left, right, _inner, dtype), None
+
+    shape = (pairs.n1, num, pairs.n2, num)
+    return lax.scan(add, jnp.zeros(shape, dtype), (parts1, parts2))[0]
+
+
+def _exact(dtype: Any) -> dict[str, Any]:
+    return {"precision": "highest", "preferred_element_type": dtype}
+
+
+def _at_least(value: Array, dtype: Any) -> Array:
+    """In `dtype` where that is wider; half precision is multiplied as it is, and added wider."""
+    return value.astype(dtype) if jnp.finfo(dtype).bits == 64 else value
+
+
+def _divisor(number: int, at_least: float) -> int:
+    """The smallest divisor that is large enough, or the number itself."""
+    return next((d for d in range(1, number) if number % d == 0 and d >= at_least), number)

@@ -1,0 +1,265 @@
+"""A model read as a program: where its parameters act on a sample, and what they meet there.
+
+A convolution or a product of matrices with a parameter is linear in it, and the gradient of one
+sample by that parameter is the sum over positions p of an outer product,
+
+    G[k, c] = sum_p rows[p, k] cotangents[p, c],
+
+of what the layer read (patches of its input) and the gradient by what it gave. Inner products of
+such gradients need not form G, and nothing but these two arrays has to be kept. Both come from one
+forward and one backward pass over many samples at once: zeros are added to what the layer gives,
+and the derivative is taken by those. Whatever else parameters do (biases, scales, weights that are
+normalised or used twice) is differentiated as it stands.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from jaxtyping import Array, PyTree
+
+from sslstep.ntk._sites import Site, conv_site, dot_site
+
+# Calls whose body is read as if it stood there. What has a derivative of its own stays a call.
+_CALLS = ("pjit", "jit", "closed_call", "core_call", "remat2", "checkpoint", "remat")
+# What gives the entries of one array in another order or precision: inner products stay the same.
+_SAME_ENTRIES = ("reshape", "transpose", "squeeze", "expand_dims", "rev", "copy", "copy_p")
+
+
+class Captured(NamedTuple):
+    """What one block of samples meets in the parameters; D directions of outputs."""
+
+    inputs: tuple[Array, ...]  # of each site, (samples, *its shape)
+    cotangents: tuple[Array, ...]  # by what each site gives, (samples, D, *its shape)
+    gradients: tuple[Array, ...]  # by each other array of parameters, (samples, D, its size)
+
+
+@dataclass(frozen=True)
+class Program:
+    """The model of one sample, without calls, and split in two: what depends on x, and what not."""
+
+    jaxpr: Any
+    consts: Sequence[Any]
+    num_fixed: int
+    once: list[Any]  # equations of parameters and constants alone
+    each: list[Any]  # equations that every sample has to go through
+    sites: dict[int, Site]  # by position in `each`
+    others: list[Any]  # variables of `once` by which gradients are taken as they stand
+    other_leaves: list[int]  # the arrays of parameters that those are made of
+
+    def capture(
+        self, fixed: Sequence[Any], leaves: Sequence[Array], samples: Array, directions: Array
+    ) -> Captured:
+        """One forward pass, and one backward pass for each direction (D, d)."""
+
+        def constants(chosen):
+            values = list(leaves)
+            for position, value in zip(self.other_leaves, chosen, strict=True):
+                values[position] = value
+            env = dict(zip(self.jaxpr.constvars, self.consts, strict=True))
+            env |= dict(zip(self.jaxpr.invars[:-1], [*fixed, *values], strict=True))
+            for equation in self.once:
+                _evaluate(self.jaxpr, equation, env)
+            return env
+
+        chosen = [leaves[position] for position in self.other_leaves]
+        env = constants(chosen)
+
+        def others_of(chosen):
+            env = constants(chosen)
+            return [env[var] for var in self.others]
+
+        others, pull_back = jax.vjp(others_of, chosen)
+
+        def of_sample(sample):
+            def model(added, others):
+                inner = env | dict(zip(self.others, others, strict=True))
+                inner[self.jaxpr.invars[-1]] = sample
+                inputs: list[Array] = []
+                for number, equation in enumerate(self.each):
+                    if number in self.sites:
+                        site = self.sites[number]
+                        x, weights = (_read(inner, equation.invars[i]) for i in site.operands)
+                        if site.apply is None:
+                            _evaluate(self.jaxpr, equation, inner)
+                        else:
+                            inner[equation.outvars[0]] = site.apply(x, weights)
+                        inner[equation.outvars[0]] += added[len(inputs)]
+                        inputs.append(x)
+                    else:
+                        _evaluate(self.jaxpr, equation, inner)
+                return _read(inner, self.jaxpr.outvars[0]), tuple(inputs)
+
+            zeros = [jnp.zeros(site.y_shape, site.y_dtype) for site in self.sites.values()]
+            z, backward, inputs = jax.vjp(model, zeros, others, has_aux=True)
+            cotangents, by_others = jax.vmap(backward)(directions.astype(z.dtype))
+            (gradients,) = jax.vmap(pull_back)(by_others) if others else ([],)
+            return Captured(
+                inputs,
+                tuple(cotangents),
+                tuple(leaf.reshape(len(directions), -1) for leaf in gradients),
+            )
+
+        return jax.vmap(of_sample)(samples)
+
+    def sizes(self, num_directions: int) -> tuple[int, int]:
+        """Bytes of one sample: what `capture` returns, and an upper bound of what it needs beside.
+
+        The bound: every intermediate result, and in the backward pass twice the largest.
+        """
+        sites = self.sites.values()
+        kept = sum(site.x_bytes for site in sites)
+        kept += num_directions * sum(site.y_bytes for site in sites)
+        invars = self.jaxpr.invars[self.num_fixed :]
+        leaves = [invars[position].aval for position in self.other_leaves]
+        kept += num_directions * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        sizes = [
+            var.aval.size * var.aval.dtype.itemsize
+            for equation in self.each
+            for var in equation.outvars
+            if hasattr(var.aval, "size")
+        ]
+        return kept, sum(sizes) + 2 * num_directions * max(sizes, default=0)
+
+
+def read(apply_fn: Callable[..., Array], fixed: PyTree, params: PyTree, sample: Any) -> Program:
+    """The program of `apply_fn(fixed, params, x)` for one sample; arrays may be shapes only."""
+    fixed_leaves, fixed_tree = jax.tree.flatten(fixed)
+    leaves, tree = jax.tree.flatten(params)
+    num_fixed, num_leaves = len(fixed_leaves), len(leaves)
+
+    def model(*flat):
+        fixed = jax.tree.unflatten(fixed_tree, flat[:num_fixed])
+        params = jax.tree.unflatten(tree, flat[num_fixed:-1])
+        return apply_fn(fixed, params, flat[-1][None])[0]
+
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in fixed_leaves + leaves]
+    shapes.append(jax.ShapeDtypeStruct(sample.shape, sample.dtype))
+    whole = jax.make_jaxpr(model)(*shapes)
+    trained = [num_fixed <= i < num_fixed + num_leaves for i in range(len(shapes))]
+
+    def without_calls(*flat):
+        return _without_calls(whole.jaxpr, whole.consts, flat, trained)
+
+    plain = jax.make_jaxpr(without_calls)(*shapes)
+    return _split(plain.jaxpr, plain.consts, num_fixed, num_leaves)
+
+
+def _without_calls(jaxpr, consts, values, trained) -> list[Any]:
+    """Evaluate, going into calls. `trained`: which values depend on parameters."""
+    env = dict(zip(jaxpr.constvars, consts, strict=True))
+    env |= dict(zip(jaxpr.invars, values, strict=True))
+    on_params = {var for var, is_so in zip(jaxpr.invars, trained, strict=True) if is_so}
+    platform = set()
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        flags = [_is_var(var) and var in on_params for var in equation.invars]
+        inputs = [_read(env, var) for var in equation.invars]
+        body = None
+        if name in _CALLS:
+            settings = equation.params
+            body = settings["jaxpr"] if "jaxpr" in settings else settings.get("call_jaxpr")
+        elif name == "platform_index":
+            platform.update(equation.outvars)
+        elif name == "cond" and equation.invars[0] in platform and any(flags):
+            # One computation written for several platforms. What is meant for any of them is
+            # likeliest to show the parameter whole.
+            branches = equation.params["branches"]
+            names = equation.params.get("branches_platforms") or (None,)
+            body = branches[names.index(None) if None in names else -1]
+            inputs, flags = inputs[1:], flags[1:]
+        if body is None:
+            _evaluate(jaxpr, equation, env)
+        else:
+            inner, inner_consts = getattr(body, "jaxpr", body), getattr(body, "consts", ())
+            outputs = _without_calls(inner, inner_consts, inputs, flags)
+            env |= dict(zip(equation.outvars, outputs, strict=True))
+        if any(flags):
+            on_params.update(equation.outvars)
+    return [_read(env, var) for var in jaxpr.outvars]
+
+
+def _split(jaxpr, consts, num_fixed: int, num_leaves: int) -> Program:
+    leaves = jaxpr.invars[num_fixed : num_fixed + num_leaves]
+    on_params, on_sample = set(leaves), {jaxpr.invars[-1]}
+    once, each = [], []
+    for equation in jaxpr.eqns:
+        reads = {var for var in equation.invars if _is_var(var)}
+        if reads & on_sample or _repeats(equation, on_params):
+            each.append(equation)
+            on_sample.update(equation.outvars)
+        else:
+            once.append(equation)
+            if reads & on_params and equation.primitive.name != "stop_gradient":
+                on_params.update(equation.outvars)
+    uses = Counter(var for equation in jaxpr.eqns for var in equation.invars if _is_var(var))
+    uses.update(var for var in jaxpr.outvars if _is_var(var))
+    whole = {var for var in leaves if uses[var] == 1}
+    for equation in once:
+        source, target = equation.invars[0] if equation.invars else None, equation.outvars[0]
+        if _is_var(source) and source in whole and _same_entries(equation) and uses[target] == 1:
+            whole.add(target)
+    sites, met = {}, set()
+    for number, equation in enumerate(each):
+        site = _site(equation, whole, on_sample)
+        if site is not None:
+            sites[number] = site
+            met.add(equation.invars[site.operands[1]])
+    read_later = [var for equation in each for var in equation.invars] + list(jaxpr.outvars)
+    others = [v for v in dict.fromkeys(filter(_is_var, read_later)) if v in on_params - met]
+    needed = set(others)
+    for equation in reversed(once):
+        if needed & set(equation.outvars):
+            needed.update(filter(_is_var, equation.invars))
+    other_leaves = [position for position, leaf in enumerate(leaves) if leaf in needed]
+    return Program(jaxpr, consts, num_fixed, once, each, sites, others, other_leaves)
+
+
+def _site(equation, whole, on_sample) -> Site | None:
+    """The equation as a site, if it is a layer with a whole array of parameters, used only here."""
+    name = equation.primitive.name
+    if name not in ("conv_general_dilated", "dot_general"):
+        return None
+    for weights, x in ((1, 0), (0, 1)):
+        if equation.invars[weights] in whole and equation.invars[x] in on_sample:
+            make = conv_site if name == "conv_general_dilated" else dot_site
+            return make(equation, x, weights)
+    return None
+
+
+def _repeats(equation, on_params) -> bool:
+    """Whether parameters are repeated, as a bias over positions: left for each sample to do."""
+    if equation.primitive.name != "broadcast_in_dim" or equation.invars[0] not in on_params:
+        return False
+    return equation.outvars[0].aval.size > equation.invars[0].aval.size
+
+
+def _same_entries(equation) -> bool:
+    name, source, target = equation.primitive.name, equation.invars[0], equation.outvars[0]
+    if name == "convert_element_type":
+        return jnp.issubdtype(target.aval.dtype, jnp.floating)
+    if name == "broadcast_in_dim":
+        return source.aval.size == target.aval.size
+    return name in _SAME_ENTRIES
+
+
+def _is_var(atom: Any) -> bool:
+    return atom is not None and not isinstance(atom, core.Literal)
+
+
+def _read(env: dict[Any, Any], atom: Any) -> Any:
+    return atom.val if isinstance(atom, core.Literal) else env[atom]
+
+
+def _evaluate(jaxpr: Any, equation: Any, env: dict[Any, Any]) -> None:
+    """Evaluate one equation of a program, as a program of its own."""
+    inputs = list(dict.fromkeys(filter(_is_var, equation.invars)))
+    alone = jaxpr.replace(
+        constvars=[], invars=inputs, outvars=list(equation.outvars), eqns=[equation]
+    )
+    outputs = jax.core.eval_jaxpr(alone, (), *(env[var] for var in inputs))
+    env |= dict(zip(equation.outvars, outputs, strict=True))
