@@ -17,7 +17,7 @@ EXPERIMENT = $(BIN)/python -m experiments.$(1) --preset $(PRESET) $(ARGS)
 FROM_DATA = $(if $(DATA),--data $(DATA)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 # fig2cf and fig5 are one command, and so are fig3 and fig4.
-QUICK := fig1ab fig8 fig6 fig2ab fig1cd infinite_width two_towers
+QUICK := fig1ab fig8 fig9 fig6 fig2ab fig1cd infinite_width two_towers
 
 ##@ Reproduce the paper
 .PHONY: figures
@@ -66,6 +66,10 @@ fig7: $(VENV)/.run  ## Figure 7: accuracy of linear probes through training (tak
 .PHONY: fig8
 fig8: $(VENV)/.run  ## Figure 8: symmetry breaking
 	$(call EXPERIMENT,symmetry_breaking)
+
+.PHONY: fig9
+fig9: $(VENV)/.run  ## Figure 9: losses and gradients for faster learning, and what they are worth
+	$(call EXPERIMENT,faster_losses)
 
 .PHONY: claims
 claims: $(VENV)/.run  ## the paper's claims against what the runs in results/ measured

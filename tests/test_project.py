@@ -151,12 +151,12 @@ def test_experiments_get_their_options() -> None:
     options = ("PRESET=paper", "DATA=cifar10", "DATA_DIR=here", "ARGS=--strict")
     commands = run_make("--dry-run", "figures", *options).stdout.splitlines()
     drivers = [line for line in commands if "-m experiments." in line]
-    assert len(drivers) == 14
+    assert len(drivers) == 15
     assert drivers[-1].endswith("-m experiments.claims")
     for line in drivers[:-1]:
         assert "--preset paper --strict" in line
         has_data = '--data cifar10 --data-dir "here"' in line
-        drawn = ("experiments.element_dynamics", "experiments.symmetry_breaking")
+        drawn = ("element_dynamics", "faster_losses", "symmetry_breaking")
         assert has_data != any(name in line for name in drawn)
 
 

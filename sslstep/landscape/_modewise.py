@@ -286,8 +286,8 @@ _PANELS = 128
 def integral(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
     """By the composite rule of Gauss and Legendre, elementwise over the ends."""
     low, high = jnp.broadcast_arrays(low, high)
-    places = (np.arange(_PANELS)[:, None] + (1 + _NODES[None, :]) / 2).reshape(-1) / _PANELS
-    weights = np.tile(_WEIGHTS / 2, _PANELS) / _PANELS
+    places: Any = (np.arange(_PANELS)[:, None] + (1 + _NODES[None, :]) / 2).reshape(-1) / _PANELS
+    weights: Any = np.tile(_WEIGHTS / 2, _PANELS) / _PANELS
     rows = (1,) * low.ndim
     places, weights = (jnp.asarray(a, low.dtype).reshape(*rows, -1) for a in (places, weights))
     x = low[..., None] + (high - low)[..., None] * places

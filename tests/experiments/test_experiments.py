@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import _run, element_dynamics, linear_model, symmetry_breaking
+from experiments import _run, element_dynamics, faster_losses, linear_model, symmetry_breaking
 from experiments import claims as claims_table
 from sslstep import claims
 
@@ -38,6 +38,13 @@ def test_runs_write_their_folder_and_claims_hold(tmp_path, experiment, args, kin
     floats = [array for array in arrays.values() if array.dtype.kind == "f"]
     assert np.dtype(kind) in {array.dtype for array in floats}
     assert list(tmp_path.iterdir()) == [out]  # no draft
+
+
+def test_faster_losses_on_one_spectrum(tmp_path):
+    """In single precision: six trainings compile, whatever the number of spectra."""
+    args = ["--ratios", "30", "--shown", "30", "--dtype", "float32", "--strict"]
+    assert _run.main(faster_losses.EXPERIMENT, [*args, "--out", str(tmp_path / "here")]) == 0
+    assert {path.name for path in (tmp_path / "here").iterdir()} == FILES
 
 
 def test_folder_names_keep_different_runs_apart(tmp_path, monkeypatch):
@@ -119,6 +126,7 @@ def test_missing_data(tmp_path):
 
 TARGETS = {
     "element_dynamics": "fig6",
+    "faster_losses": "fig9",
     "infinite_width": "infinite_width",
     "lars_steps": "lars_steps",
     "linear_model": "fig1ab",

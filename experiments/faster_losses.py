@@ -1,0 +1,372 @@
+r"""Figure 9: losses and gradients for faster self-supervised learning, and what they are worth.
+
+    make fig9    or    python -m experiments.faster_losses
+
+Modewise losses of Appendix G (A to D) and that of preconditioned gradients (E), and their descent
+(F to J), each at the same fraction of the largest learning rate that it bears. Then a linear model
+is trained with each, by gradient descent on embeddings of pairs, from a small random start: the
+step at which each mode is learned (K), and how many times fewer steps all of them take than with
+plain Barlow Twins (L), against the mode equations' closed forms. Takes a minute.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._run import Arrays, Experiment, command
+from sslstep import claims, landscape, linear, losses, optim, plotting
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings; each is one option of the command."""
+
+    ratios: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0)
+    """γ_1 over γ_d of the linear models trained."""
+    shown: float = 100.0
+    """Which of them (K) shows."""
+    dim: int = 3
+    """Embedding dimension d; γ_1 = 1 ... γ_d fall geometrically."""
+    negative: float = 0.3
+    """Size of Γ's most negative eigenvalue, over γ_d."""
+    init_scale: float = 1e-4
+    """α of the weights."""
+    softening: float = 1e-3
+    """δ of the sharpened loss."""
+    leak: float = 0.1
+    """ε of the smoothed loss."""
+    width: float = 0.2
+    """w of the hinge."""
+    alpha: float = 0.1
+    """α of the preconditioner, relative to the largest eigenvalue."""
+    rate: float = 0.2
+    """Learning rate, over the largest stable one of each."""
+    high_rate: float = 0.9
+    """The same of a second training, which only has to come to rest."""
+    curves: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
+    """γ of the modes drawn in (F) to (J)."""
+    curves_initial: float = 1e-3
+    """Their start, in the rescaled coordinate."""
+    seed: int = 0
+    """Of the weights."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Floating-point type of all computations."""
+
+
+#: How each remedy is called.
+LABELS = {
+    "plain": "plain",
+    "sharpened": "sharpened",
+    "smoothed": "smoothed",
+    "quartic": "quartic",
+    "hinge": "hinge",
+    "preconditioned": "preconditioned",
+}
+#: Where it is proposed.
+PLACES = {"sharpened": "G.2", "preconditioned": "G.1, Eq. 52"}
+
+
+def landscapes(config: Config) -> dict[str, landscape.ModewiseLoss]:
+    """What one mode descends; of the preconditioner, each but the first."""
+    return {
+        "plain": landscape.plain(),
+        "sharpened": landscape.sharpened(config.softening),
+        "smoothed": landscape.smoothed(config.leak),
+        "quartic": landscape.quartic(),
+        "hinge": landscape.hinge(config.width),
+        "preconditioned": landscape.preconditioned(landscape.plain(), config.alpha),
+    }
+
+
+def batch_losses(config: Config) -> dict[str, Callable[..., jax.Array]]:
+    """The same as losses of embeddings, as one would train a network with."""
+    simplified = partial(losses.barlow_twins, off_diagonal=1.0, batch_norm=False, symmetrise=True)
+    return {
+        "plain": simplified,
+        "sharpened": partial(
+            losses.sharpened_barlow_twins, softening=config.softening, batch_norm=False
+        ),
+        "smoothed": partial(losses.smoothed_barlow_twins, leak=config.leak, batch_norm=False),
+        "quartic": partial(losses.quartic_barlow_twins, batch_norm=False),
+        "hinge": partial(losses.hinge_barlow_twins, width=config.width, batch_norm=False),
+        "preconditioned": optim.preconditioned(simplified, alpha=config.alpha),
+    }
+
+
+def run(config: Config) -> Arrays:
+    """Landscapes, curves, and the linear model's steps, measured and predicted."""
+    if config.shown not in config.ratios or min(config.ratios) <= 1 or config.dim < 2:
+        raise ValueError("shown must be one of ratios, all of which exceed 1, and dim at least 2.")
+    dtype = jnp.dtype(config.dtype)
+    grid, arrays = jnp.linspace(-1.6, 1.6, 401, dtype=dtype), {}
+    arrays["grid"] = grid
+    arrays["curves_gammas"] = jnp.asarray(config.curves, dtype)
+    for name, loss in landscapes(config).items():
+        arrays[f"{name}/loss"] = loss.value(grid**2)
+        arrays.update(_curves(config, name, loss, arrays["curves_gammas"]))
+    trainings = {name: _trainer(loss) for name, loss in batch_losses(config).items()}
+    for ratio in config.ratios:
+        eigenvalues = spectrum_of(config, ratio, dtype)
+        key = jax.random.key(config.seed)
+        weights = linear.init_weights(
+            key, config.dim, len(eigenvalues), config.init_scale, dtype=dtype
+        )
+        modes = linear.Modes(eigenvalues, jnp.eye(len(eigenvalues), dtype=dtype))
+        start = linear.align(weights, modes).singular_values
+        for name, train in trainings.items():
+            limit = _limit(config, name, eigenvalues)
+            predicted = _predicted_times(config, name, eigenvalues[: config.dim], start)
+            for kind, part in (("", config.rate), ("high_", config.high_rate)):
+                if kind and ratio != config.shown:
+                    continue
+                rate = part * limit
+                most = jnp.ceil(2 * predicted[-1] / rate).astype(int) + 100
+                steps, final = train(weights, eigenvalues, rate, most)
+                arrays[f"{name}/{ratio:g}/{kind}steps"] = steps
+                arrays[f"{name}/{ratio:g}/{kind}final"] = final
+            arrays[f"{name}/{ratio:g}/limit"] = limit
+            arrays[f"{name}/{ratio:g}/predicted"] = predicted / (config.rate * limit)
+            arrays[f"{name}/{ratio:g}/speedup"] = _speedup(config, name, eigenvalues, start)
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def spectrum_of(config: Config, ratio: float, dtype: Any) -> jax.Array:
+    """Γ's eigenvalues: d that are learned, one that is not, and a negative one."""
+    learned = jnp.geomspace(1, 1 / ratio, config.dim, dtype=dtype)
+    step = learned[1] / learned[0]
+    beyond = jnp.stack([learned[-1] * step, -config.negative * learned[-1]])
+    return jnp.concatenate([learned, beyond])
+
+
+def _limit(config: Config, name: str, eigenvalues: jax.Array) -> jax.Array:
+    if name == "preconditioned":
+        return linear.preconditioned_max_learning_rate(eigenvalues, config.alpha)
+    return landscape.max_learning_rate(landscapes(config)[name], eigenvalues)
+
+
+def _predicted_times(config: Config, name: str, gammas: jax.Array, start: jax.Array) -> jax.Array:
+    """When each mode is at one half, by the mode equation from the aligned start."""
+    loss, rescaled = landscapes(config)[name], jnp.sqrt(gammas) * start
+    times = landscape.step_time(loss, gammas, rescaled)
+    if name == "preconditioned":  # modes that are learned together with the first: in full
+        t = jnp.linspace(0, 2 * times[-1] + linear.half_rise_time(gammas[0], start[0]), 20_001)
+        t = t.astype(times.dtype)
+        curves = linear.preconditioned_eigenvalues(t, gammas, start, config.alpha)
+        times = jnp.stack([jnp.interp(0.5, curve, t) for curve in curves.T])
+    return times
+
+
+def _speedup(config: Config, name: str, eigenvalues: jax.Array, start: jax.Array) -> jax.Array:
+    """How many times fewer steps the last mode takes, in closed form."""
+    gammas, plain = eigenvalues[: config.dim], landscape.plain()
+    if name != "preconditioned":
+        loss, s0 = landscapes(config)[name], jnp.sqrt(gammas[-1]) * start[-1]
+        return landscape.speedup(loss, eigenvalues, gammas[-1], s0)
+    rates = _limit(config, name, eigenvalues) / landscape.max_learning_rate(plain, eigenvalues)
+    return rates * linear.preconditioning_speedup(gammas, start, config.alpha)[-1]
+
+
+def _curves(
+    config: Config, name: str, loss: landscape.ModewiseLoss, gammas: jax.Array
+) -> dict[str, jax.Array]:
+    """Closed-form trajectories, and gradient descent of the same modes, by steps."""
+    rate = config.rate * landscape.max_learning_rate(loss, gammas)
+    last = landscape.step_time(landscape.plain(), gammas[-1], config.curves_initial)
+    num = int(1.2 * last / (config.rate * landscape.max_learning_rate(landscape.plain(), gammas)))
+    steps = jnp.arange(num + 1, dtype=gammas.dtype)
+    closed = landscape.trajectory(
+        loss, steps[:, None] * rate, gammas[None, :], config.curves_initial
+    )
+
+    def step(s: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        return s + 2 * rate * gammas * s * loss.force(s**2), s
+
+    start = jnp.full_like(gammas, config.curves_initial)
+    _, descent = jax.jit(partial(jax.lax.scan, step, length=num + 1))(start)
+    return {f"{name}/curves": closed, f"{name}/descent": descent, f"{name}/rate": rate}
+
+
+def _trainer(loss_fn: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Gradient descent of a linear model; one compilation for all spectra and rates.
+
+    The pairs are one sample for each feature, so Γ is diagonal; where its eigenvalue is negative
+    the second view is the first, turned round.
+    """
+
+    @jax.jit
+    def train(weights, eigenvalues, rate, most):
+        x = jnp.diag(jnp.sqrt(len(eigenvalues) * jnp.abs(eigenvalues)))
+        x_prime = x * jnp.sign(eigenvalues)[None, :]
+        gradient = jax.grad(lambda w: loss_fn(x @ w.T, x_prime @ w.T))
+
+        def spectrum(w):
+            c = (w * eigenvalues[None, :]) @ w.T
+            return jnp.linalg.eigvalsh((c + c.T) / 2)[::-1]
+
+        def step(state):
+            w, before, crossed, k = state
+            w = w - rate * gradient(w)
+            now = spectrum(w)
+            part = (0.5 - before) / jnp.where(now > before, now - before, 1)
+            crosses = (before < 0.5) & (now >= 0.5) & jnp.isinf(crossed)
+            crossed = jnp.where(crosses, k.astype(now.dtype) + part, crossed)
+            return w, now, crossed, k + 1
+
+        def goes_on(state):
+            _, _, crossed, k = state
+            return (k < most) & jnp.isinf(crossed).any()
+
+        never = jnp.full((len(weights),), jnp.inf, weights.dtype)
+        begin = (weights, spectrum(weights), never, jnp.zeros((), int))
+        w, _, crossed, k = jax.lax.while_loop(goes_on, step, begin)
+        # As many steps again, to see where it comes to rest.
+        w = jax.lax.fori_loop(0, k, lambda _, w: w - rate * gradient(w), w)
+        return crossed, spectrum(w)
+
+    return train
+
+
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    """Mode equations against training, closed-form ratios against measured ones."""
+    out, shown, all_losses = [], f"{config.shown:g}", landscapes(config)
+    last = {
+        ratio: {name: arrays[f"{name}/{ratio:g}/steps"][-1] for name in LABELS}
+        for ratio in config.ratios
+    }
+    for name, label in LABELS.items():
+        errors, slack = [], []
+        for ratio in config.ratios:
+            key = f"{name}/{ratio:g}"
+            errors.append(last[ratio][name] / arrays[f"{key}/predicted"][-1] - 1)
+            growth = 2 * config.rate * float(arrays[f"{key}/limit"]) / ratio
+            growth *= float(all_losses[name].force(jnp.zeros(())))
+            # A step multiplies by 1 + x where flow does by e^x; and half a step of counting.
+            slack.append(growth / 2 + 0.5 / last[ratio][name])
+        worst = int(np.argmax(np.abs(errors) - np.asarray(slack)))
+        out.append(
+            claims.below(
+                f"linear model, {label}: the step by which all d modes are learned, relative error "
+                f"of the mode equation (worst ratio of eigenvalues)",
+                PLACES.get(name, "G.3" if name != "plain" else "Eq. 12"),
+                measured=float(abs(errors[worst])),
+                tolerance=float(slack[worst]) + 0.01,
+            )
+        )
+        finals = arrays[f"{name}/{shown}/high_final"]
+        rest = np.asarray(all_losses[name].rest)
+        out.append(
+            claims.above(
+                f"linear model, {label}, at {config.high_rate:g} of the largest learning rate: "
+                f"modes learned and at rest, of {config.dim}",
+                PLACES.get(name, "G.3" if name != "plain" else "Sec. 4"),
+                expected=config.dim,
+                measured=float(np.sum((finals > 0.5 * rest) & np.isfinite(finals))),
+            )
+        )
+        if name == "plain":
+            continue
+        measured = np.asarray([last[r]["plain"] / last[r][name] for r in config.ratios])
+        closed = float(arrays[f"{name}/{shown}/speedup"])
+        place = config.ratios.index(config.shown)
+        out.append(
+            claims.close(
+                f"linear model, {label}: how many times fewer steps than plain descent, each at "
+                f"{config.rate:g} of its largest rate, against the closed form "
+                f"(γ_1/γ_d = {shown})",
+                PLACES.get(name, "G.3"),
+                expected=closed,
+                measured=float(measured[place]),
+                tolerance=closed * (float(slack[place]) + 0.02),
+            )
+        )
+        if name in PLACES:
+            growing = measured[-1] / measured[0]
+            out.append(
+                claims.above(
+                    f"linear model, {label}: the ratio to plain descent grows with γ_1/γ_d, its "
+                    f"last over its first",
+                    PLACES[name],
+                    expected=1.0,
+                    measured=float(growing),
+                )
+            )
+    return out
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """Landscapes, their descent, and the linear model."""
+    import matplotlib.pyplot as plt
+
+    fig = plt.figure(figsize=(7.4, 6.0))
+    subfigures: Any = fig.subfigures(2, 1, height_ratios=(1.35, 1))
+    upper, lower = subfigures
+    axes = upper.subplots(2, 5, sharey="row", sharex="row")
+    grid, columns = arrays["grid"], ["plain", "sharpened", "smoothed", "quartic", "preconditioned"]
+    colors = dict(zip(LABELS, ["black", *plotting.CATEGORIES], strict=True))
+    for ax, name in zip(axes[0], columns, strict=True):
+        if name != "plain":
+            ax.plot(grid, arrays["plain/loss"], color="0.75", linewidth=1.0)
+        ax.plot(grid, arrays[f"{name}/loss"], color=colors[name])
+        ax.set(title=LABELS[name], xlabel=r"$\bar{s}_j$", ylim=(-0.1, 2.4), xlim=(-1.6, 1.6))
+    hinged = axes[0, 3]
+    hinged.plot(grid, arrays["hinge/loss"], "--", color=colors["hinge"])
+    hinged.set_title("")
+    hinged.set_title("quartic, hinge", loc="right")
+    top = float(np.interp(0, grid, arrays["preconditioned/loss"]))
+    axes[0, 4].annotate(f"{top:.1f} at 0", (0, 2.2), ha="center", va="top", fontsize=6)
+    axes[0, 0].set_ylabel(r"loss $\mathcal{L}_j$")
+    gammas, num = arrays["curves_gammas"], len(arrays["plain/curves"])
+    for ax, name in zip(axes[1], columns, strict=True):
+        closed, descent = arrays[f"{name}/curves"], arrays[f"{name}/descent"]
+        every = max(1, num // 18)
+        for j, color in enumerate(plotting.mode_colors(len(gammas))):
+            ax.plot(closed[:, j], color=color, label=rf"$\gamma_j = {gammas[j]:g}$")
+            at = np.arange(0, num, every)
+            ax.plot(at, descent[::every, j], "x", color=color, markersize=2.5, mew=0.6)
+        ax.set(xlabel="step", ylim=(-0.05, 1.15), xlim=(0, num))
+    axes[1, 0].set_ylabel(r"$\bar{s}_j$")
+    axes[1, 4].legend(loc="lower right", handlelength=1.2, fontsize=6)
+    steps_ax, ratio_ax = lower.subplots(1, 2)
+    modes = np.arange(1, config.dim + 1)
+    for i, (name, label) in enumerate(LABELS.items()):
+        key, color = f"{name}/{config.shown:g}", colors[name]
+        beside = modes + 0.06 * (i - 2.5)
+        steps_ax.plot(beside, arrays[f"{key}/steps"], "o", color=color, markersize=4, label=label)
+        steps_ax.plot(beside, arrays[f"{key}/predicted"], "_", color=color, markersize=9)
+        if name == "plain":
+            continue
+        measured = [
+            arrays[f"plain/{r:g}/steps"][-1] / arrays[f"{name}/{r:g}/steps"][-1]
+            for r in config.ratios
+        ]
+        closed = [arrays[f"{name}/{r:g}/speedup"] for r in config.ratios]
+        ratio_ax.plot(config.ratios, measured, "o", color=color, markersize=4)
+        ratio_ax.plot(config.ratios, closed, **{**plotting.THEORY, "color": color})
+    steps_ax.plot([], [], "_", color="0.4", markersize=9, label="mode equation")
+    steps_ax.set(xlabel="mode", ylabel="step at which it is learned", yscale="log", xticks=modes)
+    steps_ax.legend(loc="upper left", ncols=2, fontsize=6)
+    low, high = steps_ax.get_ylim()
+    steps_ax.set_ylim(low, high * 12)
+    ratio_ax.set(xlabel=r"$\gamma_1 / \gamma_d$", ylabel="plain steps over steps")
+    ratio_ax.set(xscale="log", yscale="log", ylim=(1.5, 24))
+    ratio_ax.set_yticks([2, 4, 8, 16], labels=["2", "4", "8", "16"])
+    ratio_ax.set_yticks([], minor=True)
+    ratio_ax.plot([], [], "o", color="0.4", markersize=4, label="trained")
+    ratio_ax.plot([], [], **{**plotting.THEORY, "color": "0.4"}, label="closed form")
+    ratio_ax.legend(loc="best", fontsize=6)
+    for letter, ax in zip("ABCDEFGHIJKL", [*axes.flat, steps_ax, ratio_ax], strict=True):
+        ax.set_title(letter, loc="left", fontweight="bold", fontsize=9)
+    return fig
+
+
+EXPERIMENT = Experiment(
+    "faster_losses", __doc__ or "", {"cpu": Config(), "paper": Config()}, run, plot, check
+)
+
+if __name__ == "__main__":
+    command(EXPERIMENT)
