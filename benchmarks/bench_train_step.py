@@ -94,43 +94,12 @@ def ours(name):
 def pytorch(name):
     """The same with torch.nn."""
     import torch
-    from torch.nn import BatchNorm1d, BatchNorm2d, Conv2d, Linear, Module, Sequential
 
-    class Block(Module):
-        def __init__(self, before, width, stride, bottleneck):
-            super().__init__()
-            layers = [(width, 3, stride), (width, 3, 1)]
-            if bottleneck:
-                layers = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
-            parts, channels = [], before
-            for features, size, step in layers:
-                conv = Conv2d(channels, features, size, step, size // 2, bias=False)
-                parts += [conv, BatchNorm2d(features), torch.nn.ReLU(inplace=True)]
-                channels = features
-            self.body, self.shortcut = Sequential(*parts[:-1]), Sequential()
-            if stride > 1 or before != channels:
-                conv = Conv2d(before, channels, 1, stride, bias=False)
-                self.shortcut = Sequential(conv, BatchNorm2d(channels))
-
-        def forward(self, x):
-            return torch.relu(self.body(x) + self.shortcut(x))
+    from benchmarks._pytorch import residual_network
 
     torch.set_num_threads(os.cpu_count() or 1)
     config = CONFIGURATIONS[name]
-    bottleneck, channels = config.block == "bottleneck", config.width
-    stems = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "small_stride2": (3, 2, 1)}
-    parts = [Conv2d(3, channels, *stems[config.stem], bias=False), BatchNorm2d(channels)]
-    parts += [torch.nn.ReLU()]
-    parts += [torch.nn.MaxPool2d(3, 2, 1)] if config.stem == "imagenet" else []
-    for stage, blocks in enumerate(config.stages):
-        for block in range(blocks):
-            width, step = config.width * 2**stage, 2 if stage > 0 and block == 0 else 1
-            parts.append(Block(channels, width, step, bottleneck))
-            channels = 4 * width if bottleneck else width
-    parts += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
-    hidden = config.hidden
-    parts += [Linear(channels, hidden, bias=False), BatchNorm1d(hidden), torch.nn.ReLU()]
-    network = Sequential(*parts, Linear(hidden, config.dim, bias=False))
+    network = residual_network(*config[:-2])
     images = torch.tensor(images_of(name).transpose(0, 3, 1, 2).copy())
     optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
 

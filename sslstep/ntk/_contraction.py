@@ -72,8 +72,8 @@ def _add_site(total, first, second, *, site: Site, full: bool, workspace: int) -
     pairs = _Pairs(n1, n2, second is None)
     left = prepare(first)
     right = None if second is None else prepare(second)
-    cheaper = _positions_are_cheaper(site, pairs, num, left[1].shape[-1])
-    way = _by_positions if cheaper else _by_gradients
+    by_gradients, by_positions = operations(site, pairs, num, left[1].shape[-1])
+    way = _by_positions if by_positions < by_gradients else _by_gradients
     return total + way(site, left, right, pairs, total.dtype, workspace)
 
 
@@ -123,14 +123,14 @@ def _inner(left: Array, right: Array, dtype: Any) -> Array:
     return product.reshape(n1, f, n2, f)
 
 
-def _positions_are_cheaper(site: Site, pairs: _Pairs, num: int, fan_out: int) -> bool:
-    """`fan_out`: channels, times the directions that are summed."""
+def operations(site: Site, pairs: _Pairs, num: int, fan_out: int) -> tuple[int, int]:
+    """By gradients, and by positions; `fan_out` is channels times the directions summed."""
     samples = pairs.n1 if pairs.symmetric else pairs.n1 + pairs.n2
-    product = 2 * site.fan_in * fan_out * num
+    product = 2 * site.groups * site.fan_in * fan_out * num
     by_gradients = samples * site.positions * product + pairs.num * num * product
-    entries = site.positions**2
+    entries = site.groups * site.positions**2
     by_positions = entries * (2 * site.fan_in + num**2 * (2 * fan_out + _ENTRY))
-    return pairs.num * by_positions < by_gradients
+    return by_gradients, pairs.num * by_positions
 
 
 def _by_positions(site, first, second, pairs: _Pairs, dtype, workspace: int) -> Array:

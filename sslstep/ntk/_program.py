@@ -12,6 +12,7 @@ and the derivative is taken by those. Whatever else parameters do (biases, scale
 normalised or used twice) is differentiated as it stands.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Program:
     once: list[Any]  # equations of parameters and constants alone
     each: list[Any]  # equations that every sample has to go through
     sites: dict[int, Site]  # by position in `each`
+    factors: dict[int, list[Any]]  # numbers by which a site's parameter is multiplied before
     others: list[Any]  # variables of `once` by which gradients are taken as they stand
     other_leaves: list[int]  # the arrays of parameters that those are made of
 
@@ -97,6 +99,11 @@ class Program:
             zeros = [jnp.zeros(site.y_shape, site.y_dtype) for site in self.sites.values()]
             z, backward, inputs = jax.vjp(model, zeros, others, has_aux=True)
             cotangents, by_others = jax.vmap(backward)(directions.astype(z.dtype))
+            scales = [[_read(env, atom) for atom in self.factors[number]] for number in self.sites]
+            cotangents = [
+                math.prod(scale, start=cotangent)
+                for scale, cotangent in zip(scales, cotangents, strict=True)
+            ]
             (gradients,) = jax.vmap(pull_back)(by_others) if others else ([],)
             return Captured(
                 inputs,
@@ -157,7 +164,7 @@ def _without_calls(jaxpr, consts, values, trained) -> list[Any]:
     platform = set()
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        flags = [_is_var(var) and var in on_params for var in equation.invars]
+        flags = [_is_among(var, on_params) for var in equation.invars]
         inputs = [_read(env, var) for var in equation.invars]
         body = None
         if name in _CALLS:
@@ -198,17 +205,19 @@ def _split(jaxpr, consts, num_fixed: int, num_leaves: int) -> Program:
                 on_params.update(equation.outvars)
     uses = Counter(var for equation in jaxpr.eqns for var in equation.invars if _is_var(var))
     uses.update(var for var in jaxpr.outvars if _is_var(var))
-    whole = {var for var in leaves if uses[var] == 1}
+    # Arrays of parameters in any order, times numbers, that are used once.
+    whole: dict[Any, list[Any]] = {var: [] for var in leaves if uses[var] == 1}
     for equation in once:
-        source, target = equation.invars[0] if equation.invars else None, equation.outvars[0]
-        if _is_var(source) and source in whole and _same_entries(equation) and uses[target] == 1:
-            whole.add(target)
-    sites, met = {}, set()
+        found = _whole(equation, whole, on_params)
+        if found is not None and uses[equation.outvars[0]] == 1:
+            whole[equation.outvars[0]] = found
+    sites, factors, met = {}, {}, set()
     for number, equation in enumerate(each):
         site = _site(equation, whole, on_sample)
         if site is not None:
-            sites[number] = site
-            met.add(equation.invars[site.operands[1]])
+            weights = equation.invars[site.operands[1]]
+            sites[number], factors[number] = site, whole[weights]
+            met.add(weights)
     read_later = [var for equation in each for var in equation.invars] + list(jaxpr.outvars)
     others = [v for v in dict.fromkeys(filter(_is_var, read_later)) if v in on_params - met]
     needed = set(others)
@@ -216,7 +225,7 @@ def _split(jaxpr, consts, num_fixed: int, num_leaves: int) -> Program:
         if needed & set(equation.outvars):
             needed.update(filter(_is_var, equation.invars))
     other_leaves = [position for position, leaf in enumerate(leaves) if leaf in needed]
-    return Program(jaxpr, consts, num_fixed, once, each, sites, others, other_leaves)
+    return Program(jaxpr, consts, num_fixed, once, each, sites, factors, others, other_leaves)
 
 
 def _site(equation, whole, on_sample) -> Site | None:
@@ -225,7 +234,7 @@ def _site(equation, whole, on_sample) -> Site | None:
     if name not in ("conv_general_dilated", "dot_general"):
         return None
     for weights, x in ((1, 0), (0, 1)):
-        if equation.invars[weights] in whole and equation.invars[x] in on_sample:
+        if _is_among(equation.invars[weights], whole) and _is_among(equation.invars[x], on_sample):
             make = conv_site if name == "conv_general_dilated" else dot_site
             return make(equation, x, weights)
     return None
@@ -233,22 +242,36 @@ def _site(equation, whole, on_sample) -> Site | None:
 
 def _repeats(equation, on_params) -> bool:
     """Whether parameters are repeated, as a bias over positions: left for each sample to do."""
-    if equation.primitive.name != "broadcast_in_dim" or equation.invars[0] not in on_params:
+    if equation.primitive.name != "broadcast_in_dim" or not _is_among(
+        equation.invars[0], on_params
+    ):
         return False
     return equation.outvars[0].aval.size > equation.invars[0].aval.size
 
 
-def _same_entries(equation) -> bool:
-    name, source, target = equation.primitive.name, equation.invars[0], equation.outvars[0]
-    if name == "convert_element_type":
-        return jnp.issubdtype(target.aval.dtype, jnp.floating)
-    if name == "broadcast_in_dim":
-        return source.aval.size == target.aval.size
-    return name in _SAME_ENTRIES
+def _whole(equation, whole, on_params) -> list[Any] | None:
+    """The factors of what the equation gives, if that is whole: its entries, times a number."""
+    name, target = equation.primitive.name, equation.outvars[0]
+    for place, source in enumerate(equation.invars):
+        if not _is_among(source, whole):
+            continue
+        others = [*equation.invars[:place], *equation.invars[place + 1 :]]
+        factors = whole[source]
+        if name == "mul" and others[0].aval.size == 1 and not _is_among(others[0], on_params):
+            return [*factors, others[0]]
+        floating = jnp.issubdtype(target.aval.dtype, jnp.floating)
+        same = name in _SAME_ENTRIES or (name == "convert_element_type" and floating)
+        if same or (name == "broadcast_in_dim" and source.aval.size == target.aval.size):
+            return factors
+    return None
 
 
 def _is_var(atom: Any) -> bool:
     return atom is not None and not isinstance(atom, core.Literal)
+
+
+def _is_among(atom: Any, variables: Any) -> bool:
+    return _is_var(atom) and atom in variables
 
 
 def _read(env: dict[Any, Any], atom: Any) -> Any:

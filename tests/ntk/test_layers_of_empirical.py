@@ -121,6 +121,18 @@ def calls(net, x):
     return jax.jit(lambda y, w: jax.jit(jnp.matmul)(y, w))(y, last)
 
 
+def scaled(net, x):
+    """Weights times numbers, known and not: the NTK parameterisation."""
+    scale = jnp.asarray(0.3, net.dtype) + 0 * x.sum()
+    first = net.param("first", linen.initializers.normal(), (72, 5), net.dtype)
+    second = net.param("second", linen.initializers.normal(), (5, 3), net.dtype)
+    y = jnp.tanh(x.reshape(len(x), -1) @ (0.5 * first * jnp.asarray(3.0, net.dtype)))
+    temperature = net.param("temperature", linen.initializers.ones, (), net.dtype)
+    third = net.param("third", linen.initializers.normal(), (5, 5), net.dtype)
+    y = y @ (temperature * third)
+    return (y * scale) @ (second.T * jnp.sin(jnp.asarray(2.0, net.dtype))).T
+
+
 def one_output(net, x):
     return dense(net, 1, jnp.tanh(dense(net, 7, x.reshape(len(x), -1))))
 
@@ -149,6 +161,7 @@ LAYERS = {
     "shared weights": of(shared_weights),
     "several positions": of(several_positions),
     "calls": of(calls),
+    "scaled": of(scaled),
 }
 
 
@@ -208,6 +221,7 @@ def test_either_contraction(monkeypatch, x64, layer, way):
 def test_layers_are_recognised():
     """Convolutions and matrices used once are contracted; the rest is differentiated as it is."""
     expected = {"dense": 2, "groups": 2, "residual": 4, "shared weights": 0, "several positions": 7}
+    expected["scaled"] = 2
     for layer, number in expected.items():
         read, params, x = setting(layer, jnp.float32)
         program = _program.read(Partial.__call__, Partial(read), params, x[0])
