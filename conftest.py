@@ -11,6 +11,12 @@ from collections.abc import Iterator
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MPLBACKEND"] = "Agg"
 
+# Tests run thousands of small programs, most of them once, and compiling them takes most of the
+# time. So they are compiled quickly rather than to run quickly: without LLVM's optimisations. With
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 they are compiled as for users; so are, always, the experiments
+# whose claims CI checks and the documentation's code.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 from jaxtyping import install_import_hook
 
 # Before any import of sslstep: only modules imported afterwards have their signatures checked. As
