@@ -104,7 +104,7 @@ width_sweep: $(VENV)/.run  ## finite networks against the infinitely wide one, a
 ##@ Develop
 .PHONY: test
 test: $(VENV)/.test $(VENV)/.torch  ## all tests and the docstrings' examples (ARGS go to pytest)
-	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.check  ## ruff, mypy, and the documentation with warnings as errors
