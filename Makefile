@@ -21,7 +21,7 @@ QUICK := fig1ab fig8 fig9 fig6 fig2ab fig1cd infinite_width two_towers
 
 ##@ Reproduce the paper
 .PHONY: figures
-figures: $(QUICK) width_sweep fig5 fig3 fig7 lars_steps predicted_steps  ## every figure at $(PRESET), then the table of claims
+figures: $(QUICK) width_sweep fig5 fig3 fig7 tables lars_steps predicted_steps  ## every figure at $(PRESET), then the table of claims
 	$(BIN)/python -m experiments.claims
 
 .PHONY: quick
@@ -70,6 +70,10 @@ fig8: $(VENV)/.run  ## Figure 8: symmetry breaking
 .PHONY: fig9
 fig9: $(VENV)/.run  ## Figure 9: losses and gradients for faster learning, and what they are worth
 	$(call EXPERIMENT,faster_losses)
+
+.PHONY: tables
+tables: $(VENV)/.run  ## Tables 1 and 2: what ResNets learned against their NTK's prediction (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,embedding_alignment) $(FROM_DATA)
 
 .PHONY: claims
 claims: $(VENV)/.run  ## the paper's claims against what the runs in results/ measured

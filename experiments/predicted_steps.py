@@ -14,13 +14,13 @@ minutes on two cores beyond the run itself, which is shared.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from experiments import _curves, _prediction, _training, resnet_small_init
 from experiments._recipes import BarlowTwins
@@ -101,19 +101,17 @@ def _predict(
     config: Config, model: Any, apply_fn: Any, state: Any, x: jax.Array, span: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of OUTPUTS each: γ_j of one network's NTK, and how long each dimension takes by it alone."""
-    fixed = {"batch_stats": _settled(model, state.params, state.batch_stats, x)}
+    batch_stats = _training.settled(model, state.params, state.batch_stats, x)
     directions = {"all": jnp.eye(config.barlow_twins.dim)}
-    initial = apply_fn(
-        {"params": state.params, "fixed": fixed | {"directions": directions["all"]}}, x
-    )
+    initial = apply_fn(directions["all"], batch_stats, state.params, x)
     values, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(initial, 2)))
     # Eigenvectors of C; where all are learned there is nothing to leave out.
     unlearned = vectors * (values < 0.5)[None, :]
     directions["unlearned"] = unlearned if bool((values < 0.5).any()) else directions["all"]
     out = {}
     for which in OUTPUTS:
-        tree = {"params": state.params, "fixed": fixed | {"directions": directions[which]}}
-        kernel = empirical.ntk(apply_fn, tree, x, kind=config.kernel)
+        bound = Partial(apply_fn, directions[which], batch_stats)
+        kernel = empirical.ntk(bound, state.params, x, kind=config.kernel)
         # A mean over all d outputs, of which those left out are 0.
         number = float(jnp.sum(directions[which] ** 2))
         out[which] = _follow(config, kernel * (len(values) / number), initial, span)
@@ -138,31 +136,17 @@ def _follow(
 
 
 def _along_directions(model: Any) -> Any:
-    """The embedding along some directions, as a function of parameters and what is held fixed.
+    """The embedding along some directions, with batch norm's statistics, given both.
 
-    One function for all networks of a run, so that its NTK is compiled once: batch norm's
-    statistics and the directions are arguments too, without gradients.
+    One function for all networks of a run, so that its NTK is compiled once.
     """
 
-    def apply_fn(tree: Any, x: jax.Array) -> jax.Array:
-        fixed = jax.lax.stop_gradient(tree["fixed"])
-        variables = {"params": tree["params"], "batch_stats": fixed["batch_stats"]}
+    def apply_fn(directions: jax.Array, batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
+        variables = {"params": params, "batch_stats": batch_stats}
         z: jax.Array = model.apply(variables, x, train=False).z
-        return z @ fixed["directions"]
+        return z @ directions
 
     return apply_fn
-
-
-@partial(jax.jit, static_argnames="model")
-def _settled(model: Any, params: Any, batch_stats: Any, x: jax.Array) -> Any:
-    """Running averages that have converged to the statistics of these images."""
-
-    def update(_: Any, batch_stats: Any) -> Any:
-        variables = {"params": params, "batch_stats": batch_stats}
-        return model.apply(variables, x, train=True, mutable=["batch_stats"])[1]["batch_stats"]
-
-    # A tenth of the new value each time: 0.9^80 is 2e-4.
-    return jax.lax.fori_loop(0, 80, update, batch_stats)
 
 
 def _next_wait(arrays: Arrays, seed: int, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -126,6 +126,7 @@ def test_missing_data(tmp_path):
 
 TARGETS = {
     "element_dynamics": "fig6",
+    "embedding_alignment": "tables",
     "faster_losses": "fig9",
     "infinite_width": "infinite_width",
     "lars_steps": "lars_steps",

@@ -11,6 +11,7 @@ from experiments import (
     _recipes,
     _run,
     _training,
+    embedding_alignment,
     lars_steps,
     predicted_steps,
     probe_accuracy,
@@ -81,6 +82,31 @@ def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path):
         command(predicted_steps.EXPERIMENT, runs, tmp_path / "b", *momentum)
     with pytest.raises(ValueError, match="num_snapshots must be >= 2"):
         command(predicted_steps.EXPERIMENT, runs, tmp_path / "b", *args, "--num-snapshots", "0")
+
+
+def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path):
+    """Both tables, of the runs that Figure 5 trains."""
+    methods = ["--methods", "barlow_twins", "simclr"]
+    args = [*tiny("barlow-twins", "simclr"), *methods]
+    args += ["--num-pairs", "24", "--num-along", "12", "--num-held-out", "8"]
+    assert command(embedding_alignment.EXPERIMENT, runs, tmp_path / "here", *args) == 0
+    arrays = np.load(tmp_path / "here" / "arrays.npz")
+    for key in ("final NTK", "top modes", "initial NTK", "random", "trace, fewer pairs"):
+        assert 0 < arrays[f"simclr/0/{key}"] < 1
+    assert arrays["barlow_twins/simclr/0"] > 4 / 48
+    assert arrays["simclr/0/cosine"][-1] == pytest.approx(1)
+    np.testing.assert_array_equal(arrays["simclr/0/numbers"], [12, 24])
+    with pytest.raises(ValueError, match="num_pairs = 4 must lie between 2 dim = 8"):
+        command(embedding_alignment.EXPERIMENT, runs, tmp_path / "b", *args, "--num-pairs", "4")
+
+
+def test_share_of_the_gap_that_finite_n_accounts_for():
+    """Of a law that it fits, exactly; nothing where the alignment no longer grows."""
+    numbers = np.array([50, 100, 200, 400])
+    limit, share = embedding_alignment.finite_n(numbers, 0.9 - 2 * numbers**-0.5)
+    assert limit == pytest.approx(0.9)
+    assert share == pytest.approx(0.1 / 0.2)
+    assert embedding_alignment.finite_n(numbers, np.full(4, 0.6))[1] == pytest.approx(0, abs=1e-12)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):

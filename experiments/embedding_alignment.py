@@ -1,0 +1,384 @@
+r"""Tables 1 and 2: what networks have learned, against what their NTK predicts (Appendix E).
+
+    make tables    or    python -m experiments.embedding_alignment
+
+Networks trained with Barlow Twins, SimCLR and VICReg embed n pairs of views. Their embeddings, as
+a subspace of functions on the 2n images, are held against those that Eq. 49 predicts from the
+network's own empirical NTK after training, and against the NTK's leading eigenvectors (Table 1);
+and the three methods' against each other (Table 2). The measure is the normalised subspace
+alignment, 1 for equal spans and d / 2n by chance. Beyond the paper: the same by NTKs of the start
+and along training, and by the trace NTK; how far the kernel itself moves; and the prediction for
+held-out pairs from ever more pairs, which says how much of the gap to 1 is owed to n. Batch norm's
+statistics are held at those of the pairs. (A) Table 1. (B) alignment by the NTK of time t. (C) the
+kernel's movement. (D) held-out pairs. Preset cpu: the runs of Figure 5 (d = 16, small networks),
+and 3 minutes a method beyond them. Preset paper: Appendix E (ResNet-50, d = 50, STL-10), on a GPU.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from experiments import _curves, _training, resnet_small_init
+from experiments._recipes import LABELS, Method, Recipe, Recipes
+from experiments._run import Arrays, Experiment, command
+from sslstep import claims, kernel_pca, plotting
+from sslstep.measure import alignment
+from sslstep.ntk import empirical
+
+# Of Table 1, by method: the prediction from the final NTK, and its leading eigenvectors.
+PAPER_TABLE_1 = {
+    "barlow_twins": (0.615, 0.510),
+    "simclr": (0.517, 0.450),
+    "vicreg": (0.592, 0.481),
+}
+PAPER_TABLE_2: dict[tuple[Method, Method], float] = {
+    ("barlow_twins", "simclr"): 0.504,
+    ("barlow_twins", "vicreg"): 0.504,
+    ("simclr", "vicreg"): 0.405,
+}
+
+
+@dataclass(frozen=True)
+class Config(resnet_small_init.Config):
+    """Settings; each is one option of the command."""
+
+    num_pairs: int = 1000
+    """n, the pairs of Tables 1 and 2; the first of the fixed ones."""
+    num_held_out: int = 256
+    """Pairs whose embeddings are predicted from others: the last of the fixed ones."""
+    num_along: int = 256
+    """Pairs of the kernels along training, of which there are many, and of trace NTKs."""
+    memory_limit: float = 3.0
+    """GiB that the NTK may take."""
+
+
+def run(config: Config, runs: Path) -> Arrays:
+    """Each run's alignments, and its embeddings for Table 2."""
+    _training.require_valid(config, [(m, config.recipes.of(m)) for m in config.methods])
+    for name in ("num_pairs", "num_held_out", "num_along"):
+        dims = max(config.recipes.of(method).dim for method in config.methods)
+        if not 2 * dims <= getattr(config, name) <= config.num_probe:
+            raise ValueError(
+                f"{name} = {getattr(config, name)} must lie between 2 dim = {2 * dims} and "
+                f"num_probe = {config.num_probe}."
+            )
+    if config.num_snapshots < 2:
+        raise ValueError(f"num_snapshots must be >= 2, got {config.num_snapshots}.")
+    arrays: Arrays = {}
+    for seed in config.seeds:
+        embeddings: dict[Method, np.ndarray] = {}
+        for method in config.methods:
+            recipe = config.recipes.of(method)
+            trained = _training.fit(config, method, recipe, seed, runs, name="alignment:")
+            found = _of_run(config, recipe, seed, trained)
+            embeddings[method] = found.pop("embeddings")
+            arrays |= {f"{method}/{seed}/{key}": value for key, value in found.items()}
+        for one, other in PAPER_TABLE_2:
+            if {one, other} <= set(config.methods):
+                value = _alignment(embeddings[one], embeddings[other])
+                arrays[f"{one}/{other}/{seed}"] = np.asarray(value)
+    return arrays
+
+
+def _of_run(config: Config, recipe: Recipe, seed: int, trained: _training.Trained) -> Arrays:
+    """All alignments of one run."""
+    setup = _training.prepare(config, recipe, seed)
+    states = _training.snapshots(trained.folder, setup.state)
+    steps = [int(state.step) for state in states]
+    ntk = _Kernels(config, recipe, setup)
+    final, n = states[-1], config.num_pairs
+    kernel, z = ntk.of(final, n)
+    modes = _modes(kernel, recipe.dim)
+    learned = _curves.count(recipe, trained.arrays).learned
+    initial_kernel, _ = ntk.of(states[0], n)
+    random = np.random.default_rng(seed).normal(size=z.shape)
+    found = {
+        "embeddings": z,
+        "learned": np.asarray(learned),
+        "final NTK": _alignment(z, _embedding(modes)),
+        "top modes": _alignment(z, _top(kernel, recipe.dim)),
+        "initial NTK": _alignment(z, _embedding(_modes(initial_kernel, recipe.dim))),
+        "random": _alignment(z, random),
+    }
+    if learned:
+        leading = np.linalg.svd(z, full_matrices=False)[0][:, :learned]
+        found["final NTK, learned"] = _alignment(leading, _embedding(modes)[:, :learned])
+
+    # The two kinds of NTK on the same, fewer pairs.
+    m = config.num_along
+    few, z_few = ntk.of(final, m)
+    trace, _ = ntk.of(final, m, "trace")
+    found["scalar, fewer pairs"] = _alignment(z_few, _embedding(_modes(few, recipe.dim)))
+    found["trace, fewer pairs"] = _alignment(z_few, _embedding(_modes(trace, recipe.dim)))
+
+    along, moved = [], []
+    for state in states:
+        of_state, _ = ntk.of(state, m)
+        along.append(_alignment(z_few, _embedding(_modes(of_state, recipe.dim))))
+        moved.append(np.vdot(of_state, few) / (np.linalg.norm(of_state) * np.linalg.norm(few)))
+    found["snapshot_t"] = np.concatenate([[0.0], trained.arrays["t"]])[steps]
+    found["along"], found["cosine"] = np.array(along), np.array(moved)
+    return found | _held_out(config, recipe, ntk, final)
+
+
+def _held_out(config: Config, recipe: Recipe, ntk: "_Kernels", state: Any) -> Arrays:
+    """Alignment on the last pairs of the prediction from ever more of the others."""
+    total, tested = config.num_probe, config.num_held_out
+    most = total - tested
+    numbers = [n for n in most // 2 ** np.arange(8) if n >= 2 * recipe.dim][::-1]
+    kernel, z = ntk.of(state, total)
+    views = np.arange(2 * total).reshape(2, total)
+    test = views[:, most:].ravel()
+    values = []
+    for n in numbers:
+        # Pairs as they come are as good as chosen at random.
+        train = views[:, :n].ravel()
+        modes = _modes(kernel[np.ix_(train, train)], recipe.dim)
+        with jax.enable_x64(True):
+            predicted = kernel_pca.embed(modes, kernel[np.ix_(test, train)])
+        values.append(_alignment(z[test], np.asarray(predicted)))
+    inside = _alignment(z[test], _embedding(_modes(kernel[np.ix_(test, test)], recipe.dim)))
+    return {"numbers": np.array(numbers), "held out": np.array(values), "own pairs": inside}
+
+
+class _Kernels:
+    """NTKs of one run's networks on the first of its fixed pairs, and their embeddings."""
+
+    def __init__(self, config: Config, recipe: Recipe, setup: _training.Setup) -> None:
+        self.limit, self.setup = int(config.memory_limit * 2**30), setup
+
+        def apply_fn(batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
+            variables = {"params": params, "batch_stats": batch_stats}
+            outputs: Any = setup.model.apply(variables, x, train=False)
+            z: jax.Array = outputs.z
+            return z
+
+        self.apply_fn = apply_fn
+
+    def of(self, state: Any, num: int, kind: Any = "scalar") -> tuple[np.ndarray, np.ndarray]:
+        """The kernel (2 num, 2 num) and the embeddings (2 num, d), in float64."""
+        x = jnp.concatenate([self.setup.x[:num], self.setup.x_prime[:num]])
+        stats = _training.settled(self.setup.model, state.params, state.batch_stats, x)
+        apply_fn = Partial(self.apply_fn, stats)
+        kernel = empirical.ntk(apply_fn, state.params, x, kind=kind, memory_limit=self.limit)
+        z = jnp.concatenate([apply_fn(state.params, part) for part in jnp.array_split(x, 8)])
+        return np.asarray(kernel, float), np.asarray(z, float)
+
+
+def _modes(kernel: np.ndarray, dim: int) -> kernel_pca.KernelModes:
+    with jax.enable_x64(True):
+        return kernel_pca.contrastive_modes(kernel, dim)
+
+
+def _embedding(modes: kernel_pca.KernelModes) -> np.ndarray:
+    """Eq. 49."""
+    with jax.enable_x64(True):
+        return np.asarray(kernel_pca.embed_training(modes))
+
+
+def _top(kernel: np.ndarray, dim: int) -> np.ndarray:
+    """The kernel's leading eigenvectors, P_NTK."""
+    return np.linalg.eigh(kernel)[1][:, -dim:]
+
+
+def _alignment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    with jax.enable_x64(True):
+        return np.asarray(alignment.subspace_alignment(a, b))
+
+
+def _values(config: Config, arrays: Arrays, method: str, key: str) -> np.ndarray:
+    """Of all seeds, in the first axis; without those that lack it."""
+    names = [f"{method}/{seed}/{key}" for seed in config.seeds]
+    return np.array([arrays[name] for name in names if name in arrays])
+
+
+def _chance(config: Config, method: Any) -> float:
+    return alignment.chance_level(config.recipes.of(method).dim, 2 * config.num_pairs)
+
+
+# Bars of Table 1: key, label, hatch.
+BARS = (
+    ("final NTK", "final NTK (Eq. 49)", "///"),
+    ("top modes", "its leading eigenvectors", "..."),
+    ("initial NTK", "initial NTK", "xx"),
+    ("random", "random subspace", ""),
+)
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """Table 1 as bars, alignment and kernel along training, and held-out pairs."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.8))
+    (ax_bars, ax_along), (ax_moved, ax_held) = axes
+    width = 0.8 / len(BARS)
+    for k, (key, label, hatch) in enumerate(BARS):
+        values = [_values(config, arrays, method, key) for method in config.methods]
+        at = np.arange(len(values)) + (k - (len(BARS) - 1) / 2) * width
+        means, spread = ([f(v) for v in values] for f in (np.mean, np.ptp))
+        error = np.array(spread) / 2 if len(config.seeds) > 1 else None
+        ax_bars.bar(
+            at, means, width, yerr=error, label=label, hatch=hatch, color=f"{0.95 - 0.2 * k}",
+            edgecolor="0.2", linewidth=0.6, capsize=2,
+        )  # fmt: skip
+        if k < 2:
+            of_paper = [PAPER_TABLE_1[method][k] for method in config.methods]
+            name = "the paper's (ResNet-50, $d = 50$)" if k == 0 else None
+            ax_bars.plot(at, of_paper, "kD", markersize=3.5, markerfacecolor="w", label=name)
+    ax_bars.set_xticks(range(len(config.methods)), [LABELS[m] for m in config.methods])
+    ax_bars.set_ylim(0, 1.45)
+    ax_bars.set_ylabel("subspace alignment")
+    ax_bars.legend(loc="upper center", ncols=2, fontsize=6)
+    styles = ("o-", "s--", "D:")
+    for method, color, style in zip(config.methods, plotting.CATEGORIES, styles, strict=False):
+        for seed in config.seeds:
+            one = _training.run_of(arrays, f"{method}/{seed}")
+            name = LABELS[method] if seed == config.seeds[0] else None
+            settings = {"color": color, "markersize": 3, "linewidth": 1, "label": name}
+            t = np.maximum(one["snapshot_t"], one["snapshot_t"][1] / 3)
+            ax_along.semilogx(t, one["along"], style, **settings)
+            ax_moved.semilogx(t, one["cosine"], style, **settings)
+            ax_held.semilogx(one["numbers"], one["held out"], style, base=2, **settings)
+    for ax in (ax_along, ax_moved):
+        ax.set_xlabel("effective time $t$ (leftmost: 0)")
+        ax.set_ylim(0, 1.05)
+    ax_along.set_ylabel("alignment by the NTK of $t$")
+    ax_moved.set_ylabel("cosine of NTK($t$) and final NTK")
+    ax_held.set_xlabel("pairs $n$ that predict")
+    ax_held.set_ylabel("alignment on held-out pairs")
+    ax_held.set_ylim(0, 1.05)
+    numbers = arrays[f"{config.methods[0]}/{config.seeds[0]}/numbers"]
+    ax_held.set_xticks(numbers, [str(n) for n in numbers], minor=False)
+    ax_held.minorticks_off()
+    ax_along.legend(loc="lower right", fontsize=7)
+    plotting.label_panels([ax_bars, ax_along, ax_moved, ax_held])
+    return fig
+
+
+def finite_n(numbers: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    r"""What held-out alignment tends to, :math:`a_\infty` of :math:`a_\infty - c n^{-1/2}`.
+
+    And the share of the gap from 1, at the largest n, that is owed to finite n:
+    :math:`(a_\infty - a_n) / (1 - a_n)`. By least squares on the larger half of the numbers.
+    """
+    if len(numbers) < 2:
+        return float("nan"), float("nan")
+    last = slice(min(len(numbers) // 2, len(numbers) - 2), None)
+    limit = np.polyfit(numbers[last] ** -0.5, values[last], 1)[1]
+    return float(limit), float((limit - values[-1]) / (1 - values[-1]))
+
+
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    """Tables 1 and 2, what else predicts, and what finite n accounts for."""
+    out: list[claims.Claim] = []
+    for method in config.methods:
+        name, chance = LABELS[method], _chance(config, method)
+        mean = {key: float(_values(config, arrays, method, key).mean()) for key, *_ in BARS}
+        fewest = {key: float(_values(config, arrays, method, key).min()) for key, *_ in BARS}
+        of_paper, of_paper_top = PAPER_TABLE_1[method]
+        tables = (
+            ("final NTK", "the prediction of the final NTK", of_paper),
+            ("top modes", "the final NTK's leading eigenvectors", of_paper_top),
+        )
+        for key, what, value in tables:
+            out.append(
+                claims.above(
+                    f"{name}: alignment with {what}, the least of all seeds, is ten times chance, "
+                    f"{chance:.3f} (the paper: {value}, ResNet-50, d = 50; here the mean is "
+                    f"{mean[key]:.3f})",
+                    "Table 1",
+                    expected=10 * chance,
+                    measured=fewest[key],
+                )
+            )
+        out += [
+            claims.close(
+                f"{name}: alignment with random subspaces is d / 2n",
+                "Table 1",
+                expected=chance,
+                measured=mean["random"],
+                # (1/d) times a sum of d^2 squares of variance 2 / (2n)^2 each, over seeds.
+                tolerance=3 * 2**0.5 / (2 * config.num_pairs) / len(config.seeds) ** 0.5,
+            ),
+            claims.above(
+                f"{name}: the final NTK predicts better than the initial one, difference",
+                "App. E",
+                expected=0.0,
+                measured=mean["final NTK"] - mean["initial NTK"],
+            ),
+            claims.above(
+                f"{name}: and better than its own leading eigenvectors (the paper: by "
+                f"{of_paper - of_paper_top:.3f}), difference",
+                "Table 1",
+                expected=0.0,
+                measured=mean["final NTK"] - mean["top modes"],
+            ),
+        ]
+        runs = [_training.run_of(arrays, f"{method}/{seed}") for seed in config.seeds]
+        held_out = np.mean([one["held out"] for one in runs], axis=0)
+        out.append(
+            claims.above(
+                f"{name}: finite n accounts for most of the gap from 1, by the trend of held-out "
+                f"pairs up to n = {runs[0]['numbers'][-1]}; share",
+                "App. E",
+                expected=0.5,
+                measured=finite_n(runs[0]["numbers"], held_out)[1],
+            )
+        )
+    for (one, other), value in PAPER_TABLE_2.items():
+        found = [
+            arrays[f"{one}/{other}/{seed}"]
+            for seed in config.seeds
+            if f"{one}/{other}/{seed}" in arrays
+        ]
+        if found:
+            chance = max(_chance(config, one), _chance(config, other))
+            out.append(
+                claims.above(
+                    f"{LABELS[one]} and {LABELS[other]}: alignment of what they learned, the least "
+                    f"of all seeds, is ten times chance, {chance:.3f} (the paper: {value}; here "
+                    f"the mean is {np.mean(found):.3f})",
+                    "Table 2",
+                    expected=10 * chance,
+                    measured=float(np.min(found)),
+                )
+            )
+    return out
+
+
+def _paper(recipe: Recipe, init_scale: float) -> Any:
+    return replace(recipe, dim=50, init_scale=init_scale)
+
+
+SMALL = resnet_small_init.PAPER
+# Appendix E: that of Figure 5 but for d and the initial scale.
+PAPER = Config(
+    **{
+        **_training.shared(SMALL),
+        "recipes": Recipes(
+            barlow_twins=_paper(SMALL.recipes.barlow_twins, 0.542),
+            simclr=_paper(SMALL.recipes.simclr, 0.284),
+            vicreg=_paper(SMALL.recipes.vicreg, 0.604),
+        ),
+    },
+    num_held_out=1024,
+    memory_limit=40.0,
+)
+
+EXPERIMENT = Experiment(
+    "embedding_alignment",
+    __doc__ or "",
+    {"cpu": Config(), "paper": PAPER},
+    run,
+    plot,
+    check,
+    trains=True,
+)
+
+if __name__ == "__main__":
+    command(EXPERIMENT)
