@@ -88,12 +88,12 @@ def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path):
     """Both tables, of the runs that Figure 5 trains."""
     methods = ["--methods", "barlow_twins", "simclr"]
     args = [*tiny("barlow-twins", "simclr"), *methods]
-    args += ["--num-pairs", "24", "--num-along", "12", "--num-held-out", "8"]
+    args += ["--num-pairs", "32", "--num-along", "32", "--num-held-out", "8"]  # compiled once
     assert command(embedding_alignment.EXPERIMENT, runs, tmp_path / "here", *args) == 0
     arrays = np.load(tmp_path / "here" / "arrays.npz")
     for key in ("final NTK", "top modes", "initial NTK", "random", "trace, fewer pairs"):
         assert 0 < arrays[f"simclr/0/{key}"] < 1
-    assert arrays["barlow_twins/simclr/0"] > 4 / 48
+    assert arrays["barlow_twins/simclr/0"] > 4 / 64
     assert arrays["simclr/0/cosine"][-1] == pytest.approx(1)
     np.testing.assert_array_equal(arrays["simclr/0/numbers"], [12, 24])
     with pytest.raises(ValueError, match="num_pairs = 4 must lie between 2 dim = 8"):
