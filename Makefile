@@ -21,7 +21,7 @@ QUICK := fig1ab fig8 fig9 fig6 fig2ab fig1cd infinite_width two_towers
 
 ##@ Reproduce the paper
 .PHONY: figures
-figures: $(QUICK) width_sweep fig5 fig3 fig7 tables lars_steps predicted_steps  ## every figure at $(PRESET), then the table of claims
+figures: $(QUICK) width_sweep ntk_evolution fig5 fig3 fig7 tables lars_steps predicted_steps  ## every figure at $(PRESET), then the table of claims
 	$(BIN)/python -m experiments.claims
 
 .PHONY: quick
@@ -92,6 +92,10 @@ infinite_width: $(VENV)/.run  ## Section 5: embeddings of infinitely wide networ
 .PHONY: lars_steps
 lars_steps: $(VENV)/.run  ## how long plateaus last under LARS: not as 1/γ (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,lars_steps) $(FROM_DATA)
+
+.PHONY: ntk_evolution
+ntk_evolution: $(VENV)/.run  ## the NTK of finite networks: at initialisation for growing widths, and after training (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,ntk_evolution) $(FROM_DATA)
 
 .PHONY: predicted_steps
 predicted_steps: $(VENV)/.run  ## step times by the network's NTK, at the start and along training (takes DATA, DATA_DIR)

@@ -132,6 +132,7 @@ TARGETS = {
     "lars_steps": "lars_steps",
     "linear_model": "fig1ab",
     "mlp": "fig2ab",
+    "ntk_evolution": "ntk_evolution",
     "predicted_steps": "predicted_steps",
     "probe_accuracy": "fig7",
     "resnet_small_init": "fig1cd",

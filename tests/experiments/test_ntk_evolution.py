@@ -1,0 +1,124 @@
+"""The NTK's evolution: its theory against simulated units, a small run, and bad settings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import _ntk_rate, _run, ntk_evolution
+from sslstep import claims
+from sslstep.ntk import infinite
+
+SMALL = ["--num-images", "8", "--crop", "6", "--dim", "2", "--widths", "64", "256"]
+SMALL += ["--fit-from", "64", "--num-draws", "6", "--num-lazy", "2", "--num-small", "2"]
+SMALL += ["--num-units", "1024", "--num-modes", "4"]
+
+
+def test_a_small_run_measures_what_theory_says(tmp_path):
+    out = tmp_path / "here"
+    assert _run.main(ntk_evolution.EXPERIMENT, [*SMALL, "--out", str(out)]) == 0
+    made = claims.load(out / "claims.json")
+    arrays = np.load(out / "arrays.npz")
+    assert arrays["distance"].shape == (2, 6, 2)
+    exponents = [c for c in made if "exponent" in c.statement and "movement" not in c.statement]
+    assert len(exponents) == 6
+    assert all(claim.holds for claim in exponents)
+    # The kernel is the sum of its layers' parts, and from small weights it moves much further.
+    hidden, output, both = np.moveaxis(arrays["lazy_movement"], -1, 0)
+    assert (both <= hidden + output + 1e-12).all()
+    assert arrays["small_movement"].min() > 5 * both.max()
+
+
+def _pairs(n=4, m=3):
+    x = np.random.default_rng(1).normal(size=(n, m))
+    return np.concatenate([x, x + 0.4 * np.random.default_rng(2).normal(size=(n, m))])
+
+
+def _units(rng, cov, num):
+    """φ(h) and φ'(h), (num, 2n)."""
+    h = rng.multivariate_normal(np.zeros(len(cov)), cov, size=num)
+    return np.maximum(h, 0), (h > 0).astype(float)
+
+
+def test_moments_of_a_unit_are_the_limit_and_those_of_a_simulation(x64):
+    x = _pairs()
+    cov = np.asarray(_ntk_rate.covariance(jnp.asarray(x)))
+    found = _ntk_rate.squares(jnp.asarray(cov))
+    np.testing.assert_allclose(found.kernel, infinite.mlp(1)(jnp.asarray(x)), rtol=1e-7, atol=1e-9)
+    phi, on = _units(np.random.default_rng(0), cov, 200_000)
+    a = 2 * np.einsum("ui,uj->uij", phi, phi)
+    b = 2 * cov * np.einsum("ui,uj->uij", on, on)
+    for mean, values in ((found.both, (a + b) ** 2), (found.hidden, b**2)):
+        error = values.std(axis=0) / len(values) ** 0.5
+        assert (np.abs(mean - values.mean(axis=0)) < 5 * error + 1e-9).all()
+
+
+def _networks_of(cov, rng, kind, dim, width):
+    """One network's kernel, from its units."""
+    phi, on = _units(rng, cov, width)
+    v = rng.normal(size=(width, dim))
+    c = v.sum(axis=1) ** 2 / dim if kind == "scalar" else np.mean(v**2, axis=1)
+    return 2 * (phi.T @ phi + cov * (on.T @ (c[:, None] * on))) / width
+
+
+def _span(kernel, dim):
+    """The first γ and an orthonormal basis of the predicted embedding, by eigenvectors of K P."""
+    values, vectors = np.linalg.eig(np.roll(kernel, len(kernel) // 2, axis=1))
+    first = np.argsort(-values.real)[:dim]
+    return values.real[first], np.linalg.qr(vectors.real[:, first])[0]
+
+
+@pytest.mark.parametrize("kind", _ntk_rate.KINDS)
+def test_rates_are_those_of_simulated_networks(x64, kind):
+    dim, width, num = 2, 3000, 200
+    cov = np.asarray(_ntk_rate.covariance(jnp.asarray(_pairs())))
+    k = _ntk_rate.KINDS.index(kind)
+    order = _ntk_rate.first_order(jnp.asarray(cov), dim, jax.random.key(0), 8192)
+    kernel = np.asarray(_ntk_rate.squares(jnp.asarray(cov)).kernel)
+    gammas, basis = _span(kernel, dim)
+    rng, rows = np.random.default_rng(3), []
+    for _ in range(num):
+        drawn = _networks_of(cov, rng, kind, dim, width)
+        values, span = _span(drawn, dim)
+        rest = span - basis @ (basis.T @ span)
+        distance = np.sum((drawn - kernel) ** 2) / np.sum(kernel**2)
+        rows.append([distance, np.mean((values / gammas - 1) ** 2), np.sum(rest**2) / dim])
+    measured, error = np.mean(rows, axis=0), np.std(rows, axis=0) / num**0.5
+    expected = [
+        _ntk_rate.distance(jnp.asarray(cov), dim)[k] ** 2,
+        order.gamma[k],
+        order.misalignment[k],
+    ]
+    own = np.array([0, order.gamma_error[k], order.misalignment_error[k]])
+    np.testing.assert_array_less(
+        np.abs(width * measured - expected), 4 * np.hypot(width * error, own)
+    )
+
+
+def test_the_hidden_part_moves_as_width_to_minus_three_quarters(x64):
+    cov = _ntk_rate.covariance(jnp.asarray(_pairs(n=3)))
+    pull = jnp.asarray(np.random.default_rng(4).normal(size=(6, 2)))
+    widths = np.array([1e4, 1e6])
+    squared = [
+        float(_ntk_rate.lazy_movement(cov, pull, w, jax.random.key(5), num_units=40_000)[0])
+        for w in widths
+    ]
+    slope = np.diff(np.log(squared))[0] / 2 / np.diff(np.log(widths))[0]
+    assert slope == pytest.approx(-0.75, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--num-draws", "1"], "num_draws must be >= 2"),
+        (["--num-lazy", "9"], "num_draws = 6, but 9 of them"),
+        (["--num-modes", "8"], "num_modes = 8 must be below num_images"),
+        (["--widths", "64", "32"], "widths must increase"),
+        (["--fit-from", "128"], "leaves fewer than two of the widths"),
+        (["--step-size", "2"], "step_size must lie between 0 and 1"),
+        (["--small-scale", "0"], "small_scale must be > 0"),
+    ],
+)
+def test_bad_settings(tmp_path, args, message):
+    with pytest.raises(ValueError, match=message):
+        _run.main(ntk_evolution.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])
