@@ -35,7 +35,7 @@ from sslstep.ntk import _contraction, _neural_tangents, empirical
 
 GIBIBYTE = 2**30
 # Samples, and the images' side; 200 pairs of the last.
-NETWORKS = {"mlp": (1000, 32), "resnet18": (256, 32), "resnet50": (400, 96)}
+NETWORKS = {"mlp": (500, 32), "resnet18": (256, 32), "resnet50": (400, 96)}
 RESNETS = {"resnet18": ((2, 2, 2, 2), "basic"), "resnet50": ((3, 4, 6, 3), "bottleneck")}
 STEMS = {"resnet18": "small", "resnet50": "imagenet"}
 DIM = 50
@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=8.0, help="GiB (default: 8)")
     parser.add_argument("--repeats", type=int, default=1, help="after the first (default: 1)")
     parser.add_argument("--samples", type=int, help="fewer than the table's")
+    parser.add_argument("--timeout", type=int, default=300, help="s of a process (default: 300)")
     parser.add_argument("--full", action="store_true", help="all networks, every method")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -229,7 +230,13 @@ def main() -> None:
             ]
             command += ["--memory", str(options.memory), "--repeats", str(options.repeats)]
             command += ["--samples", str(options.samples)] if options.samples else []
-            result = subprocess.run(command, capture_output=True, text=True)
+            try:
+                result = subprocess.run(
+                    command, capture_output=True, text=True, timeout=options.timeout
+                )
+            except subprocess.TimeoutExpired:
+                print(f"{name:12}{NETWORKS[name][0]:8}{method:>18}  over {options.timeout} s")
+                continue
             if result.returncode:
                 reason = (result.stderr.strip().splitlines() or ["killed"])[-1]
                 print(f"{name:12}{NETWORKS[name][0]:8}{method:>18}  failed: {reason[:60]}")
