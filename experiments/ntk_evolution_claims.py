@@ -37,21 +37,25 @@ def _exponent(config, arrays, what: str, values, expected: float) -> claims.Clai
     )
 
 
-def _constant(what: str, values, expected_error: float = 0.0) -> claims.Claim:
-    """Over theory: the mean is 1. `expected_error` is theory's own, relative."""
-    error = values.std(ddof=1) / values.size**0.5
+def _constant(what: str, values, error: float) -> claims.Claim:
+    """Over theory: the mean is 1."""
     return claims.close(
-        f"{what}: mean over theory's, without a fit, +- {np.hypot(error, expected_error):.3f}",
+        f"{what}: mean over theory's, without a fit, +- {error:.3f}",
         WHERE,
         expected=1.0,
         measured=float(values.mean()),
-        tolerance=3 * float(np.hypot(error, expected_error)),
+        tolerance=3 * float(error),
     )
+
+
+def _theory_error(terms, widths, num_draws: int) -> float:
+    """Standard error of the mean over networks of all widths, from theory's scatter."""
+    variances = terms[0] * (1 - 1 / widths) + terms[1] / widths
+    return float(np.sqrt(variances.sum() / num_draws) / len(widths))
 
 
 def _check_initial(config, arrays) -> list[claims.Claim]:
     widths = arrays["widths"][:, None].astype(float)
-    wide = arrays["widths"] >= config.fit_from
     results, found = [], []
     for k, kind in enumerate(_ntk_rate.KINDS):
         distance, deviation, angle = (
@@ -62,21 +66,29 @@ def _check_initial(config, arrays) -> list[claims.Claim]:
         found.append(ratio)
         results += [
             _exponent(config, arrays, called, distance, -0.5),
-            _constant(f"{called}, squared, all widths", ratio.ravel()),
+            _constant(
+                f"{called}, squared, all widths",
+                ratio,
+                _theory_error(arrays["scatter"][0, k], widths[:, 0], config.num_draws),
+            ),
         ]
         forms = (
             ("rms relative distance of the first eigenvalues", "gamma", deviation, 2, -0.5),
             ("misalignment of the predicted embedding", "misalignment", angle, 1, -1.0),
         )
-        for what, name, values, power, exponent in forms:
-            rate, error = arrays[f"rate_{name}"][k], arrays[f"rate_{name}_error"][k]
+        for i, (what, name, values, power, exponent) in enumerate(forms, 1):
+            rate, own = arrays[f"rate_{name}"][k], arrays[f"rate_{name}_error"][k]
+            error = _theory_error(arrays["scatter"][i, k], widths[-1], config.num_draws)
             called = f"{kind} NTK: {what}"
             squared = ", squared" if power == 2 else ""
-            ratios = (widths * values**power / rate)[wide]
+            # To first order, so at the widest: modes mix where they are closer than they fluctuate.
+            ratios = widths[-1] * values[-1] ** power / rate
             results += [
                 _exponent(config, arrays, called, values, exponent),
                 _constant(
-                    f"{called}{squared}, width >= {config.fit_from}", ratios.ravel(), error / rate
+                    f"{called}{squared}, at width {arrays['widths'][-1]}",
+                    ratios,
+                    np.hypot(error, own / rate),
                 ),
             ]
     scalar, trace = (ratio.ravel() for ratio in found)
@@ -101,7 +113,11 @@ def _check_initial(config, arrays) -> list[claims.Claim]:
 def _check_movement(config, arrays) -> list[claims.Claim]:
     hidden, output, _ = np.moveaxis(arrays["lazy_movement"], -1, 0)
     theory, theory_error = np.moveaxis(arrays["lazy_theory"], -1, 0)
-    error = np.sqrt(np.sum(theory_error[-1] ** 2)) / np.sum(theory[-1])
+    ratios = hidden[-1] ** 2 / theory[-1]
+    error = np.hypot(
+        np.sqrt(np.sum(theory_error[-1] ** 2)) / np.sum(theory[-1]),
+        ratios.std(ddof=1) / len(ratios) ** 0.5,
+    )
     called = "movement of the NTK in lazy training"
     small = arrays["small_movement"]
     return [
@@ -109,7 +125,7 @@ def _check_movement(config, arrays) -> list[claims.Claim]:
         _exponent(config, arrays, f"{called}, part of the hidden weights", hidden, -0.75),
         _constant(
             f"the latter, squared, at width {arrays['widths'][-1]}",
-            hidden[-1] ** 2 / theory[-1],
+            ratios,
             float(error),
         ),
         _exponent(config, arrays, "movement from small weights, α² width^1/2 fixed", small, 0.0),
