@@ -167,8 +167,9 @@ def operations(name: str, memory: int) -> float:
     apply_fn, params = flax_model(name)
     x = jnp.asarray(images_of(name))
     partial = Partial(apply_fn)
-    plan = empirical._plan(partial, params, x, x, DIM, "scalar", memory, None, np.dtype("float32"))
-    sites = empirical._read(partial, params, x.shape[1:], x.dtype).sites.values()
+    program = empirical._read(partial, params, x.shape[1:], x.dtype)
+    plan = empirical._plan(program, (len(x),), DIM, "scalar", memory, None, np.dtype("float32"))
+    sites = program.sites.values()
     passes = sum(4 * s.groups * s.positions * s.fan_in * s.fan_out for s in sites)
     num = -(-len(x) // plan.batch_size)
     total = passes * plan.batch_size * num * (num + 1) // 2

@@ -1,5 +1,7 @@
 """Arguments that the functions of empirical kernels share."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +52,7 @@ def blocks(x: Array, batch_size: int) -> Array:
 
 def accumulator(dtype: DTypeLike | None, params: PyTree) -> np.dtype:
     """As asked, or the widest dtype of the parameters; at least float32."""
-    widest = max((leaf.dtype for leaf in jax.tree.leaves(params)), key=_bits)
+    widest = max((jnp.result_type(leaf) for leaf in jax.tree.leaves(params)), key=_bits)
     if dtype is None:
         return np.dtype(widest if _bits(widest) >= 32 else np.float32)
     if not jnp.issubdtype(dtype, jnp.floating) or _bits(dtype) < 32:
@@ -62,6 +64,18 @@ def accumulator(dtype: DTypeLike | None, params: PyTree) -> np.dtype:
 
 def _bits(dtype: DTypeLike) -> int:
     return int(jnp.finfo(dtype).bits)
+
+
+def require_count(name: str, value: Any) -> None:
+    """Check for a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be a whole number, got {value!r}.")
+    _check.require_at_least(name, value, 1)
+
+
+def is_traced(*values: Any) -> bool:
+    """Whether any of the values is being traced, or whatever is computed now."""
+    return not _check.is_concrete(jnp.zeros(()), *values)
 
 
 def devices_of(x: Array) -> list[jax.Device]:

@@ -164,9 +164,10 @@ def _by_gradients(site, first, second, pairs: _Pairs, dtype, workspace: int) -> 
     num, fan_out = first[1].shape[2], first[1].shape[-1]
     samples = pairs.n1 if second is None else pairs.n1 + pairs.n2
     entries = samples * num * site.groups * site.fan_in * fan_out
-    parts = _divisor(fan_out, entries * jnp.dtype(dtype).itemsize / workspace)
+    # Gradients are there twice, once in each order of axes.
+    parts = _divisor(fan_out, 2 * entries * jnp.dtype(dtype).itemsize / workspace)
     patches = site.groups * site.positions * site.fan_in * jnp.dtype(dtype).itemsize
-    size = max(1, workspace // (4 * patches))
+    size = max(1, workspace // (8 * patches))  # patches, reordered, and what they are made of
 
     def split(block):
         x, cotangents = block

@@ -44,7 +44,8 @@ def operator(
         num_columns: columns of v done at a time; each takes as much memory as the parameters.
 
     Returns:
-        A function from v, shape ``(n, b)``, to Θ v, of the same shape and dtype. Traceable.
+        A function from v, shape ``(n, b)``, to Θ v, of the same shape and dtype. Traceable. J^T v
+        is added up over blocks in float32 at least, and rounded to the parameters' precision once.
 
     Raises:
         ValueError: as :func:`ntk`; when called, if v does not fit or is not finite.
@@ -63,12 +64,14 @@ def operator(
         raise ValueError(f'kind must be "scalar" or "trace", got {kind!r}.')
     x = _arguments.samples("x", x)
     _arguments.require_floating(params)
+    params = jax.tree.map(jnp.asarray, params)
     dim = _arguments.output_dim(apply_fn, params, x)
-    _check.require_at_least("batch_size", batch_size, 1)
-    _check.require_at_least("num_columns", num_columns, 1)
+    _arguments.require_count("batch_size", batch_size)
+    _arguments.require_count("num_columns", num_columns)
     apply_fn = apply_fn if isinstance(apply_fn, Partial) else Partial(apply_fn)
     directions = jnp.ones((1, dim)) if kind == "scalar" else jnp.eye(dim)
     blocks = _arguments.blocks(x, min(batch_size, len(x)))
+    consts = jax.make_jaxpr(apply_fn)(params, x[:1]).consts
     compiled = _compiled(_xla.options_of(_arguments.devices_of(x)))
 
     def multiply(v: Float[ArrayLike, "n b"]) -> Float[Array, "n b"]:
@@ -76,7 +79,8 @@ def operator(
             raise ValueError(f"v must have shape ({len(x)}, b), got {_check.shape_of(v)}.")
         _check.require_finite("v", v)
         columns = _check.as_float("v", v).T
-        product = _multiply if not _check.is_concrete(v, blocks) else compiled
+        traced = _arguments.is_traced(v, blocks, *consts, *jax.tree.leaves((apply_fn, params)))
+        product = _multiply if traced else compiled
         parts = [
             product(apply_fn, params, blocks, directions, columns[i : i + num_columns])
             for i in range(0, len(columns), num_columns)
@@ -102,14 +106,17 @@ def _multiply(apply_fn, params, blocks, directions, columns):
             samples, columns = block
             value, backward = jax.vjp(lambda params: component(params, samples), params)
             by_column = lax.map(lambda v: backward(v.astype(value.dtype))[0], columns)
-            return jax.tree.map(jnp.add, total, by_column), None
+            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, by_column), None
 
         def push(samples):
             _, forward = jax.linearize(lambda params: component(params, samples), params)
             return lax.map(forward, pulled)
 
-        zeros = jax.tree.map(lambda p: jnp.zeros((columns.shape[1], *p.shape), p.dtype), params)
-        pulled = lax.scan(pull, zeros, (blocks, columns))[0]
+        def start(p):
+            return jnp.zeros((columns.shape[1], *p.shape), _arguments.accumulator(None, p))
+
+        pulled = lax.scan(pull, jax.tree.map(start, params), (blocks, columns))[0]
+        pulled = jax.tree.map(lambda a, p: a.astype(p.dtype), pulled, params)
         return lax.map(push, blocks)
 
     def add(total, direction):

@@ -116,7 +116,8 @@ class Program:
     def sizes(self, num_directions: int) -> tuple[int, int]:
         """Bytes of one sample: what `capture` returns, and an upper bound of what it needs beside.
 
-        The bound: every intermediate result, and in the backward pass twice the largest.
+        The bound: every intermediate result, in the backward pass twice the largest, and twice the
+        gradients that are taken as they stand.
         """
         sites = self.sites.values()
         kept = sum(site.x_bytes for site in sites)
@@ -124,13 +125,10 @@ class Program:
         invars = self.jaxpr.invars[self.num_fixed :]
         leaves = [invars[position].aval for position in self.other_leaves]
         kept += num_directions * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        sizes = [
-            var.aval.size * var.aval.dtype.itemsize
-            for equation in self.each
-            for var in equation.outvars
-            if hasattr(var.aval, "size")
-        ]
-        return kept, sum(sizes) + 2 * num_directions * max(sizes, default=0)
+        sizes = [_num_bytes(equation) for equation in self.each]
+        beside = sum(sizes) + 2 * num_directions * max(sizes, default=0)
+        others = sum(var.aval.size * var.aval.dtype.itemsize for var in self.others)
+        return kept, beside + 2 * num_directions * others
 
 
 def read(apply_fn: Callable[..., Array], fixed: PyTree, params: PyTree, sample: Any) -> Program:
@@ -233,6 +231,9 @@ def _site(equation, whole, on_sample) -> Site | None:
     name = equation.primitive.name
     if name not in ("conv_general_dilated", "dot_general"):
         return None
+    ends = (*equation.invars, equation.outvars[0])
+    if any(jnp.issubdtype(var.aval.dtype, jnp.complexfloating) for var in ends):
+        return None  # the products are of real numbers
     for weights, x in ((1, 0), (0, 1)):
         if _is_among(equation.invars[weights], whole) and _is_among(equation.invars[x], on_sample):
             make = conv_site if name == "conv_general_dilated" else dot_site
@@ -264,6 +265,21 @@ def _whole(equation, whole, on_params) -> list[Any] | None:
         if same or (name == "broadcast_in_dim" and source.aval.size == target.aval.size):
             return factors
     return None
+
+
+def _num_bytes(equation) -> int:
+    """Of all results of an equation, those inside of loops and calls included."""
+    shapes = [var.aval for var in equation.outvars if hasattr(var.aval, "dtype")]
+    total = sum(shape.size * shape.dtype.itemsize for shape in shapes)
+    inner = jax.tree.leaves(
+        list(equation.params.values()),
+        is_leaf=lambda value: isinstance(value, core.Jaxpr | core.ClosedJaxpr),
+    )
+    for body in inner:
+        if isinstance(body, core.Jaxpr | core.ClosedJaxpr):
+            repeats = equation.params.get("length", 1)
+            total += repeats * sum(map(_num_bytes, body.eqns))
+    return int(total)
 
 
 def _is_var(atom: Any) -> bool:

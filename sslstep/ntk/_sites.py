@@ -141,6 +141,7 @@ def _site(
 ) -> Site:
     x, y = equation.invars[operands[0]].aval, equation.outvars[0].aval
     x_bytes, y_bytes = (a.size * a.dtype.itemsize for a in (x, y))
+    shapes = tuple(str(var.aval) for var in (*equation.invars, equation.outvars[0]))
     return Site(
         operands,
         *sizes,
@@ -152,5 +153,5 @@ def _site(
         rows,
         columns,
         apply,
-        (equation.primitive.name, operands, str(equation.params), str(x), str(y)),
+        (equation.primitive.name, operands, sizes, str(equation.params), shapes),
     )

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from sslstep import _check, _xla
+from sslstep import _xla
 from sslstep.ntk import _arguments, _contraction, _program
 from sslstep.ntk._operator import operator
 
@@ -65,9 +65,10 @@ def ntk(
     Args:
         apply_fn: the model, ``apply_fn(params, x) -> (n, d)``, such as a flax module's ``apply``.
             Samples must not interact: batch normalisation has to use fixed statistics. Compiled
-            once for each function: hand over the same one, not a new lambda at every call. What
-            else it reads and what changes between calls, such as those statistics, is best bound
-            with :class:`jax.tree_util.Partial`, whose arrays are not compiled in.
+            once for each function: hand over the same one, not a new lambda at every call, and
+            nothing that reads what changes, as with ``jax.jit``: it would be that of the first
+            call. Arrays that change between calls, such as those statistics, are bound with
+            :class:`jax.tree_util.Partial`, flags with :class:`functools.partial`.
         params: what to differentiate by; a pytree of floating-point arrays.
         x1: samples, shape ``(n1, ...)``.
         x2: other samples, shape ``(n2, ...)``; those of ``x1`` if None.
@@ -110,17 +111,26 @@ def ntk(
             f"samples of x1 and x2 must have one shape, got {x1.shape[1:]} and {other.shape[1:]}."
         )
     _arguments.require_floating(params)
+    params = jax.tree.map(jnp.asarray, params)
     dim = _arguments.output_dim(apply_fn, params, x1)
     apply_fn = apply_fn if isinstance(apply_fn, Partial) else Partial(apply_fn)
     dtype = _arguments.accumulator(dtype, params)
     if batch_size is not None:
-        _check.require_at_least("batch_size", batch_size, 1)
-    if devices is not None and not devices:
-        raise ValueError("devices is empty: name at least one, or leave it out.")
-    plan = _plan(apply_fn, params, x1, other, dim, kind, memory_limit, batch_size, dtype)
-    rows = _arguments.blocks(x1, plan.batch_size)
-    columns = rows if x2 is None else _arguments.blocks(other, plan.batch_size)
-    kernel = _kernel(plan, apply_fn, params, rows, columns, x2 is None, devices, progress)
+        _arguments.require_count("batch_size", batch_size)
+    if devices is not None and (isinstance(devices, jax.Device) or not devices):
+        raise ValueError(f"devices must be a list of at least one device, got {devices!r}.")
+    program = _read(apply_fn, params, x1.shape[1:], x1.dtype)
+    if not program.sites and not program.others:
+        raise ValueError("apply_fn does not depend on params: its kernel is zero.")
+    nums = (len(x1),) if x2 is None else (len(x1), len(other))
+    plan = _plan(program, nums, dim, kind, memory_limit, batch_size, dtype)
+    rows = _arguments.blocks(x1, min(plan.batch_size, len(x1)))
+    columns = rows
+    if x2 is not None:
+        columns = _arguments.blocks(other, min(plan.batch_size, len(other)))
+    kernel = _kernel(
+        plan, program, apply_fn, params, rows, columns, len(nums) == 1, devices, progress
+    )
     return kernel[: len(x1), : len(other)]
 
 
@@ -135,19 +145,18 @@ class _Plan(NamedTuple):
     dtype: np.dtype
 
 
-def _plan(apply_fn, params, x1, x2, dim, kind, memory_limit, batch_size, dtype) -> _Plan:
-    """The most samples, and for the trace the most outputs, that fit."""
-    program = _read(apply_fn, params, x1.shape[1:], x1.dtype)
+def _plan(program, nums, dim, kind, memory_limit, batch_size, dtype) -> _Plan:
+    """The most samples, and for the trace the most outputs, that fit; nums: (n,) or (n1, n2)."""
     num = dim if kind == "full" else 1
     # The result is there once whole and once in parts.
-    result = 2 * len(x1) * len(x2) * num**2 * dtype.itemsize
+    result = 2 * nums[0] * nums[-1] * num**2 * dtype.itemsize
     workspace = memory_limit // 4
     free = memory_limit - workspace - result
-    largest = max(len(x1), len(x2))
+    largest = max(nums)
 
     def samples(directions):
         kept, beside = program.sizes(directions)
-        if largest * ((1 if x2 is x1 else 2) * kept + beside) <= free:
+        if sum(nums) * kept + largest * beside <= free:
             return largest
         # Of two blocks what they keep, of one what it needs beside.
         return int(min(free // (2 * kept + beside), -(-largest // 2)))
@@ -167,6 +176,7 @@ def _plan(apply_fn, params, x1, x2, dim, kind, memory_limit, batch_size, dtype) 
 
 def _kernel(
     plan: _Plan,
+    program: _program.Program,
     apply_fn: Partial,
     params: PyTree,
     rows: Array,
@@ -178,14 +188,15 @@ def _kernel(
     """All pairs of blocks, from samples (blocks, size, ...)."""
     from tqdm import tqdm  # here, so that importing costs no more than JAX
 
-    concrete = _check.is_concrete(rows, columns, *jax.tree.leaves((apply_fn, params)))
+    known = (rows, columns, *program.consts, *jax.tree.leaves((apply_fn, params)))
+    concrete = not _arguments.is_traced(*known)
     used = _arguments.devices_of(rows) if devices is None else devices
     # Within what is being traced it is part of that.
     capture: Any = _compiled(_xla.options_of(used)) if concrete else _capture
     parts: dict[tuple[int, int], Array] = {}
-    sites = list(_read(apply_fn, params, rows.shape[2:], rows.dtype).sites.values())
-    full = plan.kind == "full"
+    sites, full = list(program.sites.values()), plan.kind == "full"
     groups, x64 = _directions(plan), jnp.result_type(float) == jnp.float64
+    precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009 (not typed)
 
     def work(device: jax.Device | None, own: range) -> None:
         model: Any = jax.device_put((apply_fn, params), device)
@@ -206,7 +217,8 @@ def _kernel(
                 del left
 
     def in_thread(device: jax.Device, own: range) -> None:
-        with jax.enable_x64(x64):  # a thread has settings of its own
+        # A thread has settings of its own.
+        with jax.enable_x64(x64), jax.default_matmul_precision(precision):
             work(device, own)
 
     num_pairs = len(rows) * (len(rows) + 1) // 2 if symmetric else len(rows) * len(columns)

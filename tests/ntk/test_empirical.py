@@ -146,9 +146,9 @@ def test_keeps_within_memory():
     apply_fn = Partial(in_evaluation, variables["batch_stats"])
     whole = empirical.ntk(apply_fn, variables["params"], x)
     limit = 2**21
-    plan = empirical._plan(
-        apply_fn, variables["params"], x, x, 16, "scalar", limit, None, np.dtype("float32")
-    )
+    program = empirical._read(apply_fn, variables["params"], x.shape[1:], x.dtype)
+    float32 = np.dtype("float32")
+    plan = empirical._plan(program, (len(x),), 16, "scalar", limit, None, float32)
     assert 1 < plan.batch_size < len(x) // 2
     bounded = empirical.ntk(apply_fn, variables["params"], x, memory_limit=limit)
     np.testing.assert_allclose(bounded, whole, rtol=0, atol=1e-5 * float(whole.max()))
@@ -159,7 +159,6 @@ def test_keeps_within_memory():
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(captured))
     passes = capture.lower(*block).compile().memory_analysis().temp_size_in_bytes
     assert 2 * kept + passes < 0.75 * limit
-    program = empirical._read(apply_fn, variables["params"], x.shape[1:], x.dtype)
     sides = zip(program.sites.values(), captured.inputs, captured.cotangents, strict=True)
     total = jnp.zeros((plan.batch_size, 1, plan.batch_size, 1))
     for site, *layer in sides:
@@ -202,6 +201,37 @@ def test_float32_model_in_float64(x64):
     np.testing.assert_allclose(kernel, wide @ wide.T, rtol=1e-13)
 
 
+def test_few_against_many():
+    """Neither side is filled up to the other's number."""
+    params = jnp.ones((5, 3))
+    x1, x2 = jnp.ones((1, 5)), jnp.ones((600, 5))
+    kernel = empirical.ntk(lambda p, x: x @ p, params, x1, x2, memory_limit=2**17)
+    np.testing.assert_allclose(kernel, np.full((1, 600), 5.0))
+
+
+def test_loops_count_as_memory():
+    def model(params, x):
+        y, _ = jax.lax.scan(lambda y, _: (jnp.tanh(y), None), x @ params, None, length=100)
+        return y
+
+    x, params = jnp.ones((1, 4)), jnp.ones((4, 50))
+    program = empirical._read(Partial(model), params, x.shape[1:], x.dtype)
+    assert program.sizes(1)[1] > 100 * 50 * 4
+
+
+def test_differentiable_in_what_the_model_reads(x64):
+    params = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3)))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 2)))
+
+    def total(scale):
+        return empirical.ntk(lambda p, x: scale * x @ p, params, x).sum()
+
+    np.testing.assert_allclose(jax.grad(total)(2.0), total(2.0), rtol=1e-12)  # scale squared
+    multiply = empirical.operator(lambda p, x: x @ p, params, x)
+    inside = jax.jit(lambda s: s * multiply(jnp.eye(4)))(1.0)
+    np.testing.assert_allclose(inside, x @ x.T, rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["scalar", "trace"])
 def test_operator(x64, kind):
     """Columns and samples in blocks that divide neither; modes from it as from the matrix."""
@@ -238,7 +268,9 @@ def test_operator_is_a_kernel_for_contrastive_modes(x64):
         ({"params": {}}, "params holds no arrays"),
         ({"dtype": jnp.float64}, "dtype = float64 needs x64"),
         ({"dtype": jnp.bfloat16}, "dtype must be float32 or float64, got bfloat16"),
-        ({"devices": []}, "devices is empty"),
+        ({"devices": []}, "devices must be a list of at least one device"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
+        ({"apply_fn": lambda params, x: 2 * x}, "apply_fn does not depend on params"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
         ({"x1": jnp.ones((0, 2))}, "x1 must hold samples"),
         ({"x1": jnp.full((2, 2), jnp.nan)}, "x1 of shape .* NaN"),

@@ -218,6 +218,36 @@ def test_either_contraction(monkeypatch, x64, layer, way):
     jax.clear_caches()
 
 
+def test_windows_that_differ_in_size_alone():
+    """Of one stride and one shape of output: each has a contraction of its own."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 2)), jnp.float32)
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def model(params, x):
+        y = sum(
+            lax.conv_general_dilated(x, kernel, (4, 4), "VALID", dimension_numbers=numbers)
+            for kernel in params
+        )
+        return y.reshape(len(x), -1)
+
+    params = [jnp.ones((size, size, 2, 1)) for size in (3, 4)]
+    theta = jacobian_kernel(model, params, x, x)
+    kernel = empirical.ntk(model, params, x, kind="full")
+    np.testing.assert_allclose(kernel, theta, rtol=0, atol=1e-5 * np.abs(theta).max())
+
+
+def test_complex_numbers_on_the_way(x64):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)))
+    params = jnp.asarray(np.random.default_rng(1).normal(size=(5, 3)))
+
+    def model(params, x):
+        return (jnp.fft.fft(x) @ params.astype(jnp.complex128)).real
+
+    theta = jacobian_kernel(model, params, x, x)
+    kernel = empirical.ntk(model, params, x, kind="trace")
+    np.testing.assert_allclose(kernel, np.trace(theta, axis1=2, axis2=3) / 3, rtol=1e-12)
+
+
 def test_layers_are_recognised():
     """Convolutions and matrices used once are contracted; the rest is differentiated as it is."""
     expected = {"dense": 2, "groups": 2, "residual": 4, "shared weights": 0, "several positions": 7}
