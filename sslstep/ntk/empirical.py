@@ -24,7 +24,6 @@ from sslstep.ntk._operator import operator
 
 __all__ = ["ntk", "operator"]
 
-Kind = Literal["scalar", "trace", "full"]
 GIBIBYTE = 2**30
 
 
@@ -34,7 +33,7 @@ def ntk(
     x1: Shaped[ArrayLike, "n1 ..."],
     x2: Shaped[ArrayLike, "n2 ..."] | None = None,
     *,
-    kind: Kind = "scalar",
+    kind: Literal["scalar", "trace", "full"] = "scalar",
     memory_limit: int = 4 * GIBIBYTE,
     batch_size: int | None = None,
     dtype: DTypeLike | None = None,
@@ -68,7 +67,7 @@ def ntk(
             once for each function: hand over the same one, not a new lambda at every call, and
             nothing that reads what changes, as with ``jax.jit``: it would be that of the first
             call. Arrays that change between calls, such as those statistics, are bound with
-            :class:`jax.tree_util.Partial`, flags with :class:`functools.partial`.
+            :class:`jax.tree_util.Partial`, flags with ``functools.partial``.
         params: what to differentiate by; a pytree of floating-point arrays.
         x1: samples, shape ``(n1, ...)``.
         x2: other samples, shape ``(n2, ...)``; those of ``x1`` if None.
@@ -137,7 +136,7 @@ def ntk(
 class _Plan(NamedTuple):
     """How the work is cut."""
 
-    kind: Kind
+    kind: Literal["scalar", "trace", "full"]
     dim: int
     batch_size: int
     num_directions: int  # outputs whose backward passes are held at a time
