@@ -110,20 +110,20 @@ def _of_run(config: Config, recipe: Recipe, seed: int, trained: _training.Traine
         leading = np.linalg.svd(z, full_matrices=False)[0][:, :learned]
         found["final NTK, learned"] = _alignment(leading, _embedding(modes)[:, :learned])
 
-    # The two kinds of NTK on the same, fewer pairs.
+    # Along training and the two kinds of NTK, on the same, fewer pairs.
     m = config.num_along
+    along, cosines = [], []
     few, z_few = ntk.of(final, m)
-    trace, _ = ntk.of(final, m, "trace")
-    found["scalar, fewer pairs"] = _alignment(z_few, _embedding(_modes(few, recipe.dim)))
-    found["trace, fewer pairs"] = _alignment(z_few, _embedding(_modes(trace, recipe.dim)))
-
-    along, moved = [], []
     for state in states:
-        of_state, _ = ntk.of(state, m)
+        of_state = few if state is final else ntk.of(state, m)[0]
         along.append(_alignment(z_few, _embedding(_modes(of_state, recipe.dim))))
-        moved.append(np.vdot(of_state, few) / (np.linalg.norm(of_state) * np.linalg.norm(few)))
+        norms = np.linalg.norm(of_state) * np.linalg.norm(few)
+        cosines.append(np.vdot(of_state, few) / norms)
+    trace, _ = ntk.of(final, m, "trace")
+    found["scalar, fewer pairs"] = along[-1]
+    found["trace, fewer pairs"] = _alignment(z_few, _embedding(_modes(trace, recipe.dim)))
     found["snapshot_t"] = np.concatenate([[0.0], trained.arrays["t"]])[steps]
-    found["along"], found["cosine"] = np.array(along), np.array(moved)
+    found["along"], found["cosine"] = np.array(along), np.array(cosines)
     return found | _held_out(config, recipe, ntk, final)
 
 

@@ -332,11 +332,13 @@ def plot(config: Config, arrays: Arrays) -> Any:
     axes[1, 0].set_ylabel(r"$\bar{s}_j$")
     axes[1, 4].legend(loc="lower right", handlelength=1.2, fontsize=6)
     steps_ax, ratio_ax = lower.subplots(1, 2)
+    markers = dict(zip(LABELS, "os^DvP", strict=True))
     modes = np.arange(1, config.dim + 1)
     for i, (name, label) in enumerate(LABELS.items()):
         key, color = f"{name}/{config.shown:g}", colors[name]
         beside = modes + 0.06 * (i - 2.5)
-        steps_ax.plot(beside, arrays[f"{key}/steps"], "o", color=color, markersize=4, label=label)
+        settings = {"color": color, "markersize": 4, "label": label}
+        steps_ax.plot(beside, arrays[f"{key}/steps"], markers[name], **settings)
         steps_ax.plot(beside, arrays[f"{key}/predicted"], "_", color=color, markersize=9)
         if name == "plain":
             continue
@@ -345,7 +347,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
             for r in config.ratios
         ]
         closed = [arrays[f"{name}/{r:g}/speedup"] for r in config.ratios]
-        ratio_ax.plot(config.ratios, measured, "o", color=color, markersize=4)
+        ratio_ax.plot(config.ratios, measured, markers[name], color=color, markersize=4)
         ratio_ax.plot(config.ratios, closed, **{**plotting.THEORY, "color": color})
     steps_ax.plot([], [], "_", color="0.4", markersize=9, label="mode equation")
     steps_ax.set(xlabel="mode", ylabel="step at which it is learned", yscale="log", xticks=modes)

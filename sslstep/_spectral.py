@@ -13,6 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from sslstep._bisection import bisect
 from sslstep._linalg import matmul
 
 Scalar = Callable[[Array], Array]
@@ -173,12 +174,6 @@ def bounded_rate(force: Scalar, rest: Array, ceiling: ArrayLike) -> Array:
         highest = jnp.max(inside * (1 + 2 * x * push) ** 2)
         return (-x * force(highest) <= 1) & (highest <= ceiling)
 
-    def halve(_, ends):
-        low, high = ends
-        middle = (low + high) / 2
-        good = holds(jnp.exp(middle))
-        return jnp.where(good, middle, low), jnp.where(good, high, middle)
-
     limit = 12 * jnp.log(jnp.asarray(10, rest.dtype))
-    low, _ = jax.lax.fori_loop(0, 60, halve, (-limit, limit))
+    low, _ = bisect(lambda log_x: holds(jnp.exp(log_x)), -limit, limit)
     return jnp.where(holds(jnp.exp(limit)), jnp.inf, jnp.exp(low))

@@ -1,7 +1,7 @@
 """What XLA is told beyond its defaults."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,15 +13,20 @@ _MANY_THREADS = {
 }
 
 
-def options_of(devices: Sequence[jax.Device]) -> tuple[tuple[str, Any], ...]:
-    """:func:`compiler_options`, hashable."""
-    return tuple((compiler_options(devices) or {}).items())
-
-
 def compiler_options(devices: Sequence[jax.Device]) -> dict[str, Any] | None:
     """What ``jax.jit`` is told beyond its defaults, measured in docs/benchmarks.md."""
     on_cpu = all(device.platform == "cpu" for device in devices)
     return dict(_MANY_THREADS) if on_cpu and _needs_and_has_many_threads() else None
+
+
+def jit(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Any:
+    """``jax.jit`` with :func:`compiler_options`; of one function always the same."""
+    return _jit(function, compiler_options(devices) is not None)
+
+
+@functools.cache
+def _jit(function: Callable[..., Any], many_threads: bool) -> Any:
+    return jax.jit(function, compiler_options=dict(_MANY_THREADS) if many_threads else None)
 
 
 @functools.cache

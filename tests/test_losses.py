@@ -1,9 +1,5 @@
 """Losses against the same written in NumPy and in PyTorch, and their gradients."""
 
-import os
-import subprocess
-import sys
-import textwrap
 from functools import partial
 
 import jax
@@ -260,53 +256,11 @@ def test_simclr_at_a_small_temperature():
     assert bool(jnp.isfinite(gradient).all())
 
 
-ON_FOUR_DEVICES = """
-    import jax, jax.numpy as jnp, numpy as np
-    from functools import partial
-    from jax.sharding import Mesh, PartitionSpec as P
-    from sslstep import losses
-
-    assert jax.device_count() == 4
-    jax.config.update("jax_enable_x64", True)
-    rng = np.random.default_rng(0)
-    x, x_prime = (jnp.asarray(rng.normal(size=(24, 5))) for _ in range(2))
-    w = jnp.asarray(rng.normal(size=(5, 6)))
-    shares = [view.reshape(4, 6, 5) for view in (x, x_prime)]
-    mesh = Mesh(np.array(jax.devices()), ("i",))
-    for loss in (losses.barlow_twins, losses.vicreg, losses.simclr,
-                 partial(losses.barlow_twins, batch_norm=False, symmetrise=True)):
-        def of_weights(w, x, x_prime, **kwargs):
-            return loss(jnp.tanh(x @ w), jnp.tanh(x_prime @ w), **kwargs)
-
-        def shared(w, x, x_prime):
-            value, grad = jax.value_and_grad(partial(of_weights, axis_name="i"))(w, x, x_prime)
-            return value, jax.lax.pmean(grad, "i")
-
-        value, grad = jax.value_and_grad(of_weights)(w, x, x_prime)
-        by_pmap = jax.pmap(shared, "i", in_axes=(None, 0, 0))(w, *shares)
-        specs = dict(mesh=mesh, in_specs=(P(), P("i"), P("i")), out_specs=(P(), P()))
-        for each in range(4):
-            np.testing.assert_allclose(by_pmap[0][each], value, rtol=1e-12)
-            np.testing.assert_allclose(by_pmap[1][each], grad, rtol=1e-9, atol=1e-12)
-        for check in (True, False):
-            mapped = jax.jit(jax.shard_map(shared, check_vma=check, **specs))
-            found = mapped(w, x, x_prime)
-            np.testing.assert_allclose(found[0], value, rtol=1e-12)
-            np.testing.assert_allclose(found[1], grad, rtol=1e-9, atol=1e-12)
-    print("agree")
-"""
-
-
-def test_four_devices_have_the_loss_and_the_gradient_of_one():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(ON_FOUR_DEVICES)],
-        env=environment,
-        capture_output=True,
-        text=True,
+def test_four_devices_have_the_loss_and_the_gradient_of_one(on_four_devices):
+    run = on_four_devices(
+        "(losses.barlow_twins, losses.vicreg, losses.simclr, "
+        "partial(losses.barlow_twins, batch_norm=False, symmetrise=True))",
+        rtol=1e-12,
     )
     assert run.stdout == "agree\n", run.stderr
 

@@ -1,9 +1,5 @@
 """Barlow Twins on transformed eigenvalues: values, and derivatives at ties and zeros."""
 
-import os
-import subprocess
-import sys
-import textwrap
 from functools import partial
 
 import jax
@@ -199,56 +195,14 @@ def test_settings_are_traced():
     np.testing.assert_allclose(swept, each, rtol=1e-5)
 
 
-ON_FOUR_DEVICES = """
-    import jax, jax.numpy as jnp, numpy as np
-    from functools import partial
-    from jax.sharding import Mesh, PartitionSpec as P
-    from sslstep import losses, optim
-
-    assert jax.device_count() == 4
-    jax.config.update("jax_enable_x64", True)
-    rng = np.random.default_rng(0)
-    x, x_prime = (jnp.asarray(rng.normal(size=(24, 5))) for _ in range(2))
-    w = jnp.asarray(rng.normal(size=(5, 6)))
-    shares = [view.reshape(4, 6, 5) for view in (x, x_prime)]
-    mesh = Mesh(np.array(jax.devices()), ("i",))
-    for loss in (partial(losses.sharpened_barlow_twins, softening=1e-2),
-                 optim.preconditioned(losses.vicreg),
-                 optim.preconditioned(losses.simclr, alpha=0.01, relative=False, centre=True,
-                                      strength=0.5)):
-        def of_weights(w, x, x_prime, **kwargs):
-            return loss(jnp.tanh(x @ w), jnp.tanh(x_prime @ w), **kwargs)
-
-        def shared(w, x, x_prime):
-            value, grad = jax.value_and_grad(partial(of_weights, axis_name="i"))(w, x, x_prime)
-            return value, jax.lax.pmean(grad, "i")
-
-        value, grad = jax.jit(jax.value_and_grad(of_weights))(w, x, x_prime)
-        by_pmap = jax.pmap(shared, "i", in_axes=(None, 0, 0))(w, *shares)
-        specs = dict(mesh=mesh, in_specs=(P(), P("i"), P("i")), out_specs=(P(), P()))
-        for each in range(4):
-            np.testing.assert_allclose(by_pmap[0][each], value, rtol=1e-11)
-            np.testing.assert_allclose(by_pmap[1][each], grad, rtol=1e-8, atol=1e-11)
-        for check in (True, False):
-            mapped = jax.jit(jax.shard_map(shared, check_vma=check, **specs))
-            found = mapped(w, x, x_prime)
-            np.testing.assert_allclose(found[0], value, rtol=1e-11)
-            np.testing.assert_allclose(found[1], grad, rtol=1e-8, atol=1e-11)
-    print("agree")
-"""
-
-
-def test_four_devices_have_the_loss_and_the_gradient_of_one():
+def test_four_devices_have_the_loss_and_the_gradient_of_one(on_four_devices):
     """Of the preconditioner too."""
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(ON_FOUR_DEVICES)],
-        env=environment,
-        capture_output=True,
-        text=True,
+    run = on_four_devices(
+        "(partial(losses.sharpened_barlow_twins, softening=1e-2), "
+        "optim.preconditioned(losses.vicreg), "
+        "optim.preconditioned("
+        "losses.simclr, alpha=0.01, relative=False, centre=True, strength=0.5))",
+        rtol=1e-11,
     )
     assert run.stdout == "agree\n", run.stderr
 

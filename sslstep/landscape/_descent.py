@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check, _spectral
+from sslstep._bisection import bisect
 from sslstep.landscape._modewise import ModewiseLoss, integral, plain
 
 
@@ -80,17 +81,10 @@ def trajectory(
     begin = logit(jnp.where(moves, initial, 1e-3) ** 2 / rest)
     wanted = t * gamma
 
-    def halve(_, ends):
-        low, high = ends
-        middle = (low + high) / 2
-        early = _elapsed(loss, begin, middle) < wanted
-        return jnp.where(early, middle, low), jnp.where(early, high, middle)
-
     # Beyond this λ is at rest to rounding.
     end = jnp.full_like(begin, 2 - jnp.log(jnp.finfo(t.dtype).eps))
-    v, _ = jax.lax.stop_gradient(
-        jax.lax.fori_loop(0, 60, halve, jax.lax.stop_gradient((begin, jnp.maximum(begin, end))))
-    )
+    fixed = jax.lax.stop_gradient((begin, jnp.maximum(begin, end)))
+    v, _ = jax.lax.stop_gradient(bisect(lambda v: _elapsed(loss, begin, v) < wanted, *fixed))
     value, speed = jax.jvp(lambda v: _elapsed(loss, begin, v), (v,), (jnp.ones_like(v),))
     ended = v >= end * (1 - 1e-3)
     step = (wanted - value) / jax.lax.stop_gradient(jnp.where(ended, 1, speed))

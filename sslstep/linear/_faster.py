@@ -6,6 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check, _spectral
+from sslstep._bisection import bisect
 from sslstep.linear._dynamics import half_rise_time, max_learning_rate
 
 __all__ = [
@@ -158,14 +159,8 @@ def preconditioned_half_rise_time(
         log_rest = jnp.log(jax.nn.sigmoid(v[0]) + jax.nn.sigmoid(-v[0]) * jnp.exp(-x))
         return 8 * gamma * (alpha * t + (x + log_rest) / (8 * gamma[0]))
 
-    def halve(_, ends):
-        low, high = ends
-        middle = (low + high) / 2
-        early = gained(middle) < needed
-        return jnp.where(early, middle, low), jnp.where(early, high, middle)
-
     latest = jnp.maximum(half_rise_time(gamma, start), 0)
-    low, high = jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(latest), latest))
+    low, high = bisect(lambda t: gained(t) < needed, jnp.zeros_like(latest), latest)
     return (low + high) / 2
 
 

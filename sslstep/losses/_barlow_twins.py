@@ -5,8 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
-from sslstep._linalg import matmul
-from sslstep.losses._batch import AxisName, mean_of_devices, normalised, pair
+from sslstep.losses._batch import AxisName, correlation
 
 
 def barlow_twins(
@@ -54,12 +53,8 @@ def barlow_twins(
         >>> float(losses.barlow_twins(z, z, **simplified))  # C = I / 2
         0.5
     """
-    z, z_prime = pair(z, z_prime)
     _check.require_at_least("off_diagonal", off_diagonal, 0.0)
-    _check.require_at_least("eps", eps, 0.0)
-    if batch_norm:
-        z, z_prime = (normalised(view, eps, axis_name) for view in (z, z_prime))
-    c = mean_of_devices(matmul(z.T, z_prime) / z.shape[0], axis_name)
+    c = correlation(z, z_prime, batch_norm, eps, axis_name)
     if symmetrise:
         c = (c + c.T) / 2
     diagonal = jnp.eye(c.shape[0], dtype=bool)

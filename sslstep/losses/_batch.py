@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from sslstep import _check
+from sslstep._linalg import matmul
 
 AxisName = Hashable | Sequence[Hashable] | None
 
@@ -40,3 +41,14 @@ def normalised(z: Array, eps: ArrayLike, axis_name: AxisName) -> Array:
     centred = z - mean_of_devices(z.mean(axis=0, keepdims=True), axis_name)
     variance = mean_of_devices(jnp.mean(centred**2, axis=0, keepdims=True), axis_name)
     return centred * jax.lax.rsqrt(variance + jnp.asarray(eps, z.dtype))
+
+
+def correlation(
+    z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLike, axis_name: AxisName
+) -> Array:
+    """C of the whole batch, not symmetrised; of views checked and, if asked, normalised."""
+    z, z_prime = pair(z, z_prime)
+    _check.require_at_least("eps", eps, 0.0)
+    if batch_norm:
+        z, z_prime = (normalised(view, eps, axis_name) for view in (z, z_prime))
+    return mean_of_devices(matmul(z.T, z_prime) / z.shape[0], axis_name)

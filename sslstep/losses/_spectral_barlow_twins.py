@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check, _spectral
 from sslstep._linalg import matmul
-from sslstep.losses._batch import AxisName, mean_of_devices, normalised, pair
+from sslstep.losses._batch import AxisName, correlation
 
 
 def spectral_barlow_twins(
@@ -60,7 +60,7 @@ def spectral_barlow_twins(
         >>> float(losses.spectral_barlow_twins(z, z, lambda x: 2 * x, batch_norm=False))
         0.0
     """
-    c = _correlation(z, z_prime, batch_norm, eps, axis_name)
+    c = _symmetrised(z, z_prime, batch_norm, eps, axis_name)
     shape = jax.eval_shape(transform, jax.ShapeDtypeStruct((), c.dtype)).shape
     if shape != ():
         raise ValueError(
@@ -259,18 +259,13 @@ def quartic_barlow_twins(
         >>> float(losses.quartic_barlow_twins(z, z, batch_norm=False))
         0.125
     """
-    c = _correlation(z, z_prime, batch_norm, eps, axis_name)
+    c = _symmetrised(z, z_prime, batch_norm, eps, axis_name)
     rest = jnp.eye(c.shape[0], dtype=c.dtype) - c
     return jnp.sum(matmul(rest, rest) ** 2)
 
 
-def _correlation(
+def _symmetrised(
     z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLike, axis_name: AxisName
 ) -> Array:
-    """C of the whole batch, symmetrised."""
-    z, z_prime = pair(z, z_prime)
-    _check.require_at_least("eps", eps, 0.0)
-    if batch_norm:
-        z, z_prime = (normalised(view, eps, axis_name) for view in (z, z_prime))
-    c = mean_of_devices(matmul(z.T, z_prime) / z.shape[0], axis_name)
+    c = correlation(z, z_prime, batch_norm, eps, axis_name)
     return (c + c.T) / 2

@@ -93,13 +93,15 @@ class _Pairs:
     """Which pairs of samples of two blocks are wanted, and by what rows they are computed."""
 
     def __init__(self, n1: int, n2: int, symmetric: bool) -> None:
-        self.n1, self.n2, self.symmetric = n1, n2, symmetric
+        self.n1, self.n2 = n1, n2
+        self.num_samples = n1 if symmetric else n1 + n2
         size = _STRIP if symmetric else n1
-        self.strips = [(start, min(start + size, n1)) for start in range(0, n1, size)]
-        of_strips = sum(
-            (stop - start) * (n2 - (start if symmetric else 0)) for start, stop in self.strips
-        )
-        self.num = of_strips
+        # Rows from and to, and the column that they begin with.
+        self.strips = [
+            (start, min(start + size, n1), start if symmetric else 0)
+            for start in range(0, n1, size)
+        ]
+        self.num = sum((stop - start) * (n2 - begin) for start, stop, begin in self.strips)
 
     def fill(self, left: Any, right: Any, product: Callable[..., Array], dtype: Any) -> Array:
         """product(rows of left, rows of right), of the strips' rows and the columns they need."""
@@ -108,8 +110,7 @@ class _Pairs:
             return jax.tree.map(lambda leaf: leaf[start:stop], tree)
 
         rows = []
-        for start, stop in self.strips:
-            begin = start if self.symmetric else 0
+        for start, stop, begin in self.strips:
             values = product(cut(left, start, stop), cut(right, begin, self.n2), dtype)
             rows.append(jnp.pad(values, ((0, 0), (0, 0), (begin, 0), (0, 0))))
         return jnp.concatenate(rows)
@@ -125,9 +126,8 @@ def _inner(left: Array, right: Array, dtype: Any) -> Array:
 
 def operations(site: Site, pairs: _Pairs, num: int, fan_out: int) -> tuple[int, int]:
     """By gradients, and by positions; `fan_out` is channels times the directions summed."""
-    samples = pairs.n1 if pairs.symmetric else pairs.n1 + pairs.n2
     product = 2 * site.groups * site.fan_in * fan_out * num
-    by_gradients = samples * site.positions * product + pairs.num * num * product
+    by_gradients = (pairs.num_samples * site.positions + pairs.num * num) * product
     entries = site.groups * site.positions**2
     by_positions = entries * (2 * site.fan_in + num**2 * (2 * fan_out + _ENTRY))
     return by_gradients, pairs.num * by_positions
@@ -162,8 +162,7 @@ def _by_positions(site, first, second, pairs: _Pairs, dtype, workspace: int) -> 
 def _by_gradients(site, first, second, pairs: _Pairs, dtype, workspace: int) -> Array:
     """Gradients, a part of the outputs at a time so that they fit, and their products."""
     num, fan_out = first[1].shape[2], first[1].shape[-1]
-    samples = pairs.n1 if second is None else pairs.n1 + pairs.n2
-    entries = samples * num * site.groups * site.fan_in * fan_out
+    entries = pairs.num_samples * num * site.groups * site.fan_in * fan_out
     # Gradients are there twice, once in each order of axes.
     parts = _divisor(fan_out, 2 * entries * jnp.dtype(dtype).itemsize / workspace)
     patches = site.groups * site.positions * site.fan_in * jnp.dtype(dtype).itemsize

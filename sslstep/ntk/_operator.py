@@ -1,8 +1,7 @@
 """The empirical NTK as an operator."""
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +71,7 @@ def operator(
     directions = jnp.ones((1, dim)) if kind == "scalar" else jnp.eye(dim)
     blocks = _arguments.blocks(x, min(batch_size, len(x)))
     consts = jax.make_jaxpr(apply_fn)(params, x[:1]).consts
-    compiled = _compiled(_xla.options_of(_arguments.devices_of(x)))
+    compiled = _xla.jit(_multiply, _arguments.devices_of(x))
 
     def multiply(v: Float[ArrayLike, "n b"]) -> Float[Array, "n b"]:
         if _check.require_matrix("v", v, f"({len(x)}, b)")[0] != len(x):
@@ -125,8 +124,3 @@ def _multiply(apply_fn, params, blocks, directions, columns):
     start = jnp.zeros(columns.shape, jax.eval_shape(along, directions[0]).dtype)
     product = lax.scan(add, start, directions)[0]
     return product.swapaxes(0, 1).reshape(columns.shape[1], -1)[:, :num_samples]
-
-
-@cache
-def _compiled(options: tuple[tuple[str, Any], ...]) -> Any:
-    return jax.jit(_multiply, compiler_options=dict(options) or None)

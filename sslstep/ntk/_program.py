@@ -243,11 +243,10 @@ def _site(equation, whole, on_sample) -> Site | None:
 
 def _repeats(equation, on_params) -> bool:
     """Whether parameters are repeated, as a bias over positions: left for each sample to do."""
-    if equation.primitive.name != "broadcast_in_dim" or not _is_among(
-        equation.invars[0], on_params
-    ):
+    if equation.primitive.name != "broadcast_in_dim":
         return False
-    return equation.outvars[0].aval.size > equation.invars[0].aval.size
+    source = equation.invars[0]
+    return _is_among(source, on_params) and equation.outvars[0].aval.size > source.aval.size
 
 
 def _whole(equation, whole, on_params) -> list[Any] | None:

@@ -20,7 +20,7 @@ class Site:
 
     Two that do the same with arrays of the same shapes and dtypes are equal.
 
-    `rows` takes the layer's input (samples, *x_shape) to (samples, groups, positions, fan_in), and
+    `rows` takes what the layer reads, samples first, to (samples, groups, positions, fan_in), and
     `columns` what it gives, (samples, D, *y_shape), to (samples, groups, D, positions, fan_out).
     """
 
@@ -29,7 +29,6 @@ class Site:
     positions: int
     fan_in: int
     fan_out: int
-    x_shape: tuple[int, ...]
     y_shape: tuple[int, ...]
     x_bytes: int
     y_bytes: int
@@ -145,7 +144,6 @@ def _site(
     return Site(
         operands,
         *sizes,
-        x.shape,
         y.shape,
         x_bytes,
         y_bytes,

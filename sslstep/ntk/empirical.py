@@ -8,7 +8,6 @@ where a layer has few positions without forming them (docs/empirical_ntk.md).
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -191,7 +190,7 @@ def _kernel(
     concrete = not _arguments.is_traced(*known)
     used = _arguments.devices_of(rows) if devices is None else devices
     # Within what is being traced it is part of that.
-    capture: Any = _compiled(_xla.options_of(used)) if concrete else _capture
+    capture: Any = _xla.jit(_capture, used) if concrete else _capture
     parts: dict[tuple[int, int], Array] = {}
     sites, full = list(program.sites.values()), plan.kind == "full"
     groups, x64 = _directions(plan), jnp.result_type(float) == jnp.float64
@@ -274,8 +273,3 @@ def _capture(apply_fn, params, samples, directions):
     program = _read(apply_fn, params, samples.shape[1:], samples.dtype)
     fixed, leaves = jax.tree.leaves(apply_fn), jax.tree.leaves(params)
     return program.capture(fixed, leaves, samples, directions)
-
-
-@cache
-def _compiled(options: tuple[tuple[str, Any], ...]) -> Any:
-    return jax.jit(_capture, compiler_options=dict(options) or None)

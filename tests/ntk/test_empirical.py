@@ -153,7 +153,7 @@ def test_keeps_within_memory():
     bounded = empirical.ntk(apply_fn, variables["params"], x, memory_limit=limit)
     np.testing.assert_allclose(bounded, whole, rtol=0, atol=1e-5 * float(whole.max()))
 
-    capture = empirical._compiled(())
+    capture = _xla.jit(empirical._capture, jax.devices()[:1])
     block = (apply_fn, variables["params"], x[: plan.batch_size], jnp.ones((1, 16)))
     captured = capture(*block)
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(captured))
@@ -184,8 +184,8 @@ def test_bound_arrays_are_not_compiled_in(x64):
 
 
 def _compilations():
-    options = _xla.options_of(jax.devices()[:1])
-    return empirical._compiled(options)._cache_size(), _contraction._add_site._cache_size()
+    capture = _xla.jit(empirical._capture, jax.devices()[:1])
+    return capture._cache_size(), _contraction._add_site._cache_size()
 
 
 def test_float32_model_in_float64(x64):
