@@ -4,8 +4,11 @@ It lies above `tests/` and `sslstep/` because it concerns both: from within `tes
 reach the examples in `sslstep/`.
 """
 
+import gc
+import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # Read when JAX and matplotlib are first imported, so set before anything else.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -34,3 +37,21 @@ def strict_promotion() -> Iterator[None]:
     """Ranks and dtypes never promoted silently."""
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         yield
+
+
+# Each compiled program takes some of the 65530 areas of memory that Linux lets a process map, and
+# JAX keeps it: beyond them a worker of 1000 tests crashes.
+_MAPPED = Path("/proc/self/maps")
+_MOST_MAPPED = 25_000
+_test = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def programs_forgotten() -> Iterator[None]:
+    """Compiled programs let go before they are too many; asked every tenth test, as it is slow."""
+    yield
+    if next(_test) % 10 or not _MAPPED.exists():
+        return
+    if _MAPPED.read_bytes().count(b"\n") > _MOST_MAPPED:
+        jax.clear_caches()
+        gc.collect()
