@@ -44,6 +44,7 @@ class Experiment(NamedTuple, Generic[C]):
         check: config and arrays to claims.
         trains: whether `run` takes a folder of training runs too, which it shares with other
             experiments, and goes on there with what was interrupted.
+        table: config and arrays to Markdown, written to table.md.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Experiment(NamedTuple, Generic[C]):
     plot: Callable[[C, Arrays], Any]
     check: Callable[[C, Arrays], Sequence[claims.Claim]]
     trains: bool = False
+    table: Callable[[C, Arrays], str] | None = None
 
 
 def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
@@ -80,6 +82,8 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
                     figures if isinstance(figures, dict) else {"figure": figures}
                 ).items():
                     plotting.save(fig, draft, name)
+            if experiment.table is not None:
+                (draft / "table.md").write_text(experiment.table(config, arrays))
             results = experiment.check(config, arrays)
         claims.save(draft / "claims.json", results)
         log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))

@@ -149,7 +149,7 @@ def fit(
         batch_size=recipe.batch_size,
         normalise=recipe.normalises,
     )
-    accuracy = _accuracy_of(config, recipe, setup.model)
+    accuracy = accuracy_of(config, recipe, setup.model)
 
     settings = _settings(config, method, recipe, seed)
     folder = runs / _folder_name(settings)
@@ -263,7 +263,7 @@ def run_of(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {key[len(start) :]: value for key, value in arrays.items() if key.startswith(start)}
 
 
-def _accuracy_of(
+def accuracy_of(
     config: Config, recipe: Recipe, model: nn.Encoder
 ) -> Callable[[train.TrainState], dict[str, Any]]:
     """A ridge probe of hidden representations on labelled images, as Figure 7 follows them.

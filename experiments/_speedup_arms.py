@@ -1,0 +1,163 @@
+"""What is compared in the study of speed-ups: losses, gradients and optimisers, by name."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sslstep import losses, optim
+
+Name = Literal[
+    "plain",
+    "vicreg",
+    "momentum",
+    "adam",
+    "lars",
+    "whitening",
+    "preconditioned",
+    "sharpened",
+    "smoothed",
+    "quartic",
+    "hinge",
+    "sharpened_smoothed",
+    "combined",
+    "combined_momentum",
+    "preconditioned_vicreg",
+]
+NAMES: tuple[Name, ...] = get_args(Name)
+Rates = Literal["descent", "vicreg", "adam", "lars"]
+Kind = Literal["reference", "obvious", "remedy"]
+
+
+class Arm(NamedTuple):
+    """One way of training.
+
+    Attributes:
+        label: for figures and tables.
+        kind: what it is in the study: what is to be beaten, what one would try first, Appendix G.
+        loss: from the arm's own number, which may be traced, to the loss of a batch.
+        optimizer: from the learning rate, which may be traced, to the optimiser.
+        own: the name of the setting that lists values of the arm's own number; None: it has none.
+        rates: which list of learning rates to search.
+        measured: whose eigenvalues say how many dimensions are learned; None: none do.
+    """
+
+    label: str
+    kind: Kind
+    loss: Callable[[Any], Callable[..., jax.Array]]
+    optimizer: Callable[[Any], optax.GradientTransformation] = optim.sgd
+    own: Literal["alphas", "softenings", "leaks", "widths"] | None = None
+    rates: Rates = "descent"
+    measured: Literal["correlation", "covariance"] | None = "correlation"
+
+
+# Eq. 1: λ = 1 and no batch norm, as the paper trains Barlow Twins.
+_barlow_twins = partial(losses.barlow_twins, off_diagonal=1.0, batch_norm=False, symmetrise=True)
+# Of what is sharpened, for the loss that is smoothed too.
+_SOFTENING = 1e-3
+
+
+def _plain(_: Any) -> Callable[..., jax.Array]:
+    return _barlow_twins
+
+
+def _vicreg(_: Any) -> Callable[..., jax.Array]:
+    return losses.vicreg
+
+
+def _sharpened_smoothed(leak: Any) -> Callable[..., jax.Array]:
+    """The square root of eigenvalues below 1; above, almost nothing."""
+    shift = _SOFTENING**0.5
+    unit = (1 + _SOFTENING) ** 0.5 + shift
+
+    def transform(x: jax.Array) -> jax.Array:
+        root = x * unit / (jnp.sqrt(jnp.abs(x) + _SOFTENING) + shift)
+        return jnp.where(x > 1, 1 + leak * (1 - root), root)
+
+    return partial(losses.spectral_barlow_twins, transform=transform, batch_norm=False)
+
+
+def whitened_mse(z: jax.Array, z_prime: jax.Array) -> jax.Array:
+    r"""Mean squared distance of the two views' whitened embeddings (Ermolov et al. 2021).
+
+    Both are whitened by the Cholesky factor of the covariance of the 2n embeddings, with a
+    thousandth of its mean eigenvalue added to the diagonal. The loss is 2 (d - tr C), C being the
+    correlation of what is whitened.
+    """
+    both = jnp.concatenate([z, z_prime])
+    centred = both - both.mean(axis=0, keepdims=True)
+    covariance = centred.T @ centred / centred.shape[0]
+    d = covariance.shape[0]
+    ridge = 1e-3 * jnp.trace(covariance) / d
+    factor = jnp.linalg.cholesky(covariance + ridge * jnp.eye(d, dtype=z.dtype))
+    white = jax.scipy.linalg.solve_triangular(factor, centred.T, lower=True)
+    first, second = jnp.split(white, 2, axis=1)
+    return jnp.sum((first - second) ** 2) / z.shape[0]
+
+
+ARMS: Mapping[str, Arm] = {
+    "plain": Arm("Barlow Twins", "reference", _plain),
+    "vicreg": Arm("VICReg", "reference", _vicreg, rates="vicreg", measured="covariance"),
+    "momentum": Arm("momentum 0.9", "obvious", _plain, partial(optim.sgd, momentum=0.9)),
+    "adam": Arm("Adam", "obvious", _plain, optax.adam, rates="adam"),
+    "lars": Arm("LARS", "obvious", _plain, partial(optim.lars, weight_decay=0.0), rates="lars"),
+    "whitening": Arm("whitening", "obvious", lambda _: whitened_mse, measured=None),
+    "preconditioned": Arm(
+        "preconditioned",
+        "remedy",
+        lambda alpha: optim.preconditioned(_barlow_twins, alpha=alpha),
+        own="alphas",
+    ),
+    "sharpened": Arm(
+        "sharpened",
+        "remedy",
+        lambda softening: partial(
+            losses.sharpened_barlow_twins, softening=softening, batch_norm=False
+        ),
+        own="softenings",
+    ),
+    "smoothed": Arm(
+        "smoothed",
+        "remedy",
+        lambda leak: partial(losses.smoothed_barlow_twins, leak=leak, batch_norm=False),
+        own="leaks",
+    ),
+    "quartic": Arm(
+        "quartic", "remedy", lambda _: partial(losses.quartic_barlow_twins, batch_norm=False)
+    ),
+    "hinge": Arm(
+        "hinge",
+        "remedy",
+        lambda width: partial(losses.hinge_barlow_twins, width=width, batch_norm=False),
+        own="widths",
+    ),
+    "sharpened_smoothed": Arm("sharpened, smoothed", "remedy", _sharpened_smoothed, own="leaks"),
+    "combined": Arm(
+        "preconditioned, smoothed",
+        "remedy",
+        lambda alpha: optim.preconditioned(
+            partial(losses.smoothed_barlow_twins, leak=0.1, batch_norm=False), alpha=alpha
+        ),
+        own="alphas",
+    ),
+    "combined_momentum": Arm(
+        "the same, momentum 0.9",
+        "remedy",
+        lambda alpha: optim.preconditioned(
+            partial(losses.smoothed_barlow_twins, leak=0.1, batch_norm=False), alpha=alpha
+        ),
+        partial(optim.sgd, momentum=0.9),
+        own="alphas",
+    ),
+    "preconditioned_vicreg": Arm(
+        "preconditioned VICReg",
+        "remedy",
+        lambda alpha: optim.preconditioned(losses.vicreg, alpha=alpha, centre=True),
+        own="alphas",
+        rates="vicreg",
+        measured="covariance",
+    ),
+}

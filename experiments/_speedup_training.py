@@ -1,0 +1,357 @@
+"""How an arm of the study is tuned, trained and timed; what is done is kept, arm by arm."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from experiments._recipes import VICReg
+from experiments._speedup_arms import Arm
+from experiments._speedup_problems import Built, Instance, Problem
+from sslstep import train
+from sslstep.measure import spectrum
+
+# Of what is kept. Counted up when code changes what an arm of the same settings is.
+FORMAT = 1
+Arrays = dict[str, Any]
+
+
+class Candidate(NamedTuple):
+    """A point of the search space."""
+
+    rate: float
+    own: float  # the arm's own number; 0 if it has none
+
+
+class Compiled(NamedTuple):
+    """An arm on a problem, compiled once for all rates, own numbers and seeds."""
+
+    init: Callable[[Instance], train.TrainState]
+    advance: Callable[..., tuple[train.TrainState, train.Metrics]]
+
+
+class Settings(NamedTuple):
+    """How all arms are measured."""
+
+    measure_every: int
+    num_records: int
+    hold: int
+    settle: int
+
+
+def compile_arm(built: Built, arm: Arm) -> Compiled:
+    """Its training, some steps at a time."""
+
+    def init(instance: Instance) -> train.TrainState:
+        opt_state = arm.optimizer(0.0).init(instance.state.params)
+        return instance.state._replace(opt_state=opt_state)
+
+    @jax.jit
+    def advance(state: Any, images: jax.Array, rate: Any, own: Any) -> Any:
+        step = train.make_step(built.network, arm.loss(own), arm.optimizer(rate), built.views_fn)
+        return step(state, images)
+
+    return Compiled(init, advance)
+
+
+class Measures(NamedTuple):
+    """What is measured on fixed pairs, batch norms as in training: of (state, x, x_prime)."""
+
+    spectra: Callable[..., dict[str, jax.Array]]
+    ranks: Callable[..., dict[str, jax.Array]]
+
+
+def make_measures(built: Built) -> Measures:
+    """Spectra of embeddings; effective ranks of both, which take longer."""
+
+    def embed(state: Any, x: jax.Array) -> Any:
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        return built.network.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+
+    @jax.jit
+    def spectra(state: Any, x: jax.Array, x_prime: jax.Array) -> dict[str, jax.Array]:
+        z, z_prime = embed(state, x).z, embed(state, x_prime).z
+        return {
+            "correlation": spectrum.eigenvalues(z, z_prime),
+            "covariance": spectrum.eigenvalues(jnp.concatenate([z, z_prime])),
+        }
+
+    @jax.jit
+    def ranks(state: Any, x: jax.Array, x_prime: jax.Array) -> dict[str, jax.Array]:
+        both = [
+            jnp.concatenate(pair)
+            for pair in zip(embed(state, x), embed(state, x_prime), strict=True)
+        ]
+        return {
+            f"rank_{name}": spectrum.effective_rank(part)
+            for name, part in zip("hz", both, strict=True)
+        }
+
+    return Measures(spectra, ranks)
+
+
+def half_levels(arm: Arm, dim: int) -> np.ndarray:
+    """What the k-th eigenvalue has to exceed for k dimensions to be learned: half its level."""
+    if arm.measured == "covariance":
+        return VICReg(dim=dim).plateaus(np.zeros((1, dim))) / 2
+    return np.full(dim, 0.5)
+
+
+def train_once(
+    built: Built,
+    compiled: Compiled,
+    measures: Measures,
+    arm: Arm,
+    problem: Problem,
+    instance: Instance,
+    candidate: Candidate,
+    settings: Settings,
+    *,
+    within: float | None = None,
+) -> Arrays:
+    """A run from the start: spectra on the way, a probe's accuracy at some steps.
+
+    With `within`, it ends some steps after the target is reached, or if it can no longer be within
+    so many steps, and accuracies are not measured.
+    """
+    state = compiled.init(instance)
+    every, levels = settings.measure_every, half_levels(arm, problem.dim)
+    records = _record_steps(problem, settings) if within is None or arm.measured is None else ()
+    rate, own = (jnp.asarray(value, jnp.float32) for value in candidate)
+    eigenvalues, steps, accuracy, loss, finite = [], [], [], jnp.zeros(()), True
+    for step in range(0, problem.num_steps + 1, every):
+        if step:
+            indices = train.batch_indices(
+                state.key, step - every, every, _batch(problem, instance), len(instance.images)
+            )
+            for chosen in indices:
+                state, metrics = compiled.advance(state, instance.images[chosen], rate, own)
+            loss = metrics.loss
+            if not np.isfinite(loss):
+                finite = False
+                break
+        found = measures.spectra(state, instance.x, instance.x_prime)
+        spectra = np.asarray(found[arm.measured or "correlation"])
+        if not np.isfinite(spectra).all():
+            finite = False
+            break
+        eigenvalues.append(spectra)
+        steps.append(step)
+        if step in records:
+            accuracy += [float(value) for value in built.accuracy(state).values()]
+        if within is not None and arm.measured is not None:
+            times = times_of(np.asarray(steps), np.asarray(eigenvalues), levels, settings.hold)
+            reached = times[problem.target - 1]
+            if step > (reached + settings.settle if np.isfinite(reached) else within):
+                break
+    return {
+        "steps": np.asarray(steps),
+        "eigenvalues": np.asarray(eigenvalues),
+        "times": times_of(np.asarray(steps), np.asarray(eigenvalues), levels, settings.hold),
+        "record_steps": np.asarray([step for step in records if step <= steps[-1]]),
+        "accuracy": np.asarray(accuracy),
+        "finite": np.asarray(finite),
+        **measures.ranks(state, instance.x, instance.x_prime),
+    }
+
+
+def times_of(steps: np.ndarray, eigenvalues: np.ndarray, levels: Any, hold: int) -> np.ndarray:
+    """The step from which k = 1...d dimensions are learned, and stay so for `hold` measures."""
+    out = np.full(len(levels), np.inf)
+    for k, level in enumerate(levels):
+        above = eigenvalues[:, k] > level
+        runs = np.lib.stride_tricks.sliding_window_view(above, min(hold, len(above)))
+        held = np.flatnonzero(runs.all(axis=1)) if len(above) >= hold else np.empty(0, int)
+        if not held.size:
+            continue
+        first = held[0]
+        if first == 0:
+            out[k] = steps[0]
+            continue
+        low, high = eigenvalues[first - 1, k], eigenvalues[first, k]
+        part = np.clip((level - low) / (high - low), 0, 1) if high > low else 1.0
+        out[k] = steps[first - 1] + part * (steps[first] - steps[first - 1])
+    return out
+
+
+def tune(
+    attempt: Callable[[Candidate, int, float], Arrays],
+    arm: Arm,
+    problem: Problem,
+    seeds: Sequence[int],
+    own: Sequence[float],
+) -> tuple[Candidate, np.ndarray]:
+    """The best of as many trials as every arm has, and a row (rate, own, score) for each.
+
+    All rates with the first own number; twice and half the best rate; the other own numbers at the
+    best rate, or, of an arm without, rates nearer to the best. The score is the number of steps to
+    the target, its mean over seeds; of an arm whose embeddings say nothing, minus the probe's mean
+    accuracy.
+    """
+    tried: dict[Candidate, float] = {}
+
+    def score(candidate: Candidate) -> None:
+        if candidate in tried:
+            return
+        total = 0.0
+        for done, seed in enumerate(seeds):
+            # What has taken longer than the best, or failed from one seed, can only lose.
+            limit = min([problem.num_steps, *tried.values()]) * len(seeds) - total
+            found = _score(attempt(candidate, seed, limit), arm, problem)
+            if found > problem.num_steps:
+                total += found * (len(seeds) - done)
+                break
+            total += found
+        tried[candidate] = total / len(seeds)
+
+    def best() -> Candidate:
+        return min(tried, key=lambda candidate: tried[candidate])
+
+    for rate in getattr(problem.search, arm.rates):
+        score(Candidate(rate, own[0] if arm.own else 0.0))
+    middle = best()
+    for factor in (2.0, 0.5):
+        score(middle._replace(rate=factor * middle.rate))
+    middle = best()
+    for number in own[1:] if arm.own else ():
+        score(middle._replace(own=number))
+    for factor in () if arm.own else (2**0.5, 0.5**0.5):
+        score(middle._replace(rate=factor * middle.rate))
+    return best(), np.asarray([(*candidate, value) for candidate, value in tried.items()])
+
+
+def _score(run: Arrays, arm: Arm, problem: Problem) -> float:
+    """The smaller the better; above the number of steps if the target was not reached."""
+    if arm.measured is None:
+        return -float(np.mean(run["accuracy"])) if run["finite"] else np.inf
+    times = run["times"][: problem.target]
+    lasting = (run["eigenvalues"][-1] > half_levels(arm, problem.dim))[: problem.target]
+    missing = problem.target - int((np.isfinite(times) & lasting & run["finite"]).sum())
+    return problem.num_steps * (1.0 + missing) if missing else float(times[-1])
+
+
+def run_arm(
+    built: Built,
+    measures: Measures,
+    arm: Arm,
+    problem: Problem,
+    seeds: Sequence[int],
+    tuning_seeds: Sequence[int],
+    own: Sequence[float],
+    settings: Settings,
+    bar: "tqdm[Any]",
+) -> Arrays:
+    """Tuned on some seeds, then trained from others."""
+    compiled = compile_arm(built, arm)
+    once = partial(train_once, built, compiled, measures, arm, problem)
+    tuning = {seed: built.instance(seed) for seed in tuning_seeds}
+
+    def attempt(candidate: Candidate, seed: int, within: float) -> Arrays:
+        bar.set_postfix_str(f"{arm.label}, rate {candidate.rate:.3g}")
+        bar.update()
+        return once(tuning[seed], candidate, settings, within=within)
+
+    chosen, trials = tune(attempt, arm, problem, tuning_seeds, own)
+    arrays: Arrays = {"trials": trials, "chosen": np.asarray(chosen)}
+    runs = []
+    for seed in seeds:
+        bar.set_postfix_str(f"{arm.label}, seed {seed}")
+        runs.append(once(built.instance(seed), chosen, settings))
+        bar.update()
+    for name in ("times", "rank_h", "rank_z", "finite"):
+        arrays[name] = np.stack([run[name] for run in runs])
+    arrays["record_steps"] = _record_steps(problem, settings)
+    for name, length in (
+        ("accuracy", len(arrays["record_steps"])),
+        ("eigenvalues", problem.num_steps // settings.measure_every + 1),
+    ):
+        arrays[name] = np.stack([_filled(run[name], length) for run in runs])
+    return arrays
+
+
+def _filled(values: np.ndarray, length: int) -> np.ndarray:
+    """With nan after a run that ended early, or where nothing is measured."""
+    out = np.full((length, *values.shape[1:]), np.nan)
+    out[: len(values)] = values
+    return out
+
+
+def step_seconds(
+    built: Built,
+    arms: Mapping[str, tuple[Arm, Candidate]],
+    problem: Problem,
+    seed: int,
+    *,
+    rounds: int,
+    steps: int,
+) -> Arrays:
+    """Seconds of a step of each arm, `rounds` times, all arms in turn; shape (rounds,) each."""
+    instance = built.instance(seed)
+    indices = train.batch_indices(
+        instance.state.key, 0, steps, _batch(problem, instance), len(instance.images)
+    )
+    ready = {}
+    for name, (arm, candidate) in arms.items():
+        compiled = compile_arm(built, arm)
+        numbers = [jnp.asarray(value, jnp.float32) for value in candidate]
+        state = compiled.init(instance)
+        go = partial(_go, compiled.advance, state, instance.images[indices], numbers)
+        go()  # compiles
+        ready[name] = go
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, go in ready.items():
+            start = time.perf_counter()
+            go()
+            seconds[name].append((time.perf_counter() - start) / steps)
+    return {name: np.asarray(values) for name, values in seconds.items()}
+
+
+def _go(advance: Any, state: Any, batches: np.ndarray, numbers: list[jax.Array]) -> None:
+    for images in batches:
+        state, _ = advance(state, images, *numbers)
+    jax.block_until_ready(state)
+
+
+def _record_steps(problem: Problem, settings: Settings) -> np.ndarray:
+    """Steps of probes: the first, and ever more rarely; of those at which spectra are measured."""
+    every = settings.measure_every
+    wanted = np.geomspace(2 * every, problem.num_steps, settings.num_records - 1)
+    return np.unique(np.concatenate([[0], (wanted / every).round().astype(int) * every]))
+
+
+def kept(folder: Path, name: str, settings: Any, make: Callable[[], Arrays]) -> Arrays:
+    """What `make` gives, read if it was made before with the same settings."""
+    plain = json.dumps({"format": FORMAT, **settings}, sort_keys=True, default=_plain)
+    digest = hashlib.sha256(plain.encode()).hexdigest()[:12]
+    path = folder / f"{name}-{digest}.npz"
+    if path.exists():
+        with np.load(path) as file:
+            return dict(file)
+    arrays = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    with draft.open("wb") as file:
+        np.savez(file, **arrays)
+    draft.replace(path)
+    return arrays
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{type(value).__name__} is no setting")
+
+
+def _batch(problem: Problem, instance: Instance) -> int:
+    """As many pairs as the problem says, or all there are."""
+    return min(problem.batch_size, len(instance.images))

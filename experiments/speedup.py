@@ -1,0 +1,264 @@
+r"""What the speed-ups of Appendix G are worth, against what one would try first.
+
+    make speedup    or    python -m experiments.speedup
+
+Barlow Twins as the paper trains it and VICReg, by gradient descent; the same with momentum, Adam,
+LARS; whitened embeddings; and the remedies: preconditioned gradients (Eq. 52), sharpened, smoothed,
+quartic and hinge losses (G.2, G.3), and some of them together. On a linear model, on a network of
+one hidden layer, and on a ResNet. Every arm is tuned with the same number of trials on a seed of
+its own, over its learning rate and, if it has one, its own number; then trained from five others.
+Measured: steps to each number of learned dimensions, and to the accuracy of a linear probe that
+tuned Barlow Twins ends with; seconds, by steps timed in turn; final accuracy and effective rank.
+
+Rows of the figure: problems. Columns: how many times fewer steps and seconds than tuned Barlow
+Twins from the same seed, with 95% intervals; the final accuracy; the effective rank. table.md has
+all numbers. Preset cpu: up to 40 minutes on two cores. Interrupted, it goes on at the arm where it
+was.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from experiments import (
+    _speedup_arms,
+    _speedup_problems,
+    _speedup_training,
+    _training,
+    speedup_report,
+)
+from experiments._run import Arrays, Experiment, command
+from experiments._speedup_arms import ARMS
+from experiments._speedup_problems import MLP, Linear, ResNet, Search
+
+# Rates a factor apart that reaches from too slow to unstable, by runs of one seed.
+LINEAR = Linear(
+    Search(
+        descent=(0.04, 0.12, 0.36, 1.08),
+        vicreg=(0.01, 0.03, 0.09, 0.27),
+        adam=(0.002, 0.008, 0.032, 0.128),
+        lars=(1.2, 4.8, 19.2, 76.8),
+    ),
+    target=8,
+    init_scale=1e-2,
+    num_steps=5000,
+)
+ONE_LAYER = MLP(
+    Search(
+        descent=(0.001, 0.004, 0.016, 0.064),
+        vicreg=(0.0003, 0.0012, 0.0048, 0.0192),
+        adam=(0.0003, 0.0012, 0.0048, 0.0192),
+        lars=(0.3, 1.2, 4.8, 19.2),
+    ),
+    target=4,
+    num_steps=2000,
+)
+RESNET = ResNet(
+    Search(
+        descent=(0.01, 0.03, 0.09, 0.27),
+        vicreg=(0.001, 0.003, 0.009, 0.027),
+        adam=(0.0003, 0.0012, 0.0048, 0.0192),
+        lars=(0.3, 1.2, 4.8, 19.2),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings; each is one option of the command."""
+
+    problems: tuple[_speedup_problems.Name, ...] = _speedup_problems.NAMES
+    """Which."""
+    arms: tuple[_speedup_arms.Name, ...] = _speedup_arms.NAMES
+    """Which; plain is what the others are compared with."""
+    data: tuple[Literal["photos", "cifar10", "stl10"], ...] = ("photos",)
+    """Images of the ResNet; each is a problem. The MLP has the first."""
+    data_dir: str | None = None
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Of everything: images, views, initial parameters."""
+    tuning_seeds: tuple[int, ...] = (1000, 1001)
+    """On which arms are tuned; none of the others."""
+    alphas: tuple[float, ...] = (0.1, 0.3, 0.03)
+    """Values of the preconditioner's α, relative to the largest eigenvalue."""
+    softenings: tuple[float, ...] = (1e-2, 1e-1, 1e-3)
+    """Values of the sharpened loss's δ."""
+    leaks: tuple[float, ...] = (0.1, 0.3, 0.01)
+    """Values of the smoothed losses' ε."""
+    widths: tuple[float, ...] = (0.1, 0.3, 0.03)
+    """Values of the hinge loss's half width."""
+    linear: Linear = LINEAR
+    """The linear model."""
+    mlp: MLP = ONE_LAYER
+    """The network of one hidden layer."""
+    resnet: ResNet = RESNET
+    """The ResNet."""
+    backbone: Literal["small", "resnet18", "resnet50"] = "small"
+    """Of the ResNet. small: width 8, three stages of one basic block."""
+    stem: Literal["imagenet", "small", "small_stride2"] = "small_stride2"
+    """Its first layers: 7x7 with stride 2 and pooling; 3x3; 3x3 with stride 2."""
+    size: int = 16
+    """Side of the views in pixels."""
+    num_probe: int = 256
+    """Pairs on which spectra are measured, the same throughout."""
+    num_labelled: int = 1024
+    """Labelled images of each split, for linear probes of hidden representations."""
+    measure_every: int = 5
+    """Steps between spectra."""
+    num_records: int = 14
+    """How many times a probe is trained."""
+    hold: int = 5
+    """For how many spectra a dimension has to stay learned to count."""
+    settle: int = 250
+    """In tuning, for how many steps after the target was reached it must stay so."""
+    rounds: int = 5
+    """How many times the arms' steps are timed, in turn."""
+
+
+PAPER = Config(
+    data=("cifar10", "stl10"),
+    backbone="resnet18",
+    stem="small",
+    size=32,
+    num_probe=2048,
+    num_labelled=5000,
+    mlp=MLP(ONE_LAYER.search, dim=64, target=48, batch_size=512, num_steps=10_000, width=2048),
+    resnet=ResNet(
+        RESNET.search,
+        dim=64,
+        target=48,
+        batch_size=512,
+        num_steps=20_000,
+        hidden=(2048,),
+    ),
+    measure_every=20,
+    num_records=40,
+)
+
+
+def cases(config: Config) -> Iterator[tuple[str, Any, str]]:
+    """Each problem: its name, its settings, its images."""
+    for name in config.problems:
+        for source in config.data if name == "resnet" else config.data[:1]:
+            yield (source if name == "resnet" else name), getattr(config, name), source
+
+
+def run(config: Config, runs: Path) -> Arrays:
+    """Tune, train and time every arm on every problem, or read what was done before."""
+    _require_valid(config)
+    folder = runs / "speedup"
+    arrays: Arrays = {}
+    settings = _speedup_training.Settings(
+        config.measure_every, config.num_records, config.hold, config.settle
+    )
+    shared = {"settings": settings, "seeds": config.seeds, "tuning_seeds": config.tuning_seeds}
+    trials = len(config.resnet.search.descent) + 4
+    per_arm = trials * len(config.tuning_seeds) + len(config.seeds)
+    for case, problem, source in cases(config):
+        images = _images_of(config, source)
+        built = _build(case, problem, images)
+        measures = _speedup_training.make_measures(built)
+        names = [name for name in config.arms if _applies(case, name)]
+        chosen: dict[str, tuple[_speedup_arms.Arm, _speedup_training.Candidate]] = {}
+        apart = None if case == "linear" else replace(images, data_dir=None)
+        described = {**shared, "problem": problem, "images": apart}
+        with tqdm(total=per_arm * len(names), desc=case, unit=" runs", disable=None) as bar:
+            for done, name in enumerate(names, start=1):
+                arm = ARMS[name]
+                own = getattr(config, arm.own) if arm.own else ()
+                make = partial(
+                    _speedup_training.run_arm,
+                    *(built, measures, arm, problem, config.seeds, config.tuning_seeds, own),
+                    settings,
+                    bar,
+                )
+                found = _speedup_training.kept(
+                    folder, f"{case}-{name}", {**described, "arm": name, "own": own}, make
+                )
+                bar.update(per_arm * done - bar.n)
+                arrays |= {f"{case}/{name}/{key}": value for key, value in found.items()}
+                chosen[name] = (arm, _speedup_training.Candidate(*map(float, found["chosen"])))
+        steps = {name: candidate for name, (_, candidate) in chosen.items()}
+        seconds = _speedup_training.kept(
+            folder,
+            f"{case}-seconds",
+            {**described, "rounds": config.rounds, "chosen": steps},
+            partial(
+                _speedup_training.step_seconds,
+                *(built, chosen, problem, config.tuning_seeds[0]),
+                rounds=config.rounds,
+                steps=4 * config.measure_every,
+            ),
+        )
+        arrays |= {f"{case}/{name}/seconds": value for name, value in seconds.items()}
+    return arrays
+
+
+def _applies(case: str, arm: str) -> bool:
+    """All eigenvectors of the linear model are equally invariant: whitened, nothing is to learn."""
+    return case != "linear" or arm != "whitening"
+
+
+def _images_of(config: Config, source: Any) -> _training.Config:
+    return _training.Config(
+        data=source,
+        data_dir=config.data_dir,
+        backbone=config.backbone,
+        stem=config.stem,
+        size=config.size,
+        num_probe=config.num_probe,
+        num_labelled=config.num_labelled,
+    )
+
+
+def _build(case: str, problem: Any, images: _training.Config) -> _speedup_problems.Built:
+    if case == "linear":
+        return _speedup_problems.build_linear(problem)
+    return _speedup_problems.build_images(problem, images)
+
+
+def _require_valid(config: Config) -> None:
+    for name in ("problems", "arms", "data", "seeds", "tuning_seeds"):
+        values = getattr(config, name)
+        if not values or len(set(values)) != len(values):
+            raise ValueError(f"{name} must be one or more, each once, got {values}.")
+    if "plain" not in config.arms:
+        raise ValueError("arms must include plain, with which the others are compared.")
+    if set(config.tuning_seeds) & set(config.seeds):
+        raise ValueError(
+            f"tuning_seeds must not be among seeds, got {config.tuning_seeds} and {config.seeds}."
+        )
+    for name in config.problems:
+        problem = getattr(config, name)
+        if not 1 <= problem.target <= problem.dim:
+            raise ValueError(
+                f"{name}.target = {problem.target} must lie within 1...{name}.dim = {problem.dim}."
+            )
+        if problem.num_steps % config.measure_every or problem.num_steps < 1:
+            raise ValueError(
+                f"{name}.num_steps = {problem.num_steps} must be a multiple of measure_every = "
+                f"{config.measure_every}."
+            )
+        rates = [problem.search.descent, problem.search.vicreg, problem.search.adam]
+        rates.append(problem.search.lars)
+        if len({len(part) for part in rates}) != 1 or not all(rates):
+            raise ValueError(f"{name}.search must have as many learning rates for each arm.")
+
+
+EXPERIMENT = Experiment(
+    "speedup",
+    __doc__ or "",
+    {"cpu": Config(), "paper": PAPER},
+    run,
+    speedup_report.plot,
+    speedup_report.check,
+    trains=True,
+    table=speedup_report.table,
+)
+
+if __name__ == "__main__":
+    command(EXPERIMENT)
