@@ -101,6 +101,10 @@ ntk_evolution: $(VENV)/.run  ## the NTK of finite networks: at initialisation fo
 predicted_steps: $(VENV)/.run  ## step times by the network's NTK, at the start and along training (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,predicted_steps) $(FROM_DATA)
 
+.PHONY: speedup
+speedup: $(VENV)/.run  ## what the speed-ups of Appendix G are worth: 40 minutes (takes DATA="photos cifar10", DATA_DIR)
+	$(call EXPERIMENT,speedup) $(FROM_DATA)
+
 .PHONY: two_towers
 two_towers: $(VENV)/.run  ## Section 5.2: two networks on two kinds of views (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,two_towers) $(FROM_DATA)

@@ -55,7 +55,7 @@ ONE_LAYER = MLP(
         lars=(0.3, 1.2, 4.8, 19.2),
     ),
     target=4,
-    num_steps=2000,
+    num_steps=1200,
 )
 RESNET = ResNet(
     Search(
@@ -64,6 +64,7 @@ RESNET = ResNet(
         adam=(0.0003, 0.0012, 0.0048, 0.0192),
         lars=(0.3, 1.2, 4.8, 19.2),
     ),
+    num_steps=800,
 )
 
 
@@ -113,7 +114,7 @@ class Config:
     """How many times a probe is trained."""
     hold: int = 5
     """For how many spectra a dimension has to stay learned to count."""
-    settle: int = 250
+    settle: int = 200
     """In tuning, for how many steps after the target was reached it must stay so."""
     rounds: int = 5
     """How many times the arms' steps are timed, in turn."""
@@ -137,6 +138,7 @@ PAPER = Config(
     ),
     measure_every=20,
     num_records=40,
+    settle=2000,
 )
 
 

@@ -137,6 +137,7 @@ TARGETS = {
     "probe_accuracy": "fig7",
     "resnet_small_init": "fig1cd",
     "resnet_standard": "fig3",
+    "speedup": "speedup",
     "symmetry_breaking": "fig8",
     "two_towers": "two_towers",
     "width_sweep": "width_sweep",
