@@ -24,6 +24,10 @@ from sslstep.ntk._operator import operator
 __all__ = ["ntk", "operator"]
 
 GIBIBYTE = 2**30
+# How many samples may pass through the model at a time where not all can, and by how many more a
+# pass takes longer: few do not keep a processor busy.
+_AT_A_TIME = (32, 16, 8, 4, 2, 1)
+_PASS = 8
 
 
 def ntk(
@@ -122,10 +126,8 @@ def ntk(
         raise ValueError("apply_fn does not depend on params: its kernel is zero.")
     nums = (len(x1),) if x2 is None else (len(x1), len(other))
     plan = _plan(program, nums, dim, kind, memory_limit, batch_size, dtype)
-    rows = _arguments.blocks(x1, min(plan.batch_size, len(x1)))
-    columns = rows
-    if x2 is not None:
-        columns = _arguments.blocks(other, min(plan.batch_size, len(other)))
+    rows = _arguments.blocks(x1, plan.block_of(len(x1)))
+    columns = rows if x2 is None else _arguments.blocks(other, plan.block_of(len(other)))
     kernel = _kernel(
         plan, program, apply_fn, params, rows, columns, len(nums) == 1, devices, progress
     )
@@ -137,10 +139,15 @@ class _Plan(NamedTuple):
 
     kind: Literal["scalar", "trace", "full"]
     dim: int
-    batch_size: int
+    batch_size: int  # samples in a block
+    at_a_time: int  # of them, that pass through the model together
     num_directions: int  # outputs whose backward passes are held at a time
     workspace: int  # bytes for products
     dtype: np.dtype
+
+    def block_of(self, num: int) -> int:
+        """The size of blocks of so many samples: no larger than it takes, in whole passes."""
+        return min(self.batch_size, -(-num // self.at_a_time) * self.at_a_time)
 
 
 def _plan(program, nums, dim, kind, memory_limit, batch_size, dtype) -> _Plan:
@@ -152,24 +159,39 @@ def _plan(program, nums, dim, kind, memory_limit, batch_size, dtype) -> _Plan:
     free = memory_limit - workspace - result
     largest = max(nums)
 
-    def samples(directions):
+    def fitting(directions):
+        """Samples in a block, and how many of them at a time."""
         kept, beside = program.sizes(directions)
         if sum(nums) * kept + largest * beside <= free:
-            return largest
-        # Of two blocks what they keep, of one what it needs beside.
-        return int(min(free // (2 * kept + beside), -(-largest // 2)))
+            return largest, largest
+        found, least = (0, 1), float("inf")
+        for part in _AT_A_TIME:
+            # What all samples keep, or those of two blocks, and what one pass needs beside.
+            left = free - part * (kept + beside)
+            whole = [-(-num // part) * part for num in nums]
+            size = max(whole) if sum(whole) * kept <= left else left // (2 * kept) // part * part
+            if size < 1:
+                continue
+            num = -(-largest // size)
+            size = -(-largest // (num * part)) * part  # blocks of nearly one size
+            cost = num * (num + 1) * size * (1 + _PASS / part)
+            if cost < least:
+                found, least = (size, part), cost
+        return found
 
     directions = 1 if kind == "scalar" else dim
-    while kind == "trace" and directions > 1 and samples(directions) < min(64, samples(1)):
+    while kind == "trace" and directions > 1 and fitting(directions)[0] < min(64, fitting(1)[0]):
         directions = -(-directions // 2)
-    found = samples(directions) if batch_size is None else min(batch_size, largest)
+    found, at_a_time = fitting(directions)
+    if batch_size is not None:
+        found = at_a_time = min(batch_size, largest)
     if found < 1:
         kept, beside = program.sizes(directions)
         raise ValueError(
-            f"memory_limit = {memory_limit} bytes is too small: it takes {2 * kept + beside} for a "
+            f"memory_limit = {memory_limit} bytes is too small: it takes {3 * kept + beside} for a "
             f"block of one sample, {result} for the kernel, and a quarter for products."
         )
-    return _Plan(kind, dim, found, directions, max(workspace, 1), dtype)
+    return _Plan(kind, dim, found, at_a_time, directions, max(workspace, 1), dtype)
 
 
 def _kernel(
@@ -201,11 +223,11 @@ def _kernel(
         settings: Any = {"dtype": plan.dtype, "workspace": plan.workspace}
         for directions in groups:
             for i in own:
-                left = capture(*model, jax.device_put(rows[i], device), directions)
+                left = capture(*model, _passes(plan, rows[i], device), directions)
                 for j in range(i if symmetric else 0, len(columns)):
                     right = None
                     if not (symmetric and i == j):
-                        right = capture(*model, jax.device_put(columns[j], device), directions)
+                        right = capture(*model, _passes(plan, columns[j], device), directions)
                     part = _contraction.contract(sites, left, right, full=full, **settings)
                     del right  # before the next pass takes memory, and after all is done
                     parts[i, j] = part if (i, j) not in parts else parts[i, j] + part
@@ -269,7 +291,20 @@ def _read(apply_fn, params, shape, dtype) -> _program.Program:
     return _program.read(_call, apply_fn, params, jax.ShapeDtypeStruct(shape, dtype))
 
 
-def _capture(apply_fn, params, samples, directions):
-    program = _read(apply_fn, params, samples.shape[1:], samples.dtype)
+def _passes(plan: _Plan, block: Array, device: jax.Device | None) -> Array:
+    """A block's samples as they pass through the model: (passes, samples at a time, ...)."""
+    block = jax.device_put(block, device)
+    return block.reshape(-1, min(plan.at_a_time, len(block)), *block.shape[1:])
+
+
+def _capture(apply_fn, params, passes, directions):
+    program = _read(apply_fn, params, passes.shape[2:], passes.dtype)
     fixed, leaves = jax.tree.leaves(apply_fn), jax.tree.leaves(params)
-    return program.capture(fixed, leaves, samples, directions)
+
+    def capture(samples):
+        return program.capture(fixed, leaves, samples, directions)
+
+    if len(passes) == 1:
+        return capture(passes[0])
+    joined = jax.lax.map(capture, passes)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), joined)
