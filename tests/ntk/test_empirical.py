@@ -1,5 +1,8 @@
 """The empirical NTK against Jacobians written out, closed forms, and its limit."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -287,3 +290,36 @@ def test_rejects(settings, message, unchecked):
     valid = {"apply_fn": lambda p, x: x @ p, "params": jnp.ones((2, 3)), "x1": jnp.ones((3, 2))}
     with pytest.raises(ValueError, match=message):
         empirical.ntk(**(valid | settings))
+
+
+ON_FOUR = """
+import jax
+
+jax.config.update("jax_num_cpu_devices", 4)
+import jax.numpy as jnp
+import numpy as np
+
+from sslstep import nn
+from sslstep.ntk import empirical
+
+model = nn.MLP(3, 16)
+x1, x2 = jax.random.normal(jax.random.key(0), (2, 11, 5))
+params = model.init(jax.random.key(1), x1)
+devices = jax.devices()
+assert len(devices) == 4
+for kind in ("scalar", "trace", "full"):
+    for other in (None, x2[:7]):
+        alone = empirical.ntk(model.apply, params, x1, other, kind=kind, batch_size=2)
+        shared = empirical.ntk(
+            model.apply, params, x1, other, kind=kind, batch_size=2, devices=devices
+        )
+        assert shared.devices() == {devices[0]}
+        np.testing.assert_allclose(shared, alone, rtol=0, atol=1e-6 * float(jnp.abs(alone).max()))
+print("alike")
+"""
+
+
+def test_rows_over_four_devices():
+    """In a process of its own, which has them."""
+    result = subprocess.run([sys.executable, "-c", ON_FOUR], capture_output=True, text=True)
+    assert result.stdout == "alike\n", result.stderr
