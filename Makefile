@@ -21,8 +21,13 @@ QUICK := fig1ab fig8 fig9 fig6 fig2ab fig1cd infinite_width two_towers
 
 ##@ Reproduce the paper
 .PHONY: figures
-figures: $(QUICK) width_sweep ntk_evolution fig5 fig3 fig7 tables lars_steps predicted_steps  ## every figure at $(PRESET), then the table of claims
+figures: $(QUICK) width_sweep ntk_evolution fig5 fig3 fig7 tables lars_steps predicted_steps  ## every figure at $(PRESET), then the table of claims and results/index.html
 	$(BIN)/python -m experiments.claims
+	$(BIN)/python -m experiments report
+
+.PHONY: paper
+paper:  ## the same at the presets as published, for a GPU (takes DATA_DIR)
+	$(MAKE) figures PRESET=paper
 
 .PHONY: quick
 quick: $(QUICK)  ## those of them that take a minute or three each
@@ -74,6 +79,10 @@ fig9: $(VENV)/.run  ## Figure 9: losses and gradients for faster learning, and w
 .PHONY: tables
 tables: $(VENV)/.run  ## Tables 1 and 2: what ResNets learned against their NTK's prediction (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,embedding_alignment) $(FROM_DATA)
+
+.PHONY: report
+report: $(VENV)/.run  ## results/index.html: one page of all that results/ holds
+	$(BIN)/python -m experiments report
 
 .PHONY: claims
 claims: $(VENV)/.run  ## the paper's claims against what the runs in results/ measured

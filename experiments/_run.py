@@ -7,8 +7,10 @@ and `check`. This module turns them into a command line and one folder of result
 import argparse
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import logging
+import os
 import platform
 import shutil
 import sys
@@ -16,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -85,6 +87,8 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
             if experiment.table is not None:
                 (draft / "table.md").write_text(experiment.table(config, arrays))
             results = experiment.check(config, arrays)
+        about = {**_about(experiment, options), "seconds": round(time.perf_counter() - start)}
+        (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n")
         claims.save(draft / "claims.json", results)
         log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
         log.info("%s: %.1f s in all", folder, time.perf_counter() - start)
@@ -135,10 +139,10 @@ def _parse(experiment: Experiment[C], args: list[str]) -> Options[C]:
     )
 
 
-def command(experiment: Experiment[C]) -> None:
+def command(experiment: Experiment[C], args: Sequence[str] | None = None) -> NoReturn:
     """The experiment as a program: what a user can mend is one line, without a traceback."""
     try:
-        sys.exit(main(experiment))
+        sys.exit(main(experiment, args))
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"{experiment.name}: {error}")
     except train.Interrupted as interrupted:
@@ -185,6 +189,20 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{key}.{inner}", setting) for inner, setting in _flat(value))
         else:
             yield key, value
+
+
+def _about(experiment: Experiment[C], options: Options[C]) -> dict[str, str]:
+    """What made these results, beside their settings."""
+    packages = ("jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy")
+    return {
+        "what": experiment.doc.splitlines()[0],
+        "preset": options.preset,
+        "date": time.strftime("%Y-%m-%d"),
+        "device": ", ".join(f"{d.device_kind} ({d.platform})" for d in jax.devices()),
+        "host": f"{platform.machine()}, {os.cpu_count()} cores",
+        "Python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
 
 
 def _machine() -> str:

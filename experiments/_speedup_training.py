@@ -160,8 +160,16 @@ def train_once(
         "record_steps": np.asarray([step for step in records if step <= steps[-1]]),
         "accuracy": np.asarray(accuracy),
         "finite": np.asarray(finite),
-        **measures.ranks(state, instance.x, instance.x_prime),
+        **_ranks(measures, state, instance, finite),
     }
+
+
+def _ranks(measures: Measures, state: Any, instance: Instance, finite: bool) -> Arrays:
+    """Of the last embeddings; nan if they are not finite."""
+    if not finite:
+        return {"rank_h": np.asarray(np.nan), "rank_z": np.asarray(np.nan)}
+    found = measures.ranks(state, instance.x, instance.x_prime)
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def times_of(steps: np.ndarray, eigenvalues: np.ndarray, levels: Any, hold: int) -> np.ndarray:

@@ -151,7 +151,7 @@ def test_experiments_get_their_options() -> None:
     options = ("PRESET=paper", "DATA=cifar10", "DATA_DIR=here", "ARGS=--strict")
     commands = run_make("--dry-run", "figures", *options).stdout.splitlines()
     drivers = [line for line in commands if "-m experiments." in line]
-    assert len(drivers) == 18
+    assert len(drivers) == 17
     assert drivers[-1].endswith("-m experiments.claims")
     for line in drivers[:-1]:
         assert "--preset paper --strict" in line

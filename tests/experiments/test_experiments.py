@@ -1,5 +1,7 @@
 """Experiments from their command line: small runs, what they leave behind, and what goes wrong."""
 
+import base64
+import html
 import json
 import subprocess
 import sys
@@ -7,13 +9,22 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import _run, element_dynamics, faster_losses, linear_model, symmetry_breaking
+from experiments import (
+    _run,
+    element_dynamics,
+    faster_losses,
+    linear_model,
+    report,
+    symmetry_breaking,
+)
 from experiments import claims as claims_table
+from experiments.__main__ import main as command
 from sslstep import claims
 
 SMALL = ["--num-images", "60", "--crop", "5", "--dim", "3", "--init-scale", "1e-4"]
 SMALL += ["--learning-rate", "1e-3", "--num-records", "400", "--num-draws", "200"]
 FILES = {"config.json", "arrays.npz", "figure.png", "figure.pdf", "claims.json", "log.txt"}
+FILES |= {"about.json"}
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64"])
@@ -88,6 +99,48 @@ def test_claims_table(tmp_path, capsys):
         claims.save(tmp_path / "one" / name / "claims.json", [claim])
     assert claims_table.main(tmp_path) == 0
     assert "1 of 1 claims hold." in capsys.readouterr().out
+
+
+def test_list_names_every_experiment(capsys):
+    assert command(["list"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert set(TARGETS) < set(lines)
+    assert lines["faster_losses"].startswith("Figure 9: ")
+    assert command(["run", "nothing"]) == 2
+    assert "one of element_dynamics, " in capsys.readouterr().err
+    assert command([]) == 2
+
+
+def test_run_is_the_experiment_s_own_command(tmp_path):
+    out = str(tmp_path / "here")
+    with pytest.raises(SystemExit) as stopped:
+        command(["run", "symmetry_breaking", "--num-times", "101", "--out", out])
+    assert stopped.value.code == 0
+    assert {path.name for path in (tmp_path / "here").iterdir()} == FILES
+
+
+def test_the_report_is_one_page_of_everything(tmp_path, capsys):
+    assert report.main(tmp_path) == 1
+    assert "run `make figures` first" in capsys.readouterr().err
+    args = ["--num-times", "101", "--out", str(tmp_path / "symmetry_breaking" / "cpu")]
+    _run.main(symmetry_breaking.EXPERIMENT, args)
+    (tmp_path / "other" / "cpu.partial").mkdir(parents=True)
+    claims.save(tmp_path / "other" / "cpu.partial" / "claims.json", [])
+    assert report.main(tmp_path) == 0
+    text = (tmp_path / "index.html").read_text()
+    assert "symmetry_breaking/cpu" in text
+    assert "other/" not in text
+    made = claims.load(tmp_path / "symmetry_breaking" / "cpu" / "claims.json")
+    held = sum(claim.holds for claim in made)
+    assert f"{held} of {len(made)} claims hold." in text
+    for claim in made:
+        assert html.escape(claim.statement) in text
+        assert f"{claim.measured:.4g}" in text
+    figure = (tmp_path / "symmetry_breaking" / "cpu" / "figure.png").read_bytes()
+    assert base64.b64encode(figure).decode() in text
+    assert "&quot;num_times&quot;: 101" in text
+    assert html.escape(symmetry_breaking.__doc__.splitlines()[0]) in text
+    assert "http" not in text  # nothing to fetch
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""All experiments by name.
+
+    python -m experiments list
+    python -m experiments run NAME [options]
+    python -m experiments report
+
+`run NAME --help` explains an experiment and its options; `report` writes results/index.html.
+"""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+from experiments import report
+
+HERE = Path(__file__).parent
+
+
+def experiments() -> dict[str, str]:
+    """Names, and the first line of what each says of itself; nothing is imported."""
+    found = {}
+    for path in sorted(HERE.glob("[a-z]*.py")):
+        tree = ast.parse(path.read_text())
+        assigned = {
+            target.id
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        if "EXPERIMENT" in assigned:
+            found[path.stem] = (ast.get_docstring(tree) or "").splitlines()[0]
+    return found
+
+
+def main(args: list[str]) -> int:
+    """The command; returns the exit status."""
+    known = experiments()
+    if args == ["list"]:
+        width = max(map(len, known))
+        for name, line in known.items():
+            print(f"{name:{width}}  {line}")
+        return 0
+    if args == ["report"]:
+        return report.main()
+    if len(args) >= 2 and args[0] == "run":
+        name = args[1]
+        if name not in known:
+            print(f"no experiment {name!r}: one of {', '.join(known)}", file=sys.stderr)
+            return 2
+        from experiments import _run  # here, so that a list comes at once
+
+        module = importlib.import_module(f"experiments.{name}")
+        _run.command(module.EXPERIMENT, args[2:])
+    print(__doc__, file=sys.stdout if args in (["--help"], ["-h"]) else sys.stderr)
+    return 0 if args in (["--help"], ["-h"]) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

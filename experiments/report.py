@@ -1,0 +1,153 @@
+"""One page of all results: `python -m experiments report` writes results/index.html.
+
+The page holds everything it shows: figures, claims, tables, settings, device, versions, run time.
+"""
+
+import base64
+import html
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sslstep import claims
+
+# As the paper has them, then what is beyond it; others follow by name.
+ORDER = (
+    "linear_model",
+    "resnet_small_init",
+    "mlp",
+    "resnet_standard",
+    "element_dynamics",
+    "probe_accuracy",
+    "symmetry_breaking",
+    "faster_losses",
+    "embedding_alignment",
+)
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a; }
+img { max-width: 100%; }
+table { border-collapse: collapse; font-size: 0.85rem; margin: 1rem 0; display: block;
+  overflow-x: auto; }
+th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.6rem; text-align: left;
+  vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+tr.fails td { background: #fdecea; }
+pre { white-space: pre-wrap; font-size: 0.8rem; background: #f6f6f6; padding: 0.6rem; }
+details { margin: 0.5rem 0; }
+.about { color: #555; font-size: 0.85rem; }
+"""
+
+
+def main(root: Path = Path("results")) -> int:
+    """Write the page; the exit status is 1 where nothing has been run yet."""
+    folders = sorted(finished(root), key=_place)
+    if not folders:
+        print(f"nothing in {root.resolve()}: run `make figures` first", file=sys.stderr)
+        return 1
+    draft = root / "index.html.partial"
+    draft.write_text(page(folders), encoding="utf-8")
+    draft.replace(root / "index.html")
+    print(root / "index.html")
+    return 0
+
+
+def finished(root: Path) -> Iterator[Path]:
+    """Folders of whole results."""
+    for path in root.glob("*/*/claims.json"):
+        if not path.parent.name.endswith(".partial"):
+            yield path.parent
+
+
+def page(folders: list[Path]) -> str:
+    """All of them, with a list at the head."""
+    read = [(folder, claims.load(folder / "claims.json")) for folder in folders]
+    held = sum(claim.holds for _, made in read for claim in made)
+    total = sum(len(made) for _, made in read)
+    rows = [
+        [
+            f'<a href="#{_anchor(folder)}">{html.escape(_title(folder))}</a>',
+            f"{sum(claim.holds for claim in made)} of {len(made)}",
+            _about(folder).get("seconds", ""),
+        ]
+        for folder, made in read
+    ]
+    contents = _table(["experiment", "claims that hold", "seconds"], rows)
+    sections = "\n".join(_section(folder, made) for folder, made in read)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n<title>sslstep: results</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>sslstep: results</h1>\n"
+        f"<p>{held} of {total} claims hold.</p>\n{contents}\n{sections}\n</body>\n</html>\n"
+    )
+
+
+def _section(folder: Path, made: list[claims.Claim]) -> str:
+    about = _about(folder)
+    parts = [f'<h2 id="{_anchor(folder)}">{html.escape(_title(folder))}</h2>']
+    what = about.pop("what", "")
+    if what:
+        parts.append(f"<p>{html.escape(what)}</p>")
+    facts = ", ".join(f"{key} {value}" for key, value in about.items())
+    if facts:
+        parts.append(f'<p class="about">{html.escape(facts)}</p>')
+    for figure in sorted(folder.glob("*.png")):
+        image = base64.b64encode(figure.read_bytes()).decode()
+        name = html.escape(figure.stem)
+        parts.append(f'<p><img alt="{name}" src="data:image/png;base64,{image}"></p>')
+    rows = [
+        [
+            html.escape(claim.statement),
+            html.escape(claim.where),
+            *(f"{number:.4g}" for number in (claim.expected, claim.measured, claim.tolerance)),
+            "yes" if claim.holds else "NO",
+        ]
+        for claim in made
+    ]
+    head = ["claim", "where", "expected", "measured", "tolerance", "holds"]
+    parts.append(_table(head, rows, fails=[not claim.holds for claim in made]))
+    for name, title in (("table.md", "table"), ("config.json", "settings")):
+        if (folder / name).is_file():
+            text = html.escape((folder / name).read_text())
+            parts.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
+    return "\n".join(parts)
+
+
+def _table(head: list[str], rows: list[list[Any]], fails: list[bool] | None = None) -> str:
+    """Cells are HTML already."""
+    lines = ["<table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
+    for number, row in enumerate(rows):
+        kind = ' class="fails"' if fails and fails[number] else ""
+        cells = "".join(f"<td{_kind(cell)}>{cell}</td>" for cell in row)
+        lines.append(f"<tr{kind}>{cells}</tr>")
+    return "\n".join([*lines, "</table>"])
+
+
+def _kind(cell: Any) -> str:
+    try:
+        float(cell)
+    except ValueError:
+        return ""
+    return ' class="number"'
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """What the run says of itself; nothing if it was made before runs did."""
+    path = folder / "about.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _title(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def _anchor(folder: Path) -> str:
+    return html.escape(_title(folder).replace("/", "-"), quote=True)
+
+
+def _place(folder: Path) -> tuple[int, str]:
+    name = folder.parent.name
+    return (ORDER.index(name) if name in ORDER else len(ORDER), _title(folder))
