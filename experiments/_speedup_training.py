@@ -192,7 +192,7 @@ def times_of(steps: np.ndarray, eigenvalues: np.ndarray, levels: Any, hold: int)
 
 
 def tune(
-    attempt: Callable[[Candidate, int, float], Arrays],
+    attempt: Callable[[Candidate, int, float | None], Arrays],
     arm: Arm,
     problem: Problem,
     seeds: Sequence[int],
@@ -203,7 +203,8 @@ def tune(
     All rates with the first own number; twice and half the best rate; the other own numbers at the
     best rate, or, of an arm without, rates nearer to the best. The score is the number of steps to
     the target, its mean over seeds; of an arm whose embeddings say nothing, minus the probe's mean
-    accuracy.
+    accuracy. The winner is trained to the end: if that breaks off or loses the target from any
+    seed, it is the next best's turn.
     """
     tried: dict[Candidate, float] = {}
 
@@ -234,7 +235,18 @@ def tune(
         score(middle._replace(own=number))
     for factor in () if arm.own else (2**0.5, 0.5**0.5):
         score(middle._replace(rate=factor * middle.rate))
-    return best(), np.asarray([(*candidate, value) for candidate, value in tried.items()])
+    table = np.asarray([(*candidate, value) for candidate, value in tried.items()])
+    for candidate in sorted(tried, key=lambda candidate: tried[candidate]):
+        if tried[candidate] > problem.num_steps:
+            break
+        if all(_lasts(attempt(candidate, seed, None), arm, problem) for seed in seeds):
+            return candidate, table
+    return best(), table
+
+
+def _lasts(run: Arrays, arm: Arm, problem: Problem) -> bool:
+    """Whether the run is whole and the target learned at its end."""
+    return _score(run, arm, problem) <= problem.num_steps
 
 
 def _score(run: Arrays, arm: Arm, problem: Problem) -> float:
@@ -243,8 +255,11 @@ def _score(run: Arrays, arm: Arm, problem: Problem) -> float:
         return -float(np.mean(run["accuracy"])) if run["finite"] else np.inf
     times = run["times"][: problem.target]
     lasting = (run["eigenvalues"][-1] > half_levels(arm, problem.dim))[: problem.target]
-    missing = problem.target - int((np.isfinite(times) & lasting & run["finite"]).sum())
-    return problem.num_steps * (1.0 + missing) if missing else float(times[-1])
+    learned = np.isfinite(times) & lasting & run["finite"]
+    missing = problem.target - int(learned.sum())
+    if not missing:
+        return float(times[-1])
+    return problem.num_steps * (1.0 + missing) + 0.5 * float(times[learned].max(initial=0.0))
 
 
 def run_arm(
@@ -263,7 +278,7 @@ def run_arm(
     once = partial(train_once, built, compiled, measures, arm, problem)
     tuning = {seed: built.instance(seed) for seed in tuning_seeds}
 
-    def attempt(candidate: Candidate, seed: int, within: float) -> Arrays:
+    def attempt(candidate: Candidate, seed: int, within: float | None) -> Arrays:
         bar.set_postfix_str(f"{arm.label}, rate {candidate.rate:.3g}")
         bar.update()
         return once(tuning[seed], candidate, settings, within=within)

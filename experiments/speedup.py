@@ -45,7 +45,7 @@ LINEAR = Linear(
     ),
     target=8,
     init_scale=1e-2,
-    num_steps=5000,
+    num_steps=8000,
 )
 ONE_LAYER = MLP(
     Search(
@@ -158,7 +158,7 @@ def run(config: Config, runs: Path) -> Arrays:
         config.measure_every, config.num_records, config.hold, config.settle
     )
     shared = {"settings": settings, "seeds": config.seeds, "tuning_seeds": config.tuning_seeds}
-    trials = len(config.resnet.search.descent) + 4
+    trials = len(config.resnet.search.descent) + 4 + 1
     per_arm = trials * len(config.tuning_seeds) + len(config.seeds)
     for case, problem, source in cases(config):
         images = _images_of(config, source)

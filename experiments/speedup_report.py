@@ -55,6 +55,12 @@ def arms_of(config: Any, arrays: Arrays, case: str) -> list[str]:
     return [name for name in config.arms if f"{case}/{name}/times" in arrays]
 
 
+def times_learned(arrays: Arrays, case: str, name: str) -> np.ndarray:
+    """Of each seed and dimension; a run that broke off later has learned nothing."""
+    whole = np.asarray(arrays[f"{case}/{name}/finite"], bool)
+    return np.where(whole[:, None], arrays[f"{case}/{name}/times"], np.inf)
+
+
 def final_accuracy(arrays: Arrays, case: str, name: str) -> np.ndarray:
     """Mean of the last two probes of each seed; nan where the run broke off."""
     return np.asarray(arrays[f"{case}/{name}/accuracy"])[:, -2:].mean(axis=1)
@@ -99,7 +105,7 @@ def ratios(config: Any, arrays: Arrays, case: str, name: str, *, to: str) -> tup
         if to == "accuracy":
             both.append(times_to_accuracy(arrays, case, each))
         else:
-            both.append(np.asarray(arrays[f"{case}/{each}/times"])[:, target(config, case) - 1])
+            both.append(times_learned(arrays, case, each)[:, target(config, case) - 1])
     plain, arm = both
     return ratio(plain, arm), ratio(plain, arm * relative_cost(arrays, case, name))
 
@@ -139,7 +145,7 @@ def table(config: Any, arrays: Arrays) -> str:
 def _row(config: Any, arrays: Arrays, case: str, name: str, dims: Sequence[int]) -> list[str]:
     arm, prefix = ARMS[name], f"{case}/{name}"
     rate, own = arrays[f"{prefix}/chosen"]
-    times = np.asarray(arrays[f"{prefix}/times"])
+    times = times_learned(arrays, case, name)
     whole = int(np.sum(arrays[f"{prefix}/finite"]))
     row = [arm.label, f"{rate:.3g}", f"{own:.3g}" if arm.own else ""]
     by_step, by_second = ratios(config, arrays, case, name, to="dimensions")
@@ -174,8 +180,15 @@ def _interval(value: Ratio) -> str:
     return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
+def _mean(values: Any) -> tuple[float, float]:
+    """And standard deviation, of the seeds that there are; nan of fewer than two."""
+    there = np.asarray(values)[np.isfinite(values)]
+    return (there.mean(), there.std(ddof=1)) if len(there) > 1 else (np.nan, np.nan)
+
+
 def _spread(values: Any, digits: int) -> str:
-    return f"{np.nanmean(values):.{digits}f} ± {np.nanstd(values, ddof=1):.{digits}f}"
+    mean, deviation = _mean(values)
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}" if np.isfinite(mean) else "-"
 
 
 def plot(config: Any, arrays: Arrays) -> dict[str, Any]:
@@ -250,12 +263,13 @@ def _arm(config: Any, arrays: Arrays, case: str, name: str, y: int, line: Any) -
                 error = [[value.mean - value.low], [value.high - value.mean]]
                 ax.errorbar(value.mean, y + shift, xerr=error, markerfacecolor=face, **style)
     if has_probe(arrays, case):
-        values = final_accuracy(arrays, case, name)
-        line[2].errorbar(np.nanmean(values), y, xerr=np.nanstd(values, ddof=1), **style)
+        mean, deviation = _mean(final_accuracy(arrays, case, name))
+        line[2].errorbar(mean, y, xerr=deviation, **style)
     rank = np.asarray(arrays[f"{case}/{name}/rank_h"])
     if case == "linear":
         rank = np.asarray(arrays[f"{case}/{name}/rank_z"])
-    line[3].errorbar(np.nanmean(rank), y, xerr=np.nanstd(rank, ddof=1), **style)
+    mean, deviation = _mean(rank)
+    line[3].errorbar(mean, y, xerr=deviation, **style)
 
 
 def _ratio_axis(ax: "Axes") -> None:
@@ -287,7 +301,7 @@ def _learned(config: Any, arrays: Arrays) -> Any:
             ]
             colors = ["black", "0.5", *plotting.CATEGORIES, *plotting.CATEGORIES]
             for name, color, dash in zip(shown, colors, dashes * 2, strict=False):
-                times = np.sort(np.median(np.asarray(arrays[f"{case}/{name}/times"]), axis=0))
+                times = np.sort(np.median(times_learned(arrays, case, name), axis=0))
                 there = times[np.isfinite(times)]
                 label = ARMS[name].label
                 counts = np.arange(1, len(there) + 1)

@@ -122,6 +122,33 @@ def test_tuning_prefers_what_reaches_the_target_from_every_seed():
     assert len(trials) == 8
 
 
+def test_what_breaks_off_later_is_not_chosen():
+    problem = replace(speedup.LINEAR, dim=2, target=2, num_steps=100, search=SEARCH)
+    whole_runs = []
+
+    def attempt(candidate, seed, within):
+        """The faster the larger the rate, but above 0.2 not for long."""
+        if within is None:
+            whole_runs.append(candidate.rate)
+        times = np.array([1.0, 2.0]) / candidate.rate
+        ok = within is not None or candidate.rate <= 0.2
+        return {"times": times, "eigenvalues": np.full((1, 2), 0.9), "finite": ok}
+
+    chosen, trials = _speedup_training.tune(attempt, ARMS["plain"], problem, (0, 1), ())
+    assert max(trials[:, 0]) == pytest.approx(0.4 * 2**0.5)
+    assert whole_runs == pytest.approx([0.4 * 2**0.5, 0.4, 0.2 * 2**0.5, 0.2, 0.2])
+    assert chosen.rate == 0.2
+
+
+def test_a_run_that_broke_off_has_learned_nothing():
+    arrays = {
+        "mlp/adam/times": np.array([[3.0, 5.0], [4.0, 6.0]]),
+        "mlp/adam/finite": [True, False],
+    }
+    times = speedup_report.times_learned(arrays, "mlp", "adam")
+    np.testing.assert_array_equal(times, [[3.0, 5.0], [np.inf, np.inf]])
+
+
 def test_ratios_have_student_s_interval():
     """Against scipy's own, on paired logarithms."""
     from scipy import stats
