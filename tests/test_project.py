@@ -11,9 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import sslstep
+from sslstep import nn
 
 ROOT = Path(__file__).parents[1]
 
@@ -176,6 +179,23 @@ def test_make_asks_which_data() -> None:
     result = run_make("data")
     assert result.returncode != 0
     assert "make data NAME=cifar10" in result.stderr
+
+
+def test_the_examples_of_the_readme_run() -> None:
+    """One after the other, on pairs and a network that are the reader's."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    key, key_pair, key_params = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(key, (40, 12)) @ jnp.diag(jnp.arange(1.0, 13.0) ** -0.5)
+    x_prime = x + 0.1 * jax.random.normal(key_pair, x.shape)
+    model = nn.MLP(5, 16)
+    params = model.init(key_params, x)
+    names = {"x": x, "x_prime": x_prime, "x_test": x[:7] + 0.1}
+    names |= {"apply_fn": model.apply, "params": params}
+    for block in blocks:
+        exec(block, names)
+    assert names["z_test"].shape == (7, 5)
+    assert names["kernel"].shape == (80, 80)
 
 
 def test_readme_commands_exist() -> None:
