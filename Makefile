@@ -94,6 +94,10 @@ data: data-name .venv-data/.run  ## fetch and prepare NAME=cifar10 or stl10 in D
 	.venv-data/bin/python -P sslstep/data/prepare.py $(NAME) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
 ##@ Beyond the paper
+.PHONY: animation
+animation: $(VENV)/.run  ## embeddings while they are learned: a point, a line, a plane
+	$(BIN)/python -m experiments.animation $(ARGS)
+
 .PHONY: infinite_width
 infinite_width: $(VENV)/.run  ## Section 5: embeddings of infinitely wide networks, and their worth downstream (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,infinite_width) $(FROM_DATA)

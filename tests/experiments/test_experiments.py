@@ -8,9 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import (
     _run,
+    animation,
     element_dynamics,
     faster_losses,
     linear_model,
@@ -99,6 +101,34 @@ def test_claims_table(tmp_path, capsys):
         claims.save(tmp_path / "one" / name / "claims.json", [claim])
     assert claims_table.main(tmp_path) == 0
     assert "1 of 1 claims hold." in capsys.readouterr().out
+
+
+def learned_one_by_one():
+    """Embeddings that fill three directions, one after the other."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    samples = np.linalg.qr(rng.normal(size=(50, 5)))[0] * 50**0.5
+    sizes = np.array([[1e-3] * 5, [1, 0.1, 0, 0, 0], [1, 0.9, 0.1, 0, 0], [1, 0.9, 0.8, 0, 0]])
+    z = np.stack([samples @ np.diag(size) @ basis.T for size in sizes])
+    found = {"z": z, "z_prime": z, "eigenvalues": -np.sort(-(sizes**2), axis=1)}
+    found |= {"step": np.array([0, 2, 4, 8]), "loss": np.linspace(5, 2, 8)}
+    return {**found, "labels": np.zeros(50, int)}, basis
+
+
+def test_directions_come_in_the_order_in_which_they_are_learned():
+    found, basis = learned_one_by_one()
+    directions = animation.learned_directions(found, 3)
+    np.testing.assert_allclose(np.abs(np.diag(basis[:, :3].T @ directions)), 1, atol=1e-6)
+    with pytest.raises(ValueError, match="only 3 dimensions were learned: give a larger num_steps"):
+        animation.learned_directions(found, 4)
+
+
+def test_an_animation_has_a_frame_for_each_step(tmp_path):
+    options = animation.Options(out=tmp_path / "a" / "b.gif", seconds=1.0)
+    animation.animate(options, learned_one_by_one()[0])
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.gif"]
+    with Image.open(tmp_path / "a" / "b.gif") as movie:
+        assert movie.n_frames >= 4  # equal ones at the end may be one that lasts longer
 
 
 def test_list_names_every_experiment(capsys):
