@@ -29,7 +29,7 @@ Name = Literal[
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
 Rates = Literal["descent", "vicreg", "adam", "lars"]
-Kind = Literal["reference", "obvious", "remedy"]
+Kind = Literal["reference", "obvious", "remedy", "combination"]
 
 
 class Arm(NamedTuple):
@@ -37,7 +37,7 @@ class Arm(NamedTuple):
 
     Attributes:
         label: for figures and tables.
-        kind: what it is in the study: what is to be beaten, what one would try first, Appendix G.
+        kind: what is to be beaten, what one would try first, Appendix G's, and several together.
         loss: from the arm's own number, which may be traced, to the loss of a batch.
         optimizer: from the learning rate, which may be traced, to the optimiser.
         own: the name of the setting that lists values of the arm's own number; None: it has none.
@@ -134,10 +134,12 @@ ARMS: Mapping[str, Arm] = {
         lambda width: partial(losses.hinge_barlow_twins, width=width, batch_norm=False),
         own="widths",
     ),
-    "sharpened_smoothed": Arm("sharpened, smoothed", "remedy", _sharpened_smoothed, own="leaks"),
+    "sharpened_smoothed": Arm(
+        "sharpened, smoothed", "combination", _sharpened_smoothed, own="leaks"
+    ),
     "combined": Arm(
         "preconditioned, smoothed",
-        "remedy",
+        "combination",
         lambda alpha: optim.preconditioned(
             partial(losses.smoothed_barlow_twins, leak=0.1, batch_norm=False), alpha=alpha
         ),
@@ -145,7 +147,7 @@ ARMS: Mapping[str, Arm] = {
     ),
     "combined_momentum": Arm(
         "the same, momentum 0.9",
-        "remedy",
+        "combination",
         lambda alpha: optim.preconditioned(
             partial(losses.smoothed_barlow_twins, leak=0.1, batch_norm=False), alpha=alpha
         ),
@@ -154,7 +156,7 @@ ARMS: Mapping[str, Arm] = {
     ),
     "preconditioned_vicreg": Arm(
         "preconditioned VICReg",
-        "remedy",
+        "combination",
         lambda alpha: optim.preconditioned(losses.vicreg, alpha=alpha, centre=True),
         own="alphas",
         rates="vicreg",

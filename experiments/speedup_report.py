@@ -20,7 +20,14 @@ TITLES = {
     "cifar10": "ResNet, CIFAR-10",
     "stl10": "ResNet, STL-10",
 }
-MARKERS = {"reference": "o", "obvious": "s", "remedy": "D"}
+MARKERS = {"reference": "o", "obvious": "s", "remedy": "D", "combination": "^"}
+COLORS = {
+    "reference": "black",
+    "obvious": plotting.CATEGORIES[1],
+    "remedy": plotting.CATEGORIES[0],
+    "combination": plotting.CATEGORIES[2],
+}
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 # An accuracy is reached a point below what Barlow Twins ends with: probes are no more exact.
 ACCURACY_MARGIN = 0.01
 
@@ -198,6 +205,7 @@ def plot(config: Any, arrays: Arrays) -> dict[str, Any]:
 
 def _trade_off(config: Any, arrays: Arrays) -> Any:
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     cases = cases_of(arrays)
     rows = [len(arms_of(config, arrays, case)) for case in cases]
@@ -214,42 +222,39 @@ def _trade_off(config: Any, arrays: Arrays) -> Any:
             ax.set_yticks(range(len(names)), labels=[])
             ax.set_ylim(len(names) - 0.5, -0.5)
             ax.grid(axis="y", color="0.92", linewidth=0.5)
-        labels = [ARMS[name].label for name in names]
-        line[0].set_yticks(range(len(names)), labels=labels, fontsize=6)
-        line[0].set_title(TITLES[case], loc="left", fontsize=8)
+        line[0].set_yticks(range(len(names)), labels=[_label(name) for name in names], fontsize=6)
+        title = f"{TITLES[case]}: k = {target(config, case)}"
+        line[0].set_title(title, loc="left", fontsize=8)
         for y, name in enumerate(names):
             _arm(config, arrays, case, name, y, line)
-        for ax, to in zip(line[:2], ("dimensions", "accuracy"), strict=True):
-            if to == "dimensions" or has_probe(arrays, case):
-                ax.axvline(1, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
-                _ratio_axis(ax)
-        if not has_probe(arrays, case):
-            line[1].set_axis_off()
-            line[2].set_axis_off()
-        else:
-            mean = float(np.nanmean(final_accuracy(arrays, case, "plain")))
+        probed = has_probe(arrays, case)
+        for ax in line[: 2 if probed else 1]:
+            ax.axvline(1, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
+            _ratio_axis(ax)
+        for ax in [] if probed else line[1:]:
+            ax.set_axis_off()
+        if probed:
+            mean = _mean(final_accuracy(arrays, case, "plain"))[0]
             line[2].axvline(mean, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
-    what = f"steps, seconds to {target(config, cases[-1])} dims"
-    axes[-1, 0].set_xlabel(f"speed-up in {what}")
-    axes[-1, 1].set_xlabel("speed-up to its accuracy")
-    axes[-1, 2].set_xlabel("final accuracy")
-    axes[-1, 3].set_xlabel("effective rank of $h$")
-    if len(cases) > 1 and not has_probe(arrays, cases[0]):
-        legend = axes[0, 1]
-        for label, style in (("steps", {}), ("seconds", {"markerfacecolor": "white"})):
-            legend.plot([], [], "o", color="0.3", markersize=4, label=label, **style)
-        for kind, marker in MARKERS.items():
-            legend.plot([], [], marker, color="0.3", markersize=4, label=kind)
-        legend.legend(loc="upper left", fontsize=6)
+    labels = ("speed-up to k dims", "speed-up to accuracy", "final accuracy", "effective rank")
+    for ax, label in zip(axes[-1], labels, strict=True):
+        ax.set_xlabel(label)
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, color=COLORS[kind], label=kind)
+        for kind, marker in MARKERS.items()
+    ]
+    for label, face in (("by steps", "0.3"), ("by seconds", "white")):
+        handles.append(
+            Line2D([], [], linestyle="", marker="o", color="0.3", markerfacecolor=face, label=label)
+        )
+    fig.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=6, markerscale=0.7)
     return fig
 
 
 def _arm(config: Any, arrays: Arrays, case: str, name: str, y: int, line: Any) -> None:
     """One row of the panels of one problem."""
     arm = ARMS[name]
-    color = {"reference": "black", "obvious": plotting.CATEGORIES[1]}.get(
-        arm.kind, plotting.CATEGORIES[0]
-    )
+    color = COLORS[arm.kind]
     style: dict[str, Any] = {"fmt": MARKERS[arm.kind], "color": color, "markersize": 3.5}
     style |= {"elinewidth": 0.8, "capsize": 0}
     for ax, to in zip(line[:2], ("dimensions", "accuracy"), strict=True):
@@ -263,21 +268,21 @@ def _arm(config: Any, arrays: Arrays, case: str, name: str, y: int, line: Any) -
                 error = [[value.mean - value.low], [value.high - value.mean]]
                 ax.errorbar(value.mean, y + shift, xerr=error, markerfacecolor=face, **style)
     if has_probe(arrays, case):
-        mean, deviation = _mean(final_accuracy(arrays, case, name))
-        line[2].errorbar(mean, y, xerr=deviation, **style)
-    rank = np.asarray(arrays[f"{case}/{name}/rank_h"])
-    if case == "linear":
-        rank = np.asarray(arrays[f"{case}/{name}/rank_z"])
-    mean, deviation = _mean(rank)
-    line[3].errorbar(mean, y, xerr=deviation, **style)
+        for ax, values in (
+            (line[2], final_accuracy(arrays, case, name)),
+            (line[3], arrays[f"{case}/{name}/rank_h"]),
+        ):
+            mean, deviation = _mean(values)
+            ax.errorbar(mean, y, xerr=deviation, **style)
 
 
 def _ratio_axis(ax: "Axes") -> None:
-    """Logarithmic, with ticks at powers of two."""
+    """Logarithmic, with ticks at powers of two or four."""
     ax.set_xscale("log")
     low, high = ax.get_xlim()
-    low, high = max(min(low, 0.8), 0.02), min(max(high, 2.5), 64)
-    powers = [2.0**k for k in range(-5, 7) if low <= 2.0**k <= high]
+    low, high = max(min(low, 0.8), 0.1), min(max(high, 2.5), 300)
+    base = 2 if high / low < 64 else 4
+    powers = [float(base) ** k for k in range(-4, 9) if low <= float(base) ** k <= high]
     ax.set_xlim(low, high)
     ax.set_xticks(powers, labels=[f"{p:g}" if p >= 1 else f"1/{1 / p:g}" for p in powers])
     ax.set_xticks([], minor=True)
@@ -287,35 +292,35 @@ def _learned(config: Any, arrays: Arrays) -> Any:
     """How many dimensions are learned along training, the median over seeds."""
     import matplotlib.pyplot as plt
 
-    cases = cases_of(arrays)
+    cases, kinds = cases_of(arrays), ("obvious", "remedy", "combination")
     fig, axes = plt.subplots(
-        len(cases), 2, figsize=(7.0, 0.5 + 1.9 * len(cases)), squeeze=False, sharey="row"
+        len(cases), 3, figsize=(7.2, 1.3 + 1.6 * len(cases)), squeeze=False, sharey="row"
     )
-    dashes = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (7, 2))]
     for case, line in zip(cases, axes, strict=True):
-        for ax, kinds in zip(line, (("obvious",), ("remedy",)), strict=True):
+        for ax, kind in zip(line, kinds, strict=True):
             shown = [
                 name
                 for name in arms_of(config, arrays, case)
-                if ARMS[name].measured is not None and ARMS[name].kind in ("reference", *kinds)
+                if ARMS[name].measured is not None and ARMS[name].kind in ("reference", kind)
             ]
-            colors = ["black", "0.5", *plotting.CATEGORIES, *plotting.CATEGORIES]
-            for name, color, dash in zip(shown, colors, dashes * 2, strict=False):
+            colors = ["black", "0.5", *plotting.CATEGORIES]
+            for name, color, dash in zip(shown, colors, DASHES, strict=False):
                 times = np.sort(np.median(times_learned(arrays, case, name), axis=0))
-                there = times[np.isfinite(times)]
-                label = ARMS[name].label
+                there = np.maximum(times[np.isfinite(times)], 1)
                 counts = np.arange(1, len(there) + 1)
                 ax.step(
-                    np.maximum(there, 1), counts, where="post", color=color, ls=dash, label=label
+                    there, counts, where="post", color=color, ls=dash, lw=1.1, label=_label(name)
                 )
+                ax.plot(there[-1:], counts[-1:], ".", color=color, markersize=3)
             ax.set_xscale("log")
-            ax.set_title(TITLES[case], loc="left", fontsize=8)
-        line[0].set_ylabel("dimensions learned")
+        line[0].set_ylabel(f"{TITLES[case]}\ndimensions learned", fontsize=7)
     for ax in axes[-1]:
         ax.set_xlabel("step")
-    for ax in axes[0]:
-        ax.legend(loc="lower right", fontsize=5.5, handlelength=2.4)
     plotting.label_panels(list(axes.ravel()))
+    for ax in axes[-1]:
+        ax.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=1, fontsize=6, handlelength=3
+        )
     return fig
 
 
@@ -323,7 +328,11 @@ def check(config: Any, arrays: Arrays) -> list[claims.Claim]:
     """What the best remedy is worth on each problem, and at what accuracy."""
     out: list[claims.Claim] = []
     for case in cases_of(arrays):
-        remedies = [name for name in arms_of(config, arrays, case) if ARMS[name].kind == "remedy"]
+        remedies = [
+            name
+            for name in arms_of(config, arrays, case)
+            if ARMS[name].kind in ("remedy", "combination")
+        ]
         if not remedies:
             continue
         fair = [name for name in remedies if _as_accurate(arrays, case, name)]
