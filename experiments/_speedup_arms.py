@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments._recipes import BarlowTwins
 from sslstep import losses, optim
 
 Name = Literal[
@@ -28,7 +29,7 @@ Name = Literal[
     "preconditioned_vicreg",
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
-Rates = Literal["descent", "vicreg", "adam", "lars"]
+Rates = Literal["descent", "momentum", "vicreg", "adam", "lars"]
 Kind = Literal["reference", "obvious", "remedy", "combination"]
 
 
@@ -55,9 +56,9 @@ class Arm(NamedTuple):
 
 
 # Eq. 1: λ = 1 and no batch norm, as the paper trains Barlow Twins.
-_barlow_twins = partial(losses.barlow_twins, off_diagonal=1.0, batch_norm=False, symmetrise=True)
-# Of what is sharpened, for the loss that is smoothed too.
-_SOFTENING = 1e-3
+_barlow_twins = BarlowTwins().loss_fn()
+# What combinations have besides their own number: δ and ε.
+SOFTENING, LEAK = 1e-3, 0.1
 
 
 def _plain(_: Any) -> Callable[..., jax.Array]:
@@ -70,11 +71,11 @@ def _vicreg(_: Any) -> Callable[..., jax.Array]:
 
 def _sharpened_smoothed(leak: Any) -> Callable[..., jax.Array]:
     """The square root of eigenvalues below 1; above, almost nothing."""
-    shift = _SOFTENING**0.5
-    unit = (1 + _SOFTENING) ** 0.5 + shift
+    shift = SOFTENING**0.5
+    unit = (1 + SOFTENING) ** 0.5 + shift
 
     def transform(x: jax.Array) -> jax.Array:
-        root = x * unit / (jnp.sqrt(jnp.abs(x) + _SOFTENING) + shift)
+        root = x * unit / (jnp.sqrt(jnp.abs(x) + SOFTENING) + shift)
         return jnp.where(x > 1, 1 + leak * (1 - root), root)
 
     return partial(losses.spectral_barlow_twins, transform=transform, batch_norm=False)
@@ -101,7 +102,9 @@ def whitened_mse(z: jax.Array, z_prime: jax.Array) -> jax.Array:
 ARMS: Mapping[str, Arm] = {
     "plain": Arm("Barlow Twins", "reference", _plain),
     "vicreg": Arm("VICReg", "reference", _vicreg, rates="vicreg", measured="covariance"),
-    "momentum": Arm("momentum 0.9", "obvious", _plain, partial(optim.sgd, momentum=0.9)),
+    "momentum": Arm(
+        "momentum 0.9", "obvious", _plain, partial(optim.sgd, momentum=0.9), rates="momentum"
+    ),
     "adam": Arm("Adam", "obvious", _plain, optax.adam, rates="adam"),
     "lars": Arm("LARS", "obvious", _plain, partial(optim.lars, weight_decay=0.0), rates="lars"),
     "whitening": Arm("whitening", "obvious", lambda _: whitened_mse, measured=None),
@@ -141,7 +144,7 @@ ARMS: Mapping[str, Arm] = {
         "preconditioned, smoothed",
         "combination",
         lambda alpha: optim.preconditioned(
-            partial(losses.smoothed_barlow_twins, leak=0.1, batch_norm=False), alpha=alpha
+            partial(losses.smoothed_barlow_twins, leak=LEAK, batch_norm=False), alpha=alpha
         ),
         own="alphas",
     ),
@@ -149,10 +152,11 @@ ARMS: Mapping[str, Arm] = {
         "the same, momentum 0.9",
         "combination",
         lambda alpha: optim.preconditioned(
-            partial(losses.smoothed_barlow_twins, leak=0.1, batch_norm=False), alpha=alpha
+            partial(losses.smoothed_barlow_twins, leak=LEAK, batch_norm=False), alpha=alpha
         ),
         partial(optim.sgd, momentum=0.9),
         own="alphas",
+        rates="momentum",
     ),
     "preconditioned_vicreg": Arm(
         "preconditioned VICReg",

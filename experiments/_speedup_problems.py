@@ -24,6 +24,8 @@ class Search:
 
     descent: tuple[float, ...]
     """Of gradient descent on Barlow Twins and its variants."""
+    momentum: tuple[float, ...]
+    """The same with momentum 0.9."""
     vicreg: tuple[float, ...]
     """Of gradient descent on VICReg."""
     adam: tuple[float, ...]

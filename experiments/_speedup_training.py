@@ -21,7 +21,7 @@ from sslstep import train
 from sslstep.measure import spectrum
 
 # Of what is kept. Counted up when code changes what an arm of the same settings is.
-FORMAT = 1
+FORMAT = 2
 Arrays = dict[str, Any]
 
 
@@ -99,11 +99,23 @@ def make_measures(built: Built) -> Measures:
     return Measures(spectra, ranks)
 
 
-def half_levels(arm: Arm, dim: int) -> np.ndarray:
-    """What the k-th eigenvalue has to exceed for k dimensions to be learned: half its level."""
+def levels_of(arm: Arm, dim: int) -> np.ndarray:
+    """About what the k largest eigenvalues are while k = 1...d dimensions are learned."""
     if arm.measured == "covariance":
-        return VICReg(dim=dim).plateaus(np.zeros((1, dim))) / 2
-    return np.full(dim, 0.5)
+        return VICReg(dim=dim).plateaus(np.zeros((1, dim)))
+    return np.ones(dim)
+
+
+def learned(eigenvalues: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Whether k = 1...d dimensions are learned, (..., d): the k largest within twice their level.
+
+    Beyond twice they are not learned but thrown too far.
+    """
+    out = []
+    for k, level in enumerate(levels, start=1):
+        largest = eigenvalues[..., :k]
+        out.append(((largest > level / 2) & (largest < 2 * level)).all(axis=-1))
+    return np.stack(out, axis=-1)
 
 
 def train_once(
@@ -124,10 +136,12 @@ def train_once(
     so many steps, and accuracies are not measured.
     """
     state = compiled.init(instance)
-    every, levels = settings.measure_every, half_levels(arm, problem.dim)
-    records = _record_steps(problem, settings) if within is None or arm.measured is None else ()
+    every, levels = settings.measure_every, levels_of(arm, problem.dim)
+    records = _record_steps(problem, settings) if within is None else ()
+    waits = settings.hold * every  # for what is learned to have lasted
     rate, own = (jnp.asarray(value, jnp.float32) for value in candidate)
-    eigenvalues, steps, accuracy, loss, finite = [], [], [], jnp.zeros(()), True
+    eigenvalues, steps, accuracy, losses = [], [], [], [0.0]
+    finite, pruned = True, False
     for step in range(0, problem.num_steps + 1, every):
         if step:
             indices = train.batch_indices(
@@ -135,8 +149,8 @@ def train_once(
             )
             for chosen in indices:
                 state, metrics = compiled.advance(state, instance.images[chosen], rate, own)
-            loss = metrics.loss
-            if not np.isfinite(loss):
+            losses.append(float(metrics.loss))
+            if not np.isfinite(losses[-1]):
                 finite = False
                 break
         found = measures.spectra(state, instance.x, instance.x_prime)
@@ -151,7 +165,8 @@ def train_once(
         if within is not None and arm.measured is not None:
             times = times_of(np.asarray(steps), np.asarray(eigenvalues), levels, settings.hold)
             reached = times[problem.target - 1]
-            if step > (reached + settings.settle if np.isfinite(reached) else within):
+            pruned = not np.isfinite(reached) and step > within + waits
+            if pruned or step > reached + settings.settle:
                 break
     return {
         "steps": np.asarray(steps),
@@ -160,6 +175,8 @@ def train_once(
         "record_steps": np.asarray([step for step in records if step <= steps[-1]]),
         "accuracy": np.asarray(accuracy),
         "finite": np.asarray(finite),
+        "pruned": np.asarray(pruned),
+        "loss": np.asarray(np.mean(losses[-10:])),
         **_ranks(measures, state, instance, finite),
     }
 
@@ -172,22 +189,25 @@ def _ranks(measures: Measures, state: Any, instance: Instance, finite: bool) -> 
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-def times_of(steps: np.ndarray, eigenvalues: np.ndarray, levels: Any, hold: int) -> np.ndarray:
+def times_of(
+    steps: np.ndarray, eigenvalues: np.ndarray, levels: np.ndarray, hold: int
+) -> np.ndarray:
     """The step from which k = 1...d dimensions are learned, and stay so for `hold` measures."""
     out = np.full(len(levels), np.inf)
+    if len(steps) < hold:
+        return out
+    all_learned = learned(eigenvalues, levels)
     for k, level in enumerate(levels):
-        above = eigenvalues[:, k] > level
-        runs = np.lib.stride_tricks.sliding_window_view(above, min(hold, len(above)))
-        held = np.flatnonzero(runs.all(axis=1)) if len(above) >= hold else np.empty(0, int)
+        runs = np.lib.stride_tricks.sliding_window_view(all_learned[:, k], hold)
+        held = np.flatnonzero(runs.all(axis=1))
         if not held.size:
             continue
         first = held[0]
-        if first == 0:
-            out[k] = steps[0]
-            continue
-        low, high = eigenvalues[first - 1, k], eigenvalues[first, k]
-        part = np.clip((level - low) / (high - low), 0, 1) if high > low else 1.0
-        out[k] = steps[first - 1] + part * (steps[first] - steps[first - 1])
+        out[k] = steps[first]
+        if first and eigenvalues[first - 1, k] < level / 2:  # it has just risen past half
+            before, after = eigenvalues[first - 1, k], eigenvalues[first, k]
+            part = (level / 2 - before) / (after - before)
+            out[k] = steps[first - 1] + part * (steps[first] - steps[first - 1])
     return out
 
 
@@ -197,25 +217,27 @@ def tune(
     problem: Problem,
     seeds: Sequence[int],
     own: Sequence[float],
-) -> tuple[Candidate, np.ndarray]:
-    """The best of as many trials as every arm has, and a row (rate, own, score) for each.
+) -> Arrays:
+    """The best of as many trials as every arm has: `chosen`, and `trials`, a row for each.
 
-    All rates with the first own number; twice and half the best rate; the other own numbers at the
-    best rate, or, of an arm without, rates nearer to the best. The score is the number of steps to
-    the target, its mean over seeds; of an arm whose embeddings say nothing, minus the probe's mean
-    accuracy. The winner is trained to the end: if that breaks off or loses the target from any
-    seed, it is the next best's turn.
+    All rates with the first own number; twice and half the best rate; the other two own numbers at
+    the best rate, or, of an arm without, two rates nearer to the best. The score is the number of
+    steps to the target, its mean over seeds; of an arm whose embeddings say nothing, the final
+    loss. The winner is trained to the end: if that breaks off or loses the target from any seed,
+    the others are compared anew. `lasts` says whether any was left.
     """
     tried: dict[Candidate, float] = {}
+    pruned: set[Candidate] = set()
 
     def score(candidate: Candidate) -> None:
-        if candidate in tried:
-            return
-        total = 0.0
+        # What has taken longer than the best, or failed from one seed, can only lose.
+        limit, total = min([problem.num_steps, *tried.values()]), 0.0
+        pruned.discard(candidate)
         for done, seed in enumerate(seeds):
-            # What has taken longer than the best, or failed from one seed, can only lose.
-            limit = min([problem.num_steps, *tried.values()]) * len(seeds) - total
-            found = _score(attempt(candidate, seed, limit), arm, problem)
+            run = attempt(candidate, seed, limit * len(seeds) - total)
+            found = _score(run, arm, problem)
+            if run["pruned"]:
+                pruned.add(candidate)
             if found > problem.num_steps:
                 total += found * (len(seeds) - done)
                 break
@@ -235,31 +257,31 @@ def tune(
         score(middle._replace(own=number))
     for factor in () if arm.own else (2**0.5, 0.5**0.5):
         score(middle._replace(rate=factor * middle.rate))
-    table = np.asarray([(*candidate, value) for candidate, value in tried.items()])
-    for candidate in sorted(tried, key=lambda candidate: tried[candidate]):
-        if tried[candidate] > problem.num_steps:
-            break
-        if all(_lasts(attempt(candidate, seed, None), arm, problem) for seed in seeds):
-            return candidate, table
-    return best(), table
-
-
-def _lasts(run: Arrays, arm: Arm, problem: Problem) -> bool:
-    """Whether the run is whole and the target learned at its end."""
-    return _score(run, arm, problem) <= problem.num_steps
+    rows = np.asarray([(*candidate, value) for candidate, value in tried.items()])
+    while tried[best()] <= problem.num_steps:
+        winner = best()
+        whole = [attempt(winner, seed, None) for seed in seeds]
+        if all(_score(run, arm, problem) <= problem.num_steps for run in whole):
+            return {"trials": rows, "chosen": np.asarray(winner), "lasts": np.asarray(True)}
+        tried[winner] = np.inf
+        for candidate in list(pruned):
+            score(candidate)
+    return {"trials": rows, "chosen": np.asarray(best()), "lasts": np.asarray(False)}
 
 
 def _score(run: Arrays, arm: Arm, problem: Problem) -> float:
     """The smaller the better; above the number of steps if the target was not reached."""
+    if not run["finite"]:
+        return np.inf
     if arm.measured is None:
-        return -float(np.mean(run["accuracy"])) if run["finite"] else np.inf
-    times = run["times"][: problem.target]
-    lasting = (run["eigenvalues"][-1] > half_levels(arm, problem.dim))[: problem.target]
-    learned = np.isfinite(times) & lasting & run["finite"]
-    missing = problem.target - int(learned.sum())
-    if not missing:
-        return float(times[-1])
-    return problem.num_steps * (1.0 + missing) + 0.5 * float(times[learned].max(initial=0.0))
+        return float(run["loss"])
+    levels = levels_of(arm, problem.dim)
+    lasting = np.isfinite(run["times"]) & learned(run["eigenvalues"][-1], levels)
+    if lasting[problem.target - 1]:
+        return float(run["times"][problem.target - 1])
+    num = int(np.flatnonzero(lasting).max(initial=-1)) + 1
+    reached = float(run["times"][num - 1]) if num else 0.0
+    return problem.num_steps * (1.0 + problem.target - min(num, problem.target)) + 0.5 * reached
 
 
 def run_arm(
@@ -283,8 +305,8 @@ def run_arm(
         bar.update()
         return once(tuning[seed], candidate, settings, within=within)
 
-    chosen, trials = tune(attempt, arm, problem, tuning_seeds, own)
-    arrays: Arrays = {"trials": trials, "chosen": np.asarray(chosen)}
+    arrays = tune(attempt, arm, problem, tuning_seeds, own)
+    chosen = Candidate(*map(float, arrays["chosen"]))
     runs = []
     for seed in seeds:
         bar.set_postfix_str(f"{arm.label}, seed {seed}")
@@ -315,32 +337,34 @@ def step_seconds(
     seed: int,
     *,
     rounds: int,
-    steps: int,
+    seconds: float,
 ) -> Arrays:
-    """Seconds of a step of each arm, `rounds` times, all arms in turn; shape (rounds,) each."""
+    """Seconds of a step of each arm, shape (rounds,): in each round all arms, in random order."""
     instance = built.instance(seed)
-    indices = train.batch_indices(
-        instance.state.key, 0, steps, _batch(problem, instance), len(instance.images)
-    )
+    batch = _batch(problem, instance)
+    indices = train.batch_indices(instance.state.key, 0, 1, batch, len(instance.images))
     ready = {}
     for name, (arm, candidate) in arms.items():
         compiled = compile_arm(built, arm)
         numbers = [jnp.asarray(value, jnp.float32) for value in candidate]
         state = compiled.init(instance)
-        go = partial(_go, compiled.advance, state, instance.images[indices], numbers)
-        go()  # compiles
-        ready[name] = go
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
+        ready[name] = partial(_go, compiled.advance, state, instance.images[indices[0]], numbers)
+        ready[name](1)  # compiles
+    start = time.perf_counter()
+    ready["plain"](10)
+    num = max(10, round(10 * seconds / (time.perf_counter() - start)))
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    order = np.random.default_rng(seed)
     for _ in range(rounds):
-        for name, go in ready.items():
+        for name in order.permutation(list(ready)):
             start = time.perf_counter()
-            go()
-            seconds[name].append((time.perf_counter() - start) / steps)
-    return {name: np.asarray(values) for name, values in seconds.items()}
+            ready[name](num)
+            found[name].append((time.perf_counter() - start) / num)
+    return {name: np.asarray(values) for name, values in found.items()}
 
 
-def _go(advance: Any, state: Any, batches: np.ndarray, numbers: list[jax.Array]) -> None:
-    for images in batches:
+def _go(advance: Any, state: Any, images: Any, numbers: list[jax.Array], num: int) -> None:
+    for _ in range(num):
         state, _ = advance(state, images, *numbers)
     jax.block_until_ready(state)
 

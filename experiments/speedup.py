@@ -5,8 +5,8 @@ r"""What the speed-ups of Appendix G are worth, against what one would try first
 Barlow Twins as the paper trains it and VICReg, by gradient descent; the same with momentum, Adam,
 LARS; whitened embeddings; and the remedies: preconditioned gradients (Eq. 52), sharpened, smoothed,
 quartic and hinge losses (G.2, G.3), and some of them together. On a linear model, on a network of
-one hidden layer, and on a ResNet. Every arm is tuned with the same number of trials on a seed of
-its own, over its learning rate and, if it has one, its own number; then trained from five others.
+one hidden layer, and on a ResNet. Every arm is tuned with the same number of trials from two seeds,
+over its learning rate and, if it has one, its own number; then trained from five others.
 Measured: steps to each number of learned dimensions, and to the accuracy of a linear probe that
 tuned Barlow Twins ends with; seconds, by steps timed in turn; final accuracy and effective rank.
 
@@ -16,6 +16,7 @@ all numbers. Preset cpu: up to 40 minutes on two cores. Interrupted, it goes on 
 was.
 """
 
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,13 +36,14 @@ from experiments._run import Arrays, Experiment, command
 from experiments._speedup_arms import ARMS
 from experiments._speedup_problems import MLP, Linear, ResNet, Search
 
-# Rates a factor apart that reaches from too slow to unstable, by runs of one seed.
+# Rates a factor of four apart, from where all is slow to where it is unstable.
 LINEAR = Linear(
     Search(
-        descent=(0.04, 0.12, 0.36, 1.08),
-        vicreg=(0.01, 0.03, 0.09, 0.27),
-        adam=(0.002, 0.008, 0.032, 0.128),
-        lars=(1.2, 4.8, 19.2, 76.8),
+        descent=(0.04, 0.16, 0.64, 2.56),
+        momentum=(0.01, 0.04, 0.16, 0.64),
+        vicreg=(0.01, 0.04, 0.16, 0.64),
+        adam=(0.008, 0.032, 0.128, 0.512),
+        lars=(2.4, 9.6, 38.4, 153.6),
     ),
     target=8,
     init_scale=1e-2,
@@ -49,7 +51,8 @@ LINEAR = Linear(
 )
 ONE_LAYER = MLP(
     Search(
-        descent=(0.001, 0.004, 0.016, 0.064),
+        descent=(0.0005, 0.002, 0.008, 0.032),
+        momentum=(0.0001, 0.0004, 0.0016, 0.0064),
         vicreg=(0.0003, 0.0012, 0.0048, 0.0192),
         adam=(0.0003, 0.0012, 0.0048, 0.0192),
         lars=(0.3, 1.2, 4.8, 19.2),
@@ -59,8 +62,9 @@ ONE_LAYER = MLP(
 )
 RESNET = ResNet(
     Search(
-        descent=(0.01, 0.03, 0.09, 0.27),
-        vicreg=(0.001, 0.003, 0.009, 0.027),
+        descent=(0.005, 0.02, 0.08, 0.32),
+        momentum=(0.001, 0.004, 0.016, 0.064),
+        vicreg=(0.0006, 0.0024, 0.0096, 0.0384),
         adam=(0.0003, 0.0012, 0.0048, 0.0192),
         lars=(0.3, 1.2, 4.8, 19.2),
     ),
@@ -84,13 +88,14 @@ class Config:
     """Of everything: images, views, initial parameters."""
     tuning_seeds: tuple[int, ...] = (1000, 1001)
     """On which arms are tuned; none of the others."""
-    alphas: tuple[float, ...] = (0.1, 0.3, 0.03)
-    """Values of the preconditioner's α, relative to the largest eigenvalue."""
-    softenings: tuple[float, ...] = (1e-2, 1e-1, 1e-3)
+    alphas: tuple[float, float, float] = (0.1, 0.3, 0.03)
+    """Values of the preconditioner's α, relative to the largest eigenvalue; the first with every
+    learning rate, the others with the best."""
+    softenings: tuple[float, float, float] = (1e-2, 1e-1, 1e-3)
     """Values of the sharpened loss's δ."""
-    leaks: tuple[float, ...] = (0.1, 0.3, 0.01)
+    leaks: tuple[float, float, float] = (0.1, 0.3, 0.01)
     """Values of the smoothed losses' ε."""
-    widths: tuple[float, ...] = (0.1, 0.3, 0.03)
+    widths: tuple[float, float, float] = (0.1, 0.3, 0.03)
     """Values of the hinge loss's half width."""
     linear: Linear = LINEAR
     """The linear model."""
@@ -116,8 +121,10 @@ class Config:
     """For how many spectra a dimension has to stay learned to count."""
     settle: int = 200
     """In tuning, for how many steps after the target was reached it must stay so."""
-    rounds: int = 5
+    rounds: int = 7
     """How many times the arms' steps are timed, in turn."""
+    round_seconds: float = 0.3
+    """How long that takes of one arm, about."""
 
 
 PAPER = Config(
@@ -158,13 +165,13 @@ def run(config: Config, runs: Path) -> Arrays:
         config.measure_every, config.num_records, config.hold, config.settle
     )
     shared = {"settings": settings, "seeds": config.seeds, "tuning_seeds": config.tuning_seeds}
-    trials = len(config.resnet.search.descent) + 4 + 1
-    per_arm = trials * len(config.tuning_seeds) + len(config.seeds)
     for case, problem, source in cases(config):
         images = _images_of(config, source)
         built = _build(case, problem, images)
         measures = _speedup_training.make_measures(built)
         names = [name for name in config.arms if _applies(case, name)]
+        trials = len(problem.search.descent) + 4 + 1
+        per_arm = trials * len(config.tuning_seeds) + len(config.seeds)
         chosen: dict[str, tuple[_speedup_arms.Arm, _speedup_training.Candidate]] = {}
         apart = None if case == "linear" else replace(images, data_dir=None)
         described = {**shared, "problem": problem, "images": apart}
@@ -188,12 +195,12 @@ def run(config: Config, runs: Path) -> Arrays:
         seconds = _speedup_training.kept(
             folder,
             f"{case}-seconds",
-            {**described, "rounds": config.rounds, "chosen": steps},
+            {**described, "rounds": config.rounds, "chosen": steps, "host": platform.node()},
             partial(
                 _speedup_training.step_seconds,
                 *(built, chosen, problem, config.tuning_seeds[0]),
                 rounds=config.rounds,
-                steps=4 * config.measure_every,
+                seconds=config.round_seconds,
             ),
         )
         arrays |= {f"{case}/{name}/seconds": value for name, value in seconds.items()}
@@ -234,8 +241,24 @@ def _require_valid(config: Config) -> None:
         raise ValueError(
             f"tuning_seeds must not be among seeds, got {config.tuning_seeds} and {config.seeds}."
         )
+    for name in ("measure_every", "hold", "rounds", "num_labelled", "settle"):
+        least = 0 if name in ("num_labelled", "settle") else 1
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
+    if config.num_records < 3:
+        raise ValueError(f"num_records must be >= 3, got {config.num_records}.")
+    for name in ("alphas", "softenings", "leaks", "widths"):
+        if len(set(getattr(config, name))) != 3 or min(getattr(config, name)) <= 0:
+            raise ValueError(
+                f"{name} must be three numbers above 0, as many as other arms have more rates, got "
+                f"{getattr(config, name)}."
+            )
     for name in config.problems:
         problem = getattr(config, name)
+        if config.num_probe < 4 * problem.dim:
+            raise ValueError(
+                f"num_probe = {config.num_probe} must be at least 4 {name}.dim = {4 * problem.dim}."
+            )
         if not 1 <= problem.target <= problem.dim:
             raise ValueError(
                 f"{name}.target = {problem.target} must lie within 1...{name}.dim = {problem.dim}."
@@ -245,10 +268,13 @@ def _require_valid(config: Config) -> None:
                 f"{name}.num_steps = {problem.num_steps} must be a multiple of measure_every = "
                 f"{config.measure_every}."
             )
-        rates = [problem.search.descent, problem.search.vicreg, problem.search.adam]
-        rates.append(problem.search.lars)
-        if len({len(part) for part in rates}) != 1 or not all(rates):
-            raise ValueError(f"{name}.search must have as many learning rates for each arm.")
+        rates = list(vars(problem.search).values())
+        if len({len(part) for part in rates}) != 1 or not rates[0] or min(map(min, rates)) <= 0:
+            raise ValueError(
+                f"{name}.search must have as many learning rates for each arm, all above 0."
+            )
+    if "whitening" in config.arms and not config.num_labelled:
+        raise ValueError("num_labelled must be >= 1: of whitened embeddings only probes tell.")
 
 
 EXPERIMENT = Experiment(

@@ -147,7 +147,8 @@ class _Plan(NamedTuple):
 
     def block_of(self, num: int) -> int:
         """The size of blocks of so many samples: no larger than it takes, in whole passes."""
-        return min(self.batch_size, -(-num // self.at_a_time) * self.at_a_time)
+        part = min(self.at_a_time, num)
+        return min(self.batch_size, -(-num // part) * part)
 
 
 def _plan(program, nums, dim, kind, memory_limit, batch_size, dtype) -> _Plan:

@@ -12,17 +12,18 @@ from experiments._speedup_arms import ARMS, NAMES, whitened_mse
 from experiments._speedup_problems import Linear, Search
 
 RATES = (0.06, 0.2)
-SEARCH = Search(descent=RATES, vicreg=RATES, adam=(0.01, 0.05), lars=(5.0, 20.0))
+SEARCH = Search(RATES, momentum=RATES, vicreg=RATES, adam=(0.01, 0.05), lars=(5.0, 20.0))
 SMALL = replace(
     speedup.Config(),
     problems=("linear",),
     arms=("plain", "adam", "preconditioned"),
     seeds=(0, 1),
     tuning_seeds=(7,),
-    alphas=(0.1, 0.3),
+    alphas=(0.1, 0.3, 0.5),
     linear=Linear(SEARCH, dim=3, target=3, init_scale=0.05, num_steps=400, ratio=10.0),
     settle=20,
     rounds=2,
+    round_seconds=0.01,
 )
 
 
@@ -40,9 +41,9 @@ def test_a_small_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
         assert np.isfinite(arrays[f"linear/{name}/times"]).all()
         assert (np.diff(arrays[f"linear/{name}/times"], axis=1) > 0).all()
         assert arrays[f"linear/{name}/seconds"].shape == (2,)
-        # Two rates, two more near the best, then α or rates nearer still; none twice.
+        # Two rates, two more near the best, then two of α or rates nearer still; none twice.
         trials = arrays[f"linear/{name}/trials"]
-        assert len(trials) == (5 if name == "preconditioned" else 6)
+        assert len(trials) == 6
         assert len(np.unique(trials[:, :2], axis=0)) == len(trials)
         best = trials[np.argmin(trials[:, 2]), :2]
         np.testing.assert_array_equal(best, arrays[f"linear/{name}/chosen"])
@@ -95,58 +96,94 @@ def test_whitened_loss_is_what_the_correlation_leaves():
 
 
 def test_times_are_of_what_lasts():
-    steps = np.arange(0, 60, 10)
+    steps, ones = np.arange(0, 60, 10), np.ones(2)
     curve = np.array([[0.0, 0.0], [0.6, 0.0], [0.1, 0.0], [0.9, 0.4], [0.9, 0.6], [0.9, 0.6]])
-    times = _speedup_training.times_of(steps, curve, np.array([0.5, 0.5]), hold=3)
+    times = _speedup_training.times_of(steps, curve, ones, hold=3)
     np.testing.assert_allclose(times, [25.0, np.inf])  # the first rise did not last
-    times = _speedup_training.times_of(steps, curve, np.array([0.5, 0.5]), hold=2)
+    times = _speedup_training.times_of(steps, curve, ones, hold=2)
     np.testing.assert_allclose(times, [25.0, 35.0])
-    times = _speedup_training.times_of(steps[:1], curve[:1] + 1, np.array([0.5, 0.5]), hold=1)
+    times = _speedup_training.times_of(steps[:1], curve[4:5], ones, hold=1)
     np.testing.assert_allclose(times, [0.0, 0.0])
+    assert np.isinf(_speedup_training.times_of(steps[:1], curve[4:5], ones, hold=2)).all()
+
+
+def test_what_is_thrown_too_far_is_not_learned():
+    steps, ones = np.arange(0, 50, 10), np.ones(2)
+    curve = np.array([[0.0, 0.0], [40.0, 0.8], [2.5, 0.9], [1.5, 0.9], [1.0, 1.0]])
+    times = _speedup_training.times_of(steps, curve, ones, hold=2)
+    np.testing.assert_allclose(times, [30.0, 30.0])  # the second waits for the first to be back
+
+
+def test_levels_of_vicreg_are_of_as_many_equal_ones():
+    levels = _speedup_training.levels_of(ARMS["vicreg"], 4)
+    assert (np.diff(levels) < 0).all()
+    for k, level in enumerate(levels, start=1):
+        spectrum = np.r_[np.full(k, level), np.zeros(4 - k)]
+        assert _speedup_training.learned(spectrum, levels)[k - 1]
+        assert not _speedup_training.learned(spectrum, levels)[k:].any()
+
+
+def fake(problem, reached, lasts, seen):
+    """Runs that take `reached(candidate, seed)` steps, and break off later unless `lasts`."""
+
+    def attempt(candidate, seed, within):
+        seen.append((candidate.rate, seed, within))
+        time = reached(candidate, seed)
+        pruned = within is not None and time > within
+        whole = within is not None or lasts(candidate)
+        times = np.array([time / 2, np.inf if pruned else time])
+        last = np.array([[0.9, 0.1 if pruned or np.isinf(time) else 0.9]])
+        return {"times": times, "eigenvalues": last, "finite": whole, "pruned": pruned}
+
+    return attempt
 
 
 def test_tuning_prefers_what_reaches_the_target_from_every_seed():
     problem = replace(speedup.LINEAR, dim=2, target=2, num_steps=100)
-    levels = np.full((1, 2), 0.9)
+    problem = replace(problem, search=replace(SEARCH, descent=(0.2, 0.5, 1.9, 4.0)))
 
-    def attempt(candidate, seed, within):
-        """Faster with the rate; above 1 it fails from the second seed, above 4 from both."""
-        ok = candidate.rate <= (4.0 if seed == 0 else 1.0)
-        times = np.array([5.0, 10.0]) / candidate.rate if ok else np.array([5.0, np.inf])
-        return {"times": times, "eigenvalues": levels, "finite": True}
+    def reached(candidate, seed):
+        """Sooner with the rate; above 1 never from the second seed, above 4 from neither."""
+        return 10 / candidate.rate if candidate.rate <= (4.0 if seed == 0 else 1.0) else np.inf
 
-    search = Search(descent=(0.2, 0.5, 1.9, 4.0), vicreg=(), adam=(), lars=())
-    problem = replace(problem, search=search)
-    chosen, trials = _speedup_training.tune(attempt, ARMS["plain"], problem, (0, 1), ())
-    assert chosen.rate == 1.0  # twice the best of those that never fail
-    assert len(trials) == 8
+    seen = []
+    attempt = fake(problem, reached, lambda candidate: True, seen)
+    found = _speedup_training.tune(attempt, ARMS["plain"], problem, (0, 1), ())
+    assert found["chosen"][0] == 1.0  # twice the best of those that never fail
+    assert found["lasts"]
+    assert len(found["trials"]) == 8
+    # At the end, and only then, to the end.
+    assert [rate for rate, _, within in seen if within is None] == [1.0, 1.0]
+    assert max(within for _, _, within in seen[:-2]) <= 200
 
 
-def test_what_breaks_off_later_is_not_chosen():
-    problem = replace(speedup.LINEAR, dim=2, target=2, num_steps=100, search=SEARCH)
-    whole_runs = []
+def test_what_breaks_off_later_is_not_chosen_and_what_it_outran_gets_its_turn():
+    problem = replace(speedup.LINEAR, dim=2, target=2, num_steps=100)
+    problem = replace(problem, search=replace(SEARCH, descent=(0.4, 0.2, 0.1, 0.05)))
+    seen = []
 
-    def attempt(candidate, seed, within):
-        """The faster the larger the rate, but above 0.2 not for long."""
-        if within is None:
-            whole_runs.append(candidate.rate)
-        times = np.array([1.0, 2.0]) / candidate.rate
-        ok = within is not None or candidate.rate <= 0.2
-        return {"times": times, "eigenvalues": np.full((1, 2), 0.9), "finite": ok}
+    def reached(candidate, seed):
+        return 10 / candidate.rate
 
-    chosen, trials = _speedup_training.tune(attempt, ARMS["plain"], problem, (0, 1), ())
-    assert max(trials[:, 0]) == pytest.approx(0.4 * 2**0.5)
-    assert whole_runs == pytest.approx([0.4 * 2**0.5, 0.4, 0.2 * 2**0.5, 0.2, 0.2])
-    assert chosen.rate == 0.2
+    attempt = fake(problem, reached, lambda candidate: candidate.rate < 0.3, seen)
+    found = _speedup_training.tune(attempt, ARMS["plain"], problem, (0, 1), ())
+    # 0.8 is fastest, then 0.8 times and over √2, and 0.4: all break off. 0.2 had been given up.
+    assert max(found["trials"][:, 0]) == pytest.approx(0.8 * 2**0.5)
+    given_up = found["trials"][found["trials"][:, 0] == 0.2, 2]
+    assert given_up > problem.num_steps
+    assert found["chosen"][0] == 0.2
+    attempt = fake(problem, reached, lambda candidate: False, seen)
+    assert not _speedup_training.tune(attempt, ARMS["plain"], problem, (0, 1), ())["lasts"]
 
 
 def test_a_run_that_broke_off_has_learned_nothing():
     arrays = {
-        "mlp/adam/times": np.array([[3.0, 5.0], [4.0, 6.0]]),
-        "mlp/adam/finite": [True, False],
+        "mlp/adam/times": np.array([[3.0, 5.0], [4.0, 6.0], [4.0, 6.0]]),
+        "mlp/adam/finite": [True, False, True],
+        "mlp/adam/eigenvalues": np.array([[[1.0, 1.0]], [[np.nan, np.nan]], [[1.1, 0.3]]]),
     }
     times = speedup_report.times_learned(arrays, "mlp", "adam")
-    np.testing.assert_array_equal(times, [[3.0, 5.0], [np.inf, np.inf]])
+    np.testing.assert_array_equal(times, [[3.0, 5.0], [np.inf, np.inf], [4.0, np.inf]])
 
 
 def test_ratios_have_student_s_interval():
@@ -162,18 +199,37 @@ def test_ratios_have_student_s_interval():
     assert np.isnan(speedup_report.ratio(plain[:1], arm[:1]).mean)
 
 
-def test_time_to_accuracy_counts_from_the_worst():
+def test_time_to_accuracy_is_when_it_stays():
+    steps = np.array([0, 10, 20, 30])
     arrays = {
-        "photos/plain/record_steps": np.array([0, 10, 20, 30]),
-        "photos/plain/accuracy": np.array([[0.6, 0.3, 0.5, 0.5], [0.6, 0.4, 0.49, 0.51]]),
-        "photos/adam/record_steps": np.array([0, 10, 20, 30]),
-        "photos/adam/accuracy": np.array([[0.6, 0.4, 0.59, 0.6], [0.6, 0.4, np.nan, np.nan]]),
+        "photos/plain/record_steps": steps,
+        "photos/plain/accuracy": np.array([[0.2, 0.3, 0.49, 0.49], [0.3, 0.4, 0.5, 0.52]]),
+        "photos/adam/record_steps": steps,
+        "photos/adam/accuracy": np.array(
+            [[0.6, 0.4, 0.59, 0.6], [0.6, 0.6, np.nan, np.nan], [0.5, 0.5, 0.5, 0.5]]
+        ),
     }
-    # Barlow Twins ends with 0.5, of which a point is granted.
+    # Barlow Twins ends with 0.49 and 0.51, and their standard deviation is granted.
+    assert speedup_report.accuracy_margin(arrays, "photos") == pytest.approx(0.02 / 2**0.5)
     times = speedup_report.times_to_accuracy(arrays, "photos", "adam")
-    np.testing.assert_allclose(times, [10 + 10 * (0.49 - 0.4) / (0.59 - 0.4), np.inf])
-    times = speedup_report.times_to_accuracy(arrays, "photos", "plain")
-    np.testing.assert_allclose(times, [10 + 10 * (0.49 - 0.3) / 0.2, 20.0])
+    np.testing.assert_allclose(times, [20.0, np.inf, 1.0])
+    assert speedup_report.probes_tell(arrays, "photos")
+    arrays["photos/plain/accuracy"][:, 0] = [0.2, 0.6]  # on average nothing is gained for sure
+    assert not speedup_report.probes_tell(arrays, "photos")
+
+
+def test_seconds_have_the_spread_of_their_timing_too():
+    arrays = {
+        "mlp/plain/seconds": np.array([1.0, 2.0, 1.0, 1.0]),
+        "mlp/adam/seconds": np.array([2.0, 4.0, 2.0, 3.0]),
+    }
+    mean, error = speedup_report.cost(arrays, "mlp", "adam")
+    assert mean == pytest.approx((2 * 2 * 2 * 3) ** 0.25)
+    assert error > 0
+    narrow = speedup_report.ratio(np.array([4.0, 8.0]), np.array([2.0, 4.0]))
+    wide = speedup_report.ratio(np.array([4.0, 8.0]), np.array([2.0, 4.0]), error=error)
+    assert narrow.low == pytest.approx(2.0)
+    np.testing.assert_allclose([wide.low, wide.high], 2 * np.exp([-error, error]))
 
 
 @pytest.mark.parametrize(
@@ -188,6 +244,12 @@ def test_time_to_accuracy_counts_from_the_worst():
             {"linear": replace(SMALL.linear, search=replace(SEARCH, adam=(0.1,)))},
             "as many learning rates for each arm",
         ),
+        ({"measure_every": 0}, "measure_every must be >= 1, got 0"),
+        ({"hold": 0}, "hold must be >= 1, got 0"),
+        ({"num_records": 2}, "num_records must be >= 3, got 2"),
+        ({"alphas": (0.1, 0.1, 0.2)}, "alphas must be three numbers above 0"),
+        ({"num_probe": 4}, "num_probe = 4 must be at least 4 linear.dim = 12"),
+        ({"arms": ("plain", "whitening"), "num_labelled": 0}, "num_labelled must be >= 1"),
     ],
 )
 def test_bad_settings(tmp_path, args, message):

@@ -173,6 +173,15 @@ def test_keeps_within_memory(limit, several):
         assert product.compile().memory_analysis().temp_size_in_bytes < limit // 4
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "at_a_time", "sizes"),
+    [(1000, 1000, {1000: 1000, 10: 10}), (96, 32, {1000: 96, 90: 96, 40: 64, 10: 10})],
+)
+def test_few_samples_are_not_filled_up_to_many(batch_size, at_a_time, sizes):
+    plan = empirical._Plan("scalar", 1, batch_size, at_a_time, 1, 1, np.dtype("float32"))
+    assert {num: plan.block_of(num) for num in sizes} == sizes
+
+
 def test_bound_arrays_are_not_compiled_in(x64):
     """Statistics that change between calls, as along training, do not compile anew."""
     x = jnp.ones((3, 2))
