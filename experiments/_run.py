@@ -87,7 +87,8 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
             if experiment.table is not None:
                 (draft / "table.md").write_text(experiment.table(config, arrays))
             results = experiment.check(config, arrays)
-        about = {**_about(experiment, options), "seconds": round(time.perf_counter() - start)}
+        seconds = round(time.perf_counter() - start)
+        about = {**_about(experiment, options), "seconds of the last call": seconds}
         (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n")
         claims.save(draft / "claims.json", results)
         log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))

@@ -1,12 +1,8 @@
-"""How an arm of the study is tuned, trained and timed; what is done is kept, arm by arm."""
+"""How an arm of the study is tuned, trained and timed."""
 
-import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -374,29 +370,6 @@ def _record_steps(problem: Problem, settings: Settings) -> np.ndarray:
     every = settings.measure_every
     wanted = np.geomspace(2 * every, problem.num_steps, settings.num_records - 1)
     return np.unique(np.concatenate([[0], (wanted / every).round().astype(int) * every]))
-
-
-def kept(folder: Path, name: str, settings: Any, make: Callable[[], Arrays]) -> Arrays:
-    """What `make` gives, read if it was made before with the same settings."""
-    plain = json.dumps({"format": FORMAT, **settings}, sort_keys=True, default=_plain)
-    digest = hashlib.sha256(plain.encode()).hexdigest()[:12]
-    path = folder / f"{name}-{digest}.npz"
-    if path.exists():
-        with np.load(path) as file:
-            return dict(file)
-    arrays = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    with draft.open("wb") as file:
-        np.savez(file, **arrays)
-    draft.replace(path)
-    return arrays
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    raise TypeError(f"{type(value).__name__} is no setting")
 
 
 def _batch(problem: Problem, instance: Instance) -> int:

@@ -9,9 +9,9 @@ results/animation/embeddings.gif; a minute on two cores.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -40,14 +40,20 @@ class Options:
     """How long it lasts."""
     seed: int = 1
     """Of everything. With 1, the first three dimensions are learned far from each other."""
-    shared: _training.Config = field(default_factory=_training.Config)
-    """Network and images."""
+    data: Literal["photos", "cifar10", "stl10"] = "photos"
+    """Images."""
+    data_dir: str | None = None
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
 
 
 def follow(options: Options) -> dict[str, np.ndarray]:
     """Train, and keep what the frames show."""
     recipe = resnet_small_init.CPU.barlow_twins
-    setup = _training.prepare(options.shared, recipe, options.seed)
+    num_probe = -(-options.num_points // recipe.batch_size) * recipe.batch_size
+    config = _training.Config(data=options.data, data_dir=options.data_dir, num_probe=num_probe)
+    key_data = jax.random.split(jax.random.key(options.seed), 3)[0]
+    labels = _images.choose(key_data, config.data, None, config.data_dir).labels
+    setup = _training.prepare(config, recipe, options.seed)
     x, x_prime = (view[: options.num_points] for view in (setup.x, setup.x_prime))
 
     @jax.jit
@@ -70,10 +76,8 @@ def follow(options: Options) -> dict[str, np.ndarray]:
         record_at=np.unique(np.r_[0, at.round().astype(int)]),
         progress="animation",
     )
-    key_data = jax.random.split(jax.random.key(options.seed), 3)[0]
-    config = options.shared
-    labels = _images.choose(key_data, config.data, config.num_images or None, None).labels
-    return {**run.records, "loss": run.metrics["loss"], "labels": labels[: options.num_points]}
+    shown = np.resize(labels, num_probe)[: options.num_points]
+    return {**run.records, "loss": run.metrics["loss"], "labels": shown}
 
 
 def learned_directions(found: dict[str, np.ndarray], num: int) -> np.ndarray:
@@ -149,12 +153,15 @@ def animate(options: Options, found: dict[str, np.ndarray]) -> None:
 
 def main(options: Options) -> None:
     """Train and draw; what a user can mend is one line."""
-    if options.num_frames < 2 or options.num_points < 4 * resnet_small_init.CPU.barlow_twins.dim:
-        sys.exit("animation: num_frames must be at least 2, num_points four times d")
+    least = 4 * resnet_small_init.CPU.barlow_twins.dim
+    if options.num_frames < 2 or options.num_points < least:
+        sys.exit(f"animation: num_frames must be >= 2 and num_points >= 4 d = {least}.")
     try:
         animate(options, follow(options))
-    except ValueError as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"animation: {error}")
+    except KeyboardInterrupt:
+        sys.exit("animation: interrupted")
     print(options.out)
 
 

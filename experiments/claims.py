@@ -3,17 +3,19 @@
 import sys
 from pathlib import Path
 
+from experiments.report import finished
 from sslstep import claims
 
 
 def main(root: Path = Path("results")) -> int:
     """Print the table; the exit status is 1 where nothing has been run yet."""
-    files = sorted(root.glob("*/*/claims.json"))
-    files = [file for file in files if not file.parent.name.endswith(".partial")]
-    if not files:
+    folders = sorted(finished(root))
+    if not folders:
         print(f"no claims in {root.resolve()}: run `make figures` first", file=sys.stderr)
         return 1
-    groups = [(str(file.parent.relative_to(root)), claims.load(file)) for file in files]
+    groups = [
+        (str(folder.relative_to(root)), claims.load(folder / "claims.json")) for folder in folders
+    ]
     print(claims.table(groups))
     return 0
 

@@ -71,11 +71,11 @@ def page(folders: list[Path]) -> str:
         [
             f'<a href="#{_anchor(folder)}">{html.escape(_title(folder))}</a>',
             f"{sum(claim.holds for claim in made)} of {len(made)}",
-            _about(folder).get("seconds", ""),
+            _about(folder).get("seconds of the last call", ""),
         ]
         for folder, made in read
     ]
-    contents = _table(["experiment", "claims that hold", "seconds"], rows)
+    contents = _table(["experiment", "claims that hold", "seconds of the last call"], rows)
     sections = "\n".join(_section(folder, made) for folder, made in read)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -26,10 +26,12 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from experiments import (
+    _kept,
     _speedup_arms,
     _speedup_problems,
     _speedup_training,
     _training,
+    speedup_figure,
     speedup_report,
 )
 from experiments._run import Arrays, Experiment, command
@@ -164,7 +166,12 @@ def run(config: Config, runs: Path) -> Arrays:
     settings = _speedup_training.Settings(
         config.measure_every, config.num_records, config.hold, config.settle
     )
-    shared = {"settings": settings, "seeds": config.seeds, "tuning_seeds": config.tuning_seeds}
+    shared = {
+        "format": _speedup_training.FORMAT,
+        "settings": settings,
+        "seeds": config.seeds,
+        "tuning_seeds": config.tuning_seeds,
+    }
     for case, problem, source in cases(config):
         images = _images_of(config, source)
         built = _build(case, problem, images)
@@ -185,14 +192,14 @@ def run(config: Config, runs: Path) -> Arrays:
                     settings,
                     bar,
                 )
-                found = _speedup_training.kept(
+                found = _kept.kept(
                     folder, f"{case}-{name}", {**described, "arm": name, "own": own}, make
                 )
                 bar.update(per_arm * done - bar.n)
                 arrays |= {f"{case}/{name}/{key}": value for key, value in found.items()}
                 chosen[name] = (arm, _speedup_training.Candidate(*map(float, found["chosen"])))
         steps = {name: candidate for name, (_, candidate) in chosen.items()}
-        seconds = _speedup_training.kept(
+        seconds = _kept.kept(
             folder,
             f"{case}-seconds",
             {**described, "rounds": config.rounds, "chosen": steps, "host": platform.node()},
@@ -282,7 +289,7 @@ EXPERIMENT = Experiment(
     __doc__ or "",
     {"cpu": Config(), "paper": PAPER},
     run,
-    speedup_report.plot,
+    speedup_figure.plot,
     speedup_report.check,
     trains=True,
     table=speedup_report.table,

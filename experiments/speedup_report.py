@@ -1,7 +1,7 @@
-"""What the study of speed-ups shows: ratios with their intervals, figures, a table, claims."""
+"""What the study of speed-ups shows: ratios with their intervals, a table, claims."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -9,10 +9,7 @@ import scipy.stats
 from experiments._run import Arrays
 from experiments._speedup_arms import ARMS
 from experiments._speedup_training import learned, levels_of
-from sslstep import claims, optim, plotting
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from sslstep import claims, optim
 
 TITLES = {
     "linear": "linear model",
@@ -21,14 +18,6 @@ TITLES = {
     "cifar10": "ResNet, CIFAR-10",
     "stl10": "ResNet, STL-10",
 }
-MARKERS = {"reference": "o", "obvious": "s", "remedy": "D", "combination": "^"}
-COLORS = {
-    "reference": "black",
-    "obvious": plotting.CATEGORIES[1],
-    "remedy": plotting.CATEGORIES[0],
-    "combination": plotting.CATEGORIES[2],
-}
-DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 
 
 class Ratio(NamedTuple):
@@ -80,7 +69,7 @@ def final_accuracy(arrays: Arrays, case: str, name: str) -> np.ndarray:
 
 def accuracy_margin(arrays: Arrays, case: str) -> float:
     """What is no difference: the standard deviation of Barlow Twins' final accuracy over seeds."""
-    return _mean(final_accuracy(arrays, case, "plain"))[1]
+    return mean_and_deviation(final_accuracy(arrays, case, "plain"))[1]
 
 
 def probes_tell(arrays: Arrays, case: str) -> bool:
@@ -88,13 +77,15 @@ def probes_tell(arrays: Arrays, case: str) -> bool:
     if not has_probe(arrays, case):
         return False
     gained = final_accuracy(arrays, case, "plain") - arrays[f"{case}/plain/accuracy"][:, 0]
-    mean, deviation = _mean(gained)
+    mean, deviation = mean_and_deviation(gained)
     return bool(mean > 2 * deviation / len(gained) ** 0.5)
 
 
 def times_to_accuracy(arrays: Arrays, case: str, name: str) -> np.ndarray:
     """From when each seed's probe stays as accurate as Barlow Twins in the end, to the margin."""
-    target = _mean(final_accuracy(arrays, case, "plain"))[0] - accuracy_margin(arrays, case)
+    target = mean_and_deviation(final_accuracy(arrays, case, "plain"))[0] - accuracy_margin(
+        arrays, case
+    )
     steps = np.asarray(arrays[f"{case}/{name}/record_steps"], float)
     out = []
     for curve in np.asarray(arrays[f"{case}/{name}/accuracy"]):
@@ -224,7 +215,7 @@ def _interval(value: Ratio, seeds: int) -> str:
     return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]{some}"
 
 
-def _mean(values: Any) -> tuple[float, float]:
+def mean_and_deviation(values: Any) -> tuple[float, float]:
     """And standard deviation, of the seeds that there are; nan of fewer than two."""
     there = np.asarray(values)[np.isfinite(values)]
     if len(there) < 2:
@@ -233,137 +224,8 @@ def _mean(values: Any) -> tuple[float, float]:
 
 
 def _spread(values: Any, digits: int) -> str:
-    mean, deviation = _mean(values)
+    mean, deviation = mean_and_deviation(values)
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}" if np.isfinite(mean) else "-"
-
-
-def plot(config: Any, arrays: Arrays) -> dict[str, Any]:
-    """The trade-off, arm by arm; and how dimensions are learned."""
-    return {"figure": _trade_off(config, arrays), "learned": _learned(config, arrays)}
-
-
-def _trade_off(config: Any, arrays: Arrays) -> Any:
-    import matplotlib.pyplot as plt
-    from matplotlib.lines import Line2D
-
-    cases = cases_of(arrays)
-    rows = [len(arms_of(config, arrays, case)) for case in cases]
-    fig, axes = plt.subplots(
-        len(cases),
-        4,
-        figsize=(7.4, 0.9 + 0.155 * sum(rows) + 0.35 * len(cases)),
-        squeeze=False,
-        gridspec_kw={"height_ratios": rows},
-    )
-    for case, line in zip(cases, axes, strict=True):
-        names = arms_of(config, arrays, case)
-        for ax in line:
-            ax.set_yticks(range(len(names)), labels=[])
-            ax.set_ylim(len(names) - 0.5, -0.5)
-            ax.grid(axis="y", color="0.92", linewidth=0.5)
-        line[0].set_yticks(range(len(names)), labels=[_label(name) for name in names], fontsize=6)
-        title = f"{TITLES[case]}: k = {target(config, case)}"
-        line[0].set_title(title, loc="left", fontsize=8)
-        for y, name in enumerate(names):
-            _arm(config, arrays, case, name, y, line)
-        probed, tells = has_probe(arrays, case), probes_tell(arrays, case)
-        for ax in line[: 2 if tells else 1]:
-            ax.axvline(1, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
-            _ratio_axis(ax)
-        for ax in [*([] if tells else [line[1]]), *([] if probed else line[2:])]:
-            ax.set_axis_off()
-        if probed:
-            mean = _mean(final_accuracy(arrays, case, "plain"))[0]
-            line[2].axvline(mean, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
-    labels = ("speed-up to k dims", "speed-up to accuracy", "final accuracy", "effective rank")
-    for ax, label in zip(axes[-1], labels, strict=True):
-        ax.set_xlabel(label)
-    handles = [
-        Line2D([], [], linestyle="", marker=marker, color=COLORS[kind], label=kind)
-        for kind, marker in MARKERS.items()
-    ]
-    for label, face in (("by steps", "0.3"), ("by seconds", "white")):
-        handles.append(
-            Line2D([], [], linestyle="", marker="o", color="0.3", markerfacecolor=face, label=label)
-        )
-    fig.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=6, markerscale=0.7)
-    return fig
-
-
-def _arm(config: Any, arrays: Arrays, case: str, name: str, y: int, line: Any) -> None:
-    """One row of the panels of one problem."""
-    arm = ARMS[name]
-    color = COLORS[arm.kind]
-    style: dict[str, Any] = {"fmt": MARKERS[arm.kind], "color": color, "markersize": 3.5}
-    style |= {"elinewidth": 0.8, "capsize": 0}
-    for ax, to in zip(line[:2], ("dimensions", "accuracy"), strict=True):
-        if (to == "dimensions" and arm.measured is None) or (
-            to == "accuracy" and not probes_tell(arrays, case)
-        ):
-            continue
-        pair = ratios(config, arrays, case, name, to=to)
-        for value, shift, face in zip(pair, (-0.17, 0.17), (color, "white"), strict=True):
-            if np.isfinite(value.mean):
-                error = [[value.mean - value.low], [value.high - value.mean]]
-                faint = 1.0 if value.num == len(config.seeds) else 0.35
-                ax.errorbar(
-                    value.mean, y + shift, xerr=error, markerfacecolor=face, alpha=faint, **style
-                )
-    if has_probe(arrays, case):
-        for ax, values in (
-            (line[2], final_accuracy(arrays, case, name)),
-            (line[3], arrays[f"{case}/{name}/rank_h"]),
-        ):
-            mean, deviation = _mean(values)
-            ax.errorbar(mean, y, xerr=deviation, **style)
-
-
-def _ratio_axis(ax: "Axes") -> None:
-    """Logarithmic, with ticks at powers of two or four."""
-    ax.set_xscale("log")
-    low, high = ax.get_xlim()
-    low, high = max(min(low, 0.8), 0.1), min(max(high, 2.5), 300)
-    base = 2 if high / low < 64 else 4
-    powers = [float(base) ** k for k in range(-4, 9) if low <= float(base) ** k <= high]
-    ax.set_xlim(low, high)
-    ax.set_xticks(powers, labels=[f"{p:g}" if p >= 1 else f"1/{1 / p:g}" for p in powers])
-    ax.set_xticks([], minor=True)
-
-
-def _learned(config: Any, arrays: Arrays) -> Any:
-    """How many dimensions are learned along training, the median over seeds."""
-    import matplotlib.pyplot as plt
-
-    cases, kinds = cases_of(arrays), ("obvious", "remedy", "combination")
-    fig, axes = plt.subplots(
-        len(cases), 3, figsize=(7.2, 1.3 + 1.6 * len(cases)), squeeze=False, sharey="row"
-    )
-    for case, line in zip(cases, axes, strict=True):
-        for ax, kind in zip(line, kinds, strict=True):
-            shown = [
-                name
-                for name in arms_of(config, arrays, case)
-                if ARMS[name].measured is not None and ARMS[name].kind in ("reference", kind)
-            ]
-            colors = ["black", "0.5", *plotting.CATEGORIES]
-            for name, color, dash in zip(shown, colors, DASHES, strict=False):
-                times = np.sort(np.median(times_learned(arrays, case, name), axis=0))
-                there = np.maximum(times[np.isfinite(times)], 1)
-                counts = np.arange(1, len(there) + 1)
-                ax.step(
-                    there, counts, where="post", color=color, ls=dash, lw=1.1, label=_label(name)
-                )
-                ax.plot(there[-1:], counts[-1:], ".", color=color, markersize=3)
-            ax.set_xscale("log")
-        line[0].set_ylabel(f"{TITLES[case]}\ndimensions learned", fontsize=7)
-    for ax in axes[-1]:
-        ax.set_xlabel("step")
-    plotting.label_panels(list(axes.ravel()))
-    for ax in axes[-1]:
-        ax.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=1, fontsize=6, handlelength=3
-        )
-    return fig
 
 
 def check(config: Any, arrays: Arrays) -> list[claims.Claim]:
@@ -381,7 +243,7 @@ def check(config: Any, arrays: Arrays) -> list[claims.Claim]:
         if not remedies:
             continue
         best = min(remedies, key=lambda name: _tuned(arrays, case, name))
-        what = f"{TITLES[case]}: {_label(best)}, the remedy that is fastest in tuning,"
+        what = f"{TITLES[case]}: {label_of(best)}, the remedy that is fastest in tuning,"
         k = target(config, case)
         out.append(
             claims.above(
@@ -396,7 +258,7 @@ def check(config: Any, arrays: Arrays) -> list[claims.Claim]:
             rival = min(obvious, key=lambda name: _tuned(arrays, case, name))
             out.append(
                 claims.above(
-                    f"{what} against {_label(rival)}, the fastest of what is obvious: the same",
+                    f"{what} against {label_of(rival)}, the fastest of what is obvious: the same",
                     "beyond the paper",
                     expected=1.0,
                     measured=_lower(config, arrays, case, best, rival),
@@ -416,7 +278,7 @@ def check(config: Any, arrays: Arrays) -> list[claims.Claim]:
     return out
 
 
-def _label(name: str) -> str:
+def label_of(name: str) -> str:
     return ARMS[name].label
 
 

@@ -1,0 +1,163 @@
+"""How the study of speed-ups is drawn."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments._run import Arrays
+from experiments._speedup_arms import ARMS
+from experiments.speedup_report import (
+    TITLES,
+    arms_of,
+    cases_of,
+    final_accuracy,
+    has_probe,
+    label_of,
+    mean_and_deviation,
+    probes_tell,
+    ratios,
+    target,
+    times_learned,
+)
+from sslstep import plotting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKERS = {"reference": "o", "obvious": "s", "remedy": "D", "combination": "^"}
+COLORS = {
+    "reference": "black",
+    "obvious": plotting.CATEGORIES[1],
+    "remedy": plotting.CATEGORIES[0],
+    "combination": plotting.CATEGORIES[2],
+}
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+
+
+def plot(config: Any, arrays: Arrays) -> dict[str, Any]:
+    """The trade-off, arm by arm; and how dimensions are learned."""
+    return {"figure": _trade_off(config, arrays), "learned": _learned(config, arrays)}
+
+
+def _trade_off(config: Any, arrays: Arrays) -> Any:
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+
+    cases = cases_of(arrays)
+    rows = [len(arms_of(config, arrays, case)) for case in cases]
+    fig, axes = plt.subplots(
+        len(cases),
+        4,
+        figsize=(7.4, 0.9 + 0.155 * sum(rows) + 0.35 * len(cases)),
+        squeeze=False,
+        gridspec_kw={"height_ratios": rows},
+    )
+    for case, line in zip(cases, axes, strict=True):
+        names = arms_of(config, arrays, case)
+        for ax in line:
+            ax.set_yticks(range(len(names)), labels=[])
+            ax.set_ylim(len(names) - 0.5, -0.5)
+            ax.grid(axis="y", color="0.92", linewidth=0.5)
+        line[0].set_yticks(range(len(names)), labels=[label_of(name) for name in names], fontsize=6)
+        title = f"{TITLES[case]}: k = {target(config, case)}"
+        line[0].set_title(title, loc="left", fontsize=8)
+        for y, name in enumerate(names):
+            _arm(config, arrays, case, name, y, line)
+        probed, tells = has_probe(arrays, case), probes_tell(arrays, case)
+        for ax in line[: 2 if tells else 1]:
+            ax.axvline(1, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
+            _ratio_axis(ax)
+        for ax in [*([] if tells else [line[1]]), *([] if probed else line[2:])]:
+            ax.set_axis_off()
+        if probed:
+            mean = mean_and_deviation(final_accuracy(arrays, case, "plain"))[0]
+            line[2].axvline(mean, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
+    labels = ("speed-up to k dims", "speed-up to accuracy", "final accuracy", "effective rank")
+    for ax, label in zip(axes[-1], labels, strict=True):
+        ax.set_xlabel(label)
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, color=COLORS[kind], label=kind)
+        for kind, marker in MARKERS.items()
+    ]
+    for label, face in (("by steps", "0.3"), ("by seconds", "white")):
+        handles.append(
+            Line2D([], [], linestyle="", marker="o", color="0.3", markerfacecolor=face, label=label)
+        )
+    fig.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=6, markerscale=0.7)
+    return fig
+
+
+def _arm(config: Any, arrays: Arrays, case: str, name: str, y: int, line: Any) -> None:
+    """One row of the panels of one problem."""
+    arm = ARMS[name]
+    color = COLORS[arm.kind]
+    style: dict[str, Any] = {"fmt": MARKERS[arm.kind], "color": color, "markersize": 3.5}
+    style |= {"elinewidth": 0.8, "capsize": 0}
+    for ax, to in zip(line[:2], ("dimensions", "accuracy"), strict=True):
+        if (to == "dimensions" and arm.measured is None) or (
+            to == "accuracy" and not probes_tell(arrays, case)
+        ):
+            continue
+        pair = ratios(config, arrays, case, name, to=to)
+        for value, shift, face in zip(pair, (-0.17, 0.17), (color, "white"), strict=True):
+            if np.isfinite(value.mean):
+                error = [[value.mean - value.low], [value.high - value.mean]]
+                faint = 1.0 if value.num == len(config.seeds) else 0.35
+                ax.errorbar(
+                    value.mean, y + shift, xerr=error, markerfacecolor=face, alpha=faint, **style
+                )
+    if has_probe(arrays, case):
+        for ax, values in (
+            (line[2], final_accuracy(arrays, case, name)),
+            (line[3], arrays[f"{case}/{name}/rank_h"]),
+        ):
+            mean, deviation = mean_and_deviation(values)
+            ax.errorbar(mean, y, xerr=deviation, **style)
+
+
+def _ratio_axis(ax: "Axes") -> None:
+    """Logarithmic, with ticks at powers of two or four."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    low, high = max(min(low, 0.8), 0.1), min(max(high, 2.5), 300)
+    base = 2 if high / low < 64 else 4
+    powers = [float(base) ** k for k in range(-4, 9) if low <= float(base) ** k <= high]
+    ax.set_xlim(low, high)
+    ax.set_xticks(powers, labels=[f"{p:g}" if p >= 1 else f"1/{1 / p:g}" for p in powers])
+    ax.set_xticks([], minor=True)
+
+
+def _learned(config: Any, arrays: Arrays) -> Any:
+    """How many dimensions are learned along training, the median over seeds."""
+    import matplotlib.pyplot as plt
+
+    cases, kinds = cases_of(arrays), ("obvious", "remedy", "combination")
+    fig, axes = plt.subplots(
+        len(cases), 3, figsize=(7.2, 1.3 + 1.6 * len(cases)), squeeze=False, sharey="row"
+    )
+    for case, line in zip(cases, axes, strict=True):
+        for ax, kind in zip(line, kinds, strict=True):
+            shown = [
+                name
+                for name in arms_of(config, arrays, case)
+                if ARMS[name].measured is not None and ARMS[name].kind in ("reference", kind)
+            ]
+            colors = ["black", "0.5", *plotting.CATEGORIES]
+            for name, color, dash in zip(shown, colors, DASHES, strict=False):
+                times = np.sort(np.median(times_learned(arrays, case, name), axis=0))
+                there = np.maximum(times[np.isfinite(times)], 1)
+                counts = np.arange(1, len(there) + 1)
+                ax.step(
+                    there, counts, where="post", color=color, ls=dash, lw=1.1, label=label_of(name)
+                )
+                ax.plot(there[-1:], counts[-1:], ".", color=color, markersize=3)
+            ax.set_xscale("log")
+        line[0].set_ylabel(f"{TITLES[case]}\ndimensions learned", fontsize=7)
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
+    plotting.label_panels(list(axes.ravel()))
+    for ax in axes[-1]:
+        ax.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=1, fontsize=6, handlelength=3
+        )
+    return fig
