@@ -103,15 +103,16 @@ def levels_of(arm: Arm, dim: int) -> np.ndarray:
 
 
 def learned(eigenvalues: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Whether k = 1...d dimensions are learned, (..., d): the k largest within twice their level.
+    """Whether at least k = 1...d dimensions are learned, (..., d).
 
-    Beyond twice they are not learned but thrown too far.
+    Exactly k are while the k largest are within twice their level, which may fall with k. Beyond
+    twice they are not learned but thrown too far.
     """
-    out = []
+    exactly = []
     for k, level in enumerate(levels, start=1):
         largest = eigenvalues[..., :k]
-        out.append(((largest > level / 2) & (largest < 2 * level)).all(axis=-1))
-    return np.stack(out, axis=-1)
+        exactly.append(((largest > level / 2) & (largest < 2 * level)).all(axis=-1))
+    return np.logical_or.accumulate(np.stack(exactly[::-1], axis=-1), axis=-1)[..., ::-1]
 
 
 def train_once(
