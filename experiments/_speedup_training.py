@@ -17,7 +17,10 @@ from sslstep import train
 from sslstep.measure import spectrum
 
 # Of what is kept. Counted up when code changes what an arm of the same settings is.
-FORMAT = 2
+FORMAT = 3
+# Eigenvalues of so many times their level are no longer learned but thrown too far. Losses that are
+# flat above their minimum (G.3) let them stay at a few times.
+TOO_FAR = 10.0
 Arrays = dict[str, Any]
 
 
@@ -105,13 +108,13 @@ def levels_of(arm: Arm, dim: int) -> np.ndarray:
 def learned(eigenvalues: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Whether at least k = 1...d dimensions are learned, (..., d).
 
-    Exactly k are while the k largest are within twice their level, which may fall with k. Beyond
-    twice they are not learned but thrown too far.
+    Exactly k are while the k largest are above half their level, which may fall with k, and not
+    thrown too far.
     """
     exactly = []
     for k, level in enumerate(levels, start=1):
         largest = eigenvalues[..., :k]
-        exactly.append(((largest > level / 2) & (largest < 2 * level)).all(axis=-1))
+        exactly.append(((largest > level / 2) & (largest < TOO_FAR * level)).all(axis=-1))
     return np.logical_or.accumulate(np.stack(exactly[::-1], axis=-1), axis=-1)[..., ::-1]
 
 

@@ -109,7 +109,7 @@ def test_times_are_of_what_lasts():
 
 def test_what_is_thrown_too_far_is_not_learned():
     steps, ones = np.arange(0, 50, 10), np.ones(2)
-    curve = np.array([[0.0, 0.0], [40.0, 0.8], [2.5, 0.9], [1.5, 0.9], [1.0, 1.0]])
+    curve = np.array([[0.0, 0.0], [40.0, 0.8], [12.5, 0.9], [7.5, 0.9], [1.0, 1.0]])
     times = _speedup_training.times_of(steps, curve, ones, hold=2)
     np.testing.assert_allclose(times, [30.0, 30.0])  # the second waits for the first to be back
 
