@@ -12,6 +12,7 @@ from sslstep import claims, simulate
 
 SMALL = mlp.Config(num_images=12, crop=6, dim=3, width=256, num_records=100, num_draws=3)
 FILES = {"config.json", "arrays.npz", "figure.png", "figure.pdf", "claims.json", "log.txt"}
+FILES |= {"about.json"}
 
 
 def options(config):
