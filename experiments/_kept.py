@@ -16,9 +16,7 @@ def kept(
     folder: Path, name: str, settings: Mapping[str, Any], make: Callable[[], Arrays]
 ) -> Arrays:
     """What `make` gives, read if it was made before with the same settings."""
-    plain = json.dumps(settings, sort_keys=True, default=_plain)
-    digest = hashlib.sha256(plain.encode()).hexdigest()[:12]
-    path = folder / f"{name}-{digest}.npz"
+    path = folder / f"{name}-{digest(settings)}.npz"
     if path.exists():
         with np.load(path) as file:
             return dict(file)
@@ -29,6 +27,12 @@ def kept(
         np.savez(file, **arrays)
     draft.replace(path)
     return arrays
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Different for different settings."""
+    text = json.dumps(settings, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _plain(value: Any) -> Any:

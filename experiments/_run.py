@@ -199,7 +199,7 @@ def _about(experiment: Experiment[C], options: Options[C]) -> dict[str, str]:
         "what": experiment.doc.splitlines()[0],
         "preset": options.preset,
         "date": time.strftime("%Y-%m-%d"),
-        "device": ", ".join(f"{d.device_kind} ({d.platform})" for d in jax.devices()),
+        "device": _devices(),
         "host": f"{platform.machine()}, {os.cpu_count()} cores",
         "Python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
@@ -207,8 +207,11 @@ def _about(experiment: Experiment[C], options: Options[C]) -> dict[str, str]:
 
 
 def _machine() -> str:
-    devices = ", ".join(f"{d.device_kind} ({d.platform})" for d in jax.devices())
-    return f"JAX {jax.__version__} on {devices}, Python {platform.python_version()}"
+    return f"JAX {jax.__version__} on {_devices()}, Python {platform.python_version()}"
+
+
+def _devices() -> str:
+    return ", ".join(f"{d.device_kind} ({d.platform})" for d in jax.devices())
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments._recipes import BarlowTwins
-from sslstep import losses, optim
+from sslstep import _spectral, losses, optim
 
 Name = Literal[
     "plain",
@@ -31,6 +31,8 @@ Name = Literal[
 NAMES: tuple[Name, ...] = get_args(Name)
 Rates = Literal["descent", "momentum", "vicreg", "adam", "lars"]
 Kind = Literal["reference", "obvious", "remedy", "combination"]
+# From an arm's own number, which may be traced, to the loss of a batch.
+ByNumber = Callable[[Any], Callable[..., jax.Array]]
 
 
 class Arm(NamedTuple):
@@ -48,7 +50,7 @@ class Arm(NamedTuple):
 
     label: str
     kind: Kind
-    loss: Callable[[Any], Callable[..., jax.Array]]
+    loss: ByNumber
     optimizer: Callable[[Any], optax.GradientTransformation] = optim.sgd
     own: Literal["alphas", "softenings", "leaks", "widths"] | None = None
     rates: Rates = "descent"
@@ -61,22 +63,26 @@ _barlow_twins = BarlowTwins().loss_fn()
 SOFTENING, LEAK = 1e-3, 0.1
 
 
-def _plain(_: Any) -> Callable[..., jax.Array]:
-    return _barlow_twins
+def _fixed(loss: Callable[..., jax.Array]) -> ByNumber:
+    """A loss without a number of its own."""
+    return lambda _: loss
 
 
-def _vicreg(_: Any) -> Callable[..., jax.Array]:
-    return losses.vicreg
+def _by_eigenvalues(loss: Callable[..., jax.Array], own: str) -> ByNumber:
+    """A loss on transformed eigenvalues, by its own number."""
+    return lambda value: partial(loss, batch_norm=False, **{own: value})
+
+
+def _preconditioned(loss: Callable[..., jax.Array], **settings: Any) -> ByNumber:
+    """A loss with preconditioned gradients, by α."""
+    return lambda alpha: optim.preconditioned(loss, alpha=alpha, **settings)
 
 
 def _sharpened_smoothed(leak: Any) -> Callable[..., jax.Array]:
     """The square root of eigenvalues below 1; above, almost nothing."""
-    shift = SOFTENING**0.5
-    unit = (1 + SOFTENING) ** 0.5 + shift
 
     def transform(x: jax.Array) -> jax.Array:
-        root = x * unit / (jnp.sqrt(jnp.abs(x) + SOFTENING) + shift)
-        return jnp.where(x > 1, 1 + leak * (1 - root), root)
+        return _spectral.smooth(_spectral.sharpen(x, SOFTENING), leak)
 
     return partial(losses.spectral_barlow_twins, transform=transform, batch_norm=False)
 
@@ -99,69 +105,58 @@ def whitened_mse(z: jax.Array, z_prime: jax.Array) -> jax.Array:
     return jnp.sum((first - second) ** 2) / z.shape[0]
 
 
+_smoothed = partial(losses.smoothed_barlow_twins, leak=LEAK, batch_norm=False)
+_momentum = partial(optim.sgd, momentum=0.9)
+
 ARMS: Mapping[str, Arm] = {
-    "plain": Arm("Barlow Twins", "reference", _plain),
-    "vicreg": Arm("VICReg", "reference", _vicreg, rates="vicreg", measured="covariance"),
-    "momentum": Arm(
-        "momentum 0.9", "obvious", _plain, partial(optim.sgd, momentum=0.9), rates="momentum"
+    "plain": Arm("Barlow Twins", "reference", _fixed(_barlow_twins)),
+    "vicreg": Arm(
+        "VICReg", "reference", _fixed(losses.vicreg), rates="vicreg", measured="covariance"
     ),
-    "adam": Arm("Adam", "obvious", _plain, optax.adam, rates="adam"),
-    "lars": Arm("LARS", "obvious", _plain, partial(optim.lars, weight_decay=0.0), rates="lars"),
-    "whitening": Arm("whitening", "obvious", lambda _: whitened_mse, measured=None),
-    "preconditioned": Arm(
-        "preconditioned",
-        "remedy",
-        lambda alpha: optim.preconditioned(_barlow_twins, alpha=alpha),
-        own="alphas",
+    "momentum": Arm("momentum 0.9", "obvious", _fixed(_barlow_twins), _momentum, rates="momentum"),
+    "adam": Arm("Adam", "obvious", _fixed(_barlow_twins), optax.adam, rates="adam"),
+    "lars": Arm(
+        "LARS",
+        "obvious",
+        _fixed(_barlow_twins),
+        partial(optim.lars, weight_decay=0.0),
+        rates="lars",
     ),
+    "whitening": Arm("whitening", "obvious", _fixed(whitened_mse), measured=None),
+    "preconditioned": Arm("preconditioned", "remedy", _preconditioned(_barlow_twins), own="alphas"),
     "sharpened": Arm(
         "sharpened",
         "remedy",
-        lambda softening: partial(
-            losses.sharpened_barlow_twins, softening=softening, batch_norm=False
-        ),
+        _by_eigenvalues(losses.sharpened_barlow_twins, "softening"),
         own="softenings",
     ),
     "smoothed": Arm(
-        "smoothed",
-        "remedy",
-        lambda leak: partial(losses.smoothed_barlow_twins, leak=leak, batch_norm=False),
-        own="leaks",
+        "smoothed", "remedy", _by_eigenvalues(losses.smoothed_barlow_twins, "leak"), own="leaks"
     ),
     "quartic": Arm(
-        "quartic", "remedy", lambda _: partial(losses.quartic_barlow_twins, batch_norm=False)
+        "quartic", "remedy", _fixed(partial(losses.quartic_barlow_twins, batch_norm=False))
     ),
     "hinge": Arm(
-        "hinge",
-        "remedy",
-        lambda width: partial(losses.hinge_barlow_twins, width=width, batch_norm=False),
-        own="widths",
+        "hinge", "remedy", _by_eigenvalues(losses.hinge_barlow_twins, "width"), own="widths"
     ),
     "sharpened_smoothed": Arm(
         "sharpened, smoothed", "combination", _sharpened_smoothed, own="leaks"
     ),
     "combined": Arm(
-        "preconditioned, smoothed",
-        "combination",
-        lambda alpha: optim.preconditioned(
-            partial(losses.smoothed_barlow_twins, leak=LEAK, batch_norm=False), alpha=alpha
-        ),
-        own="alphas",
+        "preconditioned, smoothed", "combination", _preconditioned(_smoothed), own="alphas"
     ),
     "combined_momentum": Arm(
         "the same, momentum 0.9",
         "combination",
-        lambda alpha: optim.preconditioned(
-            partial(losses.smoothed_barlow_twins, leak=LEAK, batch_norm=False), alpha=alpha
-        ),
-        partial(optim.sgd, momentum=0.9),
+        _preconditioned(_smoothed),
+        _momentum,
         own="alphas",
         rates="momentum",
     ),
     "preconditioned_vicreg": Arm(
         "preconditioned VICReg",
         "combination",
-        lambda alpha: optim.preconditioned(losses.vicreg, alpha=alpha, centre=True),
+        _preconditioned(losses.vicreg, centre=True),
         own="alphas",
         rates="vicreg",
         measured="covariance",

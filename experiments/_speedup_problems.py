@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen
 
-from experiments import _images, _training
+from experiments import _training
 from experiments._recipes import BarlowTwins
 from sslstep import data, nn, train
 
@@ -138,30 +139,21 @@ def build_linear(problem: Linear) -> Built:
 
 def build_images(problem: MLP | ResNet, images: _training.Config) -> Built:
     """A network on two crops of each image, and the probe of its hidden representations."""
-    recipe = BarlowTwins(dim=problem.dim, hidden=(128,), batch_size=problem.batch_size)
+    hidden = () if isinstance(problem, MLP) else problem.hidden
+    recipe = BarlowTwins(dim=problem.dim, hidden=hidden, batch_size=problem.batch_size)
     if isinstance(problem, MLP):
-        network = nn.Encoder(_HiddenLayer(problem.width), nn.Projector((), problem.dim))
+        network = nn.Encoder(_HiddenLayer(problem.width), recipe.head())
     else:
-        recipe = BarlowTwins(dim=problem.dim, hidden=problem.hidden, batch_size=problem.batch_size)
         network = _training.network(images, recipe)
     views_fn = partial(data.two_views, views=recipe.make_views(images.size))
-    two_views = jax.jit(views_fn)
 
     def instance(seed: int) -> Instance:
-        key_data, key_probe, key_network = jax.random.split(jax.random.key(seed), 3)
-        chosen = _images.choose(
-            key_data, images.data, images.num_images or None, images.data_dir
-        ).images
-        fixed = chosen[np.arange(images.num_probe) % len(chosen)]
-        x, x_prime = two_views(jax.random.split(key_probe, len(fixed)), fixed)
-        state = initial(key_network, network, x, problem.init_scale)
-        return Instance(state, chosen, x, x_prime)
+        chosen, _, x, x_prime, key = _training.samples(images, views_fn, seed)
+        return Instance(initial(key, network, x, problem.init_scale), chosen, x, x_prime)
 
     return Built(network, views_fn, instance, _training.accuracy_of(images, recipe, network))
 
 
 def initial(key: jax.Array, network: Any, x: jax.Array, scale: float) -> train.TrainState:
     """A state without an optimiser's."""
-    import optax
-
     return train.init_state(key, network, optax.identity(), x, init_scale=scale)

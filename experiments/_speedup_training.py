@@ -141,7 +141,7 @@ def train_once(
     waits = settings.hold * every  # for what is learned to have lasted
     rate, own = (jnp.asarray(value, jnp.float32) for value in candidate)
     eigenvalues, steps, accuracy, losses = [], [], [], [0.0]
-    finite, pruned = True, False
+    finite, pruned, reached = True, False, np.inf
     for step in range(0, problem.num_steps + 1, every):
         if step:
             indices = train.batch_indices(
@@ -163,8 +163,10 @@ def train_once(
         if step in records:
             accuracy += [float(value) for value in built.accuracy(state).values()]
         if within is not None and arm.measured is not None:
-            times = times_of(np.asarray(steps), np.asarray(eigenvalues), levels, settings.hold)
-            reached = times[problem.target - 1]
+            # Whatever is reached is so while it is learned, and then for good.
+            if np.isinf(reached) and learned(spectra, levels)[problem.target - 1]:
+                times = times_of(np.asarray(steps), np.asarray(eigenvalues), levels, settings.hold)
+                reached = times[problem.target - 1]
             pruned = not np.isfinite(reached) and step > within + waits
             if pruned or step > reached + settings.settle:
                 break

@@ -6,8 +6,6 @@ experiment that wants the same run reads it, or goes on with it where it was int
 
 import dataclasses
 import fcntl
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ import optax
 from flax import serialization
 from jax.tree_util import Partial
 
-from experiments import _images
+from experiments import _images, _kept
 from experiments._recipes import LABELS, METHODS, Method, Recipe, Recipes
 from sslstep import data, nn, train
 from sslstep.measure import probe
@@ -113,6 +111,27 @@ def parts(config: Config, recipe: Recipe) -> Parts:
     return Parts(model, optimizer, views_fn, step)
 
 
+class Samples(NamedTuple):
+    """What a run of one seed sees."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    x: jax.Array  # the fixed pairs
+    x_prime: jax.Array
+    key: jax.Array  # for the network
+
+
+def samples(config: Config, views_fn: Callable[..., Any], seed: int) -> Samples:
+    """The images, and the pairs on which spectra are measured."""
+    key_data, key_probe, key_network = jax.random.split(jax.random.key(seed), 3)
+    images, labels, _ = _images.choose(
+        key_data, config.data, config.num_images or None, config.data_dir
+    )
+    fixed = images[np.arange(config.num_probe) % len(images)]
+    x, x_prime = jax.jit(views_fn)(jax.random.split(key_probe, len(fixed)), fixed)
+    return Samples(images, labels, x, x_prime, key_network)
+
+
 class Setup(NamedTuple):
     """All that a run is made of."""
 
@@ -120,21 +139,17 @@ class Setup(NamedTuple):
     step: train.Step
     state: train.TrainState
     images: np.ndarray
+    labels: np.ndarray
     x: jax.Array  # the fixed pairs
     x_prime: jax.Array
 
 
 def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
     """The step, its initial state, the images, and the pairs on which spectra are measured."""
-    key_data, key_probe, key_network = jax.random.split(jax.random.key(seed), 3)
-    images = _images.choose(
-        key_data, config.data, config.num_images or None, config.data_dir
-    ).images
     model, optimizer, views_fn, step = parts(config, recipe)
-    fixed = images[np.arange(config.num_probe) % len(images)]
-    x, x_prime = jax.jit(views_fn)(jax.random.split(key_probe, len(fixed)), fixed)
-    state = train.init_state(key_network, model, optimizer, x, init_scale=recipe.init_scale)
-    return Setup(model, step, state, images, x, x_prime)
+    images, labels, x, x_prime, key = samples(config, views_fn, seed)
+    state = train.init_state(key, model, optimizer, x, init_scale=recipe.init_scale)
+    return Setup(model, step, state, images, labels, x, x_prime)
 
 
 def fit(
@@ -327,9 +342,8 @@ def _settings(config: Config, method: Method, recipe: Recipe, seed: int) -> dict
 
 def _folder_name(settings: dict[str, Any]) -> str:
     """Readable, and different for different settings."""
-    text = json.dumps(settings, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return f"{settings['method']}-{settings['data']}-seed{settings['seed']}-{digest}"
+    name = f"{settings['method']}-{settings['data']}-seed{settings['seed']}"
+    return f"{name}-{_kept.digest(settings)}"
 
 
 def record_steps(num_steps: int, num: int) -> np.ndarray:

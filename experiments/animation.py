@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import _images, _training, resnet_small_init
+from experiments import _training, resnet_small_init
 from sslstep import plotting, train
 from sslstep.measure import spectrum
 
@@ -51,8 +51,6 @@ def follow(options: Options) -> dict[str, np.ndarray]:
     recipe = resnet_small_init.CPU.barlow_twins
     num_probe = -(-options.num_points // recipe.batch_size) * recipe.batch_size
     config = _training.Config(data=options.data, data_dir=options.data_dir, num_probe=num_probe)
-    key_data = jax.random.split(jax.random.key(options.seed), 3)[0]
-    labels = _images.choose(key_data, config.data, None, config.data_dir).labels
     setup = _training.prepare(config, recipe, options.seed)
     x, x_prime = (view[: options.num_points] for view in (setup.x, setup.x_prime))
 
@@ -76,7 +74,7 @@ def follow(options: Options) -> dict[str, np.ndarray]:
         record_at=np.unique(np.r_[0, at.round().astype(int)]),
         progress="animation",
     )
-    shown = np.resize(labels, num_probe)[: options.num_points]
+    shown = np.resize(setup.labels, num_probe)[: options.num_points]
     return {**run.records, "loss": run.metrics["loss"], "labels": shown}
 
 

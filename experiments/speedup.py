@@ -12,7 +12,7 @@ tuned Barlow Twins ends with; seconds, by steps timed in turn; final accuracy an
 
 Rows of the figure: problems. Columns: how many times fewer steps and seconds than tuned Barlow
 Twins from the same seed, with 95% intervals; the final accuracy; the effective rank. table.md has
-all numbers. Preset cpu: up to 40 minutes on two cores. Interrupted, it goes on at the arm where it
+all numbers. Preset cpu: some 40 minutes on two cores. Interrupted, it goes on at the arm where it
 was.
 """
 

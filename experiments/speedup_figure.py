@@ -31,6 +31,12 @@ COLORS = {
     "remedy": plotting.CATEGORIES[0],
     "combination": plotting.CATEGORIES[2],
 }
+LABELS = {
+    "dimensions": "speed-up to k dims",
+    "accuracy": "speed-up to accuracy",
+    "final accuracy": "final accuracy",
+    "rank": "effective rank of $h$",
+}
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 
 
@@ -45,9 +51,13 @@ def _trade_off(config: Any, arrays: Arrays) -> Any:
 
     cases = cases_of(arrays)
     rows = [len(arms_of(config, arrays, case)) for case in cases]
+    # What no problem has needs no column.
+    tell = any(probes_tell(arrays, case) for case in cases)
+    probe = any(has_probe(arrays, case) for case in cases)
+    columns = ["dimensions", *["accuracy"] * tell, *["final accuracy", "rank"] * probe]
     fig, axes = plt.subplots(
         len(cases),
-        4,
+        len(columns),
         figsize=(7.4, 0.9 + 0.155 * sum(rows) + 0.35 * len(cases)),
         squeeze=False,
         gridspec_kw={"height_ratios": rows},
@@ -62,19 +72,21 @@ def _trade_off(config: Any, arrays: Arrays) -> Any:
         title = f"{TITLES[case]}: k = {target(config, case)}"
         line[0].set_title(title, loc="left", fontsize=8)
         for y, name in enumerate(names):
-            _arm(config, arrays, case, name, y, line)
-        probed, tells = has_probe(arrays, case), probes_tell(arrays, case)
-        for ax in line[: 2 if tells else 1]:
-            ax.axvline(1, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
-            _ratio_axis(ax)
-        for ax in [*([] if tells else [line[1]]), *([] if probed else line[2:])]:
-            ax.set_axis_off()
-        if probed:
-            mean = mean_and_deviation(final_accuracy(arrays, case, "plain"))[0]
-            line[2].axvline(mean, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
-    labels = ("speed-up to k dims", "speed-up to accuracy", "final accuracy", "effective rank")
-    for ax, label in zip(axes[-1], labels, strict=True):
-        ax.set_xlabel(label)
+            for column, ax in zip(columns, line, strict=True):
+                _arm(config, arrays, case, name, y, column, ax)
+        for column, ax in zip(columns, line, strict=True):
+            if not _has(arrays, case, column):
+                ax.set_axis_off()
+                continue
+            reference = 1.0
+            if column == "final accuracy":
+                reference = mean_and_deviation(final_accuracy(arrays, case, "plain"))[0]
+            if column != "rank":
+                ax.axvline(reference, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
+            if column in ("dimensions", "accuracy"):
+                _ratio_axis(ax)
+    for column, ax in zip(columns, axes[-1], strict=True):
+        ax.set_xlabel(LABELS[column])
     handles = [
         Line2D([], [], linestyle="", marker=marker, color=COLORS[kind], label=kind)
         for kind, marker in MARKERS.items()
@@ -87,32 +99,37 @@ def _trade_off(config: Any, arrays: Arrays) -> Any:
     return fig
 
 
-def _arm(config: Any, arrays: Arrays, case: str, name: str, y: int, line: Any) -> None:
-    """One row of the panels of one problem."""
+def _has(arrays: Arrays, case: str, column: str) -> bool:
+    """Whether a problem has anything to show there."""
+    if column == "accuracy":
+        return probes_tell(arrays, case)
+    return column == "dimensions" or has_probe(arrays, case)
+
+
+def _arm(
+    config: Any, arrays: Arrays, case: str, name: str, y: int, column: str, ax: "Axes"
+) -> None:
+    """One row of one panel."""
     arm = ARMS[name]
     color = COLORS[arm.kind]
     style: dict[str, Any] = {"fmt": MARKERS[arm.kind], "color": color, "markersize": 3.5}
     style |= {"elinewidth": 0.8, "capsize": 0}
-    for ax, to in zip(line[:2], ("dimensions", "accuracy"), strict=True):
-        if (to == "dimensions" and arm.measured is None) or (
-            to == "accuracy" and not probes_tell(arrays, case)
-        ):
-            continue
-        pair = ratios(config, arrays, case, name, to=to)
-        for value, shift, face in zip(pair, (-0.17, 0.17), (color, "white"), strict=True):
-            if np.isfinite(value.mean):
-                error = [[value.mean - value.low], [value.high - value.mean]]
-                faint = 1.0 if value.num == len(config.seeds) else 0.35
-                ax.errorbar(
-                    value.mean, y + shift, xerr=error, markerfacecolor=face, alpha=faint, **style
-                )
-    if has_probe(arrays, case):
-        for ax, values in (
-            (line[2], final_accuracy(arrays, case, name)),
-            (line[3], arrays[f"{case}/{name}/rank_h"]),
-        ):
-            mean, deviation = mean_and_deviation(values)
-            ax.errorbar(mean, y, xerr=deviation, **style)
+    if not _has(arrays, case, column) or (column == "dimensions" and arm.measured is None):
+        return
+    if column in ("final accuracy", "rank"):
+        ranks = arrays[f"{case}/{name}/rank_h"]
+        values = final_accuracy(arrays, case, name) if column == "final accuracy" else ranks
+        mean, deviation = mean_and_deviation(values)
+        ax.errorbar(mean, y, xerr=deviation, **style)
+        return
+    pair = ratios(config, arrays, case, name, to=column)
+    for value, shift, face in zip(pair, (-0.17, 0.17), (color, "white"), strict=True):
+        if np.isfinite(value.mean):
+            error = [[value.mean - value.low], [value.high - value.mean]]
+            faint = 1.0 if value.num == len(config.seeds) else 0.35
+            ax.errorbar(
+                value.mean, y + shift, xerr=error, markerfacecolor=face, alpha=faint, **style
+            )
 
 
 def _ratio_axis(ax: "Axes") -> None:
