@@ -123,7 +123,7 @@ def torch_network(name):
 
 def of_neural_tangents(name, memory, implementation):
     """nt.empirical_ntk_fn of the same scalar function, in blocks by nt.batch."""
-    nt = _neural_tangents.load()
+    nt = _neural_tangents.load_neural_tangents()
     apply_fn, params = flax_model(name)
     x = jnp.asarray(images_of(name))
 

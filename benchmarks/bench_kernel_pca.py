@@ -113,7 +113,7 @@ def measure_kernel(options, name: str) -> dict:
         both = jnp.concatenate([x, x_prime])
         before = peak()
         if name == "neural_tangents":
-            nt = _neural_tangents.load()
+            nt = _neural_tangents.load_neural_tangents()
             layers = (
                 nt.stax.Dense(1, W_std=2**0.5),
                 nt.stax.Relu(),

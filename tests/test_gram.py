@@ -75,7 +75,7 @@ def test_images_stay_images(on_device):
 
 
 def test_a_kernel_of_neural_tangents(x64):
-    stax = _neural_tangents.load().stax
+    stax = _neural_tangents.load_neural_tangents().stax
     _, _, theirs = stax.serial(
         stax.Dense(1, W_std=2**0.5), stax.Relu(), stax.Dense(1, W_std=2**0.5)
     )

@@ -83,7 +83,7 @@ def _degree(network: Network, kernel: str) -> int | None:
 
 
 def _kernel_fn(network: Network, weight_std: Array, bias_std: Array, shape: tuple[int, ...]) -> Any:
-    stax = _neural_tangents.load().stax
+    stax = _neural_tangents.load_neural_tangents().stax
     width = network.width or 1  # where it is None, nothing depends on it
 
     def settings(fan_in: int) -> dict[str, Any]:

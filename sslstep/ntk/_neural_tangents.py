@@ -25,11 +25,29 @@ _EXPORTER = "neural_tangents.experimental"
 
 
 @functools.cache
-def load() -> types.ModuleType:
-    """The package neural_tangents, the user's own import of it if there was one.
+def load_neural_tangents() -> types.ModuleType:
+    """The package neural_tangents, which by itself does not import on JAX after 0.5.
+
+    Names that it asks of JAX and that JAX no longer has are lent for as long as the import takes;
+    JAX's namespace is then as before. Its exporter to TensorFlow is left out. Kernels, ``nt.batch``
+    and linearisation work; ``NtkImplementation.AUTO`` and ``STRUCTURED_DERIVATIVES`` do not, for
+    which there is :func:`sslstep.ntk.empirical.ntk`.
+
+    Returns:
+        The package; the user's own import of it if there was one. A later ``import
+        neural_tangents`` finds it too.
 
     Raises:
         ImportError: if it is not installed, or does not fit the installed JAX.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep import gram
+        >>> from sslstep.ntk import infinite
+        >>> stax = infinite.load_neural_tangents().stax
+        >>> kernel_fn = stax.serial(stax.Dense(1), stax.Gelu(), stax.Dense(1))[2]
+        >>> gram.matrix(jax.jit(kernel_fn), jnp.ones((3, 5))).shape
+        (3, 3)
     """
     imported = sys.modules.get("neural_tangents")
     if imported is not None:

@@ -46,8 +46,9 @@ from jaxtyping import Array, Float, Real
 from sslstep import _check
 from sslstep.gram import KernelFn
 from sslstep.ntk import _layers
+from sslstep.ntk._neural_tangents import load_neural_tangents
 
-__all__ = ["cnn", "mlp", "resnet"]
+__all__ = ["cnn", "load_neural_tangents", "mlp", "resnet"]
 
 Activation = Literal["erf", "gelu", "linear", "relu"]
 Kernel = Literal["nngp", "ntk"]

@@ -146,7 +146,7 @@ def test_not_storing_the_kernel_changes_nothing(x64, pairs):
 
 
 def test_kernel_functions_of_neural_tangents(x64, pairs):
-    stax = _neural_tangents.load().stax
+    stax = _neural_tangents.load_neural_tangents().stax
     _, _, kernel_fn = stax.serial(stax.Dense(1, W_std=2**0.5), stax.Relu(), stax.Dense(1, 2**0.5))
     x, x_prime = (jnp.asarray(view) for view in pairs)
     found = kernel_pca.gradient_flow_ssl(kernel_fn, x, x_prime, 2)(None, x[:3])

@@ -161,14 +161,14 @@ def test_images_and_integers_and_bytes(x64):
 
 
 def theirs(layers, x1, x2, kernel="ntk"):
-    stax = _neural_tangents.load().stax
+    stax = _neural_tangents.load_neural_tangents().stax
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         return jax.jit(lambda a, b: stax.serial(*layers)[2](a, b, kernel))(x1, x2)
 
 
 @pytest.mark.parametrize("pool", ["flatten", "average"])
 def test_cnn_is_as_of_neural_tangents(x64, pool):
-    stax = _neural_tangents.load().stax
+    stax = _neural_tangents.load_neural_tangents().stax
     x1, x2 = (samples(num, num, 5 * 4 * 2).reshape(num, 5, 4, 2) for num in (3, 2))
     std = {"W_std": 2**0.5, "b_std": 0.2}
     layers = [stax.Conv(1, (3, 3), (2, 2), "SAME", **std), stax.Relu()] * 2

@@ -40,9 +40,10 @@ def state():
     return names, str(jax.config.values)
 before = state()
 from sslstep.ntk import _neural_tangents
-nt = _neural_tangents.load()
+nt = _neural_tangents.load_neural_tangents()
 print(state() == before, "jax.util" in sys.modules, hasattr(jax, "util"))
-print(nt is _neural_tangents.load() is sys.modules["neural_tangents"], hasattr(nt.stax, "Relu"))
+again = _neural_tangents.load_neural_tangents()
+print(nt is again is sys.modules["neural_tangents"], hasattr(nt.stax, "Relu"))
 print("tensorflow" in sys.modules, "neural_tangents.experimental" in sys.modules)
 """).split("\n") == ["True False False", "True True", "False False"]
 
@@ -69,18 +70,18 @@ def unloaded(monkeypatch):
     """An interpreter that has not imported neural_tangents; what it had returns afterwards."""
     for name in [name for name in sys.modules if name.split(".")[0] == "neural_tangents"]:
         monkeypatch.delitem(sys.modules, name)
-    _neural_tangents.load.cache_clear()
+    _neural_tangents.load_neural_tangents.cache_clear()
     before = set(vars(jax.core))
     yield
     assert set(vars(jax.core)) == before  # what was lent before a failure is taken back too
     assert "jax.util" not in sys.modules
-    _neural_tangents.load.cache_clear()
+    _neural_tangents.load_neural_tangents.cache_clear()
 
 
 def test_the_users_own_import_is_used(unloaded, monkeypatch):
     own = types.ModuleType("neural_tangents")
     monkeypatch.setitem(sys.modules, "neural_tangents", own)
-    assert _neural_tangents.load() is own
+    assert _neural_tangents.load_neural_tangents() is own
 
 
 def hidden(module: types.ModuleType, missing: str) -> types.SimpleNamespace:
@@ -92,7 +93,7 @@ def test_a_jax_that_does_not_fit_is_named(unloaded, monkeypatch):
     monkeypatch.setattr(jax.extend, "core", hidden(jax.extend.core, "Literal"))
     version = jax.__version__.replace(".", r"\.")
     with pytest.raises(ImportError, match=rf"neural_tangents 0\..*JAX {version}.*Literal"):
-        _neural_tangents.load()
+        _neural_tangents.load_neural_tangents()
 
 
 def test_an_import_that_fails_half_way_leaves_nothing(unloaded, monkeypatch):
@@ -100,5 +101,5 @@ def test_an_import_that_fails_half_way_leaves_nothing(unloaded, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax.experimental.ode", None)
     monkeypatch.delattr(jax.experimental, "ode", raising=False)
     with pytest.raises(ImportError, match=r"does not import on JAX.*jax\.experimental\.ode"):
-        _neural_tangents.load()
+        _neural_tangents.load_neural_tangents()
     assert not any(name.startswith("neural_tangents") for name in sys.modules)
