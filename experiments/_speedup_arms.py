@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments._recipes import BarlowTwins
-from sslstep import _spectral, losses, optim
+from sslstep import losses, optim
 
 Name = Literal[
     "plain",
@@ -82,7 +82,7 @@ def _sharpened_smoothed(leak: Any) -> Callable[..., jax.Array]:
     """The square root of eigenvalues below 1; above, almost nothing."""
 
     def transform(x: jax.Array) -> jax.Array:
-        return _spectral.smooth(_spectral.sharpen(x, SOFTENING), leak)
+        return losses.smooth(losses.sharpen(x, SOFTENING), leak)
 
     return partial(losses.spectral_barlow_twins, transform=transform, batch_norm=False)
 

@@ -85,7 +85,7 @@ def landscapes(config: Config) -> dict[str, landscape.ModewiseLoss]:
 
 def batch_losses(config: Config) -> dict[str, Callable[..., jax.Array]]:
     """The same as losses of embeddings, as one would train a network with."""
-    simplified = partial(losses.barlow_twins, off_diagonal=1.0, batch_norm=False, symmetrise=True)
+    simplified = losses.simplified_barlow_twins
     return {
         "plain": simplified,
         "sharpened": partial(

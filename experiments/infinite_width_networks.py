@@ -95,8 +95,7 @@ def _embed(model, params, x, start, laziness, init_scale):
 
 def _loss(model, params, pairs, test, start, start_test, laziness, init_scale):
     z = _embed(model, params, pairs, start, laziness, init_scale)
-    simplified: Any = {"off_diagonal": 1.0, "batch_norm": False, "symmetrise": True}
-    return losses.barlow_twins(*jnp.split(z, 2), **simplified)
+    return losses.simplified_barlow_twins(*jnp.split(z, 2))
 
 
 def _measure(model, params, pairs, test, start, start_test, laziness, init_scale):

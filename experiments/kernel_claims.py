@@ -1,7 +1,5 @@
 """The statements of Section 5 that the infinite-width run tests: measurements and claims."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,13 +88,8 @@ def _same_embeddings(kernel, k_test) -> Arrays:
     return {
         "b_distance": np.linalg.norm(theirs @ theirs.T - ours) / np.linalg.norm(ours),
         "b_condition": condition * gammas[0] / (gammas[DIM - 1] - gammas[DIM]),
-        "b_loss": _loss(z, z_prime),
+        "b_loss": losses.simplified_barlow_twins(z, z_prime),
     }
-
-
-def _loss(z, z_prime):
-    simplified: Any = {"off_diagonal": 1.0, "batch_norm": False, "symmetrise": True}
-    return losses.barlow_twins(z, z_prime, **simplified)
 
 
 def _least_norm(key, kernel) -> Arrays:
@@ -119,7 +112,9 @@ def _least_norm(key, kernel) -> Arrays:
         values, vectors = jnp.linalg.eigh(other * gammas[None, :] @ other.T)
         if values[0] > 1e-6 * values[-1]:
             other = (vectors * values**-0.5) @ vectors.T @ other
-            worst = max(worst, float(_loss(*jnp.split(images @ other.T, 2))))
+            worst = max(
+                worst, float(losses.simplified_barlow_twins(*jnp.split(images @ other.T, 2)))
+            )
             ratios.append(float(jnp.linalg.norm(other) / jnp.linalg.norm(top)) - 1)
     return {"c_excess": np.asarray(ratios), "c_loss": worst}
 
@@ -179,7 +174,9 @@ def _special_cases(kernel_fn, x, x_prime) -> Arrays:
         "equal_ratio": float(np.linalg.eigvalsh(same)[-1] / gammas[0]),
         "towers_gammas": np.abs(modes.eigenvalues / expected - 1).max(),
         "towers_symmetric": np.abs(spectrum_ + spectrum_[::-1]).max() / spectrum_[-1],
-        "towers_loss": _loss(*jnp.split(kernel_pca.embed_training(modes), 2)),
+        "towers_loss": losses.simplified_barlow_twins(
+            *jnp.split(kernel_pca.embed_training(modes), 2)
+        ),
         "num_few": n,
     }
 

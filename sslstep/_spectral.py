@@ -19,17 +19,61 @@ from sslstep._linalg import matmul
 Scalar = Callable[[Array], Array]
 
 
-def sharpen(eigenvalue: Array, softening: ArrayLike) -> Array:
-    """sign(λ) √|λ|, its slope at zero bounded, and still 1 at 1."""
+def sharpen(eigenvalue: ArrayLike, softening: ArrayLike = 1e-4) -> Array:
+    r"""The transformation g of :func:`~sslstep.losses.sharpened_barlow_twins` (G.2).
+
+    .. math:: g(\lambda) = \operatorname{sign}(\lambda)\,
+        \frac{\sqrt{|\lambda| + \delta} - \sqrt\delta}{\sqrt{1 + \delta} - \sqrt\delta}
+
+    The square root, with a slope at zero that is bounded by :math:`1 / 2\sqrt\delta` for small δ,
+    and still 1 at 1. A part for transformations of one's own.
+
+    Args:
+        eigenvalue: λ, any shape.
+        softening: δ ≥ 0; traced.
+
+    Returns:
+        g(λ), same shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functools import partial
+        >>> from sslstep import losses
+        >>> def both(x):  # sharpened below 1, smoothed above
+        ...     return losses.smooth(losses.sharpen(x, 1e-3), leak=0.1)
+        >>> loss_fn = partial(losses.spectral_barlow_twins, transform=both, batch_norm=False)
+        >>> both(jnp.array([0.0, 0.25, 1.0, 4.0])).round(2)
+        Array([0.  , 0.48, 1.  , 0.9 ], dtype=float32)
+    """
+    eigenvalue = jnp.asarray(eigenvalue)
     delta = jnp.asarray(softening, eigenvalue.dtype)
     size = jnp.abs(eigenvalue)
-    # (√(|λ| + δ) - √δ) / (√(1 + δ) - √δ), without the differences.
+    # The same without the differences.
     ends = (jnp.sqrt(1 + delta) + jnp.sqrt(delta)) / (jnp.sqrt(size + delta) + jnp.sqrt(delta))
     return eigenvalue * ends
 
 
-def smooth(eigenvalue: Array, leak: ArrayLike) -> Array:
-    """min(λ, 1 + ε (1 - λ)); at the kink the derivative is that from below."""
+def smooth(eigenvalue: ArrayLike, leak: ArrayLike = 0.0) -> Array:
+    r"""The transformation g of :func:`~sslstep.losses.smoothed_barlow_twins` (G.3).
+
+    .. math:: g(\lambda) = \min\big(\lambda,\; 1 + \varepsilon (1 - \lambda)\big)
+
+    Almost flat above 1. At the kink its derivative is that from below.
+
+    Args:
+        eigenvalue: λ, any shape.
+        leak: ε ≥ 0; traced.
+
+    Returns:
+        g(λ), same shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import losses
+        >>> losses.smooth(jnp.array([0.5, 1.0, 3.0]), leak=0.1)
+        Array([0.5, 1. , 0.8], dtype=float32)
+    """
+    eigenvalue = jnp.asarray(eigenvalue)
     epsilon = jnp.asarray(leak, eigenvalue.dtype)
     return jnp.where(eigenvalue > 1, 1 + epsilon * (1 - eigenvalue), eigenvalue)
 

@@ -16,7 +16,8 @@ default, the gradient by replicated parameters is the whole one already, and its
 nothing.
 """
 
-from sslstep.losses._barlow_twins import barlow_twins
+from sslstep._spectral import sharpen, smooth
+from sslstep.losses._barlow_twins import barlow_twins, simplified_barlow_twins
 from sslstep.losses._batch import AxisName as AxisName
 from sslstep.losses._simclr import simclr
 from sslstep.losses._spectral_barlow_twins import (
@@ -33,8 +34,11 @@ __all__ = [
     "barlow_twins",
     "hinge_barlow_twins",
     "quartic_barlow_twins",
+    "sharpen",
     "sharpened_barlow_twins",
     "simclr",
+    "simplified_barlow_twins",
+    "smooth",
     "smoothed_barlow_twins",
     "spectral_barlow_twins",
     "vicreg",

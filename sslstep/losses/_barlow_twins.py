@@ -23,9 +23,8 @@ def barlow_twins(
     .. math:: \mathcal{L} = \sum_i (C_{ii} - 1)^2 + \lambda \sum_{i \ne j} C_{ij}^2, \qquad
         C = \frac1n \sum_i z_i z_i'^\top
 
-    The sums are not divided by d. The defaults are those of the method as it is used. The paper's
-    simplified loss :math:`\|C - I\|_F^2` (Eqs. 1 and 2) is ``off_diagonal=1, batch_norm=False,
-    symmetrise=True``; of a linear model it is :func:`sslstep.linear.loss`.
+    The sums are not divided by d. The defaults are those of the method as it is used. With
+    ``off_diagonal=1, batch_norm=False, symmetrise=True`` it is :func:`simplified_barlow_twins`.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``.
@@ -49,8 +48,7 @@ def barlow_twins(
         >>> import jax.numpy as jnp
         >>> from sslstep import losses
         >>> z = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-        >>> simplified = dict(off_diagonal=1.0, batch_norm=False, symmetrise=True)
-        >>> float(losses.barlow_twins(z, z, **simplified))  # C = I / 2
+        >>> float(losses.barlow_twins(z, z, batch_norm=False))  # C = I / 2
         0.5
     """
     _check.require_at_least("off_diagonal", off_diagonal, 0.0)
@@ -60,3 +58,41 @@ def barlow_twins(
     diagonal = jnp.eye(c.shape[0], dtype=bool)
     off = jnp.asarray(off_diagonal, c.dtype)
     return jnp.sum(jnp.where(diagonal, (c - 1) ** 2, off * c**2))
+
+
+def simplified_barlow_twins(
+    z: Float[ArrayLike, "n d"],
+    z_prime: Float[ArrayLike, "n d"],
+    *,
+    axis_name: AxisName = None,
+) -> Float[Array, ""]:
+    r"""The loss of the paper's theory (Eqs. 1 and 2).
+
+    .. math:: \mathcal{L} = \| C - I \|_F^2, \qquad
+        C = \frac{1}{2n} \sum_i \left( z_i z_i'^\top + z_i' z_i^\top \right)
+
+    :func:`barlow_twins` with ``off_diagonal=1``, without batch norm, of the symmetrised C. Of a
+    linear model it is :func:`sslstep.linear.loss` (Eq. 5).
+
+    Args:
+        z: embeddings of one view, shape ``(n, d)``.
+        z_prime: embeddings of the other view of the same samples, same shape.
+        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
+
+    Returns:
+        The loss, a scalar, float32 or float64.
+
+    Raises:
+        ValueError: as :func:`barlow_twins`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import losses
+        >>> z = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> z_prime = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+        >>> float(losses.simplified_barlow_twins(z, z_prime))  # C = [[1/2, 1/4], [1/4, 1/2]]
+        0.625
+    """
+    return barlow_twins(
+        z, z_prime, off_diagonal=1.0, batch_norm=False, symmetrise=True, axis_name=axis_name
+    )

@@ -27,7 +27,8 @@ def spectral_barlow_twins(
         C = \frac{1}{2n} \sum_i \left( z_i z_i'^\top + z_i' z_i^\top \right)
 
     With ``transform=lambda x: x`` it is :func:`barlow_twins` with ``off_diagonal=1,
-    symmetrise=True``. (The paper prints the norm without its square, which would couple the modes.)
+    symmetrise=True``. Transformations may be put together: see :func:`sharpen`. (The paper prints
+    the norm without its square, which would couple the modes.)
 
     With φ = (g - 1)² the gradient by C is :math:`V \varphi'(\Lambda) V^\top`: exact where
     eigenvalues tie, finite where φ' is. It may be differentiated twice, forwards and in reverse:

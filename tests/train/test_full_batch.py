@@ -14,7 +14,7 @@ def half_square(theta, target):
 
 def barlow_twins(params, x, x_prime):
     z, z_prime = MODEL.apply(params, x), MODEL.apply(params, x_prime)
-    return losses.barlow_twins(z, z_prime, off_diagonal=1.0, batch_norm=False, symmetrise=True)
+    return losses.simplified_barlow_twins(z, z_prime)
 
 
 MODEL = nn.MLP(dim=2, width=6, parameterization="standard", bias_std="fan_in", dtype=jnp.float64)
