@@ -2,9 +2,11 @@
 
     python -m experiments list
     python -m experiments run NAME [options]
+    python -m experiments plot FOLDER
     python -m experiments report
 
-`run NAME --help` explains an experiment and its options; `report` writes results/index.html.
+`run NAME --help` explains an experiment and its options; `plot` draws the figures of a result anew;
+`report` writes results/index.html.
 """
 
 import ast
@@ -44,6 +46,10 @@ def main(args: list[str]) -> int:
         return 0
     if args == ["report"]:
         return report.main()
+    if args[:1] == ["plot"]:
+        from experiments import results  # here, so that a list comes at once
+
+        return results.main(args[1:])
     if len(args) >= 2 and args[0] == "run":
         name = args[1]
         if name not in known:

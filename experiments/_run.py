@@ -63,7 +63,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     """Run an experiment from its command line; returns the exit status."""
     options = _parse(experiment, sys.argv[1:] if args is None else list(args))
     folder = options.out or Path("results") / experiment.name / _folder_name(experiment, options)
-    _require_replaceable(folder)
+    _require_replaceable(experiment, folder)
     # All is written beside the old results, which are replaced only by complete new ones.
     draft = folder.with_name(folder.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
@@ -78,14 +78,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
             arrays = experiment.run(config, *runs)
             np.savez(draft / "arrays.npz", **arrays)
             log.info("run: %.1f s", time.perf_counter() - start)
-            with plotting.style():
-                figures = experiment.plot(config, arrays)
-                for name, fig in (
-                    figures if isinstance(figures, dict) else {"figure": figures}
-                ).items():
-                    plotting.save(fig, draft, name)
-            if experiment.table is not None:
-                (draft / "table.md").write_text(experiment.table(config, arrays))
+            draw(experiment, config, arrays, draft)
             results = experiment.check(config, arrays)
         seconds = round(time.perf_counter() - start)
         about = {**_about(experiment, options), "seconds of the last call": seconds}
@@ -99,6 +92,18 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     if failed:
         print(f"{failed} claim(s) do not hold: see above and {folder}/claims.json", file=sys.stderr)
     return 1 if failed and options.strict else 0
+
+
+def draw(experiment: Experiment[C], config: C, arrays: Arrays, folder: Path) -> list[Path]:
+    """Write the figures, and the table if there is one; returns their paths."""
+    with plotting.style():
+        figures = experiment.plot(config, arrays)
+        named = figures if isinstance(figures, dict) else {"figure": figures}
+        paths = [path for name, fig in named.items() for path in plotting.save(fig, folder, name)]
+    if experiment.table is not None:
+        paths.append(folder / "table.md")
+        paths[-1].write_text(experiment.table(config, arrays))
+    return paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +158,8 @@ def command(experiment: Experiment[C], args: Sequence[str] | None = None) -> NoR
         sys.exit(f"{experiment.name}: interrupted; earlier results are as they were")
 
 
-def _require_replaceable(folder: Path) -> None:
-    """Refuse to replace anything but the results of an earlier run."""
+def _require_replaceable(experiment: Experiment[C], folder: Path) -> None:
+    """Refuse to replace anything but the results of an earlier run of the same experiment."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "claims.json").is_file():
         raise ValueError(
             f"out = {folder} holds files that no experiment wrote (there is no claims.json). It "
@@ -162,6 +167,12 @@ def _require_replaceable(folder: Path) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out = {folder} is a file: name a folder.")
+    about = folder / "about.json"
+    made_by = json.loads(about.read_text()).get("experiment") if about.is_file() else None
+    if made_by not in (None, experiment.name):
+        raise ValueError(
+            f"out = {folder} holds the results of {made_by}, which would be replaced: name another."
+        )
 
 
 def _folder_name(experiment: Experiment[C], options: Options[C]) -> str:
@@ -196,6 +207,7 @@ def _about(experiment: Experiment[C], options: Options[C]) -> dict[str, str]:
     """What made these results, beside their settings."""
     packages = ("jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy")
     return {
+        "experiment": experiment.name,
         "what": experiment.doc.splitlines()[0],
         "preset": options.preset,
         "date": time.strftime("%Y-%m-%d"),

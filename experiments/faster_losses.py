@@ -361,8 +361,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     ratio_ax.plot([], [], "o", color="0.4", markersize=4, label="trained")
     ratio_ax.plot([], [], **{**plotting.THEORY, "color": "0.4"}, label="closed form")
     ratio_ax.legend(loc="best", fontsize=6)
-    for letter, ax in zip("ABCDEFGHIJKL", [*axes.flat, steps_ax, ratio_ax], strict=True):
-        ax.set_title(letter, loc="left", fontweight="bold", fontsize=9)
+    plotting.label_panels([*axes.flat, steps_ax, ratio_ax])
     return fig
 
 

@@ -27,6 +27,7 @@ from experiments import _curves, _training, predicted_steps, resnet_small_init
 from experiments._recipes import BarlowTwins
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, linear, optim, plotting
+from sslstep.measure import spectrum
 
 LARS = replace(
     resnet_small_init.CPU.barlow_twins,
@@ -94,7 +95,8 @@ def _linear_model(config: Config, gammas: np.ndarray, scale: float) -> dict[str,
     dim = len(gammas)
     with jax.enable_x64(True):
         matrix = jnp.diag(jnp.asarray(gammas))
-        weights = linear.init_weights(jax.random.key(0), dim, dim, scale, dtype=jnp.float64)
+        key = jax.random.key(config.seeds[0])
+        weights = linear.init_weights(key, dim, dim, scale, dtype=jnp.float64)
         modes = linear.modes(matrix)
         initial = linear.align(weights, modes).singular_values
         t = jnp.geomspace(1e-3, 3 * linear.half_rise_time(gammas[-1], initial[-1]), 20_000)
@@ -117,12 +119,11 @@ def _linear_model(config: Config, gammas: np.ndarray, scale: float) -> dict[str,
         for rule, (optimizer, at) in rules.items():
             half = np.asarray([np.interp(0.5, curve, at) for curve in curves.T])
             steps, measured = _descend(optimizer, weights, matrix, int(1.3 * half[-1]))
-            half_measured = [steps[np.argmax(curve >= 0.5)] for curve in measured.T]
             out[rule] = {
                 "step": steps,
                 "measured": measured,
                 "predicted": np.stack([np.interp(steps, at, curve) for curve in curves.T], axis=1),
-                "half": np.asarray(half_measured, float),
+                "half": np.asarray(spectrum.step_times(steps.astype(float), measured)),
                 "half_predicted": half,
             }
         return out

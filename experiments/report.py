@@ -88,6 +88,7 @@ def page(folders: list[Path]) -> str:
 def _section(folder: Path, made: list[claims.Claim]) -> str:
     about = _about(folder)
     parts = [f'<h2 id="{_anchor(folder)}">{html.escape(_title(folder))}</h2>']
+    about.pop("experiment", None)  # it is in the title
     what = about.pop("what", "")
     if what:
         parts.append(f"<p>{html.escape(what)}</p>")

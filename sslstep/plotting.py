@@ -5,7 +5,8 @@ without colour. Colours are from colour-blind safe sets (viridis for ordered mod
 for categories). matplotlib is imported when a function is called.
 """
 
-from collections.abc import Iterator, Sequence
+import string
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,13 +160,13 @@ def end_labels(
         )
 
 
-def label_panels(axes: Sequence["Axes"]) -> None:
+def label_panels(axes: Iterable["Axes"]) -> None:
     """Write A, B, C... at the top left of each panel, outside the axes.
 
     Args:
-        axes: the panels in reading order.
+        axes: the panels in reading order, at most 26.
     """
-    for letter, ax in zip("ABCDEFGHIJ", axes, strict=False):
+    for letter, ax in zip(string.ascii_uppercase, axes, strict=False):
         ax.set_title(letter, loc="left", fontweight="bold", fontsize=9)
 
 

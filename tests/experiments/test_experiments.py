@@ -1,7 +1,9 @@
 """Experiments from their command line: small runs, what they leave behind, and what goes wrong."""
 
 import base64
+import dataclasses
 import html
+import importlib
 import json
 import subprocess
 import sys
@@ -11,12 +13,14 @@ import pytest
 from PIL import Image
 
 from experiments import (
+    __main__,
     _run,
     animation,
     element_dynamics,
     faster_losses,
     linear_model,
     report,
+    results,
     symmetry_breaking,
 )
 from experiments import claims as claims_table
@@ -131,6 +135,38 @@ def test_an_animation_has_a_frame_for_each_step(tmp_path):
         assert movie.n_frames >= 4  # equal ones at the end may be one that lasts longer
 
 
+def test_results_are_read_back_and_drawn_anew(tmp_path, capsys):
+    folder = tmp_path / "result"
+    _run.main(symmetry_breaking.EXPERIMENT, ["--num-times", "101", "--out", str(folder)])
+    found = results.load(folder)
+    assert found.experiment is symmetry_breaking.EXPERIMENT
+    assert found.config == symmetry_breaking.Config(num_times=101)
+    assert found.experiment.check(found.config, found.arrays) == found.claims
+
+    (folder / "figure.png").unlink()
+    capsys.readouterr()
+    assert command(["plot", str(folder)]) == 0
+    assert capsys.readouterr().out.split() == [str(folder / f"figure.{e}") for e in ("png", "pdf")]
+    assert (folder / "figure.png").is_file()
+
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"of_old": 1}))
+    with pytest.raises(ValueError, match="other settings: of_old"):
+        results.load(folder)
+    (folder / "arrays.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no folder of results: it has no arrays\.npz"):
+        results.load(folder)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        results.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", __main__.experiments())
+def test_settings_survive_json(tmp_path, name):
+    for default in importlib.import_module(f"experiments.{name}").EXPERIMENT.presets.values():
+        stored = json.loads(json.dumps(dataclasses.asdict(default)))
+        assert results._config(default, stored, tmp_path) == default
+
+
 def test_list_names_every_experiment(capsys):
     assert command(["list"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -199,6 +235,14 @@ def test_a_folder_that_is_not_a_result_is_never_replaced(tmp_path):
     with pytest.raises(ValueError, match="is a file"):
         _run.main(symmetry_breaking.EXPERIMENT, ["--out", str(treasure)])
     assert treasure.read_text() == "all of it"
+
+
+def test_a_result_of_another_experiment_is_never_replaced(tmp_path):
+    args = ["--num-times", "101", "--out", str(tmp_path / "here")]
+    _run.main(symmetry_breaking.EXPERIMENT, args)
+    with pytest.raises(ValueError, match="holds the results of symmetry_breaking"):
+        _run.main(faster_losses.EXPERIMENT, ["--out", str(tmp_path / "here")])
+    assert _run.main(symmetry_breaking.EXPERIMENT, args) == 0
 
 
 def test_missing_data(tmp_path):

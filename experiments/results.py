@@ -1,0 +1,104 @@
+"""Results read back: settings, arrays and claims of a folder, and its figures drawn anew.
+
+    python -m experiments plot FOLDER [--out FOLDER]
+
+From Python, with a checkout of the repository as the working directory::
+
+    from experiments import results
+
+    found = results.load("results/mlp/cpu")
+    found.config.dim, sorted(found.arrays)
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import _run
+from sslstep import claims
+
+
+class Results(NamedTuple):
+    """What a run of an experiment left.
+
+    Attributes:
+        experiment: what made it, with its `plot` and `check`.
+        config: its settings.
+        arrays: its numbers by name; what a name means stands where the experiment's `run` makes it.
+        claims: what was claimed of them, and whether it holds.
+        about: date, device and versions.
+    """
+
+    experiment: _run.Experiment[Any]
+    config: Any
+    arrays: dict[str, np.ndarray]
+    claims: list[claims.Claim]
+    about: dict[str, Any]
+
+
+def load(folder: str | Path) -> Results:
+    """Read a folder of results, such as results/mlp/cpu.
+
+    Raises:
+        FileNotFoundError: if a file of it is missing, with the folder and the file.
+        ValueError: if it was written by a version with other settings.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}.")
+    for name in ("about.json", "config.json", "arrays.npz", "claims.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no folder of results: it has no {name}.")
+    about = json.loads((folder / "about.json").read_text())
+    # Results of before experiments wrote their name lie in a folder of that name.
+    name = about.get("experiment", folder.resolve().parent.name)
+    experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    default = experiment.presets[about["preset"]]
+    settings = json.loads((folder / "config.json").read_text())
+    with np.load(folder / "arrays.npz") as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    made = list(claims.load(folder / "claims.json"))
+    return Results(experiment, _config(default, settings, folder), arrays, made, about)
+
+
+def _config(default: Any, settings: dict[str, Any], folder: Path) -> Any:
+    """Settings as they were before they were JSON."""
+    known = {field.name for field in dataclasses.fields(default)}
+    if known != set(settings):
+        differ = ", ".join(sorted(known ^ set(settings)))
+        raise ValueError(f"{folder} was written by a version with other settings: {differ}.")
+
+    def read(now: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(now):
+            return _config(now, value, folder)
+        return tuple(read(None, item) for item in value) if isinstance(value, list) else value
+
+    return dataclasses.replace(
+        default, **{key: read(getattr(default, key), value) for key, value in settings.items()}
+    )
+
+
+def main(args: Sequence[str]) -> int:
+    """The command `plot`; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments plot",
+        description="Draw a result's figures and table anew from its arrays; nothing is run.",
+    )
+    parser.add_argument("folder", type=Path, help="of results, such as results/mlp/cpu")
+    parser.add_argument("--out", type=Path, help="an existing folder for the files (default: same)")
+    options = parser.parse_args(args)
+    try:
+        found = load(options.folder)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
+    for path in _run.draw(
+        found.experiment, found.config, found.arrays, options.out or options.folder
+    ):
+        print(path)
+    return 0
