@@ -30,7 +30,7 @@ paper:  ## the same at the presets as published, for a GPU (takes DATA_DIR)
 	$(MAKE) figures PRESET=paper
 
 .PHONY: quick
-quick: $(QUICK)  ## those of them that take a minute or three each
+quick: $(QUICK)  ## those of them that take at most four minutes each
 	$(BIN)/python -m experiments.claims
 
 .PHONY: fig1ab

@@ -47,7 +47,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", name)
     for name in (
-        r"(collections|diffrax|flax|jax|jaxlib|jaxtyping|jnp|linen|matplotlib|np|numpy|optax|os|pathlib)\..*",
+        r"(collections|diffrax|flax|jax|jaxlib|jaxtyping|jnp|linen|matplotlib|np|numpy|optax|os|pathlib|types)\..*",
         r"Array|ArrayLike|Bool|DTypeLike|Float|Int|Integer|Key|Num|PyTree|Real|Shaped|UInt8|UInt32",
         # Aliases.
         r"Activation|AxisName|Kernel|(gram\.)?KernelFn|Padding|Parallel|Parameterization|Pool",

@@ -11,7 +11,7 @@ and along training, and by the trace NTK; how far the kernel itself moves; and t
 held-out pairs from ever more pairs, which says how much of the gap to 1 is owed to n. Batch norm's
 statistics are held at those of the pairs. (A) Table 1. (B) alignment by the NTK of time t. (C) the
 kernel's movement. (D) held-out pairs. Preset cpu: the runs of Figure 5 (d = 16, small networks),
-and a minute a method and seed beyond them. Preset paper: Appendix E (ResNet-50, d = 50, STL-10), on
+and 40 s a method and seed beyond them. Preset paper: Appendix E (ResNet-50, d = 50, STL-10), on
 a GPU.
 """
 

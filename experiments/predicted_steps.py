@@ -9,8 +9,8 @@ at those of the pairs, and the linear dynamics with that kernel are followed fro
 that moment on, by gradient descent, until the run's end. (A): predicted against measured times of
 all dimensions, from the initial network and from later ones. (B): how far off the wait for the next
 dimension is, at each moment, by the kernel of all outputs alike, and by that of the directions of
-the embedding that are not learned yet. (C): eigenvalues of the kernel of all outputs. Preset cpu: 2
-minutes on two cores beyond the run itself, which is shared.
+the embedding that are not learned yet. (C): eigenvalues of the kernel of all outputs. Preset cpu: a
+minute and a half on two cores beyond the run itself, which is shared.
 """
 
 from dataclasses import dataclass, replace
