@@ -73,7 +73,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
         config = options.config
         (draft / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
         start = time.perf_counter()
-        with jax.enable_x64(getattr(config, "dtype", "float64") == "float64"):
+        with precision(config):
             runs = (options.runs,) if isinstance(options, TrainingOptions) else ()
             arrays = experiment.run(config, *runs)
             np.savez(draft / "arrays.npz", **arrays)
@@ -92,6 +92,11 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     if failed:
         print(f"{failed} claim(s) do not hold: see above and {folder}/claims.json", file=sys.stderr)
     return 1 if failed and options.strict else 0
+
+
+def precision(config: Any) -> Any:
+    """A context with x64 as an experiment of these settings runs, draws and checks in."""
+    return jax.enable_x64(getattr(config, "dtype", "float64") == "float64")
 
 
 def draw(experiment: Experiment[C], config: C, arrays: Arrays, folder: Path) -> list[Path]:

@@ -97,8 +97,8 @@ def main(args: Sequence[str]) -> int:
         found = load(options.folder)
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"{error}\n")
-    for path in _run.draw(
-        found.experiment, found.config, found.arrays, options.out or options.folder
-    ):
-        print(path)
+    folder = options.out or options.folder
+    with _run.precision(found.config):
+        paths = _run.draw(found.experiment, found.config, found.arrays, folder)
+    print(*paths, sep="\n")
     return 0
