@@ -22,6 +22,7 @@ from jax.tree_util import Partial
 
 from experiments import _images, _kept
 from experiments._recipes import LABELS, METHODS, Method, Recipe, Recipes
+from experiments._require import require
 from sslstep import data, nn, train
 from sslstep.measure import probe
 
@@ -359,23 +360,15 @@ def require_valid(config: Config, recipes: list[tuple[str, Recipe]]) -> None:
         values = getattr(config, name)
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name} must be one or more, each once, got {values}.")
-    for name, least in (
-        ("size", 1),
-        ("checkpoint_every", 1),
-        ("num_images", 0),
-        ("num_labelled", 0),
-        ("num_snapshots", 0),
-        ("num_records", 2),
-    ):
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
+    never_negative = dict.fromkeys(("num_images", "num_labelled", "num_snapshots"), 0)
+    require(config, at_least={"size": 1, "checkpoint_every": 1, "num_records": 2, **never_negative})
     for name, recipe in recipes:
-        for field in ("dim", "batch_size", "num_steps"):
-            if getattr(recipe, field) < 1:
-                raise ValueError(f"{name}.{field} must be >= 1, got {getattr(recipe, field)}.")
-        for field in ("learning_rate", "init_scale"):
-            if not getattr(recipe, field) > 0:
-                raise ValueError(f"{name}.{field} must be > 0, got {getattr(recipe, field)}.")
+        require(
+            recipe,
+            at_least={"dim": 1, "batch_size": 1, "num_steps": 1},
+            positive=("learning_rate", "init_scale"),
+            of=f"{name}.",
+        )
         if config.num_probe % recipe.batch_size or config.num_probe < 4 * recipe.dim:
             raise ValueError(
                 f"num_probe = {config.num_probe} must be a multiple of {name}.batch_size = "

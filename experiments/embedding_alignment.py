@@ -26,6 +26,7 @@ from jax.tree_util import Partial
 
 from experiments import _curves, _training, resnet_small_init
 from experiments._recipes import LABELS, Method, Recipe, Recipes
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, kernel_pca, plotting
 from sslstep.measure import alignment
@@ -68,8 +69,7 @@ def run(config: Config, runs: Path) -> Arrays:
                 f"{name} = {getattr(config, name)} must lie between 2 dim = {2 * dims} and "
                 f"num_probe = {config.num_probe}."
             )
-    if config.num_snapshots < 2:
-        raise ValueError(f"num_snapshots must be >= 2, got {config.num_snapshots}.")
+    require(config, at_least={"num_snapshots": 2})
     arrays: Arrays = {}
     for seed in config.seeds:
         embeddings: dict[Method, np.ndarray] = {}

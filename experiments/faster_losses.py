@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, landscape, linear, losses, optim, plotting
 
@@ -100,8 +101,12 @@ def batch_losses(config: Config) -> dict[str, Callable[..., jax.Array]]:
 
 def run(config: Config) -> Arrays:
     """Landscapes, curves, and the linear model's steps, measured and predicted."""
-    if config.shown not in config.ratios or min(config.ratios) <= 1 or config.dim < 2:
-        raise ValueError("shown must be one of ratios, all of which exceed 1, and dim at least 2.")
+    require(config, at_least={"dim": 2})
+    if config.shown not in config.ratios or min(config.ratios) <= 1:
+        raise ValueError(
+            f"shown must be one of ratios, all of which exceed 1, got {config.shown} and "
+            f"{config.ratios}."
+        )
     dtype = jnp.dtype(config.dtype)
     grid, arrays = jnp.linspace(-1.6, 1.6, 401, dtype=dtype), {}
     arrays["grid"] = grid

@@ -27,6 +27,7 @@ import numpy as np
 
 from experiments import infinite_width_claims, kernel_claims
 from experiments._images import choose
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from experiments.infinite_width_claims import dims, network_step_times
 from experiments.infinite_width_networks import Predicted, Task, correct, networks, num_classes_of
@@ -81,18 +82,16 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """Kernels to predictions, networks trained beside them, and what the claims need."""
-    for name in ("num_images", "cnn_images", "num_test", "pool", "dim", "num_seeds"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be >= 1, got {getattr(config, name)}.")
-    for name in ("init_scale", "penalty"):
-        if not 0 < getattr(config, name) < np.inf:
-            raise ValueError(f"{name} must be > 0 and finite, got {getattr(config, name)}.")
-    if any(not 0 < laziness < np.inf for laziness in config.laziness):
-        raise ValueError(f"laziness must be > 0 and finite, got {config.laziness}.")
+    require(
+        config,
+        at_least=dict.fromkeys(
+            ("num_images", "cnn_images", "num_test", "pool", "dim", "num_seeds"), 1
+        ),
+        positive=("init_scale", "penalty", "laziness"),
+        fraction=("step_size",),
+    )
     if list(config.laziness) != sorted(set(config.laziness)):
         raise ValueError(f"laziness must ascend, got {config.laziness}.")
-    if not 0 < config.step_size < 1:
-        raise ValueError(f"step_size must be between 0 and 1, got {config.step_size}.")
     smallest = min(config.num_images, config.cnn_images)
     if not config.dim < config.num_modes <= smallest:
         raise ValueError(

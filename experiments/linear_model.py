@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from experiments import linear_claims
 from experiments._images import choose
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import data, linear, plotting, simulate
 from sslstep.measure import spectrum
@@ -63,12 +64,8 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """Data to modes, gradient descent and its prediction, and what the claims need."""
-    for name, least in (("num_images", 1), ("dim", 1), ("num_records", 2), ("num_draws", 1)):
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
-    for name in ("init_scale", "learning_rate"):
-        if not 0 < getattr(config, name) < np.inf:
-            raise ValueError(f"{name} must be > 0 and finite, got {getattr(config, name)}.")
+    least = {"num_images": 1, "dim": 1, "num_records": 2, "num_draws": 1}
+    require(config, at_least=least, positive=("init_scale", "learning_rate"))
     keys = dict(zip(("images", "crops", "weights", "claims"), _split(config.seed), strict=True))
     x, x_prime = positive_pairs(config, keys["images"], keys["crops"])
     modes = linear.modes(linear.cross_correlation(x, x_prime))
@@ -138,8 +135,8 @@ def _enough_steps(predicted: jax.Array, learning_rate: float) -> int:
     if not np.isfinite(last):
         raise ValueError(
             f"only {int(np.isfinite(predicted).sum())} of the {len(predicted)} modes can be "
-            f"learned: the "
-            f"others have no positive eigenvalue. Choose a smaller dim, or give num_steps."
+            f"learned: the others have no positive eigenvalue. Choose a smaller dim, or give "
+            f"num_steps."
         )
     return int(1.2 * last / learning_rate)
 

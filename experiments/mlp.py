@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from experiments import mlp_claims
 from experiments._images import choose
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import data, kernel_pca, linear, losses, nn, plotting, train
 from sslstep.measure import spectrum
@@ -89,18 +90,8 @@ class Network(NamedTuple):
 
 def run(config: Config) -> Arrays:
     """Training, predictions by three kernels, and how far the kernel moved."""
-    for name, least in (
-        ("num_images", 1),
-        ("dim", 3),
-        ("num_records", 2),
-        ("num_steps", 1),
-        ("num_draws", 2),
-    ):
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
-    for name in ("init_scale", "learning_rate"):
-        if not 0 < getattr(config, name) < np.inf:
-            raise ValueError(f"{name} must be > 0 and finite, got {getattr(config, name)}.")
+    least = {"num_images": 1, "dim": 3, "num_records": 2, "num_steps": 1, "num_draws": 2}
+    require(config, at_least=least, positive=("init_scale", "learning_rate"))
     key_data, key_network, key_draws = jax.random.split(jax.random.key(config.seed), 3)
     x = samples(config, key_data)
     network = initial_network(config, key_network, x)

@@ -38,6 +38,7 @@ from experiments import (
     ntk_evolution_figure,
     width_sweep,
 )
+from experiments._require import require, require_widths
 from experiments._run import Arrays, Experiment, command
 from sslstep import kernel_pca, nn, simulate, train
 from sslstep.measure import alignment
@@ -132,29 +133,20 @@ def run(config: Config) -> Arrays:
 
 
 def _require_valid(config: Config) -> None:
-    least = {"num_images": 2, "dim": 1, "num_draws": 2, "num_lazy": 2, "num_small": 2}
-    for name, value in {**least, "num_units": 2, "num_modes": config.dim}.items():
-        if getattr(config, name) < value:
-            raise ValueError(f"{name} must be >= {value}, got {getattr(config, name)}.")
+    twice = ("num_images", "num_draws", "num_lazy", "num_small", "num_units")
+    require(
+        config,
+        at_least={"dim": 1, "num_modes": config.dim, **dict.fromkeys(twice, 2)},
+        positive=("small_scale", "memory_limit"),
+        at_most_one=("init_scale", "step_size", "small_step_size"),
+    )
+    require_widths(config.widths, config.fit_from)
     most = max(config.num_lazy, config.num_small)
     if config.num_draws < most:
         raise ValueError(f"num_draws = {config.num_draws}, but {most} of them are to be trained.")
     if config.num_modes >= config.num_images:
         raise ValueError(
             f"num_modes = {config.num_modes} must be below num_images = {config.num_images}."
-        )
-    for name in ("init_scale", "step_size", "small_step_size"):
-        if not 0 < getattr(config, name) <= 1:
-            raise ValueError(f"{name} must lie between 0 and 1, got {getattr(config, name)}.")
-    for name in ("small_scale", "memory_limit"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be > 0, got {getattr(config, name)}.")
-    widths = np.asarray(config.widths)
-    if (np.diff(widths) <= 0).any() or (widths < 1).any():
-        raise ValueError(f"widths must increase from 1 or more, got {config.widths}.")
-    if (widths >= config.fit_from).sum() < 2:
-        raise ValueError(
-            f"fit_from = {config.fit_from} leaves fewer than two of the widths {config.widths}."
         )
 
 

@@ -24,6 +24,7 @@ from jax.tree_util import Partial
 
 from experiments import _curves, _prediction, _training, resnet_small_init
 from experiments._recipes import BarlowTwins
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, kernel_pca, linear, plotting, simulate
 from sslstep.measure import spectrum
@@ -63,8 +64,7 @@ def run(config: Config, runs: Path) -> Arrays:
         raise ValueError(
             "the theory is of Eq. 1: off_diagonal must be 1, without batch_norm, with symmetrise."
         )
-    if config.num_snapshots < 2:
-        raise ValueError(f"num_snapshots must be >= 2, got {config.num_snapshots}.")
+    require(config, at_least={"num_snapshots": 2})
     if not 2 * recipe.dim <= config.num_pairs <= config.num_probe:
         raise ValueError(
             f"num_pairs = {config.num_pairs} must lie between 2 dim = {2 * recipe.dim} and "

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from experiments import _networks, _prediction
 from experiments._images import choose
+from experiments._require import require, require_widths
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, data, gram, linear, nn, plotting
 from sslstep.ntk import infinite
@@ -81,7 +82,14 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """Every network, its prediction and the distances between the two."""
-    _require_valid(config)
+    require(
+        config,
+        # Of one seed there is no standard error.
+        at_least={"num_images": 1, "num_test": 1, "dim": 1, "depth": 1, "num_seeds": 2},
+        fraction=("step_size",),
+        at_most_one=("init_scale",),
+    )
+    require_widths(config.widths, config.fit_from)
     key_data, key_networks = jax.random.split(jax.random.key(config.seed))
     x, x_test = positive_pairs(config, key_data)
     basis = _networks.basis(x, x_test)
@@ -120,26 +128,6 @@ def run(config: Config) -> Arrays:
     gammas = limit.gamma_modes.eigenvalues
     arrays["alignment_exponent"] = linear.alignment_exponent(gammas, config.dim)
     return {name: np.asarray(array) for name, array in arrays.items()}
-
-
-def _require_valid(config: Config) -> None:
-    for name in ("num_images", "num_test", "dim", "depth"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be >= 1, got {getattr(config, name)}.")
-    if config.num_seeds < 2:
-        raise ValueError(f"num_seeds must be >= 2 for a standard error, got {config.num_seeds}.")
-    if not 0 < config.step_size < 1:
-        raise ValueError(f"step_size must lie between 0 and 1, got {config.step_size}.")
-    if not 0 < config.init_scale <= 1:
-        raise ValueError(f"init_scale must lie between 0 and 1, got {config.init_scale}.")
-    widths = np.asarray(config.widths)
-    if len(widths) < 2 or (np.diff(widths) <= 0).any() or widths[0] < 1:
-        raise ValueError(f"widths must be at least two, increasing, got {config.widths}.")
-    if (widths >= config.fit_from).sum() < 2:
-        raise ValueError(
-            f"fit_from = {config.fit_from} leaves fewer than two of the widths {config.widths} "
-            f"for the fit."
-        )
 
 
 def positive_pairs(config: Config, key: jax.Array) -> tuple[jax.Array, jax.Array]:
