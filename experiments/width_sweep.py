@@ -159,20 +159,6 @@ def _limit(config, parameterization, width, x, x_test) -> _prediction.Limit:
     return _prediction.limit(kernel, k_test_train, config.dim, config.step_size)
 
 
-def fit_exponent(widths: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
-    """Least squares of log distance on log width over networks, (W, S): slope, standard error.
-
-    Equal weights, because networks of one width scatter by the same factor at every width as long
-    as distances are of first order; the error is from the scatter about the line.
-    """
-    x = np.repeat(np.log(widths), distances.shape[1])
-    y = np.log(distances).ravel()
-    x = x - x.mean()
-    slope = (x @ y) / (x @ x)
-    rest = y - y.mean() - slope * x
-    return float(slope), float(np.sqrt(rest @ rest / (len(x) - 2) / (x @ x)))
-
-
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """The exponents, and that nothing but width limits the agreement."""
     widths, distances = arrays["widths"], arrays["distances"]
@@ -180,7 +166,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     results = []
     for p, name in enumerate(PARAMETERIZATIONS):
         for i, measure in enumerate(_prediction.MEASURES):
-            slope, error = fit_exponent(widths[fitted], distances[p, fitted, :, i])
+            slope, error = _prediction.fit_exponent(widths[fitted], distances[p, fitted, :, i])
             results.append(
                 claims.close(
                     f"distance of the {measure} from the infinite-width prediction, {name} "
