@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import infinite_width_claims, kernel_claims
+from experiments import _panels, infinite_width_claims, kernel_claims
 from experiments._images import choose
 from experiments._require import require
 from experiments._run import Arrays, Experiment, command
@@ -274,7 +274,7 @@ def _plot_by_time(config, arrays, ax) -> None:
     expected = 100 * arrays["predicted_kernel_accuracy"].mean(axis=0)
     ax.plot(t, expected, **plotting.THEORY, label="infinite width")
     ax.set(xscale="log", xlim=(0.3 * tau[0], t[-1]))
-    ax.set(xlabel=r"effective time $t$ = learning rate $\times$ step", ylabel="test accuracy (%)")
+    ax.set(xlabel=_panels.TIME, ylabel="test accuracy (%)")
     ax.legend(loc="upper left", frameon=True, framealpha=1, edgecolor="none")
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import linear_claims
+from experiments import _panels, linear_claims
 from experiments._images import choose
 from experiments._require import require
 from experiments._run import Arrays, Experiment, command
@@ -148,36 +148,22 @@ def plot(config: Config, arrays: Arrays) -> Any:
     fig, (loss, eigenvalues, error) = plt.subplots(
         3, 1, figsize=(5.0, 6.2), height_ratios=(3, 3, 2)
     )
-    t, blue = arrays["t"], plotting.CATEGORIES[0]
-    plotting.time_marks(loss, arrays["predicted_step_times"], label=r"predicted step time $\tau_j$")
-    loss.plot(t, arrays["loss"], color=blue, linewidth=1.8, label="gradient descent")
-    loss.set(ylabel=r"loss $\mathcal{L}$", yticks=range(0, config.dim + 1, 2), ylim=(-0.2, None))
-    loss.legend(loc="lower left", frameon=True, framealpha=1, edgecolor="none")
-    plotting.mode_curves(
-        eigenvalues,
-        t,
-        arrays["eigenvalues"],
-        arrays["predicted_eigenvalues"],
-        experiment="gradient descent",
-        theory=r"predicted $\gamma_j s_j^2(t)$",
+    measured = "gradient descent"
+    _panels.loss(loss, arrays, experiment=measured, theory=r"predicted step time $\tau_j$")
+    _panels.eigenvalues(
+        eigenvalues, arrays, experiment=measured, theory=r"predicted $\gamma_j s_j^2(t)$"
     )
-    eigenvalues.set(ylabel=r"eigenvalues of $C$", ylim=(-0.05, 1.1))
     eigenvalues.legend(loc="center", bbox_to_anchor=(0.33, 0.45))
     left = 0.3 * arrays["predicted_step_times"][0]
     for ax in (loss, eigenvalues):
-        ax.set(xscale="log", xlim=(left, t[-1]))
-    eigenvalues.set_xlabel(r"effective time $t$ = learning rate $\times$ step")
-    modes = np.arange(1, config.dim + 1)
+        ax.set(xscale="log", xlim=(left, arrays["t"][-1]))
+    eigenvalues.set_xlabel(_panels.TIME)
     kinds = (
         ("predicted_step_times_flow", "s", 7, "white", r"Eq. 16, gradient flow"),
-        ("predicted_step_times", "o", 3.5, blue, "with the rate of gradient descent"),
+        ("predicted_step_times", "o", 3.5, _panels.BLUE, "with the rate of gradient descent"),
     )
-    for name, marker, size, face, label in kinds:
-        deviation = 100 * (arrays[name] / arrays["step_times"] - 1)
-        error.plot(modes, deviation, marker, color=blue, mfc=face, markersize=size, label=label)
     error.axhspan(-2, 2, color="0.9", zorder=0, linewidth=0)
-    error.axhline(0, color="0.5", linewidth=0.6, zorder=0)
-    error.set(xlabel=r"mode $j$", ylabel="predicted $-$ measured\nstep time (%)", xticks=modes)
+    _panels.step_time_errors(error, arrays, kinds)
     error.set(ylim=(min(-3, error.get_ylim()[0]), max(3, error.get_ylim()[1])))
     error.legend(loc="lower right")
     plotting.label_panels((loss, eigenvalues, error))

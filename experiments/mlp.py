@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import mlp_claims
+from experiments import _panels, mlp_claims
 from experiments._images import choose
 from experiments._require import require
 from experiments._run import Arrays, Experiment, command
@@ -297,52 +297,31 @@ def plot(config: Config, arrays: Arrays) -> Any:
 
     fig, axes = plt.subplots(2, 2, figsize=(7.0, 4.8))
     (loss, eigenvalues), (amplitudes, error) = axes
-    t, blue = arrays["t"], plotting.CATEGORIES[0]
-    plotting.time_marks(loss, arrays["predicted_step_times"], label="predicted step times")
-    loss.plot(t, arrays["loss"], color=blue, linewidth=1.8, label="network")
-    loss.set(ylabel=r"loss $\mathcal{L}$", yticks=range(0, config.dim + 1, 2), ylim=(-0.2, None))
-    loss.legend(loc="lower left", frameon=True, framealpha=1, edgecolor="none")
-    plotting.mode_curves(
-        eigenvalues,
-        t,
-        arrays["eigenvalues"],
-        arrays["predicted_eigenvalues"],
-        experiment="network",
-        theory="initial NTK",
-    )
-    eigenvalues.set(ylabel=r"eigenvalues of $C$", ylim=(-0.05, 1.1))
+    t, names = arrays["t"], {"experiment": "network", "theory": "initial NTK"}
+    _panels.loss(loss, arrays, experiment="network", theory="predicted step times")
+    _panels.eigenvalues(eigenvalues, arrays, **names)
     eigenvalues.legend(loc="center left")
     root = arrays["gammas"] ** 0.5
-    plotting.mode_curves(
-        amplitudes,
-        t,
-        root * arrays["singular_values"],
-        root * arrays["predicted_singular_values"],
-        experiment="network",
-        theory="initial NTK",
+    measured, predicted = (
+        root * arrays[name] for name in ("singular_values", "predicted_singular_values")
     )
+    plotting.mode_curves(amplitudes, t, measured, predicted, **names)
     amplitudes.set(ylabel=r"amplitude $\sqrt{\gamma_j}\, s_j$", yscale="log", ylim=(1e-7, 3))
     risen = arrays["predicted_step_times"][0]
     for ax in (loss, eigenvalues, amplitudes):
         left = max(0.1 * risen, t[1]) if risen < t[-1] else t[1]
         ax.set(xscale="log", xlim=(left, t[-1]))
-        ax.set_xlabel(r"effective time $t$ = learning rate $\times$ step")
+        ax.set_xlabel(_panels.TIME)
     kinds = (
         ("infinite_predicted_step_times", "s", 7, "white", "infinite-width NTK"),
-        ("predicted_step_times", "o", 4, blue, "initial NTK"),
-        ("updated_step_times", "x", 5, blue, "initial NTK, from the step before"),
+        ("predicted_step_times", "o", 4, _panels.BLUE, "initial NTK"),
+        ("updated_step_times", "x", 5, _panels.BLUE, "initial NTK, from the step before"),
     )
-    modes = np.arange(1, config.dim + 1)
-    measured = np.where(np.isfinite(arrays["step_times"]), arrays["step_times"], np.nan)
-    for name, marker, size, face, label in kinds:
-        deviation = 100 * (arrays[name] / measured - 1)
-        error.plot(modes, deviation, marker, color=blue, mfc=face, markersize=size, label=label)
-    error.axhline(0, color="0.5", linewidth=0.6, zorder=0)
-    error.set(xlabel=r"mode $j$", ylabel="predicted $-$ measured\nstep time (%)", xticks=modes)
+    _panels.step_time_errors(error, arrays, kinds)
     low, high = error.get_ylim()
     error.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
     error.legend(loc="upper left")
-    if np.isnan(measured).all():
+    if not np.isfinite(arrays["step_times"]).any():
         error.text(0.5, 0.3, "no mode is learned", transform=error.transAxes, ha="center")
     plotting.label_panels(axes.flat)
     return fig

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import _networks, _prediction
+from experiments import _networks, _panels, _prediction
 from experiments._images import choose
 from experiments._require import require
 from experiments._run import Arrays, Experiment, command
@@ -255,7 +255,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     left = 0.3 * arrays["predicted_step_times"][0, 0]
     for ax in (loss, eigenvalues):
         ax.set(xscale="log", xlim=(max(left, t[1]), t[-1]))
-    eigenvalues.set_xlabel(r"effective time $t$ = learning rate $\times$ step")
+    eigenvalues.set_xlabel(_panels.TIME)
     grid = np.linspace(0, 1, 201)
     below = {
         name: (arrays[f"{name}_ranks"].ravel()[None] <= grid[:, None]).mean(axis=1)
