@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import _panels, linear_claims
-from experiments._images import choose
+from experiments._images import crop_pairs
 from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import data, linear, plotting, simulate
@@ -118,12 +118,10 @@ def positive_pairs(
     config: Config, key_images: jax.Array, key_crops: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Features (n, m) of two crops of each of n images, chosen at random."""
-    images = choose(key_images, config.data, config.num_images, config.data_dir).images
-    crops = data.random_crop_pairs(key_crops, images, config.crop)
-    features = data.flatten(
-        jnp.concatenate(crops), dtype=config.dtype, standardise=config.standardise
-    )
-    return features[: config.num_images], features[config.num_images :]
+    keys, num = (key_images, key_crops), config.num_images
+    crops = jnp.concatenate(crop_pairs(keys, config.data, num, config.data_dir, config.crop))
+    features = data.flatten(crops, dtype=config.dtype, standardise=config.standardise)
+    return features[:num], features[num:]
 
 
 def _split(seed: int) -> jax.Array:

@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import _panels, mlp_claims
-from experiments._images import choose
+from experiments._images import crop_pairs
 from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import data, kernel_pca, linear, losses, nn, plotting, train
@@ -117,9 +117,8 @@ def run(config: Config) -> Arrays:
 
 def samples(config: Config, key: jax.Array) -> np.ndarray:
     """Features of two crops of each image, [X, X'], shape (2n, m), float64."""
-    key_images, key_crops = jax.random.split(key)
-    images = choose(key_images, config.data, config.num_images, config.data_dir).images
-    crops = jnp.concatenate(data.random_crop_pairs(key_crops, images, config.crop))
+    keys, num = jax.random.split(key), config.num_images
+    crops = jnp.concatenate(crop_pairs(keys, config.data, num, config.data_dir, config.crop))
     with jax.enable_x64(True):
         standardise = config.pixels == "standardised"
         x = np.asarray(data.flatten(crops, dtype=jnp.float64, standardise=standardise))

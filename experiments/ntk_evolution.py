@@ -36,8 +36,8 @@ from experiments import (
     _prediction,
     ntk_evolution_claims,
     ntk_evolution_figure,
-    width_sweep,
 )
+from experiments._images import split_pairs
 from experiments._require import require, require_widths
 from experiments._run import Arrays, Experiment, command
 from sslstep import kernel_pca, nn, simulate, train
@@ -101,11 +101,8 @@ def run(config: Config) -> Arrays:
     """Networks of every width at initialisation, some trained in two ways, and theory."""
     _require_valid(config)
     key_data, key_networks, key_units = jax.random.split(jax.random.key(config.seed), 3)
-    # Only the training pairs are used.
-    sweep = width_sweep.Config(
-        config.data, config.data_dir, config.num_images, num_test=1, crop=config.crop
-    )
-    x = width_sweep.positive_pairs(sweep, key_data)[0]
+    # The held-out pair is not used.
+    x, _ = split_pairs(key_data, config.data, config.num_images, 1, config.data_dir, config.crop)
     kernel = infinite.mlp(1)(x)
     limit = _prediction.limit(kernel, kernel[:1], config.dim, config.step_size)
     basis = _networks.basis(x)

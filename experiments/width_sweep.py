@@ -35,10 +35,10 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import _networks, _prediction
-from experiments._images import choose
+from experiments._images import split_pairs
 from experiments._require import require, require_widths
 from experiments._run import Arrays, Experiment, command
-from sslstep import claims, data, gram, linear, nn, plotting
+from sslstep import claims, gram, linear, nn, plotting
 from sslstep.ntk import infinite
 
 PARAMETERIZATIONS: tuple[Literal["ntk"], Literal["standard"]] = ("ntk", "standard")
@@ -91,7 +91,8 @@ def run(config: Config) -> Arrays:
     )
     require_widths(config.widths, config.fit_from)
     key_data, key_networks = jax.random.split(jax.random.key(config.seed))
-    x, x_test = positive_pairs(config, key_data)
+    numbers = (config.num_images, config.num_test)
+    x, x_test = split_pairs(key_data, config.data, *numbers, config.data_dir, config.crop)
     basis = _networks.basis(x, x_test)
     shape = (len(PARAMETERIZATIONS), len(config.widths), config.num_seeds)
     keys = jax.random.split(key_networks, shape)
@@ -128,25 +129,6 @@ def run(config: Config) -> Arrays:
     gammas = limit.gamma_modes.eigenvalues
     arrays["alignment_exponent"] = linear.alignment_exponent(gammas, config.dim)
     return {name: np.asarray(array) for name, array in arrays.items()}
-
-
-def positive_pairs(config: Config, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Standardised training pairs and held-out pairs, (2 n, m) each: X above X'."""
-    key_images, key_crops = jax.random.split(key)
-    num, called = config.num_images + config.num_test, "num_images + num_test"
-    images = choose(key_images, config.data, num, config.data_dir, called=called).images
-    crops = data.random_crop_pairs(key_crops, images, config.crop)
-    n = config.num_images
-    first = jnp.concatenate([view[:n] for view in crops])
-    rest = jnp.concatenate([view[n:] for view in crops])
-    # Constants of the training images, for both.
-    pixels = np.asarray(first) / 255
-    constants = {"mean": pixels.mean((0, 1, 2)), "std": pixels.std((0, 1, 2))}
-    x, x_test = (
-        data.flatten(images, dtype="float64", standardise=True, **constants)
-        for images in (first, rest)
-    )
-    return x, x_test
 
 
 def _limit(config, parameterization, width, x, x_test) -> _prediction.Limit:
