@@ -375,3 +375,12 @@ def require_valid(config: Config, recipes: list[tuple[str, Recipe]]) -> None:
                 f"{recipe.batch_size}, and at least 4 {name}.dim = {4 * recipe.dim}: a correlation "
                 f"of few samples has few dimensions."
             )
+
+
+def require_pairs(config: Any, name: str, dim: int) -> None:
+    """Refuse a number of pairs, out of the fixed ones, whose kernel would have too few modes."""
+    if not 2 * dim <= getattr(config, name) <= config.num_probe:
+        raise ValueError(
+            f"{name} = {getattr(config, name)} must lie between 2 dim = {2 * dim} and num_probe = "
+            f"{config.num_probe}."
+        )

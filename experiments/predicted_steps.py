@@ -65,11 +65,7 @@ def run(config: Config, runs: Path) -> Arrays:
             "the theory is of Eq. 1: off_diagonal must be 1, without batch_norm, with symmetrise."
         )
     require(config, at_least={"num_snapshots": 2})
-    if not 2 * recipe.dim <= config.num_pairs <= config.num_probe:
-        raise ValueError(
-            f"num_pairs = {config.num_pairs} must lie between 2 dim = {2 * recipe.dim} and "
-            f"num_probe = {config.num_probe}."
-        )
+    _training.require_pairs(config, "num_pairs", recipe.dim)
     arrays: Arrays = {}
     for seed in config.seeds:
         trained = _training.fit(config, "barlow_twins", recipe, seed, runs, name="predicted steps:")
