@@ -2,11 +2,12 @@ r"""Figure 9: losses and gradients for faster self-supervised learning, and what
 
     make fig9    or    python -m experiments.faster_losses
 
-Modewise losses of Appendix G (A to D) and that of preconditioned gradients (E), and their descent
-(F to J), each at the same fraction of the largest learning rate that it bears. Then a linear model
-is trained with each, by gradient descent on embeddings of pairs, from a small random start: the
-step at which each mode is learned (K), and how many times fewer steps all of them take than with
-plain Barlow Twins (L), against the mode equations' closed forms. Takes a minute.
+Modewise losses of Appendix G (A to D) and that of preconditioned gradients (E), and their
+descent (F to J), each at the same fraction of the largest learning rate that it bears. Then a
+linear model is trained with each, by gradient descent on embeddings of pairs, from a small
+random start: the step at which each mode is learned (K), and how many times fewer steps all of
+them take than with plain Barlow Twins (L), against the mode equations' closed forms. Takes a
+minute.
 """
 
 from collections.abc import Callable

@@ -3,8 +3,8 @@ r"""Section 5.2: what infinite-width self-supervised learning learns, and what i
     make infinite_width    or    python -m experiments.infinite_width
 
 The embeddings of an infinitely wide MLP and CNN, from their kernels and without training, on two
-random crops of each image. (A) The spectrum of K_Γ below that of the kernel itself, K̃/(2n);
-(B) when each mode is learned; (C) the test accuracy of a linear probe on the first d dimensions,
+random crops of each image. (A) The spectrum of K_Γ below that of the kernel itself, K̃/(2n); (B)
+when each mode is learned; (C) the test accuracy of a linear probe on the first d dimensions,
 against kernel PCA and an untrained network; (D) the accuracy along training, which rises in steps
 as dimensions are learned. Beside them finite networks trained on the same pairs: as they are, and
 made lazy by a factor on the output, f = a (f_θ - f_θ0) + α f_θ0, which leaves the theory exact and

@@ -11,10 +11,11 @@ the weights: to second order that seeds the other modes a hundred times above wh
 been. From the embeddings at the step before, each step comes when the same kernel says, as nearly
 as the kernel is constant. A minute on two cores.
 
-As printed ("weights are scaled upon initialization by α", 1e-4), nothing is learned: preset
-`literal` runs that, and `python -m experiments.mlp_readings` compares the ways to read it. Presets
-`cpu` (photographs) and `paper` (CIFAR-10 from --data-dir) scale the initial embeddings by α instead
-of the weights; `last_layer` scales the output layer alone, whose steps come when predicted.
+As printed ("weights are scaled upon initialization by α", 1e-4), nothing is learned:
+preset `literal` runs that, and `python -m experiments.mlp_readings` compares the ways to
+read it. Presets `cpu` (photographs) and `paper` (CIFAR-10 from --data-dir) scale the
+initial embeddings by α instead of the weights; `last_layer` scales the output layer alone,
+whose steps come when predicted.
 """
 
 from dataclasses import dataclass
@@ -58,8 +59,7 @@ class Config:
     biases: Literal["both", "hidden", "none"] = "both"
     """Which layers have them."""
     scaled: Scaled = "output"
-    """What α multiplies at initialisation: the embeddings (see nn.centred); all parameters; weights
-    but no biases; the parameters of the first or the last layer; nothing."""
+    """What α multiplies: embeddings; all parameters; weights, not biases; one layer's; nothing."""
     init_scale: float = 1e-4
     """α."""
     learning_rate: float = 1e-4

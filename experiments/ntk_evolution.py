@@ -13,11 +13,11 @@ cores.
 Distances fall like width^-1/2 and misalignments, squares of angles, like 1 / width: the NTK is a
 mean over independent units. The constants are closed or averages over units (`_ntk_rate`).
 
-Lazy: initial embeddings made small by subtraction (:func:`sslstep.nn.centred`). The movement falls,
-of the output weights' part like 1 / width and of the hidden weights' like width^-3/4, slower
-because rectifiers switch. Small: all weights times α with α² width^1/2 = κ fixed, the width at
-which a network is no longer lazy. To learn embeddings of size 1 the product of a unit's weights has
-to become of order width^-1/2, so the kernel moves by O(1 / κ) at every width.
+Lazy: initial embeddings made small by subtraction (sslstep.nn.centred). The movement falls, of the
+output weights' part like 1 / width and of the hidden weights' like width^-3/4, slower because
+rectifiers switch. Small: all weights times α with α² width^1/2 = κ fixed, the width at which a
+network is no longer lazy. To learn embeddings of size 1 the product of a unit's weights has to
+become of order width^-1/2, so the kernel moves by O(1 / κ) at every width.
 """
 
 from collections.abc import Callable

@@ -8,11 +8,11 @@ descent of its infinite-width kernel from the same initial embeddings: the final
 training pairs and of held-out ones (A), the eigenvalues of C (B, D, E), and step times (C).
 Expected: every distance falls like width^-1/2. Three to four minutes on two cores.
 
-Why -1/2. Gradient descent moves the embeddings F of a network by :math:`-\eta \Theta_t \nabla_F
-\mathcal L`, with Θ its NTK at that moment, and those of the limit by the same with the fixed
-kernel. To first order, a distance is linear in their difference. At initialisation that is a mean
-over independent hidden units less its expectation, O(width^-1/2); training adds O(1 / width),
-because to first order a unit's change is odd in its output weights, which have mean zero.
+Why -1/2. Gradient descent moves the embeddings F of a network by -η Θ ∇L(F), with Θ its NTK at
+that moment, and those of the limit by the same with the fixed kernel. To first order, a distance is
+linear in their difference. At initialisation that is a mean over independent hidden units less its
+expectation, O(width^-1/2); training adds O(1 / width), because to first order a unit's change is
+odd in its output weights, which have mean zero.
 
 When it holds. First, the fluctuation has to be small against 1 / (4 γ_j τ_j), the inverse number of
 e-foldings in which a mode grows. Second, and harder to meet, against α, the size of the initial
@@ -23,7 +23,7 @@ the prediction is not Result 4.6, whose own error is of order α^β (F), but gra
 kernel from the network's initial embeddings, exact for every α and learning rate.
 
 Initial embeddings are made small by subtracting most of the network's own, which leaves its kernel
-as it is (:func:`sslstep.nn.centred`). Presets differ in the data and the widest network.
+as it is (sslstep.nn.centred). Presets differ in the data and the widest network.
 """
 
 from dataclasses import dataclass
