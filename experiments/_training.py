@@ -242,6 +242,12 @@ def _keep(folder: Path, state: train.TrainState) -> None:
     draft.replace(path)
 
 
+def evaluated(model: nn.Encoder, params: Any, batch_stats: Any, x: jax.Array) -> nn.Outputs:
+    """h and z of images by a network whose batch norms' statistics are held."""
+    outputs: Any = model.apply({"params": params, "batch_stats": batch_stats}, x, train=False)
+    return outputs
+
+
 @partial(jax.jit, static_argnames="model")
 def settled(model: Any, params: Any, batch_stats: Any, x: jax.Array) -> Any:
     """Running averages that have converged to the statistics of these images."""
@@ -306,12 +312,10 @@ def accuracy_of(
     classes = len(found.label_names)
     normalise = recipe.make_views(config.size).first
 
-    def embed(variables: Any, x: jax.Array) -> jax.Array:
+    def embed(params: Any, batch_stats: Any, x: jax.Array) -> jax.Array:
         if normalise.mean is not None and normalise.std is not None:
             x = (x - jnp.asarray(normalise.mean)) / jnp.asarray(normalise.std)
-        outputs: Any = model.apply(variables, x, train=False)
-        h: jax.Array = outputs.h
-        return h
+        return evaluated(model, params, batch_stats, x).h
 
     grid = jnp.geomspace(1e-5, 1.0, 11)
 
@@ -325,8 +329,7 @@ def accuracy_of(
         return probe.accuracy(probe.ridge(h, targets, best), h_test, labels_test)
 
     def measure(state: train.TrainState) -> dict[str, Any]:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        frozen = Partial(embed, variables)
+        frozen = Partial(embed, state.params, state.batch_stats)
         h, h_test = (probe.embed_images(frozen, part) for part in (images, images_test))
         return {"accuracy": accuracy(h, h_test)}
 

@@ -145,10 +145,7 @@ class _Kernels:
         self.limit, self.setup = int(config.memory_limit * 2**30), setup
 
         def apply_fn(batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
-            variables = {"params": params, "batch_stats": batch_stats}
-            outputs: Any = setup.model.apply(variables, x, train=False)
-            z: jax.Array = outputs.z
-            return z
+            return _training.evaluated(setup.model, params, batch_stats, x).z
 
         self.apply_fn = apply_fn
 

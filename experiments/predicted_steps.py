@@ -138,9 +138,7 @@ def _along_directions(model: Any) -> Any:
     """
 
     def apply_fn(directions: jax.Array, batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
-        variables = {"params": params, "batch_stats": batch_stats}
-        z: jax.Array = model.apply(variables, x, train=False).z
-        return z @ directions
+        return _training.evaluated(model, params, batch_stats, x).z @ directions
 
     return apply_fn
 
