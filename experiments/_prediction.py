@@ -1,6 +1,6 @@
 r"""What infinitely wide networks do: gradient descent of their kernel, exact or in closed form.
 
-Shared by the experiments that hold finite networks against it.
+Shared by the experiments that hold networks against it, with what they make of the difference.
 """
 
 from typing import NamedTuple
@@ -131,3 +131,32 @@ def distances(a: Outcome, b: Outcome, span: float) -> list[float]:
         float(np.abs(a.curves - b.curves).max()),
         float(np.sqrt(np.mean(steps**2))) if waits.any() else np.nan,
     ]
+
+
+def plateaus(step_times: np.ndarray, gammas: np.ndarray) -> list[tuple[int, float]]:
+    """Between steps that are far enough apart: how many modes are learned, and the moment.
+
+    A step is a rise of time constant 1 / 8γ_j. The moment is as many of them after the one step as
+    it is before the next, counted in those of each; far enough are more than five.
+    """
+    tau, width = step_times, 1 / (8 * gammas)
+    found = []
+    for j in range(len(tau) - 1):
+        both = width[j] + width[j + 1]
+        if np.isfinite(tau[j + 1]) and tau[j + 1] - tau[j] > 5 * both:
+            found.append((j + 1, float(tau[j] + (tau[j + 1] - tau[j]) * width[j] / both)))
+    return found
+
+
+def fit_exponent(widths: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
+    """Least squares of log distance on log width over networks, (W, S): slope, standard error.
+
+    Equal weights, because networks of one width scatter by the same factor at every width as long
+    as distances are of first order; the error is from the scatter about the line.
+    """
+    x = np.repeat(np.log(widths), distances.shape[1])
+    y = np.log(distances).ravel()
+    x = x - x.mean()
+    slope = (x @ y) / (x @ x)
+    rest = y - y.mean() - slope * x
+    return float(slope), float(np.sqrt(rest @ rest / (len(x) - 2) / (x @ x)))

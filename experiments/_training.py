@@ -22,6 +22,7 @@ from jax.tree_util import Partial
 
 from experiments import _images, _kept
 from experiments._recipes import LABELS, METHODS, Method, Recipe, Recipes
+from experiments._require import require
 from sslstep import data, nn, train
 from sslstep.measure import probe
 
@@ -241,6 +242,12 @@ def _keep(folder: Path, state: train.TrainState) -> None:
     draft.replace(path)
 
 
+def evaluated(model: nn.Encoder, params: Any, batch_stats: Any, x: jax.Array) -> nn.Outputs:
+    """h and z of images by a network whose batch norms' statistics are held."""
+    outputs: Any = model.apply({"params": params, "batch_stats": batch_stats}, x, train=False)
+    return outputs
+
+
 @partial(jax.jit, static_argnames="model")
 def settled(model: Any, params: Any, batch_stats: Any, x: jax.Array) -> Any:
     """Running averages that have converged to the statistics of these images."""
@@ -305,12 +312,10 @@ def accuracy_of(
     classes = len(found.label_names)
     normalise = recipe.make_views(config.size).first
 
-    def embed(variables: Any, x: jax.Array) -> jax.Array:
+    def embed(params: Any, batch_stats: Any, x: jax.Array) -> jax.Array:
         if normalise.mean is not None and normalise.std is not None:
             x = (x - jnp.asarray(normalise.mean)) / jnp.asarray(normalise.std)
-        outputs: Any = model.apply(variables, x, train=False)
-        h: jax.Array = outputs.h
-        return h
+        return evaluated(model, params, batch_stats, x).h
 
     grid = jnp.geomspace(1e-5, 1.0, 11)
 
@@ -324,8 +329,7 @@ def accuracy_of(
         return probe.accuracy(probe.ridge(h, targets, best), h_test, labels_test)
 
     def measure(state: train.TrainState) -> dict[str, Any]:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        frozen = Partial(embed, variables)
+        frozen = Partial(embed, state.params, state.batch_stats)
         h, h_test = (probe.embed_images(frozen, part) for part in (images, images_test))
         return {"accuracy": accuracy(h, h_test)}
 
@@ -359,26 +363,27 @@ def require_valid(config: Config, recipes: list[tuple[str, Recipe]]) -> None:
         values = getattr(config, name)
         if not values or len(set(values)) != len(values):
             raise ValueError(f"{name} must be one or more, each once, got {values}.")
-    for name, least in (
-        ("size", 1),
-        ("checkpoint_every", 1),
-        ("num_images", 0),
-        ("num_labelled", 0),
-        ("num_snapshots", 0),
-        ("num_records", 2),
-    ):
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
+    never_negative = dict.fromkeys(("num_images", "num_labelled", "num_snapshots"), 0)
+    require(config, at_least={"size": 1, "checkpoint_every": 1, "num_records": 2, **never_negative})
     for name, recipe in recipes:
-        for field in ("dim", "batch_size", "num_steps"):
-            if getattr(recipe, field) < 1:
-                raise ValueError(f"{name}.{field} must be >= 1, got {getattr(recipe, field)}.")
-        for field in ("learning_rate", "init_scale"):
-            if not getattr(recipe, field) > 0:
-                raise ValueError(f"{name}.{field} must be > 0, got {getattr(recipe, field)}.")
+        require(
+            recipe,
+            at_least={"dim": 1, "batch_size": 1, "num_steps": 1},
+            positive=("learning_rate", "init_scale"),
+            of=f"{name}.",
+        )
         if config.num_probe % recipe.batch_size or config.num_probe < 4 * recipe.dim:
             raise ValueError(
                 f"num_probe = {config.num_probe} must be a multiple of {name}.batch_size = "
                 f"{recipe.batch_size}, and at least 4 {name}.dim = {4 * recipe.dim}: a correlation "
                 f"of few samples has few dimensions."
             )
+
+
+def require_pairs(config: Any, name: str, dim: int) -> None:
+    """Refuse a number of pairs, out of the fixed ones, whose kernel would have too few modes."""
+    if not 2 * dim <= getattr(config, name) <= config.num_probe:
+        raise ValueError(
+            f"{name} = {getattr(config, name)} must lie between 2 dim = {2 * dim} and num_probe = "
+            f"{config.num_probe}."
+        )

@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 
 from experiments import _training, resnet_small_init
+from experiments._require import require
 from sslstep import plotting, train
 from sslstep.measure import spectrum
 
@@ -152,9 +153,8 @@ def animate(options: Options, found: dict[str, np.ndarray]) -> None:
 def main(options: Options) -> None:
     """Train and draw; what a user can mend is one line."""
     least = 4 * resnet_small_init.CPU.barlow_twins.dim
-    if options.num_frames < 2 or options.num_points < least:
-        sys.exit(f"animation: num_frames must be >= 2 and num_points >= 4 d = {least}.")
     try:
+        require(options, at_least={"num_frames": 2, "num_points": least})
         animate(options, follow(options))
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"animation: {error}")

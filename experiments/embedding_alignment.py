@@ -10,9 +10,9 @@ alignment, 1 for equal spans and d / 2n by chance. Beyond the paper: the same by
 and along training, and by the trace NTK; how far the kernel itself moves; and the prediction for
 held-out pairs from ever more pairs, which says how much of the gap to 1 is owed to n. Batch norm's
 statistics are held at those of the pairs. (A) Table 1. (B) alignment by the NTK of time t. (C) the
-kernel's movement. (D) held-out pairs. Preset cpu: the runs of Figure 5 (d = 16, small networks),
-and 40 s a method and seed beyond them. Preset paper: Appendix E (ResNet-50, d = 50, STL-10), on
-a GPU.
+kernel's movement. (D) held-out pairs. table.md has both tables, with the paper's values. Preset
+cpu: the runs of Figure 5 (d = 16, small networks), and 40 s a method and seed beyond them.
+Preset paper: Appendix E (ResNet-50, d = 50, STL-10), on a GPU.
 """
 
 from dataclasses import dataclass, replace
@@ -25,23 +25,13 @@ import numpy as np
 from jax.tree_util import Partial
 
 from experiments import _curves, _training, resnet_small_init
+from experiments import embedding_alignment_report as report
 from experiments._recipes import LABELS, Method, Recipe, Recipes
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
-from sslstep import claims, kernel_pca, plotting
+from sslstep import kernel_pca, plotting
 from sslstep.measure import alignment
 from sslstep.ntk import empirical
-
-# Of Table 1, by method: the prediction from the final NTK, and its leading eigenvectors.
-PAPER_TABLE_1 = {
-    "barlow_twins": (0.615, 0.510),
-    "simclr": (0.517, 0.450),
-    "vicreg": (0.592, 0.481),
-}
-PAPER_TABLE_2: dict[tuple[Method, Method], float] = {
-    ("barlow_twins", "simclr"): 0.504,
-    ("barlow_twins", "vicreg"): 0.504,
-    ("simclr", "vicreg"): 0.405,
-}
 
 
 @dataclass(frozen=True)
@@ -61,15 +51,16 @@ class Config(resnet_small_init.Config):
 def run(config: Config, runs: Path) -> Arrays:
     """Each run's alignments, and its embeddings for Table 2."""
     _training.require_valid(config, [(m, config.recipes.of(m)) for m in config.methods])
+    dim = max(config.recipes.of(method).dim for method in config.methods)
     for name in ("num_pairs", "num_held_out", "num_along"):
-        dims = max(config.recipes.of(method).dim for method in config.methods)
-        if not 2 * dims <= getattr(config, name) <= config.num_probe:
-            raise ValueError(
-                f"{name} = {getattr(config, name)} must lie between 2 dim = {2 * dims} and "
-                f"num_probe = {config.num_probe}."
-            )
-    if config.num_snapshots < 2:
-        raise ValueError(f"num_snapshots must be >= 2, got {config.num_snapshots}.")
+        _training.require_pairs(config, name, dim)
+    rest = config.num_probe - config.num_held_out
+    if rest < 2 * dim:
+        raise ValueError(
+            f"num_held_out = {config.num_held_out} leaves {rest} of num_probe = "
+            f"{config.num_probe} pairs to predict from: at least 2 dim = {2 * dim} are needed."
+        )
+    require(config, at_least={"num_snapshots": 2})
     arrays: Arrays = {}
     for seed in config.seeds:
         embeddings: dict[Method, np.ndarray] = {}
@@ -79,7 +70,7 @@ def run(config: Config, runs: Path) -> Arrays:
             found = _of_run(config, recipe, seed, trained)
             embeddings[method] = found.pop("embeddings")
             arrays |= {f"{method}/{seed}/{key}": value for key, value in found.items()}
-        for one, other in PAPER_TABLE_2:
+        for one, other in report.PAPER_TABLE_2:
             if {one, other} <= set(config.methods):
                 value = _alignment(embeddings[one], embeddings[other])
                 arrays[f"{one}/{other}/{seed}"] = np.asarray(value)
@@ -154,10 +145,7 @@ class _Kernels:
         self.limit, self.setup = int(config.memory_limit * 2**30), setup
 
         def apply_fn(batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
-            variables = {"params": params, "batch_stats": batch_stats}
-            outputs: Any = setup.model.apply(variables, x, train=False)
-            z: jax.Array = outputs.z
-            return z
+            return _training.evaluated(setup.model, params, batch_stats, x).z
 
         self.apply_fn = apply_fn
 
@@ -192,35 +180,16 @@ def _alignment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.asarray(alignment.subspace_alignment(a, b))
 
 
-def _values(config: Config, arrays: Arrays, method: str, key: str) -> np.ndarray:
-    """Of all seeds, in the first axis; without those that lack it."""
-    names = [f"{method}/{seed}/{key}" for seed in config.seeds]
-    return np.array([arrays[name] for name in names if name in arrays])
-
-
-def _chance(config: Config, method: Any) -> float:
-    return alignment.chance_level(config.recipes.of(method).dim, 2 * config.num_pairs)
-
-
-# Bars of Table 1: key, label, hatch.
-BARS = (
-    ("final NTK", "final NTK (Eq. 49)", "///"),
-    ("top modes", "its leading eigenvectors", "..."),
-    ("initial NTK", "initial NTK", "xx"),
-    ("random", "random subspace", ""),
-)
-
-
 def plot(config: Config, arrays: Arrays) -> Any:
     """Table 1 as bars, alignment and kernel along training, and held-out pairs."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.8))
     (ax_bars, ax_along), (ax_moved, ax_held) = axes
-    width = 0.8 / len(BARS)
-    for k, (key, label, hatch) in enumerate(BARS):
-        values = [_values(config, arrays, method, key) for method in config.methods]
-        at = np.arange(len(values)) + (k - (len(BARS) - 1) / 2) * width
+    width = 0.8 / len(report.BARS)
+    for k, (key, label, hatch) in enumerate(report.BARS):
+        values = [report.values(config, arrays, method, key) for method in config.methods]
+        at = np.arange(len(values)) + (k - (len(report.BARS) - 1) / 2) * width
         means, spread = ([f(v) for v in values] for f in (np.mean, np.ptp))
         error = np.array(spread) / 2 if len(config.seeds) > 1 else None
         ax_bars.bar(
@@ -228,7 +197,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
             edgecolor="0.2", linewidth=0.6, capsize=2,
         )  # fmt: skip
         if k < 2:
-            of_paper = [PAPER_TABLE_1[method][k] for method in config.methods]
+            of_paper = [report.PAPER_TABLE_1[method][k] for method in config.methods]
             name = "the paper's (ResNet-50, $d = 50$)" if k == 0 else None
             ax_bars.plot(at, of_paper, "kD", markersize=3.5, markerfacecolor="w", label=name)
     ax_bars.set_xticks(range(len(config.methods)), [LABELS[m] for m in config.methods])
@@ -261,97 +230,6 @@ def plot(config: Config, arrays: Arrays) -> Any:
     return fig
 
 
-def finite_n(numbers: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    r"""What held-out alignment tends to, :math:`a_\infty` of :math:`a_\infty - c n^{-1/2}`.
-
-    And the share of the gap from 1, at the largest n, that is owed to finite n:
-    :math:`(a_\infty - a_n) / (1 - a_n)`. By least squares on the larger half of the numbers.
-    """
-    if len(numbers) < 2:
-        return float("nan"), float("nan")
-    last = slice(min(len(numbers) // 2, len(numbers) - 2), None)
-    limit = np.polyfit(numbers[last] ** -0.5, values[last], 1)[1]
-    return float(limit), float((limit - values[-1]) / (1 - values[-1]))
-
-
-def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Tables 1 and 2, what else predicts, and what finite n accounts for."""
-    out: list[claims.Claim] = []
-    for method in config.methods:
-        name, chance = LABELS[method], _chance(config, method)
-        mean = {key: float(_values(config, arrays, method, key).mean()) for key, *_ in BARS}
-        fewest = {key: float(_values(config, arrays, method, key).min()) for key, *_ in BARS}
-        of_paper, of_paper_top = PAPER_TABLE_1[method]
-        tables = (
-            ("final NTK", "the prediction of the final NTK", of_paper),
-            ("top modes", "the final NTK's leading eigenvectors", of_paper_top),
-        )
-        for key, what, value in tables:
-            out.append(
-                claims.above(
-                    f"{name}: alignment with {what}, the least of all seeds, is ten times chance, "
-                    f"{chance:.3f} (the paper: {value}, ResNet-50, d = 50; here the mean is "
-                    f"{mean[key]:.3f})",
-                    "Table 1",
-                    expected=10 * chance,
-                    measured=fewest[key],
-                )
-            )
-        out += [
-            claims.close(
-                f"{name}: alignment with random subspaces is d / 2n",
-                "Table 1",
-                expected=chance,
-                measured=mean["random"],
-                # (1/d) times a sum of d^2 squares of variance 2 / (2n)^2 each, over seeds.
-                tolerance=3 * 2**0.5 / (2 * config.num_pairs) / len(config.seeds) ** 0.5,
-            ),
-            claims.above(
-                f"{name}: the final NTK predicts better than the initial one, difference",
-                "App. E",
-                expected=0.0,
-                measured=mean["final NTK"] - mean["initial NTK"],
-            ),
-            claims.above(
-                f"{name}: and better than its own leading eigenvectors (the paper: by "
-                f"{of_paper - of_paper_top:.3f}), difference",
-                "Table 1",
-                expected=0.0,
-                measured=mean["final NTK"] - mean["top modes"],
-            ),
-        ]
-        runs = [_training.run_of(arrays, f"{method}/{seed}") for seed in config.seeds]
-        held_out = np.mean([one["held out"] for one in runs], axis=0)
-        out.append(
-            claims.above(
-                f"{name}: finite n accounts for most of the gap from 1, by the trend of held-out "
-                f"pairs up to n = {runs[0]['numbers'][-1]}; share",
-                "App. E",
-                expected=0.5,
-                measured=finite_n(runs[0]["numbers"], held_out)[1],
-            )
-        )
-    for (one, other), value in PAPER_TABLE_2.items():
-        found = [
-            arrays[f"{one}/{other}/{seed}"]
-            for seed in config.seeds
-            if f"{one}/{other}/{seed}" in arrays
-        ]
-        if found:
-            chance = max(_chance(config, one), _chance(config, other))
-            out.append(
-                claims.above(
-                    f"{LABELS[one]} and {LABELS[other]}: alignment of what they learned, the least "
-                    f"of all seeds, is ten times chance, {chance:.3f} (the paper: {value}; here "
-                    f"the mean is {np.mean(found):.3f})",
-                    "Table 2",
-                    expected=10 * chance,
-                    measured=float(np.min(found)),
-                )
-            )
-    return out
-
-
 def _paper(recipe: Recipe, init_scale: float) -> Any:
     return replace(recipe, dim=50, init_scale=init_scale)
 
@@ -377,8 +255,9 @@ EXPERIMENT = Experiment(
     {"cpu": Config(), "paper": PAPER},
     run,
     plot,
-    check,
+    report.check,
     trains=True,
+    table=report.table,
 )
 
 if __name__ == "__main__":

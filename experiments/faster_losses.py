@@ -2,11 +2,12 @@ r"""Figure 9: losses and gradients for faster self-supervised learning, and what
 
     make fig9    or    python -m experiments.faster_losses
 
-Modewise losses of Appendix G (A to D) and that of preconditioned gradients (E), and their descent
-(F to J), each at the same fraction of the largest learning rate that it bears. Then a linear model
-is trained with each, by gradient descent on embeddings of pairs, from a small random start: the
-step at which each mode is learned (K), and how many times fewer steps all of them take than with
-plain Barlow Twins (L), against the mode equations' closed forms. Takes a minute.
+Modewise losses of Appendix G (A to D) and that of preconditioned gradients (E), and their
+descent (F to J), each at the same fraction of the largest learning rate that it bears. Then a
+linear model is trained with each, by gradient descent on embeddings of pairs, from a small
+random start: the step at which each mode is learned (K), and how many times fewer steps all of
+them take than with plain Barlow Twins (L), against the mode equations' closed forms. Takes a
+minute.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, landscape, linear, losses, optim, plotting
 
@@ -100,8 +102,12 @@ def batch_losses(config: Config) -> dict[str, Callable[..., jax.Array]]:
 
 def run(config: Config) -> Arrays:
     """Landscapes, curves, and the linear model's steps, measured and predicted."""
-    if config.shown not in config.ratios or min(config.ratios) <= 1 or config.dim < 2:
-        raise ValueError("shown must be one of ratios, all of which exceed 1, and dim at least 2.")
+    require(config, at_least={"dim": 2})
+    if config.shown not in config.ratios or min(config.ratios) <= 1:
+        raise ValueError(
+            f"shown must be one of ratios, all of which exceed 1, got {config.shown} and "
+            f"{config.ratios}."
+        )
     dtype = jnp.dtype(config.dtype)
     grid, arrays = jnp.linspace(-1.6, 1.6, 401, dtype=dtype), {}
     arrays["grid"] = grid

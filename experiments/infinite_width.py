@@ -3,8 +3,8 @@ r"""Section 5.2: what infinite-width self-supervised learning learns, and what i
     make infinite_width    or    python -m experiments.infinite_width
 
 The embeddings of an infinitely wide MLP and CNN, from their kernels and without training, on two
-random crops of each image. (A) The spectrum of K_Γ below that of the kernel itself, K̃/(2n);
-(B) when each mode is learned; (C) the test accuracy of a linear probe on the first d dimensions,
+random crops of each image. (A) The spectrum of K_Γ below that of the kernel itself, K̃/(2n); (B)
+when each mode is learned; (C) the test accuracy of a linear probe on the first d dimensions,
 against kernel PCA and an untrained network; (D) the accuracy along training, which rises in steps
 as dimensions are learned. Beside them finite networks trained on the same pairs: as they are, and
 made lazy by a factor on the output, f = a (f_θ - f_θ0) + α f_θ0, which leaves the theory exact and
@@ -25,8 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import infinite_width_claims, kernel_claims
+from experiments import _panels, infinite_width_claims, kernel_claims
 from experiments._images import choose
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from experiments.infinite_width_claims import dims, network_step_times
 from experiments.infinite_width_networks import Predicted, Task, correct, networks, num_classes_of
@@ -81,18 +82,16 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """Kernels to predictions, networks trained beside them, and what the claims need."""
-    for name in ("num_images", "cnn_images", "num_test", "pool", "dim", "num_seeds"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be >= 1, got {getattr(config, name)}.")
-    for name in ("init_scale", "penalty"):
-        if not 0 < getattr(config, name) < np.inf:
-            raise ValueError(f"{name} must be > 0 and finite, got {getattr(config, name)}.")
-    if any(not 0 < laziness < np.inf for laziness in config.laziness):
-        raise ValueError(f"laziness must be > 0 and finite, got {config.laziness}.")
+    require(
+        config,
+        at_least=dict.fromkeys(
+            ("num_images", "cnn_images", "num_test", "pool", "dim", "num_seeds"), 1
+        ),
+        positive=("init_scale", "penalty", "laziness"),
+        fraction=("step_size",),
+    )
     if list(config.laziness) != sorted(set(config.laziness)):
         raise ValueError(f"laziness must ascend, got {config.laziness}.")
-    if not 0 < config.step_size < 1:
-        raise ValueError(f"step_size must be between 0 and 1, got {config.step_size}.")
     smallest = min(config.num_images, config.cnn_images)
     if not config.dim < config.num_modes <= smallest:
         raise ValueError(
@@ -275,7 +274,7 @@ def _plot_by_time(config, arrays, ax) -> None:
     expected = 100 * arrays["predicted_kernel_accuracy"].mean(axis=0)
     ax.plot(t, expected, **plotting.THEORY, label="infinite width")
     ax.set(xscale="log", xlim=(0.3 * tau[0], t[-1]))
-    ax.set(xlabel=r"effective time $t$ = learning rate $\times$ step", ylabel="test accuracy (%)")
+    ax.set(xlabel=_panels.TIME, ylabel="test accuracy (%)")
     ax.legend(loc="upper left", frameon=True, framealpha=1, edgecolor="none")
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments import kernel_claims
+from experiments import _prediction, kernel_claims
 from experiments._run import Arrays
 from sslstep import claims, linear
 from sslstep.measure import probe, spectrum
@@ -124,7 +124,9 @@ def _check_accuracy(config, arrays) -> list[claims.Claim]:
             )
         )
     t, along = arrays["t"], arrays[f"network_{config.laziness[-1]:g}_accuracy"].mean(axis=0)
-    for middle, learned in plateaus(config, arrays):
+    # Of the lazy networks.
+    tau = network_step_times(arrays, config.laziness[-1]).mean(axis=0)
+    for learned, middle in _prediction.plateaus(tau, arrays["mlp_gammas"][: config.dim]):
         if learned in at:
             expected = float(predicted[at.index(learned)])
             measured = float(np.interp(middle, t, along))
@@ -139,14 +141,3 @@ def _check_accuracy(config, arrays) -> list[claims.Claim]:
                 )
             )
     return results
-
-
-def plateaus(config: "Config", arrays: Arrays) -> list[tuple[float, int]]:
-    """Half-way between the lazy networks' well separated steps, and the modes learned by then."""
-    tau = network_step_times(arrays, config.laziness[-1]).mean(axis=0)
-    width = 1 / (8 * arrays["mlp_gammas"][: config.dim])
-    return [
-        (float((tau[j] * width[j + 1] + tau[j + 1] * width[j]) / (width[j] + width[j + 1])), j + 1)
-        for j in range(config.dim - 1)
-        if tau[j + 1] - tau[j] > 5 * (width[j] + width[j + 1])
-    ]

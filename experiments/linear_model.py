@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import linear_claims
-from experiments._images import choose
+from experiments import _panels, linear_claims
+from experiments._images import crop_pairs
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import data, linear, plotting, simulate
 from sslstep.measure import spectrum
@@ -63,12 +64,8 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """Data to modes, gradient descent and its prediction, and what the claims need."""
-    for name, least in (("num_images", 1), ("dim", 1), ("num_records", 2), ("num_draws", 1)):
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
-    for name in ("init_scale", "learning_rate"):
-        if not 0 < getattr(config, name) < np.inf:
-            raise ValueError(f"{name} must be > 0 and finite, got {getattr(config, name)}.")
+    least = {"num_images": 1, "dim": 1, "num_records": 2, "num_draws": 1}
+    require(config, at_least=least, positive=("init_scale", "learning_rate"))
     keys = dict(zip(("images", "crops", "weights", "claims"), _split(config.seed), strict=True))
     x, x_prime = positive_pairs(config, keys["images"], keys["crops"])
     modes = linear.modes(linear.cross_correlation(x, x_prime))
@@ -121,12 +118,10 @@ def positive_pairs(
     config: Config, key_images: jax.Array, key_crops: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Features (n, m) of two crops of each of n images, chosen at random."""
-    images = choose(key_images, config.data, config.num_images, config.data_dir).images
-    crops = data.random_crop_pairs(key_crops, images, config.crop)
-    features = data.flatten(
-        jnp.concatenate(crops), dtype=config.dtype, standardise=config.standardise
-    )
-    return features[: config.num_images], features[config.num_images :]
+    keys, num = (key_images, key_crops), config.num_images
+    crops = jnp.concatenate(crop_pairs(keys, config.data, num, config.data_dir, config.crop))
+    features = data.flatten(crops, dtype=config.dtype, standardise=config.standardise)
+    return features[:num], features[num:]
 
 
 def _split(seed: int) -> jax.Array:
@@ -138,8 +133,8 @@ def _enough_steps(predicted: jax.Array, learning_rate: float) -> int:
     if not np.isfinite(last):
         raise ValueError(
             f"only {int(np.isfinite(predicted).sum())} of the {len(predicted)} modes can be "
-            f"learned: the "
-            f"others have no positive eigenvalue. Choose a smaller dim, or give num_steps."
+            f"learned: the others have no positive eigenvalue. Choose a smaller dim, or give "
+            f"num_steps."
         )
     return int(1.2 * last / learning_rate)
 
@@ -151,36 +146,22 @@ def plot(config: Config, arrays: Arrays) -> Any:
     fig, (loss, eigenvalues, error) = plt.subplots(
         3, 1, figsize=(5.0, 6.2), height_ratios=(3, 3, 2)
     )
-    t, blue = arrays["t"], plotting.CATEGORIES[0]
-    plotting.time_marks(loss, arrays["predicted_step_times"], label=r"predicted step time $\tau_j$")
-    loss.plot(t, arrays["loss"], color=blue, linewidth=1.8, label="gradient descent")
-    loss.set(ylabel=r"loss $\mathcal{L}$", yticks=range(0, config.dim + 1, 2), ylim=(-0.2, None))
-    loss.legend(loc="lower left", frameon=True, framealpha=1, edgecolor="none")
-    plotting.mode_curves(
-        eigenvalues,
-        t,
-        arrays["eigenvalues"],
-        arrays["predicted_eigenvalues"],
-        experiment="gradient descent",
-        theory=r"predicted $\gamma_j s_j^2(t)$",
+    measured = "gradient descent"
+    _panels.loss(loss, arrays, experiment=measured, theory=r"predicted step time $\tau_j$")
+    _panels.eigenvalues(
+        eigenvalues, arrays, experiment=measured, theory=r"predicted $\gamma_j s_j^2(t)$"
     )
-    eigenvalues.set(ylabel=r"eigenvalues of $C$", ylim=(-0.05, 1.1))
     eigenvalues.legend(loc="center", bbox_to_anchor=(0.33, 0.45))
     left = 0.3 * arrays["predicted_step_times"][0]
     for ax in (loss, eigenvalues):
-        ax.set(xscale="log", xlim=(left, t[-1]))
-    eigenvalues.set_xlabel(r"effective time $t$ = learning rate $\times$ step")
-    modes = np.arange(1, config.dim + 1)
+        ax.set(xscale="log", xlim=(left, arrays["t"][-1]))
+    eigenvalues.set_xlabel(_panels.TIME)
     kinds = (
         ("predicted_step_times_flow", "s", 7, "white", r"Eq. 16, gradient flow"),
-        ("predicted_step_times", "o", 3.5, blue, "with the rate of gradient descent"),
+        ("predicted_step_times", "o", 3.5, _panels.BLUE, "with the rate of gradient descent"),
     )
-    for name, marker, size, face, label in kinds:
-        deviation = 100 * (arrays[name] / arrays["step_times"] - 1)
-        error.plot(modes, deviation, marker, color=blue, mfc=face, markersize=size, label=label)
     error.axhspan(-2, 2, color="0.9", zorder=0, linewidth=0)
-    error.axhline(0, color="0.5", linewidth=0.6, zorder=0)
-    error.set(xlabel=r"mode $j$", ylabel="predicted $-$ measured\nstep time (%)", xticks=modes)
+    _panels.step_time_errors(error, arrays, kinds)
     error.set(ylim=(min(-3, error.get_ylim()[0]), max(3, error.get_ylim()[1])))
     error.legend(loc="lower right")
     plotting.label_panels((loss, eigenvalues, error))

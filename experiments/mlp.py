@@ -11,10 +11,11 @@ the weights: to second order that seeds the other modes a hundred times above wh
 been. From the embeddings at the step before, each step comes when the same kernel says, as nearly
 as the kernel is constant. A minute on two cores.
 
-As printed ("weights are scaled upon initialization by α", 1e-4), nothing is learned: preset
-`literal` runs that, and `python -m experiments.mlp_readings` compares the ways to read it. Presets
-`cpu` (photographs) and `paper` (CIFAR-10 from --data-dir) scale the initial embeddings by α instead
-of the weights; `last_layer` scales the output layer alone, whose steps come when predicted.
+As printed ("weights are scaled upon initialization by α", 1e-4), nothing is learned:
+preset `literal` runs that, and `python -m experiments.mlp_readings` compares the ways to
+read it. Presets `cpu` (photographs) and `paper` (CIFAR-10 from --data-dir) scale the
+initial embeddings by α instead of the weights; `last_layer` scales the output layer alone,
+whose steps come when predicted.
 """
 
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import mlp_claims
-from experiments._images import choose
+from experiments import _panels, mlp_claims
+from experiments._images import crop_pairs
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import data, kernel_pca, linear, losses, nn, plotting, train
 from sslstep.measure import spectrum
@@ -57,8 +59,7 @@ class Config:
     biases: Literal["both", "hidden", "none"] = "both"
     """Which layers have them."""
     scaled: Scaled = "output"
-    """What α multiplies at initialisation: the embeddings (see nn.centred); all parameters; weights
-    but no biases; the parameters of the first or the last layer; nothing."""
+    """What α multiplies: embeddings; all parameters; weights, not biases; one layer's; nothing."""
     init_scale: float = 1e-4
     """α."""
     learning_rate: float = 1e-4
@@ -89,18 +90,8 @@ class Network(NamedTuple):
 
 def run(config: Config) -> Arrays:
     """Training, predictions by three kernels, and how far the kernel moved."""
-    for name, least in (
-        ("num_images", 1),
-        ("dim", 3),
-        ("num_records", 2),
-        ("num_steps", 1),
-        ("num_draws", 2),
-    ):
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
-    for name in ("init_scale", "learning_rate"):
-        if not 0 < getattr(config, name) < np.inf:
-            raise ValueError(f"{name} must be > 0 and finite, got {getattr(config, name)}.")
+    least = {"num_images": 1, "dim": 3, "num_records": 2, "num_steps": 1, "num_draws": 2}
+    require(config, at_least=least, positive=("init_scale", "learning_rate"))
     key_data, key_network, key_draws = jax.random.split(jax.random.key(config.seed), 3)
     x = samples(config, key_data)
     network = initial_network(config, key_network, x)
@@ -126,9 +117,8 @@ def run(config: Config) -> Arrays:
 
 def samples(config: Config, key: jax.Array) -> np.ndarray:
     """Features of two crops of each image, [X, X'], shape (2n, m), float64."""
-    key_images, key_crops = jax.random.split(key)
-    images = choose(key_images, config.data, config.num_images, config.data_dir).images
-    crops = jnp.concatenate(data.random_crop_pairs(key_crops, images, config.crop))
+    keys, num = jax.random.split(key), config.num_images
+    crops = jnp.concatenate(crop_pairs(keys, config.data, num, config.data_dir, config.crop))
     with jax.enable_x64(True):
         standardise = config.pixels == "standardised"
         x = np.asarray(data.flatten(crops, dtype=jnp.float64, standardise=standardise))
@@ -306,52 +296,31 @@ def plot(config: Config, arrays: Arrays) -> Any:
 
     fig, axes = plt.subplots(2, 2, figsize=(7.0, 4.8))
     (loss, eigenvalues), (amplitudes, error) = axes
-    t, blue = arrays["t"], plotting.CATEGORIES[0]
-    plotting.time_marks(loss, arrays["predicted_step_times"], label="predicted step times")
-    loss.plot(t, arrays["loss"], color=blue, linewidth=1.8, label="network")
-    loss.set(ylabel=r"loss $\mathcal{L}$", yticks=range(0, config.dim + 1, 2), ylim=(-0.2, None))
-    loss.legend(loc="lower left", frameon=True, framealpha=1, edgecolor="none")
-    plotting.mode_curves(
-        eigenvalues,
-        t,
-        arrays["eigenvalues"],
-        arrays["predicted_eigenvalues"],
-        experiment="network",
-        theory="initial NTK",
-    )
-    eigenvalues.set(ylabel=r"eigenvalues of $C$", ylim=(-0.05, 1.1))
+    t, names = arrays["t"], {"experiment": "network", "theory": "initial NTK"}
+    _panels.loss(loss, arrays, experiment="network", theory="predicted step times")
+    _panels.eigenvalues(eigenvalues, arrays, **names)
     eigenvalues.legend(loc="center left")
     root = arrays["gammas"] ** 0.5
-    plotting.mode_curves(
-        amplitudes,
-        t,
-        root * arrays["singular_values"],
-        root * arrays["predicted_singular_values"],
-        experiment="network",
-        theory="initial NTK",
+    measured, predicted = (
+        root * arrays[name] for name in ("singular_values", "predicted_singular_values")
     )
+    plotting.mode_curves(amplitudes, t, measured, predicted, **names)
     amplitudes.set(ylabel=r"amplitude $\sqrt{\gamma_j}\, s_j$", yscale="log", ylim=(1e-7, 3))
     risen = arrays["predicted_step_times"][0]
     for ax in (loss, eigenvalues, amplitudes):
         left = max(0.1 * risen, t[1]) if risen < t[-1] else t[1]
         ax.set(xscale="log", xlim=(left, t[-1]))
-        ax.set_xlabel(r"effective time $t$ = learning rate $\times$ step")
+        ax.set_xlabel(_panels.TIME)
     kinds = (
         ("infinite_predicted_step_times", "s", 7, "white", "infinite-width NTK"),
-        ("predicted_step_times", "o", 4, blue, "initial NTK"),
-        ("updated_step_times", "x", 5, blue, "initial NTK, from the step before"),
+        ("predicted_step_times", "o", 4, _panels.BLUE, "initial NTK"),
+        ("updated_step_times", "x", 5, _panels.BLUE, "initial NTK, from the step before"),
     )
-    modes = np.arange(1, config.dim + 1)
-    measured = np.where(np.isfinite(arrays["step_times"]), arrays["step_times"], np.nan)
-    for name, marker, size, face, label in kinds:
-        deviation = 100 * (arrays[name] / measured - 1)
-        error.plot(modes, deviation, marker, color=blue, mfc=face, markersize=size, label=label)
-    error.axhline(0, color="0.5", linewidth=0.6, zorder=0)
-    error.set(xlabel=r"mode $j$", ylabel="predicted $-$ measured\nstep time (%)", xticks=modes)
+    _panels.step_time_errors(error, arrays, kinds)
     low, high = error.get_ylim()
     error.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
     error.legend(loc="upper left")
-    if np.isnan(measured).all():
+    if not np.isfinite(arrays["step_times"]).any():
         error.text(0.5, 0.3, "no mode is learned", transform=error.transAxes, ha="center")
     plotting.label_panels(axes.flat)
     return fig

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from experiments import _prediction
 from experiments._run import Arrays
 from sslstep import claims
 
@@ -132,15 +133,13 @@ def _seeding(arrays) -> float:
 
 
 def _plateaus(config, arrays) -> list[tuple[float, int]]:
-    """Loss half-way between steps that are far enough apart, and the number it should be."""
-    t, loss, tau = arrays["t"], arrays["loss"], arrays["step_times"]
-    width = 1 / (8 * arrays["gammas"])
-    found = [(float(loss[0]), config.dim)]
-    for j in range(config.dim - 1):
-        if np.isfinite(tau[j + 1]) and tau[j + 1] - tau[j] > 5 * (width[j] + width[j + 1]):
-            middle = tau[j] + (tau[j + 1] - tau[j]) * width[j] / (width[j] + width[j + 1])
-            found.append((float(np.interp(middle, t, loss)), config.dim - 1 - j))
-    return found
+    """Loss at the start and between steps, and the number it should be."""
+    loss = arrays["loss"]
+    between = [
+        (float(np.interp(middle, arrays["t"], loss)), config.dim - learned)
+        for learned, middle in _prediction.plateaus(arrays["step_times"], arrays["gammas"])
+    ]
+    return [(float(loss[0]), config.dim), *between]
 
 
 def _check_plateau(config, arrays) -> list[claims.Claim]:

@@ -13,11 +13,11 @@ cores.
 Distances fall like width^-1/2 and misalignments, squares of angles, like 1 / width: the NTK is a
 mean over independent units. The constants are closed or averages over units (`_ntk_rate`).
 
-Lazy: initial embeddings made small by subtraction (:func:`sslstep.nn.centred`). The movement falls,
-of the output weights' part like 1 / width and of the hidden weights' like width^-3/4, slower
-because rectifiers switch. Small: all weights times α with α² width^1/2 = κ fixed, the width at
-which a network is no longer lazy. To learn embeddings of size 1 the product of a unit's weights has
-to become of order width^-1/2, so the kernel moves by O(1 / κ) at every width.
+Lazy: initial embeddings made small by subtraction (sslstep.nn.centred). The movement falls, of the
+output weights' part like 1 / width and of the hidden weights' like width^-3/4, slower because
+rectifiers switch. Small: all weights times α with α² width^1/2 = κ fixed, the width at which a
+network is no longer lazy. To learn embeddings of size 1 the product of a unit's weights has to
+become of order width^-1/2, so the kernel moves by O(1 / κ) at every width.
 """
 
 from collections.abc import Callable
@@ -36,8 +36,9 @@ from experiments import (
     _prediction,
     ntk_evolution_claims,
     ntk_evolution_figure,
-    width_sweep,
 )
+from experiments._images import split_pairs
+from experiments._require import require, require_widths
 from experiments._run import Arrays, Experiment, command
 from sslstep import kernel_pca, nn, simulate, train
 from sslstep.measure import alignment
@@ -100,11 +101,8 @@ def run(config: Config) -> Arrays:
     """Networks of every width at initialisation, some trained in two ways, and theory."""
     _require_valid(config)
     key_data, key_networks, key_units = jax.random.split(jax.random.key(config.seed), 3)
-    # Only the training pairs are used.
-    sweep = width_sweep.Config(
-        config.data, config.data_dir, config.num_images, num_test=1, crop=config.crop
-    )
-    x = width_sweep.positive_pairs(sweep, key_data)[0]
+    # The held-out pair is not used.
+    x, _ = split_pairs(key_data, config.data, config.num_images, 1, config.data_dir, config.crop)
     kernel = infinite.mlp(1)(x)
     limit = _prediction.limit(kernel, kernel[:1], config.dim, config.step_size)
     basis = _networks.basis(x)
@@ -132,29 +130,20 @@ def run(config: Config) -> Arrays:
 
 
 def _require_valid(config: Config) -> None:
-    least = {"num_images": 2, "dim": 1, "num_draws": 2, "num_lazy": 2, "num_small": 2}
-    for name, value in {**least, "num_units": 2, "num_modes": config.dim}.items():
-        if getattr(config, name) < value:
-            raise ValueError(f"{name} must be >= {value}, got {getattr(config, name)}.")
+    twice = ("num_images", "num_draws", "num_lazy", "num_small", "num_units")
+    require(
+        config,
+        at_least={"dim": 1, "num_modes": config.dim, **dict.fromkeys(twice, 2)},
+        positive=("small_scale", "memory_limit"),
+        at_most_one=("init_scale", "step_size", "small_step_size"),
+    )
+    require_widths(config.widths, config.fit_from)
     most = max(config.num_lazy, config.num_small)
     if config.num_draws < most:
         raise ValueError(f"num_draws = {config.num_draws}, but {most} of them are to be trained.")
     if config.num_modes >= config.num_images:
         raise ValueError(
             f"num_modes = {config.num_modes} must be below num_images = {config.num_images}."
-        )
-    for name in ("init_scale", "step_size", "small_step_size"):
-        if not 0 < getattr(config, name) <= 1:
-            raise ValueError(f"{name} must lie between 0 and 1, got {getattr(config, name)}.")
-    for name in ("small_scale", "memory_limit"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be > 0, got {getattr(config, name)}.")
-    widths = np.asarray(config.widths)
-    if (np.diff(widths) <= 0).any() or (widths < 1).any():
-        raise ValueError(f"widths must increase from 1 or more, got {config.widths}.")
-    if (widths >= config.fit_from).sum() < 2:
-        raise ValueError(
-            f"fit_from = {config.fit_from} leaves fewer than two of the widths {config.widths}."
         )
 
 

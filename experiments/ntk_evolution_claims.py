@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments import _ntk_rate
+from experiments import _ntk_rate, _prediction
 from experiments._run import Arrays
-from experiments.width_sweep import fit_exponent
 from sslstep import claims
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def check(config: "Config", arrays: Arrays) -> list[claims.Claim]:
 def _exponent(config, arrays, what: str, values, expected: float) -> claims.Claim:
     widths = arrays["widths"]
     fitted = widths >= config.fit_from
-    slope, error = fit_exponent(widths[fitted], values[fitted])
+    slope, error = _prediction.fit_exponent(widths[fitted], values[fitted])
     return claims.close(
         f"{what}: exponent of the width from {widths[fitted][0]} to {widths[-1]}, +- {error:.3f}",
         WHERE,

@@ -24,6 +24,7 @@ from jax.tree_util import Partial
 
 from experiments import _curves, _prediction, _training, resnet_small_init
 from experiments._recipes import BarlowTwins
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, kernel_pca, linear, plotting, simulate
 from sslstep.measure import spectrum
@@ -63,13 +64,8 @@ def run(config: Config, runs: Path) -> Arrays:
         raise ValueError(
             "the theory is of Eq. 1: off_diagonal must be 1, without batch_norm, with symmetrise."
         )
-    if config.num_snapshots < 2:
-        raise ValueError(f"num_snapshots must be >= 2, got {config.num_snapshots}.")
-    if not 2 * recipe.dim <= config.num_pairs <= config.num_probe:
-        raise ValueError(
-            f"num_pairs = {config.num_pairs} must lie between 2 dim = {2 * recipe.dim} and "
-            f"num_probe = {config.num_probe}."
-        )
+    require(config, at_least={"num_snapshots": 2})
+    _training.require_pairs(config, "num_pairs", recipe.dim)
     arrays: Arrays = {}
     for seed in config.seeds:
         trained = _training.fit(config, "barlow_twins", recipe, seed, runs, name="predicted steps:")
@@ -142,9 +138,7 @@ def _along_directions(model: Any) -> Any:
     """
 
     def apply_fn(directions: jax.Array, batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
-        variables = {"params": params, "batch_stats": batch_stats}
-        z: jax.Array = model.apply(variables, x, train=False).z
-        return z @ directions
+        return _training.evaluated(model, params, batch_stats, x).z @ directions
 
     return apply_fn
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, landscape, plotting
 from sslstep.measure import spectrum
@@ -39,8 +40,9 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """Landscapes, closed-form trajectories, and the same by integrating the gradients."""
-    if config.num_times < 2 or config.t_max <= 0 or min(config.eigenvalues, default=0) <= 0:
-        raise ValueError("num_times must be >= 2, t_max > 0 and all eigenvalues > 0.")
+    require(config, at_least={"num_times": 2}, positive=("t_max", "eigenvalues"))
+    if not config.eigenvalues:
+        raise ValueError("eigenvalues must be one or more, got none.")
     dtype = jnp.dtype(config.dtype)
     gammas = jnp.asarray(config.eigenvalues, dtype)
     t = jnp.linspace(0, config.t_max, config.num_times, dtype=dtype)

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import _networks, _prediction
+from experiments import _networks, _panels, _prediction
 from experiments._images import choose
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, gram, nn, plotting
 from sslstep.ntk import infinite
@@ -59,7 +60,9 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """The towers' prediction, several pairs of networks trained, and their distances."""
-    _require_valid(config)
+    least = dict.fromkeys(("num_images", "num_test", "dim", "widths", "depths"), 1)
+    # Of one seed there is no standard error.
+    require(config, at_least={**least, "num_seeds": 2}, at_most_one=("init_scale", "step_size"))
     key_data, key_networks = jax.random.split(jax.random.key(config.seed))
     views = two_views(config, key_data)  # of each tower: training, held-out
     kernels = gram.TwoTowers(*(infinite.mlp(depth) for depth in config.depths))
@@ -111,17 +114,6 @@ def run(config: Config) -> Arrays:
     arrays = {name: np.asarray(values) for name, values in results.items()}
     arrays["gammas"] = np.asarray(limit.gamma_modes.eigenvalues)
     return arrays
-
-
-def _require_valid(config: Config) -> None:
-    for name in ("num_images", "num_test", "dim", "widths", "depths"):
-        if np.min(getattr(config, name)) < 1:
-            raise ValueError(f"{name} must be >= 1, got {getattr(config, name)}.")
-    if config.num_seeds < 2:
-        raise ValueError(f"num_seeds must be >= 2 for a standard error, got {config.num_seeds}.")
-    for name in ("init_scale", "step_size"):
-        if not 0 < getattr(config, name) <= 1:
-            raise ValueError(f"{name} must lie between 0 and 1, got {getattr(config, name)}.")
 
 
 def two_views(config: Config, key: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
@@ -263,7 +255,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     left = 0.3 * arrays["predicted_step_times"][0, 0]
     for ax in (loss, eigenvalues):
         ax.set(xscale="log", xlim=(max(left, t[1]), t[-1]))
-    eigenvalues.set_xlabel(r"effective time $t$ = learning rate $\times$ step")
+    eigenvalues.set_xlabel(_panels.TIME)
     grid = np.linspace(0, 1, 201)
     below = {
         name: (arrays[f"{name}_ranks"].ravel()[None] <= grid[:, None]).mean(axis=1)

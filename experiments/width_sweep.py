@@ -8,11 +8,11 @@ descent of its infinite-width kernel from the same initial embeddings: the final
 training pairs and of held-out ones (A), the eigenvalues of C (B, D, E), and step times (C).
 Expected: every distance falls like width^-1/2. Three to four minutes on two cores.
 
-Why -1/2. Gradient descent moves the embeddings F of a network by :math:`-\eta \Theta_t \nabla_F
-\mathcal L`, with Θ its NTK at that moment, and those of the limit by the same with the fixed
-kernel. To first order, a distance is linear in their difference. At initialisation that is a mean
-over independent hidden units less its expectation, O(width^-1/2); training adds O(1 / width),
-because to first order a unit's change is odd in its output weights, which have mean zero.
+Why -1/2. Gradient descent moves the embeddings F of a network by -η Θ ∇L(F), with Θ its NTK at
+that moment, and those of the limit by the same with the fixed kernel. To first order, a distance is
+linear in their difference. At initialisation that is a mean over independent hidden units less its
+expectation, O(width^-1/2); training adds O(1 / width), because to first order a unit's change is
+odd in its output weights, which have mean zero.
 
 When it holds. First, the fluctuation has to be small against 1 / (4 γ_j τ_j), the inverse number of
 e-foldings in which a mode grows. Second, and harder to meet, against α, the size of the initial
@@ -23,7 +23,7 @@ the prediction is not Result 4.6, whose own error is of order α^β (F), but gra
 kernel from the network's initial embeddings, exact for every α and learning rate.
 
 Initial embeddings are made small by subtracting most of the network's own, which leaves its kernel
-as it is (:func:`sslstep.nn.centred`). Presets differ in the data and the widest network.
+as it is (sslstep.nn.centred). Presets differ in the data and the widest network.
 """
 
 from dataclasses import dataclass
@@ -35,9 +35,10 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import _networks, _prediction
-from experiments._images import choose
+from experiments._images import split_pairs
+from experiments._require import require, require_widths
 from experiments._run import Arrays, Experiment, command
-from sslstep import claims, data, gram, linear, nn, plotting
+from sslstep import claims, gram, linear, nn, plotting
 from sslstep.ntk import infinite
 
 PARAMETERIZATIONS: tuple[Literal["ntk"], Literal["standard"]] = ("ntk", "standard")
@@ -81,9 +82,17 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """Every network, its prediction and the distances between the two."""
-    _require_valid(config)
+    require(
+        config,
+        # Of one seed there is no standard error.
+        at_least={"num_images": 1, "num_test": 1, "dim": 1, "depth": 1, "num_seeds": 2},
+        fraction=("step_size",),
+        at_most_one=("init_scale",),
+    )
+    require_widths(config.widths, config.fit_from)
     key_data, key_networks = jax.random.split(jax.random.key(config.seed))
-    x, x_test = positive_pairs(config, key_data)
+    numbers = (config.num_images, config.num_test)
+    x, x_test = split_pairs(key_data, config.data, *numbers, config.data_dir, config.crop)
     basis = _networks.basis(x, x_test)
     shape = (len(PARAMETERIZATIONS), len(config.widths), config.num_seeds)
     keys = jax.random.split(key_networks, shape)
@@ -122,45 +131,6 @@ def run(config: Config) -> Arrays:
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _require_valid(config: Config) -> None:
-    for name in ("num_images", "num_test", "dim", "depth"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be >= 1, got {getattr(config, name)}.")
-    if config.num_seeds < 2:
-        raise ValueError(f"num_seeds must be >= 2 for a standard error, got {config.num_seeds}.")
-    if not 0 < config.step_size < 1:
-        raise ValueError(f"step_size must lie between 0 and 1, got {config.step_size}.")
-    if not 0 < config.init_scale <= 1:
-        raise ValueError(f"init_scale must lie between 0 and 1, got {config.init_scale}.")
-    widths = np.asarray(config.widths)
-    if len(widths) < 2 or (np.diff(widths) <= 0).any() or widths[0] < 1:
-        raise ValueError(f"widths must be at least two, increasing, got {config.widths}.")
-    if (widths >= config.fit_from).sum() < 2:
-        raise ValueError(
-            f"fit_from = {config.fit_from} leaves fewer than two of the widths {config.widths} "
-            f"for the fit."
-        )
-
-
-def positive_pairs(config: Config, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Standardised training pairs and held-out pairs, (2 n, m) each: X above X'."""
-    key_images, key_crops = jax.random.split(key)
-    num, called = config.num_images + config.num_test, "num_images + num_test"
-    images = choose(key_images, config.data, num, config.data_dir, called=called).images
-    crops = data.random_crop_pairs(key_crops, images, config.crop)
-    n = config.num_images
-    first = jnp.concatenate([view[:n] for view in crops])
-    rest = jnp.concatenate([view[n:] for view in crops])
-    # Constants of the training images, for both.
-    pixels = np.asarray(first) / 255
-    constants = {"mean": pixels.mean((0, 1, 2)), "std": pixels.std((0, 1, 2))}
-    x, x_test = (
-        data.flatten(images, dtype="float64", standardise=True, **constants)
-        for images in (first, rest)
-    )
-    return x, x_test
-
-
 def _limit(config, parameterization, width, x, x_test) -> _prediction.Limit:
     kernel_fn = infinite.mlp(
         config.depth, width, parameterization=parameterization, weight_std=config.weight_std
@@ -171,20 +141,6 @@ def _limit(config, parameterization, width, x, x_test) -> _prediction.Limit:
     return _prediction.limit(kernel, k_test_train, config.dim, config.step_size)
 
 
-def fit_exponent(widths: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
-    """Least squares of log distance on log width over networks, (W, S): slope, standard error.
-
-    Equal weights, because networks of one width scatter by the same factor at every width as long
-    as distances are of first order; the error is from the scatter about the line.
-    """
-    x = np.repeat(np.log(widths), distances.shape[1])
-    y = np.log(distances).ravel()
-    x = x - x.mean()
-    slope = (x @ y) / (x @ x)
-    rest = y - y.mean() - slope * x
-    return float(slope), float(np.sqrt(rest @ rest / (len(x) - 2) / (x @ x)))
-
-
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """The exponents, and that nothing but width limits the agreement."""
     widths, distances = arrays["widths"], arrays["distances"]
@@ -192,7 +148,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     results = []
     for p, name in enumerate(PARAMETERIZATIONS):
         for i, measure in enumerate(_prediction.MEASURES):
-            slope, error = fit_exponent(widths[fitted], distances[p, fitted, :, i])
+            slope, error = _prediction.fit_exponent(widths[fitted], distances[p, fitted, :, i])
             results.append(
                 claims.close(
                     f"distance of the {measure} from the infinite-width prediction, {name} "

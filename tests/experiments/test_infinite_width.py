@@ -46,7 +46,7 @@ def test_without_networks_only_the_predictions(tmp_path, monkeypatch):
         (["--dim", "12"], "num_modes must be above dim = 12"),
         (["--crop", "13"], "crop = 13 is not a multiple of pool = 2"),
         (["--init-scale", "0"], "init_scale must be > 0"),
-        (["--step-size", "1"], "step_size must be between 0 and 1"),
+        (["--step-size", "1"], "step_size must lie between 0 and 1"),
         (["--num-seeds", "0"], "num_seeds must be >= 1"),
         (["--laziness", "1", "-2"], "laziness must be > 0"),
     ],

@@ -12,6 +12,7 @@ from experiments import (
     _run,
     _training,
     embedding_alignment,
+    embedding_alignment_report,
     lars_steps,
     predicted_steps,
     probe_accuracy,
@@ -90,6 +91,10 @@ def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path):
     args = [*tiny("barlow-twins", "simclr"), *methods]
     args += ["--num-pairs", "32", "--num-along", "32", "--num-held-out", "8"]  # compiled once
     assert command(embedding_alignment.EXPERIMENT, runs, tmp_path / "here", *args) == 0
+    table = (tmp_path / "here" / "table.md").read_text().splitlines()
+    assert "|  | Barlow Twins | SimCLR |" in table
+    assert table.count("| *the paper's* | *0.615* | *0.517* |") == 1
+    assert "| *the paper's* | *0.504* |" in table  # of the only two methods
     arrays = np.load(tmp_path / "here" / "arrays.npz")
     for key in ("final NTK", "top modes", "initial NTK", "random", "trace, fewer pairs"):
         assert 0 < arrays[f"simclr/0/{key}"] < 1
@@ -98,15 +103,19 @@ def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path):
     np.testing.assert_array_equal(arrays["simclr/0/numbers"], [12, 24])
     with pytest.raises(ValueError, match="num_pairs = 4 must lie between 2 dim = 8"):
         command(embedding_alignment.EXPERIMENT, runs, tmp_path / "b", *args, "--num-pairs", "4")
+    with pytest.raises(ValueError, match="num_held_out = 32 leaves 0 of num_probe = 32 pairs"):
+        command(embedding_alignment.EXPERIMENT, runs, tmp_path / "b", *args, "--num-held-out", "32")
 
 
 def test_share_of_the_gap_that_finite_n_accounts_for():
     """Of a law that it fits, exactly; nothing where the alignment no longer grows."""
     numbers = np.array([50, 100, 200, 400])
-    limit, share = embedding_alignment.finite_n(numbers, 0.9 - 2 * numbers**-0.5)
+    limit, share = embedding_alignment_report.finite_n(numbers, 0.9 - 2 * numbers**-0.5)
     assert limit == pytest.approx(0.9)
     assert share == pytest.approx(0.1 / 0.2)
-    assert embedding_alignment.finite_n(numbers, np.full(4, 0.6))[1] == pytest.approx(0, abs=1e-12)
+    assert embedding_alignment_report.finite_n(numbers, np.full(4, 0.6))[1] == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):

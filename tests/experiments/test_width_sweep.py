@@ -28,9 +28,16 @@ def test_claims_hold_in_a_small_run(tmp_path):
 
 def test_exponent_of_a_power_law():
     widths = np.array([64, 256, 1024])
-    slope, error = width_sweep.fit_exponent(widths, 3.0 * widths[:, None] ** -0.7 * np.ones(4))
+    slope, error = _prediction.fit_exponent(widths, 3.0 * widths[:, None] ** -0.7 * np.ones(4))
     assert slope == pytest.approx(-0.7, abs=1e-12)
     assert error == pytest.approx(0.0, abs=1e-12)
+
+
+def test_plateaus_are_between_steps_that_are_far_apart():
+    gammas = np.array([1.0, 0.5, 0.25, 0.125]) / 8  # time constants 1, 2, 4, 8
+    tau = np.array([10.0, 26.0, 55.0, np.inf])
+    assert _prediction.plateaus(tau, gammas) == [(1, pytest.approx(10 + 16 / 3))]
+    assert _prediction.plateaus(tau[:1], gammas[:1]) == []
 
 
 def test_exponent_and_its_error_are_those_of_ordinary_least_squares():
@@ -40,7 +47,7 @@ def test_exponent_and_its_error_are_those_of_ordinary_least_squares():
     x = np.repeat(np.log(widths), 5)
     coefficients, covariance = np.polyfit(x, np.log(distances).ravel(), 1, cov=True)
     expected = (coefficients[0], covariance[0, 0] ** 0.5)
-    assert width_sweep.fit_exponent(widths, distances) == pytest.approx(expected, rel=1e-9)
+    assert _prediction.fit_exponent(widths, distances) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("parameterization", ["ntk", "standard"])

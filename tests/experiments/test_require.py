@@ -1,0 +1,55 @@
+"""Checks of settings: what they refuse, and that the error says which setting and why."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from experiments._require import require, require_widths
+
+GOOD = SimpleNamespace(num=2, sizes=(1, 3), rate=0.5, rates=(0.1, 2.0), share=0.5, scale=1.0)
+
+
+def check(**changes):
+    require(
+        SimpleNamespace(**{**vars(GOOD), **changes}),
+        at_least={"num": 2, "sizes": 1},
+        positive=("rate", "rates"),
+        fraction=("share",),
+        at_most_one=("scale",),
+        of="one.",
+    )
+
+
+def test_good_settings_pass():
+    check()
+    check(rates=())
+    require_widths((1, 4, 8), 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num": 1}, "one.num must be >= 2, got 1"),
+        ({"sizes": (3, 0)}, "one.sizes must be >= 1, got 0"),
+        ({"rate": 0.0}, "one.rate must be > 0, got 0"),
+        ({"rate": float("nan")}, "one.rate must be > 0, got nan"),
+        ({"rate": float("inf")}, "one.rate must be finite, got inf"),
+        ({"rates": (1.0, -2.0)}, "one.rates must be > 0, got -2"),
+        ({"share": 1.0}, "one.share must lie between 0 and 1, got 1.0"),
+        ({"share": float("nan")}, "one.share must lie between 0 and 1, got nan"),
+        ({"scale": 1.5}, "one.scale must lie between 0 and 1, or be 1, got 1.5"),
+        ({"scale": 0.0}, "one.scale must lie between 0 and 1, or be 1, got 0.0"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check(**changes)
+
+
+@pytest.mark.parametrize("widths", [(), (8,), (8, 4), (4, 4), (0, 4)])
+def test_widths_increase(widths):
+    with pytest.raises(ValueError, match="widths must be at least two, increasing from 1 or more"):
+        require_widths(widths, 1)
+    with pytest.raises(ValueError, match="fit_from = 5 leaves fewer than two"):
+        require_widths((1, 4, 8), 5)
