@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+#: What to do about a Γ that is not symmetric.
+OF_DATA = " For data use cross_correlation(x, x_prime), which symmetrises."
+
 
 def is_concrete(*values: Any) -> bool:
     """Whether none of the values is being traced."""
@@ -74,7 +77,7 @@ def require_finite(name: str, value: Any) -> None:
         )
 
 
-def require_symmetric(name: str, value: Any) -> None:
+def require_symmetric(name: str, value: Any, hint: str = "") -> None:
     """Raise if a matrix is not square or, where its values are known, not symmetric."""
     rows, columns = require_matrix(name, value, "(m, m)")
     if rows != columns:
@@ -91,7 +94,7 @@ def require_symmetric(name: str, value: Any) -> None:
     if gap > 1e3 * float(jnp.finfo(matrix.dtype).eps) * scale:
         raise ValueError(
             f"{name} must be symmetric: |{name} - {name}.T| reaches {gap:.3g} where |{name}| "
-            f"reaches {scale:.3g}. For data use cross_correlation(x, x_prime), which symmetrises."
+            f"reaches {scale:.3g}.{hint}"
         )
 
 

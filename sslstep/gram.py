@@ -301,6 +301,7 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
         ValueError: if ``kernel_fn`` is not a function, or ``kernel`` is unknown.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from types import SimpleNamespace
         >>> from sslstep import gram
         >>> def both(x1, x2=None):

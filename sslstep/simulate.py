@@ -250,7 +250,7 @@ def _prepare(weights, gamma_matrix) -> tuple[Array, Modes]:
         _check.require_finite("the modes' eigenvectors", gamma_matrix.eigenvectors)
         size = rows
     else:
-        _check.require_symmetric("gamma_matrix", gamma_matrix)
+        _check.require_symmetric("gamma_matrix", gamma_matrix, _check.OF_DATA)
         size = _check.shape_of(gamma_matrix)[0]
     require_weights(weights, size)
     if _check.shape_of(weights)[0] > size:

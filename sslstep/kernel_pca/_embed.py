@@ -299,6 +299,10 @@ def gradient_flow_ssl(
         modes = contrastive_modes(matmul, dim, solver=solver, num_pairs=num_pairs, key=key)
     aligned = None
     if initial is not None:
+        if _check.shape_of(initial)[1:] != (dim,):
+            raise ValueError(
+                f"initial must have dim = {dim} columns, got shape {_check.shape_of(initial)}."
+            )
         aligned = align(modes, initial)
     elif init_scale is not None:
         start = linear.initial_singular_values(init_scale, dim).astype(modes.eigenvalues.dtype)

@@ -141,6 +141,7 @@ def max_learning_rate(
         [0.25, 0.98, 0.49]
     """
     _check.require_at_least("overshoot", overshoot, 0.0, strict=True)
+    _check.require_finite("eigenvalues", eigenvalues)
     (eigenvalues,) = _check.as_floats(eigenvalues)
     rest = jnp.asarray(loss.rest, eigenvalues.dtype)
     beside = 4 * jnp.finfo(rest.dtype).eps

@@ -2,6 +2,7 @@ r"""The exact dynamics of one mode: closed forms that hold at every t, in float3
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
@@ -266,12 +267,16 @@ def max_learning_rate(eigenvalues: Real[ArrayLike, " k"]) -> Float[Array, ""]:
     Returns:
         The limit, a scalar; ``inf`` if all eigenvalues are zero.
 
+    Raises:
+        ValueError: if an eigenvalue is not finite.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from sslstep import linear
         >>> print(f"{linear.max_learning_rate(jnp.array([1.0, 0.1, -0.1])):.2f}")
         0.25
     """
+    _check.require_finite("eigenvalues", eigenvalues)
     (eigenvalues,) = _check.as_floats(eigenvalues)
     curvature = jnp.maximum(4 * eigenvalues.max(), -2 * eigenvalues.min())
     return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), jnp.inf)
@@ -308,7 +313,7 @@ def lars_steps(
         k(t), shape ``(T,)``.
 
     Raises:
-        ValueError: if shapes do not fit, or ρ is not positive.
+        ValueError: if shapes do not fit, ρ is not positive, or t does not increase.
 
     Example:
         >>> import jax.numpy as jnp
@@ -325,6 +330,8 @@ def lars_steps(
             f"t must have shape (T,), eigenvalues and initial one shape (d,), got "
             f"{_check.shape_of(t)}, {shapes[0]} and {shapes[1]}."
         )
+    if _check.is_concrete(t):
+        _check.require_at_least("the differences of t", np.diff(np.asarray(t)), 0.0)
     t, gamma, start, rate = _check.as_floats(t, eigenvalues, initial, relative_rate)
     s = singular_value(t[:, None], gamma[None, :], start[None, :])
     gradient = 4 * (1 - gamma[None, :] * s**2) * gamma[None, :] * s

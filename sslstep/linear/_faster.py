@@ -148,6 +148,7 @@ def preconditioned_half_rise_time(
         [1.7, 230.3]
     """
     _, gamma, start, alpha = _arguments(jnp.zeros(1), eigenvalues, initial, alpha)
+    _require_first_largest(gamma)
     v = _logit_of_start(gamma, start)
     # log λ0 and log(1 - λ0) of λ0 = sigmoid(v).
     needed = alpha * (-jnp.log(2.0).astype(v.dtype) - jax.nn.log_sigmoid(v))
@@ -207,6 +208,7 @@ def preconditioning_speedup(
         [7.7, 8.2]
     """
     _, gamma, start, alpha = _arguments(jnp.zeros(1), eigenvalues, initial, alpha)
+    _require_first_largest(gamma)
     v = _logit_of_start(gamma, start)
     log_two = jnp.log(2.0).astype(v.dtype)
     wait = jnp.zeros_like(v) if relative else -v[0] * gamma / gamma[0]
@@ -230,14 +232,14 @@ def preconditioned_max_learning_rate(
     sample are taken to have one embedding.
 
     Args:
-        eigenvalues: of Γ, in descending order, shape ``(k,)``.
+        eigenvalues: of Γ, in any order, shape ``(k,)``.
         alpha: α > 0; traced.
 
     Returns:
         The limit, a scalar.
 
     Raises:
-        ValueError: if α is not positive.
+        ValueError: if α is not positive, or an eigenvalue not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -248,7 +250,9 @@ def preconditioned_max_learning_rate(
         [0.25, 0.25]
     """
     _check.require_at_least("alpha", alpha, 0.0, strict=True)
+    _check.require_finite("eigenvalues", eigenvalues)
     gamma, alpha = _check.as_floats(eigenvalues, alpha)
+    gamma = jnp.sort(gamma, descending=True)
 
     def force(x):
         return 2 * (1 - x) * (1 + alpha) / (jnp.clip(x, 0, 1) + alpha)
@@ -275,6 +279,12 @@ def _arguments(t, eigenvalues, initial, alpha) -> list[Array]:
     _check.require_at_least("the square of initial", start**2, 0.0, strict=True)
     _check.require_at_least("1 - eigenvalues * initial**2", 1 - gamma * start**2, 0.0, strict=True)
     return [t, gamma, start, alpha]
+
+
+def _require_first_largest(gamma: Array) -> None:
+    with jax.ensure_compile_time_eval():
+        gaps = gamma[0] - gamma
+    _check.require_at_least("eigenvalues[0] - eigenvalues", gaps, 0.0)
 
 
 def _logit_of_start(gamma: Array, start: Array) -> Array:

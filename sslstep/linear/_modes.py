@@ -96,7 +96,7 @@ def loss(weights: Real[ArrayLike, "d m"], gamma_matrix: Real[ArrayLike, "m m"]) 
         >>> float(linear.loss(jnp.zeros((3, 5)), jnp.eye(5)))
         3.0
     """
-    _check.require_symmetric("gamma_matrix", gamma_matrix)
+    _check.require_symmetric("gamma_matrix", gamma_matrix, _check.OF_DATA)
     require_weights(weights, _check.shape_of(gamma_matrix)[0])
     _check.require_finite("weights", weights)
     weights = _check.as_float("weights", weights)
@@ -133,7 +133,7 @@ def modes(gamma_matrix: Real[ArrayLike, "m m"], num: int | None = None) -> Modes
         >>> linear.modes(jnp.diag(jnp.array([1.0, 3.0, -2.0])), num=2).eigenvalues
         Array([3., 1.], dtype=float32)
     """
-    _check.require_symmetric("gamma_matrix", gamma_matrix)
+    _check.require_symmetric("gamma_matrix", gamma_matrix, _check.OF_DATA)
     gamma_matrix = _check.as_float("gamma_matrix", gamma_matrix)
     size = gamma_matrix.shape[0]
     if num is not None and not 1 <= num <= size:

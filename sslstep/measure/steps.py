@@ -100,7 +100,8 @@ def rises(
         :class:`Rises`.
 
     Raises:
-        ValueError: as :func:`sslstep.measure.spectrum.step_times`, or if a plateau is not positive.
+        ValueError: as :func:`sslstep.measure.spectrum.step_times`, if a plateau is not positive, or
+            not low < 1/2 < high.
 
     Example:
         >>> import jax.numpy as jnp
@@ -110,7 +111,10 @@ def rises(
         >>> steps.rises(times, curves).middle.round(2)
         Array([10., 30., inf], dtype=float32)
     """
+    _check.require_matrix("eigenvalues", eigenvalues, "(T, d)")
     _check.require_at_least("plateau", plateau, 0.0, strict=True)
+    _check.require_at_least("1/2 - low", 0.5 - jnp.asarray(low), 0.0, strict=True)
+    _check.require_at_least("high", high, 0.5, strict=True)
     values = _check.as_float("eigenvalues", eigenvalues)
     levels = jnp.broadcast_to(jnp.asarray(plateau, values.dtype), values.shape[1:])
     relative = values / levels[None, :]
@@ -139,6 +143,7 @@ def isolated(rises: Rises) -> Bool[np.ndarray, " d"]:
     begin, middle, end = (np.asarray(part, float) for part in rises)
     learned = np.isfinite(middle)
     apart = (end[:, None] < begin[None, :]) | (begin[:, None] > end[None, :])
+    apart |= np.isinf(begin)[:, None] | np.isinf(begin)[None, :]
     alone: np.ndarray = learned & np.all(apart | np.eye(len(begin), dtype=bool), axis=1)
     return alone
 
@@ -210,7 +215,8 @@ def growth_rate(
         Rates between neighbours, shape ``(m - 1,)``.
 
     Raises:
-        ValueError: if shapes do not fit, eigenvalues are not positive, or ``at`` does not increase.
+        ValueError: if shapes do not fit, eigenvalues are not positive, or ``times`` or ``at`` does
+            not increase or ``at`` is not within ``times``.
 
     Example:
         >>> import numpy as np
@@ -229,8 +235,15 @@ def growth_rate(
         )
     _check.require_at_least("eigenvalues", values, 0.0, strict=True)
     _check.require_at_least("the differences of at", np.diff(places), 0.0, strict=True)
+    known = np.asarray(times, float)
+    _check.require_at_least("the differences of times", np.diff(known), 0.0, strict=True)
+    if places.size and not known[0] <= places[0] <= places[-1] <= known[-1]:
+        raise ValueError(
+            f"at must lie within times, {known[0]:g} to {known[-1]:g}, got {places[0]:g} to "
+            f"{places[-1]:g}."
+        )
     volume = np.log(values).sum(axis=1)
-    rate: np.ndarray = np.diff(np.interp(places, np.asarray(times, float), volume))
+    rate: np.ndarray = np.diff(np.interp(places, known, volume))
     return rate / np.diff(places)
 
 

@@ -43,7 +43,8 @@ class CompiledStep:
 
         def run(state, images, indices):
             def one(state, chosen):
-                return step(state, images[chosen], axis_name=axis_name)
+                batch = jax.tree.map(lambda leaf: leaf[chosen], images)
+                return step(state, batch, axis_name=axis_name)
 
             if indices.shape[0] > 1:
                 return jax.lax.scan(one, state, indices)

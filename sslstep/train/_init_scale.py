@@ -49,7 +49,8 @@ def choose_init_scale(
         α, to 1%.
 
     Raises:
-        ValueError: if no α within the bounds reaches the target; the message says what they reach.
+        ValueError: if the views differ in shape, ``batch_size`` does not divide n, or no α within
+            the bounds reaches the target; the message says what they reach.
 
     Example:
         >>> import jax
@@ -62,6 +63,11 @@ def choose_init_scale(
     """
     if measure not in ("correlation", "covariance"):
         raise ValueError(f'measure must be "correlation" or "covariance", got {measure!r}.')
+    if x.shape != x_prime.shape:
+        raise ValueError(
+            f"x and x_prime are two views of the same images and must have one shape, got "
+            f"{x.shape} and {x_prime.shape}."
+        )
     _check.require_at_least("target", target, 0.0, strict=True)
     _check.require_at_least("bounds", bounds, 0.0, strict=True)
     # As init_state draws them.

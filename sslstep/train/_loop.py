@@ -112,7 +112,8 @@ def fit(
 
     Raises:
         ValueError: if an argument is out of range, or the folder holds a run of other settings,
-            another network or optimiser.
+            another network or optimiser, or more steps.
+        TypeError: if ``step`` is not compiled.
         DivergenceError: as above, with the step, the last finite metrics and the checkpoint to
             return to.
         Interrupted: as above.
@@ -134,6 +135,8 @@ def fit(
         >>> run.metrics["step"]
         array([1, 2, 3, 4])
     """
+    if not isinstance(step, CompiledStep):
+        raise TypeError(f"step must come from compile_step, got a {type(step).__name__}.")
     for name, value, least in (
         ("num_steps", num_steps, 0),
         ("checkpoint_every", checkpoint_every, 1),
@@ -156,6 +159,11 @@ def fit(
     writer = jax.process_index() == 0
     files = _Files(Path(folder) if folder is not None and writer else None, keep, settings or {})
     start, state = _agree(*files.resume(state))
+    if start > num_steps:
+        raise ValueError(
+            f"num_steps = {num_steps}, but the run has {start} already"
+            f"{f' in {folder}' if folder is not None else ''}: name another folder, or train on."
+        )
     stops = sorted({*record_steps, *range(0, num_steps, checkpoint_every), num_steps})
     here = step.place(state)
     placed = step.place(images) if start < num_steps else None

@@ -28,6 +28,9 @@ def embed_in_batches(
     In training mode batch norms use each batch's own statistics, as they do in the steps, so the
     result depends on which inputs share a batch.
     """
+    _check.require_at_least("batch_size", batch_size, 1)
+    if x.shape[0] % batch_size:
+        raise ValueError(f"batch_size = {batch_size} must divide the {x.shape[0]} pairs of x.")
     batches = x.reshape(-1, batch_size, *x.shape[1:])
 
     def embed(batch):

@@ -210,7 +210,7 @@ def make_step(
         return loss, stats, grads
 
     def in_parts(state, keys, images, axis_name):
-        parts = (_split(keys, num_microbatches), _split(images, num_microbatches))
+        parts = jax.tree.map(lambda leaf: _split(leaf, num_microbatches), (keys, images))
 
         def forward(stats, part):
             keys, images = part
@@ -241,12 +241,13 @@ def make_step(
         images: Any,
         axis_name: Any = None,
     ) -> tuple[TrainState, Metrics]:
-        if images.shape[0] % num_microbatches:
+        num = jax.tree.leaves(images)[0].shape[0]
+        if num % num_microbatches:
             raise ValueError(
-                f"num_microbatches = {num_microbatches} must divide the {images.shape[0]} images "
-                f"that each device has of a batch."
+                f"num_microbatches = {num_microbatches} must divide the {num} images that each "
+                f"device has of a batch."
             )
-        keys = _sample_keys(state, images.shape[0], axis_name)
+        keys = _sample_keys(state, num, axis_name)
         compute = whole if num_microbatches == 1 else in_parts
         loss, batch_stats, grads = compute(state, keys, images, axis_name)
         if axis_name is not None:

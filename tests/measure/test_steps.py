@@ -31,6 +31,11 @@ def test_an_unfinished_rise_is_company_to_what_comes_later():
     assert steps.isolated(found).tolist() == [False, False, False]
 
 
+def test_what_never_begins_is_no_company():
+    rises = steps.Rises(np.array([1.0, np.inf]), np.array([2.0, np.inf]), np.full(2, np.inf))
+    assert steps.isolated(rises).tolist() == [True, False]
+
+
 def test_simultaneous_growth_is_not_rejected_and_stepwise_growth_is():
     """Under the null hypothesis p is uniform: over 400 draws as often below 0.05 as it should."""
     rng = np.random.default_rng(0)
@@ -116,6 +121,9 @@ def test_bimodality():
     ("call", "message"),
     [
         (lambda: steps.rises(np.arange(3.0), np.ones((3, 2)), 0.0), "plateau"),
+        (lambda: steps.rises(np.arange(3.0), np.ones(3)), r"shape \(T, d\)"),
+        (lambda: steps.rises(np.arange(3.0), np.ones((3, 2)), low=0.9), "1/2 - low"),
+        (lambda: steps.rises(np.arange(3.0), np.ones((3, 2)), high=0.1), "high must be > 0.5"),
         (lambda: steps.simultaneity_test(steps.Rises(*np.ones((3, 1)))), "got 1"),
         (lambda: steps.simultaneity_test(steps.Rises(*np.ones((3, 2)))), "take some time"),
         (lambda: steps.coincidence_test(np.ones(5), np.arange(5.0)), "a is constant"),
@@ -127,6 +135,14 @@ def test_bimodality():
         (
             lambda: steps.growth_rate(np.arange(3.0), np.zeros((3, 2)), np.array([0.0, 1.0])),
             "eigenvalues must be > 0",
+        ),
+        (
+            lambda: steps.growth_rate(np.arange(3.0), np.ones((3, 2)), np.array([1.0, 3.0])),
+            "at must lie within times, 0 to 2, got 1 to 3",
+        ),
+        (
+            lambda: steps.growth_rate(-np.arange(3.0), np.ones((3, 2)), np.array([-1.0, 0.0])),
+            "differences of times",
         ),
         (
             lambda: steps.growth_rate(np.arange(2.0), np.ones((3, 2)), np.array([0.0, 1.0])),

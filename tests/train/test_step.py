@@ -171,3 +171,41 @@ def test_choose_init_scale_at_simclr_s_target():
     state = train.init_state(key, network, optim.sgd(0.1), views[0], init_scale=scale)
     found = train.make_record(network, *views, batch_size=64)(state)["covariance"][0]
     np.testing.assert_allclose(found, 1e-6, rtol=0.1)
+
+
+def test_choose_init_scale_wants_views_that_fit():
+    key, x = jax.random.key(0), jnp.zeros((6, 8, 8, 3))
+    with pytest.raises(ValueError, match="must have one shape"):
+        train.choose_init_scale(key, training.NETWORK, x, x[:4])
+    with pytest.raises(ValueError, match="batch_size = 4 must divide the 6 pairs"):
+        train.choose_init_scale(key, training.NETWORK, x, x, batch_size=4)
+
+
+def test_images_may_be_several_arrays():
+    """Views of each image that were made beforehand, say."""
+    first, second = training.images(16), training.images(16)[::-1].copy()
+
+    def given(keys, images):
+        crop = lambda a: a[:, :8, :8].astype(jnp.float32) / 255  # noqa: E731
+        return crop(images["first"]), crop(images["second"])
+
+    losses = []
+    for num_microbatches in (1, 2):
+        step = train.make_step(
+            training.NETWORK,
+            training.LOSS,
+            optim.sgd(0.1),
+            given,
+            num_microbatches=num_microbatches,
+        )
+        run = train.fit(
+            train.compile_step(step, devices=jax.devices()[:1]),
+            training.state(rate=0.1)._replace(
+                opt_state=optim.sgd(0.1).init(training.state().params)
+            ),
+            {"first": first, "second": second},
+            num_steps=2,
+            batch_size=8,
+        )
+        losses.append(run.metrics["loss"])
+    assert np.isfinite(losses).all()

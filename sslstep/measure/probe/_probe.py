@@ -118,6 +118,8 @@ def require_labels(name: str, labels: ArrayLike, n: int, num_classes: int) -> Ar
         raise ValueError(
             f"{name} must have shape ({n},), one for each sample, got {_check.shape_of(labels)}."
         )
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+        raise ValueError(f"{name} must be integers, got dtype {jnp.result_type(labels)}.")
     if _check.is_concrete(labels):
         values = np.asarray(labels)
         if ((values < 0) | (values >= num_classes)).any():
