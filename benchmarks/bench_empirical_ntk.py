@@ -18,8 +18,9 @@ ours, as XLA compiled it. With --full ResNet-50 too; with --networks and --metho
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,10 @@ from sslstep.ntk import _contraction, empirical, infinite
 GIBIBYTE = 2**30
 # Samples, and the images' side; 200 pairs of the last.
 NETWORKS = {"mlp": (500, 32), "resnet18": (256, 32), "resnet50": (400, 96)}
-RESNETS = {"resnet18": ((2, 2, 2, 2), "basic"), "resnet50": ((3, 4, 6, 3), "bottleneck")}
-STEMS = {"resnet18": "small", "resnet50": "imagenet"}
+BACKBONES = {
+    "resnet18": partial(nn.resnet18, stem="small"),
+    "resnet50": partial(nn.resnet50, stem="imagenet"),
+}
 DIM = 50
 TORCH = "torch.func"
 PRODUCT = 4096  # side of the matrices whose product tells the machine's rate
@@ -58,8 +61,7 @@ def images_of(name, most):
 
 
 def encoder_of(name):
-    backbone = nn.ResNet(*RESNETS[name], 64, STEMS[name])
-    return nn.Encoder(backbone, nn.Projector(hidden=(512,), dim=DIM))
+    return nn.Encoder(BACKBONES[name](), nn.Projector(hidden=(512,), dim=DIM))
 
 
 def flax_model(name, x):
@@ -154,7 +156,7 @@ def of_neural_tangents(implementation, name, images, memory):
     return lambda: batched(x, None, params)
 
 
-METHODS = {
+METHODS: dict[str, Callable[..., Callable[[], Any]]] = {
     OURS: ours,
     TORCH: of_torch,
     "jacobians": partial(of_neural_tangents, "JACOBIAN_CONTRACTION"),

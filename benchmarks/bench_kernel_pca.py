@@ -19,6 +19,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,7 @@ from sslstep import data, gram, kernel_pca
 from sslstep.ntk import infinite
 
 NUM_TEST = 2000
+Settings = dict[str, Any]  # the options, as they go to other processes
 
 
 def crops(options, num: int, split: str = "train", seed: int = 0):
@@ -85,9 +87,10 @@ def by_an_expert(matrix, dim):
 PEERS = {"as printed": as_printed, "by an expert": by_an_expert}
 
 
-def measure_modes(settings: dict, name: str) -> dict:
+def measure_modes(settings: Settings, name: str) -> dict[str, Any]:
     """One way to the modes, from a kernel that is there."""
     options = argparse.Namespace(**settings)
+    method: Any  # a solver, or one of PEERS
     method, dtype = name.split("/")
     with jax.enable_x64(True):
         matrix = kernel(options, dtype)
@@ -103,7 +106,7 @@ def measure_modes(settings: dict, name: str) -> dict:
     return {"seconds": turns.seconds[name], "MiB": used, "eigenvalues": gammas}
 
 
-def measure_kernel(settings: dict, name: str) -> dict:
+def measure_kernel(settings: Settings, name: str) -> dict[str, Any]:
     """One way to K̃."""
     options = argparse.Namespace(**settings)
     with jax.enable_x64(True):
@@ -126,13 +129,14 @@ def measure_kernel(settings: dict, name: str) -> dict:
     return {"seconds": turns.seconds[name], "MiB": peak_memory() - before, "sum": total}
 
 
-def measure_scale(settings: dict, name: str) -> dict:
+def measure_scale(settings: Settings, name: str) -> dict[str, Any]:
     """From images to embedded test points."""
     options = argparse.Namespace(**settings)
     start = time.perf_counter()
     x, x_prime = crops(options, options.scale_pairs)
     x_test = crops(options, NUM_TEST, "test", seed=1)[0]
-    kernel_fn, laps = infinite.mlp(1), {}
+    kernel_fn = infinite.mlp(1)
+    laps: dict[str, float] = {}
 
     def lap(key: str) -> None:
         laps[key] = time.perf_counter() - start - sum(laps.values())
@@ -168,18 +172,17 @@ def modes_table(options: argparse.Namespace, rows: Rows) -> None:
     print(f"\n{options.dim} modes of {options.pairs} pairs")
     print(f"{'':24}{'seconds':>9}{'over krylov':>13}{'MiB':>7}{'error of γ':>12}")
     ways = {"float64": ["krylov", "dense", *PEERS], "float32": ["krylov", "by an expert"]}
-    found: dict[str, dict] = {}
+    found: dict[str, dict[str, Any]] = {}
     for dtype, methods in ways.items():
         for method in methods:
             way = f"{method}/{dtype}"
-            found[way] = in_own_process(measure_modes, vars(options), way)
+            one = found[way] = in_own_process(measure_modes, vars(options), way)
             case = f"{options.dim} modes, {options.pairs} pairs, {dtype}"
-            row = rows.add(case, _title(method), found[way]["seconds"], found[way]["MiB"])
-            found[way]["ratio"] = row.ratio
+            one["ratio"] = rows.add(case, _title(method), one["seconds"], one["MiB"]).ratio
     reference = np.array(found["dense/float64"]["eigenvalues"])
-    for way, row in found.items():
-        error = np.abs(np.array(row["eigenvalues"]) / reference - 1).max()
-        line = f"{way:24}{row['seconds']:9.2f}{row['ratio']:13.1f}{row['MiB']:7.0f}"
+    for way, one in found.items():
+        error = np.abs(np.array(one["eigenvalues"]) / reference - 1).max()
+        line = f"{way:24}{one['seconds']:9.2f}{one['ratio']:13.1f}{one['MiB']:7.0f}"
         print(f"{line}{error:12.1e}", flush=True)
 
 

@@ -9,8 +9,9 @@ counts. What a whole training step costs more is the difference in ms, next to t
 time. With --full, at d = 1024 too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from benchmarks._timing import Row, Rows, parser, print_machine, take_turns
 from sslstep import losses, optim
 
 PLAIN = partial(losses.barlow_twins, off_diagonal=1.0, symmetrise=True)
-PEERS = {
+PEERS: dict[str, Callable[..., Any]] = {
     "barlow_twins": PLAIN,
     "quartic_barlow_twins": losses.quartic_barlow_twins,
     "smoothed_barlow_twins": partial(losses.smoothed_barlow_twins, leak=0.1),

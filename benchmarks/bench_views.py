@@ -12,7 +12,7 @@ jitter of the hue only. All take turns, and the shortest time of each counts. Wi
 more turns, and every pipeline is timed inside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -40,7 +40,7 @@ def resnet18():
 
 
 # As its code has them, VICReg's views are Barlow Twins'; these are its publication's.
-PIPELINES = {
+PIPELINES: dict[str, Callable[[int], data.Views]] = {
     "crop_views": data.crop_views,
     "barlow_twins_views": data.barlow_twins_views,
     "vicreg_views, symmetric": partial(data.vicreg_views, symmetric=True),
@@ -51,7 +51,7 @@ NETWORKS = {"small": small, "ResNet-18": resnet18}
 INSIDE = ("barlow_twins_views",)
 
 
-def shares(network, images, size, inside, rounds):
+def shares(network, images, size, pipelines, inside, rounds):
     """Seconds of a step on given views, of one that makes them, and of making them alone."""
     optimizer = optim.sgd(0.01)
     x, x_prime = data.two_views(jax.random.split(KEY, len(images)), images, data.crop_views(size))
@@ -64,8 +64,8 @@ def shares(network, images, size, inside, rounds):
 
     given = jnp.stack([x, x_prime], axis=1)
     calls = {"given": step(lambda keys, both: (both[:, 0], both[:, 1]), given)}
-    for name, pipeline in PIPELINES.items():
-        views_fn = partial(data.two_views, views=pipeline(size))
+    for name in pipelines:
+        views_fn = partial(data.two_views, views=PIPELINES[name](size))
         if name in inside:
             calls[name] = step(views_fn, images)
         keys = jax.random.split(KEY, len(images))
@@ -117,23 +117,24 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
     """Print the tables."""
     options = parser(__doc__, rounds=3, full="30 turns of each, every pipeline inside")
     options.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    options.add_argument("--pipelines", nargs="+", choices=PIPELINES, default=list(PIPELINES))
     options.add_argument("--images", type=int, help="fewer than the table's")
     chosen = options.parse_args(args)
     rows, rounds = Rows("views", chosen.rows), 30 if chosen.full else chosen.rounds
-    inside = tuple(PIPELINES) if chosen.full else INSIDE
+    inside = chosen.pipelines if chosen.full else INSIDE
     print_machine("float32")
     sizes = []
     for name in chosen.networks:
         network, images, size = NETWORKS[name]()
         images = images[: chosen.images]
         sizes.append((len(images), size))
-        best = shares(network, images, size, inside, rounds)
+        best = shares(network, images, size, chosen.pipelines, inside, rounds)
         case = f"{name}, {len(images)} of {size}x{size}"
         given = best["given"]
         print(f"{case:32}{'ms':>10}{'share':>8}{'inside':>8}")
         rows.add(case, "a step on given views", given)
         print(f"{'  step on given views':32}{1e3 * given:10.1f}")
-        for pipeline in PIPELINES:
+        for pipeline in chosen.pipelines:
             alone = best[f"{pipeline} alone"]
             rows.add(case, f"{pipeline} alone", alone)
             line = f"{1e3 * alone:10.1f}{alone / (alone + given):8.1%}"
