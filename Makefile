@@ -146,9 +146,8 @@ docs: $(VENV)/.docs  ## the documentation, every example run, into docs/_build/h
 BUILD_DOCS = $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build/html
 
 .PHONY: bench
-bench: $(VENV)/.bench $(VENV)/.torch  ## every benchmarks/bench_*.py, one after the other
-	@set -e; for file in benchmarks/bench_*.py; do \
-	  echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename "$$file" .py) $(ARGS); done
+bench: $(VENV)/.bench $(VENV)/.torch  ## all benchmarks, an hour at most, into results/benchmarks/report.md
+	$(BIN)/python -m benchmarks $(ARGS)
 
 ##@ Keep house
 .PHONY: clean

@@ -35,17 +35,21 @@ class _Block(Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-def residual_network(stages, block, width, stem, hidden, dim):
-    """A backbone, as `sslstep.nn.ResNet` takes its sizes, and a head of one hidden layer."""
-    bottleneck, channels = block == "bottleneck", width
+def network_like(encoder):
+    """A ResNet and a head of hidden layers with batch norm, of the sizes of an `nn.Encoder`."""
+    backbone, head = encoder.backbone, encoder.projector
+    width, bottleneck = backbone.width, backbone.block == "bottleneck"
     stems = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "small_stride2": (3, 2, 1)}
-    parts = [Conv2d(3, channels, *stems[stem], bias=False), BatchNorm2d(channels), ReLU()]
-    parts += [MaxPool2d(3, 2, 1)] if stem == "imagenet" else []
-    for stage, blocks in enumerate(stages):
+    parts = [Conv2d(3, width, *stems[backbone.stem], bias=False), BatchNorm2d(width), ReLU()]
+    parts += [MaxPool2d(3, 2, 1)] if backbone.stem == "imagenet" else []
+    channels = width
+    for stage, blocks in enumerate(backbone.stage_sizes):
         for number in range(blocks):
             features, step = width * 2**stage, 2 if stage > 0 and number == 0 else 1
             parts.append(_Block(channels, features, step, bottleneck))
             channels = 4 * features if bottleneck else features
     parts += [AdaptiveAvgPool2d(1), Flatten()]
-    parts += [Linear(channels, hidden, bias=False), BatchNorm1d(hidden), ReLU()]
-    return Sequential(*parts, Linear(hidden, dim, bias=False))
+    for hidden in head.hidden:
+        parts += [Linear(channels, hidden, bias=False), BatchNorm1d(hidden), ReLU()]
+        channels = hidden
+    return Sequential(*parts, Linear(channels, head.dim, bias=False))

@@ -9,52 +9,68 @@ same parameters and images in float32, by
 - torch.func: per-sample gradients by vmap(grad), and a product of matrices;
 - neural_tangents, contracting Jacobians and by NTK-vector products.
 
-Each runs in a process of its own, twice where that is affordable, and the shorter time counts,
-without what is compiled. Peak memory is that of the process, imports included. The peers get the
-largest block of samples that keeps their gradients within --memory GiB. Operations are those that
-the formula needs as each computes it: counted for ours, as XLA compiled it. With --full ResNet-50
-too; with --networks and --methods, some only.
+Each runs in a process of its own: a first time, which compiles, and --rounds times more, of which
+the shortest counts (with --rounds 0 the first, compilation included). Peak memory is that of the
+process, imports included. The peers get the largest block of samples that keeps their gradients
+within --memory GiB. Operations are those that the formula needs as each computes it: counted for
+ours, as XLA compiled it. With --full ResNet-50 too; with --networks and --methods, some only.
 """
 
-import argparse
 import itertools
-import json
 import os
-import resource
-import subprocess
-import sys
-import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from benchmarks._timing import (
+    OURS,
+    MeasurementError,
+    Row,
+    Rows,
+    in_own_process,
+    installed,
+    parser,
+    peak_memory,
+    print_machine,
+    take_turns,
+)
 from sslstep import nn
-from sslstep.ntk import _contraction, _neural_tangents, empirical
+from sslstep.ntk import _contraction, empirical, infinite
 
 GIBIBYTE = 2**30
 # Samples, and the images' side; 200 pairs of the last.
 NETWORKS = {"mlp": (500, 32), "resnet18": (256, 32), "resnet50": (400, 96)}
-RESNETS = {"resnet18": ((2, 2, 2, 2), "basic"), "resnet50": ((3, 4, 6, 3), "bottleneck")}
-STEMS = {"resnet18": "small", "resnet50": "imagenet"}
+BACKBONES = {
+    "resnet18": partial(nn.resnet18, stem="small"),
+    "resnet50": partial(nn.resnet50, stem="imagenet"),
+}
 DIM = 50
+TORCH = "torch.func"
+PRODUCT = 4096  # side of the matrices whose product tells the machine's rate
 
 
-def images_of(name):
+def images_of(name, most):
     num, size = NETWORKS[name]
-    return np.random.default_rng(0).normal(size=(num, size, size, 3)).astype(np.float32)
+    shape = (min(num, most or num), size, size, 3)
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def flax_model(name):
+def encoder_of(name):
+    return nn.Encoder(BACKBONES[name](), nn.Projector(hidden=(512,), dim=DIM))
+
+
+def flax_model(name, x):
     """apply_fn(params, x) and params; batch norm's statistics are fixed."""
-    x = jnp.asarray(images_of(name)[:2])
+    x = jnp.asarray(x[:2])
     if name == "mlp":
-        model = nn.MLP(DIM, 1024, 2)
-        params = model.init(jax.random.key(0), x)
-        return model.apply, params
-    backbone = nn.ResNet(*RESNETS[name], 64, STEMS[name])
-    model = nn.Encoder(backbone, nn.Projector(hidden=(512,), dim=DIM))
+        mlp = nn.MLP(DIM, 1024, 2)
+        return mlp.apply, mlp.init(jax.random.key(0), x)
+    model = encoder_of(name)
     variables = jax.jit(lambda x: model.init(jax.random.key(0), x, train=False))(x)
 
     def apply_fn(params, x):
@@ -64,13 +80,13 @@ def flax_model(name):
     return apply_fn, variables["params"]
 
 
-def ours(name, memory):
-    apply_fn, params = flax_model(name)
-    x = jnp.asarray(images_of(name))
+def ours(name, images, memory):
+    apply_fn, params = flax_model(name, images)
+    x = jnp.asarray(images)
     return lambda: empirical.ntk(apply_fn, params, x, memory_limit=memory)
 
 
-def of_torch(name, memory):
+def of_torch(name, images, memory):
     """As the documentation of torch.func computes per-sample gradients; blocks as they fit."""
     import torch
     from torch.func import functional_call, grad, vmap
@@ -78,7 +94,7 @@ def of_torch(name, memory):
     network = torch_network(name).eval()
     params = {key: value.detach() for key, value in network.named_parameters()}
     fixed = dict(network.named_buffers())
-    x = torch.tensor(images_of(name).transpose(0, 3, 1, 2).copy())
+    x = torch.tensor(images.transpose(0, 3, 1, 2).copy())
 
     def component(params, sample):
         return functional_call(network, (params, fixed), sample[None]).sum() / DIM**0.5
@@ -109,7 +125,7 @@ def of_torch(name, memory):
 def torch_network(name):
     import torch
 
-    from benchmarks._pytorch import residual_network
+    from benchmarks._pytorch import network_like
 
     torch.set_num_threads(os.cpu_count() or 1)
     if name == "mlp":
@@ -118,14 +134,14 @@ def torch_network(name):
         for before, after in itertools.pairwise(sizes):
             layers += [torch.nn.Linear(before, after, bias=False), torch.nn.ReLU()]
         return torch.nn.Sequential(*layers[:-1])
-    return residual_network(*RESNETS[name], 64, STEMS[name], 512, DIM)
+    return network_like(encoder_of(name))
 
 
-def of_neural_tangents(name, memory, implementation):
+def of_neural_tangents(implementation, name, images, memory):
     """nt.empirical_ntk_fn of the same scalar function, in blocks by nt.batch."""
-    nt = _neural_tangents.load_neural_tangents()
-    apply_fn, params = flax_model(name)
-    x = jnp.asarray(images_of(name))
+    nt = infinite.load_neural_tangents()
+    apply_fn, params = flax_model(name, images)
+    x = jnp.asarray(images)
 
     def component(params, x):
         return apply_fn(params, x).sum(axis=1, keepdims=True) / DIM**0.5
@@ -140,34 +156,29 @@ def of_neural_tangents(name, memory, implementation):
     return lambda: batched(x, None, params)
 
 
-METHODS = {
-    "sslstep": ours,
-    "torch.func": of_torch,
-    "jacobians": lambda name, memory: of_neural_tangents(name, memory, "JACOBIAN_CONTRACTION"),
-    "vector products": lambda name, memory: of_neural_tangents(name, memory, "NTK_VECTOR_PRODUCTS"),
+METHODS: dict[str, Callable[..., Callable[[], Any]]] = {
+    OURS: ours,
+    TORCH: of_torch,
+    "jacobians": partial(of_neural_tangents, "JACOBIAN_CONTRACTION"),
+    "vector products": partial(of_neural_tangents, "NTK_VECTOR_PRODUCTS"),
 }
 
 
-def measure(name: str, method: str, memory: int, repeats: int) -> dict[str, float]:
+def measure(
+    name: str, method: str, most: int | None, memory: int, rounds: int
+) -> tuple[float, float]:
     """Seconds and MiB of this process."""
-    run = METHODS[method](name, memory)
-    best = np.inf
-    for turn in range(repeats + 1):
-        start = time.perf_counter()
-        kernel = np.asarray(run())
-        if turn or repeats == 0:  # the first compiles
-            best = min(best, time.perf_counter() - start)
-    assert np.isfinite(kernel).all()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": best, "MiB": peak}
+    call = METHODS[method](name, images_of(name, most), memory)
+    turns = take_turns({method: call}, rounds)
+    assert np.isfinite(np.asarray(turns.results[method])).all()
+    return turns.seconds[method], peak_memory()
 
 
-def operations(name: str, memory: int) -> float:
+def operations(name: str, images: np.ndarray, memory: int) -> float:
     """Floating-point operations of ours, in products of matrices and in both passes."""
-    apply_fn, params = flax_model(name)
-    x = jnp.asarray(images_of(name))
-    partial = Partial(apply_fn)
-    program = empirical._read(partial, params, x.shape[1:], x.dtype)
+    apply_fn, params = flax_model(name, images)
+    x = jnp.asarray(images)
+    program = empirical._read(Partial(apply_fn), params, x.shape[1:], x.dtype)
     plan = empirical._plan(program, (len(x),), DIM, "scalar", memory, None, np.dtype("float32"))
     sites = program.sites.values()
     passes = sum(4 * s.groups * s.positions * s.fan_in * s.fan_out for s in sites)
@@ -181,75 +192,52 @@ def operations(name: str, memory: int) -> float:
 
 
 def peak_rate() -> float:
-    """Operations a second of a product of two matrices of 4096 x 4096."""
-    a = jnp.ones((4096, 4096))
-    product = jax.jit(jnp.matmul)
-    best = np.inf
-    for _ in range(4):
-        start = time.perf_counter()
-        jax.block_until_ready(product(a, a))
-        best = min(best, time.perf_counter() - start)
-    return 2 * 4096**3 / best
+    """Operations a second of a product of two large matrices."""
+    a = jnp.ones((PRODUCT, PRODUCT))
+    call = partial(jax.jit(jnp.matmul), a, a)
+    return 2 * PRODUCT**3 / take_turns({"product": call}, 3).seconds["product"]
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> list[Row]:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mlp", "resnet18"])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS)[:3])
-    parser.add_argument("--memory", type=float, default=8.0, help="GiB (default: 8)")
-    parser.add_argument("--repeats", type=int, default=1, help="after the first (default: 1)")
-    parser.add_argument("--samples", type=int, help="fewer than the table's")
-    parser.add_argument("--timeout", type=int, default=300, help="s of a process (default: 300)")
-    parser.add_argument("--full", action="store_true", help="all networks, every method")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    for name, (num, size) in NETWORKS.items():
-        NETWORKS[name] = (min(num, options.samples or num), size)
-    memory = int(options.memory * GIBIBYTE)
-    if options.one:
-        print(json.dumps(measure(*options.one, memory, options.repeats)))
-        return
-    networks = list(NETWORKS) if options.full else options.networks
-    methods = list(METHODS) if options.full else options.methods
+    options = parser(__doc__, rounds=1, full="all networks, every method")
+    options.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mlp", "resnet18"])
+    options.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS)[:3])
+    options.add_argument("--memory", type=float, default=8.0, help="GiB (default: 8)")
+    options.add_argument("--samples", type=int, help="fewer than the table's")
+    options.add_argument("--timeout", type=float, default=200, help="s of one (default: 200)")
+    chosen = options.parse_args(args)
+    rows, memory = Rows("empirical_ntk", chosen.rows), int(chosen.memory * GIBIBYTE)
+    methods = list(METHODS) if chosen.full else chosen.methods
+    if TORCH in methods and not installed("torch"):
+        methods = [method for method in methods if method != TORCH]
     peak = peak_rate()
-    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, JAX {jax.__version__}, float32")
-    print(f"a product of 4096 x 4096 matrices: {peak / 1e9:.0f} GFLOP/s")
-    print(f"{'':12}{'samples':>8}{'method':>18}{'seconds':>10}{'ratio':>8}{'MiB':>8}", flush=True)
-    for name in networks:
-        first = None
+    print_machine("float32")
+    print(f"a product of {PRODUCT} x {PRODUCT} matrices: {peak / 1e9:.0f} GFLOP/s")
+    print(f"{'':28}{'method':>18}{'seconds':>10}{'ratio':>8}{'MiB':>8}", flush=True)
+    for name in list(NETWORKS) if chosen.full else chosen.networks:
+        images = images_of(name, chosen.samples)
+        case = f"{name}, {len(images)} samples"
         for method in methods:
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.bench_empirical_ntk",
-                "--one",
-                name,
-                method,
-            ]
-            command += ["--memory", str(options.memory), "--repeats", str(options.repeats)]
-            command += ["--samples", str(options.samples)] if options.samples else []
+            print(f"{case:28}{method:>18}", end="", flush=True)
             try:
-                result = subprocess.run(
-                    command, capture_output=True, text=True, timeout=options.timeout
+                seconds, used = in_own_process(
+                    measure,
+                    *(name, method, chosen.samples, memory, chosen.rounds),
+                    timeout=chosen.timeout,
                 )
-            except subprocess.TimeoutExpired:
-                print(f"{name:12}{NETWORKS[name][0]:8}{method:>18}  over {options.timeout} s")
+            except MeasurementError as error:
+                rows.add(case, method, None, note=str(error))
+                print(f"  {error}", flush=True)
                 continue
-            if result.returncode:
-                reason = (result.stderr.strip().splitlines() or ["killed"])[-1]
-                print(f"{name:12}{NETWORKS[name][0]:8}{method:>18}  failed: {reason[:60]}")
-                continue
-            seconds, used = json.loads(result.stdout.strip().splitlines()[-1]).values()
-            first = seconds if first is None else first
-            line = f"{name:12}{NETWORKS[name][0]:8}{method:>18}{seconds:10.2f}"
-            print(f"{line}{seconds / first:8.2f}{used:8.0f}", flush=True)
-            if method == "sslstep":
-                count = operations(name, memory)
+            row = rows.add(case, method, seconds, used)
+            ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+            print(f"{seconds:10.2f}{ratio:>8}{used:8.0f}", flush=True)
+            if method == OURS:
+                count = operations(name, images, memory)
                 share = count / seconds / peak
-                print(f"{'':20}{count / 1e12:.2f} TFLOP, at {share:.0%} of the product's rate")
+                print(f"{'':30}{count / 1e12:.2f} TFLOP, at {share:.0%} of the product's rate")
+    return rows.rows
 
 
 if __name__ == "__main__":

@@ -10,27 +10,37 @@
 3. With --full: 20,000 pairs (a kernel of 40,000 x 40,000), from images to 2,000 embedded test
    points, d = 64, with the kernel stored (float32) and without ever storing it.
 
-Each measurement has a process of its own, whose peak memory is reported; the least of several
-rounds counts, compilation excluded in parts 1 and 2 and included in 3.
+Each measurement has a process of its own, whose peak memory is reported (in parts 1 and 2 beside
+what was there before); the least of several rounds counts, compilation excluded in parts 1 and 2
+and included in 3.
 """
 
 import argparse
-import json
-import resource
-import subprocess
-import sys
 import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
+from benchmarks._timing import (
+    OURS,
+    Row,
+    Rows,
+    in_own_process,
+    parser,
+    peak_memory,
+    print_machine,
+    take_turns,
+)
 from sslstep import data, gram, kernel_pca
-from sslstep.ntk import _neural_tangents, infinite
+from sslstep.ntk import infinite
 
-DIM = 50
 NUM_TEST = 2000
+Settings = dict[str, Any]  # the options, as they go to other processes
 
 
 def crops(options, num: int, split: str = "train", seed: int = 0):
@@ -55,86 +65,78 @@ def middle(matrix):
     return z + z.T
 
 
-def as_printed(matrix):
+def as_printed(matrix, dim):
     """Eqs. 22 to 24: γ and K̃^{-1/2} b, word for word."""
     inverse_root = scipy.linalg.inv(scipy.linalg.sqrtm(matrix).real)
     gammas, b = scipy.linalg.eigh(inverse_root @ middle(matrix) @ inverse_root)
-    return gammas[: -DIM - 1 : -1], inverse_root @ b[:, : -DIM - 1 : -1]
+    return gammas[: -dim - 1 : -1], inverse_root @ b[:, : -dim - 1 : -1]
 
 
-def by_an_expert(matrix):
+def by_an_expert(matrix, dim):
     """The same at the least cost that SciPy allows, and with the pseudoinverse."""
     values, vectors = scipy.linalg.eigh(matrix)
     with np.errstate(invalid="ignore", divide="ignore"):
         inverse_root = (vectors * np.where(values > 0, values**-0.5, 0)) @ vectors.T
     last = len(matrix) - 1
     gammas, b = scipy.linalg.eigh(
-        inverse_root @ middle(matrix) @ inverse_root, subset_by_index=(last - DIM + 1, last)
+        inverse_root @ middle(matrix) @ inverse_root, subset_by_index=(last - dim + 1, last)
     )
     return gammas[::-1], inverse_root @ b[:, ::-1]
-
-
-def seconds(function, rounds: int):
-    """The least time of several calls, and what the last returned."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        result = jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return min(times), result
 
 
 PEERS = {"as printed": as_printed, "by an expert": by_an_expert}
 
 
-def measure_modes(options, name: str) -> dict:
+def measure_modes(settings: Settings, name: str) -> dict[str, Any]:
     """One way to the modes, from a kernel that is there."""
+    options = argparse.Namespace(**settings)
+    method: Any  # a solver, or one of PEERS
     method, dtype = name.split("/")
     with jax.enable_x64(True):
         matrix = kernel(options, dtype)
-        if method in PEERS:
-            host = np.asarray(matrix)
-            before = peak()
-            elapsed, (gammas, _) = seconds(lambda: PEERS[method](host), 1)
+        if method in PEERS:  # nothing is compiled: once is enough
+            call, rounds = partial(PEERS[method], np.asarray(matrix), options.dim), 0
         else:
-            before = peak()
-            call = lambda: kernel_pca.contrastive_modes(matrix, DIM, solver=method)  # noqa: E731
-            call()
-            elapsed, modes = seconds(call, options.rounds)
-            gammas = modes.eigenvalues
-    gammas = np.asarray(gammas, float).tolist()
-    return {"seconds": elapsed, "MiB": peak() - before, "eigenvalues": gammas}
+            call = partial(kernel_pca.contrastive_modes, matrix, options.dim, solver=method)
+            rounds = options.rounds
+        before = peak_memory()
+        turns = take_turns({name: call}, rounds)
+        gammas = np.asarray(turns.results[name][0], float).tolist()
+    used = peak_memory() - before
+    return {"seconds": turns.seconds[name], "MiB": used, "eigenvalues": gammas}
 
 
-def measure_kernel(options, name: str) -> dict:
+def measure_kernel(settings: Settings, name: str) -> dict[str, Any]:
     """One way to K̃."""
+    options = argparse.Namespace(**settings)
     with jax.enable_x64(True):
         x, x_prime = (view.astype(jnp.float64) for view in crops(options, options.pairs))
         both = jnp.concatenate([x, x_prime])
-        before = peak()
+        before = peak_memory()
         if name == "neural_tangents":
-            nt = _neural_tangents.load_neural_tangents()
+            nt = infinite.load_neural_tangents()
             layers = (
                 nt.stax.Dense(1, W_std=2**0.5),
                 nt.stax.Relu(),
                 nt.stax.Dense(1, W_std=2**0.5),
             )
-            function = nt.batch(jax.jit(nt.stax.serial(*layers)[2], static_argnames="get"), 500)
-            call = lambda: function(both, None, "ntk")  # noqa: E731
+            kernel_fn = jax.jit(nt.stax.serial(*layers)[2], static_argnames="get")
+            call = partial(nt.batch(kernel_fn, min(500, options.pairs)), both, None, "ntk")
         else:
-            call = lambda: gram.pairs(infinite.mlp(1), x, x_prime, progress=False)  # noqa: E731
-        call()
-        elapsed, result = seconds(call, options.rounds)
-        total = float(jnp.abs(result).sum())
-    return {"seconds": elapsed, "MiB": peak() - before, "sum": total}
+            call = partial(gram.pairs, infinite.mlp(1), x, x_prime, progress=False)
+        turns = take_turns({name: call}, options.rounds)
+        total = float(jnp.abs(turns.results[name]).sum())
+    return {"seconds": turns.seconds[name], "MiB": peak_memory() - before, "sum": total}
 
 
-def measure_scale(options, name: str) -> dict:
+def measure_scale(settings: Settings, name: str) -> dict[str, Any]:
     """From images to embedded test points."""
+    options = argparse.Namespace(**settings)
     start = time.perf_counter()
     x, x_prime = crops(options, options.scale_pairs)
     x_test = crops(options, NUM_TEST, "test", seed=1)[0]
-    kernel_fn, laps = infinite.mlp(1), {}
+    kernel_fn = infinite.mlp(1)
+    laps: dict[str, float] = {}
 
     def lap(key: str) -> None:
         laps[key] = time.perf_counter() - start - sum(laps.values())
@@ -157,7 +159,7 @@ def measure_scale(options, name: str) -> dict:
     assert bool(jnp.isfinite(z).all())
     return {
         "seconds": time.perf_counter() - start,
-        "MiB": peak(),
+        "MiB": peak_memory(),
         "laps": laps,
         "iterations": int(modes.iterations),
         "residual": float((modes.residuals / modes.eigenvalues).max()),
@@ -165,75 +167,73 @@ def measure_scale(options, name: str) -> dict:
     }
 
 
-def peak() -> float:
-    """Peak memory of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-MEASURES = {"modes": measure_modes, "kernel": measure_kernel, "scale": measure_scale}
-
-
-def in_own_process(what: str, name: str) -> dict:
-    """A measurement in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.bench_kernel_pca", *sys.argv[1:]]
-    done = subprocess.run(
-        [*command, "--measure", what, name], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def report(options) -> None:
-    """Run all and print the tables."""
-    print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, data: {options.data}")
-    print(f"\n{DIM} modes of {options.pairs} pairs")
-    ways = ["dense/float64", "as printed/float64", "by an expert/float64"]
-    ways += ["by an expert/float32", "krylov/float64", "krylov/float32"]
-    found = {way: in_own_process("modes", way) for way in ways}
+def modes_table(options: argparse.Namespace, rows: Rows) -> None:
+    """Print part 1."""
+    print(f"\n{options.dim} modes of {options.pairs} pairs")
+    print(f"{'':24}{'seconds':>9}{'over krylov':>13}{'MiB':>7}{'error of γ':>12}")
+    ways = {"float64": ["krylov", "dense", *PEERS], "float32": ["krylov", "by an expert"]}
+    found: dict[str, dict[str, Any]] = {}
+    for dtype, methods in ways.items():
+        for method in methods:
+            way = f"{method}/{dtype}"
+            one = found[way] = in_own_process(measure_modes, vars(options), way)
+            case = f"{options.dim} modes, {options.pairs} pairs, {dtype}"
+            one["ratio"] = rows.add(case, _title(method), one["seconds"], one["MiB"]).ratio
     reference = np.array(found["dense/float64"]["eigenvalues"])
-    print(
-        f"{'':24}{'seconds':>9}{'over krylov in f64':>20}{'in f32':>9}{'MiB':>7}{'error of γ':>12}"
-    )
-    for way, row in found.items():
-        ratios = [row["seconds"] / found[f"krylov/float{bits}"]["seconds"] for bits in (64, 32)]
-        error = np.abs(np.array(row["eigenvalues"]) / reference - 1).max()
-        print(f"{way:24}{row['seconds']:9.2f}{ratios[0]:20.1f}{ratios[1]:9.1f}", end="")
-        print(f"{row['MiB']:7.0f}{error:12.1e}")
+    for way, one in found.items():
+        error = np.abs(np.array(one["eigenvalues"]) / reference - 1).max()
+        line = f"{way:24}{one['seconds']:9.2f}{one['ratio']:13.1f}{one['MiB']:7.0f}"
+        print(f"{line}{error:12.1e}", flush=True)
+
+
+def _title(method: str) -> str:
+    return f"the formula {method}" if method in PEERS else f"{OURS}, {method}"
+
+
+def kernel_table(options: argparse.Namespace, rows: Rows) -> None:
+    """Print part 2."""
     print(f"\nthe kernel of {options.pairs} pairs, float64")
-    rows = {way: in_own_process("kernel", way) for way in ("neural_tangents", "sslstep")}
-    ours = rows["sslstep"]
-    assert abs(rows["neural_tangents"]["sum"] / ours["sum"] - 1) < 1e-10
-    for way, row in rows.items():
-        ratio = row["seconds"] / ours["seconds"]
-        print(f"{way:24}{row['seconds']:9.2f}{ratio:20.2f}{'':9}{row['MiB']:7.0f}")
-    if options.full:
-        print(f"\n{options.scale_pairs} pairs, from images to {NUM_TEST} test points, d = 64")
-        for way in ("stored", "matrix-free"):
-            row = in_own_process("scale", way)
-            laps = ", ".join(f"{key} {value:.0f}" for key, value in row["laps"].items())
-            print(f"{way:12}{row['seconds']:7.0f} s ({laps}), peak {row['MiB'] / 1024:.2f} GiB,")
-            print(f"{'':12}{row['iterations']} products, largest residual {row['residual']:.1e}")
+    print(f"{'':24}{'seconds':>9}{'ratio':>13}{'MiB':>7}")
+    ways = (OURS, "neural_tangents")
+    found = {way: in_own_process(measure_kernel, vars(options), way) for way in ways}
+    assert abs(found["neural_tangents"]["sum"] / found[OURS]["sum"] - 1) < 1e-10
+    for way, row in found.items():
+        case = f"the kernel, {options.pairs} pairs, float64"
+        ratio = rows.add(case, way, row["seconds"], row["MiB"]).ratio
+        print(f"{way:24}{row['seconds']:9.2f}{ratio:13.2f}{row['MiB']:7.0f}", flush=True)
 
 
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--pairs", type=int, default=1000, help="n of parts 1, 2 (default: 1000)")
-    parser.add_argument("--rounds", type=int, default=3, help="calls of each (default: 3)")
-    parser.add_argument("--full", action="store_true", help="part 3 too (20 minutes)")
-    parser.add_argument("--scale-pairs", type=int, default=20_000, help="n of part 3")
-    parser.add_argument("--block-size", type=int, default=160, help="of the matrix-free solver")
-    parser.add_argument("--data", default="photos", help="photos, cifar10 or stl10")
-    parser.add_argument("--data-dir", help="folder of prepared data")
-    parser.add_argument("--progress", action="store_true", help="show bars in part 3")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        what, name = options.measure
-        print(json.dumps(MEASURES[what](options, name)))
-    else:
-        report(options)
+def scale_table(options: argparse.Namespace, rows: Rows) -> None:
+    """Print part 3."""
+    case = f"{options.scale_pairs} pairs to {NUM_TEST} test points, d = 64"
+    print(f"\n{case}")
+    for way in ("stored", "matrix-free"):
+        row = in_own_process(measure_scale, vars(options), way)
+        rows.add(case, f"{OURS}, {way}", row["seconds"], row["MiB"])
+        laps = ", ".join(f"{key} {value:.0f}" for key, value in row["laps"].items())
+        print(f"{way:12}{row['seconds']:7.0f} s ({laps}), peak {row['MiB'] / 1024:.2f} GiB,")
+        print(f"{'':12}{row['iterations']} products, largest residual {row['residual']:.1e}")
+
+
+def main(args: Sequence[str] | None = None) -> list[Row]:
+    """Print the tables."""
+    options = parser(__doc__, rounds=3, full="part 3 too (20 minutes)")
+    options.add_argument("--pairs", type=int, default=1000, help="n of parts 1, 2 (default: 1000)")
+    options.add_argument("--dim", type=int, default=50, help="d of part 1 (default: 50)")
+    options.add_argument("--scale-pairs", type=int, default=20_000, help="n of part 3")
+    options.add_argument("--block-size", type=int, default=160, help="of the matrix-free solver")
+    options.add_argument("--data", default="photos", help="photos, cifar10 or stl10")
+    options.add_argument("--data-dir", help="folder of prepared data")
+    options.add_argument("--progress", action="store_true", help="show bars in part 3")
+    chosen = options.parse_args(args)
+    rows = Rows("kernel_pca", chosen.rows)
+    del chosen.rows  # the rest goes to each measurement
+    print_machine(f"data: {chosen.data}")
+    modes_table(chosen, rows)
+    kernel_table(chosen, rows)
+    if chosen.full:
+        scale_table(chosen, rows)
+    return rows.rows
 
 
 if __name__ == "__main__":

@@ -4,66 +4,60 @@
 
 All four train the same weights on the same Γ (n = 500 pairs of 20x20 crops of the embedded
 photographs, m = 1200, d = 10) at half the largest stable rate, in float64. They take turns, and the
-shortest time of each counts, because other work on the machine only ever adds to it. The
-trajectories must agree to 1e-5 at the last of the steps compared, by which four modes are learned.
-With --full, they are compared until all ten modes are learned, and Figure 1's 300,000 steps are
-timed.
+shortest time of each counts. The trajectories must agree to 1e-5 at the last of the steps compared,
+by which four modes are learned. With --full, they are compared until all ten modes are learned, and
+Figure 1's 300,000 steps are timed.
 """
 
-import argparse
 import time
+from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks._timing import OURS, Row, Rows, parser, print_machine, take_turns
 from experiments.linear_model import Config, positive_pairs
 from sslstep import linear, simulate
 
-STEPS = 4000
+DENSE = "dense Γ, NumPy"
 
 
-def dense_numpy(weights, gamma, learning_rate):
+def dense_numpy(weights, gamma, learning_rate, steps):
     """W <- W - 4 η (W Γ W^T - I) W Γ, as it is written."""
     eye = np.eye(len(weights))
-    for _ in range(STEPS):
+    for _ in range(steps):
         image = weights @ gamma
         weights = weights - 4 * learning_rate * (image @ weights.T - eye) @ image
     return weights
 
 
-@jax.jit
-def dense_jax(weights, gamma, learning_rate):
+@partial(jax.jit, static_argnames="steps")
+def dense_jax(weights, gamma, learning_rate, steps):
     """The same, compiled."""
 
     def step(_, weights):
         image = weights @ gamma
         return weights - 4 * learning_rate * (image @ weights.T - jnp.eye(len(weights))) @ image
 
-    return jax.lax.fori_loop(0, STEPS, step, weights)
+    return jax.lax.fori_loop(0, steps, step, weights)
 
 
-def eigenbasis_numpy(weights, modes, learning_rate):
+def eigenbasis_numpy(weights, modes, learning_rate, steps):
     """Our change of variables in NumPy, all columns."""
     gammas, vectors = map(np.asarray, modes)
     a, eye = weights @ vectors, np.eye(len(weights))
-    for _ in range(STEPS):
+    for _ in range(steps):
         scaled = a * gammas
         a = a - 4 * learning_rate * (scaled @ a.T - eye) @ scaled
     return a @ vectors.T
 
 
-def ours(weights, modes, learning_rate):
+def ours(weights, modes, learning_rate, steps):
     """simulate.gradient_descent, given the modes."""
-    run = simulate.gradient_descent(weights, modes, learning_rate, STEPS, STEPS)
+    run = simulate.gradient_descent(weights, modes, learning_rate, steps, steps)
     return run.weights[-1]
-
-
-def seconds(function, *arguments):
-    """Time of one call and its result, after JAX has finished."""
-    start = time.perf_counter()
-    result = jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - start, np.asarray(result)
 
 
 def full_run(weights, gamma, modes, rate) -> None:
@@ -89,45 +83,44 @@ def full_run(weights, gamma, modes, rate) -> None:
     print(f"300,000 steps, compilation included: {time.perf_counter() - start:.1f} s")
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> list[Row]:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
-    parser.add_argument("--full", action="store_true", help="compare the whole run too (2 minutes)")
-    options = parser.parse_args()
+    options = parser(__doc__, rounds=3, full="compare the whole run too (2 minutes)")
+    options.add_argument("--pairs", type=int, default=500, help="n (default: 500)")
+    options.add_argument("--crop", type=int, default=20, help="side of a crop (default: 20)")
+    options.add_argument("--steps", type=int, default=4000, help="to compare (default: 4000)")
+    chosen = options.parse_args(args)
+    rows, steps = Rows("linear", chosen.rows), chosen.steps
     with jax.enable_x64(True):
-        config, keys = Config(), jax.random.split(jax.random.key(0), 3)
+        config = Config(num_images=chosen.pairs, crop=chosen.crop)
+        keys = jax.random.split(jax.random.key(0), 3)
         gamma = linear.cross_correlation(*positive_pairs(config, keys[0], keys[1]))
         modes = jax.block_until_ready(linear.modes(gamma))
         weights = linear.init_weights(keys[2], 10, len(gamma), 1e-7, gamma.dtype)
         rate = 0.5 * float(linear.max_learning_rate(modes.eigenvalues))
-        peers = {
-            "dense Γ, NumPy": lambda: dense_numpy(np.asarray(weights), np.asarray(gamma), rate),
-            "dense Γ, JAX": lambda: dense_jax(weights, gamma, rate),
-            "eigenbasis, NumPy": lambda: eigenbasis_numpy(np.asarray(weights), modes, rate),
-            "sslstep": lambda: ours(weights, modes, rate),
+        on_host = np.asarray(weights), np.asarray(gamma)
+        calls = {
+            OURS: lambda: ours(weights, modes, rate, steps),
+            DENSE: lambda: dense_numpy(*on_host, rate, steps),
+            "dense Γ, JAX": lambda: dense_jax(weights, gamma, rate, steps),
+            "eigenbasis, NumPy": lambda: eigenbasis_numpy(on_host[0], modes, rate, steps),
         }
-        peers["dense Γ, JAX"](), peers["sslstep"]()  # compile
-        best: dict[str, float] = {}
-        final: dict[str, np.ndarray] = {}
-        for _ in range(options.rounds):
-            for name, function in peers.items():
-                elapsed, final[name] = seconds(function)
-                best[name] = min(elapsed, best.get(name, np.inf))
-        reference = final["dense Γ, NumPy"]
-        learned = np.linalg.eigvalsh(reference @ np.asarray(gamma) @ reference.T)
-        print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, {STEPS} steps, float64;")
+        turns = take_turns(calls, chosen.rounds)
+        final = {name: np.asarray(result) for name, result in turns.results.items()}
+        reference = final[DENSE]
+        learned = np.linalg.eigvalsh(reference @ on_host[1] @ reference.T)
+        print_machine(f"float64; {steps} steps,")
         print(f"{int((learned > 0.5).sum())} modes learned at the last")
         print(f"{'':20}{'µs/step':>9}{'sslstep is faster by':>22}{'largest difference of W':>25}")
-        for name in peers:
+        case = f"a step, {chosen.pairs} pairs, m = {len(gamma)}, d = 10, float64"
+        for name, seconds in turns.seconds.items():
             difference = np.abs(final[name] - reference).max() / np.abs(reference).max()
             assert difference < 1e-5, (name, difference)
-            ratio = best[name] / best["sslstep"]
-            print(f"{name:20}{best[name] / STEPS * 1e6:9.1f}{ratio:22.1f}{difference:25.1e}")
-        if options.full:
-            full_run(weights, np.asarray(gamma), modes, rate)
+            row = rows.add(case, name, seconds / steps)
+            print(f"{name:20}{seconds / steps * 1e6:9.1f}{row.ratio:22.1f}{difference:25.1e}")
+        if chosen.full:
+            full_run(weights, on_host[1], modes, rate)
+    return rows.rows
 
 
 if __name__ == "__main__":

@@ -2,25 +2,25 @@
 
     make bench    or    python -m benchmarks.bench_spectral_losses
 
-Value and gradient by the embeddings of a batch, compiled, in float32: the simplified loss, those of
-its eigenvalues, and the simplified loss with preconditioned gradients. They take turns, and the
-shortest time of each counts, because other work on the machine only ever adds to it. What a whole
-training step costs more is the difference in ms, next to the network's own time. With --full, at
-d = 1024 too.
+Value and gradient by the embeddings of a batch, compiled, in float32: Barlow Twins (λ = 1, C
+symmetrised), those of its eigenvalues, and the first with preconditioned gradients; all of
+embeddings that are normalised over the batch. They take turns, and the shortest time of each
+counts. What a whole training step costs more is the difference in ms, next to the network's own
+time. With --full, at d = 1024 too.
 """
 
-import argparse
-import time
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from benchmarks._timing import Row, Rows, parser, print_machine, take_turns
 from sslstep import losses, optim
 
 PLAIN = partial(losses.barlow_twins, off_diagonal=1.0, symmetrise=True)
-PEERS = {
+PEERS: dict[str, Callable[..., Any]] = {
     "barlow_twins": PLAIN,
     "quartic_barlow_twins": losses.quartic_barlow_twins,
     "smoothed_barlow_twins": partial(losses.smoothed_barlow_twins, leak=0.1),
@@ -29,42 +29,35 @@ PEERS = {
 }
 
 
-def compare(num: int, dim: int, rounds: int) -> None:
+def compare(rows: Rows, num: int, dim: int, rounds: int) -> None:
     """Print the rows of one size."""
     keys = jax.random.split(jax.random.key(0), 2)
     common = jax.random.normal(keys[0], (num, dim))
     noise = jax.random.normal(keys[1], (2, num, dim))
     z, z_prime = common + 0.5 * noise
-    steps = {
-        name: jax.jit(jax.value_and_grad(loss, argnums=(0, 1))) for name, loss in PEERS.items()
+    calls = {
+        name: partial(jax.jit(jax.value_and_grad(loss, argnums=(0, 1))), z, z_prime)
+        for name, loss in PEERS.items()
     }
-    for step in steps.values():
-        jax.block_until_ready(step(z, z_prime))  # compile
-    best: dict[str, float] = {}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            jax.block_until_ready(step(z, z_prime))
-            best[name] = min(time.perf_counter() - start, best.get(name, np.inf))
-    for name, seconds in best.items():
-        ratio = seconds / best["barlow_twins"]
-        print(f"{num:6}{dim:6}  {name:30}{seconds * 1e3:10.2f}{ratio:10.1f}")
-        assert bool(jnp.isfinite(steps[name](z, z_prime)[0]))
+    turns = take_turns(calls, rounds)
+    for name, seconds in turns.seconds.items():
+        row = rows.add(f"{num} pairs, d = {dim}", name, seconds)
+        print(f"{num:6}{dim:6}  {name:30}{seconds * 1e3:10.2f}{row.ratio:10.1f}", flush=True)
+        assert bool(jnp.isfinite(turns.results[name][0]))
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> list[Row]:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each (default: 10)")
-    parser.add_argument("--full", action="store_true", help="d = 1024 too")
-    options = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, float32")
+    options = parser(__doc__, rounds=10, full="d = 1024 too")
+    options.add_argument("--pairs", type=int, default=256, help="in a batch (default: 256)")
+    options.add_argument("--dims", type=int, nargs="+", default=[16, 64, 512], help="each d")
+    chosen = options.parse_args(args)
+    rows = Rows("spectral_losses", chosen.rows)
+    print_machine("float32")
     print(f"{'n':>6}{'d':>6}  {'':30}{'ms':>10}{'ratio':>10}")
-    sizes = [(256, 16), (256, 64), (256, 512)]
-    for num, dim in [*sizes, (256, 1024)] if options.full else sizes:
-        compare(num, dim, options.rounds)
+    for dim in [*chosen.dims, 1024] if chosen.full else chosen.dims:
+        compare(rows, chosen.pairs, dim, chosen.rounds)
+    return rows.rows
 
 
 if __name__ == "__main__":

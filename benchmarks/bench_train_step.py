@@ -1,73 +1,85 @@
-"""The training step of residual networks: ours against PyTorch's.
+"""The training step of residual networks: ours, by JAX's default options, and PyTorch's.
 
     make bench    or    python -m benchmarks.bench_train_step
 
-Both do the same in float32: forward over two views at once, the Barlow Twins loss, backward, and
-SGD with momentum. PyTorch runs eagerly on all cores. They take turns, and the shortest time of each
-counts, because other work on the machine only ever adds to it. Images a second counts both views.
-Peak memory is the process's, each side in one of its own, imports included. With --full, there are
-more turns.
+All do the same in float32: forward over two views at once, the Barlow Twins loss, backward, and SGD
+with momentum. JAX's defaults are the same step compiled without what `sslstep.train.compile_step`
+tells XLA, where it tells it anything. PyTorch runs eagerly on all cores, always on CPU. They take
+turns, and the shortest time of each counts. Images are those of both views. Peak memory is the
+process's, each side in one of its own, imports included. With --full, there are more turns.
 """
 
-import argparse
 import os
-import resource
-import subprocess
-import sys
-import time
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sslstep import _xla, losses, nn
+from benchmarks._timing import (
+    OURS,
+    Row,
+    Rows,
+    in_own_process,
+    installed,
+    parser,
+    peak_memory,
+    print_machine,
+    take_turns,
+)
+from experiments import _training
+from experiments._recipes import BarlowTwins
+from sslstep import _xla, losses
+
+HEAD = BarlowTwins(dim=512, hidden=(2048,))
+DEFAULTS, PYTORCH = "JAX's defaults", "PyTorch"
 
 
 class Configuration(NamedTuple):
-    """A network, its projector, and the images of both views together."""
+    """A network, and the images of both views together."""
 
-    stages: tuple[int, ...]
-    block: Literal["basic", "bottleneck"]
-    width: int
-    stem: Literal["imagenet", "small", "small_stride2"]
-    hidden: int
-    dim: int
+    name: str
+    network: _training.Config
+    recipe: BarlowTwins
     num_images: int
     size: int
 
+    def images(self, most: int | None) -> np.ndarray:
+        """Both views, one after the other."""
+        shape = (min(self.num_images, most or self.num_images), self.size, self.size, 3)
+        return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
-RESNET18, RESNET50 = (2, 2, 2, 2), (3, 4, 6, 3)
+
 CONFIGURATIONS = {
-    "ResNet-18, small stem, 32 of 32x32": Configuration(
-        RESNET18, "basic", 64, "small", 2048, 512, 32, 32
+    "resnet18": Configuration(
+        "ResNet-18, small stem", _training.Config(backbone="resnet18", stem="small"), HEAD, 32, 32
     ),
-    "ResNet-18, ImageNet stem, 64 of 32x32": Configuration(
-        RESNET18, "basic", 64, "imagenet", 2048, 512, 64, 32
+    "resnet18_imagenet": Configuration(
+        "ResNet-18, ImageNet stem",
+        _training.Config(backbone="resnet18", stem="imagenet"),
+        HEAD,
+        64,
+        32,
     ),
-    "ResNet-50, ImageNet stem, 32 of 96x96": Configuration(
-        RESNET50, "bottleneck", 64, "imagenet", 2048, 512, 32, 96
+    "resnet50": Configuration(
+        "ResNet-50, ImageNet stem",
+        _training.Config(backbone="resnet50", stem="imagenet"),
+        HEAD,
+        32,
+        96,
     ),
-    # The experiments' own network.
-    "width 8, stride-2 stem, 512 of 24x24": Configuration(
-        (1, 1, 1), "basic", 8, "small_stride2", 256, 16, 512, 24
+    "experiments": Configuration(
+        "the experiments' network", _training.Config(), BarlowTwins(), 512, _training.Config().size
     ),
 }
 
 
-def images_of(name):
-    """Both views, one after the other."""
-    n, size = CONFIGURATIONS[name][-2:]
-    return np.random.default_rng(0).normal(size=(n, size, size, 3)).astype(np.float32)
-
-
-def ours(name):
+def by_jax(config, images, compiler_options):
     """A function that takes one step, once compiled."""
-    config = CONFIGURATIONS[name]
-    backbone = nn.ResNet(config.stages, config.block, config.width, config.stem)
-    encoder = nn.Encoder(backbone, nn.barlow_twins_head(config.dim, (config.hidden,)))
-    images = jnp.asarray(images_of(name))
+    encoder = _training.network(config.network, config.recipe)
+    images = jnp.asarray(images)
     variables = jax.jit(lambda x: encoder.init(jax.random.key(0), x, train=False))(images)
     optimiser = optax.sgd(1e-3, momentum=0.9)
 
@@ -81,8 +93,7 @@ def ours(name):
         updates, state = optimiser.update(gradient, state, params)
         return optax.apply_updates(params, updates), stats, state
 
-    options = _xla.compiler_options(jax.devices()[:1])
-    compiled = jax.jit(step, donate_argnums=(0, 1, 2), compiler_options=options)
+    compiled = jax.jit(step, donate_argnums=(0, 1, 2), compiler_options=compiler_options)
     carry = [variables["params"], variables["batch_stats"], optimiser.init(variables["params"])]
 
     def one_step():
@@ -91,16 +102,15 @@ def ours(name):
     return one_step
 
 
-def pytorch(name):
+def by_pytorch(config, images):
     """The same with torch.nn."""
     import torch
 
-    from benchmarks._pytorch import residual_network
+    from benchmarks._pytorch import network_like
 
     torch.set_num_threads(os.cpu_count() or 1)
-    config = CONFIGURATIONS[name]
-    network = residual_network(*config[:-2])
-    images = torch.tensor(images_of(name).transpose(0, 3, 1, 2).copy())
+    network = network_like(_training.network(config.network, config.recipe))
+    images = torch.tensor(images.transpose(0, 3, 1, 2).copy())
     optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
 
     def one_step():
@@ -117,50 +127,59 @@ def pytorch(name):
     return one_step
 
 
-SIDES = {"sslstep": ours, "PyTorch": pytorch}
+def make_step(side, config, most):
+    """One side's step."""
+    images = config.images(most)
+    if side == PYTORCH:
+        return by_pytorch(config, images)
+    options = _xla.compiler_options(jax.devices()[:1]) if side == OURS else None
+    return by_jax(config, images, options)
 
 
-def peak_memory(name, side) -> float:
-    """Of a process that takes three steps, in MiB."""
-    command = [sys.executable, "-m", "benchmarks.bench_train_step", "--memory", name, side]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def memory(side: str, key: str, most: int | None) -> float:
+    """Peak memory of this process after three steps, in MiB."""
+    step = make_step(side, CONFIGURATIONS[key], most)
+    for _ in range(3):
+        step()
+    return peak_memory()
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> list[Row]:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    options = parser(__doc__, rounds=5, full="30 turns of each")
+    options.add_argument(
+        "--networks", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS)
     )
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
-    parser.add_argument("--full", action="store_true", help="30 turns of each")
-    parser.add_argument(
-        "--memory", nargs=2, metavar=("CONFIGURATION", "SIDE"), help=argparse.SUPPRESS
-    )
-    options = parser.parse_args()
-    if options.memory:
-        name, side = options.memory
-        step = SIDES[side](name)
-        for _ in range(3):
-            step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return
-    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, JAX {jax.__version__}, float32")
-    print(f"{'':40}{'images/s':>10}{'PyTorch':>10}{'ratio':>8}{'MiB':>8}{'PyTorch':>10}")
-    # First: a process's peak counts what its parent held when it started it.
-    memories = {name: [peak_memory(name, side) for side in SIDES] for name in CONFIGURATIONS}
-    for name, config in CONFIGURATIONS.items():
-        steps = {side: make(name) for side, make in SIDES.items()}
-        best = dict.fromkeys(SIDES, np.inf)
-        for turn in range((30 if options.full else options.rounds) + 1):
-            for side, step in steps.items():
-                time.sleep(0.1)  # until the other's threads no longer spin
-                start = time.perf_counter()
-                step()
-                if turn:  # the first compiles
-                    best[side] = min(best[side], time.perf_counter() - start)
-        a, b = (config.num_images / best[side] for side in SIDES)
-        used, theirs = memories[name]
-        print(f"{name:40}{a:10.0f}{b:10.0f}{a / b:8.2f}{used:8.0f}{theirs:10.0f}", flush=True)
+    options.add_argument("--images", type=int, help="fewer than the table's")
+    chosen = options.parse_args(args)
+    rows = Rows("train_step", chosen.rows)
+    print_machine("float32")
+    sides = [OURS]
+    if _xla.compiler_options(jax.devices()[:1]) is None:
+        print("ours is compiled by JAX's default options here")
+    else:
+        sides.append(DEFAULTS)
+    if installed("torch"):
+        sides.append(PYTORCH)
+    print(f"{'':44}{'ms a step':>24}{'ratio':>8}{'MiB':>8}")
+    for key in chosen.networks:
+        config = CONFIGURATIONS[key]
+        used = {
+            side: in_own_process(memory, side, key, chosen.images)
+            for side in sides
+            if side != DEFAULTS  # the same within a few MiB
+        }
+        steps = {side: make_step(side, config, chosen.images) for side in sides}
+        turns = 30 if chosen.full else chosen.rounds
+        seconds = take_turns(steps, turns, pause=0.1).seconds
+        num = len(config.images(chosen.images))
+        case = f"{config.name}, {num} of {config.size}x{config.size}"
+        for side in sides:
+            row = rows.add(case, side, seconds[side], used.get(side))
+            mebibytes = f"{used[side]:8.0f}" if side in used else ""
+            line = f"{case if side == OURS else '':44}{side:>16}{1e3 * seconds[side]:8.1f}"
+            print(f"{line}{row.ratio:8.2f}{mebibytes}", flush=True)
+    return rows.rows
 
 
 if __name__ == "__main__":

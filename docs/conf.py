@@ -23,7 +23,7 @@ extensions = [
     "api_is_complete",
     "signatures_as_written",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "benchmarks_report.md"]  # the latter is a part of benchmarks.md
 html_theme = "furo"
 html_title = "sslstep"
 

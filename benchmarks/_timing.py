@@ -1,0 +1,192 @@
+"""What the benchmarks share: turns, memory, processes, options, and the rows they hand over."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from importlib import import_module, util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+OURS = "sslstep"
+
+
+class Turns(NamedTuple):
+    """Of each alternative: seconds, and what its last call returned."""
+
+    seconds: dict[str, float]
+    results: dict[str, Any]
+
+
+def take_turns(
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    *,
+    of: Callable[[list[float]], float] = min,
+    pause: float = 0.0,
+) -> Turns:
+    """Time alternatives in turn, after a first call of each, which compiles.
+
+    By default the shortest time counts, because other work on the machine only ever adds to it.
+
+    Args:
+        calls: the alternatives, by name.
+        rounds: turns of each. With 0 the first call counts, compilation included.
+        of: what is made of an alternative's times, such as ``min`` or ``statistics.median``.
+        pause: seconds before each call, until another's threads no longer spin.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    results = {}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            time.sleep(pause)
+            start = time.perf_counter()
+            results[name] = jax.block_until_ready(call())
+            if turn or not rounds:
+                times[name].append(time.perf_counter() - start)
+    return Turns({name: of(taken) for name, taken in times.items()}, results)
+
+
+def peak_memory() -> float:
+    """Of this process so far, in MiB, imports included."""
+    # getrusage's would count what the parent held when it started this process.
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    if found:
+        return int(found[1]) / 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 1024)
+
+
+class MeasurementError(Exception):
+    """A measurement that gave nothing, and why, in a few words."""
+
+
+def in_own_process(
+    function: Callable[..., Any], *arguments: Any, timeout: float | None = None
+) -> Any:
+    """``function(*arguments)`` in a fresh process, whose memory is then its alone.
+
+    Args:
+        function: at the top level of a module, which is imported by its name.
+        arguments: for it. They and what it returns go through JSON.
+        timeout: seconds until it is killed.
+
+    Raises:
+        MeasurementError: if it is too slow, raises an exception or is killed.
+    """
+    module = function.__module__
+    if module == "__main__":
+        module = sys.modules[module].__spec__.name  # type: ignore[union-attr]
+    command = [sys.executable, "-m", "benchmarks._timing", module, function.__name__]
+    try:
+        done = subprocess.run(
+            [*command, json.dumps(arguments)], stdout=subprocess.PIPE, text=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        raise MeasurementError(f"over {timeout:.0f} s") from None
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise MeasurementError(f"ended with status {done.returncode}") from None
+    if "error" in answer:
+        raise MeasurementError(answer["error"])
+    return answer["result"]
+
+
+def _answer(module: str, name: str, arguments: str) -> None:
+    """The other side of it."""
+    try:
+        result = getattr(import_module(module), name)(*json.loads(arguments))
+        print(json.dumps({"result": result}))
+    except Exception as error:
+        traceback.print_exc()
+        reason = (str(error).splitlines() or [""])[0]
+        print(json.dumps({"error": f"{type(error).__name__}: {reason}"[:100]}))
+
+
+class Row(NamedTuple):
+    """One alternative of one case.
+
+    Attributes:
+        benchmark: which file, without ``bench_``.
+        case: what all its alternatives do.
+        alternative: who does it. The first of a case is ours, or what ours are compared with.
+        seconds: how long it takes; None if `note` says why that is not known.
+        ratio: its seconds over the first alternative's, so above 1 where ours is faster.
+        mebibytes: peak memory, if measured.
+        note: of what failed.
+    """
+
+    benchmark: str
+    case: str
+    alternative: str
+    seconds: float | None
+    ratio: float | None
+    mebibytes: float | None = None
+    note: str = ""
+
+
+class Rows:
+    """The rows of one benchmark; written as they come, so that those of a cut run are kept."""
+
+    def __init__(self, benchmark: str, path: Path | None = None):
+        self.benchmark, self.path = benchmark, path
+        self.rows: list[Row] = []
+        self._first: dict[str, float | None] = {}
+
+    def add(
+        self,
+        case: str,
+        alternative: str,
+        seconds: float | None,
+        mebibytes: float | None = None,
+        note: str = "",
+    ) -> Row:
+        """Add an alternative; the first of a case is what the others are compared with."""
+        first = self._first.setdefault(case, seconds)
+        ratio = None if seconds is None or first is None else seconds / first
+        row = Row(self.benchmark, case, alternative, seconds, ratio, mebibytes, note)
+        self.rows.append(row)
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row._asdict()) + "\n")
+        return row
+
+
+def parser(doc: str | None, *, rounds: int, full: str) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    result.add_argument(
+        "--rounds", type=int, default=rounds, help=f"turns of each (default: {rounds})"
+    )
+    result.add_argument("--full", action="store_true", help=full)
+    result.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # where Rows writes
+    return result
+
+
+def print_machine(dtype: str) -> None:
+    """What the numbers below it are of."""
+    device = jax.devices()[0].device_kind
+    print(f"{device}, {os.cpu_count()} cores, JAX {jax.__version__}, {dtype}")
+
+
+def installed(module: str) -> bool:
+    """Whether a peer is there; says so if it is not."""
+    found = util.find_spec(module) is not None
+    if not found:
+        print(f"{module} is not installed, and left out")
+    return found
+
+
+if __name__ == "__main__":
+    _answer(*sys.argv[1:])
