@@ -160,6 +160,7 @@ def fit(
     files = _Files(Path(folder) if folder is not None and writer else None, keep, settings or {})
     start, state = _agree(*files.resume(state))
     if start > num_steps:
+        files.close()
         raise ValueError(
             f"num_steps = {num_steps}, but the run has {start} already"
             f"{f' in {folder}' if folder is not None else ''}: name another folder, or train on."

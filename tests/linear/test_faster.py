@@ -78,6 +78,13 @@ def test_speedup_is_the_ratio_of_times_of_late_modes(x64, relative):
     np.testing.assert_allclose(ratios[1:], expected[1:], rtol=1e-6)
 
 
+def test_the_limit_takes_eigenvalues_in_any_order(x64):
+    gammas = jnp.asarray([1.0, 0.9, 0.01])
+    for order in ([1, 2, 0], [2, 1, 0]):
+        shuffled = linear.preconditioned_max_learning_rate(gammas[jnp.asarray(order)])
+        assert shuffled == linear.preconditioned_max_learning_rate(gammas)
+
+
 def test_speedup_grows_with_the_ratio_of_eigenvalues_and_is_bounded(x64):
     for alpha in (1.0, 0.1, 1e-3):
         pairs = [jnp.asarray([1.0, gamma]) for gamma in (0.5, 0.1, 1e-2, 1e-4)]
@@ -158,6 +165,11 @@ def test_settings_are_traced():
             "variances must have the shape",
         ),
         (lambda g, s: linear.preconditioned_max_learning_rate(g, -1.0), "alpha must be > 0"),
+        (lambda g, s: linear.preconditioned_max_learning_rate(g * jnp.nan), "NaN or infinite"),
+        (lambda g, s: linear.preconditioned_half_rise_time(g[::-1], s), r"eigenvalues\[0\] -"),
+        (lambda g, s: linear.preconditioning_speedup(g[::-1], s), r"eigenvalues\[0\] -"),
+        (lambda g, s: linear.max_learning_rate(g * jnp.nan), "NaN or infinite"),
+        (lambda g, s: linear.lars_steps(-jnp.arange(3.0), g, s, 0.1), "differences of t"),
     ],
 )
 def test_rejects(call, message, unchecked):

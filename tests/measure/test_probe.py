@@ -228,6 +228,12 @@ H, LABELS, SCALES = jnp.ones((4, 2)), jnp.array([0, 1, 2, 0]), jnp.ones((5, 2))
             lambda: probe.accuracy_along(H, LABELS, H, LABELS, SCALES, 1.0, num_classes=2),
             "labels must be classes 0...1, got 0 to 2",
         ),
+        (
+            lambda: probe.accuracy(
+                probe.ridge(H, jnp.ones((len(H), 3)), 1.0), H, LABELS.astype(float)
+            ),
+            "labels must be integers, got dtype float",
+        ),
     ],
 )
 def test_rejects(call, message, unchecked):

@@ -242,6 +242,8 @@ def test_other_settings_networks_and_folders_are_refused(copy, tmp_path):
     network = nn.Encoder(training.NETWORK.backbone, nn.Projector(hidden=(8,), dim=4))
     with pytest.raises(ValueError, match="another state than this run's"):
         training.fit(copy, 30, start=training.state(network=network))
+    with pytest.raises(ValueError, match="num_steps = 5, but the run has 10 already in"):
+        training.fit(tmp_path / "a", 5, settings={"seed": 0, "dim": 3})
     with pytest.raises(FileNotFoundError, match="has no run of"):
         train.read_run(tmp_path / "b")
 
@@ -259,6 +261,11 @@ def test_other_settings_networks_and_folders_are_refused(copy, tmp_path):
 def test_bad_settings(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         training.fit(tmp_path / "run", **{"num_steps": 30} | settings)
+
+
+def test_a_step_that_is_not_compiled_is_refused(unchecked):
+    with pytest.raises(TypeError, match="step must come from compile_step, got a function"):
+        training.fit(step=training.make_step())
 
 
 def test_bad_images():

@@ -173,7 +173,7 @@ def test_choose_init_scale_at_simclr_s_target():
     np.testing.assert_allclose(found, 1e-6, rtol=0.1)
 
 
-def test_choose_init_scale_wants_views_that_fit():
+def test_choose_init_scale_wants_views_that_fit(unchecked):
     key, x = jax.random.key(0), jnp.zeros((6, 8, 8, 3))
     with pytest.raises(ValueError, match="must have one shape"):
         train.choose_init_scale(key, training.NETWORK, x, x[:4])
