@@ -1,7 +1,8 @@
 """Images, and the positive pairs made of them.
 
 Every source gives a whole split as one array of bytes, a :class:`Dataset`. The photographs need no
-network; CIFAR-10 and STL-10 are read from what tensorflow-datasets prepared, without TensorFlow.
+network; CIFAR-10 and STL-10 are read from what tensorflow-datasets prepared, without TensorFlow;
+:func:`image_folder` reads files of one's own.
 """
 
 from sslstep.data.augmentations import (
@@ -18,6 +19,7 @@ from sslstep.data.sources import (
     Dataset,
     DatasetNotFoundError,
     cifar10,
+    image_folder,
     load,
     photos,
     stl10,
@@ -34,6 +36,7 @@ __all__ = [
     "cifar10",
     "crop_views",
     "flatten",
+    "image_folder",
     "load",
     "photos",
     "random_crop_pairs",

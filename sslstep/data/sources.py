@@ -1,4 +1,4 @@
-"""Where images come from: embedded photographs; CIFAR-10 and STL-10 as TFDS prepares them."""
+"""Where images come from: embedded photographs, TFDS's CIFAR-10 and STL-10, a folder of files."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from sslstep.data import _patches, _prepared
+from sslstep.data import _folder, _patches, _prepared
 from sslstep.data._errors import DatasetNotFoundError
 
-__all__ = ["Dataset", "DatasetNotFoundError", "cifar10", "load", "photos", "stl10"]
+__all__ = ["Dataset", "DatasetNotFoundError", "cifar10", "image_folder", "load", "photos", "stl10"]
 
 
 class Dataset(NamedTuple):
@@ -171,6 +171,41 @@ def stl10(split: str = "unlabelled", data_dir: str | Path | None = None) -> Data
         DatasetNotFoundError: as for :func:`cifar10`.
     """
     return _prepared_split("stl10", split, data_dir)
+
+
+def image_folder(folder: str | Path, size: int) -> Dataset:
+    """Images of one's own, all of them in memory.
+
+    Each is turned as its camera says, converted to RGB, cut to the square in its middle and resized
+    (bicubic, averaged where it shrinks).
+
+    Args:
+        folder: image files, or a folder of them for each class, or both. Classes are in
+            alphabetical order, files by their paths within one.
+        size: side of the images in pixels.
+
+    Returns:
+        The images. Files that lie in ``folder`` itself have the label -1, those in a folder of it,
+        at any depth, the label of that name.
+
+    Raises:
+        DatasetNotFoundError: if there is no such folder, no image in it, or one that cannot be
+            read, with its path.
+        ValueError: if ``size`` is below 1.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from sslstep import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "cats").mkdir()
+        ...     Image.new("RGB", (40, 30), "red").save(Path(folder, "cats", "1.png"))
+        ...     images, labels, label_names = data.image_folder(folder, size=16)
+        >>> images.shape, labels.tolist(), label_names
+        ((1, 16, 16, 3), [0], ('cats',))
+    """
+    return Dataset(*_folder.read(Path(folder), size))
 
 
 def _prepared_split(name: str, split: str, data_dir: str | Path | None) -> Dataset:

@@ -1,0 +1,46 @@
+"""Images of one's own, from a folder of files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sslstep import _check
+from sslstep.data._errors import DatasetNotFoundError
+
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Images (n, size, size, 3), labels (n,), and the labels' names."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    _check.require_at_least("size", size, 1)
+    if not folder.is_dir():
+        raise DatasetNotFoundError(f"there is no folder {folder}.")
+    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    found = [(path, -1) for path in _files(folder.iterdir())]
+    for label, name in enumerate(names):
+        found += [(path, label) for path in _files((folder / name).rglob("*"))]
+    if not found:
+        raise DatasetNotFoundError(
+            f"there are no images in {folder}: files that end with {', '.join(ENDINGS)}, in it or "
+            f"in a folder for each class."
+        )
+    images = np.empty((len(found), size, size, 3), np.uint8)
+    for place, (path, _) in enumerate(found):
+        try:
+            with Image.open(path) as image:
+                whole = ImageOps.exif_transpose(image).convert("RGB")
+            side = min(whole.size)
+            left, top = ((extent - side) // 2 for extent in whole.size)
+            middle = whole.crop((left, top, left + side, top + side))
+            images[place] = np.asarray(middle.resize((size, size), Image.Resampling.BICUBIC))
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise DatasetNotFoundError(f"{path} is no image that can be read: {error}") from error
+    return images, np.array([label for _, label in found], np.int32), names
+
+
+def _files(paths: Iterator[Path]) -> list[Path]:
+    """Those of images, in order."""
+    return sorted(path for path in paths if path.is_file() and path.suffix.lower() in ENDINGS)
