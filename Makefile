@@ -115,7 +115,7 @@ predicted_steps: $(VENV)/.run  ## step times by the network's NTK, at the start 
 	$(call EXPERIMENT,predicted_steps) $(FROM_DATA)
 
 .PHONY: speedup
-speedup: $(VENV)/.run  ## what the speed-ups of Appendix G are worth: some 40 minutes (takes DATA="photos cifar10", DATA_DIR)
+speedup: $(VENV)/.run  ## what the speed-ups of Appendix G are worth: about an hour (takes DATA="photos cifar10", DATA_DIR)
 	$(call EXPERIMENT,speedup) $(FROM_DATA)
 
 .PHONY: two_towers

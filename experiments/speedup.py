@@ -12,8 +12,8 @@ tuned Barlow Twins ends with; seconds, by steps timed in turn; final accuracy an
 
 Rows of the figure: problems. Columns: how many times fewer steps and seconds than tuned Barlow
 Twins from the same seed, with 95% intervals; the final accuracy; the effective rank. table.md has
-all numbers. Preset cpu: some 40 minutes on two cores. Interrupted, it goes on at the arm where it
-was.
+all numbers. Preset cpu: an hour on two cores, of which no problem takes more than 40 minutes.
+Interrupted, it goes on at the arm where it was.
 """
 
 import platform
