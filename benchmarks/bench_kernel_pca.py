@@ -121,7 +121,9 @@ def measure_kernel(settings: Settings, name: str) -> dict[str, Any]:
                 nt.stax.Dense(1, W_std=2**0.5),
             )
             kernel_fn = jax.jit(nt.stax.serial(*layers)[2], static_argnames="get")
-            call = partial(nt.batch(kernel_fn, min(500, options.pairs)), both, None, "ntk")
+            call = partial(
+                nt.batch(kernel_fn, min(500, options.pairs), device_count=1), both, None, "ntk"
+            )
         else:
             call = partial(gram.pairs, infinite.mlp(1), x, x_prime, progress=False)
         turns = take_turns({name: call}, options.rounds)
