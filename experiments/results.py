@@ -95,10 +95,11 @@ def main(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     try:
         found = load(options.folder)
-    except (FileNotFoundError, ValueError) as error:
+        with _run.precision(found.config):
+            paths = _run.draw(
+                found.experiment, found.config, found.arrays, options.out or options.folder
+            )
+    except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
-    folder = options.out or options.folder
-    with _run.precision(found.config):
-        paths = _run.draw(found.experiment, found.config, found.arrays, folder)
     print(*paths, sep="\n")
     return 0

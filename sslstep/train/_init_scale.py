@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from sslstep import _check, nn
 from sslstep.measure import spectrum
-from sslstep.train._record import embed_in_batches
+from sslstep.train._record import embed_in_batches, require_views
 from sslstep.train._step import Network
 
 __all__ = ["choose_init_scale"]
@@ -63,11 +63,8 @@ def choose_init_scale(
     """
     if measure not in ("correlation", "covariance"):
         raise ValueError(f'measure must be "correlation" or "covariance", got {measure!r}.')
-    if x.shape != x_prime.shape:
-        raise ValueError(
-            f"x and x_prime are two views of the same images and must have one shape, got "
-            f"{x.shape} and {x_prime.shape}."
-        )
+    size = x.shape[0] if batch_size is None else batch_size
+    require_views(x, x_prime, size)
     _check.require_at_least("target", target, 0.0, strict=True)
     _check.require_at_least("bounds", bounds, 0.0, strict=True)
     # As init_state draws them.
@@ -76,7 +73,6 @@ def choose_init_scale(
     @jax.jit
     def top_eigenvalue(init_scale):
         scaled = variables | {"params": nn.scale_init(variables["params"], init_scale)}
-        size = batch_size or x.shape[0]
         z, z_prime = (embed_in_batches(network, scaled, view, size)[1] for view in (x, x_prime))
         if measure == "covariance":
             return spectrum.eigenvalues(jnp.concatenate([z, z_prime]))[0]

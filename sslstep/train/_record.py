@@ -12,7 +12,7 @@ from sslstep import _check
 from sslstep.measure import spectrum
 from sslstep.train._step import Network, TrainState
 
-__all__ = ["embed_in_batches", "make_record"]
+__all__ = ["embed_in_batches", "make_record", "require_views"]
 
 
 def embed_in_batches(
@@ -28,9 +28,6 @@ def embed_in_batches(
     In training mode batch norms use each batch's own statistics, as they do in the steps, so the
     result depends on which inputs share a batch.
     """
-    _check.require_at_least("batch_size", batch_size, 1)
-    if x.shape[0] % batch_size:
-        raise ValueError(f"batch_size = {batch_size} must divide the {x.shape[0]} pairs of x.")
     batches = x.reshape(-1, batch_size, *x.shape[1:])
 
     def embed(batch):
@@ -41,6 +38,18 @@ def embed_in_batches(
 
     h, z = jax.lax.map(embed, batches)
     return h.reshape(x.shape[0], -1), z.reshape(x.shape[0], -1)
+
+
+def require_views(x: Array, x_prime: Array, batch_size: int) -> None:
+    """Check that two views of the same images can pass through a network in whole batches."""
+    if x.shape != x_prime.shape:
+        raise ValueError(
+            f"x and x_prime are two views of the same images and must have one shape, got "
+            f"{x.shape} and {x_prime.shape}."
+        )
+    _check.require_at_least("batch_size", batch_size, 1)
+    if x.shape[0] % batch_size:
+        raise ValueError(f"batch_size = {batch_size} must divide the {x.shape[0]} pairs of x.")
 
 
 def make_record(
@@ -90,14 +99,7 @@ def make_record(
         >>> {name: value.shape for name, value in record(state).items()}
         {'correlation': (3,), 'covariance': (3,), 'hidden': (4,), 'learned': ()}
     """
-    if x.shape != x_prime.shape:
-        raise ValueError(
-            f"x and x_prime are two views of the same images and must have one shape, got "
-            f"{x.shape} and {x_prime.shape}."
-        )
-    _check.require_at_least("batch_size", batch_size, 1)
-    if x.shape[0] % batch_size:
-        raise ValueError(f"batch_size = {batch_size} must divide the {x.shape[0]} pairs of x.")
+    require_views(x, x_prime, batch_size)
 
     @jax.jit
     def measure(params, batch_stats, x, x_prime):

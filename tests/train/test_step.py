@@ -182,30 +182,34 @@ def test_choose_init_scale_wants_views_that_fit(unchecked):
 
 
 def test_images_may_be_several_arrays():
-    """Views of each image that were made beforehand, say."""
+    """Views of each image that were made beforehand, say: as if they lay in one array."""
     first, second = training.images(16), training.images(16)[::-1].copy()
+    start = training.state()._replace(opt_state=optim.sgd(0.1).init(training.state().params))
 
-    def given(keys, images):
-        crop = lambda a: a[:, :8, :8].astype(jnp.float32) / 255  # noqa: E731
-        return crop(images["first"]), crop(images["second"])
+    def cropped(pair):
+        return tuple(view[:, :8, :8].astype(jnp.float32) / 255 for view in pair)
 
-    losses = []
-    for num_microbatches in (1, 2):
+    def losses_of(views_fn, images, num_microbatches):
         step = train.make_step(
             training.NETWORK,
             training.LOSS,
             optim.sgd(0.1),
-            given,
+            views_fn,
             num_microbatches=num_microbatches,
         )
-        run = train.fit(
-            train.compile_step(step, devices=jax.devices()[:1]),
-            training.state(rate=0.1)._replace(
-                opt_state=optim.sgd(0.1).init(training.state().params)
-            ),
+        compiled = train.compile_step(step, devices=jax.devices()[:1])
+        return train.fit(compiled, start, images, num_steps=2, batch_size=8).metrics["loss"]
+
+    for num in (1, 2):
+        several = losses_of(
+            lambda keys, images: cropped((images["first"], images["second"])),
             {"first": first, "second": second},
-            num_steps=2,
-            batch_size=8,
+            num,
         )
-        losses.append(run.metrics["loss"])
-    assert np.isfinite(losses).all()
+        one = losses_of(
+            lambda keys, images: cropped((images[:, 0], images[:, 1])),
+            np.stack([first, second], axis=1),
+            num,
+        )
+        assert np.isfinite(several).all()
+        np.testing.assert_allclose(several, one, rtol=1e-6)
