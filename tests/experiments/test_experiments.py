@@ -51,7 +51,7 @@ def test_runs_write_their_folder_and_claims_hold(tmp_path, experiment, args, kin
     assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
     assert len(made) >= 6
     assert json.loads((out / "config.json").read_text())["dtype"] == kind
-    arrays = np.load(out / "arrays.npz")
+    arrays = results.load(out).arrays
     floats = [array for array in arrays.values() if array.dtype.kind == "f"]
     assert np.dtype(kind) in {array.dtype for array in floats}
     assert list(tmp_path.iterdir()) == [out]  # no draft

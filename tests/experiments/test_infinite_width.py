@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import _run, infinite_width, infinite_width_claims, kernel_claims
+from experiments import _run, infinite_width, infinite_width_claims, kernel_claims, results
 from sslstep import claims
 
 SMALL = ["--num-images", "60", "--cnn-images", "24", "--num-test", "200", "--crop", "12"]
@@ -17,7 +17,7 @@ def test_a_small_run_and_its_claims(tmp_path):
     made = claims.load(out / "claims.json")
     assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
     assert len(made) >= 28
-    arrays = np.load(out / "arrays.npz")
+    arrays = results.load(out).arrays
     assert arrays["mlp_gammas"].shape == arrays["cnn_gammas"].shape == (12,)
     dims = infinite_width_claims.dims(infinite_width.Config(num_modes=12, dim=4))
     assert (dims[0], dims[-1]) == (1, 12)
@@ -35,7 +35,7 @@ def test_without_networks_only_the_predictions(tmp_path, monkeypatch):
     args = [*SMALL, "--laziness", "--out", str(out), "--strict"]
     assert _run.main(infinite_width.EXPERIMENT, args) == 0
     assert len(claims.load(out / "claims.json")) == 2
-    assert "t" not in np.load(out / "arrays.npz")
+    assert "t" not in results.load(out).arrays
 
 
 @pytest.mark.parametrize(

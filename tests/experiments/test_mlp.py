@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _run, mlp, mlp_readings
+from experiments import _run, mlp, mlp_readings, results
 from sslstep import claims, simulate
 
 SMALL = mlp.Config(num_images=12, crop=6, dim=3, width=256, num_records=100, num_draws=3)
@@ -133,7 +133,7 @@ def test_readings(tmp_path, monkeypatch):
     args = ["--num-images", "12", "--crop", "6", "--dim", "3", "--width", "256"]
     args += ["--num-steps", "50", "--learning-rate", "1e-2", "--out", str(tmp_path)]
     assert _run.main(mlp_readings.EXPERIMENT, args) == 0
-    arrays = np.load(tmp_path / "arrays.npz")
+    arrays = results.load(tmp_path).arrays
     assert np.isnan(arrays["losses"]).tolist() == [[False, False], [True, True]]
     np.testing.assert_allclose(arrays["losses"][0], 3, atol=1e-6)
     made = claims.load(tmp_path / "claims.json")

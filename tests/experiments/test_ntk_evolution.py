@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _ntk_rate, _run, ntk_evolution
+from experiments import _ntk_rate, _run, ntk_evolution, results
 from sslstep import claims
 from sslstep.ntk import infinite
 
@@ -18,7 +18,7 @@ def test_a_small_run_measures_what_theory_says(tmp_path):
     out = tmp_path / "here"
     assert _run.main(ntk_evolution.EXPERIMENT, [*SMALL, "--out", str(out)]) == 0
     made = claims.load(out / "claims.json")
-    arrays = np.load(out / "arrays.npz")
+    arrays = results.load(out).arrays
     assert arrays["distance"].shape == (2, 6, 2)
     exponents = [c for c in made if "exponent" in c.statement and "movement" not in c.statement]
     assert len(exponents) == 6

@@ -18,6 +18,7 @@ from experiments import (
     probe_accuracy,
     resnet_small_init,
     resnet_standard,
+    results,
 )
 from sslstep import claims
 
@@ -58,14 +59,14 @@ def test_experiments_share_their_runs(runs, tmp_path):
     assert command(probe_accuracy.EXPERIMENT, runs, tmp_path / "probe", *both, *methods) == 0
     assert command(resnet_small_init.EXPERIMENT, runs, tmp_path / "small", *args) == 0
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.jsonl")} == made
-    arrays = np.load(tmp_path / "small" / "arrays.npz")
+    arrays = results.load(tmp_path / "small").arrays
     assert arrays["simclr/0/covariance"].shape == (len(arrays["simclr/0/record_t"]), 4)
     assert arrays["simclr/0/t"][-1] == pytest.approx(12 * 0.01)
     assert {path.name for path in (tmp_path / "standard").glob("*.png")} == {
         "figure.png",
         "histograms.png",
     }
-    accuracy = np.load(tmp_path / "probe" / "arrays.npz")["standard/simclr/0/accuracy"]
+    accuracy = results.load(tmp_path / "probe").arrays["standard/simclr/0/accuracy"]
     assert ((accuracy >= 0) & (accuracy <= 1)).all()
     assert json.loads((tmp_path / "small" / "config.json").read_text())["num_probe"] == 32
 
@@ -74,7 +75,7 @@ def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path):
     """The last copy is the network that the run ends with."""
     args = [*tiny("barlow-twins"), "--num-pairs", "16"]
     assert command(predicted_steps.EXPERIMENT, runs, tmp_path / "here", *args) == 0
-    arrays = np.load(tmp_path / "here" / "arrays.npz")
+    arrays = results.load(tmp_path / "here").arrays
     assert arrays["0/unlearned/predicted"].shape == (len(arrays["0/snapshot_t"]), 4)
     assert arrays["0/snapshot_t"][-1] == pytest.approx(0.12)
     assert (arrays["0/all/gammas"][:, 0] > 0).all()
@@ -95,7 +96,7 @@ def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path):
     assert "|  | Barlow Twins | SimCLR |" in table
     assert table.count("| *the paper's* | *0.615* | *0.517* |") == 1
     assert "| *the paper's* | *0.504* |" in table  # of the only two methods
-    arrays = np.load(tmp_path / "here" / "arrays.npz")
+    arrays = results.load(tmp_path / "here").arrays
     for key in ("final NTK", "top modes", "initial NTK", "random", "trace, fewer pairs"):
         assert 0 < arrays[f"simclr/0/{key}"] < 1
     assert arrays["barlow_twins/simclr/0"] > 4 / 64
@@ -173,7 +174,7 @@ def test_the_paper_s_settings_run_too(tmp_path, experiment, methods):
     shrunk = experiment.EXPERIMENT._replace(presets={"cpu": config})
     out = tmp_path / "here"
     assert _run.main(shrunk, ["--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
-    arrays = np.load(out / "arrays.npz")
+    arrays = results.load(out).arrays
     for method in methods:
         assert np.isfinite(arrays[f"{method}/0/loss"]).all()
 
@@ -182,7 +183,7 @@ def test_figures_without_labels(tmp_path):
     """Without labelled images there are spectra and no probes, and Figure 7 says what it misses."""
     args = [*tiny("vicreg"), "--methods", "vicreg", "--num-labelled", "0"]
     assert command(resnet_small_init.EXPERIMENT, tmp_path / "runs", tmp_path / "here", *args) == 0
-    assert "vicreg/0/accuracy" not in np.load(tmp_path / "here" / "arrays.npz")
+    assert "vicreg/0/accuracy" not in results.load(tmp_path / "here").arrays
     with pytest.raises(ValueError, match="probes need labelled images"):
         command(probe_accuracy.EXPERIMENT, tmp_path / "runs", tmp_path / "b", "--num-labelled", "0")
 

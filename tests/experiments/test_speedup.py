@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _run, _speedup_training, speedup, speedup_report
+from experiments import _run, _speedup_training, results, speedup, speedup_report
 from experiments._speedup_arms import ARMS, NAMES, whitened_mse
 from experiments._speedup_problems import Linear, Search
 
@@ -36,7 +36,7 @@ def test_a_small_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert _run.main(experiment(SMALL), args) == 0
     names = {path.name for path in (tmp_path / "here").iterdir()}
     assert names >= {"figure.png", "learned.png", "table.md", "claims.json"}
-    arrays = dict(np.load(tmp_path / "here" / "arrays.npz"))
+    arrays = results.load(tmp_path / "here").arrays
     for name in SMALL.arms:
         assert np.isfinite(arrays[f"linear/{name}/times"]).all()
         assert (np.diff(arrays[f"linear/{name}/times"], axis=1) > 0).all()

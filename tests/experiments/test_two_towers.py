@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _run, two_towers
+from experiments import _run, results, two_towers
 from sslstep import claims
 
 SMALL = ["--num-images", "40", "--num-test", "40", "--dim", "2", "--num-seeds", "2"]
@@ -18,7 +18,7 @@ def test_claims_hold_in_a_small_run(tmp_path):
     made = claims.load(out / "claims.json")
     assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
     assert len(made) == 5
-    arrays = np.load(out / "arrays.npz")
+    arrays = results.load(out).arrays
     assert (arrays["fluctuations"] < 0.25).all()  # the tolerance of step times says something
     assert arrays["trained_ranks"].shape == (2, 40)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _networks, _prediction, _run, width_sweep
+from experiments import _networks, _prediction, _run, results, width_sweep
 from sslstep import claims, gram, linear, nn
 from sslstep.ntk import infinite
 
@@ -21,7 +21,7 @@ def test_claims_hold_in_a_small_run(tmp_path):
     exponents = [claim for claim in made if "exponent" in claim.statement]
     assert len(exponents) == 2 * len(_prediction.MEASURES)
     assert all(claim.tolerance < 1 for claim in exponents)  # the fits say something
-    distances = np.load(out / "arrays.npz")["distances"]
+    distances = results.load(out).arrays["distances"]
     assert distances.shape == (2, 2, 4, len(_prediction.MEASURES))
     assert (distances > 0).all()
 
