@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from experiments._recipes import VICReg
 from experiments._speedup_arms import Arm
@@ -17,7 +16,7 @@ from sslstep import train
 from sslstep.measure import spectrum
 
 # Of what is kept. Counted up when code changes what an arm of the same settings is.
-FORMAT = 3
+FORMAT = 4
 # Eigenvalues of so many times their level are no longer learned but thrown too far. Losses that are
 # flat above their minimum (G.3) let them stay at a few times.
 TOO_FAR = 10.0
@@ -295,25 +294,23 @@ def run_arm(
     tuning_seeds: Sequence[int],
     own: Sequence[float],
     settings: Settings,
-    bar: "tqdm[Any]",
+    begin: Callable[[str], None],
 ) -> Arrays:
-    """Tuned on some seeds, then trained from others."""
+    """Tuned on some seeds, then trained from others; `begin` is told of every run before it."""
     compiled = compile_arm(built, arm)
     once = partial(train_once, built, compiled, measures, arm, problem)
     tuning = {seed: built.instance(seed) for seed in tuning_seeds}
 
     def attempt(candidate: Candidate, seed: int, within: float | None) -> Arrays:
-        bar.set_postfix_str(f"{arm.label}, rate {candidate.rate:.3g}")
-        bar.update()
+        begin(f"{arm.label}, rate {candidate.rate:.3g}")
         return once(tuning[seed], candidate, settings, within=within)
 
     arrays = tune(attempt, arm, problem, tuning_seeds, own)
     chosen = Candidate(*map(float, arrays["chosen"]))
     runs = []
     for seed in seeds:
-        bar.set_postfix_str(f"{arm.label}, seed {seed}")
+        begin(f"{arm.label}, seed {seed}")
         runs.append(once(built.instance(seed), chosen, settings))
-        bar.update()
     for name in ("times", "rank_h", "rank_z", "finite"):
         arrays[name] = np.stack([run[name] for run in runs])
     arrays["record_steps"] = _record_steps(problem, settings)

@@ -17,12 +17,15 @@ Interrupted, it goes on at the arm where it was.
 """
 
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 from tqdm import tqdm
 
 from experiments import (
@@ -127,6 +130,8 @@ class Config:
     """How many times the arms' steps are timed, in turn."""
     round_seconds: float = 0.3
     """How long that takes of one arm, about."""
+    jobs: int = 2
+    """Arms that are tuned and trained at a time. No result depends on it; steps are timed alone."""
 
 
 PAPER = Config(
@@ -148,6 +153,7 @@ PAPER = Config(
     measure_every=20,
     num_records=40,
     settle=2000,
+    jobs=1,
 )
 
 
@@ -179,25 +185,16 @@ def run(config: Config, runs: Path) -> Arrays:
         names = [name for name in config.arms if _applies(case, name)]
         trials = len(problem.search.descent) + 4 + 1
         per_arm = trials * len(config.tuning_seeds) + len(config.seeds)
+        described = {**shared, "problem": problem, "images": _described(config, case, source)}
+        train_arm = partial(
+            _arm, config, settings, folder, case, described, problem, built, measures
+        )
         chosen: dict[str, tuple[_speedup_arms.Arm, _speedup_training.Candidate]] = {}
-        apart = None if case == "linear" else replace(images, data_dir=None)
-        described = {**shared, "problem": problem, "images": apart}
         with tqdm(total=per_arm * len(names), desc=case, unit=" runs", disable=None) as bar:
-            for done, name in enumerate(names, start=1):
-                arm = ARMS[name]
-                own = getattr(config, arm.own) if arm.own else ()
-                make = partial(
-                    _speedup_training.run_arm,
-                    *(built, measures, arm, problem, config.seeds, config.tuning_seeds, own),
-                    settings,
-                    bar,
-                )
-                found = _kept.kept(
-                    folder, f"{case}-{name}", {**described, "arm": name, "own": own}, make
-                )
-                bar.update(per_arm * done - bar.n)
+            for name, found in _side_by_side(train_arm, names, config.jobs, bar, per_arm):
                 arrays |= {f"{case}/{name}/{key}": value for key, value in found.items()}
-                chosen[name] = (arm, _speedup_training.Candidate(*map(float, found["chosen"])))
+                candidate = _speedup_training.Candidate(*map(float, found["chosen"]))
+                chosen[name] = (ARMS[name], candidate)
         steps = {name: candidate for name, (_, candidate) in chosen.items()}
         seconds = _kept.kept(
             folder,
@@ -212,6 +209,70 @@ def run(config: Config, runs: Path) -> Arrays:
         )
         arrays |= {f"{case}/{name}/seconds": value for name, value in seconds.items()}
     return arrays
+
+
+def _arm(
+    config: Config,
+    settings: _speedup_training.Settings,
+    folder: Path,
+    case: str,
+    described: dict[str, Any],
+    problem: _speedup_problems.Problem,
+    built: _speedup_problems.Built,
+    measures: _speedup_training.Measures,
+    name: str,
+    begin: Callable[[str], None],
+) -> Arrays:
+    """One arm on one problem, or what was kept of it."""
+    arm = ARMS[name]
+    own = getattr(config, arm.own) if arm.own else ()
+    make = partial(
+        _speedup_training.run_arm,
+        *(built, measures, arm, problem, config.seeds, config.tuning_seeds, own, settings, begin),
+    )
+    return _kept.kept(folder, f"{case}-{name}", {**described, "arm": name, "own": own}, make)
+
+
+def _side_by_side(
+    train_arm: Callable[[str, Callable[[str], None]], Arrays],
+    names: Sequence[str],
+    jobs: int,
+    bar: "tqdm[Any]",
+    per_arm: int,
+) -> Iterator[tuple[str, Arrays]]:
+    """Each arm and what it gives, in order, so many at a time: a small network leaves cores idle.
+
+    An arm says when it begins a run; if another failed, or the user interrupted, it ends there.
+    """
+    stopped = threading.Event()
+    x64 = jax.config.read("jax_enable_x64")  # what a context sets holds in its own thread only
+
+    def one(name: str) -> Arrays:
+        begun = 0
+
+        def begin(label: str) -> None:
+            nonlocal begun
+            if stopped.is_set():
+                raise CancelledError
+            begun += 1
+            bar.set_postfix_str(label)
+            bar.update()
+
+        with jax.enable_x64(x64):
+            found = train_arm(name, begin)
+        bar.update(per_arm - begun)
+        return found
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {name: pool.submit(one, name) for name in names}
+        try:
+            for future in as_completed(futures.values()):
+                future.result()  # the first failure, not the first arm's
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    yield from ((name, future.result()) for name, future in futures.items())
 
 
 def _applies(case: str, arm: str) -> bool:
@@ -231,6 +292,14 @@ def _images_of(config: Config, source: Any) -> _training.Config:
     )
 
 
+def _described(config: Config, case: str, source: str) -> dict[str, Any] | None:
+    """What of the images determines a result."""
+    names = ("backbone", "stem", "size", "num_probe", "num_labelled")
+    if case == "linear":
+        return None
+    return {"data": source, **{name: getattr(config, name) for name in names}}
+
+
 def _build(case: str, problem: Any, images: _training.Config) -> _speedup_problems.Built:
     if case == "linear":
         return _speedup_problems.build_linear(problem)
@@ -248,7 +317,7 @@ def _require_valid(config: Config) -> None:
         raise ValueError(
             f"tuning_seeds must not be among seeds, got {config.tuning_seeds} and {config.seeds}."
         )
-    for name in ("measure_every", "hold", "rounds", "num_labelled", "settle"):
+    for name in ("measure_every", "hold", "rounds", "jobs", "num_labelled", "settle"):
         least = 0 if name in ("num_labelled", "settle") else 1
         if getattr(config, name) < least:
             raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")

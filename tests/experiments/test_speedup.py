@@ -61,6 +61,33 @@ def test_a_small_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
         _run.main(experiment(replace(SMALL, seeds=(0, 2))), args)
 
 
+def test_arms_side_by_side_are_as_one_after_the_other(tmp_path):
+    one, several = (speedup.run(replace(SMALL, jobs=jobs), tmp_path / str(jobs)) for jobs in (1, 3))
+    assert list(one) == list(several)
+    for name, value in one.items():
+        if not name.endswith("/seconds"):
+            np.testing.assert_array_equal(several[name], value, err_msg=name)
+
+
+def test_a_failing_arm_ends_the_others_at_their_next_run(tmp_path, monkeypatch):
+    once, begun = _speedup_training.train_once, []
+
+    def interrupted(built, compiled, measures, arm, *args, **kwargs):
+        begun.append(arm.label)
+        if arm.label == "Adam":
+            raise KeyboardInterrupt
+        return once(built, compiled, measures, arm, *args, **kwargs)
+
+    monkeypatch.setattr(_speedup_training, "train_once", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        speedup.run(replace(SMALL, jobs=2), tmp_path)
+    assert begun.count("Adam") == 1
+    assert begun.count("preconditioned") <= 1  # it may have begun before the failure was seen
+    assert not list(tmp_path.rglob("*preconditioned*"))
+    monkeypatch.setattr(_speedup_training, "train_once", once)
+    assert np.isfinite(speedup.run(SMALL, tmp_path)["linear/adam/times"]).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_arm_takes_a_step_that_lessens_its_loss(name):
     """With its own number and its rate traced, as the study compiles it."""
