@@ -27,7 +27,7 @@ from sslstep import data, nn, train
 from sslstep.measure import probe
 
 # Of what a run's folder holds. Counted up when code changes what a run of the same settings is.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

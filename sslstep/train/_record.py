@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
+from sslstep.losses import _batch
 from sslstep.measure import spectrum
 from sslstep.train._step import Network, TrainState
 
@@ -60,6 +61,7 @@ def make_record(
     batch_size: int,
     train: bool = True,
     normalise: bool = False,
+    eps: Real[ArrayLike, ""] = 1e-5,
     threshold: Real[ArrayLike, ""] = 0.5,
 ) -> Callable[[TrainState], dict[str, Array]]:
     r"""The spectra of Appendix D.4 on a fixed set of positive pairs.
@@ -75,8 +77,11 @@ def make_record(
         train: whether batch norms use the statistics of each such batch, as in training; then
             ``batch_size`` should be training's. Else they use the running averages, which lag
             behind.
-        normalise: whether C is that of embeddings with mean 0 and variance 1 in each dimension over
-            the pairs of each view, as Barlow Twins' loss with batch norm sees it.
+        normalise: whether C is that of embeddings brought to mean 0 and variance 1 in each
+            dimension over the pairs of each view, as Barlow Twins' loss with batch norm sees them:
+            :math:`(z - \bar z) / \sqrt{\mathrm{var} + \epsilon}`. Embeddings much smaller than
+            √ε thus have small eigenvalues, however well they correlate.
+        eps: ε of that batch norm, at least 0; a dimension that is constant gives NaN at 0.
         threshold: the eigenvalue above which a dimension counts as learned.
 
     Returns:
@@ -86,7 +91,8 @@ def make_record(
         ``learned``: how many eigenvalues of C are above the threshold. All in descending order.
 
     Raises:
-        ValueError: if the views differ in shape, or ``batch_size`` does not divide n.
+        ValueError: if the views differ in shape, ``batch_size`` does not divide n, or ε is
+            negative.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -100,13 +106,16 @@ def make_record(
         {'correlation': (3,), 'covariance': (3,), 'hidden': (4,), 'learned': ()}
     """
     require_views(x, x_prime, batch_size)
+    _check.require_at_least("eps", eps, 0.0)
 
     @jax.jit
     def measure(params, batch_stats, x, x_prime):
         variables = {"params": params, "batch_stats": batch_stats}
         h, z = embed_in_batches(network, variables, x, batch_size, train=train)
         h_prime, z_prime = embed_in_batches(network, variables, x_prime, batch_size, train=train)
-        pair = (_normalised(z), _normalised(z_prime)) if normalise else (z, z_prime)
+        pair = _batch.pair(z, z_prime)
+        if normalise:
+            pair = [_batch.normalised(view, eps, axis_name=None) for view in pair]
         correlation = spectrum.eigenvalues(*pair)
         return {
             "correlation": correlation,
@@ -116,10 +125,3 @@ def make_record(
         }
 
     return lambda state: measure(state.params, state.batch_stats, x, x_prime)
-
-
-def _normalised(z: Array) -> Array:
-    """Mean 0 and variance 1 in each dimension; one that is constant stays 0."""
-    centred = z - z.mean(axis=0, keepdims=True)
-    deviation = jnp.sqrt(jnp.mean(centred**2, axis=0, keepdims=True))
-    return centred / jnp.where(deviation > 0, deviation, 1)

@@ -135,12 +135,35 @@ def test_records_are_the_spectra_of_the_embeddings():
     assert int(found["learned"]) == int((found["correlation"] > 0.5).sum())
     record = train.make_record(training.NETWORK, x, x_prime, batch_size=32, normalise=True)
     standard = [
-        (view - view.mean(0, keepdims=True)) / view.std(0, keepdims=True) for view in (z, z_prime)
+        (view - view.mean(0, keepdims=True)) / jnp.sqrt(view.var(0, keepdims=True) + 1e-5)
+        for view in (z, z_prime)
     ]
     expected = spectrum.eigenvalues(*standard)
     np.testing.assert_allclose(record(state)["correlation"], expected, **close)
     with pytest.raises(ValueError, match="batch_size = 20 must divide the 32 pairs"):
         train.make_record(training.NETWORK, x, x_prime, batch_size=20)
+
+
+def test_tiny_embeddings_are_recorded_as_the_loss_sees_them():
+    class Tiny:
+        init = None
+
+        @staticmethod
+        def apply(variables, x, train, mutable=None):
+            return (x, 1e-5 * x), {}
+
+    x = jax.random.normal(jax.random.key(0), (64, 3))
+    x = (x - x.mean(0, keepdims=True)) / x.std(0, keepdims=True)
+    record = train.make_record(Tiny, x, x, batch_size=64, normalise=True)
+    found = record(training.state())
+    loss = losses.barlow_twins(1e-5 * x, 1e-5 * x, off_diagonal=1.0, symmetrise=True)
+    np.testing.assert_allclose(jnp.sum((found["correlation"] - 1) ** 2), loss, rtol=1e-5)
+    np.testing.assert_allclose(found["correlation"], 1e-5, rtol=1)  # 1e-10 of 1e-5
+    assert int(found["learned"]) == 0
+    record = train.make_record(Tiny, x, x, batch_size=64, normalise=True, eps=0.0)
+    assert int(record(training.state())["learned"]) == 3
+    with pytest.raises(ValueError, match="eps must be >= 0"):
+        train.make_record(Tiny, x, x, batch_size=64, normalise=True, eps=-1.0)
 
 
 @pytest.mark.parametrize(("target", "measure"), [(1e-3, "correlation"), (1e-5, "covariance")])
