@@ -323,7 +323,8 @@ def _ratios(ritz: Ritz, limits: Limits, basis: _Basis) -> np.ndarray:
     problem = basis.problem
     eps = float(jnp.finfo(problem.dtype).eps)
     floor = (4 if eps > 1e-10 else 100) * eps * basis.largest / problem.scale
-    return (ritz.residuals / (limits.tol * np.abs(ritz.eigenvalues) + floor))[: limits.num]
+    allowed = limits.tol * np.abs(ritz.eigenvalues) + floor
+    return (ritz.residuals / np.where(allowed > 0, allowed, 1))[: limits.num]  # 0 if K̃ = 0
 
 
 def _excess(ritz: Ritz, limits: Limits, basis: _Basis) -> float:
