@@ -76,7 +76,9 @@ def contrastive_modes(
     ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``, and
     then verifies them with one more product; it needs neither the kernel as an array nor a copy of
     it. ``"dense"`` decomposes the whole kernel, in float64 unless it is traced, for small n and
-    as a reference. Only ``dense`` can be differentiated or used within `jit`.
+    as a reference. It counts as zero what is below 10 eps of the kernel's own dtype, relative to
+    the largest eigenvalue of K̃ or to the largest \|γ\| (or below 2n eps of what it computes in, if
+    that is more). Only ``dense`` can be differentiated or used within `jit`.
 
     Args:
         kernel: K̃ over the samples ``[X, X']`` in this order (Eq. 22), symmetric and positive
@@ -280,30 +282,38 @@ def _dense(kernel: Any, dim: int, involution: Callable[[Array], Array]) -> Kerne
     """By two eigendecompositions; in float64 where nothing is traced."""
     _check.require_symmetric("kernel", kernel)
     if not _check.is_concrete(kernel):
-        return _dense_modes(_check.as_float("kernel", kernel), dim, involution)[0]
+        kernel = _check.as_float("kernel", kernel)
+        return _dense_modes(kernel, dim, involution, kernel.dtype)[0]
     dtype = _check.as_float("kernel", kernel).dtype
     with jax.enable_x64(True):
-        modes, spectrum = _dense_modes(jnp.asarray(kernel, jnp.float64), dim, involution)
+        kernel = jnp.asarray(kernel, jnp.float64)
+        modes, spectrum = _dense_modes(kernel, dim, involution, dtype)
         _krylov.require_positive(float(spectrum[-1]), float(spectrum[0]), dtype)
         eigenvalues, coefficients, residuals = (a.astype(dtype) for a in modes[:3])
     return KernelModes(eigenvalues, coefficients, residuals, modes.iterations)
 
 
-@partial(jax.jit, static_argnames=("dim", "involution"))
+@partial(jax.jit, static_argnames=("dim", "involution", "given"))
 def _dense_modes(
-    kernel: Array, dim: int, involution: Callable[[Array], Array]
+    kernel: Array, dim: int, involution: Callable[[Array], Array], given: np.dtype
 ) -> tuple[KernelModes, Array]:
-    """With K̃ = B Bᵀ and Bᵀ P B y = s γ y, c = P B y / sγ: no inverse of K̃ here either."""
+    """With K̃ = B Bᵀ and Bᵀ P B y = s γ y, c = P B y / sγ: no inverse of K̃ here either.
+
+    `given` is the dtype to which the kernel was rounded before.
+    """
     size = kernel.shape[0]
     spectrum, vectors = eigh_descending(kernel)
-    positive = spectrum > size * jnp.finfo(kernel.dtype).eps * spectrum[0]
+    # The eigensolver's rounding, and that of the entries: eps ‖K̃‖_F at most, which is near the
+    # largest eigenvalue. As much is negligible to the Krylov iteration in float32.
+    negligible = float(max(size * jnp.finfo(kernel.dtype).eps, 10 * jnp.finfo(given).eps))
+    positive = spectrum > negligible * spectrum[0]
     root = jnp.where(positive, jnp.sqrt(jnp.where(positive, spectrum, 1)), 0)
     factor = vectors * root[None, :]
     turned = involution(factor)
     projected = jnp.matmul(factor.T, turned, precision=_HIGHEST) / size
     gammas, y = eigh_descending((projected + projected.T) / 2)
-    gammas, y = gammas[:dim], y[:, :dim]
-    usable = jnp.abs(gammas) > size * jnp.finfo(kernel.dtype).eps * gammas[0]
+    usable = jnp.abs(gammas) > negligible * jnp.abs(gammas).max()
+    gammas, y, usable = jnp.where(usable, gammas, 0)[:dim], y[:, :dim], usable[:dim]
     scaled = y * jnp.where(usable, 1 / jnp.where(usable, size * gammas, 1), 0)[None, :]
     coefficients = jnp.matmul(turned, scaled, precision=_HIGHEST)
     image = jnp.matmul(kernel, coefficients, precision=_HIGHEST)

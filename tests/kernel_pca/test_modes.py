@@ -287,6 +287,38 @@ def test_few_positive_modes(x64, solver):
     assert np.isfinite(np.asarray(modes.coefficients)).all()
 
 
+def test_dense_takes_no_mode_from_the_rounding_of_a_float32_kernel():
+    """Rank 8; the rounded entries alone would give it modes of γ about 1e-8, with huge c."""
+    features = np.random.default_rng(0).standard_normal((200, 8))
+    kernel = features @ features.T
+    gammas = reference(kernel)[0]
+    positive = int((gammas > 1e-10).sum())
+    assert positive < 8
+    with pytest.warns(UserWarning, match=f"only {positive} of the top 12 eigenvalues"):
+        modes = kernel_pca.contrastive_modes(jnp.asarray(kernel, jnp.float32), 12, solver="dense")
+    np.testing.assert_allclose(modes.eigenvalues[:positive], gammas[:positive], rtol=1e-5)
+    np.testing.assert_array_equal(modes.eigenvalues[positive:], 0)
+    np.testing.assert_array_equal(modes.coefficients[:, positive:], 0)
+    own = kernel_pca.principal_modes(jnp.asarray(kernel, jnp.float32), 12, solver="dense")
+    assert int((own.eigenvalues > 0).sum()) == 8
+
+
+def test_dense_keeps_small_modes_of_a_float64_kernel(x64):
+    kernel = with_spectrum(13, [1.0, 1e-11, *np.zeros(18)])
+    own = kernel_pca.principal_modes(kernel, 3, solver="dense")
+    np.testing.assert_allclose(own.eigenvalues * 20, [1.0, 1e-11, 0.0], rtol=1e-3)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_zero_kernel_has_no_modes(solver):
+    with pytest.warns(UserWarning, match="only 0 of the top 3 eigenvalues"):
+        modes = kernel_pca.contrastive_modes(jnp.zeros((20, 20)), 3, solver=solver)
+    for array in modes[:3]:
+        np.testing.assert_array_equal(array, 0)
+    np.testing.assert_array_equal(kernel_pca.embed(modes, jnp.ones((2, 20))), 0)
+
+
 GOOD = with_spectrum(11, np.geomspace(1, 1e-2, 20))
 
 
