@@ -265,7 +265,7 @@ def gradient_flow_ssl(
 
     Returns:
         ``predict_fn(t=None, x_test=None, *, view=None)``, pure. ``t``, of any shape ``(...)``, is
-        effective time, and None is the end of training. ``x_test`` are new points, and None the
+        effective time ≥ 0, and None is the end of training. ``x_test`` are new points, and None the
         training pairs, X then X'. ``view`` is 0 or 1 with two towers: whose points ``x_test`` are.
         It gives shape ``(..., n_test, d)``, or ``(..., 2n, d)`` on the training pairs.
 

@@ -67,6 +67,9 @@ def trajectory(
     Returns:
         :math:`\bar s(t)`, in the broadcast shape; NaN for a start at or beyond the resting level.
 
+    Raises:
+        ValueError: if a time is negative.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from sslstep import landscape
@@ -75,6 +78,7 @@ def trajectory(
         >>> bool(jnp.allclose(sharp, supervised(t, 1.0, 1e-4), rtol=1e-3))  # footnote 26
         True
     """
+    _check.require_at_least("t", t, 0.0)
     t, gamma, initial = jnp.broadcast_arrays(*_check.as_floats(t, eigenvalue, initial))
     rest = jnp.asarray(loss.rest, t.dtype)
     moves = initial != 0

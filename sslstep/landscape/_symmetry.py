@@ -80,12 +80,15 @@ def self_supervised_trajectory(
     which is Eq. 10 in the rescaled variable.
 
     Args:
-        t: effective time, any shape; the arguments broadcast.
+        t: effective time ≥ 0, any shape; the arguments broadcast.
         eigenvalue: γ ≥ 0.
         initial: :math:`\bar s(0)`, of either sign.
 
     Returns:
         :math:`\bar s(t)`, in the broadcast shape.
+
+    Raises:
+        ValueError: if a time is negative.
 
     Example:
         >>> from sslstep import landscape
@@ -108,7 +111,7 @@ def supervised_trajectory(
         \qquad \bar c(t) = \bar c_0 + (\bar c^* - \bar c_0) (1 - e^{-2\gamma t})
 
     Args:
-        t: effective time, any shape; the arguments broadcast.
+        t: effective time ≥ 0, any shape; the arguments broadcast.
         eigenvalue: γ ≥ 0.
         initial: :math:`\bar c(0)`.
         target: :math:`\bar c^*`.
@@ -116,11 +119,15 @@ def supervised_trajectory(
     Returns:
         :math:`\bar c(t)`, in the broadcast shape.
 
+    Raises:
+        ValueError: if a time is negative.
+
     Example:
         >>> from sslstep import landscape
         >>> round(float(landscape.supervised_trajectory(0.5, 1.0, 0.0)), 3)
         0.632
     """
+    _check.require_at_least("t", t, 0.0)
     t, rate, initial, target = jnp.broadcast_arrays(
         *_check.as_floats(t, eigenvalue, initial, target)
     )

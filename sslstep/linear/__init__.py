@@ -10,7 +10,6 @@ from sslstep.linear._dynamics import (
     critical_time,
     effective_eigenvalue,
     half_rise_time,
-    lars_steps,
     max_learning_rate,
     mode_eigenvalue,
     plateau_loss,
@@ -23,6 +22,7 @@ from sslstep.linear._faster import (
     preconditioned_max_learning_rate,
     preconditioning_speedup,
 )
+from sslstep.linear._lars import lars_steps
 from sslstep.linear._modes import Modes, cross_correlation, loss, modes, top_spectral
 from sslstep.linear._small_init import (
     Aligned,

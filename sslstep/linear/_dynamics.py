@@ -2,7 +2,6 @@ r"""The exact dynamics of one mode: closed forms that hold at every t, in float3
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
@@ -12,7 +11,6 @@ __all__ = [
     "critical_time",
     "effective_eigenvalue",
     "half_rise_time",
-    "lars_steps",
     "max_learning_rate",
     "mode_eigenvalue",
     "plateau_loss",
@@ -41,7 +39,7 @@ def quartic(
     kept: the equation is odd in s.
 
     Args:
-        t: time, any shape; the four arguments broadcast.
+        t: time ≥ 0, any shape; the four arguments broadcast.
         p: the linear rate, of any sign.
         q: the saturation, :math:`q \ge 0`.
         initial: s(0).
@@ -49,12 +47,19 @@ def quartic(
     Returns:
         s(t), in the broadcast shape.
 
+    Raises:
+        ValueError: if a time is negative.
+
     Example:
         >>> from sslstep import linear
         >>> print(f"{linear.quartic(100.0, 2.0, 8.0, 1e-6):.3f}")  # settles at sqrt(p / q)
         0.500
     """
-    t, p, q, initial = jnp.broadcast_arrays(*_check.as_floats(t, p, q, initial))
+    _check.require_at_least("t", t, 0.0)
+    return _quartic(*jnp.broadcast_arrays(*_check.as_floats(t, p, q, initial)))
+
+
+def _quartic(t: Array, p: Array, q: Array, initial: Array) -> Array:
     grows = p >= 0
     rate = jnp.where(grows, p, -p)  # |p|, with derivative +1 at 0
     x = 2 * rate * jnp.where((rate == 0) & jnp.isinf(t), 0, t)
@@ -98,7 +103,7 @@ def singular_value(
     negative (Eq. 13, ``t=jnp.inf``).
 
     Args:
-        t: effective time, learning rate × step; any shape, and the arguments broadcast.
+        t: effective time ≥ 0, learning rate × step; any shape, and the arguments broadcast.
         eigenvalue: γ, of any sign.
         initial: s(0).
         learning_rate: 0 for gradient flow. Otherwise the step of gradient descent, whose slower
@@ -107,18 +112,22 @@ def singular_value(
     Returns:
         s(t), in the broadcast shape.
 
+    Raises:
+        ValueError: if a time is negative.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from sslstep import linear
         >>> linear.singular_value(jnp.inf, jnp.array([4.0, 0.0, -1.0]), 0.125)
         Array([0.5  , 0.125, 0.   ], dtype=float32)
     """
+    _check.require_at_least("t", t, 0.0)
     t, eigenvalue, initial, learning_rate = _check.as_floats(t, eigenvalue, initial, learning_rate)
     t, eigenvalue, initial, learning_rate = jnp.broadcast_arrays(
         t, eigenvalue, initial, learning_rate
     )
     t = t * _slowdown(eigenvalue, learning_rate)
-    return quartic(t, 4 * eigenvalue, 4 * eigenvalue**2, initial)
+    return _quartic(t, 4 * eigenvalue, 4 * eigenvalue**2, initial)
 
 
 def mode_eigenvalue(
@@ -135,13 +144,16 @@ def mode_eigenvalue(
     The curves of Figure 1(B).
 
     Args:
-        t: effective time; any shape, and the arguments broadcast.
+        t: effective time ≥ 0; any shape, and the arguments broadcast.
         eigenvalue: γ, of any sign.
         initial: s(0).
         learning_rate: as in :func:`singular_value`.
 
     Returns:
         λ(t), in the broadcast shape.
+
+    Raises:
+        ValueError: if a time is negative.
 
     Example:
         >>> from sslstep import linear
@@ -280,72 +292,6 @@ def max_learning_rate(eigenvalues: Real[ArrayLike, " k"]) -> Float[Array, ""]:
     (eigenvalues,) = _check.as_floats(eigenvalues)
     curvature = jnp.maximum(4 * eigenvalues.max(), -2 * eigenvalues.min())
     return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), jnp.inf)
-
-
-def lars_steps(
-    t: Real[ArrayLike, " T"],
-    eigenvalues: Real[ArrayLike, " d"],
-    initial: Real[ArrayLike, " d"],
-    relative_rate: Real[ArrayLike, ""],
-) -> Float[Array, " T"]:
-    r"""How many steps LARS takes to where gradient flow is at time t (beyond the paper).
-
-    LARS gives each step the length :math:`\rho \|W\|`, whatever the size of the gradient. On one
-    array of weights it goes gradient flow's way (Eq. 10) at another speed,
-
-    .. math:: k(t) = \frac1\rho \int_0^t \frac{\|\nabla \mathcal{L}(W(t'))\|_F}{\|W(t')\|_F} dt',
-        \qquad \|\nabla \mathcal{L}\|_F^2 = \sum_j \big(4 (1 - \gamma_j s_j^2) \gamma_j s_j\big)^2 .
-
-    The first mode is learned after about :math:`\ln(s(\infty) / s(0)) / \rho` steps, whatever its
-    γ. Each later one that grows alone covers the distance :math:`\gamma_j^{-1/2}` in W in steps of
-    that length, so its plateau lasts about :math:`\gamma_j^{-1/2} / (\rho \|W\|)` steps: not in
-    proportion to :math:`1 / \gamma_j`, and whatever the initial scale, where gradient descent waits
-    for :math:`\tau_j` (Eq. 16).
-
-    Args:
-        t: effective times of gradient flow, increasing, shape ``(T,)``; the integral is by the
-            trapezoidal rule between them and from 0 at the first.
-        eigenvalues: γ_j of the modes that grow, shape ``(d,)``.
-        initial: s_j(0), shape ``(d,)``.
-        relative_rate: ρ, the learning rate times the trust coefficient; over 1 - μ with momentum μ.
-
-    Returns:
-        k(t), shape ``(T,)``.
-
-    Raises:
-        ValueError: if shapes do not fit, ρ is not positive, or t does not increase.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from sslstep import linear
-        >>> t = jnp.linspace(0.0, 4.0, 2001)
-        >>> [round(float(linear.lars_steps(t, jnp.ones(1), s0 * jnp.ones(1), 1e-2)[-1]))
-        ...  for s0 in (1e-2, 1e-3)]
-        [461, 691]
-    """
-    _check.require_at_least("relative_rate", relative_rate, 0.0, strict=True)
-    shapes = [_check.shape_of(part) for part in (eigenvalues, initial)]
-    if shapes[0] != shapes[1] or len(shapes[0]) != 1 or len(_check.shape_of(t)) != 1:
-        raise ValueError(
-            f"t must have shape (T,), eigenvalues and initial one shape (d,), got "
-            f"{_check.shape_of(t)}, {shapes[0]} and {shapes[1]}."
-        )
-    if _check.is_concrete(t):
-        _check.require_at_least("the differences of t", np.diff(np.asarray(t)), 0.0)
-    t, gamma, start, rate = _check.as_floats(t, eigenvalues, initial, relative_rate)
-    s = singular_value(t[:, None], gamma[None, :], start[None, :])
-    gradient = 4 * (1 - gamma[None, :] * s**2) * gamma[None, :] * s
-    # A sum of squares would underflow where the modes are as small as they start.
-    ratio = _norm(gradient) / _norm(s)
-    steps = jnp.diff(t) * (ratio[1:] + ratio[:-1]) / 2
-    return jnp.concatenate([jnp.zeros(1, t.dtype), jnp.cumsum(steps)]) / rate
-
-
-def _norm(rows: Array) -> Array:
-    """Of each row, without underflow."""
-    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1)
-    return scale[:, 0] * jnp.sqrt(jnp.sum((rows / scale) ** 2, axis=1))
 
 
 def plateau_loss(

@@ -166,7 +166,7 @@ def small_init_trajectory(
         learning_rate: as in :func:`singular_value`.
 
     Returns:
-        A pure function from t, of any shape ``(...)``, to :math:`W^*(t)`, shape ``(..., d, m)``.
+        A pure function from t ≥ 0, of any shape ``(...)``, to :math:`W^*(t)`, shape ``(..., d, m)``.
 
     Raises:
         ValueError: as :func:`align`.
@@ -248,7 +248,7 @@ def elements(
     :func:`coupled_elements`.
 
     Args:
-        t: effective time, any shape ``(...)``.
+        t: effective time ≥ 0, any shape ``(...)``.
         eigenvalues: γ in descending order, the first d positive, shape ``(m,)``.
         initial: A(0), upper triangular, shape ``(d, m)``; ``U.T @ W(0) @ V`` with U from
             :func:`align`. What lies below the diagonal is ignored.
@@ -257,8 +257,8 @@ def elements(
         A(t), shape ``(..., d, m)``.
 
     Raises:
-        ValueError: if the shapes do not fit, or :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0`
-            fails.
+        ValueError: if the shapes do not fit, a time is negative, or :math:`A_{jj}(0) > 0` or
+            :math:`\gamma_d > 0` fails.
 
     Example:
         >>> import jax.numpy as jnp
@@ -307,7 +307,7 @@ def coupled_elements(
     once λ has rounded to 1. Derived in docs/errata.md.
 
     Args:
-        t: effective time, any shape ``(...)``.
+        t: effective time ≥ 0, any shape ``(...)``.
         eigenvalues: γ in descending order, the first d positive and distinct, shape ``(m,)``.
         initial: A(0), upper triangular, shape ``(d, m)``.
 
@@ -315,8 +315,8 @@ def coupled_elements(
         A(t), shape ``(..., d, m)``.
 
     Raises:
-        ValueError: if the shapes do not fit, or :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0`
-            fails.
+        ValueError: if the shapes do not fit, a time is negative, or :math:`A_{jj}(0) > 0` or
+            :math:`\gamma_d > 0` fails.
 
     Example:
         >>> import jax.numpy as jnp

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import linear
+from sslstep import landscape, linear
 
 GAMMAS = (0.0, 1e-12, -1e-12, 1.0, -1.0, 300.0)
 TIMES = (0.0, 1.0, 1e6)
@@ -216,3 +216,26 @@ def test_lars_steps_refuse_bad_input(unchecked):
         linear.lars_steps(jnp.ones(3), jnp.ones(2), jnp.ones(2), 0.0)
     with pytest.raises(ValueError, match=r"one shape \(d,\)"):
         linear.lars_steps(jnp.ones(3), jnp.ones(2), jnp.ones(3), 0.1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: linear.quartic(t, 2.0, 8.0, 1e-3),
+        lambda t: linear.singular_value(t, 1.0, 1e-3, learning_rate=0.1),
+        lambda t: linear.mode_eigenvalue(t, 1.0, 1e-3),
+        lambda t: linear.elements(t, jnp.ones(2), 1e-3 * jnp.ones((1, 2))),
+        lambda t: landscape.self_supervised_trajectory(t, 1.0, 1e-3),
+        lambda t: landscape.supervised_trajectory(t, 1.0, 0.0),
+        lambda t: landscape.trajectory(landscape.plain(), t, 1.0, 1e-3),
+    ],
+)
+def test_negative_times_are_refused(call):
+    with pytest.raises(ValueError, match=r"t must be >= 0, got -0\.5"):
+        call(jnp.array([0.0, -0.5]))
+    jax.jit(call)(jnp.array([0.0, -0.5]))  # not known there
+
+
+def test_descent_that_diverges_still_has_a_prediction():
+    """Beyond 2/|4γ| a mode that should decay alternates and grows: time runs, not backwards."""
+    assert float(linear.singular_value(1.0, -1.0, 1e-3, learning_rate=0.6)) > 1e-3
