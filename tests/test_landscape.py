@@ -52,6 +52,20 @@ def test_escape_time_is_critical_time_at_radius_one(x64):
     assert float(landscape.escape_time(1.0, 0.0)) == np.inf
 
 
+def test_times_of_modes_that_never_move(dtype):
+    gammas = jnp.asarray([0.0, -0.0, -2.0, 1.0], dtype)
+    never = [np.inf, np.inf, np.inf]
+    np.testing.assert_array_equal(landscape.settling_time(gammas), [*never, 0.125])
+    escape = landscape.escape_time(gammas, 0.5)
+    np.testing.assert_allclose(escape, [*never, np.log(2) / 4], rtol=1e-6)
+    for outside in (1.0, -3.0):  # there already, whatever γ
+        np.testing.assert_array_equal(landscape.escape_time(gammas, outside), 0)
+    slopes = jax.grad(lambda g, s: landscape.escape_time(g, s).sum(), (0, 1))(gammas, gammas)
+    assert all(np.isfinite(np.asarray(slope)).all() for slope in slopes)
+    with pytest.raises(ValueError, match="radius must be > 0"):
+        landscape.escape_time(1.0, 0.1, 0.0)
+
+
 def test_settling_time_is_the_rate_of_the_last_approach(x64):
     t = jnp.asarray([1.5, 2.0])
     rest = 1 - landscape.self_supervised_trajectory(t, 1.0, 0.3)

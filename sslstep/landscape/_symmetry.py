@@ -148,20 +148,30 @@ def escape_time(
     :math:`\tau_j = -\log|\bar s_j(0)| / 4\gamma_j`.
 
     Args:
-        eigenvalue: γ > 0; the arguments broadcast.
-        initial: :math:`\bar s(0)`, not zero.
-        radius: ε.
+        eigenvalue: γ, of any sign; the arguments broadcast.
+        initial: :math:`\bar s(0)`, of either sign.
+        radius: ε > 0.
 
     Returns:
-        The time, in the broadcast shape; ``inf`` from zero, 0 for a start outside the ball.
+        The time, in the broadcast shape: 0 for a start outside the ball; from within it ``inf`` if
+        γ ≤ 0 or the start is zero.
+
+    Raises:
+        ValueError: if ε is not positive.
 
     Example:
         >>> from sslstep import landscape, linear
         >>> float(landscape.escape_time(1.0, 1e-7)) == float(linear.critical_time(1.0, 1e-7))
         True
     """
+    _check.require_at_least("radius", radius, 0.0, strict=True)
     rate, initial, radius = jnp.broadcast_arrays(*_check.as_floats(eigenvalue, initial, radius))
-    return jnp.maximum(jnp.log(radius / jnp.abs(initial)), 0) / (4 * rate)
+    size = jnp.abs(initial)
+    inside = size < radius
+    moves = inside & (rate > 0) & (size > 0)
+    ratio = jnp.where(moves, radius, 1) / jnp.where(moves, size, 1)
+    time = jnp.log(ratio) / (4 * jnp.where(moves, rate, 1))
+    return jnp.where(inside & ~moves, jnp.inf, time)
 
 
 def settling_time(eigenvalue: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -172,10 +182,10 @@ def settling_time(eigenvalue: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
     since the landscape's curvature at ±1 is 8. (Appendix F prints 1/4γ.)
 
     Args:
-        eigenvalue: γ > 0, any shape.
+        eigenvalue: γ, of any sign and shape.
 
     Returns:
-        τ', of the same shape.
+        τ', of the same shape; ``inf`` where γ ≤ 0, as nothing settles there.
 
     Example:
         >>> from sslstep import landscape
@@ -183,7 +193,8 @@ def settling_time(eigenvalue: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         0.25
     """
     (rate,) = _check.as_floats(eigenvalue)
-    return 1 / (8 * rate)
+    settles = rate > 0
+    return jnp.where(settles, 1 / (8 * jnp.where(settles, rate, 1)), jnp.inf)
 
 
 class VICRegPlateau(NamedTuple):

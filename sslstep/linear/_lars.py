@@ -42,7 +42,8 @@ def lars_steps(
         k(t), shape ``(T,)``.
 
     Raises:
-        ValueError: if shapes do not fit, ρ is not positive, a time is negative, or t does not increase.
+        ValueError: if shapes do not fit, ρ is not positive, a time is negative, or t does not
+            increase.
 
     Example:
         >>> import jax.numpy as jnp

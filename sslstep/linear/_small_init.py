@@ -166,7 +166,8 @@ def small_init_trajectory(
         learning_rate: as in :func:`singular_value`.
 
     Returns:
-        A pure function from t ≥ 0, of any shape ``(...)``, to :math:`W^*(t)`, shape ``(..., d, m)``.
+        A pure function from t ≥ 0, of any shape ``(...)``, to :math:`W^*(t)`, shape
+        ``(..., d, m)``.
 
     Raises:
         ValueError: as :func:`align`.
