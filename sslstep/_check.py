@@ -36,6 +36,12 @@ def as_float(name: str, value: Any) -> jax.Array:
     raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}.")
 
 
+def as_precise(name: str, value: Any) -> jax.Array:
+    """As :func:`as_float`, in float32 at least: decompositions know no shorter type."""
+    array = as_float(name, value)
+    return array if jnp.finfo(array.dtype).bits >= 32 else array.astype(jnp.float32)
+
+
 def as_floats(*values: Any) -> list[jax.Array]:
     """Arrays of one floating dtype; Python numbers and integers adapt to the others."""
     default = jnp.result_type(float)

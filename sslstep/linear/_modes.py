@@ -134,7 +134,7 @@ def modes(gamma_matrix: Real[ArrayLike, "m m"], num: int | None = None) -> Modes
         Array([3., 1.], dtype=float32)
     """
     _check.require_symmetric("gamma_matrix", gamma_matrix, _check.OF_DATA)
-    gamma_matrix = _check.as_float("gamma_matrix", gamma_matrix)
+    gamma_matrix = _check.as_precise("gamma_matrix", gamma_matrix)
     size = gamma_matrix.shape[0]
     if num is not None and not 1 <= num <= size:
         raise ValueError(f"num must be between 1 and m = {size}, the size of Γ, got {num}.")

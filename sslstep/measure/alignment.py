@@ -156,7 +156,7 @@ def _basis(name: str, value: ArrayLike) -> Array:
             f"dimensions."
         )
     _check.require_finite(name, value)
-    matrix = _check.as_float(name, value)
+    matrix = _check.as_precise(name, value)
     # Dimensions not yet learned may be smaller by many orders of magnitude; they count as much.
     largest = jnp.abs(matrix).max(axis=0, keepdims=True)
     q, r = jnp.linalg.qr(matrix / jnp.where(largest > 0, largest, 1))

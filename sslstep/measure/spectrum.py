@@ -39,7 +39,7 @@ def eigenvalues(
         z_prime: embeddings of the other views, same shape; or None.
 
     Returns:
-        The eigenvalues, shape ``(d,)``. Those of C may be negative.
+        The eigenvalues, shape ``(d,)``, in float32 if z is in less. Those of C may be negative.
 
     Raises:
         ValueError: if shapes do not fit, are empty, or values are not finite.
@@ -51,10 +51,11 @@ def eigenvalues(
         Array([1., 0.], dtype=float32)
     """
     if z_prime is not None:
+        z, z_prime = _check.as_precise("z", z), _check.as_precise("z_prime", z_prime)
         return eigh_descending(cross_correlation(z, z_prime))[0]
     n, dim = _check.require_matrix("z", z, "(n, d)")
     _check.require_finite("z", z)
-    z = _check.as_float("z", z)
+    z = _check.as_precise("z", z)
     singular = jnp.linalg.svd(z - z.mean(axis=0, keepdims=True), compute_uv=False)
     return jnp.pad(singular**2 / n, (0, dim - singular.shape[0]))
 
@@ -214,7 +215,7 @@ def effective_rank(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
     """
     _check.require_matrix("z", z, "(n, d)")
     _check.require_finite("z", z)
-    z = _check.as_float("z", z)
+    z = _check.as_precise("z", z)
     if _check.is_concrete(z) and not np.asarray(z).any():
         raise ValueError("z is all zero: it has no effective rank.")
     singular = jnp.linalg.svd(z, compute_uv=False)

@@ -239,3 +239,20 @@ H, LABELS, SCALES = jnp.ones((4, 2)), jnp.array([0, 1, 2, 0]), jnp.ones((5, 2))
 def test_rejects(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("short", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_fitted_in_float32(short):
+    features = jax.random.normal(jax.random.key(0), (90, 4)).astype(short)
+    labels = jnp.arange(90) % 3
+    targets, scales = jax.nn.one_hot(labels, 3), jnp.ones((1, 4))
+
+    def fits(h):
+        along = probe.accuracy_along(h, labels, h, labels, scales, 1e-2, num_classes=3)
+        errors = probe.loo_error(h, targets, jnp.ones(1))
+        fitted = probe.ridge(h, targets, 1e-2), probe.logistic(h, labels, 1e-2, num_classes=3)
+        return jax.tree.leaves((along, errors, fitted))
+
+    for ours, theirs in zip(fits(features), fits(features.astype(jnp.float32)), strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_array_equal(ours, theirs)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sslstep import linear
-from sslstep.measure import spectrum
+from sslstep.measure import alignment, spectrum
 
 
 def test_eigenvalues_of_a_pair_and_of_one_array(dtype):
@@ -130,3 +130,20 @@ def test_learned_dimensions_and_histogram_count(dtype):
 def test_rejects(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("short", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_measured_in_float32(short):
+    z, z_prime = jax.random.normal(jax.random.key(0), (2, 300, 5)).astype(short)
+    whole, whole_prime = z.astype(jnp.float32), z_prime.astype(jnp.float32)
+    for ours, theirs in (
+        (spectrum.eigenvalues(z), spectrum.eigenvalues(whole)),
+        (spectrum.eigenvalues(z, z_prime), spectrum.eigenvalues(whole, whole_prime)),
+        (spectrum.effective_rank(z), spectrum.effective_rank(whole)),
+        (alignment.misalignment(z, z_prime), alignment.misalignment(whole, whole_prime)),
+    ):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_array_equal(ours, theirs)
+    matrix = linear.cross_correlation(z, z_prime)
+    theirs = linear.modes(matrix.astype(jnp.float32))
+    np.testing.assert_array_equal(linear.modes(matrix).eigenvalues, theirs.eigenvalues)

@@ -58,7 +58,8 @@ def logistic(
             reached, except within ``jax.jit`` or ``jax.vmap``, where values are not known.
 
     Returns:
-        :class:`Probe`, in the features' dtype. Weights and biases of the classes sum to zero.
+        :class:`Probe`, in the features' dtype, float32 if that is shorter. Weights and biases of
+        the classes sum to zero.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, labels are not in 0...c-1, or a
@@ -81,7 +82,7 @@ def logistic(
     _check.require_at_least("regularisation", regularisation, 0.0)
     _check.require_at_least("tolerance", tolerance, 0.0, strict=True)
     _check.require_at_least("max_iterations", max_iterations, 1)
-    h = _check.as_float("features", features)
+    h = _check.as_precise("features", features)
     scalars = (jnp.asarray(value, h.dtype) for value in (regularisation, tolerance))
     fitted, norm = _fit(h, labels, *scalars, jnp.asarray(max_iterations), num_classes)
     if not _check.is_concrete(norm, tolerance):

@@ -31,7 +31,7 @@ def ridge(
         regularisation: μ ≥ 0; traced. At 0, least squares; of several solutions that of least norm.
 
     Returns:
-        :class:`Probe`, in the features' dtype.
+        :class:`Probe`, in the features' dtype, float32 if that is shorter.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, or μ is negative.
@@ -219,5 +219,5 @@ def _prepare(features: ArrayLike, targets: ArrayLike) -> tuple[Array, Array]:
         raise ValueError(f"targets must have one row for each of {n} samples, got {rows} rows.")
     _check.require_finite("features", features)
     _check.require_finite("targets", targets)
-    features = _check.as_float("features", features)
+    features = _check.as_precise("features", features)
     return features, _check.as_float("targets", targets).astype(features.dtype)

@@ -122,8 +122,7 @@ def sgd(
     """
     n, _ = _check.require_matrix("features", features, "(n, p)")
     _check.require_finite("features", features)
-    h = _check.as_float("features", features)
-    h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+    h = _check.as_precise("features", features)
     rates = Rates(learning_rate, momentum, weight_decay, init_std)
     settings = Settings(num_classes, num_epochs, batch_size, nesterov, cosine)
     labels = require_valid("features", n, labels, rates, settings)
