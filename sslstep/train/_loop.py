@@ -104,7 +104,8 @@ def fit(
         steps_per_dispatch: how many steps to hand to the devices at once. More than one pays where
             a step is as short as a dispatch, some 0.1 ms to 1 ms.
         settings: anything that JSON can hold and that determines the run. Written to
-            ``settings.json``; a later call with others is refused.
+            ``settings.json``; a later call with others is refused. So is, by ``run.json``, one with
+            another ``batch_size``, another key in ``state``, or images of another shape or dtype.
         progress: what to call the run in a progress bar, shown on terminals; None for no bar.
 
     Returns:
@@ -112,7 +113,7 @@ def fit(
 
     Raises:
         ValueError: if an argument is out of range, or the folder holds a run of other settings,
-            another network or optimiser, or more steps.
+            another batch size, key or images, another network or optimiser, or more steps.
         TypeError: if ``step`` is not compiled.
         DivergenceError: as above, with the step, the last finite metrics and the checkpoint to
             return to.
@@ -157,7 +158,8 @@ def fit(
     batch_indices(state.key, 0, 0, batch_size, *sizes)  # refuses sizes that do not fit
 
     writer = jax.process_index() == 0
-    files = _Files(Path(folder) if folder is not None and writer else None, keep, settings or {})
+    files = _Files(Path(folder) if folder is not None and writer else None, keep)
+    files.require_same(settings or {}, _seen(state, images, batch_size))
     start, state = _agree(*files.resume(state))
     if start > num_steps:
         files.close()
@@ -225,10 +227,17 @@ def _dispatches(first: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
         first += count
 
 
+def _seen(state: TrainState, images: PyTree, batch_size: int) -> dict[str, Any]:
+    """What determines a run beside its settings, and an array of the state does not show."""
+    leaves = [f"{leaf.dtype} {tuple(leaf.shape)}" for leaf in jax.tree.leaves(images)]
+    key = np.asarray(jax.random.key_data(state.key)).ravel().tolist()
+    return {"batch_size": int(batch_size), "images": leaves, "key": key}
+
+
 class _Files:
     """What one run writes; nothing, without a folder."""
 
-    def __init__(self, folder: Path | None, keep: int, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path | None, keep: int) -> None:
         self.folder = folder
         self.metric_rows: list[dict[str, Any]] = []
         self.record_rows: list[dict[str, Any]] = []
@@ -236,8 +245,14 @@ class _Files:
         self._lines: dict[str, JsonLines] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            require_same_settings(folder / "settings.json", settings)
             self._checkpoints = Checkpoints(folder / "checkpoints", keep)
+
+    def require_same(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
+        """Refuse a folder of another run: by the caller's settings, and by what a run sees."""
+        if self.folder is not None:
+            require_same_settings(self.folder / "settings.json", settings)
+            # Runs that were begun before this file was written have none.
+            require_same_settings(self.folder / "run.json", seen, if_known=True)
 
     def resume(self, state: TrainState) -> tuple[int, TrainState]:
         """The step to go on from, and its state."""

@@ -248,6 +248,22 @@ def test_other_settings_networks_and_folders_are_refused(copy, tmp_path):
         train.read_run(tmp_path / "b")
 
 
+def test_another_batch_size_or_key_is_refused(copy):
+    run = json.loads((copy / "run.json").read_text())
+    assert run["batch_size"] == training.BATCH
+    with pytest.raises(ValueError, match=rf"\(batch_size = {training.BATCH}, now 4\)"):
+        training.fit(copy, batch_size=4)
+    with pytest.raises(ValueError, match=r"other settings \(key = .*, now "):
+        training.fit(copy, start=training.state(seed=1))
+    for missing in ("batch_size", *run):  # as of a run that was begun with an earlier version
+        run.pop(missing, None)
+        (copy / "run.json").write_text(json.dumps(run))
+        training.fit(copy, batch_size=4)
+    (copy / "run.json").unlink()
+    training.fit(copy, batch_size=4)
+    assert json.loads((copy / "run.json").read_text())["batch_size"] == 4
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -49,12 +49,12 @@ def record():
 def fit(folder=None, num_steps=STEPS, step=None, start=None, **settings):
     """The run, as every test makes it unless it says otherwise."""
     settings = {"record": record(), "record_at": range(0, num_steps + 1, 15)} | settings
+    settings = {"batch_size": BATCH} | settings
     return train.fit(
         compiled() if step is None else step,
         state() if start is None else start,
         images(),
         num_steps=num_steps,
-        batch_size=BATCH,
         folder=folder,
         checkpoint_every=10,
         **settings,
