@@ -94,12 +94,13 @@ class CompiledStep:
             tree: a state or metrics.
 
         Returns:
-            The tree, without the axis of devices.
+            The tree, without the axis of devices. It shares no memory with what is donated to the
+            next step, and outlives it.
         """
         if self.parallel == "jit":
-            return tree
+            return jax.tree.map(_copied, tree)
         first = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
-        return jax.tree.map(lambda leaf: leaf[0], first) if self.parallel == "pmap" else first
+        return jax.tree.map((lambda leaf: leaf[0]) if self.parallel == "pmap" else _copied, first)
 
     def __call__(
         self, state: TrainState, images: PyTree, indices: Int[np.ndarray, "k batch"]
@@ -191,7 +192,7 @@ def compile_step(
 
 
 def _copied(leaf: Any) -> Any:
-    """A copy: what is placed will be donated, and its source must outlive that."""
+    """A copy: of what is placed or fetched the one will be donated, and the other outlives that."""
     return jnp.array(leaf, copy=True) if isinstance(leaf, jax.Array) else leaf
 
 

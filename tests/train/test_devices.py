@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import training
+
+from sslstep import train
 
 SCRIPT = """
 import sys
@@ -75,6 +78,20 @@ def test_the_same_parameters_after_20_steps(runs, name):
         assert (runs / name / "metrics.jsonl").exists()
     # The first process writes; the other's folder is not made.
     assert (runs / name).exists() == name.endswith("_0")
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap", "shard_map"])
+def test_what_was_fetched_outlives_the_next_step(parallel):
+    step, start = training.compiled(1, parallel), training.state()
+    images, here = step.place(training.images()), step.place(start)
+    indices = train.batch_indices(start.key, 0, 1, training.BATCH, len(training.images()))
+    here, _ = step(here, images, indices)
+    fetched = step.fetch(here)
+    before = jax.tree.map(np.array, fetched.params)
+    here, _ = step(here, images, indices)
+    assert (int(fetched.step), int(step.fetch(here).step)) == (1, 2)
+    jax.tree.map(np.testing.assert_array_equal, fetched.params, before)
+    assert jax.random.key_data(fetched.key).tolist() == jax.random.key_data(start.key).tolist()
 
 
 def test_what_devices_cannot_share_is_refused(unchecked):
