@@ -6,6 +6,7 @@ devices gives the same views as a whole one. They belong inside the compiled tra
 the images as bytes on the device; :func:`sslstep.train.make_step` puts them there.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -52,10 +53,11 @@ class Augmentation(NamedTuple):
         grey: probability of removing the colours.
         blur: probability of a Gaussian blur.
         sigma: between which standard deviations, in pixels, uniformly.
-        blur_radius: where the Gaussian is cut, in pixels; None: at four times the largest σ.
+        blur_radius: where the Gaussian is cut, in pixels, at least 0; None: at four times the
+            largest σ.
         solarise: probability of inverting what is brighter than a half.
         mean: subtracted from each channel at the end; None: nothing.
-        std: by which each is then divided.
+        std: by which each is then divided, positive.
     """
 
     size: int
@@ -355,17 +357,25 @@ def _require_valid(a: Augmentation, shape: Sequence[int]) -> None:
         value = getattr(a, name)
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is a probability and must lie in [0, 1], got {value}.")
-    for name in ("brightness", "contrast", "saturation", "hue"):
-        most_of_it = 0.5 if name == "hue" else float("inf")
-        if not 0 <= (value := getattr(a, name)) <= most_of_it:
-            raise ValueError(f"{name} must lie in [0, {most_of_it}], got {value}.")
-    for name, bound in (("scale", 1.0), ("ratio", float("inf")), ("sigma", float("inf"))):
-        pair = getattr(a, name)
-        if pair is not None and not 0 < pair[0] <= pair[1] <= bound:
-            raise ValueError(f"{name} must be 0 < low <= high <= {bound}, got {pair}.")
+    for name in ("brightness", "contrast", "saturation"):
+        if not 0 <= (value := getattr(a, name)) < math.inf:
+            raise ValueError(f"{name} must lie in [0, inf), got {value}.")
+    if not 0 <= a.hue <= 0.5:
+        raise ValueError(f"hue must lie in [0, 0.5], got {a.hue}.")
+    for name, pair in (("scale", a.scale), ("ratio", a.ratio), ("sigma", a.sigma)):
+        if pair is not None and not 0 < pair[0] <= pair[1] < math.inf:
+            raise ValueError(f"{name} must be 0 < low <= high < inf, got {pair}.")
+    if a.scale is not None and a.scale[1] > 1:
+        raise ValueError(f"scale must be 0 < low <= high <= 1.0, got {a.scale}.")
+    if a.blur_radius is not None and a.blur_radius < 0:
+        raise ValueError(f"blur_radius must be at least 0, got {a.blur_radius}.")
     if (a.jitter or a.grey) and channels != 3:
         raise ValueError(f"jitter and grey want images of 3 channels, got {channels}.")
     for name in ("mean", "std"):
         value = getattr(a, name)
         if value is not None and len(value) not in (1, channels):
             raise ValueError(f"{name} must have one number for each of {channels} channels.")
+        if value is not None and not all(map(math.isfinite, value)):
+            raise ValueError(f"{name} must be finite, got {value}.")
+    if a.std is not None and min(a.std) <= 0:
+        raise ValueError(f"std must be positive, got {a.std}.")

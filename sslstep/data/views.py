@@ -103,7 +103,7 @@ def flatten(
     Raises:
         ValueError: if ``images`` is not bytes of four dimensions or is empty; if ``dtype`` is not a
             floating-point type; if ``mean`` or ``std`` is given without ``standardise``, does not
-            have one value for each channel, or ``std`` is not positive.
+            have one value for each channel, ``mean`` is not finite, or ``std`` is not positive.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -164,5 +164,7 @@ def _require_constants(channels: int, standardise: bool, **constants: ArrayLike 
                 f"{name} must have shape ({channels},), one value for each channel, got shape "
                 f"{_check.shape_of(value)}."
             )
+    if constants["mean"] is not None:
+        _check.require_finite("mean", constants["mean"])
     if constants["std"] is not None:
         _check.require_at_least("std", constants["std"], 0, strict=True)

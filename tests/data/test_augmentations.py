@@ -254,6 +254,13 @@ def test_black_and_white_images_stay_finite():
         ({"scale": (0.5, 2.0)}, "scale must be 0 < low <= high <= 1.0"),
         ({"sigma": (0.0, 1.0)}, "sigma must be"),
         ({"mean": (0.5, 0.5)}, "mean must have one number"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "mean must be finite"),
+        ({"std": (0.5, 0.0, 0.5)}, "std must be positive"),
+        ({"std": (0.5, -0.5, 0.5)}, "std must be positive"),
+        ({"blur": 1.0, "blur_radius": -1}, "blur_radius must be at least 0, got -1"),
+        ({"contrast": float("inf")}, "contrast must lie in"),
+        ({"sigma": (0.1, float("inf"))}, "sigma must be"),
+        ({"ratio": (1.0, float("inf"))}, "ratio must be"),
     ],
 )
 def test_bad_augmentations_are_refused(photographs, change, message):

@@ -246,6 +246,8 @@ def test_flatten_wants_sound_constants(unchecked: None) -> None:
         wanted = rf"mean must have shape \(3,\), .* got shape {re.escape(str(shape))}"
         with pytest.raises(ValueError, match=wanted):
             flatten(images, standardise=True, mean=np.ones(shape))
+    with pytest.raises(ValueError, match=r"mean of shape .* NaN or infinite"):
+        flatten(images, standardise=True, mean=np.array([0.5, np.nan, 0.5]))
     for std in (0.0, -1.0, np.nan):
         with pytest.raises(ValueError, match="std must be > 0, got"):
             flatten(images, standardise=True, std=np.array([1.0, std, 1.0]))
