@@ -1,13 +1,26 @@
 """Images chosen at random, and pairs of their crops, from which experiments on images start."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 from sslstep import data
+
+NAMES = ("photos", "cifar10", "stl10")
+
+# A setting: one of these names, or a folder of images of one's own.
+Source = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(NAMES)},FOLDER}}")]
+
+
+class UnfitError(ValueError):
+    """There are images, but they do not do for this experiment."""
 
 
 def choose(
@@ -16,15 +29,55 @@ def choose(
     num: int | None,
     data_dir: str | None,
     *,
+    view: int = 32,
+    with_labels: bool = False,
     called: str = "num_images",
 ) -> data.Dataset:
-    """`num` images of a data set (None: all), shuffled; `called` names the number in the error."""
-    split = "unlabelled" if name == "stl10" else "train"
-    images, labels, label_names = _load(name, split, data_dir)
+    """`num` images of a data set (None: all), shuffled; `called` names the number in the error.
+
+    Views of side `view` are to be made of them.
+    """
+    if with_labels:
+        found = labelled(name, "train", data_dir, view)
+    else:
+        found = _load(name, "unlabelled" if name == "stl10" else "train", data_dir, view)
+    images, labels, label_names = found
     if num is not None and num > len(images):
-        raise ValueError(f"{called} = {num}, but {name} has {len(images)} images.")
+        which = "labelled images" if with_labels else "images"
+        raise UnfitError(f"{called} = {num}, but {name} has {len(images)} {which}.")
     chosen = np.asarray(jax.random.permutation(key, len(images))[:num])
     return data.Dataset(images[chosen], labels[chosen], label_names)
+
+
+def labelled(name: str, split: str, data_dir: str | None, view: int) -> data.Dataset:
+    """The images that have a label, of the split "train" or "test"."""
+    try:
+        found = _load(name, split, data_dir, view)
+    except data.DatasetNotFoundError as error:
+        raise UnfitError(f"there are no labelled images. {error}") from error
+    known = found.labels >= 0
+    if not known.any():
+        raise UnfitError(
+            f"{name} has no labelled images: that takes a folder in it for each class, at least "
+            f"two, and five images."
+        )
+    height, width = found.images.shape[1:3]
+    if min(height, width) < view:
+        raise UnfitError(f"views of side {view} are larger than the labelled images of {name}.")
+    return (
+        found
+        if known.all()
+        else found._replace(images=found.images[known], labels=found.labels[known])
+    )
+
+
+def identity(name: str, view: int) -> str:
+    """What tells images from others: a source's name; of a folder its last name and a digest."""
+    if name in NAMES:
+        return name
+    images, labels, _ = _folder(name, _side(view))
+    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    return f"{Path(name).expanduser().resolve().name}-{digest[:8]}"
 
 
 def crop_pairs(
@@ -38,7 +91,7 @@ def crop_pairs(
 ) -> tuple[jax.Array, jax.Array]:
     """Two random crops of each of `num` images, bytes; keys: of the choice and of the crops."""
     key_images, key_crops = keys
-    images = choose(key_images, name, num, data_dir, called=called).images
+    images = choose(key_images, name, num, data_dir, view=size, called=called).images
     return data.random_crop_pairs(key_crops, images, size)
 
 
@@ -62,7 +115,39 @@ def split_pairs(
     return x, x_test
 
 
+def _load(name: str, split: str, data_dir: str | None, view: int) -> data.Dataset:
+    if name in NAMES:
+        return _named(name, split, data_dir)
+    found = _folder(name, _side(view))
+    # Every fifth labelled image is for tests.
+    held_out = np.zeros(len(found.labels), bool)
+    if len(np.unique(found.labels[found.labels >= 0])) > 1:
+        held_out[np.flatnonzero(found.labels >= 0)[4::5]] = True
+    kept = held_out if split == "test" else ~held_out
+    labels = found.labels if held_out.any() else np.full_like(found.labels, -1)
+    return data.Dataset(found.images[kept], labels[kept], found.label_names)
+
+
+def _side(view: int) -> int:
+    """Of one's own images: as large as the photographs and CIFAR-10, or as STL-10."""
+    return 32 if view <= 32 else max(view, 96)
+
+
 @lru_cache(maxsize=1)
-def _load(name: str, split: str, data_dir: str | None) -> data.Dataset:
+def _named(name: str, split: str, data_dir: str | None) -> data.Dataset:
     """Runs from other seeds choose from the same images."""
     return data.load(name, split, data_dir=data_dir)
+
+
+@lru_cache(maxsize=1)
+def _folder(name: str, side: int) -> data.Dataset:
+    """All of it, shuffled: files come in the order of their classes."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"data must be one of {', '.join(NAMES)}, or a folder of images; there is no folder "
+            f"{name}."
+        )
+    images, labels, label_names = data.image_folder(folder, side)
+    order = np.random.default_rng(0).permutation(len(images))
+    return data.Dataset(images[order], labels[order], label_names)

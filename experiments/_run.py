@@ -24,6 +24,8 @@ import jax
 import numpy as np
 import tyro
 
+from experiments._images import UnfitError
+from experiments.report import SKIPPED
 from sslstep import claims, plotting, train
 
 if TYPE_CHECKING:
@@ -75,7 +77,13 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
         start = time.perf_counter()
         with precision(config):
             runs = (options.runs,) if isinstance(options, TrainingOptions) else ()
-            arrays = experiment.run(config, *runs)
+            try:
+                arrays = experiment.run(config, *runs)
+            except UnfitError as error:
+                if not options.skip_unfit:
+                    raise
+                _skip(folder, draft, f"{error}")
+                return 0
             np.savez(draft / "arrays.npz", **arrays)
             log.info("run: %.1f s", time.perf_counter() - start)
             draw(experiment, config, arrays, draft)
@@ -92,6 +100,15 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     if failed:
         print(f"{failed} claim(s) do not hold: see above and {folder}/claims.json", file=sys.stderr)
     return 1 if failed and options.strict else 0
+
+
+def _skip(folder: Path, draft: Path, why: str) -> None:
+    """Say why nothing is run, and leave that where results would be, unless there are some."""
+    log.info("%s: skipped. %s", folder, why)
+    shutil.rmtree(draft)
+    if not (folder / "claims.json").is_file():
+        folder.mkdir(exist_ok=True)
+        (folder / SKIPPED).write_text(why + "\n")
 
 
 def precision(config: Any) -> Any:
@@ -122,6 +139,8 @@ class Options(Generic[C]):
     """Folder of the results. Default: results/<experiment>/<preset and what differs from it>."""
     strict: bool = False
     """Exit with status 1 if a claim does not hold."""
+    skip_unfit: bool = False
+    """Where the images do not do (too few, no labels), say so and exit with status 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +184,8 @@ def command(experiment: Experiment[C], args: Sequence[str] | None = None) -> NoR
 
 def _require_replaceable(experiment: Experiment[C], folder: Path) -> None:
     """Refuse to replace anything but the results of an earlier run of the same experiment."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "claims.json").is_file():
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held - {SKIPPED} and "claims.json" not in held:
         raise ValueError(
             f"out = {folder} holds files that no experiment wrote (there is no claims.json). It "
             f"would be replaced as a whole: name a new folder."

@@ -21,8 +21,10 @@ from flax import serialization
 from jax.tree_util import Partial
 
 from experiments import _images, _kept
+from experiments._images import Source
 from experiments._recipes import LABELS, METHODS, Method, Recipe, Recipes
 from experiments._require import require
+from experiments._run import log
 from sslstep import data, nn, train
 from sslstep.measure import probe
 
@@ -38,8 +40,8 @@ class Config:
     """Which to train."""
     seeds: tuple[int, ...] = (0,)
     """Of everything: images, views, initial parameters. Each is a run of its own."""
-    data: Literal["photos", "cifar10", "stl10"] = "photos"
-    """Where the images come from (stl10: its unlabelled split)."""
+    data: Source = "photos"
+    """Where the images come from: by name (stl10: its unlabelled split), or a folder."""
     data_dir: str | None = None
     """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     num_images: int = 0
@@ -126,7 +128,7 @@ def samples(config: Config, views_fn: Callable[..., Any], seed: int) -> Samples:
     """The images, and the pairs on which spectra are measured."""
     key_data, key_probe, key_network = jax.random.split(jax.random.key(seed), 3)
     images, labels, _ = _images.choose(
-        key_data, config.data, config.num_images or None, config.data_dir
+        key_data, config.data, config.num_images or None, config.data_dir, view=config.size
     )
     fixed = images[np.arange(config.num_probe) % len(images)]
     x, x_prime = jax.jit(views_fn)(jax.random.split(key_probe, len(fixed)), fixed)
@@ -149,6 +151,10 @@ def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
     """The step, its initial state, the images, and the pairs on which spectra are measured."""
     model, optimizer, views_fn, step = parts(config, recipe)
     images, labels, x, x_prime, key = samples(config, views_fn, seed)
+    if len(images) < recipe.batch_size:
+        raise _images.UnfitError(
+            f"batch_size = {recipe.batch_size} is larger than the data: {len(images)} images."
+        )
     state = train.init_state(key, model, optimizer, x, init_scale=recipe.init_scale)
     return Setup(model, step, state, images, labels, x, x_prime)
 
@@ -165,8 +171,12 @@ def fit(
         batch_size=recipe.batch_size,
         normalise=recipe.normalises,
     )
-    accuracy = accuracy_of(config, recipe, setup.model)
-
+    try:
+        accuracy = accuracy_of(config, recipe, setup.model)
+    except _images.UnfitError as error:
+        log.info("trained without probes: %s", error)
+        config = dataclasses.replace(config, num_labelled=0)
+        accuracy = accuracy_of(config, recipe, setup.model)
     settings = _settings(config, method, recipe, seed)
     folder = runs / _folder_name(settings)
     record_at = record_steps(recipe.num_steps, config.num_records)
@@ -297,13 +307,7 @@ def accuracy_of(
         return lambda state: {}
     splits = []
     for split in ("train", "test"):
-        found = data.load(config.data, split, data_dir=config.data_dir)
-        height, width = found.images.shape[1:3]
-        if min(height, width) < config.size:
-            raise ValueError(
-                f"size = {config.size} is larger than the labelled images, {height}x{width}: give "
-                f"num_labelled = 0 to do without probes."
-            )
+        found = _images.labelled(config.data, split, config.data_dir, config.size)
         margin = [(side - config.size) // 2 for side in found.images.shape[1:3]]
         middle = found.images[: config.num_labelled, margin[0] :, margin[1] :]
         middle = middle[:, : config.size, : config.size]
@@ -341,6 +345,7 @@ def _settings(config: Config, method: Method, recipe: Recipe, seed: int) -> dict
     apart = ("methods", "seeds", "data_dir", "checkpoint_every")
     kept = {name: value for name, value in shared(config).items() if name not in apart}
     recipe_settings = dataclasses.asdict(recipe)
+    kept["data"] = _images.identity(config.data, config.size)
     return {"format": FORMAT, **kept, "method": method, "seed": seed, "recipe": recipe_settings}
 
 

@@ -11,13 +11,14 @@ results/animation/embeddings.gif; a minute on two cores.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 import tyro
 
 from experiments import _training, resnet_small_init
+from experiments._images import Source
 from experiments._require import require
 from sslstep import plotting, train
 from sslstep.measure import spectrum
@@ -41,8 +42,8 @@ class Options:
     """How long it lasts."""
     seed: int = 1
     """Of everything. With 1, the first three dimensions are learned far from each other."""
-    data: Literal["photos", "cifar10", "stl10"] = "photos"
-    """Images."""
+    data: Source = "photos"
+    """Where the images come from: by name, or a folder of one's own."""
     data_dir: str | None = None
     """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
 

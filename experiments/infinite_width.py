@@ -19,14 +19,14 @@ of CIFAR-10 from --data-dir and its classes. Kernels are in float64, networks in
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import _panels, infinite_width_claims, kernel_claims
-from experiments._images import choose
+from experiments._images import Source, choose, labelled
 from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from experiments.infinite_width_claims import dims, network_step_times
@@ -40,10 +40,10 @@ from sslstep.ntk import infinite
 class Config:
     """Settings; each is one option of the command."""
 
-    data: Literal["photos", "cifar10"] = "photos"
-    """Where the images come from."""
+    data: Source = "photos"
+    """Where the images come from: by name, or a folder of one's own."""
     data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10; TFDS's own default if not given."""
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     num_images: int = 500
     """n, the number of positive pairs, whose first views are the probe's labelled samples."""
     cnn_images: int = 300
@@ -117,22 +117,23 @@ def run(config: Config) -> Arrays:
 
 def load(config: Config, key_images: jax.Array, key_crops: jax.Array) -> Task:
     """Crops of images chosen at random, standardised by the pairs' own mean and deviation."""
-    images, labels, _ = choose(key_images, config.data, config.num_images, config.data_dir)
+    source = config.data, config.num_images, config.data_dir
+    images, labels, _ = choose(key_images, *source, view=config.crop, with_labels=True)
     if config.crop % config.pool:
         raise ValueError(f"crop = {config.crop} is not a multiple of pool = {config.pool}.")
     crops = data.random_crop_pairs(key_crops, images, config.crop)
     pairs = _pooled(jnp.concatenate(crops), config.pool)
     every_pixel = (0, 1, 2)
     mean, std = pairs.mean(every_pixel, keepdims=True), pairs.std(every_pixel, keepdims=True)
-    images_test, labels_test, _ = data.load(config.data, "test", data_dir=config.data_dir)
+    test_split = labelled(config.data, "test", config.data_dir, config.crop)
     # Their order may be that of the labels.
-    few = np.random.default_rng(config.seed).permutation(len(images_test))[: config.num_test]
-    edge = (images_test.shape[1] - config.crop) // 2
+    few = np.random.default_rng(config.seed).permutation(len(test_split.images))[: config.num_test]
+    edge = (test_split.images.shape[1] - config.crop) // 2
     middle = slice(edge, edge + config.crop)
-    test = _pooled(jnp.asarray(images_test[few][:, middle, middle]), config.pool)
+    test = _pooled(jnp.asarray(test_split.images[few][:, middle, middle]), config.pool)
     x, x_prime = jnp.split((pairs - mean) / std, 2)
-    labelled = jnp.asarray(labels), jnp.asarray(labels_test[few])
-    return Task(x, x_prime, labelled[0], (test - mean) / std, labelled[1])
+    labels_test = jnp.asarray(test_split.labels[few])
+    return Task(x, x_prime, jnp.asarray(labels), (test - mean) / std, labels_test)
 
 
 def _pooled(crops: jax.Array, side: int) -> jax.Array:

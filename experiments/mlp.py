@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import _panels, mlp_claims
-from experiments._images import crop_pairs
+from experiments._images import Source, crop_pairs
 from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import data, kernel_pca, linear, losses, nn, plotting, train
@@ -42,8 +42,8 @@ Pixels = Literal["standardised", "unit", "symmetric", "centred", "bytes"]
 class Config:
     """Settings; each is one option of the command."""
 
-    data: Literal["photos", "cifar10", "stl10"] = "photos"
-    """Where the images come from."""
+    data: Source = "photos"
+    """Where the images come from: by name, or a folder of one's own."""
     data_dir: str | None = None
     """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     num_images: int = 50

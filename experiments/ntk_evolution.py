@@ -22,7 +22,7 @@ become of order width^-1/2, so the kernel moves by O(1 / κ) at every width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ from experiments import (
     ntk_evolution_claims,
     ntk_evolution_figure,
 )
-from experiments._images import split_pairs
+from experiments._images import Source, split_pairs
 from experiments._require import require, require_widths
 from experiments._run import Arrays, Experiment, command
 from sslstep import kernel_pca, nn, simulate, train
@@ -49,10 +49,10 @@ from sslstep.ntk import empirical, infinite
 class Config:
     """Settings; each is one option of the command."""
 
-    data: Literal["photos", "cifar10"] = "photos"
-    """Where the images come from."""
+    data: Source = "photos"
+    """Where the images come from: by name, or a folder of one's own."""
     data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10; TFDS's own default if not given."""
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     num_images: int = 32
     """n, the number of positive pairs."""
     crop: int = 20

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _curves, _training, resnet_small_init, resnet_standard
+from experiments._images import labelled
 from experiments._recipes import LABELS, Recipes
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, plotting
@@ -45,6 +46,8 @@ def run(config: Config, runs: Path) -> Arrays:
     """Both sets of runs, with the accuracy along each."""
     if not config.num_labelled:
         raise ValueError("num_labelled = 0: probes need labelled images.")
+    for split in ("train", "test"):
+        labelled(config.data, split, config.data_dir, config.size)  # before anything is trained
     arrays: Arrays = {}
     for name in SETS:
         made = _training.fit_all(config, config.recipes(name), runs, f"{name} init:")

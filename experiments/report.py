@@ -26,6 +26,9 @@ ORDER = (
     "embedding_alignment",
 )
 
+# In a folder of results: why there are none.
+SKIPPED = "skipped.txt"
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
   color: #1a1a1a; }

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import _networks, _panels, _prediction
-from experiments._images import choose
+from experiments._images import Source, choose
 from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, gram, nn, plotting
@@ -34,10 +34,10 @@ class Config:
 
     views: Literal["halves", "colour_edges"] = "halves"
     """Left and right half, or colours at half the resolution and greyscale gradients."""
-    data: Literal["photos", "cifar10"] = "photos"
-    """Where the images come from."""
+    data: Source = "photos"
+    """Where the images come from: by name, or a folder of one's own."""
     data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10; TFDS's own default if not given."""
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     num_images: int = 200
     """n, the number of training images."""
     num_test: int = 100

@@ -35,7 +35,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import _networks, _prediction
-from experiments._images import split_pairs
+from experiments._images import Source, split_pairs
 from experiments._require import require, require_widths
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, gram, linear, nn, plotting
@@ -48,10 +48,10 @@ PARAMETERIZATIONS: tuple[Literal["ntk"], Literal["standard"]] = ("ntk", "standar
 class Config:
     """Settings; each is one option of the command."""
 
-    data: Literal["photos", "cifar10"] = "photos"
-    """Where the images come from."""
+    data: Source = "photos"
+    """Where the images come from: by name, or a folder of one's own."""
     data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10; TFDS's own default if not given."""
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     num_images: int = 50
     """n, the number of positive pairs."""
     num_test: int = 25

@@ -157,10 +157,14 @@ def test_experiments_get_their_options() -> None:
     assert len(drivers) == 17
     assert drivers[-1].endswith("-m experiments.claims")
     for line in drivers[:-1]:
-        assert "--preset paper --strict" in line
+        assert "--preset paper --strict --skip-unfit" in line
         has_data = '--data cifar10 --data-dir "here"' in line
         drawn = ("element_dynamics", "faster_losses", "symmetry_breaking")
         assert has_data != any(name in line for name in drawn)
+
+
+def test_one_figure_asked_for_is_not_skipped() -> None:
+    assert "--skip-unfit" not in run_make("--dry-run", "fig1ab").stdout
 
 
 def test_make_names_a_python_that_will_not_do(tmp_path: Path) -> None:

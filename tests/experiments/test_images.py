@@ -1,0 +1,152 @@
+"""Images that experiments start from: a folder of one's own, and what is missing in it."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import (
+    _images,
+    _run,
+    infinite_width,
+    linear_model,
+    probe_accuracy,
+    resnet_small_init,
+    results,
+)
+from experiments import claims as claims_table
+
+LINEAR = ["--num-images", "20", "--crop", "5", "--dim", "2", "--num-steps", "50"]
+LINEAR += ["--num-records", "20", "--num-draws", "20", "--scales", "1e-2", "1e-3"]
+TINY = ["--methods", "barlow_twins", "--size", "8", "--num-probe", "32", "--num-records", "4"]
+TINY += ["--num-snapshots", "0", "--num-labelled", "40"]
+RECIPE = {"num-steps": "4", "dim": "4", "batch-size": "16", "hidden": "8"}
+
+
+def recipe(prefix=""):
+    return [word for k, v in RECIPE.items() for word in (f"--{prefix}barlow-twins.{k}", v)]
+
+
+def write(folder, num, seed=0):
+    """Images of noise, each with a mean of its own."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for i in range(num):
+        pixels = rng.integers(0, 256, (40, 48, 3)) * rng.uniform(0.2, 1)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A folder without classes."""
+    folder = tmp_path_factory.mktemp("own") / "images"
+    write(folder, 40)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own") / "animals"
+    for seed, name in enumerate(("cats", "dogs")):
+        write(folder / name, 25, seed)
+    return str(folder)
+
+
+def test_a_folder_without_classes_is_all_there_to_train_on(plain):
+    images, labels, _ = _images.choose(jax.random.key(0), plain, None, None)
+    assert images.shape == (40, 32, 32, 3)
+    assert (labels == -1).all()
+    large = _images.choose(jax.random.key(0), plain, 3, None, view=50).images
+    assert large.shape == (3, 96, 96, 3)
+    with pytest.raises(_images.UnfitError, match=r"num_images = 41, but .*images has 40 images"):
+        _images.choose(jax.random.key(0), plain, 41, None)
+    with pytest.raises(_images.UnfitError, match="has no labelled images: that takes a folder"):
+        _images.labelled(plain, "train", None, 24)
+
+
+def test_a_fifth_of_the_labelled_images_is_for_tests(classes):
+    train, test = (_images.labelled(classes, split, None, 24) for split in ("train", "test"))
+    assert (len(train.images), len(test.images)) == (40, 10)
+    assert set(train.labels) == set(test.labels[:10]) == {0, 1}
+    assert len(np.unique(train.labels[:10])) == 2  # not class by class
+    chosen = _images.choose(jax.random.key(0), classes, None, None).images
+    everything = {image.tobytes() for image in chosen}
+    assert everything == {image.tobytes() for image in train.images}
+    assert not everything & {image.tobytes() for image in test.images}
+
+
+def test_a_folder_is_told_by_what_is_in_it(tmp_path, plain):
+    assert _images.identity("photos", 24) == "photos"
+    name = _images.identity(plain, 24)
+    assert name.startswith("images-")
+    assert "/" not in name
+    write(tmp_path / "images", 3)
+    assert _images.identity(str(tmp_path / "images"), 24) != name
+
+
+@pytest.mark.parametrize("name", ["imagenet", "./nowhere"])
+def test_neither_a_name_nor_a_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="one of photos, cifar10, stl10, or a folder of images"):
+        _run.main(linear_model.EXPERIMENT, ["--data", name, "--out", str(tmp_path / "here")])
+
+
+def test_an_experiment_on_images_of_one_s_own(tmp_path, monkeypatch, plain):
+    monkeypatch.chdir(tmp_path)
+    assert _run.main(linear_model.EXPERIMENT, [*LINEAR, "--data", plain]) == 0
+    (folder,) = (tmp_path / "results" / "linear_model").iterdir()
+    assert f"data={plain.replace('/', '_')}" in folder.name
+    assert results.load(folder).config.data == plain
+
+
+@pytest.mark.parametrize("kind", ["plain", "classes"])
+def test_networks_are_trained_with_probes_where_there_are_labels(tmp_path, request, kind):
+    source = request.getfixturevalue(kind)
+    args = [*TINY, *recipe(), "--data", source, "--runs", str(tmp_path / "runs")]
+    assert _run.main(resnet_small_init.EXPERIMENT, [*args, "--out", str(tmp_path / "here")]) == 0
+    arrays = results.load(tmp_path / "here").arrays
+    assert ("barlow_twins/0/accuracy" in arrays) == (kind == "classes")
+    said = (tmp_path / "here" / "log.txt").read_text()
+    assert ("trained without probes" in said) == (kind == "plain")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith(f"barlow_twins-{_images.identity(source, 8)}-seed0-")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "args", "why"),
+    [
+        (infinite_width, [], "has no labelled images"),
+        (probe_accuracy, [*TINY, *recipe("small."), *recipe("standard.")], "no labelled images"),
+        (resnet_small_init, TINY, "batch_size = 256 is larger than the data"),
+        (linear_model, [], "num_images = 500, but"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_images_do_not_do_for_is_skipped_if_asked(
+    tmp_path, monkeypatch, capsys, plain, experiment, args, why
+):
+    monkeypatch.chdir(tmp_path)
+    args = [*args, "--data", plain]
+    if experiment is resnet_small_init:
+        args[args.index("--num-probe") + 1] = "256"
+    with pytest.raises(_images.UnfitError, match=why):
+        _run.main(experiment.EXPERIMENT, args)
+    assert _run.main(experiment.EXPERIMENT, [*args, "--skip-unfit", "--strict"]) == 0
+    assert claims_table.main() == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("not run: "))
+    assert experiment.EXPERIMENT.name in line
+    assert why in line
+
+
+def test_a_skip_is_forgotten_when_results_come(tmp_path, plain):
+    out = tmp_path / "here"
+    args = ["--data", plain, "--out", str(out)]
+    _run.main(linear_model.EXPERIMENT, [*args, "--skip-unfit"])
+    assert [path.name for path in out.iterdir()] == ["skipped.txt"]
+    assert _run.main(linear_model.EXPERIMENT, [*LINEAR, *args]) == 0
+    assert not (out / "skipped.txt").exists()
+    # Nor do results give way to it.
+    _run.main(linear_model.EXPERIMENT, [*args, "--skip-unfit"])
+    assert json.loads((out / "config.json").read_text())["num_images"] == 20
+    assert not (out / "skipped.txt").exists()
