@@ -23,9 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 
 from experiments import _curves, _training, predicted_steps, resnet_small_init
 from experiments._recipes import BarlowTwins
+from experiments._require import require
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, linear, optim, plotting
 from sslstep.measure import spectrum
@@ -43,8 +45,8 @@ LARS = replace(
 class Config(_training.Config):
     """Settings; each is one option of the command."""
 
-    methods: tuple[Any, ...] = ("barlow_twins",)
-    """Of the ResNets."""
+    methods: tyro.conf.Suppress[tuple[Any, ...]] = ("barlow_twins",)
+    """Of the ResNets: no option."""
     num_modes: int = 8
     """Modes of the linear model, all of which are learned."""
     exponent: float = 1.5
@@ -66,13 +68,10 @@ RULES = ("sgd", "lars")
 
 def run(config: Config, runs: Path) -> Arrays:
     """The linear model from each scale, and the two ResNets, by both rules."""
-    for name, value in (("relative_rate", config.relative_rate), ("exponent", config.exponent)):
-        if not value > 0:
-            raise ValueError(f"{name} must be > 0, got {value}.")
+    positive = ("relative_rate", "exponent", "scales", "learning_rate")
+    require(config, at_least={"num_modes": 2}, positive=positive)
     if len(set(config.scales)) < 2 or len(set(config.scales)) < len(config.scales):
         raise ValueError(f"scales must be two or more, each once, got {config.scales}.")
-    if config.num_modes < 2:
-        raise ValueError(f"num_modes must be >= 2, got {config.num_modes}.")
     recipes: list[Any] = [(rule, getattr(config, rule)) for rule in RULES]
     _training.require_valid(config, recipes)
     gammas = np.arange(1, config.num_modes + 1) ** -config.exponent

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jax.tree_util import Partial
 
 from experiments import _curves, _prediction, _training, resnet_small_init
@@ -35,8 +36,8 @@ from sslstep.ntk import empirical
 class Config(_training.Config):
     """Settings; each is one option of the command."""
 
-    methods: tuple[Any, ...] = ("barlow_twins",)
-    """Only Barlow Twins: the theory is of its loss."""
+    methods: tyro.conf.Suppress[tuple[Any, ...]] = ("barlow_twins",)
+    """Only Barlow Twins: the theory is of its loss. No option."""
     barlow_twins: BarlowTwins = resnet_small_init.CPU.barlow_twins
     """How it is trained."""
     num_pairs: int = 256
@@ -53,8 +54,6 @@ def run(config: Config, runs: Path) -> Arrays:
     """The run, and what each of its snapshots' NTK makes of the rest of it."""
     recipe = config.barlow_twins
     _training.require_valid(config, [("barlow_twins", recipe)])
-    if config.methods != ("barlow_twins",):
-        raise ValueError(f"methods must be barlow_twins alone, got {config.methods}.")
     if recipe.optimizer != "sgd" or recipe.momentum or recipe.schedule != "constant":
         raise ValueError(
             "the theory is of plain gradient descent: optimizer must be sgd, momentum 0, schedule "

@@ -195,10 +195,28 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
         pass
 
 
-def test_bad_settings_of_the_linear_model(tmp_path):
-    for scales in (["1e-3"], ["1e-3", "1e-3"]):
-        with pytest.raises(ValueError, match="scales must be two or more"):
-            command(lars_steps.EXPERIMENT, tmp_path, tmp_path / "here", "--scales", *scales)
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--scales", "1e-3"], "scales must be two or more"),
+        (["--scales", "1e-3", "1e-3"], "scales must be two or more"),
+        (["--scales", "1e-3", "-1"], "scales must be > 0, got -1"),
+        (["--num-modes", "1"], "num_modes must be >= 2, got 1"),
+        (["--relative-rate", "0"], "relative_rate must be > 0, got 0"),
+        (["--exponent", "inf"], "exponent must be finite, got inf"),
+        (["--learning-rate", "-1"], "learning_rate must be > 0, got -1"),
+    ],
+)
+def test_bad_settings_of_the_linear_model(tmp_path, args, message):
+    with pytest.raises(ValueError, match=message):
+        command(lars_steps.EXPERIMENT, tmp_path, tmp_path / "here", *args)
+
+
+@pytest.mark.parametrize("experiment", [lars_steps, predicted_steps])
+def test_what_trains_one_method_takes_no_other(tmp_path, capsys, experiment):
+    with pytest.raises(SystemExit):
+        command(experiment.EXPERIMENT, tmp_path, tmp_path / "here", "--methods", "vicreg")
+    assert "--methods" in capsys.readouterr().err
 
 
 def test_a_batch_of_low_rank_has_levels_of_its_own():
