@@ -109,6 +109,10 @@ infinite_width: $(VENV)/.run  ## Section 5: embeddings of infinitely wide networ
 lars_steps: $(VENV)/.run  ## how long plateaus last under LARS: not as 1/γ (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,lars_steps) $(FROM_DATA)
 
+.PHONY: mlp_readings
+mlp_readings: $(VENV)/.run  ## Figure 2a, b: what the text may mean by scaling weights by α, tried out (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,mlp_readings) $(FROM_DATA)
+
 .PHONY: ntk_evolution
 ntk_evolution: $(VENV)/.run  ## the NTK of finite networks: at initialisation for growing widths, and after training (takes DATA, DATA_DIR)
 	$(call EXPERIMENT,ntk_evolution) $(FROM_DATA)

@@ -36,11 +36,13 @@ from sslstep.ntk import empirical, infinite
 
 Scaled = Literal["output", "all", "weights", "first", "last", "none"]
 Pixels = Literal["standardised", "unit", "symmetric", "centred", "bytes"]
+Biases = Literal["both", "hidden", "none"]
+Correlation = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings; each is one option of the command."""
+class Shared:
+    """Settings that every reading of the text has; each is one option of the command."""
 
     data: Source = "photos"
     """Where the images come from: by name, or a folder of one's own."""
@@ -50,32 +52,38 @@ class Config:
     """n, the number of positive pairs."""
     crop: int = 20
     """Side of a crop, in pixels."""
-    pixels: Pixels = "standardised"
-    """Each channel standardised; or in [0, 1], in [-1, 1], [0, 1] less the mean image, 0...255."""
     dim: int = 10
     """Embedding dimension d."""
     width: int = 2048
     """Of the hidden layer."""
-    biases: Literal["both", "hidden", "none"] = "both"
-    """Which layers have them."""
-    scaled: Scaled = "output"
-    """What α multiplies: embeddings; all parameters; weights, not biases; one layer's; nothing."""
     init_scale: float = 1e-4
     """α."""
     learning_rate: float = 1e-4
     """η of gradient descent."""
-    correlation: Literal["mean", "sum"] = "mean"
-    """Whether C is the mean over the pairs (Eq. 2) or, undivided, their sum."""
     num_steps: int = 7000
     """Steps of gradient descent."""
-    num_records: int = 600
-    """Records along the run, logarithmically spaced."""
-    num_draws: int = 8
-    """Other initialisations, for the spread of the finite network's kernel."""
     seed: int = 0
     """Of the choice of images, the crops and the initial parameters."""
     dtype: Literal["float32", "float64"] = "float32"
     """Floating-point type of the training; kernels are in float64."""
+
+
+@dataclass(frozen=True)
+class Config(Shared):
+    """Settings; each is one option of the command."""
+
+    pixels: Pixels = "standardised"
+    """Each channel standardised; or in [0, 1], in [-1, 1], [0, 1] less the mean image, 0...255."""
+    biases: Biases = "both"
+    """Which layers have them."""
+    scaled: Scaled = "output"
+    """What α multiplies: embeddings; all parameters; weights, not biases; one layer's; nothing."""
+    correlation: Correlation = "mean"
+    """Whether C is the mean over the pairs (Eq. 2) or, undivided, their sum."""
+    num_records: int = 600
+    """Records along the run, logarithmically spaced."""
+    num_draws: int = 8
+    """Other initialisations, for the spread of the finite network's kernel."""
 
 
 class Network(NamedTuple):

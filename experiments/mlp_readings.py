@@ -1,6 +1,6 @@
 r"""What "weights are scaled upon initialization by α" may mean (Appendix D.1), tried out.
 
-    python -m experiments.mlp_readings
+    make mlp_readings    or    python -m experiments.mlp_readings
 
 Figure 2 (A, B) shows a network of one hidden layer that starts at loss d and learns d = 10 modes
 within 7000 steps at learning rate 1e-4. As printed, with α = 1e-4 on all parameters, nothing is
@@ -14,7 +14,7 @@ Four minutes on two cores. Presets differ in the data: `cpu` photographs, `paper
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,8 +31,8 @@ class Reading(NamedTuple):
 
     scaled: mlp.Scaled
     pixels: mlp.Pixels
-    biases: Literal["both", "hidden", "none"] = "both"
-    correlation: Literal["mean", "sum"] = "mean"
+    biases: mlp.Biases = "both"
+    correlation: mlp.Correlation = "mean"
 
 
 READINGS = (
@@ -61,31 +61,8 @@ READINGS = (
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(mlp.Shared):
     """Settings; each is one option of the command."""
-
-    data: Literal["photos", "cifar10", "stl10"] = "photos"
-    """Where the images come from."""
-    data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
-    num_images: int = 50
-    """n, the number of positive pairs."""
-    crop: int = 20
-    """Side of a crop, in pixels."""
-    dim: int = 10
-    """Embedding dimension d."""
-    width: int = 2048
-    """Of the hidden layer."""
-    init_scale: float = 1e-4
-    """α."""
-    learning_rate: float = 1e-4
-    """η of gradient descent."""
-    num_steps: int = 7000
-    """Steps of gradient descent."""
-    seed: int = 0
-    """Of the choice of images, the crops and the initial parameters."""
-    dtype: Literal["float32", "float64"] = "float32"
-    """Floating-point type of the training; kernels are in float64."""
 
 
 def run(config: Config) -> Arrays:

@@ -260,6 +260,7 @@ TARGETS = {
     "lars_steps": "lars_steps",
     "linear_model": "fig1ab",
     "mlp": "fig2ab",
+    "mlp_readings": "mlp_readings",
     "ntk_evolution": "ntk_evolution",
     "predicted_steps": "predicted_steps",
     "probe_accuracy": "fig7",
