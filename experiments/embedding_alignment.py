@@ -44,8 +44,8 @@ class Config(resnet_small_init.Config):
     """Pairs whose embeddings are predicted from others: the last of the fixed ones."""
     num_along: int = 256
     """Pairs of the kernels along training, of which there are many, and of trace NTKs."""
-    memory_limit: float = 3.0
-    """GiB that the NTK may take."""
+    memory_gib: float = 3.0
+    """Memory that the NTK may take, in GiB."""
 
 
 def run(config: Config, runs: Path) -> Arrays:
@@ -60,7 +60,7 @@ def run(config: Config, runs: Path) -> Arrays:
             f"num_held_out = {config.num_held_out} leaves {rest} of num_probe = "
             f"{config.num_probe} pairs to predict from: at least 2 dim = {2 * dim} are needed."
         )
-    require(config, at_least={"num_snapshots": 2})
+    require(config, at_least={"num_snapshots": 2}, positive=("memory_gib",))
     arrays: Arrays = {}
     for seed in config.seeds:
         embeddings: dict[Method, np.ndarray] = {}
@@ -142,7 +142,7 @@ class _Kernels:
     """NTKs of one run's networks on the first of its fixed pairs, and their embeddings."""
 
     def __init__(self, config: Config, recipe: Recipe, setup: _training.Setup) -> None:
-        self.limit, self.setup = int(config.memory_limit * 2**30), setup
+        self.limit, self.setup = int(config.memory_gib * 2**30), setup
 
         def apply_fn(batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
             return _training.evaluated(setup.model, params, batch_stats, x).z
@@ -246,7 +246,7 @@ PAPER = Config(
         ),
     },
     num_held_out=1024,
-    memory_limit=40.0,
+    memory_gib=40.0,
 )
 
 EXPERIMENT = Experiment(

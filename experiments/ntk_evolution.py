@@ -83,8 +83,8 @@ class Config:
     """Eigenvalues shown."""
     seed: int = 0
     """Of the choice of images, the crops and the networks."""
-    memory_limit: float = 2.0
-    """GiB that the NTK may take."""
+    memory_gib: float = 2.0
+    """Memory that the NTK may take, in GiB."""
 
 
 class Setting(NamedTuple):
@@ -134,7 +134,7 @@ def _require_valid(config: Config) -> None:
     require(
         config,
         at_least={"dim": 1, "num_modes": config.dim, **dict.fromkeys(twice, 2)},
-        positive=("small_scale", "memory_limit"),
+        positive=("small_scale", "memory_gib"),
         at_most_one=("init_scale", "step_size", "small_step_size"),
     )
     require_widths(config.widths, config.fit_from)
@@ -217,7 +217,7 @@ def _of_width(setting: Setting, cov, width: int, key, advance: Callable[[], Any]
 def _kernels(config: Config, x, width: int) -> Callable[..., np.ndarray]:
     """The NTK of a network of some width, or the part of its hidden weights; float64."""
     model: Any = nn.MLP(config.dim, width, dtype=jnp.float64)
-    x, limit = x.astype(jnp.float64), int(config.memory_limit * 2**30)
+    x, limit = x.astype(jnp.float64), int(config.memory_gib * 2**30)
 
     def whole(params, x):
         return model.apply(params, x)
@@ -301,7 +301,7 @@ EXPERIMENT = Experiment(
             dim=10,
             widths=tuple(2**k for k in range(6, 17)),
             num_modes=20,
-            memory_limit=40.0,
+            memory_gib=40.0,
         ),
     },
     run,

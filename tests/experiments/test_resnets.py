@@ -104,6 +104,8 @@ def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path):
     np.testing.assert_array_equal(arrays["simclr/0/numbers"], [12, 24])
     with pytest.raises(ValueError, match="num_pairs = 4 must lie between 2 dim = 8"):
         command(embedding_alignment.EXPERIMENT, runs, tmp_path / "b", *args, "--num-pairs", "4")
+    with pytest.raises(ValueError, match="memory_gib must be > 0, got -1"):
+        command(embedding_alignment.EXPERIMENT, runs, tmp_path / "b", *args, "--memory-gib", "-1")
     with pytest.raises(ValueError, match="num_held_out = 32 leaves 0 of num_probe = 32 pairs"):
         command(embedding_alignment.EXPERIMENT, runs, tmp_path / "b", *args, "--num-held-out", "32")
 
