@@ -98,8 +98,8 @@ data: data-name .venv-data/.run  ## fetch and prepare NAME=cifar10 or stl10 in D
 
 ##@ Beyond the paper
 .PHONY: animation
-animation: $(VENV)/.run  ## embeddings while they are learned: a point, a line, a plane
-	$(BIN)/python -m experiments.animation $(ARGS)
+animation: $(VENV)/.run  ## embeddings while they are learned: a point, a line, a plane (takes DATA, DATA_DIR)
+	$(call EXPERIMENT,animation) $(FROM_DATA)
 
 .PHONY: infinite_width
 infinite_width: $(VENV)/.run  ## Section 5: embeddings of infinitely wide networks, and their worth downstream (takes DATA, DATA_DIR)

@@ -3,10 +3,11 @@
     python -m experiments list
     python -m experiments run NAME [options]
     python -m experiments plot FOLDER
+    python -m experiments claims
     python -m experiments report
 
 `run NAME --help` explains an experiment and its options; `plot` draws the figures of a result anew;
-`report` writes results/index.html.
+`claims` prints what the runs in results/ claim; `report` writes results/index.html.
 """
 
 import ast
@@ -14,12 +15,17 @@ import importlib
 import sys
 from pathlib import Path
 
-from experiments import report
+from experiments import claims, report
 
 HERE = Path(__file__).parent
 
 
-def experiments() -> dict[str, str]:
+def experiments() -> list[str]:
+    """The names of those that leave results."""
+    return [name for name in runnable() if name != "dry_run"]
+
+
+def runnable() -> dict[str, str]:
     """Names, and the first line of what each says of itself; nothing is imported."""
     found = {}
     for path in sorted(HERE.glob("[a-z]*.py")):
@@ -31,21 +37,21 @@ def experiments() -> dict[str, str]:
             for target in node.targets
             if isinstance(target, ast.Name)
         }
-        if "EXPERIMENT" in assigned:
+        if "EXPERIMENT" in assigned or path.stem == "dry_run":
             found[path.stem] = (ast.get_docstring(tree) or "").splitlines()[0]
     return found
 
 
 def main(args: list[str]) -> int:
     """The command; returns the exit status."""
-    known = experiments()
+    known = runnable()
     if args == ["list"]:
         width = max(map(len, known))
         for name, line in known.items():
             print(f"{name:{width}}  {line}")
         return 0
-    if args == ["report"]:
-        return report.main()
+    if args in (["claims"], ["report"]):
+        return (claims if args == ["claims"] else report).main()
     if args[:1] == ["plot"]:
         from experiments import results  # here, so that a list comes at once
 
@@ -55,6 +61,10 @@ def main(args: list[str]) -> int:
         if name not in known:
             print(f"no experiment {name!r}: one of {', '.join(known)}", file=sys.stderr)
             return 2
+        if name == "dry_run":
+            from experiments import dry_run
+
+            return dry_run.command(args[2:])
         from experiments import _run  # here, so that a list comes at once
 
         module = importlib.import_module(f"experiments.{name}")

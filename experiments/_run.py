@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 C = TypeVar("C", bound="DataclassInstance")
+P = TypeVar("P", bound=str)
 Arrays = dict[str, Any]
 log = logging.getLogger("experiments")
 
@@ -49,6 +50,7 @@ class Experiment(NamedTuple, Generic[C]):
         trains: whether `run` takes a folder of training runs too, which it shares with other
             experiments, and goes on there with what was interrupted.
         table: config and arrays to Markdown, written to table.md.
+        movie: config and arrays to an animation in a folder, of which it returns the path.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Experiment(NamedTuple, Generic[C]):
     check: Callable[[C, Arrays], Sequence[claims.Claim]]
     trains: bool = False
     table: Callable[[C, Arrays], str] | None = None
+    movie: Callable[[C, Arrays, Path], Path] | None = None
 
 
 def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
@@ -122,6 +125,8 @@ def draw(experiment: Experiment[C], config: C, arrays: Arrays, folder: Path) -> 
         figures = experiment.plot(config, arrays)
         named = figures if isinstance(figures, dict) else {"figure": figures}
         paths = [path for name, fig in named.items() for path in plotting.save(fig, folder, name)]
+        if experiment.movie is not None:
+            paths.append(experiment.movie(config, arrays, folder))
     if experiment.table is not None:
         paths.append(folder / "table.md")
         paths[-1].write_text(experiment.table(config, arrays))
@@ -129,12 +134,12 @@ def draw(experiment: Experiment[C], config: C, arrays: Arrays, folder: Path) -> 
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Generic[C]):
-    """What every experiment's command takes."""
+class Options(Generic[C, P]):
+    """What every experiment's command takes; P are the names of its presets."""
 
     config: Annotated[C, tyro.conf.arg(name="")]
-    preset: str = "cpu"
-    """Which set of defaults to start from: cpu (minutes, no network) or paper (as published)."""
+    preset: P
+    """Which defaults to start from: cpu takes minutes and no network, paper is as published."""
     out: Path | None = None
     """Folder of the results. Default: results/<experiment>/<preset and what differs from it>."""
     strict: bool = False
@@ -144,21 +149,21 @@ class Options(Generic[C]):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingOptions(Options[C]):
+class TrainingOptions(Options[C, P]):
     """What the commands of experiments that train networks take."""
 
     runs: Path = Path("results/training")
     """Folder of the training runs, which these experiments share and go on with."""
 
 
-def _parse(experiment: Experiment[C], args: list[str]) -> Options[C]:
+def _parse(experiment: Experiment[C], args: list[str]) -> Options[C, str]:
     """Read the options: first the preset, because it sets the defaults of all the others."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", choices=list(experiment.presets), default="cpu")
     preset = finder.parse_known_args(args)[0].preset
     default = experiment.presets[preset]
     kind: Any = TrainingOptions if experiment.trains else Options
-    options = kind[type(default)]
+    options = kind[type(default), Literal[tuple(experiment.presets)]]
     return tyro.cli(
         options,
         prog=f"python -m experiments.{experiment.name}",
@@ -200,7 +205,7 @@ def _require_replaceable(experiment: Experiment[C], folder: Path) -> None:
         )
 
 
-def _folder_name(experiment: Experiment[C], options: Options[C]) -> str:
+def _folder_name(experiment: Experiment[C], options: Options[C, str]) -> str:
     """The preset and each setting that differs from it: no run replaces another's results."""
     default = dict(_flat(dataclasses.asdict(experiment.presets[options.preset])))
     changed = {
@@ -228,7 +233,7 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _about(experiment: Experiment[C], options: Options[C]) -> dict[str, str]:
+def _about(experiment: Experiment[C], options: Options[C, str]) -> dict[str, str]:
     """What made these results, beside their settings."""
     packages = ("jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy")
     return {

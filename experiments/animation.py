@@ -5,31 +5,28 @@
 The ResNet of Figure 1 (C, D) is trained once more, and embeddings of fixed pairs are kept along the
 way. Left: the embeddings along the first three directions that are learned, in their order, one
 colour for each photograph. Right: the training loss and the eigenvalues of C. Writes
-results/animation/embeddings.gif; a minute on two cores.
+embeddings.gif, and its last frame as the figure; a minute on two cores. Presets are the same.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
-import tyro
 
 from experiments import _training, resnet_small_init
 from experiments._images import Source
 from experiments._require import require
-from sslstep import plotting, train
+from experiments._run import Arrays, Experiment, command
+from sslstep import claims, plotting, train
 from sslstep.measure import spectrum
 
 
 @dataclass(frozen=True)
-class Options:
+class Config:
     """Settings; each is one option of the command."""
 
-    out: Path = Path("results/animation/embeddings.gif")
-    """The file."""
     num_points: int = 256
     """Images whose embeddings are shown."""
     num_frames: int = 70
@@ -46,15 +43,21 @@ class Options:
     """Where the images come from: by name, or a folder of one's own."""
     data_dir: str | None = None
     """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which the network computes."""
 
 
-def follow(options: Options) -> dict[str, np.ndarray]:
+def run(config: Config) -> Arrays:
     """Train, and keep what the frames show."""
     recipe = resnet_small_init.CPU.barlow_twins
-    num_probe = -(-options.num_points // recipe.batch_size) * recipe.batch_size
-    config = _training.Config(data=options.data, data_dir=options.data_dir, num_probe=num_probe)
-    setup = _training.prepare(config, recipe, options.seed)
-    x, x_prime = (view[: options.num_points] for view in (setup.x, setup.x_prime))
+    least = {"num_frames": 2, "num_points": 4 * recipe.dim, "first_step": 1}
+    require(config, at_least=least, positive=("seconds",))
+    num_probe = -(-config.num_points // recipe.batch_size) * recipe.batch_size
+    settings = _training.Config(
+        data=config.data, data_dir=config.data_dir, num_probe=num_probe, dtype=config.dtype
+    )
+    setup = _training.prepare(settings, recipe, config.seed)
+    x, x_prime = (view[: config.num_points] for view in (setup.x, setup.x_prime))
 
     @jax.jit
     def embed(params: Any, batch_stats: Any) -> dict[str, jax.Array]:
@@ -65,19 +68,19 @@ def follow(options: Options) -> dict[str, np.ndarray]:
         )
         return {"z": z, "z_prime": z_prime, "eigenvalues": spectrum.eigenvalues(z, z_prime)}
 
-    at = np.geomspace(options.first_step, options.num_steps, options.num_frames - 1)
-    run = train.fit(
+    at = np.geomspace(config.first_step, config.num_steps, config.num_frames - 1)
+    trained = train.fit(
         train.compile_step(setup.step),
         setup.state,
         setup.images,
-        num_steps=options.num_steps,
+        num_steps=config.num_steps,
         batch_size=recipe.batch_size,
         record=lambda state: embed(state.params, state.batch_stats),
         record_at=np.unique(np.r_[0, at.round().astype(int)]),
         progress="animation",
     )
-    shown = np.resize(setup.labels, num_probe)[: options.num_points]
-    return {**run.records, "loss": run.metrics["loss"], "labels": shown}
+    shown = np.resize(setup.labels, num_probe)[: config.num_points]
+    return {**trained.records, "loss": trained.metrics["loss"], "labels": shown}
 
 
 def learned_directions(found: dict[str, np.ndarray], num: int) -> np.ndarray:
@@ -100,69 +103,96 @@ def learned_directions(found: dict[str, np.ndarray], num: int) -> np.ndarray:
     return basis
 
 
-def animate(options: Options, found: dict[str, np.ndarray]) -> None:
-    """Draw the frames and write the file."""
-    import matplotlib.pyplot as plt
-    from matplotlib.animation import FuncAnimation, PillowWriter
+class Scene:
+    """The figure, and what changes in it from frame to frame."""
 
-    steps, eigenvalues = found["step"], found["eigenvalues"]
-    points = found["z"] @ learned_directions(found, 3)
-    with plotting.style(), plt.rc_context({"figure.constrained_layout.use": False}):
-        fig = plt.figure(figsize=(7.2, 3.4))
-        solid: Any = fig.add_axes((-0.02, 0.02, 0.5, 0.96), projection="3d")
-        loss_ax = fig.add_axes((0.63, 0.58, 0.35, 0.36))
-        modes_ax = fig.add_axes((0.63, 0.14, 0.35, 0.36))
-        colors = plt.get_cmap("tab10")(found["labels"] % 10)
-        dots = solid.scatter(*points[0].T, s=7, c=colors, depthshade=False)
+    def __init__(self, config: Config, arrays: Arrays) -> None:
+        import matplotlib.pyplot as plt
+
+        self.steps, self.eigenvalues = arrays["step"], arrays["eigenvalues"]
+        self.points = points = arrays["z"] @ learned_directions(arrays, 3)
+        self.fig = plt.figure(figsize=(7.2, 3.4))
+        self.fig.set_layout_engine("none")
+        solid: Any = self.fig.add_axes((-0.02, 0.02, 0.5, 0.96), projection="3d")
+        loss_ax = self.fig.add_axes((0.63, 0.58, 0.35, 0.36))
+        modes_ax = self.fig.add_axes((0.63, 0.14, 0.35, 0.36))
+        colors = plt.get_cmap("tab10")(arrays["labels"] % 10)
+        self.dots: Any = solid.scatter(*points[0].T, s=7, c=colors, depthshade=False)
         bound = 1.05 * float(np.quantile(np.abs(points), 0.995))
         solid.set(xlim=(-bound, bound), ylim=(-bound, bound), zlim=(-bound, bound))
         for axis, name in zip("xyz", ("first", "second", "third"), strict=True):
             getattr(solid, f"set_{axis}label")(name, labelpad=-8)
         solid.tick_params(labelbottom=False, labelleft=False, labelright=False, length=0)
-        loss_ax.plot(np.arange(1, len(found["loss"]) + 1), found["loss"], color="0.4", lw=0.8)
-        for j, color in enumerate(plotting.mode_colors(eigenvalues.shape[1])):
-            modes_ax.plot(np.maximum(steps, 1), eigenvalues[:, j], color=color, lw=0.9)
+        loss = arrays["loss"]
+        loss_ax.plot(np.arange(1, len(loss) + 1), loss, color="0.4", lw=0.8)
+        for j, color in enumerate(plotting.mode_colors(self.eigenvalues.shape[1])):
+            modes_ax.plot(np.maximum(self.steps, 1), self.eigenvalues[:, j], color=color, lw=0.9)
         for ax in (loss_ax, modes_ax):
             ax.set_xscale("log")
-            ax.set_xlim(options.first_step, steps[-1])
+            ax.set_xlim(config.first_step, self.steps[-1])
         loss_ax.set(ylabel="training loss", xticklabels=[])
         modes_ax.set(ylabel="eigenvalues of $C$", xlabel="step", ylim=(-0.05, 1.3))
-        marks = [ax.axvline(1, color="black", lw=0.8) for ax in (loss_ax, modes_ax)]
-        title = fig.text(0.03, 0.93, "")
+        self.marks = [ax.axvline(1, color="black", lw=0.8) for ax in (loss_ax, modes_ax)]
+        self.solid, self.title = solid, self.fig.text(0.03, 0.93, "")
 
-        def draw(frame: int) -> None:
-            dots._offsets3d = tuple(points[frame].T)
-            solid.view_init(elev=18, azim=-60 + 40 * frame / len(steps))
-            for mark in marks:
-                mark.set_xdata([max(steps[frame], 1)] * 2)
-            learned = int(np.sum(eigenvalues[frame] > 0.5))
-            plural = "" if learned == 1 else "s"
-            title.set_text(f"step {steps[frame]}: {learned} dimension{plural} learned")
+    def show(self, frame: int) -> None:
+        """Move everything to one of the records."""
+        step = self.steps[frame]
+        self.dots._offsets3d = tuple(self.points[frame].T)
+        self.solid.view_init(elev=18, azim=-60 + 40 * frame / len(self.steps))
+        for mark in self.marks:
+            mark.set_xdata([max(step, 1)] * 2)
+        learned = int(np.sum(self.eigenvalues[frame] > 0.5))
+        plural = "" if learned == 1 else "s"
+        self.title.set_text(f"step {step}: {learned} dimension{plural} learned")
 
-        # The last frame stays for a while.
-        frames = [*range(len(steps)), *[len(steps) - 1] * 15]
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        draft = options.out.with_name(f"partial-{options.out.name}")
-        movie = FuncAnimation(fig, draw, frames=frames)
-        movie.save(
-            draft, writer=PillowWriter(fps=max(1, round(len(frames) / options.seconds))), dpi=110
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """The last frame."""
+    scene = Scene(config, arrays)
+    scene.show(len(scene.steps) - 1)
+    return scene.fig
+
+
+def movie(config: Config, arrays: Arrays, folder: Path) -> Path:
+    """All frames."""
+    import matplotlib.pyplot as plt
+    from matplotlib.animation import FuncAnimation, PillowWriter
+
+    scene = Scene(config, arrays)
+    # The last frame stays for a while.
+    frames = [*range(len(scene.steps)), *[len(scene.steps) - 1] * 15]
+    writer = PillowWriter(fps=max(1, round(len(frames) / config.seconds)))
+    draft = folder / "partial-embeddings.gif"
+    FuncAnimation(scene.fig, scene.show, frames=frames).save(draft, writer=writer, dpi=110)
+    plt.close(scene.fig)
+    return draft.replace(folder / "embeddings.gif")
+
+
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    """That what it shows happens."""
+    passed = arrays["eigenvalues"][:, :3] > 0.5
+    first = arrays["step"][np.argmax(passed, axis=0)]
+    return [
+        claims.above(
+            "a line, a plane, a solid: how many times as many steps each takes as the one before, "
+            "at least",
+            "Fig. 1 (D)",
+            expected=1.1,
+            measured=float(np.min(first[1:] / first[:-1])),
         )
-        plt.close(fig)
-    draft.replace(options.out)
+    ]
 
 
-def main(options: Options) -> None:
-    """Train and draw; what a user can mend is one line."""
-    least = 4 * resnet_small_init.CPU.barlow_twins.dim
-    try:
-        require(options, at_least={"num_frames": 2, "num_points": least})
-        animate(options, follow(options))
-    except (OSError, ValueError, FloatingPointError) as error:
-        sys.exit(f"animation: {error}")
-    except KeyboardInterrupt:
-        sys.exit("animation: interrupted")
-    print(options.out)
-
+EXPERIMENT = Experiment(
+    "animation",
+    __doc__ or "",
+    {"cpu": Config(), "paper": Config()},
+    run,
+    plot,
+    check,
+    movie=movie,
+)
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m experiments.animation", description=__doc__))
+    command(EXPERIMENT)

@@ -8,7 +8,9 @@ smaller batch. Hours are from the counted operations at the rate given by --tflo
 take from a step timed on your device.
 """
 
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,5 +105,11 @@ def _take(config: _training.Config, recipe: Recipe, options: Options) -> str:
     return f"{2 * options.batch / seconds:.1f} views/s, loss {float(metrics.loss):.4g}"
 
 
+def command(args: Sequence[str] | None = None) -> int:
+    """The program; returns the exit status."""
+    main(tyro.cli(Options, prog="python -m experiments.dry_run", description=__doc__, args=args))
+    return 0
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Options, prog="python -m experiments.dry_run", description=__doc__))
+    sys.exit(command())

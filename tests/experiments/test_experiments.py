@@ -5,6 +5,7 @@ import dataclasses
 import html
 import importlib
 import json
+import re
 import subprocess
 import sys
 
@@ -96,7 +97,7 @@ def test_a_failing_claim_is_said_and_counts_under_strict(tmp_path, capsys):
     assert _run.main(experiment, [*args, "--strict"]) == 1
 
 
-def test_claims_table(tmp_path, capsys):
+def test_claims_table(tmp_path, capsys, monkeypatch):
     assert claims_table.main(tmp_path) == 1
     assert "run `make figures` first" in capsys.readouterr().err
     for name in ("cpu", "cpu.partial"):
@@ -105,6 +106,8 @@ def test_claims_table(tmp_path, capsys):
         claims.save(tmp_path / "one" / name / "claims.json", [claim])
     assert claims_table.main(tmp_path) == 0
     assert "1 of 1 claims hold." in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert command(["claims"]) == 1
 
 
 def learned_one_by_one():
@@ -127,12 +130,32 @@ def test_directions_come_in_the_order_in_which_they_are_learned():
         animation.learned_directions(found, 4)
 
 
-def test_an_animation_has_a_frame_for_each_step(tmp_path):
-    options = animation.Options(out=tmp_path / "a" / "b.gif", seconds=1.0)
-    animation.animate(options, learned_one_by_one()[0])
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.gif"]
-    with Image.open(tmp_path / "a" / "b.gif") as movie:
+def test_an_animation_is_a_result_like_others(tmp_path):
+    arrays = learned_one_by_one()[0]
+    out = tmp_path / "here"
+    experiment = animation.EXPERIMENT._replace(run=lambda config: arrays)
+    assert _run.main(experiment, ["--seconds", "1", "--out", str(out), "--strict"]) == 0
+    assert {path.name for path in out.iterdir()} == FILES | {"embeddings.gif"}
+    with Image.open(out / "embeddings.gif") as movie:
         assert movie.n_frames >= 4  # equal ones at the end may be one that lasts longer
+    assert results.load(out).config.seconds == 1
+
+
+def test_an_animation_is_of_a_network_in_training(tmp_path, monkeypatch):
+    """Of a small one: what is recorded, and that too few dimensions are said to be too few."""
+    recipe = dataclasses.replace(
+        animation.resnet_small_init.CPU.barlow_twins, dim=3, batch_size=16, hidden=(8,)
+    )
+    small = dataclasses.replace(animation.resnet_small_init.CPU, barlow_twins=recipe)
+    monkeypatch.setattr(animation.resnet_small_init, "CPU", small)
+    args = ["--num-points", "20", "--num-frames", "3", "--num-steps", "4"]
+    with pytest.raises(ValueError, match="0 dimensions were learned: give a larger num_steps"):
+        _run.main(animation.EXPERIMENT, [*args, "--out", str(tmp_path / "here")])
+    with np.load(tmp_path / "here.partial" / "arrays.npz") as found:
+        assert found["z"].shape == (3, 20, 3)
+        assert found["step"].tolist() == [0, 2, 4]
+    with pytest.raises(ValueError, match="num_points must be >= 12, got 2"):
+        _run.main(animation.EXPERIMENT, ["--num-points", "2", "--out", str(tmp_path / "here")])
 
 
 def test_results_are_read_back_and_drawn_anew(tmp_path, capsys):
@@ -171,10 +194,13 @@ def test_settings_survive_json(tmp_path, name):
 def test_list_names_every_experiment(capsys):
     assert command(["list"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert set(TARGETS) < set(lines)
+    assert set(lines) == {*TARGETS, "dry_run"}
     assert lines["faster_losses"].startswith("Figure 9: ")
+    with pytest.raises(SystemExit, match="0"):
+        command(["run", "dry_run", "--help"])
+    assert "--tflops" in capsys.readouterr().out
     assert command(["run", "nothing"]) == 2
-    assert "one of element_dynamics, " in capsys.readouterr().err
+    assert "one of animation, dry_run, " in capsys.readouterr().err
     assert command([]) == 2
 
 
@@ -253,6 +279,7 @@ def test_missing_data(tmp_path):
 
 
 TARGETS = {
+    "animation": "animation",
     "element_dynamics": "fig6",
     "embedding_alignment": "tables",
     "faster_losses": "fig9",
@@ -333,3 +360,4 @@ def test_help(commands, tmp_path, name):
     status, _, errors = commands(tmp_path / "wrong", name, "--preset", "gpu")
     assert status == 2
     assert "paper" in errors
+    assert re.search(r"--preset \{cpu,paper[a-z_,]*\}", shown)
