@@ -1,11 +1,14 @@
 """The project itself: what importing costs, what is public, what `make` offers."""
 
+import argparse
 import configparser
+import functools
 import importlib
 import inspect
 import os
 import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,8 +17,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+import tyro
 
 import sslstep
+from experiments import __main__ as experiments_main
+from experiments import _run, dry_run, results
 from sslstep import nn
 
 ROOT = Path(__file__).parents[1]
@@ -202,9 +208,131 @@ def test_the_examples_of_the_readme_run() -> None:
     assert names["kernel"].shape == (80, 80)
 
 
-def test_readme_commands_exist() -> None:
-    block = re.search(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert block
-    commands = [line.split("#")[0].split() for line in block[1].splitlines()]
-    assert commands == [["make", "figures"], ["make", "test"]]
-    assert {"figures", "test"} <= set(make_targets())
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+VARIABLES = {"ARGS", "DATA", "DATA_DIR", "NAME", "PRESET", "PYTHON", "VENV"}
+PROGRAM = re.compile(r"python -m ((?:experiments|benchmarks)\b|sslstep\.train\.tensorboard)(.*)")
+
+
+def documented() -> tuple[list[str], list[str]]:
+    """Of all pages: commands, in blocks and within sentences, and options that stand alone."""
+    lines: set[str] = set()
+    for page in PAGES:
+        text = page.read_text()
+        fences = re.findall(r"^```(.*?)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        lines.update(line for kind, block in fences if kind == "sh" for line in block.splitlines())
+        rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        lines.update(" ".join(code.split()) for code in re.findall(r"`([^`]+)`", rest))
+    plain = {line.split(" #")[0].strip() for line in lines}
+    commands = {line for line in plain if line.startswith("make ") or PROGRAM.search(line)}
+    return sorted(commands), sorted(line for line in plain if line.startswith("--"))
+
+
+COMMANDS, OPTIONS = documented()
+
+
+class ParsedError(Exception):
+    """Raised in place of what would be done after the command line is read."""
+
+
+def read_command_line(program: str, words: list[str]) -> None:
+    """Let a program read its command line and no more: it ends with SystemExit if it is wrong."""
+    examples = {"NAME": "linear_model", "FOLDER": "here", "...": "here", "$seed;": "0"}
+    words = [examples.get(word, word) for word in words if word != "done"]
+    package, _, name = program.partition(".")
+    if package == "experiments" and not name and words[0] in ("list", "claims", "report"):
+        assert words[1:] == []
+        return
+    if package == "experiments" and not name and words[0] == "run":
+        name, *words = words[1:]
+    if package == "experiments" and name == "claims":
+        assert words == []
+    elif package == "experiments" and name == "dry_run":
+        tyro.cli(dry_run.Options, args=words)
+    elif package == "experiments" and name:
+        experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+        _run._parse(experiment, words)
+    elif package == "experiments":
+        assert words[0] == "plot"
+        results.main(words[1:])
+    else:
+        module = importlib.import_module(program if name else f"{package}.__main__")
+        sys.argv = ["program", *words]
+        module.main()
+
+
+@pytest.fixture
+def only_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`argparse` reads command lines, and nothing is done with them."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_args(self: argparse.ArgumentParser, *args: object) -> None:
+        parse(self, *args)  # type: ignore[call-overload]
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+
+
+@functools.cache
+def accepted(line: str) -> bool:
+    """Whether a line `... python -m PROGRAM ...` is one that the program understands."""
+    found = PROGRAM.search(line)
+    assert found, line
+    program, _, rest = (found[1] + found[2]).partition(" ")
+    try:
+        read_command_line(program, shlex.split(rest))
+    except ParsedError:
+        return True
+    except SystemExit as exit:
+        return not exit.code  # --help
+    except ImportError:
+        return False
+    return True
+
+
+def test_there_are_documented_commands() -> None:
+    assert len(COMMANDS) > 40
+    assert {"make figures", "make test", "python -m experiments list"} < set(COMMANDS)
+    assert len(OPTIONS) > 20
+
+
+@pytest.mark.usefixtures("only_parsed")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_documented_commands_are_understood(command: str) -> None:
+    """Every command of README and documentation: its target or module, and its options."""
+    if not command.startswith("make "):
+        assert accepted(command), command
+        return
+    words = shlex.split(command)[1:]
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    assert set(given) <= VARIABLES
+    assert {word for word in words if "=" not in word} <= set(make_targets())
+    # The environment need not be there, nor the Python that the reader is told to give.
+    words = [word for word in words if not word.startswith("PYTHON=")]
+    shown = run_make("--dry-run", *words)
+    assert shown.returncode == 0, shown.stderr
+    lines = [line for line in shown.stdout.splitlines() if PROGRAM.search(line)]
+    assert not [line for line in lines if not accepted(line)]
+
+
+@pytest.mark.usefixtures("only_parsed")
+@pytest.mark.parametrize("command", ["make fig1ab ARGS=--sed", "make nothing", "make quick X=1"])
+def test_commands_that_are_wrong_are_noticed(command: str) -> None:
+    with pytest.raises(AssertionError):
+        test_documented_commands_are_understood(command)
+
+
+@pytest.mark.usefixtures("only_parsed")
+def test_documented_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that stand alone in a sentence belong to some experiment or benchmark."""
+    for name in experiments_main.experiments():
+        experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+        for preset in experiment.presets:
+            with pytest.raises(SystemExit):
+                _run._parse(experiment, ["--preset", preset, "--help"])
+    for path in sorted((ROOT / "benchmarks").glob("bench_*.py")):
+        assert accepted(f"python -m benchmarks.{path.stem} --help")
+    known = set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
+    for line in OPTIONS:
+        named = {word for word in line.split() if word.startswith("--")}
+        assert named <= known, line
