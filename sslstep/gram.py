@@ -13,6 +13,7 @@ result is symmetric to the last bit.
 
 # ruff: noqa: PT028 (test_train is no test)
 
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -291,7 +292,8 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
     neural_tangents needs it only for the NNGP kernel.
 
     Args:
-        kernel_fn: the kernel function; its result may have an attribute ``ntk`` or ``nngp``.
+        kernel_fn: the kernel function, of ``(x1, x2=None)`` or, where x2 has no default, of two
+            sets of points; its result may have an attribute ``ntk`` or ``nngp``.
         kernel: which of them is meant.
 
     Returns:
@@ -299,6 +301,7 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
 
     Raises:
         ValueError: if ``kernel_fn`` is not a function, or ``kernel`` is unknown.
+        TypeError: from the function, if what ``kernel_fn`` returns is no array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -317,11 +320,26 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
     if kernel not in ("nngp", "ntk"):
         raise ValueError(f"kernel must be 'nngp' or 'ntk', got {kernel!r}.")
 
+    needs_both = _needs_both(kernel_fn)
+
     def array_kernel_fn(x1: ArrayLike, x2: ArrayLike | None = None) -> Any:
-        result = kernel_fn(x1, x2)
-        return getattr(result, kernel, result)
+        result = kernel_fn(x1, x1 if x2 is None and needs_both else x2)
+        array = getattr(result, kernel, result)
+        if not hasattr(array, "shape"):
+            raise TypeError(f"kernel_fn must return an array, got a {type(array).__name__}.")
+        return array
 
     return array_kernel_fn
+
+
+def _needs_both(kernel_fn: Callable[..., Any]) -> bool:
+    """Whether its second argument has no default, and so may not be None."""
+    try:
+        parameters = list(inspect.signature(kernel_fn).parameters.values())[:2]
+    except (TypeError, ValueError):  # some callables do not say
+        return False
+    named = [parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters]
+    return len(parameters) == 2 and all(named) and parameters[1].default is inspect.Parameter.empty
 
 
 def _matrix(

@@ -314,6 +314,11 @@ def gradient_flow_ssl(
         *,
         view: Literal[0, 1] | None = None,
     ) -> Float[Array, "... n_out d"]:
+        """Embeddings at effective time t ≥ 0, None for the end of training.
+
+        Of new points ``x_test``, shape (..., n_test, d), the dimensions of t first; of the training
+        pairs [X, X'], (..., 2n, d), where it is None. ``view`` says which of TwoTowers' kernels.
+        """
         if t is None:
             values = final_singular_values(modes)
         elif aligned is None:

@@ -152,6 +152,8 @@ def fit(
         )
     if record_steps and record is None:
         raise ValueError("record_at says when to record, but record, what to measure, is missing.")
+    if record is not None and not record_steps:
+        raise ValueError("record says what to measure, but record_at, when, is missing or empty.")
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(images)}
     if len(sizes) != 1:
         raise ValueError(f"images must be arrays of one length, got lengths {sorted(sizes)}.")
@@ -204,9 +206,15 @@ def fit(
                     shown |= files.record(done, record(step.fetch(here)))
                 if asked := _anyone(signals.received):
                     checkpoint(done)
+                    end = "and saved: the same call goes on from here."
+                    if folder is None:
+                        end = "and lost: without a folder nothing is kept."
+                    message = f"stopped at step {done} of {num_steps} by "
+                    message += f"{signal.Signals(asked).name}, {end}"
+                    if writer:
+                        _log.warning(message)  # it ends the program, which prints no status
                     raise Interrupted(
-                        f"stopped at step {done} of {num_steps} by {signal.Signals(asked).name}, "
-                        f"and saved: the same call goes on from here.",
+                        message,
                         128 + asked,
                     )
                 if done % checkpoint_every == 0 or done == num_steps:

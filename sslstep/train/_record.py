@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Real
 from sslstep import _check
 from sslstep.losses import _batch
 from sslstep.measure import spectrum
-from sslstep.train._step import Network, TrainState
+from sslstep.train._step import Network, TrainState, forward_in_training
 
 __all__ = ["embed_in_batches", "make_record", "require_views"]
 
@@ -34,7 +34,7 @@ def embed_in_batches(
     def embed(batch):
         if not train:
             return tuple(network.apply(variables, batch, train=False))
-        (h, z), _ = network.apply(variables, batch, train=True, mutable=["batch_stats"])
+        (h, z), _ = forward_in_training(network, variables, batch)
         return h, z
 
     h, z = jax.lax.map(embed, batches)

@@ -20,16 +20,49 @@ class Network(Protocol):
     """What can be trained: :class:`sslstep.nn.Encoder`, or anything else with these two methods.
 
     A flax.linen module has them, if its ``__call__(x, *, train, axis_name=None)`` returns a pair
-    (h, z), of which z, shape ``(n, d)``, is the embedding.
+    (h, z): hidden representations, and embeddings of shape ``(n, d)``. It draws no random numbers,
+    so it cannot have dropout.
+
+    Example:
+        Without flax, two functions:
+
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from sslstep import losses, train
+        >>> class TwoLayers:
+        ...     def init(self, key, x, train=False):
+        ...         first, second = jax.random.split(key)
+        ...         u = jax.random.normal(first, (x.shape[1], 32)) * x.shape[1] ** -0.5
+        ...         return {"params": {"u": u, "w": jax.random.normal(second, (32, 3)) * 32**-0.5}}
+        ...
+        ...     def apply(self, variables, x, *, train, axis_name=None, mutable=False):
+        ...         h = jax.nn.relu(x @ variables["params"]["u"])
+        ...         z = h @ variables["params"]["w"]
+        ...         return ((h, z), {}) if mutable else (h, z)
+        >>> network, sgd = TwoLayers(), optax.sgd(0.01)
+        >>> x = jax.random.normal(jax.random.key(0), (8, 5))
+        >>> def noisy(keys, x):
+        ...     noise = jax.vmap(lambda key: jax.random.normal(key, (2, 5)))(keys)
+        ...     return x + noise[:, 0], x + noise[:, 1]
+        >>> step = train.make_step(network, losses.simplified_barlow_twins, sgd, noisy)
+        >>> state, metrics = step(train.init_state(jax.random.key(1), network, sgd, x), x)
+        >>> int(state.step)
+        1
     """
 
     @property
     def init(self) -> Callable[..., Any]:
-        """``init(key, x, train=False)``, the initial variables."""
+        """``init(key, x, train=False)``: the variables, ``{"params": ...}`` and what else it has.
+
+        Running averages are under ``batch_stats``; other collections are not trained with.
+        """
 
     @property
     def apply(self) -> Callable[..., Any]:
-        """``apply(variables, x, train=..., axis_name=..., mutable=...)``, as flax's."""
+        """``apply(variables, x, *, train, axis_name, mutable)``, as flax's.
+
+        It gives (h, z); with ``mutable=["batch_stats"]`` the pair of that and a dictionary, of
+        new running averages under ``batch_stats`` or empty.
+        """
 
 
 class TrainState(NamedTuple):
@@ -185,9 +218,7 @@ def make_step(
 
         def forward(stats, x):
             variables = {"params": params, "batch_stats": stats} if stats else {"params": params}
-            (_, z), updated = network.apply(
-                variables, x, train=True, axis_name=axis_name, mutable=["batch_stats"]
-            )
+            (_, z), updated = forward_in_training(network, variables, x, axis_name=axis_name)
             return z, updated.get("batch_stats", stats)
 
         if joint_views:
@@ -259,6 +290,23 @@ def make_step(
         return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
 
     return step
+
+
+def forward_in_training(network: Network, variables: Any, x: Any, **settings: Any) -> Any:
+    """((h, z), updated) of a network whose batch norms use the batch's own statistics."""
+    found = network.apply(variables, x, train=True, mutable=["batch_stats"], **settings)
+    for part, wanted in (
+        (found, "((h, z), updated) when called with mutable"),
+        (found[0] if _is_pair(found) else None, "(h, z), hidden representations and embeddings"),
+    ):
+        if not _is_pair(part):
+            shown = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), part)
+            raise ValueError(f"network.apply must return {wanted}, got, as shapes, {shown}.")
+    return found
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2
 
 
 def _sample_keys(state: TrainState, num: int, axis_name: AxisName) -> Array:
