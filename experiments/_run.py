@@ -181,8 +181,7 @@ def command(experiment: Experiment[C], args: Sequence[str] | None = None) -> NoR
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"{experiment.name}: {error}")
     except train.Interrupted as interrupted:
-        print(f"{experiment.name}: {interrupted}", file=sys.stderr)
-        sys.exit(interrupted.code)
+        sys.exit(interrupted.code)  # it has said why
     except KeyboardInterrupt:
         sys.exit(f"{experiment.name}: interrupted; earlier results are as they were")
 

@@ -1,6 +1,7 @@
 """Kernel matrices block by block: the work behind `sslstep.gram`."""
 
 import contextlib
+import inspect
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
 from sslstep import _check
@@ -18,6 +19,21 @@ from sslstep import _check
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 Samples = Array | np.ndarray
+
+
+def as_samples(x: ArrayLike) -> Samples:
+    """An array; one in a memory-mapped file stays there, to be read block by block."""
+    return x if isinstance(x, jax.Array | np.ndarray) else np.asarray(x)
+
+
+def needs_both(kernel_fn: Callable[..., Any]) -> bool:
+    """Whether its second argument has no default, and so may not be None."""
+    try:
+        parameters = list(inspect.signature(kernel_fn).parameters.values())[:2]
+    except (TypeError, ValueError):  # some callables do not say
+        return False
+    named = [parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters]
+    return len(parameters) == 2 and all(named) and parameters[1].default is inspect.Parameter.empty
 
 
 class Task(NamedTuple):

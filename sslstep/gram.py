@@ -13,7 +13,6 @@ result is symmetric to the last bit.
 
 # ruff: noqa: PT028 (test_train is no test)
 
-import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -320,7 +319,7 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
     if kernel not in ("nngp", "ntk"):
         raise ValueError(f"kernel must be 'nngp' or 'ntk', got {kernel!r}.")
 
-    needs_both = _needs_both(kernel_fn)
+    needs_both = _blocks.needs_both(kernel_fn)
 
     def array_kernel_fn(x1: ArrayLike, x2: ArrayLike | None = None) -> Any:
         result = kernel_fn(x1, x1 if x2 is None and needs_both else x2)
@@ -330,16 +329,6 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
         return array
 
     return array_kernel_fn
-
-
-def _needs_both(kernel_fn: Callable[..., Any]) -> bool:
-    """Whether its second argument has no default, and so may not be None."""
-    try:
-        parameters = list(inspect.signature(kernel_fn).parameters.values())[:2]
-    except (TypeError, ValueError):  # some callables do not say
-        return False
-    named = [parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters]
-    return len(parameters) == 2 and all(named) and parameters[1].default is inspect.Parameter.empty
 
 
 def _matrix(
@@ -383,7 +372,7 @@ def _pair_tasks(
             f"x and x_prime must have one shape, got {_check.shape_of(x)} and "
             f"{_check.shape_of(x_prime)}: views of different kinds need TwoTowers."
         )
-    both = _as_samples(x), _as_samples(x_prime)
+    both = _blocks.as_samples(x), _blocks.as_samples(x_prime)
     on_device = any(isinstance(value, jax.Array) for value in both)
     return [_task(kernel_fn, (jnp if on_device else np).concatenate(both))], 2 * num
 
@@ -391,13 +380,8 @@ def _pair_tasks(
 def _task(
     kernel_fn: KernelFn, x1: ArrayLike, x2: ArrayLike | None = None, row: int = 0, column: int = 0
 ) -> _blocks.Task:
-    x2 = None if x2 is None else _as_samples(x2)
-    return _blocks.Task(as_kernel_fn(kernel_fn), _as_samples(x1), x2, row, column)
-
-
-def _as_samples(x: ArrayLike) -> _blocks.Samples:
-    """An array; one in a memory-mapped file stays there, to be read block by block."""
-    return x if isinstance(x, jax.Array | np.ndarray) else np.asarray(x)
+    x2 = None if x2 is None else _blocks.as_samples(x2)
+    return _blocks.Task(as_kernel_fn(kernel_fn), _blocks.as_samples(x1), x2, row, column)
 
 
 def _num(name: str, x: ArrayLike) -> int:

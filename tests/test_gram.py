@@ -231,6 +231,19 @@ def test_wrong_input(unchecked, call, message):
         call(samples(5))
 
 
+def test_a_kernel_of_two_sets_of_points(dtype):
+    """Without a default for the second, which then is never None."""
+
+    def required(x1, x2):
+        return rational(x1, x2)
+
+    x, x_prime = samples(5, 0, dtype), samples(5, 1, dtype)
+    for call in (lambda k: gram.matrix(k, x), lambda k: gram.pairs(k, x, x_prime)):
+        np.testing.assert_allclose(call(required), call(rational), rtol=10 * eps_of(x))
+    with pytest.raises(TypeError, match="kernel_fn must return an array, got a list"):
+        gram.matrix(lambda x1, x2=None: [1.0], x)
+
+
 def test_the_operator_can_be_traced(dtype):
     """A kernel's product inside a compiled algorithm, its blocks unrolled."""
     x, v = samples(5, 0, dtype), jnp.asarray(samples(5, 1, dtype))

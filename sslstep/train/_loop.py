@@ -1,6 +1,7 @@
 """A run of training: steps, records, checkpoints, and whatever may interrupt them."""
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from sslstep.train._order import batch_indices
 from sslstep.train._step import TrainState
 
 __all__ = ["Fit", "Interrupted", "fit"]
+
+_log = logging.getLogger(__name__)
 
 
 class Fit(NamedTuple):
@@ -206,11 +209,10 @@ def fit(
                     shown |= files.record(done, record(step.fetch(here)))
                 if asked := _anyone(signals.received):
                     checkpoint(done)
-                    end = "and saved: the same call goes on from here."
-                    if folder is None:
-                        end = "and lost: without a folder nothing is kept."
-                    message = f"stopped at step {done} of {num_steps} by "
-                    message += f"{signal.Signals(asked).name}, {end}"
+                    saved = "saved: the same call goes on from here"
+                    kept = "lost, as there is no folder" if folder is None else saved
+                    by = signal.Signals(asked).name
+                    message = f"stopped at step {done} of {num_steps} by {by}, and {kept}."
                     if writer:
                         _log.warning(message)  # it ends the program, which prints no status
                     raise Interrupted(

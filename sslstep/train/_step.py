@@ -295,13 +295,12 @@ def make_step(
 def forward_in_training(network: Network, variables: Any, x: Any, **settings: Any) -> Any:
     """((h, z), updated) of a network whose batch norms use the batch's own statistics."""
     found = network.apply(variables, x, train=True, mutable=["batch_stats"], **settings)
-    for part, wanted in (
-        (found, "((h, z), updated) when called with mutable"),
-        (found[0] if _is_pair(found) else None, "(h, z), hidden representations and embeddings"),
-    ):
-        if not _is_pair(part):
-            shown = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), part)
-            raise ValueError(f"network.apply must return {wanted}, got, as shapes, {shown}.")
+    if not (_is_pair(found) and _is_pair(found[0])):
+        shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
+        raise ValueError(
+            f"network.apply, called with mutable, must return ((h, z), updated): hidden "
+            f"representations and embeddings, and new averages, {{}} without any; got {shapes}."
+        )
     return found
 
 

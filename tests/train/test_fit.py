@@ -94,7 +94,7 @@ def test_asked_to_stop_it_saves_and_says_so(undisturbed, tmp_path, number):
     assert_same(folder, undisturbed)
 
 
-def test_the_signal_is_a_system_exit_with_a_message(tmp_path):
+def test_the_signal_is_a_system_exit_with_a_message(tmp_path, caplog):
     def stop(state):
         if int(state.step) == 15:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -102,6 +102,9 @@ def test_the_signal_is_a_system_exit_with_a_message(tmp_path):
 
     with pytest.raises(train.Interrupted, match="stopped at step 15 of 30 by SIGTERM, and saved"):
         training.fit(tmp_path / "run", 30, record=stop)
+    assert "the same call goes on from here" in caplog.text  # the program ends without a traceback
+    with pytest.raises(train.Interrupted, match="and lost, as there is no folder"):
+        training.fit(None, 30, record=stop)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # as it was before
 
 
@@ -311,3 +314,8 @@ def test_keys_of_other_kinds_survive_a_checkpoint(tmp_path):
     )
     assert found["half"].dtype == jnp.bfloat16
     assert train.Checkpoints(tmp_path / "empty").latest(tree) is None
+
+
+def test_a_record_needs_times():
+    with pytest.raises(ValueError, match="record_at, when, is missing or empty"):
+        training.fit(None, 15, record_at=())

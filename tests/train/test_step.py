@@ -54,6 +54,26 @@ class WithoutBatchNorm:
         return (z, z), {}
 
 
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (lambda z: (z, {}), r"\(\(2, 3\), \{\}\)"),
+        (lambda z: (z, z), r"\(\(2, 3\), \(2, 3\)\)"),
+        (lambda z: z, r"\(2, 3\)"),
+    ],
+)
+def test_what_a_network_returns_is_checked(returned, got):
+    """The embeddings of two images would otherwise be taken for (h, z)."""
+
+    class Wrong(WithoutBatchNorm):
+        def apply(self, *args, **kwargs):
+            return returned(super().apply(*args, **kwargs)[0][1])
+
+    state = training.state(network=Wrong())
+    with pytest.raises(ValueError, match=rf"must return \(\(h, z\), updated\).*got {got}"):
+        training.make_step(network=Wrong())(state, training.images(2))
+
+
 @pytest.mark.parametrize("parts", [2, 8])
 @pytest.mark.parametrize("loss", [losses.barlow_twins, losses.vicreg, losses.simclr])
 def test_microbatches_have_the_whole_batch_s_gradient(parts, loss):
