@@ -288,9 +288,19 @@ def test_where_eigenvalues_settle_in_small_batches(x64):
     assert abs(best - n / (n + d + 1)) < 4 * error
 
 
+@pytest.mark.parametrize("loss", [losses.barlow_twins, losses.vicreg])
+def test_constant_dimensions_want_an_epsilon(x64, loss):
+    z, z_prime = embeddings(0)
+    z = z.at[:, 1].set(0.5)
+    gradient = jax.grad(loss)
+    assert np.isfinite(np.asarray(gradient(z, z_prime))).all()
+    assert np.isnan(np.asarray(gradient(z, z_prime, eps=0.0))).any()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: losses.vicreg(jnp.ones((3, 2)), jnp.ones((3, 2)), eps=-1.0), "eps must be >= 0"),
         (lambda: losses.barlow_twins(jnp.ones(3), jnp.ones(3)), r"z must be a matrix .*\(n, d\)"),
         (lambda: losses.barlow_twins(jnp.ones((3, 2)), jnp.ones((4, 2))), "one shape"),
         (lambda: losses.barlow_twins(jnp.ones((0, 2)), jnp.ones((0, 2))), "z is empty"),

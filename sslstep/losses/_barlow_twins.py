@@ -34,7 +34,8 @@ def barlow_twins(
             over the batch: :math:`(z - \bar z) / \sqrt{\mathrm{var} + \epsilon}`, with the biased
             variance (divided by n) and without learned scale and shift.
         symmetrise: whether C is replaced by :math:`(C + C^\top) / 2`.
-        eps: ε of the batch norm; traced.
+        eps: ε ≥ 0 of the batch norm; traced. At 0 a dimension that is constant over the batch makes
+            the loss NaN.
         axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:

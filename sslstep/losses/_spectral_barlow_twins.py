@@ -44,7 +44,7 @@ def spectral_barlow_twins(
             that is infinite at zero gives infinite gradients there.
         batch_norm: whether each dimension of each view is first brought to mean 0 and variance 1,
             as in :func:`barlow_twins`. The eigenvalues' sum is then at most d.
-        eps: ε of the batch norm; traced.
+        eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
         axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
@@ -97,7 +97,7 @@ def sharpened_barlow_twins(
         z_prime: embeddings of the other view of the same samples, same shape.
         softening: δ > 0; traced.
         batch_norm: as in :func:`spectral_barlow_twins`.
-        eps: ε of the batch norm; traced.
+        eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
         axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
@@ -146,7 +146,7 @@ def smoothed_barlow_twins(
         z_prime: embeddings of the other view of the same samples, same shape.
         leak: ε in [0, 1]; traced.
         batch_norm: as in :func:`spectral_barlow_twins`.
-        eps: ε of the batch norm; traced.
+        eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
         axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
@@ -196,7 +196,7 @@ def hinge_barlow_twins(
         z_prime: embeddings of the other view of the same samples, same shape.
         width: w in [0, 1), half the width of the basin; traced.
         batch_norm: as in :func:`spectral_barlow_twins`.
-        eps: ε of the batch norm; traced.
+        eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
         axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
@@ -244,7 +244,7 @@ def quartic_barlow_twins(
         z: embeddings of one view, shape ``(n, d)``.
         z_prime: embeddings of the other view of the same samples, same shape.
         batch_norm: as in :func:`spectral_barlow_twins`.
-        eps: ε of the batch norm; traced.
+        eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
         axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:

@@ -51,7 +51,7 @@ def vicreg(
         invariance: λ ≥ 0; traced.
         variance: μ ≥ 0; traced.
         covariance: ν ≥ 0; traced.
-        eps: added to the variances under the root; traced.
+        eps: as in :func:`vicreg_terms`; traced.
         axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
@@ -95,7 +95,8 @@ def vicreg_terms(
     Args:
         z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
-        eps: ε; traced.
+        eps: ε ≥ 0; traced. At 0 a dimension that is constant over the batch makes the gradient NaN,
+            as the root has no slope there.
         axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
