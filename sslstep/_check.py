@@ -6,6 +6,7 @@ a traced function even operations on concrete arrays are traced, unless told oth
 `ensure_compile_time_eval`.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -102,6 +103,20 @@ def require_symmetric(name: str, value: Any, hint: str = "") -> None:
             f"{name} must be symmetric: |{name} - {name}.T| reaches {gap:.3g} where |{name}| "
             f"reaches {scale:.3g}.{hint}"
         )
+
+
+def require_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Raise if the value is none of those allowed."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def require_increasing(name: str, values: Any, *, strict: bool = True) -> None:
+    """Raise if concrete numbers, in a row, do not increase (or, if not strict, decrease)."""
+    if is_concrete(values):
+        differences = np.diff(np.asarray(values))
+        require_at_least(f"the differences of {name}", differences, 0.0, strict=strict)
 
 
 def require_at_least(name: str, value: Any, bound: float, *, strict: bool = False) -> None:

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_HIGHEST = jax.lax.Precision.HIGHEST
+#: The precision of a product's own dtype: by default accelerators use less.
+HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def matmul(a: Array, b: Array) -> Array:
     """A matrix product in the precision of its dtype: by default accelerators use less."""
-    return jnp.matmul(a, b, precision=_HIGHEST)
+    return jnp.matmul(a, b, precision=HIGHEST)
 
 
 def rounding(eigenvalues: Float[Array, " k"], factor: float) -> Float[Array, ""]:
@@ -30,12 +31,12 @@ def _eigh_descending_jvp(primals, tangents):
     eigenvalues, eigenvectors = eigh_descending(matrix)
     tangent = (tangent + tangent.T) / 2
     inner = jnp.matmul(
-        jnp.matmul(eigenvectors.T, tangent, precision=_HIGHEST), eigenvectors, precision=_HIGHEST
+        jnp.matmul(eigenvectors.T, tangent, precision=HIGHEST), eigenvectors, precision=HIGHEST
     )
     gaps = eigenvalues[None, :] - eigenvalues[:, None]
     # eigh spreads an eigenvalue of multiplicity m over some sqrt(m) eps of the largest (measured: 8
     # at m = 5, 30 at m = 300).
     tied = jnp.abs(gaps) <= rounding(eigenvalues, 8 + 4 * matrix.shape[0] ** 0.5)
     couplings = jnp.where(tied, 0, inner / jnp.where(tied, 1, gaps))
-    eigenvectors_dot = jnp.matmul(eigenvectors, couplings, precision=_HIGHEST)
+    eigenvectors_dot = jnp.matmul(eigenvectors, couplings, precision=HIGHEST)
     return (eigenvalues, eigenvectors), (jnp.diagonal(inner), eigenvectors_dot)

@@ -316,8 +316,7 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
         raise ValueError(
             f"kernel_fn must be one function of (x1, x2=None), got a {type(kernel_fn).__name__}."
         )
-    if kernel not in ("nngp", "ntk"):
-        raise ValueError(f"kernel must be 'nngp' or 'ntk', got {kernel!r}.")
+    _check.require_one_of("kernel", kernel, ("nngp", "ntk"))
 
     needs_both = _blocks.needs_both(kernel_fn)
 

@@ -223,7 +223,7 @@ def test_values_that_are_not_finite_are_located():
             lambda x: gram.test_train(gram.TwoTowers(rational, rational), x, x, x),
             "view must be 0",
         ),
-        (lambda x: gram.as_kernel_fn(rational, "ntkk"), "kernel must be 'nngp' or 'ntk'"),
+        (lambda x: gram.as_kernel_fn(rational, "ntkk"), "kernel must be one of 'nngp', 'ntk'"),
     ],
 )
 def test_wrong_input(unchecked, call, message):

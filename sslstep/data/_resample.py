@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sslstep._linalg import HIGHEST
+
 __all__ = ["apply_separable", "blur_matrix", "blur_radius", "crop_box", "resize_matrix"]
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 
 # On GPUs and TPUs the default rounds to 10 or 8 bits, coarser than a byte's steps.
-_EXACT = jax.lax.Precision.HIGHEST
 
 
 def crop_box(
@@ -89,6 +90,6 @@ def apply_separable(
     rows: Float[Array, "n out h"], columns: Float[Array, "n out w"], images: Float[Array, "n h w c"]
 ) -> Float[Array, "n out out c"]:
     """Both matrices of each image applied, along its rows first, clipped to [0, 1] each time."""
-    wide = jnp.einsum("now,nhwc->nhoc", columns, images, precision=_EXACT)
+    wide = jnp.einsum("now,nhwc->nhoc", columns, images, precision=HIGHEST)
     wide = jnp.clip(wide, 0.0, 1.0)
-    return jnp.clip(jnp.einsum("noh,nhpc->nopc", rows, wide, precision=_EXACT), 0.0, 1.0)
+    return jnp.clip(jnp.einsum("noh,nhpc->nopc", rows, wide, precision=HIGHEST), 0.0, 1.0)

@@ -1,12 +1,12 @@
 """Where images come from: embedded photographs, TFDS's CIFAR-10 and STL-10, a folder of files."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from sslstep import _check
 from sslstep.data import _folder, _patches, _prepared
 from sslstep.data._errors import DatasetNotFoundError
 
@@ -85,8 +85,7 @@ def load(
     """
     if name == "photos":
         return photos(split, 32 if size is None else size)
-    if name not in _PREPARED:
-        raise ValueError(f"name must be one of photos, {', '.join(_PREPARED)}, got {name!r}.")
+    _check.require_one_of("name", name, ("photos", *_PREPARED))
     if size not in (None, _PREPARED[name].side):
         raise ValueError(f"size of {name} is {_PREPARED[name].side}, got {size}.")
     return _prepared_split(name, split, data_dir)
@@ -119,12 +118,8 @@ def photos(split: str = "train", size: int = 32) -> Dataset:
         >>> images.shape, label_names[:3]
         ((810, 96, 96, 3), ('astronaut', 'chelsea', 'coffee'))
     """
-    if split not in _patches.SPLITS:
-        raise ValueError(
-            f"split of photos must be one of {_listed(_patches.SPLITS)}, got {split!r}"
-        )
-    if size not in _patches.STRIDES:
-        raise ValueError(f"size of photos must be one of {_listed(_patches.STRIDES)}, got {size}.")
+    _check.require_one_of("split of photos", split, _patches.SPLITS)
+    _check.require_one_of("size of photos", size, _patches.STRIDES)
     patches = _patches.cut(split, size)
     return Dataset(
         np.stack([patch.pixels for patch in patches]),
@@ -210,12 +205,7 @@ def image_folder(folder: str | Path, size: int) -> Dataset:
 
 def _prepared_split(name: str, split: str, data_dir: str | Path | None) -> Dataset:
     known = _PREPARED[name]
-    if split.partition("[")[0] not in known.splits:
-        raise ValueError(f"split of {name} must be one of {_listed(known.splits)}, got {split!r}.")
+    _check.require_one_of(f"split of {name}", split.partition("[")[0], known.splits)
     folder = None if data_dir is None else Path(data_dir)
     images, labels = _prepared.read(_prepared.Request(name, split, known.side, folder))
     return Dataset(images, labels, known.label_names)
-
-
-def _listed(choices: Iterable[object]) -> str:
-    return ", ".join(map(str, choices))

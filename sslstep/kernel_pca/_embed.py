@@ -3,13 +3,12 @@ r"""From modes of a kernel to embeddings: the final ones and those along trainin
 from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real, UInt32
 
 from sslstep import _check, gram, linear
-from sslstep._linalg import rounding
+from sslstep._linalg import HIGHEST, rounding
 from sslstep.kernel_pca._modes import (
     KernelModes,
     PrincipalModes,
@@ -25,8 +24,6 @@ __all__ = [
     "gradient_flow_ssl",
     "learned_kernel",
 ]
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def final_singular_values(modes: KernelModes) -> Float[Array, " k"]:
@@ -99,7 +96,7 @@ def embed(
     _check.require_finite("k_test_train", k_test_train)
     k_test_train = _check.as_float("k_test_train", k_test_train)
     coefficients = modes.coefficients.astype(k_test_train.dtype)
-    features = jnp.matmul(k_test_train, coefficients, precision=_HIGHEST)
+    features = jnp.matmul(k_test_train, coefficients, precision=HIGHEST)
     return _scale(modes, features, singular_values, rotation)
 
 
@@ -179,7 +176,7 @@ def align(modes: KernelModes, initial: Float[ArrayLike, "N d"]) -> linear.Aligne
     _check.require_finite("initial", initial)
     initial = _check.as_float("initial", initial)
     coefficients = modes.coefficients[:, :dim].astype(initial.dtype)
-    images = jnp.matmul(initial.T, coefficients, precision=_HIGHEST)
+    images = jnp.matmul(initial.T, coefficients, precision=HIGHEST)
     # In the modes' own coordinates: their functions are orthonormal, as eigenvectors of Γ are.
     basis = linear.Modes(modes.eigenvalues[:dim], jnp.eye(dim, dtype=initial.dtype))
     return linear.align(images, basis)
@@ -220,7 +217,7 @@ def learned_kernel(
         )
     a = embed(modes, k_a, singular_values)
     b = a if k_b is None else embed(modes, k_b, singular_values)
-    return jnp.matmul(a, b.T, precision=_HIGHEST)
+    return jnp.matmul(a, b.T, precision=HIGHEST)
 
 
 def gradient_flow_ssl(
@@ -364,4 +361,4 @@ def _scale(
         raise ValueError(
             f"rotation must have shape {(values.shape[-1],) * 2}, got {rotation.shape}."
         )
-    return jnp.matmul(scaled, rotation.T, precision=_HIGHEST)
+    return jnp.matmul(scaled, rotation.T, precision=HIGHEST)

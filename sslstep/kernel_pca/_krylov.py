@@ -23,7 +23,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array
 
-_HIGHEST = jax.lax.Precision.HIGHEST
+from sslstep._linalg import HIGHEST
 
 
 class ConvergenceError(RuntimeError):
@@ -373,12 +373,12 @@ def _orthonormal(block: Array) -> Array:
 
 @jax.jit
 def _inner(a: Array, b: Array) -> Array:
-    return jnp.matmul(a.T, b, precision=_HIGHEST)
+    return jnp.matmul(a.T, b, precision=HIGHEST)
 
 
 @jax.jit
 def _times(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=_HIGHEST)
+    return jnp.matmul(a, b, precision=HIGHEST)
 
 
 @jax.jit

@@ -11,12 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Real, UInt32
 
 from sslstep import _check
-from sslstep._linalg import eigh_descending
+from sslstep._linalg import HIGHEST, eigh_descending
 from sslstep.kernel_pca import _krylov
 
 __all__ = ["KernelModes", "PrincipalModes", "contrastive_modes", "principal_modes"]
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 #: A kernel over 2n samples: an array, on the host, on one device, or with its rows on several; or
 #: a function from a block v of shape (2n, b) to K̃ v.
@@ -220,12 +219,11 @@ def _require_kernel(kernel: Kernel, size: int | None, size_name: str) -> int:
 def _leading_modes(
     kernel: Kernel, size: int, dim: int, options: _Options, involution: Callable[[Array], Array]
 ) -> KernelModes:
+    _check.require_one_of("solver", options.solver, ("krylov", "dense"))
     if options.solver == "dense":
         if callable(kernel):
             raise ValueError("solver='dense' needs the kernel as an array, got a function.")
         return _dense(kernel, dim, involution)
-    if options.solver != "krylov":
-        raise ValueError(f"solver must be 'krylov' or 'dense', got {options.solver!r}.")
     if not _check.is_concrete(kernel):
         raise ValueError(
             "solver='krylov' runs until it has converged and cannot be traced by jit, vmap or "
@@ -266,7 +264,7 @@ def _as_function(kernel: Kernel, dtype: Any) -> tuple[Callable[[Array], Array], 
 
 @jax.jit
 def _multiply(kernel: Array, v: Array) -> Array:
-    return jnp.matmul(kernel, v, precision=_HIGHEST)
+    return jnp.matmul(kernel, v, precision=HIGHEST)
 
 
 def _multiply_rows(kernel: np.ndarray, v: Array, block_bytes: float = 2.0**28) -> Array:
@@ -310,13 +308,13 @@ def _dense_modes(
     root = jnp.where(positive, jnp.sqrt(jnp.where(positive, spectrum, 1)), 0)
     factor = vectors * root[None, :]
     turned = involution(factor)
-    projected = jnp.matmul(factor.T, turned, precision=_HIGHEST) / size
+    projected = jnp.matmul(factor.T, turned, precision=HIGHEST) / size
     gammas, y = eigh_descending((projected + projected.T) / 2)
     usable = jnp.abs(gammas) > negligible * jnp.abs(gammas).max()
     gammas, y, usable = jnp.where(usable, gammas, 0)[:dim], y[:, :dim], usable[:dim]
     scaled = y * jnp.where(usable, 1 / jnp.where(usable, size * gammas, 1), 0)[None, :]
-    coefficients = jnp.matmul(turned, scaled, precision=_HIGHEST)
-    image = jnp.matmul(kernel, coefficients, precision=_HIGHEST)
+    coefficients = jnp.matmul(turned, scaled, precision=HIGHEST)
+    image = jnp.matmul(kernel, coefficients, precision=HIGHEST)
     norms = (
         jnp.linalg.norm(a, axis=0)
         for a in (involution(image) - coefficients * (size * gammas)[None, :], coefficients)

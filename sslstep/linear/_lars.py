@@ -1,7 +1,6 @@
 r"""How many steps LARS takes along the way of gradient flow."""
 
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
@@ -60,8 +59,7 @@ def lars_steps(
             f"t must have shape (T,), eigenvalues and initial one shape (d,), got "
             f"{_check.shape_of(t)}, {shapes[0]} and {shapes[1]}."
         )
-    if _check.is_concrete(t):
-        _check.require_at_least("the differences of t", np.diff(np.asarray(t)), 0.0)
+    _check.require_increasing("t", t, strict=False)
     t, gamma, start, rate = _check.as_floats(t, eigenvalues, initial, relative_rate)
     s = singular_value(t[:, None], gamma[None, :], start[None, :])
     gradient = 4 * (1 - gamma[None, :] * s**2) * gamma[None, :] * s

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key, Real, UInt32
 
 from sslstep import _check
+from sslstep._linalg import HIGHEST
 from sslstep.linear._dynamics import singular_value
 from sslstep.linear._modes import Modes, leading_modes, require_weights
 
@@ -24,8 +25,6 @@ __all__ = [
     "initial_singular_values",
     "small_init_trajectory",
 ]
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Aligned(NamedTuple):
@@ -141,7 +140,7 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
     weights = _check.as_float("weights", weights)
     leading = leading_modes(modes, weights.shape[0])
     # QR of a matrix of size α is exact to relative rounding whatever α: no rescaling is needed.
-    q, r = jnp.linalg.qr(jnp.matmul(weights, leading.eigenvectors, precision=_HIGHEST))
+    q, r = jnp.linalg.qr(jnp.matmul(weights, leading.eigenvectors, precision=HIGHEST))
     diagonal = jnp.diagonal(r)
     signs = jnp.where(diagonal < 0, -1, 1).astype(r.dtype)
     return Aligned(q * signs[None, :], diagonal * signs)
@@ -189,7 +188,7 @@ def small_init_trajectory(
             jnp.asarray(t)[..., None], leading.eigenvalues, initial, learning_rate=learning_rate
         )
         return jnp.einsum(
-            "ij,...j,kj->...ik", rotation, values, leading.eigenvectors, precision=_HIGHEST
+            "ij,...j,kj->...ik", rotation, values, leading.eigenvectors, precision=HIGHEST
         )
 
     return trajectory

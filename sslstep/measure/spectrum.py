@@ -99,9 +99,7 @@ def step_times(
     _check.require_finite("eigenvalues", eigenvalues)
     values = _check.as_float("eigenvalues", eigenvalues)
     times = jnp.asarray(times, values.dtype)
-    if _check.is_concrete(times):
-        steps = np.diff(np.asarray(times))
-        _check.require_at_least("the differences of times", steps, 0.0, strict=True)
+    _check.require_increasing("times", times)
     risen = values >= jnp.asarray(threshold, values.dtype)
     after = jnp.argmax(risen, axis=0)
     before = jnp.maximum(after - 1, 0)
@@ -251,10 +249,7 @@ def histogram(
     values = _check.as_float("eigenvalues", eigenvalues)
     if len(_check.shape_of(edges)) != 1 or _check.shape_of(edges)[0] < 2:
         raise ValueError(f"edges must be a vector of at least 2, got {_check.shape_of(edges)}.")
-    if _check.is_concrete(edges):
-        _check.require_at_least(
-            "the differences of edges", np.diff(np.asarray(edges)), 0.0, strict=True
-        )
+    _check.require_increasing("edges", edges)
     edges = jnp.asarray(edges, values.dtype)
     bins = edges.shape[0] - 1
     place = jnp.searchsorted(edges, values, side="right") - 1

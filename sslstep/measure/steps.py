@@ -234,9 +234,9 @@ def growth_rate(
             f"{np.shape(times)}."
         )
     _check.require_at_least("eigenvalues", values, 0.0, strict=True)
-    _check.require_at_least("the differences of at", np.diff(places), 0.0, strict=True)
+    _check.require_increasing("at", places)
     known = np.asarray(times, float)
-    _check.require_at_least("the differences of times", np.diff(known), 0.0, strict=True)
+    _check.require_increasing("times", known)
     if places.size and not known[0] <= places[0] <= places[-1] <= known[-1]:
         raise ValueError(
             f"at must lie within times, {known[0]:g} to {known[-1]:g}, got {places[0]:g} to "

@@ -79,10 +79,7 @@ class MLP(linen.Module):
     def __post_init__(self) -> None:
         for name in ("dim", "width", "depth"):
             _check.require_at_least(name, getattr(self, name), 1)
-        if self.parameterization not in ("ntk", "standard"):
-            raise ValueError(
-                f'parameterization must be "ntk" or "standard", got {self.parameterization!r}.'
-            )
+        _check.require_one_of("parameterization", self.parameterization, ("ntk", "standard"))
         if self.weight_std is not None:
             _check.require_at_least("weight_std", self.weight_std, 0.0, strict=True)
         if isinstance(self.bias_std, str):

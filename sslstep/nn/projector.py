@@ -191,12 +191,11 @@ def simclr_head(
         >>> nn.simclr_head(128, (2048,), variant="plain").batch_norm
         False
     """
+    _check.require_one_of("variant", variant, ("tensorflow", "plain"))
     if variant == "tensorflow":
         return Projector(tuple(hidden), dim, output_batch_norm=True, **settings)
-    if variant == "plain":
-        settings = {"hidden_bias": True, "output_bias": True, **settings}
-        return Projector(tuple(hidden), dim, batch_norm=False, **settings)
-    raise ValueError(f'variant must be "tensorflow" or "plain", got {variant!r}.')
+    settings = {"hidden_bias": True, "output_bias": True, **settings}
+    return Projector(tuple(hidden), dim, batch_norm=False, **settings)
 
 
 class Encoder(linen.Module):

@@ -86,10 +86,8 @@ class ResNet(linen.Module):
             raise ValueError("stage_sizes must hold the number of blocks of each stage, got none.")
         _check.require_at_least("stage_sizes", self.stage_sizes, 1)
         _check.require_at_least("width", self.width, 1)
-        if self.block not in ("basic", "bottleneck"):
-            raise ValueError(f'block must be "basic" or "bottleneck", got {self.block!r}.')
-        if self.stem not in _STEMS:
-            raise ValueError(f"stem must be one of {', '.join(_STEMS)}, got {self.stem!r}.")
+        _check.require_one_of("block", self.block, ("basic", "bottleneck"))
+        _check.require_one_of("stem", self.stem, _STEMS)
         super().__post_init__()
 
     @linen.compact

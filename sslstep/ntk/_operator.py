@@ -59,8 +59,7 @@ def operator(
         Array([[5., 2.],
                [2., 1.]], dtype=float32)
     """
-    if kind not in ("scalar", "trace"):
-        raise ValueError(f'kind must be "scalar" or "trace", got {kind!r}.')
+    _check.require_one_of("kind", kind, ("scalar", "trace"))
     x = _arguments.samples("x", x)
     _arguments.require_floating(params)
     params = jax.tree.map(jnp.asarray, params)

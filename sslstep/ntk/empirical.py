@@ -17,7 +17,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from sslstep import _xla
+from sslstep import _check, _xla
 from sslstep.ntk import _arguments, _contraction, _program
 from sslstep.ntk._operator import operator
 
@@ -104,8 +104,7 @@ def ntk(
         Array([[5., 2.],
                [2., 1.]], dtype=float32)
     """
-    if kind not in ("scalar", "trace", "full"):
-        raise ValueError(f'kind must be "scalar", "trace" or "full", got {kind!r}.')
+    _check.require_one_of("kind", kind, ("scalar", "trace", "full"))
     x1 = _arguments.samples("x1", x1)
     other = x1 if x2 is None else _arguments.samples("x2", x2)
     if x1.shape[1:] != other.shape[1:]:

@@ -271,8 +271,8 @@ def _network(
     activation: str,
 ) -> _layers.Network:
     _check.require_at_least("num_blocks" if layers == "residual" else "depth", blocks or 0, 1)
-    _require_one_of("parameterization", parameterization, ("ntk", "standard"))
-    _require_one_of("activation", activation, _layers.ACTIVATIONS)
+    _check.require_one_of("parameterization", parameterization, ("ntk", "standard"))
+    _check.require_one_of("activation", activation, _layers.ACTIVATIONS)
     if isinstance(bias_std, str) and bias_std != "fan_in":
         raise ValueError(f"bias_std must be None, a number or 'fan_in', got {bias_std!r}.")
     bias = bias_std if bias_std is None or isinstance(bias_std, str) else "fixed"
@@ -294,8 +294,8 @@ def _with_images(
 ) -> _layers.Network:
     _check.require_at_least("filter_size", filter_size, 1)
     _check.require_at_least("strides", strides, 1)
-    _require_one_of("padding", padding, ("CIRCULAR", "SAME", "VALID"))
-    _require_one_of("pool", pool, ("average", "flatten"))
+    _check.require_one_of("padding", padding, ("CIRCULAR", "SAME", "VALID"))
+    _check.require_one_of("pool", pool, ("average", "flatten"))
     return network._replace(filter_size=filter_size, strides=strides, padding=padding, pool=pool)
 
 
@@ -306,7 +306,7 @@ def _kernel_fn(
     bias_std: ArrayLike | str | None,
     init_scale: ArrayLike,
 ) -> KernelFn:
-    _require_one_of("kernel", kernel, ("nngp", "ntk"))
+    _check.require_one_of("kernel", kernel, ("nngp", "ntk"))
     if weight_std is None:
         weight_std = 2**0.5 if network.parameterization == "ntk" else 3**-0.5
     if bias_std is None or isinstance(bias_std, str):
@@ -386,8 +386,3 @@ def _require_representable(dtype: np.dtype, kernel: str, largest: float, rest: f
             f"({rest:.3g} at most) would be rounded away in {dtype}: give float64 inputs, with x64 "
             f"enabled, or leave output_bias=False."
         )
-
-
-def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
-from sslstep import _xla
+from sslstep import _check, _xla
 from sslstep.train._step import Metrics, Step, TrainState
 
 __all__ = ["CompiledStep", "compile_step"]
@@ -182,8 +182,7 @@ def compile_step(
     devices = jax.devices() if devices is None else list(devices)
     if parallel is None:
         parallel = "jit" if len(devices) == 1 else "pmap"
-    if parallel not in ("jit", "pmap", "shard_map"):
-        raise ValueError(f'parallel must be "jit", "pmap" or "shard_map", got {parallel!r}.')
+    _check.require_one_of("parallel", parallel, ("jit", "pmap", "shard_map"))
     if parallel == "jit" and len(devices) != 1:
         raise ValueError(f'parallel="jit" is for one device, and devices has {len(devices)}.')
     if not any(device.process_index == jax.process_index() for device in devices):

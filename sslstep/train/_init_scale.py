@@ -61,8 +61,7 @@ def choose_init_scale(
         >>> 0.01 < train.choose_init_scale(jax.random.key(0), network, x, x_prime) < 1.0
         True
     """
-    if measure not in ("correlation", "covariance"):
-        raise ValueError(f'measure must be "correlation" or "covariance", got {measure!r}.')
+    _check.require_one_of("measure", measure, ("correlation", "covariance"))
     size = x.shape[0] if batch_size is None else batch_size
     require_views(x, x_prime, size)
     _check.require_at_least("target", target, 0.0, strict=True)

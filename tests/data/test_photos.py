@@ -228,7 +228,9 @@ def test_photograph_missing(
 
 
 def test_unknown_split_or_size() -> None:
-    with pytest.raises(ValueError, match="split of photos must be one of train, test, got 'all'"):
+    with pytest.raises(
+        ValueError, match="split of photos must be one of 'train', 'test', got 'all'"
+    ):
         data.photos("all")
     with pytest.raises(ValueError, match="size of photos must be one of 32, 96, got 64"):
         data.photos("train", 64)

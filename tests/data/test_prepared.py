@@ -154,11 +154,15 @@ def test_load_finds_them(write: Any, tmp_path: Path) -> None:
 
 
 def test_load_knows_what_there_is() -> None:
-    with pytest.raises(ValueError, match="must be one of photos, cifar10, stl10, got 'mnist'"):
+    with pytest.raises(
+        ValueError, match="must be one of 'photos', 'cifar10', 'stl10', got 'mnist'"
+    ):
         data.load("mnist")
-    with pytest.raises(ValueError, match="split of cifar10 must be one of train, test, got 'unl"):
+    with pytest.raises(
+        ValueError, match="split of cifar10 must be one of 'train', 'test', got 'unl"
+    ):
         data.load("cifar10", "unlabelled")
-    with pytest.raises(ValueError, match="one of train, test, unlabelled, got 'valid"):
+    with pytest.raises(ValueError, match="one of 'train', 'test', 'unlabelled', got 'valid"):
         data.load("stl10", "valid[:10]")
     with pytest.raises(ValueError, match="size of cifar10 is 32, got 96"):
         data.load("cifar10", size=96)

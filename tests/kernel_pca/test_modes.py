@@ -362,7 +362,7 @@ def test_indefinite_kernels_are_named_with_their_values(x64):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "cg"}, "solver must be 'krylov' or 'dense', got 'cg'"),
+        ({"solver": "cg"}, "solver must be one of 'krylov', 'dense', got 'cg'"),
         ({"block_size": 2}, "block_size must be >= 3, got 2"),
         ({"tol": 0.0}, "tol must be > 0"),
         ({"max_iterations": 1}, "max_iterations must be >= 3"),

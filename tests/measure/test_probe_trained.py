@@ -341,7 +341,7 @@ def evaluation(**changed):
         (sgd(features=H[:3]), r"labels must have shape \(3,\).* got \(4,\)"),
         (sgd(batch_size=5), "batch_size must lie between 1 and the 4 samples of features, got 5"),
         (sgd(num_epochs=0), "num_epochs must be >= 1"),
-        (sgd(cosine="never"), 'cosine must be "epoch" or "step", got \'never\''),
+        (sgd(cosine="never"), "cosine must be one of 'epoch', 'step', got 'never'"),
         (sgd(learning_rate=jnp.ones(3)), r"learning_rate must be a scalar, got shape \(3,\)"),
         (sgd(weight_decay=-1.0), "weight_decay must be >= 0"),
         (evaluation(images=IMAGES[0]), r"images must have shape .* got shape \(8, 8, 3\)"),

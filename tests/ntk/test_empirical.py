@@ -276,7 +276,7 @@ def test_operator_is_a_kernel_for_contrastive_modes(x64):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "mean"}, 'kind must be "scalar", "trace" or "full", got \'mean\''),
+        ({"kind": "mean"}, "kind must be one of 'scalar', 'trace', 'full', got 'mean'"),
         ({"memory_limit": 100}, "memory_limit = 100 bytes is too small: it takes"),
         ({"params": jnp.ones((2, 3), int)}, "floating-point arrays: params has dtype int32"),
         ({"params": {}}, "params holds no arrays"),

@@ -97,5 +97,5 @@ def test_what_was_fetched_outlives_the_next_step(parallel):
 def test_what_devices_cannot_share_is_refused(unchecked):
     step = training.compiled(1, "shard_map")
     assert step.num_local == 1
-    with pytest.raises(ValueError, match='parallel must be "jit", "pmap" or "shard_map"'):
+    with pytest.raises(ValueError, match="parallel must be one of 'jit', 'pmap', 'shard_map'"):
         training.compiled(1, "vmap")

@@ -199,7 +199,7 @@ def test_the_chosen_scale_gives_the_eigenvalue(target, measure, unchecked):
     np.testing.assert_allclose(record(state)[measure][0], target, rtol=0.1)
     with pytest.raises(ValueError, match="target = 1e-30 is not reached"):
         train.choose_init_scale(key, training.NETWORK, *views, target=1e-30)
-    with pytest.raises(ValueError, match='measure must be "correlation"'):
+    with pytest.raises(ValueError, match="measure must be one of 'correlation'"):
         train.choose_init_scale(key, training.NETWORK, *views, measure="hidden")
 
 

@@ -152,8 +152,7 @@ def require_valid(name: str, n: int, labels: ArrayLike, rates: Rates, settings: 
             f"batch_size must lie between 1 and the {n} samples of {name}, got "
             f"{settings.batch_size}."
         )
-    if settings.cosine not in ("epoch", "step"):
-        raise ValueError(f'cosine must be "epoch" or "step", got {settings.cosine!r}.')
+    _check.require_one_of("cosine", settings.cosine, ("epoch", "step"))
     for rate, value in rates._asdict().items():
         if _check.shape_of(value):
             raise ValueError(
