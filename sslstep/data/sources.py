@@ -1,5 +1,6 @@
 """Where images come from: embedded photographs, TFDS's CIFAR-10 and STL-10, a folder of files."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,13 +67,13 @@ def load(
 
     Args:
         name: ``"photos"``, ``"cifar10"`` or ``"stl10"``.
-        split: one that the data set has.
+        split: one that the data set has, or a part of one, such as ``"train[:1000]"``.
         size: side of the images in pixels. The photographs come in 32 and 96, of which 32 is the
             default; CIFAR-10 has 32 and STL-10 has 96, and nothing is resized.
         data_dir: as for :func:`cifar10`; the photographs do not need it.
 
     Returns:
-        The whole split.
+        The split, whole unless a part was asked for.
 
     Raises:
         ValueError: if there is no such data set, or it has no such split or size.
@@ -102,14 +103,15 @@ def photos(split: str = "train", size: int = 32) -> Dataset:
     are a fair sample.
 
     Args:
-        split: ``"train"`` or ``"test"``.
+        split: ``"train"`` or ``"test"``, or a part of one, such as ``"train[:1000]"`` or
+            ``"train[50%:]"``.
         size: side of the patches in pixels, 32 or 96.
 
     Returns:
-        6310 training or 2390 test patches of size 32; 810 or 270 of size 96.
+        At most 6310 training or 2390 test patches of size 32; 810 or 270 of size 96.
 
     Raises:
-        ValueError: if there is no such split or size.
+        ValueError: if there is no such split or size, or the part of it is none.
         DatasetNotFoundError: if a photograph is missing from its package.
 
     Example:
@@ -118,9 +120,11 @@ def photos(split: str = "train", size: int = 32) -> Dataset:
         >>> images.shape, label_names[:3]
         ((810, 96, 96, 3), ('astronaut', 'chelsea', 'coffee'))
     """
-    _check.require_one_of("split of photos", split, _patches.SPLITS)
+    name, bracket, part = split.partition("[")
+    _check.require_one_of("split of photos", name, _patches.SPLITS)
     _check.require_one_of("size of photos", size, _patches.STRIDES)
-    patches = _patches.cut(split, size)
+    patches = _patches.cut(name, size)
+    patches = patches[_part(split, bracket + part, len(patches))]
     return Dataset(
         np.stack([patch.pixels for patch in patches]),
         np.array([patch.label for patch in patches], np.int32),
@@ -201,6 +205,25 @@ def image_folder(folder: str | Path, size: int) -> Dataset:
         ((1, 16, 16, 3), [0], ('cats',))
     """
     return Dataset(*_folder.read(Path(folder), size))
+
+
+def _part(split: str, written: str, num: int) -> slice:
+    """What TFDS takes a part of a split of so many images to be, such as [:1000] or [50%:]."""
+    found = re.fullmatch(r"(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", written)
+    if found is None:
+        raise ValueError(
+            f"split {split!r} of photos must be as 'train', 'train[:10]' or 'train[5%:]'."
+        )
+    bounds = []
+    for bound, default in zip(found.groups(), ("0", str(num)), strict=True):
+        text = bound or default
+        place = round(int(text[:-1]) * num / 100) if text.endswith("%") else int(text)
+        if abs(place) > num:
+            raise ValueError(f"split {split!r} of photos is incompatible with {num} images.")
+        bounds.append(place + num if text.startswith("-") else place)
+    if bounds[0] >= bounds[1]:
+        raise ValueError(f"split {split!r} of photos selects no images.")
+    return slice(*bounds)
 
 
 def _prepared_split(name: str, split: str, data_dir: str | Path | None) -> Dataset:

@@ -236,6 +236,41 @@ def test_unknown_split_or_size() -> None:
         data.photos("train", 64)
 
 
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("[:100]", np.s_[:100]),
+        ("[100:250]", np.s_[100:250]),
+        ("[-20:]", np.s_[-20:]),
+        ("[:-20]", np.s_[:-20]),
+        ("[50%:]", np.s_[405:]),
+        ("[-10%:]", np.s_[-81:]),
+        ("[:1%]", np.s_[:8]),
+        ("[:]", np.s_[:]),
+    ],
+)
+def test_parts_of_a_split(part: str, expected: slice, datasets: dict) -> None:
+    images, labels, _ = data.load("photos", f"train{part}", size=96)
+    np.testing.assert_array_equal(images, datasets["train", 96].images[expected])
+    np.testing.assert_array_equal(labels, datasets["train", 96].labels[expected])
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("train[:900]", r"split 'train\[:900\]' of photos is incompatible with 810 images"),
+        ("train[5:5]", "selects no images"),
+        ("train[two]", r"must be as 'train', 'train\[:10\]'"),
+        ("train[3]", "must be as"),
+        ("train[", "must be as"),
+        ("all[:3]", "split of photos must be one of"),
+    ],
+)
+def test_parts_that_are_none(split: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.photos(split, 96)
+
+
 @pytest.mark.parametrize("size", [None, 32, 96])
 def test_load_finds_them(size: int | None, datasets: dict) -> None:
     loaded = data.load("photos", "test", size=size, data_dir="/nowhere")
