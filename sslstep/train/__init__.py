@@ -4,6 +4,7 @@
 or several, :func:`fit` runs it with metrics, records and checkpoints on disk.
 """
 
+from sslstep.simulate import DivergenceError
 from sslstep.train._checkpoints import CheckpointError, Checkpoints, CorruptCheckpointWarning
 from sslstep.train._compile import CompiledStep, compile_step
 from sslstep.train._files import read_run
@@ -21,6 +22,7 @@ __all__ = [
     "CompiledStep",
     "CorruptCheckpointWarning",
     "Descent",
+    "DivergenceError",
     "Fit",
     "Interrupted",
     "Metrics",

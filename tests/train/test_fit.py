@@ -178,6 +178,7 @@ def test_a_full_disk(tmp_path, limit, message):
 
 def test_divergence_names_the_step_the_metrics_and_the_checkpoint(tmp_path):
     step = training.compiled(rate=0.05)
+    assert train.DivergenceError is DivergenceError
     with pytest.raises(DivergenceError) as raised:
         training.fit(tmp_path / "run", 300, step=step, record_at=())
     metrics, _ = train.read_run(tmp_path / "run")
