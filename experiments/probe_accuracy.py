@@ -58,6 +58,7 @@ def run(config: Config, runs: Path) -> Arrays:
 def plot(config: Config, arrays: Arrays) -> Any:
     """Accuracy along training, a panel for each method, and against learned dimensions."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     columns = len(config.methods)
     fig, axes = plt.subplots(
@@ -82,6 +83,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.set_xscale("symlog", linthresh=10)
         ax.set_title(LABELS[method], fontsize=8)
         ax.set_xlabel("step")
+        ax_dims.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax_dims.set_xlabel("dimensions learned")
     for row in axes:
         row[0].set_ylabel("probe accuracy (%)")
