@@ -170,7 +170,6 @@ def _parse(experiment: Experiment[C], args: list[str]) -> Options[C, str]:
         description=experiment.doc,
         args=args,
         default=options(default, preset),
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 

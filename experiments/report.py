@@ -106,12 +106,14 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
         [
             html.escape(claim.statement),
             html.escape(claim.where),
-            *(f"{number:.4g}" for number in (claim.expected, claim.measured, claim.tolerance)),
+            f"{claim.measured:.4g}",
+            html.escape(f"{claim.relation} {claim.expected:.4g}"),
+            f"{claim.tolerance:.4g}",
             "yes" if claim.holds else "NO",
         ]
         for claim in made
     ]
-    head = ["claim", "where", "expected", "measured", "tolerance", "holds"]
+    head = ["claim", "where", "measured", "expected", "tolerance", "holds"]
     parts.append(_table(head, rows, fails=[not claim.holds for claim in made]))
     for name, title in (("table.md", "table"), ("config.json", "settings")):
         if (folder / name).is_file():

@@ -91,14 +91,14 @@ def main(args: Sequence[str]) -> int:
         description="Draw a result's figures and table anew from its arrays; nothing is run.",
     )
     parser.add_argument("folder", type=Path, help="of results, such as results/mlp/cpu")
-    parser.add_argument("--out", type=Path, help="an existing folder for the files (default: same)")
+    parser.add_argument("--out", type=Path, help="folder for the files (default: the same)")
     options = parser.parse_args(args)
     try:
         found = load(options.folder)
+        out = options.out or options.folder
+        out.mkdir(parents=True, exist_ok=True)
         with _run.precision(found.config):
-            paths = _run.draw(
-                found.experiment, found.config, found.arrays, options.out or options.folder
-            )
+            paths = _run.draw(found.experiment, found.config, found.arrays, out)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     print(*paths, sep="\n")

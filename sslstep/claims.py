@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 __all__ = ["Claim", "above", "below", "close", "load", "save", "table"]
 
@@ -24,6 +24,8 @@ class Claim(NamedTuple):
         measured: the measured value.
         tolerance: how far ``measured`` may lie from ``expected``, on the side or sides that count.
         holds: whether it does.
+        relation: on which side the measured value must lie: ``"="``, both within the tolerance;
+            ``"<="``, at most so far above the expected one; ``">="``, at most so far below.
     """
 
     statement: str
@@ -32,6 +34,7 @@ class Claim(NamedTuple):
     measured: float
     tolerance: float
     holds: bool
+    relation: Literal["=", "<=", ">="] = "="
 
 
 def close(
@@ -44,7 +47,7 @@ def close(
         >>> claims.close("pi is 3.14", "-", expected=3.14, measured=3.1416, tolerance=0.01).holds
         True
     """
-    return _claim(statement, where, expected, measured, tolerance, abs(measured - expected))
+    return _claim(statement, where, expected, measured, tolerance, "=")
 
 
 def below(
@@ -59,7 +62,7 @@ def below(
         >>> claims.below("the error vanishes", "-", measured=1e-7, tolerance=1e-6).holds
         True
     """
-    return _claim(statement, where, expected, measured, tolerance, measured - expected)
+    return _claim(statement, where, expected, measured, tolerance, "<=")
 
 
 def above(
@@ -72,13 +75,16 @@ def above(
         >>> claims.above("ten modes are learned", "-", expected=10, measured=9).holds
         False
     """
-    return _claim(statement, where, expected, measured, tolerance, expected - measured)
+    return _claim(statement, where, expected, measured, tolerance, ">=")
 
 
-def _claim(statement, where, expected, measured, tolerance, excess) -> Claim:
+def _claim(statement, where, expected, measured, tolerance, relation) -> Claim:
+    above = measured - expected
+    excess = {"=": abs(above), "<=": above, ">=": -above}[relation]
     # A NaN or an infinite measurement never holds.
     holds = math.isfinite(measured) and excess <= tolerance
-    return Claim(statement, where, float(expected), float(measured), float(tolerance), bool(holds))
+    numbers = float(expected), float(measured), float(tolerance)
+    return Claim(statement, where, *numbers, bool(holds), relation)
 
 
 def save(path: str | Path, claims: Sequence[Claim]) -> None:
@@ -131,17 +137,18 @@ def table(groups: Iterable[tuple[str, Sequence[Claim]]]) -> str:
         >>> claim = claims.below("the error vanishes", "Eq. 10", measured=2e-8, tolerance=1e-6)
         >>> print(claims.table([("a run", [claim])]))
         a run
-                            expected   measured  tolerance  where
-          yes                      0      2e-08      1e-06  Eq. 10
+                         measured      expected  tolerance  where
+          yes               2e-08 <=          0      1e-06  Eq. 10
                 the error vanishes
         1 of 1 claims hold.
     """
     lines, held, total = [], 0, 0
     for title, claims in groups:
-        lines += [title, f"  {'':16}{'expected':>10} {'measured':>10} {'tolerance':>10}  where"]
+        lines += [title, f"  {'':13}{'measured':>10}    {'expected':>10} {'tolerance':>10}  where"]
         for claim in claims:
-            numbers = f"{claim.expected:>10.4g} {claim.measured:>10.4g} {claim.tolerance:>10.3g}"
-            lines.append(f"  {'yes' if claim.holds else 'NO':16}{numbers}  {claim.where}")
+            numbers = f"{claim.measured:>10.4g} {claim.relation:>2} {claim.expected:>10.4g} "
+            numbers += f"{claim.tolerance:>10.3g}"
+            lines.append(f"  {'yes' if claim.holds else 'NO':13}{numbers}  {claim.where}")
             lines.append(f"        {claim.statement}")
             held, total = held + claim.holds, total + 1
     lines.append(f"{held} of {total} claims hold.")

@@ -43,6 +43,8 @@ def test_save_and_load(tmp_path):
     text = claims.table([("one", back), ("two", [])])
     assert "1 of 3 claims hold." in text
     assert text.count("  NO ") == 2
+    assert "        2 >=          1          0  Eq. 3" in text
+    assert "inf <=          0        0.1  Eq. 2" in text
 
 
 @pytest.mark.parametrize("text", ["", "{}x", '[{"statement": "s"}]', '["s"]', "3"])

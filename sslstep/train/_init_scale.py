@@ -1,5 +1,6 @@
 """The paper's way to choose the scale of the initial parameters."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -26,11 +27,12 @@ def choose_init_scale(
     measure: Literal["correlation", "covariance"] = "correlation",
     batch_size: int | None = None,
     bounds: tuple[float, float] = (1e-3, 1.0),
+    where: Callable[[str], bool] | None = None,
 ) -> float:
     r"""The α at which the top eigenvalue of the initial embeddings has a given size.
 
     Solves :math:`\lambda_1(\alpha) = \mathrm{target}`, where :math:`\lambda_1` is measured on the
-    pairs with every initial parameter multiplied by α (:func:`sslstep.nn.scale_init`). Appendix D.2
+    pairs with initial parameters multiplied by α (:func:`sslstep.nn.scale_init`). Appendix D.2
     proposes targets of about 1e-3 for Barlow Twins and VICReg and 1e-6 for SimCLR: small enough for
     clear steps, and large enough not to wait for the first one longer than one must.
 
@@ -44,6 +46,7 @@ def choose_init_scale(
             embeddings, for other losses (Appendix D.4).
         batch_size: how many pass through the network at once, in training mode. Default: all.
         bounds: between which α is sought.
+        where: which parameters are scaled, as :func:`sslstep.nn.scale_init` takes it. Default: all.
 
     Returns:
         α, to 1%.
@@ -71,7 +74,7 @@ def choose_init_scale(
 
     @jax.jit
     def top_eigenvalue(init_scale):
-        scaled = variables | {"params": nn.scale_init(variables["params"], init_scale)}
+        scaled = variables | {"params": nn.scale_init(variables["params"], init_scale, where)}
         z, z_prime = (embed_in_batches(network, scaled, view, size)[1] for view in (x, x_prime))
         if measure == "covariance":
             return spectrum.eigenvalues(jnp.concatenate([z, z_prime]))[0]

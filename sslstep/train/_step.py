@@ -113,6 +113,7 @@ def init_state(
     x: Float[Array, "n ..."],
     *,
     init_scale: Real[ArrayLike, ""] = 1.0,
+    where: Callable[[str], bool] | None = None,
 ) -> TrainState:
     r"""The state before the first step.
 
@@ -121,8 +122,8 @@ def init_state(
         network: the network.
         optimizer: the optimiser.
         x: inputs as the network will see them, which tell their shape; one is enough.
-        init_scale: α, by which :func:`sslstep.nn.scale_init` multiplies every initial parameter;
-            traced. Scale a part of them in ``state.params`` yourself, before the first step.
+        init_scale: α, by which :func:`sslstep.nn.scale_init` multiplies initial parameters; traced.
+        where: which of them, as that function takes it. Default: all.
 
     Returns:
         The state.
@@ -139,7 +140,7 @@ def init_state(
     """
     key_params, key_steps = jax.random.split(key)
     variables = network.init(key_params, x[:1], train=False)
-    params = nn.scale_init(variables["params"], init_scale)
+    params = nn.scale_init(variables["params"], init_scale, where)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

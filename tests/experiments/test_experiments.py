@@ -172,6 +172,8 @@ def test_results_are_read_back_and_drawn_anew(tmp_path, capsys):
     assert command(["plot", str(folder)]) == 0
     assert capsys.readouterr().out.split() == [str(folder / f"figure.{e}") for e in ("png", "pdf")]
     assert (folder / "figure.png").is_file()
+    assert command(["plot", str(folder), "--out", str(tmp_path / "new" / "place")]) == 0
+    assert (tmp_path / "new" / "place" / "figure.pdf").is_file()
 
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"of_old": 1}))

@@ -203,6 +203,22 @@ def test_the_chosen_scale_gives_the_eigenvalue(target, measure, unchecked):
         train.choose_init_scale(key, training.NETWORK, *views, measure="hidden")
 
 
+def test_choose_init_scale_of_a_part():
+    """Of a linear last layer the eigenvalue goes as α²."""
+    key, network = jax.random.key(0), WithoutBatchNorm()
+    views = training.VIEWS(jax.random.split(jax.random.key(1), 64), training.images(64))
+    of_output = {"where": lambda path: "output" in path}
+    scale = train.choose_init_scale(key, network, *views, target=1e-3, **of_output)
+    start = {"init_scale": scale, **of_output}
+    state = train.init_state(key, network, optax.sgd(0.1), views[0], **start)
+    record = train.make_record(network, *views, batch_size=64)
+    assert float(record(state)["correlation"][0]) == pytest.approx(1e-3, rel=0.05)
+    full = train.init_state(key, network, optax.sgd(0.1), views[0])
+    assert float(record(full)["correlation"][0]) * scale**2 == pytest.approx(1e-3, rel=0.05)
+    for name, layer in full.params.items():
+        assert np.array_equal(state.params[name]["kernel"], layer["kernel"]) == (name != "output")
+
+
 def test_choose_init_scale_at_simclr_s_target():
     """1e-6, of the covariance, of a head with biases and without batch norm (Appendix D.2)."""
     backbone = nn.ResNet(stage_sizes=(1,), width=4, stem="small_stride2")
