@@ -46,8 +46,8 @@ class Projector(linen.Module):
     ``output_bn/scale``.
 
     Attributes:
-        hidden: the width of each hidden layer; may be empty.
         dim: embedding dimension d.
+        hidden: the width of each hidden layer; may be empty.
         hidden_bias: whether hidden layers have the biases :math:`b_l`.
         batch_norm: whether hidden layers have batch norm.
         output_bias: whether the last layer has a bias.
@@ -56,19 +56,19 @@ class Projector(linen.Module):
             shorter.
 
     Raises:
-        ValueError: if a size is below 1.
+        ValueError: if a size is below 1, or ``dim`` no single number.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from sslstep import nn
-        >>> projector = nn.Projector(hidden=(32,), dim=4)
+        >>> projector = nn.Projector(4, (32,))
         >>> variables = projector.init(jax.random.key(0), jnp.ones((5, 16)), train=False)
         >>> projector.apply(variables, jnp.ones((5, 16)), train=False).shape
         (5, 4)
     """
 
-    hidden: Sequence[int]
     dim: int
+    hidden: Sequence[int]
     hidden_bias: bool = False
     batch_norm: bool = True
     output_bias: bool = False
@@ -76,8 +76,10 @@ class Projector(linen.Module):
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self) -> None:
-        _check.require_at_least("hidden", self.hidden, 1)
+        if _check.shape_of(self.dim):
+            raise ValueError(f"dim must be one number, before hidden, got {self.dim}.")
         _check.require_at_least("dim", self.dim, 1)
+        _check.require_at_least("hidden", self.hidden, 1)
         super().__post_init__()
 
     @linen.compact
@@ -131,7 +133,7 @@ def barlow_twins_head(
         >>> nn.barlow_twins_head(512, (2048,)).hidden_bias
         False
     """
-    return Projector(tuple(hidden), dim, **settings)
+    return Projector(dim, tuple(hidden), **settings)
 
 
 def vicreg_head(
@@ -154,7 +156,7 @@ def vicreg_head(
         >>> nn.vicreg_head(128, (512, 512)).hidden_bias
         True
     """
-    return Projector(tuple(hidden), dim, hidden_bias=True, **settings)
+    return Projector(dim, tuple(hidden), hidden_bias=True, **settings)
 
 
 def simclr_head(
@@ -193,9 +195,9 @@ def simclr_head(
     """
     _check.require_one_of("variant", variant, ("tensorflow", "plain"))
     if variant == "tensorflow":
-        return Projector(tuple(hidden), dim, output_batch_norm=True, **settings)
+        return Projector(dim, tuple(hidden), output_batch_norm=True, **settings)
     settings = {"hidden_bias": True, "output_bias": True, **settings}
-    return Projector(tuple(hidden), dim, batch_norm=False, **settings)
+    return Projector(dim, tuple(hidden), batch_norm=False, **settings)
 
 
 class Encoder(linen.Module):

@@ -76,7 +76,7 @@ def test_heads_are_their_definition(x64, head, train):
 def test_several_hidden_layers_or_none(x64):
     h = np.random.default_rng(0).normal(size=(12, 6))
     for hidden in ((), (7, 3)):
-        projector = nn.Projector(hidden, 4, dtype=jnp.float64)
+        projector = nn.Projector(4, hidden, dtype=jnp.float64)
         variables = dict(projector.init(jax.random.key(0), jnp.asarray(h), train=False))
         variables.setdefault("batch_stats", {})
         z = projector.apply(variables, jnp.asarray(h), train=True)
@@ -123,12 +123,18 @@ def test_bfloat16():
     assert 1e-4 < error < 2 * float(jnp.finfo(jnp.bfloat16).eps)
 
 
+def test_dimensions_come_in_the_order_of_the_heads(unchecked):
+    assert nn.Projector(3, (4,)) == nn.barlow_twins_head(3, (4,))
+    with pytest.raises(ValueError, match="dim must be one number, before hidden"):
+        nn.Projector((4,), 3)
+
+
 def test_wrong_arguments(unchecked):
     with pytest.raises(ValueError, match="dim"):
-        nn.Projector((4,), 0)
+        nn.Projector(0, (4,))
     with pytest.raises(ValueError, match="hidden"):
-        nn.Projector((4, 0), 3)
+        nn.Projector(3, (4, 0))
     with pytest.raises(ValueError, match="'torch'"):
         nn.simclr_head(variant="torch")
     with pytest.raises(ValueError, match="h must be a matrix"):
-        nn.Projector((4,), 3).init(jax.random.key(0), jnp.ones(3), train=False)
+        nn.Projector(3, (4,)).init(jax.random.key(0), jnp.ones(3), train=False)
