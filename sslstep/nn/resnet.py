@@ -54,8 +54,8 @@ class ResNet(linen.Module):
             2 instead of 1, as solo-learn has it for CIFAR; ``"small_stride2"``: at stride 2.
         zero_init_residual: whether the last batch norm of each block starts at scale 0, so that
             blocks start as identities.
-        remat: whether to compute the blocks' activations again in the backward pass instead of
-            keeping them.
+        remat: whether to ask that the backward pass compute the blocks' activations again instead
+            of keeping them. On CPU XLA merges the two, and nothing is saved.
         dtype: in which to compute. Parameters, statistics and the mean over positions are float32
             if it is shorter.
 
