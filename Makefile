@@ -7,6 +7,7 @@ DATA ?=
 DATA_DIR ?=
 ARGS ?=
 NAME ?=
+SKIP :=
 
 .DEFAULT_GOAL := help
 
@@ -157,6 +158,9 @@ bench: $(VENV)/.bench $(VENV)/.torch  ## all benchmarks, an hour at most, into r
 	$(BIN)/python -m benchmarks $(ARGS)
 
 ##@ Keep house
+.PHONY: install
+install: $(VENV)/.run  ## the environment for experiments, and nothing else
+
 .PHONY: clean
 clean:  ## remove .venv, .venv-data, caches and built documentation
 	rm -rf $(VENV) .venv-data docs/_build build *.egg-info
@@ -172,7 +176,7 @@ help:  ## this list
 	@echo
 	@echo "Variables, as in  make figures PRESET=paper"
 	@echo "  PRESET    of the experiments: cpu (default: minutes, no network) or paper (as published, one GPU)"
-	@echo "  DATA      photos (default), cifar10, stl10 or a folder of images; DATA_DIR  where prepared data lie"
+	@echo "  DATA      photos (default), cifar10, stl10 or, but for speedup, a folder of images; DATA_DIR  where prepared data lie"
 	@echo "  ARGS      more options for the experiments, pytest or the benchmarks; with figures, for each run"
 	@echo "  PYTHON    3.11, 3.12 or 3.13, default python3; VENV  the environment made with it, default .venv"
 

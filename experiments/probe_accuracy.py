@@ -46,9 +46,9 @@ def run(config: Config, runs: Path) -> Arrays:
     """Both sets of runs, with the accuracy along each."""
     if not config.num_labelled:
         raise ValueError("num_labelled = 0: probes need labelled images.")
-    for split in ("train", "test"):
-        labelled(config.data, split, config.data_dir, config.size)  # before anything is trained
-    arrays: Arrays = {}
+    for split in ("train", "test"):  # before anything is trained
+        found = labelled(config.data, split, config.data_dir, config.size)
+    arrays: Arrays = {"num_test": np.asarray(min(len(found.labels), config.num_labelled))}
     for name in SETS:
         made = _training.fit_all(config, config.recipes(name), runs, f"{name} init:")
         arrays |= {f"{name}/{key}": value for key, value in made.items()}
@@ -103,7 +103,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             for name in SETS
         }
         gap = float(np.mean(last["standard"] - last["small"]))
-        error = float(probe.standard_error(np.mean(last["standard"]), config.num_labelled))
+        error = float(probe.standard_error(np.mean(last["standard"]), int(arrays["num_test"])))
         recipe = config.small.of(method)
         order = []
         for one in _of_seed(config, "small", method, arrays):

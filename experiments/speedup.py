@@ -12,8 +12,7 @@ tuned Barlow Twins ends with; seconds, by steps timed in turn; final accuracy an
 
 Rows of the figure: problems. Columns: how many times fewer steps and seconds than tuned Barlow
 Twins from the same seed, with 95% intervals; the final accuracy; the effective rank. table.md has
-all numbers. Preset cpu: an hour on two cores, of which no problem takes more than 40 minutes.
-Interrupted, it goes on at the arm where it was.
+all numbers. Two arms are trained at a time. Interrupted, it goes on at the arms where it was.
 """
 
 import platform
@@ -264,8 +263,8 @@ def _side_by_side(
         return found
 
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {name: pool.submit(one, name) for name in names}
         try:
+            futures = {name: pool.submit(one, name) for name in names}
             for future in as_completed(futures.values()):
                 future.result()  # the first failure, not the first arm's
         except BaseException:

@@ -31,8 +31,9 @@ def needs_both(kernel_fn: Callable[..., Any]) -> bool:
         parameters = list(inspect.signature(kernel_fn).parameters.values())[:2]
     except (TypeError, ValueError):  # some callables do not say
         return False
-    named = [parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters]
-    return len(parameters) == 2 and all(named) and parameters[1].default is inspect.Parameter.empty
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    placed = [parameter for parameter in parameters if parameter.kind in kinds]
+    return len(placed) == 2 and placed[1].default is inspect.Parameter.empty
 
 
 class Task(NamedTuple):

@@ -25,7 +25,8 @@ class Claim(NamedTuple):
         tolerance: how far ``measured`` may lie from ``expected``, on the side or sides that count.
         holds: whether it does.
         relation: on which side the measured value must lie: ``"="``, both within the tolerance;
-            ``"<="``, at most so far above the expected one; ``">="``, at most so far below.
+            ``"<="``, at most so far above the expected one; ``">="``, at most so far below; ``""``
+            in files of before it was written down.
     """
 
     statement: str
@@ -34,7 +35,7 @@ class Claim(NamedTuple):
     measured: float
     tolerance: float
     holds: bool
-    relation: Literal["=", "<=", ">="] = "="
+    relation: Literal["=", "<=", ">=", ""] = ""
 
 
 def close(

@@ -1,5 +1,6 @@
 """Claims: which side counts, what never holds, and the way to disk and back."""
 
+import json
 import math
 
 import pytest
@@ -45,6 +46,15 @@ def test_save_and_load(tmp_path):
     assert text.count("  NO ") == 2
     assert "        2 >=          1          0  Eq. 3" in text
     assert "inf <=          0        0.1  Eq. 2" in text
+
+
+def test_claims_of_before_they_had_a_side(tmp_path):
+    path = tmp_path / "claims.json"
+    claims.save(path, [claims.above("c", "Eq. 3", expected=1.0, measured=2.0)])
+    rows = json.loads(path.read_text())
+    del rows[0]["relation"]
+    path.write_text(json.dumps(rows))
+    assert claims.load(path)[0].relation == ""
 
 
 @pytest.mark.parametrize("text", ["", "{}x", '[{"statement": "s"}]', '["s"]', "3"])

@@ -238,8 +238,13 @@ def test_a_kernel_of_two_sets_of_points(dtype):
         return rational(x1, x2)
 
     x, x_prime = samples(5, 0, dtype), samples(5, 1, dtype)
+
+    def placed(x1, x2, /):
+        return rational(x1, x2)
+
     for call in (lambda k: gram.matrix(k, x), lambda k: gram.pairs(k, x, x_prime)):
-        np.testing.assert_allclose(call(required), call(rational), rtol=10 * eps_of(x))
+        for kernel_fn in (required, placed, jax.jit(required)):
+            np.testing.assert_allclose(call(kernel_fn), call(rational), rtol=10 * eps_of(x))
     with pytest.raises(TypeError, match="kernel_fn must return an array, got a list"):
         gram.matrix(lambda x1, x2=None: [1.0], x)
 

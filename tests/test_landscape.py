@@ -50,6 +50,9 @@ def test_escape_time_is_critical_time_at_radius_one(x64):
     reached = landscape.self_supervised_trajectory(small, gammas, 1e-6)
     np.testing.assert_allclose(reached, 1e-3, rtol=1e-6)  # the cubic term is ε^2 smaller
     assert float(landscape.escape_time(1.0, 0.0)) == np.inf
+    assert np.isnan(landscape.escape_time(np.nan, 0.1))
+    assert np.isnan(landscape.escape_time(1.0, np.nan))
+    assert np.isnan(landscape.settling_time(np.nan))
 
 
 def test_times_of_modes_that_never_move(dtype):

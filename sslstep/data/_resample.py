@@ -12,8 +12,6 @@ __all__ = ["apply_separable", "blur_matrix", "blur_radius", "crop_box", "resize_
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 
-# On GPUs and TPUs the default rounds to 10 or 8 bits, coarser than a byte's steps.
-
 
 def crop_box(
     key: Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]

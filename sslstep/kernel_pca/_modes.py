@@ -283,9 +283,12 @@ def _dense(kernel: Any, dim: int, involution: Callable[[Array], Array]) -> Kerne
         kernel = _check.as_float("kernel", kernel)
         return _dense_modes(kernel, dim, involution, kernel.dtype)[0]
     dtype = _check.as_float("kernel", kernel).dtype
+    # Without x64 a float64 kernel of NumPy's gives float32 results, but was not rounded to it.
+    given = getattr(kernel, "dtype", dtype)
+    given = given if jnp.issubdtype(given, jnp.floating) else dtype
     with jax.enable_x64(True):
         kernel = jnp.asarray(kernel, jnp.float64)
-        modes, spectrum = _dense_modes(kernel, dim, involution, dtype)
+        modes, spectrum = _dense_modes(kernel, dim, involution, given)
         _krylov.require_positive(float(spectrum[-1]), float(spectrum[0]), dtype)
         eigenvalues, coefficients, residuals = (a.astype(dtype) for a in modes[:3])
     return KernelModes(eigenvalues, coefficients, residuals, modes.iterations)

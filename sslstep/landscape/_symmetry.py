@@ -167,11 +167,11 @@ def escape_time(
     _check.require_at_least("radius", radius, 0.0, strict=True)
     rate, initial, radius = jnp.broadcast_arrays(*_check.as_floats(eigenvalue, initial, radius))
     size = jnp.abs(initial)
-    inside = size < radius
-    moves = inside & (rate > 0) & (size > 0)
-    ratio = jnp.where(moves, radius, 1) / jnp.where(moves, size, 1)
-    time = jnp.log(ratio) / (4 * jnp.where(moves, rate, 1))
-    return jnp.where(inside & ~moves, jnp.inf, time)
+    outside, stays = size >= radius, (rate <= 0) | (size == 0)
+    apart = outside | stays
+    ratio = jnp.where(apart, 1, radius) / jnp.where(apart, 1, size)
+    time = jnp.log(ratio) / (4 * jnp.where(apart, 1, rate))
+    return jnp.where(stays & ~outside, jnp.inf, time)
 
 
 def settling_time(eigenvalue: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -193,8 +193,8 @@ def settling_time(eigenvalue: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         0.25
     """
     (rate,) = _check.as_floats(eigenvalue)
-    settles = rate > 0
-    return jnp.where(settles, 1 / (8 * jnp.where(settles, rate, 1)), jnp.inf)
+    stays = rate <= 0
+    return jnp.where(stays, jnp.inf, 1 / (8 * jnp.where(stays, 1, rate)))
 
 
 class VICRegPlateau(NamedTuple):

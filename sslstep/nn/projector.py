@@ -78,6 +78,8 @@ class Projector(linen.Module):
     def __post_init__(self) -> None:
         if _check.shape_of(self.dim):
             raise ValueError(f"dim must be one number, before hidden, got {self.dim}.")
+        if not isinstance(self.hidden, Sequence):
+            raise ValueError(f"hidden must be the widths of the layers, got {self.hidden}.")
         _check.require_at_least("dim", self.dim, 1)
         _check.require_at_least("hidden", self.hidden, 1)
         super().__post_init__()

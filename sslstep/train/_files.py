@@ -98,13 +98,8 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.asarray([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
 
-def require_same_settings(
-    path: Path, settings: Mapping[str, Any], *, if_known: bool = False
-) -> None:
-    """Write the settings if there are none yet; refuse to go on with others.
-
-    With `if_known`, those that are missing on either side are not compared.
-    """
+def require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings if there are none yet; refuse to go on with others."""
     text = json.dumps(dict(settings), indent=1, sort_keys=True) + "\n"
     if not path.exists():
         draft = path.with_suffix(".tmp")
@@ -112,8 +107,7 @@ def require_same_settings(
         draft.replace(path)
         return
     old, new = json.loads(path.read_text()), json.loads(text)
-    compared = old.keys() & new.keys() if if_known else old.keys() | new.keys()
-    names = [name for name in sorted(compared) if old.get(name) != new.get(name)]
+    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if names:
         changes = ", ".join(f"{name} = {old.get(name)!r}, now {new.get(name)!r}" for name in names)
         raise ValueError(

@@ -164,7 +164,8 @@ def fit(
 
     writer = jax.process_index() == 0
     files = _Files(Path(folder) if folder is not None and writer else None, keep)
-    files.require_same(settings or {}, _seen(state, images, batch_size))
+    seen = _seen(state, images, batch_size)
+    files.require_same(settings or {}, seen)
     start, state = _agree(*files.resume(state))
     if start > num_steps:
         files.close()
@@ -172,6 +173,7 @@ def fit(
             f"num_steps = {num_steps}, but the run has {start} already"
             f"{f' in {folder}' if folder is not None else ''}: name another folder, or train on."
         )
+    files.remember(seen)
     stops = sorted({*record_steps, *range(0, num_steps, checkpoint_every), num_steps})
     here = step.place(state)
     placed = step.place(images) if start < num_steps else None
@@ -215,10 +217,7 @@ def fit(
                     message = f"stopped at step {done} of {num_steps} by {by}, and {kept}."
                     if writer:
                         _log.warning(message)  # it ends the program, which prints no status
-                    raise Interrupted(
-                        message,
-                        128 + asked,
-                    )
+                    raise Interrupted(message, 128 + asked)
                 if done % checkpoint_every == 0 or done == num_steps:
                     checkpoint(done)
         finally:
@@ -254,6 +253,7 @@ class _Files:
         self._checkpoints: Checkpoints | None = None
         self._lines: dict[str, JsonLines] = {}
         if folder is not None:
+            self._run_file = folder / "run.json"
             folder.mkdir(parents=True, exist_ok=True)
             self._checkpoints = Checkpoints(folder / "checkpoints", keep)
 
@@ -261,8 +261,15 @@ class _Files:
         """Refuse a folder of another run: by the caller's settings, and by what a run sees."""
         if self.folder is not None:
             require_same_settings(self.folder / "settings.json", settings)
-            # Runs that were begun before this file was written have none.
-            require_same_settings(self.folder / "run.json", seen, if_known=True)
+            # What was never saved binds nobody, and runs of before this file was written have none.
+            if self._checkpoints and self._checkpoints.steps() and self._run_file.exists():
+                require_same_settings(self._run_file, seen)
+
+    def remember(self, seen: Mapping[str, Any]) -> None:
+        """Write what a run sees, once it is clear that it goes on here."""
+        if self.folder is not None:
+            self._run_file.unlink(missing_ok=True)
+            require_same_settings(self._run_file, seen)
 
     def resume(self, state: TrainState) -> tuple[int, TrainState]:
         """The step to go on from, and its state."""

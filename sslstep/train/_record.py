@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Real
 from sslstep import _check
 from sslstep.losses import _batch
 from sslstep.measure import spectrum
-from sslstep.train._step import Network, TrainState, forward_in_training
+from sslstep.train._step import Network, TrainState, forward_in_training, is_pair
 
 __all__ = ["embed_in_batches", "make_record", "require_views"]
 
@@ -33,7 +33,11 @@ def embed_in_batches(
 
     def embed(batch):
         if not train:
-            return tuple(network.apply(variables, batch, train=False))
+            found = network.apply(variables, batch, train=False)
+            if not is_pair(found):
+                shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
+                raise ValueError(f"network.apply must return (h, z), got {shapes}.")
+            return tuple(found)
         (h, z), _ = forward_in_training(network, variables, batch)
         return h, z
 

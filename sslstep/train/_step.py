@@ -1,6 +1,6 @@
 """One step of training, as a pure function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -58,7 +58,7 @@ class Network(Protocol):
 
     @property
     def apply(self) -> Callable[..., Any]:
-        """``apply(variables, x, *, train, axis_name, mutable)``, as flax's.
+        """``apply(variables, x, *, train, axis_name=None, mutable=False)``, as flax's.
 
         It gives (h, z); with ``mutable=["batch_stats"]`` the pair of that and a dictionary, of
         new running averages under ``batch_stats`` or empty.
@@ -296,7 +296,7 @@ def make_step(
 def forward_in_training(network: Network, variables: Any, x: Any, **settings: Any) -> Any:
     """((h, z), updated) of a network whose batch norms use the batch's own statistics."""
     found = network.apply(variables, x, train=True, mutable=["batch_stats"], **settings)
-    if not (_is_pair(found) and _is_pair(found[0])):
+    if not (is_pair(found) and is_pair(found[0]) and isinstance(found[1], Mapping)):
         shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
         raise ValueError(
             f"network.apply, called with mutable, must return ((h, z), updated): hidden "
@@ -305,8 +305,9 @@ def forward_in_training(network: Network, variables: Any, x: Any, **settings: An
     return found
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2
+def is_pair(value: Any) -> bool:
+    """Whether it is two things, and not an array of two rows."""
+    return isinstance(value, tuple | list) and len(value) == 2
 
 
 def _sample_keys(state: TrainState, num: int, axis_name: AxisName) -> Array:

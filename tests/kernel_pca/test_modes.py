@@ -303,6 +303,16 @@ def test_dense_takes_no_mode_from_the_rounding_of_a_float32_kernel():
     assert int((own.eigenvalues > 0).sum()) == 8
 
 
+def test_dense_knows_a_float64_kernel_without_x64():
+    """NumPy's, whose entries were not rounded to the float32 of the results."""
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    kernel = basis * np.array([1, 1e-8, 0, 0, 0, 0, 0, 0]) @ basis.T
+    kernel = (kernel + kernel.T) / 2
+    own = kernel_pca.principal_modes(kernel, 2, solver="dense")
+    assert own.eigenvalues.dtype == jnp.float32
+    np.testing.assert_allclose(own.eigenvalues, [1, 1e-8], rtol=1e-5)
+
+
 def test_dense_keeps_small_modes_of_a_float64_kernel(x64):
     kernel = with_spectrum(13, [1.0, 1e-11, *np.zeros(18)])
     own = kernel_pca.principal_modes(kernel, 3, solver="dense")

@@ -180,7 +180,7 @@ def test_divergence_names_the_step_the_metrics_and_the_checkpoint(tmp_path):
     step = training.compiled(rate=0.05)
     assert train.DivergenceError is DivergenceError
     with pytest.raises(DivergenceError) as raised:
-        training.fit(tmp_path / "run", 300, step=step, record_at=())
+        training.fit(tmp_path / "run", 300, step=step, record=None, record_at=())
     metrics, _ = train.read_run(tmp_path / "run")
     assert all(np.isfinite(values).all() for values in metrics.values())
     last = int(metrics["step"][-1])
@@ -259,13 +259,23 @@ def test_another_batch_size_or_key_is_refused(copy):
         training.fit(copy, batch_size=4)
     with pytest.raises(ValueError, match=r"other settings \(key = .*, now "):
         training.fit(copy, start=training.state(seed=1))
-    for missing in ("batch_size", *run):  # as of a run that was begun with an earlier version
-        run.pop(missing, None)
-        (copy / "run.json").write_text(json.dumps(run))
-        training.fit(copy, batch_size=4)
-    (copy / "run.json").unlink()
+    assert json.loads((copy / "run.json").read_text()) == run
+    (copy / "run.json").unlink()  # as of a run that was begun with an earlier version
+    with pytest.raises(ValueError, match="num_steps = 5, but the run has"):
+        training.fit(copy, 5, batch_size=4)
+    assert not (copy / "run.json").exists()  # what is refused leaves no mark
     training.fit(copy, batch_size=4)
     assert json.loads((copy / "run.json").read_text())["batch_size"] == 4
+
+
+def test_what_was_never_saved_binds_nobody(tmp_path):
+    def stop(state):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        training.fit(tmp_path / "run", 15, record=stop)
+    run = training.fit(tmp_path / "run", 15, batch_size=8)
+    np.testing.assert_array_equal(run.metrics["step"], np.arange(1, 16))
 
 
 @pytest.mark.parametrize(

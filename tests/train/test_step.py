@@ -60,6 +60,7 @@ class WithoutBatchNorm:
         (lambda z: (z, {}), r"\(\(2, 3\), \{\}\)"),
         (lambda z: (z, z), r"\(\(2, 3\), \(2, 3\)\)"),
         (lambda z: z, r"\(2, 3\)"),
+        (lambda z: ((z, z), None), r"\(\(\(2, 3\), \(2, 3\)\), None\)"),
     ],
 )
 def test_what_a_network_returns_is_checked(returned, got):
@@ -72,6 +73,35 @@ def test_what_a_network_returns_is_checked(returned, got):
     state = training.state(network=Wrong())
     with pytest.raises(ValueError, match=rf"must return \(\(h, z\), updated\).*got {got}"):
         training.make_step(network=Wrong())(state, training.images(2))
+
+
+def test_a_record_in_evaluation_mode_checks_too():
+    class Wrong(WithoutBatchNorm):
+        def apply(self, variables, x, train, axis_name=None, mutable=()):
+            (h, z), updated = super().apply(variables, x, train)
+            return ((h, z), updated) if mutable else z
+
+    network, views = (
+        Wrong(),
+        training.VIEWS(jax.random.split(jax.random.key(1), 4), training.images(4)),
+    )
+    record = train.make_record(network, *views, batch_size=2, train=False)
+    with pytest.raises(ValueError, match=r"must return \(h, z\), got \(2, 3\)"):
+        record(training.state(network=network))
+
+
+def test_a_network_may_return_lists():
+    class Lists(WithoutBatchNorm):
+        def apply(self, *args, **kwargs):
+            outputs, updated = super().apply(*args, **kwargs)
+            return [list(outputs), updated]
+
+    state, images = training.state(network=Lists()), training.images(8)
+    ours, theirs = (
+        training.make_step(network=network)(state, images)[1].loss
+        for network in (Lists(), WithoutBatchNorm())
+    )
+    assert float(ours) == float(theirs)
 
 
 @pytest.mark.parametrize("parts", [2, 8])
