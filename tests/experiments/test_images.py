@@ -17,6 +17,7 @@ from experiments import (
     results,
 )
 from experiments import claims as claims_table
+from sslstep import data
 
 LINEAR = ["--num-images", "20", "--crop", "5", "--dim", "2", "--num-steps", "50"]
 LINEAR += ["--num-records", "20", "--num-draws", "20", "--scales", "1e-2", "1e-3"]
@@ -64,6 +65,12 @@ def test_a_folder_without_classes_is_all_there_to_train_on(plain):
         _images.choose(jax.random.key(0), plain, 41, None)
     with pytest.raises(_images.UnfitError, match="has no labelled images: that takes a folder"):
         _images.labelled(plain, "train", None, 24)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "stl10"])
+def test_data_that_are_missing_are_not_merely_unlabelled(tmp_path, name):
+    with pytest.raises(data.DatasetNotFoundError):
+        _images.labelled(name, "train", str(tmp_path), 24)
 
 
 def test_a_fifth_of_the_labelled_images_is_for_tests(classes):
