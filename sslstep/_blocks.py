@@ -15,7 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
 from sslstep import _check
-from sslstep._linalg import HIGHEST
+from sslstep._linalg import matmul
 
 Samples = Array | np.ndarray
 
@@ -196,6 +196,6 @@ def multiply(tasks: list[Task], v: Array, batch_size: int, progress: bool | None
 @partial(jax.jit, donate_argnums=0)
 def _add_product(total, values, v, row, column):
     height, width = values.shape
-    product = jnp.matmul(values, jax.lax.dynamic_slice_in_dim(v, column, width), precision=HIGHEST)
+    product = matmul(values, jax.lax.dynamic_slice_in_dim(v, column, width))
     product += jax.lax.dynamic_slice_in_dim(total, row, height)
     return jax.lax.dynamic_update_slice_in_dim(total, product, row, 0)

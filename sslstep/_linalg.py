@@ -30,13 +30,11 @@ def _eigh_descending_jvp(primals, tangents):
     (matrix,), (tangent,) = primals, tangents
     eigenvalues, eigenvectors = eigh_descending(matrix)
     tangent = (tangent + tangent.T) / 2
-    inner = jnp.matmul(
-        jnp.matmul(eigenvectors.T, tangent, precision=HIGHEST), eigenvectors, precision=HIGHEST
-    )
+    inner = matmul(matmul(eigenvectors.T, tangent), eigenvectors)
     gaps = eigenvalues[None, :] - eigenvalues[:, None]
     # eigh spreads an eigenvalue of multiplicity m over some sqrt(m) eps of the largest (measured: 8
     # at m = 5, 30 at m = 300).
     tied = jnp.abs(gaps) <= rounding(eigenvalues, 8 + 4 * matrix.shape[0] ** 0.5)
     couplings = jnp.where(tied, 0, inner / jnp.where(tied, 1, gaps))
-    eigenvectors_dot = jnp.matmul(eigenvectors, couplings, precision=HIGHEST)
+    eigenvectors_dot = matmul(eigenvectors, couplings)
     return (eigenvalues, eigenvectors), (jnp.diagonal(inner), eigenvectors_dot)

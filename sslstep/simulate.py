@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
-from sslstep._linalg import HIGHEST, eigh_descending, rounding
+from sslstep._linalg import HIGHEST, eigh_descending, matmul, rounding
 from sslstep.linear import Modes, max_learning_rate, modes
 from sslstep.linear._modes import require_weights
 
@@ -207,9 +207,9 @@ def _flow_field(t: ArrayLike, a: Array, gammas: Array) -> Array:
 def _velocity(a: Array, gammas: Array) -> Array:
     """dA/dt of Eq. 6 in the eigenbasis."""
     scaled = a * gammas[None, :]
-    correlation = jnp.matmul(scaled, a.T, precision=HIGHEST)
+    correlation = matmul(scaled, a.T)
     rest = jnp.eye(a.shape[0], dtype=a.dtype) - correlation
-    return 4 * jnp.matmul(rest, scaled, precision=HIGHEST)
+    return 4 * matmul(rest, scaled)
 
 
 @partial(jax.jit, static_argnames=("every", "num_records", "progress"))
@@ -261,7 +261,7 @@ def _prepare(weights, gamma_matrix) -> tuple[Array, Modes]:
 
 
 def _to_eigenbasis(weights: Array, all_modes: Modes) -> Array:
-    return jnp.matmul(weights, all_modes.eigenvectors, precision=HIGHEST)
+    return matmul(weights, all_modes.eigenvectors)
 
 
 def _moving(eigenvalues: Array) -> np.ndarray:

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Real, UInt32
 
 from sslstep import _check, gram, linear
-from sslstep._linalg import HIGHEST, rounding
+from sslstep._linalg import matmul, rounding
 from sslstep.kernel_pca._modes import (
     KernelModes,
     PrincipalModes,
@@ -96,7 +96,7 @@ def embed(
     _check.require_finite("k_test_train", k_test_train)
     k_test_train = _check.as_float("k_test_train", k_test_train)
     coefficients = modes.coefficients.astype(k_test_train.dtype)
-    features = jnp.matmul(k_test_train, coefficients, precision=HIGHEST)
+    features = matmul(k_test_train, coefficients)
     return _scale(modes, features, singular_values, rotation)
 
 
@@ -176,7 +176,7 @@ def align(modes: KernelModes, initial: Float[ArrayLike, "N d"]) -> linear.Aligne
     _check.require_finite("initial", initial)
     initial = _check.as_float("initial", initial)
     coefficients = modes.coefficients[:, :dim].astype(initial.dtype)
-    images = jnp.matmul(initial.T, coefficients, precision=HIGHEST)
+    images = matmul(initial.T, coefficients)
     # In the modes' own coordinates: their functions are orthonormal, as eigenvectors of Γ are.
     basis = linear.Modes(modes.eigenvalues[:dim], jnp.eye(dim, dtype=initial.dtype))
     return linear.align(images, basis)
@@ -217,7 +217,7 @@ def learned_kernel(
         )
     a = embed(modes, k_a, singular_values)
     b = a if k_b is None else embed(modes, k_b, singular_values)
-    return jnp.matmul(a, b.T, precision=HIGHEST)
+    return matmul(a, b.T)
 
 
 def gradient_flow_ssl(
@@ -361,4 +361,4 @@ def _scale(
         raise ValueError(
             f"rotation must have shape {(values.shape[-1],) * 2}, got {rotation.shape}."
         )
-    return jnp.matmul(scaled, rotation.T, precision=HIGHEST)
+    return matmul(scaled, rotation.T)

@@ -23,7 +23,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array
 
-from sslstep._linalg import HIGHEST
+from sslstep._linalg import matmul
 
 
 class ConvergenceError(RuntimeError):
@@ -373,12 +373,12 @@ def _orthonormal(block: Array) -> Array:
 
 @jax.jit
 def _inner(a: Array, b: Array) -> Array:
-    return jnp.matmul(a.T, b, precision=HIGHEST)
+    return matmul(a.T, b)
 
 
 @jax.jit
 def _times(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=HIGHEST)
+    return matmul(a, b)
 
 
 @jax.jit

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Real, UInt32
 
 from sslstep import _check
-from sslstep._linalg import HIGHEST, eigh_descending
+from sslstep._linalg import eigh_descending, matmul
 from sslstep.kernel_pca import _krylov
 
 __all__ = ["KernelModes", "PrincipalModes", "contrastive_modes", "principal_modes"]
@@ -264,7 +264,7 @@ def _as_function(kernel: Kernel, dtype: Any) -> tuple[Callable[[Array], Array], 
 
 @jax.jit
 def _multiply(kernel: Array, v: Array) -> Array:
-    return jnp.matmul(kernel, v, precision=HIGHEST)
+    return matmul(kernel, v)
 
 
 def _multiply_rows(kernel: np.ndarray, v: Array, block_bytes: float = 2.0**28) -> Array:
@@ -311,13 +311,13 @@ def _dense_modes(
     root = jnp.where(positive, jnp.sqrt(jnp.where(positive, spectrum, 1)), 0)
     factor = vectors * root[None, :]
     turned = involution(factor)
-    projected = jnp.matmul(factor.T, turned, precision=HIGHEST) / size
+    projected = matmul(factor.T, turned) / size
     gammas, y = eigh_descending((projected + projected.T) / 2)
     usable = jnp.abs(gammas) > negligible * jnp.abs(gammas).max()
     gammas, y, usable = jnp.where(usable, gammas, 0)[:dim], y[:, :dim], usable[:dim]
     scaled = y * jnp.where(usable, 1 / jnp.where(usable, size * gammas, 1), 0)[None, :]
-    coefficients = jnp.matmul(turned, scaled, precision=HIGHEST)
-    image = jnp.matmul(kernel, coefficients, precision=HIGHEST)
+    coefficients = matmul(turned, scaled)
+    image = matmul(kernel, coefficients)
     norms = (
         jnp.linalg.norm(a, axis=0)
         for a in (involution(image) - coefficients * (size * gammas)[None, :], coefficients)

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
-from sslstep._linalg import HIGHEST, eigh_descending, rounding
+from sslstep._linalg import eigh_descending, matmul, rounding
 
 __all__ = ["Modes", "cross_correlation", "loss", "modes", "top_spectral"]
 
@@ -65,7 +65,7 @@ def cross_correlation(a: Real[ArrayLike, "n p"], b: Real[ArrayLike, "n p"]) -> F
     _check.require_finite("a", a)
     _check.require_finite("b", b)
     a, b = _check.as_float("a", a), _check.as_float("b", b)
-    product = jnp.matmul(a.T, b, precision=HIGHEST)
+    product = matmul(a.T, b)
     return (product + product.T) / (2 * a.shape[0])
 
 
@@ -98,8 +98,8 @@ def loss(weights: Real[ArrayLike, "d m"], gamma_matrix: Real[ArrayLike, "m m"]) 
     _check.require_finite("weights", weights)
     weights = _check.as_float("weights", weights)
     gamma_matrix = _check.as_float("gamma_matrix", gamma_matrix)
-    images = jnp.matmul(weights, gamma_matrix, precision=HIGHEST)
-    correlation = jnp.matmul(images, weights.T, precision=HIGHEST)
+    images = matmul(weights, gamma_matrix)
+    correlation = matmul(images, weights.T)
     return jnp.sum((correlation - jnp.eye(weights.shape[0], dtype=correlation.dtype)) ** 2)
 
 

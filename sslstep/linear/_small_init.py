@@ -11,7 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key, Real, UInt32
 
 from sslstep import _check
-from sslstep._linalg import HIGHEST
+from sslstep._linalg import HIGHEST, matmul
 from sslstep.linear._dynamics import singular_value
 from sslstep.linear._modes import Modes, leading_modes, require_weights
 
@@ -140,7 +140,7 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
     weights = _check.as_float("weights", weights)
     leading = leading_modes(modes, weights.shape[0])
     # QR of a matrix of size α is exact to relative rounding whatever α: no rescaling is needed.
-    q, r = jnp.linalg.qr(jnp.matmul(weights, leading.eigenvectors, precision=HIGHEST))
+    q, r = jnp.linalg.qr(matmul(weights, leading.eigenvectors))
     diagonal = jnp.diagonal(r)
     signs = jnp.where(diagonal < 0, -1, 1).astype(r.dtype)
     return Aligned(q * signs[None, :], diagonal * signs)

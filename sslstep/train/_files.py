@@ -8,7 +8,120 @@ from typing import Any
 
 import numpy as np
 
+from sslstep.simulate import DivergenceError
+from sslstep.train._checkpoints import Checkpoints
+from sslstep.train._step import TrainState
+
 __all__ = ["columns", "read_rows", "read_run"]
+
+
+class RunFiles:
+    """What one run writes; nothing, without a folder."""
+
+    def __init__(self, folder: Path | None, keep: int) -> None:
+        self.folder = folder
+        self.metric_rows: list[dict[str, Any]] = []
+        self.record_rows: list[dict[str, Any]] = []
+        self._checkpoints: Checkpoints | None = None
+        self._lines: dict[str, JsonLines] = {}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._checkpoints = Checkpoints(folder / "checkpoints", keep)
+
+    def require_same(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
+        """Refuse a folder of another run: by the caller's settings, and by what a run sees."""
+        if self.folder is not None:
+            _require_same(self.folder / "settings.json", settings)
+            # What was never saved binds nobody.
+            if self._checkpoints and self._checkpoints.steps():
+                _require_same(self.folder / "run.json", seen)
+
+    def remember(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
+        """Write both, once it is clear that the run goes on here."""
+        if self.folder is not None:
+            _write_settings(self.folder / "settings.json", settings)
+            _write_settings(self.folder / "run.json", seen)
+
+    def resume(self, state: TrainState) -> tuple[int, TrainState]:
+        """The step to go on from, and its state."""
+        found = self._checkpoints.latest(state) if self._checkpoints else None
+        if self.folder is not None:
+            # What was written after the checkpoint will be written again.
+            for name, rows in (("metrics", self.metric_rows), ("records", self.record_rows)):
+                path = self.folder / f"{name}.jsonl"
+                self._lines[name] = JsonLines(path, found[0] if found else -1)
+                rows += read_rows(path)
+        return found or (int(state.step), state)
+
+    def metrics(self, first: int, metrics: Any) -> dict[str, Any]:
+        """Write the metrics of the steps that began at `first`; refuse those not finite."""
+        columns = {name: np.asarray(values) for name, values in metrics._asdict().items()}
+        rows = [
+            {"step": first + i + 1} | {name: float(values[i]) for name, values in columns.items()}
+            for i in range(len(columns["loss"]))
+        ]
+        good = [all(np.isfinite(value) for value in row.values()) for row in rows]
+        whole = rows if all(good) else rows[: good.index(False)]
+        self._write("metrics", self.metric_rows, whole)
+        if not all(good):
+            raise DivergenceError(self._diverged(rows[good.index(False)]))
+        return rows[-1]
+
+    def record(self, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one record."""
+        arrays = {name: np.asarray(value) for name, value in values.items()}
+        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if broken:
+            raise DivergenceError(
+                f"what was recorded after step {step} is not finite: {', '.join(broken)}. "
+                f"{self._return_to()}"
+            )
+        row = {"step": step} | {name: array.tolist() for name, array in arrays.items()}
+        self._write("records", self.record_rows, [row])
+        return row
+
+    def checkpoint(self, step: int, state: TrainState) -> None:
+        """Write a checkpoint, after all lines up to it have reached the disk."""
+        for lines in self._lines.values():
+            lines.sync()
+        if self._checkpoints:
+            self._checkpoints.save(step, state)
+
+    def close(self) -> None:
+        """Close what is open."""
+        for lines in self._lines.values():
+            lines.close()
+
+    def _write(self, name: str, kept: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+        kept += rows
+        if name not in self._lines:
+            return
+        try:
+            self._lines[name].write(rows)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{name} could not be written to {self.folder} ({error.strerror}). "
+                f"{self._return_to()}",
+            ) from error
+
+    def _diverged(self, row: Mapping[str, Any]) -> str:
+        text = ", ".join(f"{name} = {value:.4g}" for name, value in row.items() if name != "step")
+        last = self.metric_rows[-1] if self.metric_rows else None
+        before = "It was the first step."
+        if last is not None:
+            rest = ", ".join(f"{k} = {v:.6g}" for k, v in last.items() if k != "step")
+            before = f"The last finite ones are those of step {last['step']}: {rest}."
+        return (
+            f"training diverged at step {row['step']}: {text}. {before} {self._return_to()} Choose "
+            f"a smaller learning rate, a longer warm-up or another initial scale."
+        )
+
+    def _return_to(self) -> str:
+        steps = self._checkpoints.steps() if self._checkpoints else []
+        if not steps:
+            return "There is no checkpoint to return to."
+        return f"The checkpoint to return to is that of step {steps[-1]}."
 
 
 class JsonLines:
@@ -98,15 +211,11 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.asarray([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
 
-def require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings if there are none yet; refuse to go on with others."""
-    text = json.dumps(dict(settings), indent=1, sort_keys=True) + "\n"
+def _require_same(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse other settings than those that were written there, if any were."""
     if not path.exists():
-        draft = path.with_suffix(".tmp")
-        draft.write_text(text)
-        draft.replace(path)
         return
-    old, new = json.loads(path.read_text()), json.loads(text)
+    old, new = json.loads(path.read_text()), json.loads(json.dumps(dict(settings)))
     names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if names:
         changes = ", ".join(f"{name} = {old.get(name)!r}, now {new.get(name)!r}" for name in names)
@@ -114,3 +223,10 @@ def require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
             f"{path.parent} holds a run of other settings ({changes}): name another folder, or "
             f"remove this one."
         )
+
+
+def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write them as JSON, in one step."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(dict(settings), indent=1, sort_keys=True) + "\n")
+    draft.replace(path)

@@ -15,10 +15,8 @@ from jaxtyping import PyTree
 from tqdm import tqdm
 
 from sslstep import _check
-from sslstep.simulate import DivergenceError
-from sslstep.train._checkpoints import Checkpoints
 from sslstep.train._compile import CompiledStep
-from sslstep.train._files import JsonLines, columns, read_rows, require_same_settings
+from sslstep.train._files import RunFiles, columns
 from sslstep.train._order import batch_indices
 from sslstep.train._step import TrainState
 
@@ -163,9 +161,9 @@ def fit(
     batch_indices(state.key, 0, 0, batch_size, *sizes)  # refuses sizes that do not fit
 
     writer = jax.process_index() == 0
-    files = _Files(Path(folder) if folder is not None and writer else None, keep)
-    seen = _seen(state, images, batch_size)
-    files.require_same(settings or {}, seen)
+    files = RunFiles(Path(folder) if folder is not None and writer else None, keep)
+    described = settings or {}, _seen(state, images, batch_size)
+    files.require_same(*described)
     start, state = _agree(*files.resume(state))
     if start > num_steps:
         files.close()
@@ -173,7 +171,7 @@ def fit(
             f"num_steps = {num_steps}, but the run has {start} already"
             f"{f' in {folder}' if folder is not None else ''}: name another folder, or train on."
         )
-    files.remember(seen)
+    files.remember(*described)
     stops = sorted({*record_steps, *range(0, num_steps, checkpoint_every), num_steps})
     here = step.place(state)
     placed = step.place(images) if start < num_steps else None
@@ -241,116 +239,6 @@ def _seen(state: TrainState, images: PyTree, batch_size: int) -> dict[str, Any]:
     leaves = [f"{leaf.dtype} {tuple(leaf.shape)}" for leaf in jax.tree.leaves(images)]
     key = np.asarray(jax.random.key_data(state.key)).ravel().tolist()
     return {"batch_size": int(batch_size), "images": leaves, "key": key}
-
-
-class _Files:
-    """What one run writes; nothing, without a folder."""
-
-    def __init__(self, folder: Path | None, keep: int) -> None:
-        self.folder = folder
-        self.metric_rows: list[dict[str, Any]] = []
-        self.record_rows: list[dict[str, Any]] = []
-        self._checkpoints: Checkpoints | None = None
-        self._lines: dict[str, JsonLines] = {}
-        if folder is not None:
-            self._run_file = folder / "run.json"
-            folder.mkdir(parents=True, exist_ok=True)
-            self._checkpoints = Checkpoints(folder / "checkpoints", keep)
-
-    def require_same(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
-        """Refuse a folder of another run: by the caller's settings, and by what a run sees."""
-        if self.folder is not None:
-            require_same_settings(self.folder / "settings.json", settings)
-            # What was never saved binds nobody, and runs of before this file was written have none.
-            if self._checkpoints and self._checkpoints.steps() and self._run_file.exists():
-                require_same_settings(self._run_file, seen)
-
-    def remember(self, seen: Mapping[str, Any]) -> None:
-        """Write what a run sees, once it is clear that it goes on here."""
-        if self.folder is not None:
-            self._run_file.unlink(missing_ok=True)
-            require_same_settings(self._run_file, seen)
-
-    def resume(self, state: TrainState) -> tuple[int, TrainState]:
-        """The step to go on from, and its state."""
-        found = self._checkpoints.latest(state) if self._checkpoints else None
-        if self.folder is not None:
-            # What was written after the checkpoint will be written again.
-            for name, rows in (("metrics", self.metric_rows), ("records", self.record_rows)):
-                path = self.folder / f"{name}.jsonl"
-                self._lines[name] = JsonLines(path, found[0] if found else -1)
-                rows += read_rows(path)
-        return found or (int(state.step), state)
-
-    def metrics(self, first: int, metrics: Any) -> dict[str, Any]:
-        """Write the metrics of the steps that began at `first`; refuse those not finite."""
-        columns = {name: np.asarray(values) for name, values in metrics._asdict().items()}
-        rows = [
-            {"step": first + i + 1} | {name: float(values[i]) for name, values in columns.items()}
-            for i in range(len(columns["loss"]))
-        ]
-        good = [all(np.isfinite(value) for value in row.values()) for row in rows]
-        whole = rows if all(good) else rows[: good.index(False)]
-        self._write("metrics", self.metric_rows, whole)
-        if not all(good):
-            raise DivergenceError(self._diverged(rows[good.index(False)]))
-        return rows[-1]
-
-    def record(self, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Write one record."""
-        arrays = {name: np.asarray(value) for name, value in values.items()}
-        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-        if broken:
-            raise DivergenceError(
-                f"what was recorded after step {step} is not finite: {', '.join(broken)}. "
-                f"{self._return_to()}"
-            )
-        row = {"step": step} | {name: array.tolist() for name, array in arrays.items()}
-        self._write("records", self.record_rows, [row])
-        return row
-
-    def checkpoint(self, step: int, state: TrainState) -> None:
-        """Write a checkpoint, after all lines up to it have reached the disk."""
-        for lines in self._lines.values():
-            lines.sync()
-        if self._checkpoints:
-            self._checkpoints.save(step, state)
-
-    def close(self) -> None:
-        """Close what is open."""
-        for lines in self._lines.values():
-            lines.close()
-
-    def _write(self, name: str, kept: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
-        kept += rows
-        if name not in self._lines:
-            return
-        try:
-            self._lines[name].write(rows)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{name} could not be written to {self.folder} ({error.strerror}). "
-                f"{self._return_to()}",
-            ) from error
-
-    def _diverged(self, row: Mapping[str, Any]) -> str:
-        text = ", ".join(f"{name} = {value:.4g}" for name, value in row.items() if name != "step")
-        last = self.metric_rows[-1] if self.metric_rows else None
-        before = "It was the first step."
-        if last is not None:
-            rest = ", ".join(f"{k} = {v:.6g}" for k, v in last.items() if k != "step")
-            before = f"The last finite ones are those of step {last['step']}: {rest}."
-        return (
-            f"training diverged at step {row['step']}: {text}. {before} {self._return_to()} Choose "
-            f"a smaller learning rate, a longer warm-up or another initial scale."
-        )
-
-    def _return_to(self) -> str:
-        steps = self._checkpoints.steps() if self._checkpoints else []
-        if not steps:
-            return "There is no checkpoint to return to."
-        return f"The checkpoint to return to is that of step {steps[-1]}."
 
 
 class _Signals:

@@ -11,7 +11,12 @@ from jaxtyping import Array, Float, Real
 from sslstep import _check
 from sslstep.losses import _batch
 from sslstep.measure import spectrum
-from sslstep.train._step import Network, TrainState, forward_in_training, is_pair
+from sslstep.train._step import (
+    Network,
+    TrainState,
+    forward_in_evaluation,
+    forward_in_training,
+)
 
 __all__ = ["embed_in_batches", "make_record", "require_views"]
 
@@ -32,13 +37,10 @@ def embed_in_batches(
     batches = x.reshape(-1, batch_size, *x.shape[1:])
 
     def embed(batch):
-        if not train:
-            found = network.apply(variables, batch, train=False)
-            if not is_pair(found):
-                shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
-                raise ValueError(f"network.apply must return (h, z), got {shapes}.")
-            return tuple(found)
-        (h, z), _ = forward_in_training(network, variables, batch)
+        if train:
+            (h, z), _ = forward_in_training(network, variables, batch)
+        else:
+            h, z = forward_in_evaluation(network, variables, batch)
         return h, z
 
     h, z = jax.lax.map(embed, batches)

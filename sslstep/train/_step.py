@@ -296,18 +296,27 @@ def make_step(
 def forward_in_training(network: Network, variables: Any, x: Any, **settings: Any) -> Any:
     """((h, z), updated) of a network whose batch norms use the batch's own statistics."""
     found = network.apply(variables, x, train=True, mutable=["batch_stats"], **settings)
-    if not (is_pair(found) and is_pair(found[0]) and isinstance(found[1], Mapping)):
-        shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
-        raise ValueError(
-            f"network.apply, called with mutable, must return ((h, z), updated): hidden "
-            f"representations and embeddings, and new averages, {{}} without any; got {shapes}."
-        )
+    fits = _is_pair(found) and _is_pair(found[0]) and isinstance(found[1], Mapping)
+    _require_returned(fits, "((h, z), updated) where mutable is set, {} for no averages", found)
     return found
 
 
-def is_pair(value: Any) -> bool:
+def forward_in_evaluation(network: Network, variables: Any, x: Any) -> Any:
+    """(h, z) of a network whose batch norms use their running averages."""
+    found = network.apply(variables, x, train=False)
+    _require_returned(_is_pair(found), "(h, z)", found)
+    return found
+
+
+def _is_pair(value: Any) -> bool:
     """Whether it is two things, and not an array of two rows."""
     return isinstance(value, tuple | list) and len(value) == 2
+
+
+def _require_returned(fits: bool, wanted: str, found: Any) -> None:
+    if not fits:
+        shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
+        raise ValueError(f"network.apply must return {wanted}, got {shapes}.")
 
 
 def _sample_keys(state: TrainState, num: int, axis_name: AxisName) -> Array:
