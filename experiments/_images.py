@@ -67,11 +67,9 @@ def labelled(name: str, split: str, data_dir: str | None, view: int) -> data.Dat
     height, width = found.images.shape[1:3]
     if min(height, width) < view:
         raise UnfitError(f"views of side {view} are larger than the labelled images of {name}.")
-    return (
-        found
-        if known.all()
-        else found._replace(images=found.images[known], labels=found.labels[known])
-    )
+    if known.all():
+        return found
+    return found._replace(images=found.images[known], labels=found.labels[known])
 
 
 def identity(name: str, view: int) -> str:

@@ -46,9 +46,11 @@ def run(config: Config, runs: Path) -> Arrays:
     """Both sets of runs, with the accuracy along each."""
     if not config.num_labelled:
         raise ValueError("num_labelled = 0: probes need labelled images.")
-    for split in ("train", "test"):  # before anything is trained
-        found = labelled(config.data, split, config.data_dir, config.size)
-    arrays: Arrays = {"num_test": np.asarray(min(len(found.labels), config.num_labelled))}
+    # Both, before anything is trained.
+    _, test = (
+        labelled(config.data, split, config.data_dir, config.size) for split in ("train", "test")
+    )
+    arrays: Arrays = {"num_test": np.asarray(min(len(test.labels), config.num_labelled))}
     for name in SETS:
         made = _training.fit_all(config, config.recipes(name), runs, f"{name} init:")
         arrays |= {f"{name}/{key}": value for key, value in made.items()}

@@ -166,70 +166,62 @@ def cases(config: Config) -> Iterator[tuple[str, Any, str]]:
 def run(config: Config, runs: Path) -> Arrays:
     """Tune, train and time every arm on every problem, or read what was done before."""
     _require_valid(config)
-    folder = runs / "speedup"
     arrays: Arrays = {}
+    for case, problem, source in cases(config):
+        found = _study(config, runs / "speedup", case, problem, source)
+        arrays |= {f"{case}/{name}": value for name, value in found.items()}
+    return arrays
+
+
+def _study(config: Config, folder: Path, case: str, problem: Any, source: str) -> Arrays:
+    """All arms on one problem."""
+    built = _build(case, problem, _images_of(config, source))
+    measures = _speedup_training.make_measures(built)
     settings = _speedup_training.Settings(
         config.measure_every, config.num_records, config.hold, config.settle
     )
-    shared = {
+    described = {
         "format": _speedup_training.FORMAT,
         "settings": settings,
         "seeds": config.seeds,
         "tuning_seeds": config.tuning_seeds,
+        "problem": problem,
+        "images": _described(config, case, source),
     }
-    for case, problem, source in cases(config):
-        images = _images_of(config, source)
-        built = _build(case, problem, images)
-        measures = _speedup_training.make_measures(built)
-        names = [name for name in config.arms if _applies(case, name)]
-        trials = len(problem.search.descent) + 4 + 1
-        per_arm = trials * len(config.tuning_seeds) + len(config.seeds)
-        described = {**shared, "problem": problem, "images": _described(config, case, source)}
-        train_arm = partial(
-            _arm, config, settings, folder, case, described, problem, built, measures
-        )
-        chosen: dict[str, tuple[_speedup_arms.Arm, _speedup_training.Candidate]] = {}
-        with tqdm(total=per_arm * len(names), desc=case, unit=" runs", disable=None) as bar:
-            for name, found in _side_by_side(train_arm, names, config.jobs, bar, per_arm):
-                arrays |= {f"{case}/{name}/{key}": value for key, value in found.items()}
-                candidate = _speedup_training.Candidate(*map(float, found["chosen"]))
-                chosen[name] = (ARMS[name], candidate)
-        steps = {name: candidate for name, (_, candidate) in chosen.items()}
-        seconds = _kept.kept(
-            folder,
-            f"{case}-seconds",
-            {**described, "rounds": config.rounds, "chosen": steps, "host": platform.node()},
-            partial(
-                _speedup_training.step_seconds,
-                *(built, chosen, problem, config.tuning_seeds[0]),
-                rounds=config.rounds,
-                seconds=config.round_seconds,
-            ),
-        )
-        arrays |= {f"{case}/{name}/seconds": value for name, value in seconds.items()}
-    return arrays
 
+    def train_arm(name: str, begin: Callable[[str], None]) -> Arrays:
+        arm = ARMS[name]
+        own = getattr(config, arm.own) if arm.own else ()
+        make = partial(
+            _speedup_training.run_arm,
+            *(built, measures, arm, problem, config.seeds, config.tuning_seeds, own, settings),
+            begin,
+        )
+        return _kept.kept(folder, f"{case}-{name}", {**described, "arm": name, "own": own}, make)
 
-def _arm(
-    config: Config,
-    settings: _speedup_training.Settings,
-    folder: Path,
-    case: str,
-    described: dict[str, Any],
-    problem: _speedup_problems.Problem,
-    built: _speedup_problems.Built,
-    measures: _speedup_training.Measures,
-    name: str,
-    begin: Callable[[str], None],
-) -> Arrays:
-    """One arm on one problem, or what was kept of it."""
-    arm = ARMS[name]
-    own = getattr(config, arm.own) if arm.own else ()
-    make = partial(
-        _speedup_training.run_arm,
-        *(built, measures, arm, problem, config.seeds, config.tuning_seeds, own, settings, begin),
+    names = [name for name in config.arms if _applies(case, name)]
+    trials = len(problem.search.descent) + 4 + 1
+    per_arm = trials * len(config.tuning_seeds) + len(config.seeds)
+    arrays: Arrays = {}
+    chosen: dict[str, tuple[_speedup_arms.Arm, _speedup_training.Candidate]] = {}
+    with tqdm(total=per_arm * len(names), desc=case, unit=" runs", disable=None) as bar:
+        for name, found in _side_by_side(train_arm, names, config.jobs, bar, per_arm):
+            arrays |= {f"{name}/{key}": value for key, value in found.items()}
+            candidate = _speedup_training.Candidate(*map(float, found["chosen"]))
+            chosen[name] = (ARMS[name], candidate)
+    steps = {name: candidate for name, (_, candidate) in chosen.items()}
+    seconds = _kept.kept(
+        folder,
+        f"{case}-seconds",
+        {**described, "rounds": config.rounds, "chosen": steps, "host": platform.node()},
+        partial(
+            _speedup_training.step_seconds,
+            *(built, chosen, problem, config.tuning_seeds[0]),
+            rounds=config.rounds,
+            seconds=config.round_seconds,
+        ),
     )
-    return _kept.kept(folder, f"{case}-{name}", {**described, "arm": name, "own": own}, make)
+    return arrays | {f"{name}/seconds": value for name, value in seconds.items()}
 
 
 def _side_by_side(
