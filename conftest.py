@@ -8,6 +8,7 @@ import gc
 import itertools
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 # Read when JAX and matplotlib are first imported, so set before anything else.
@@ -19,6 +20,10 @@ os.environ["MPLBACKEND"] = "Agg"
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0 they are compiled as for users; so are, always, the experiments
 # whose claims CI checks and the documentation's code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if version("jaxlib").startswith("0.10."):
+    # Its fusions are compiled by way of MLIR, which takes 30% of a test's time. Later versions know
+    # no such flag, and end a process that is given it.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 from jaxtyping import install_import_hook
 

@@ -1,5 +1,6 @@
 """What the experiments on ResNets count in their spectra, and how they draw them."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,11 @@ def count(recipe: Recipe, run: Arrays) -> Counted:
     )
     learned, alone = np.isfinite(rises.middle), steps.isolated(rises)
     return Counted(plateaus, rises, int(learned.sum()), int(alone.sum()))
+
+
+def seed_shown(seeds: Sequence[int]) -> str:
+    """Which seed a figure shows of several, to be set after a title."""
+    return f", seed {seeds[0]}" if len(seeds) > 1 else ""
 
 
 def learned_along(recipe: Recipe, run: Arrays) -> np.ndarray:

@@ -199,6 +199,9 @@ def plot(config: Config, arrays: Arrays) -> Any:
     ax_modes.set_yscale("log")
     ax_modes.set_xlabel("effective time $t$")
     ax_modes.set_ylabel(r"eigenvalues $\gamma_j$ of the NTK")
+    shown = _curves.seed_shown(config.seeds).removeprefix(", ")
+    for ax, which in ((ax_all, shown), (ax_next, "all seeds" if shown else ""), (ax_modes, shown)):
+        ax.set_title(which, fontsize=8)
     plotting.label_panels([ax_all, ax_next, ax_modes])
     return fig
 

@@ -73,7 +73,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
             ax.set_xlim(t[1], t[-1])
             _curves.step_marks(ax, counted)
         which = "$C$" if recipe.measured == "correlation" else "$z$"
-        ax_loss.set_ylabel(f"{LABELS[method]}\nloss")
+        ax_loss.set_ylabel(f"{LABELS[method]}{_curves.seed_shown(config.seeds)}\nloss")
         ax_modes.set_ylabel(f"eigenvalues ({which})")
         ax_hidden.set_ylabel("eigenvalues ($h$)")
     for ax in axes[-1]:

@@ -81,7 +81,7 @@ def _traces(config: Config, arrays: Arrays) -> Any:
         ax.set_xscale("log")
         ax.set_xlim(t[1], t[-1])
         ax.set_xlabel(r"effective time $t$")
-        ax.set_title(LABELS[method], fontsize=8)
+        ax.set_title(LABELS[method] + _curves.seed_shown(config.seeds), fontsize=8)
     axes[0, 0].set_ylabel("eigenvalues of embeddings")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center")
     plotting.label_panels(list(axes[0]))
@@ -108,7 +108,7 @@ def _histograms(config: Config, arrays: Arrays) -> Any:
             ax.set_xscale("log")
             ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             ax.set_title(f"$t$ = {t[i]:.3g}", loc="right", fontsize=7, pad=2)
-        axes[0, column].set_title(LABELS[method], fontsize=8)
+        axes[0, column].set_title(LABELS[method] + _curves.seed_shown(config.seeds), fontsize=8)
         axes[-1, column].set_xlabel("eigenvalue")
     axes[rows // 2, 0].set_ylabel("number of eigenvalues")
     return fig

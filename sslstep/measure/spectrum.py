@@ -28,7 +28,7 @@ def eigenvalues(
     With both views, those of the cross-correlation C (Eq. 2): for Barlow Twins. With one array,
     those of the centred covariance :math:`\frac1n \sum_i (z_i - \bar z)(z_i - \bar z)^\top`: for
     the other losses and for hidden representations. Measure on n much larger than d: the rank is at
-    most n.
+    most n. It takes embeddings, not a matrix C that you have: of one, ``jnp.linalg.eigvalsh``.
 
     The covariance is not formed: its eigenvalues are the squared singular values of the centred
     embeddings over n, which in float32 resolves dimensions that are :math:`10^{-13}` of the largest
