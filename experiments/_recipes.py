@@ -36,15 +36,15 @@ class Recipe:
     optimizer: Literal["sgd", "lars"] = "sgd"
     """Gradient descent; or LARS as the publications use it."""
     learning_rate: float = 0.01
-    """Of all parameters, at its peak if there is a schedule."""
+    """Learning rate of all parameters, at its peak if there is a schedule."""
     bias_learning_rate: float | None = None
-    """Of biases and batch norms under LARS, if it is another."""
+    """Learning rate of biases and batch norms under LARS, if it is another."""
     momentum: float = 0.0
-    """Of the optimiser."""
+    """Momentum of the optimiser."""
     weight_decay: float = 0.0
-    """Of all parameters (sgd), or of weights (lars)."""
+    """Weight decay of all parameters (sgd), or of weights (lars)."""
     schedule: Literal["constant", "warmup_cosine"] = "constant"
-    """Of the learning rate."""
+    """Course of the learning rate."""
     warmup_steps: int = 0
     """Steps of rising learning rate, with a schedule."""
     num_steps: int = 2500

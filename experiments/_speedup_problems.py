@@ -24,15 +24,15 @@ class Search:
     """The learning rates to begin with, the same number for each arm: the best is then refined."""
 
     descent: tuple[float, ...]
-    """Of gradient descent on Barlow Twins and its variants."""
+    """Learning rates of gradient descent on Barlow Twins and its variants."""
     momentum: tuple[float, ...]
     """The same with momentum 0.9."""
     vicreg: tuple[float, ...]
-    """Of gradient descent on VICReg."""
+    """Learning rates of gradient descent on VICReg."""
     adam: tuple[float, ...]
-    """Of Adam."""
+    """Learning rates of Adam."""
     lars: tuple[float, ...]
-    """Of LARS."""
+    """Learning rates of LARS."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class MLP(Problem):
     """One hidden layer on the pixels of images' crops."""
 
     width: int = 256
-    """Of the hidden layer."""
+    """Width of the hidden layer."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Config:
     methods: tuple[Method, ...] = METHODS
     """Which to train."""
     seeds: tuple[int, ...] = (0,)
-    """Of everything: images, views, initial parameters. Each is a run of its own."""
+    """Seeds of images, views and initial parameters; each is a run of its own."""
     data: Source = "photos"
     """Where the images come from: by name (stl10: its unlabelled split), or a folder."""
     data_dir: str | None = None

@@ -30,15 +30,15 @@ class Config:
     num_points: int = 256
     """Images whose embeddings are shown."""
     num_frames: int = 70
-    """Of the animation, at steps that are spaced evenly in their logarithm."""
+    """Frames of the animation, at steps that are spaced evenly in their logarithm."""
     num_steps: int = 150
-    """Of training: three dimensions."""
+    """Steps of training: three dimensions."""
     first_step: int = 2
-    """Of the second frame; the first shows the start."""
+    """Step of the second frame; the first shows the start."""
     seconds: float = 8.0
     """How long it lasts."""
     seed: int = 1
-    """Of everything. With 1, the first three dimensions are learned far from each other."""
+    """Seed of all. With 1, the first three dimensions are learned far from each other."""
     data: Source = "photos"
     """Where the images come from: by name, or a folder of one's own."""
     data_dir: str | None = None

@@ -29,7 +29,7 @@ class Options:
     """Settings; each is one option of the command."""
 
     preset: Literal["cpu", "paper"] = "paper"
-    """Of resnet_small_init and resnet_standard."""
+    """Preset of resnet_small_init and resnet_standard."""
     methods: tuple[Literal["barlow_twins", "simclr", "vicreg"], ...] = METHODS
     """Which."""
     tflops: float = 50.0

@@ -39,7 +39,7 @@ class Config:
     num_times: int = 600
     """Points on the time axis, which ends at 1.5 times the last critical time."""
     seed: int = 0
-    """Of A(0)."""
+    """Seed of A(0)."""
     dtype: Literal["float32", "float64"] = "float64"
     """Floating-point type of all computations."""
 

@@ -55,7 +55,7 @@ class Config:
     curves_initial: float = 1e-3
     """Their start, in the rescaled coordinate."""
     seed: int = 0
-    """Of the weights."""
+    """Seed of the initial weights."""
     dtype: Literal["float32", "float64"] = "float64"
     """Floating-point type of all computations."""
 

@@ -63,7 +63,7 @@ class Config:
     dim: int = 8
     """Embedding dimension d of the trained networks, and of panel D."""
     width: int = 1024
-    """Of the trained networks."""
+    """Width of the trained networks."""
     laziness: tuple[float, ...] = (1.0, 10.0)
     """Factors a on the output of the trained networks, ascending; none of them: no training."""
     num_seeds: int = 2
@@ -77,7 +77,7 @@ class Config:
     penalty: float = 0.1
     """Ridge penalty μ of panel D: a dimension counts once its variance is of this size."""
     seed: int = 0
-    """Of the choice of images, the crops and the networks."""
+    """Seed of the choice of images, the crops and the networks."""
 
 
 def run(config: Config) -> Arrays:

@@ -56,7 +56,7 @@ class Config(_training.Config):
     relative_rate: float = 2e-4
     """Length of a step of LARS over that of the weights: its learning rate times its trust."""
     learning_rate: float = 1e-2
-    """Of the linear model's gradient descent."""
+    """Learning rate of the linear model's gradient descent."""
     sgd: BarlowTwins = resnet_small_init.CPU.barlow_twins
     """The ResNet under gradient descent: the run of Figure 1 (C, D)."""
     lars: BarlowTwins = LARS

@@ -57,7 +57,7 @@ class Config:
     num_draws: int = 2000
     """Initialisations drawn for Eq. 21."""
     seed: int = 0
-    """Of the choice of images, the crops and the initial weights."""
+    """Seed of the choice of images, the crops and the initial weights."""
     dtype: Literal["float32", "float64"] = "float64"
     """Floating-point type of all computations."""
 

@@ -55,7 +55,7 @@ class Shared:
     dim: int = 10
     """Embedding dimension d."""
     width: int = 2048
-    """Of the hidden layer."""
+    """Width of the hidden layer."""
     init_scale: float = 1e-4
     """α."""
     learning_rate: float = 1e-4
@@ -63,7 +63,7 @@ class Shared:
     num_steps: int = 7000
     """Steps of gradient descent."""
     seed: int = 0
-    """Of the choice of images, the crops and the initial parameters."""
+    """Seed of the choice of images, the crops and the initial parameters."""
     dtype: Literal["float32", "float64"] = "float32"
     """Floating-point type of the training; kernels are in float64."""
 

@@ -82,7 +82,7 @@ class Config:
     num_modes: int = 10
     """Eigenvalues shown."""
     seed: int = 0
-    """Of the choice of images, the crops and the networks."""
+    """Seed of the choice of images, the crops and the networks."""
     memory_gib: float = 2.0
     """Memory that the NTK may take, in GiB."""
 

@@ -43,7 +43,7 @@ class Config(_training.Config):
     num_pairs: int = 256
     """Pairs of the kernel; the first of the fixed ones."""
     kernel: Literal["scalar", "trace"] = "scalar"
-    """Of the mean output, as in Appendix D.5; or the mean over outputs, in d times the time."""
+    """NTK of the mean output, as in Appendix D.5; or the mean over outputs, in d times the time."""
 
 
 # Of which outputs the kernel is: of all alike, or of those directions that are not learned yet.

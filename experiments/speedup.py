@@ -89,7 +89,7 @@ class Config:
     data_dir: str | None = None
     """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Of everything: images, views, initial parameters."""
+    """Seeds of images, views and initial parameters."""
     tuning_seeds: tuple[int, ...] = (1000, 1001)
     """On which arms are tuned; none of the others."""
     alphas: tuple[float, float, float] = (0.1, 0.3, 0.03)
@@ -108,7 +108,7 @@ class Config:
     resnet: ResNet = RESNET
     """The ResNet."""
     backbone: Literal["small", "resnet18", "resnet50"] = "small"
-    """Of the ResNet. small: width 8, three stages of one basic block."""
+    """The ResNet; small: width 8, three stages of one basic block."""
     stem: Literal["imagenet", "small", "small_stride2"] = "small_stride2"
     """Its first layers: 7x7 with stride 2 and pooling; 3x3; 3x3 with stride 2."""
     size: int = 16

@@ -55,7 +55,7 @@ class Config:
     step_size: float = 0.2
     """4 η γ_1: the learning rate in units of the limit of slow growth; stable below 1."""
     seed: int = 0
-    """Of the choice of images and of the networks."""
+    """Seed of the choice of images and of the networks."""
 
 
 def run(config: Config) -> Arrays:

@@ -77,7 +77,7 @@ class Config:
     step_size: float = 0.2
     """4 η γ_1: the learning rate in units of the limit of slow growth; stable below 1."""
     seed: int = 2
-    """Of the choice of images, the crops and the networks."""
+    """Seed of the choice of images, the crops and the networks."""
 
 
 def run(config: Config) -> Arrays:
