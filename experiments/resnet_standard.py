@@ -108,7 +108,8 @@ def _histograms(config: Config, arrays: Arrays) -> Any:
             ax.set_xscale("log")
             ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             ax.set_title(f"$t$ = {t[i]:.3g}", loc="right", fontsize=7, pad=2)
-        axes[0, column].set_title(LABELS[method] + _curves.seed_shown(config.seeds), fontsize=8)
+        title = LABELS[method] + _curves.seed_shown(config.seeds)
+        axes[0, column].set_title(title, loc="left", fontsize=8)
         axes[-1, column].set_xlabel("eigenvalue")
     axes[rows // 2, 0].set_ylabel("number of eigenvalues")
     return fig
