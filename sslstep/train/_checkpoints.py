@@ -1,7 +1,9 @@
 """Checkpoints of a run: written whole, verified when read, the one before kept."""
 
 import contextlib
+import errno
 import hashlib
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -17,7 +19,7 @@ __all__ = ["CheckpointError", "Checkpoints", "CorruptCheckpointWarning"]
 
 
 class CheckpointError(OSError):
-    """A checkpoint could not be written."""
+    """A checkpoint could not be written, or none can be read."""
 
 
 class CorruptCheckpointWarning(UserWarning):
@@ -55,11 +57,7 @@ class Checkpoints:
         if keep < 2:
             raise ValueError(f"keep must be at least 2, the last and the one before, got {keep}.")
         self.folder = Path(folder).absolute()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # What a killed process left half written.
-        for draft in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(draft, ignore_errors=True)
-        self._keep = keep
+        self._keep, self._written = keep, False
         # One process writes; others must not wait for one another here.
         own = jax.process_index()
         only_this = ocp.options.MultiprocessingOptions(
@@ -76,7 +74,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints there are, in ascending order."""
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal())
 
     def save(self, step: int, tree: PyTree) -> None:
         """Write a checkpoint, then remove the oldest beyond ``keep``.
@@ -90,8 +88,12 @@ class Checkpoints:
         """
         if step in self.steps():
             return
+        if not self._written:  # until then this may be a reader of another process's folder
+            self._remove_drafts("*")  # which a killed process left
+            self._written = True
         leaves = _to_host(tree)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._checkpointer.save(
                 self.folder / str(step),
                 ocp.args.Composite(
@@ -100,8 +102,7 @@ class Checkpoints:
                 ),
             )
         except Exception as error:
-            for draft in self.folder.glob(f"{step}.*"):
-                shutil.rmtree(draft, ignore_errors=True)
+            self._remove_drafts(str(step))
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written to {self.folder} "
                 f"({_first_line(error)}). {self._intact()}"
@@ -113,7 +114,9 @@ class Checkpoints:
         """Read the latest checkpoint that can be read.
 
         One that cannot, because a file is missing, cut short or changed, is renamed to
-        ``<step>.corrupt`` with a :class:`CorruptCheckpointWarning`, and the one before is read.
+        ``<step>.corrupt`` with a :class:`CorruptCheckpointWarning`, and the one before is read. Not
+        so where the reading itself fails, and may not the next time: too many open files, no
+        permission, a disk or a network that does not answer.
 
         Args:
             like: pytree of arrays of the shapes and dtypes that are expected, such as the initial
@@ -124,7 +127,8 @@ class Checkpoints:
 
         Raises:
             ValueError: if it holds something else than ``like``: another network or optimiser.
-            CheckpointError: if there are checkpoints and none can be read.
+            CheckpointError: if there are checkpoints, corrupt ones included, and none can be read.
+            OSError: if the reading itself fails.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -141,6 +145,8 @@ class Checkpoints:
                 if _digest(leaves) != digest:
                     raise ValueError("its values are not those that were written")
             except (OSError, ValueError, KeyError, RuntimeError) as error:
+                if _may_pass(error):
+                    raise
                 kept = path.with_name(f"{step}.corrupt")
                 shutil.rmtree(kept, ignore_errors=True)
                 path.rename(kept)
@@ -152,13 +158,35 @@ class Checkpoints:
                 )
                 continue
             return step, _from_host(leaves, like, path)
-        if steps:
-            raise CheckpointError(f"none of the checkpoints in {self.folder} can be read: {steps}.")
+        if corrupt := sorted(path.name for path in self.folder.glob("*.corrupt")):
+            raise CheckpointError(
+                f"none of the checkpoints in {self.folder} can be read: {', '.join(corrupt)}. To "
+                f"begin anew, name another folder, or remove this run's."
+            )
         return None
+
+    def _remove_drafts(self, step: str) -> None:
+        """What was left half written."""
+        for draft in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(draft, ignore_errors=True)
 
     def _intact(self) -> str:
         steps = self.steps()
         return f"Intact is that of step {steps[-1]}." if steps else "There is no earlier one."
+
+
+#: What may pass: it says nothing about the file.
+_PASSING = (
+    *(errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EACCES),
+    *(errno.EPERM, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT),
+)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether reading failed for a reason that lies outside the file."""
+    number = error.errno if isinstance(error, OSError) else None
+    # TensorStore's errors have it in their text.
+    return number in _PASSING or any(os.strerror(number) in str(error) for number in _PASSING)
 
 
 def _to_host(tree: PyTree) -> dict[str, np.ndarray]:

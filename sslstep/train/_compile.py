@@ -78,7 +78,7 @@ class CompiledStep:
             The tree, as a call takes it. The copies share no memory with ``tree``.
         """
         if self.parallel == "jit":
-            place = lambda leaf: jax.device_put(_copied(leaf), self.devices[0])  # noqa: E731
+            place = lambda leaf: _put(leaf, self.devices[0])  # noqa: E731
         elif self.parallel == "pmap":
             split = NamedSharding(self._mesh, PartitionSpec(_AXIS))
             place = lambda leaf: _stacked(leaf, self.num_local, split)  # noqa: E731
@@ -192,17 +192,23 @@ def compile_step(
 
 def _copied(leaf: Any) -> Any:
     """A copy: of what is placed or fetched the one will be donated, and the other outlives that."""
-    return jnp.array(leaf, copy=True) if isinstance(leaf, jax.Array) else leaf
+    return jnp.array(leaf, copy=True)
+
+
+def _put(leaf: Any, device: jax.Device) -> Array:
+    if isinstance(leaf, jax.Array):
+        return jax.device_put(_copied(leaf), device)
+    return jax.device_put(leaf, device, may_alias=False)  # of images, not by way of another device
 
 
 def _stacked(leaf: Any, num: int, sharding: NamedSharding) -> Array:
-    leaf = jnp.asarray(leaf)
+    leaf = jnp.array(leaf, copy=True)
     parts = [jax.device_put(leaf[None], device) for device in sharding.mesh.devices.flat]
     return jax.make_array_from_single_device_arrays((num, *leaf.shape), sharding, parts)
 
 
 def _replicated(leaf: Any, sharding: NamedSharding) -> Array:
-    leaf = jnp.asarray(leaf)
+    leaf = jnp.array(leaf, copy=True)
     parts = [
         jax.device_put(leaf.copy(), device)
         for device in sharding.mesh.devices.flat

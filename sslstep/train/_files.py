@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sslstep.simulate import DivergenceError
-from sslstep.train._checkpoints import Checkpoints
+from sslstep.train._checkpoints import CheckpointError, Checkpoints
 from sslstep.train._step import TrainState
 
 __all__ = ["columns", "read_rows", "read_run"]
@@ -24,6 +24,7 @@ class RunFiles:
         self.record_rows: list[dict[str, Any]] = []
         self._checkpoints: Checkpoints | None = None
         self._lines: dict[str, JsonLines] = {}
+        self._seen: Mapping[str, Any] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._checkpoints = Checkpoints(folder / "checkpoints", keep)
@@ -32,20 +33,28 @@ class RunFiles:
         """Refuse a folder of another run: by the caller's settings, and by what a run sees."""
         if self.folder is not None:
             _require_same(self.folder / "settings.json", settings)
-            # What was never saved binds nobody.
-            if self._checkpoints and self._checkpoints.steps():
-                _require_same(self.folder / "run.json", seen)
+            _require_same(self.folder / "run.json", seen)
 
     def remember(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
-        """Write both, once it is clear that the run goes on here."""
+        """Write the settings, once it is clear that the run goes on here.
+
+        What a run sees follows with the first checkpoint: a run that was never saved binds nobody.
+        """
+        self._seen = seen
         if self.folder is not None:
             _write_settings(self.folder / "settings.json", settings)
-            _write_settings(self.folder / "run.json", seen)
+            if self._checkpoints and self._checkpoints.steps():
+                _write_settings(self.folder / "run.json", seen)
 
     def resume(self, state: TrainState) -> tuple[int, TrainState]:
         """The step to go on from, and its state."""
         found = self._checkpoints.latest(state) if self._checkpoints else None
         if self.folder is not None:
+            if found is None and (self.folder / "run.json").exists():
+                raise CheckpointError(
+                    f"{self.folder} holds a run whose checkpoints are gone: it cannot go on, and "
+                    f"would be overwritten. Name another folder, or remove this one."
+                )
             # What was written after the checkpoint will be written again.
             for name, rows in (("metrics", self.metric_rows), ("records", self.record_rows)):
                 path = self.folder / f"{name}.jsonl"
@@ -84,8 +93,9 @@ class RunFiles:
         """Write a checkpoint, after all lines up to it have reached the disk."""
         for lines in self._lines.values():
             lines.sync()
-        if self._checkpoints:
+        if self._checkpoints and self.folder is not None:
             self._checkpoints.save(step, state)
+            _write_settings(self.folder / "run.json", self._seen)
 
     def close(self) -> None:
         """Close what is open."""
@@ -226,7 +236,9 @@ def _require_same(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write them as JSON, in one step."""
+    """Write them as JSON, in one step; those that are there already are the same."""
+    if path.exists():
+        return
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(dict(settings), indent=1, sort_keys=True) + "\n")
     draft.replace(path)

@@ -24,6 +24,9 @@ __all__ = ["Fit", "Interrupted", "fit"]
 
 _log = logging.getLogger(__name__)
 
+# Dispatches from one time that processes ask each other for signals to the next.
+_ASK_EVERY = 10
+
 
 class Fit(NamedTuple):
     """A finished run.
@@ -77,8 +80,8 @@ def fit(
     same machine and versions; other devices round differently). A folder of a finished run is read,
     not run again.
 
-    - SIGTERM or Ctrl-C: the run finishes the dispatch, saves a checkpoint, and raises
-      :class:`Interrupted`. A second Ctrl-C stops at once.
+    - SIGTERM or Ctrl-C: the run finishes the dispatch (with several processes, at most ten), saves
+      a checkpoint, and raises :class:`Interrupted`. A second Ctrl-C stops at once.
     - Killed: what came after the last checkpoint is done again.
     - A checkpoint that cannot be read: a warning, and the one before it.
     - A full disk: an error; earlier checkpoints and whole lines of the files are intact.
@@ -164,6 +167,7 @@ def fit(
     files = RunFiles(Path(folder) if folder is not None and writer else None, keep)
     described = settings or {}, _seen(state, images, batch_size)
     files.require_same(*described)
+    first_of_all = int(state.step)
     start, state = _agree(*files.resume(state))
     if start > num_steps:
         files.close()
@@ -188,9 +192,9 @@ def fit(
         try:
             done = start
             shown: dict[str, Any] = {}
-            if start == 0 and 0 in record_steps and record is not None:
-                files.record(0, record(step.fetch(here)))
-            pending = None
+            if start == first_of_all and start in record_steps and record is not None:
+                files.record(start, record(step.fetch(here)))
+            pending, dispatches = None, 0
             for stop in (stop for stop in stops if stop > start):
                 for first, count in _dispatches(done, stop, steps_per_dispatch):
                     indices = batch_indices(state.key, first, count, batch_size, *sizes)
@@ -201,7 +205,10 @@ def fit(
                     pending, done = (first, step.fetch(metrics)), first + count
                     show(shown)
                     bar.update(count)
-                    if signals.received and jax.process_count() == 1:
+                    dispatches += 1
+                    # Several processes must stop at one step, and asking all of them takes time.
+                    now = jax.process_count() == 1 or dispatches % _ASK_EVERY == 0
+                    if now and _anyone(signals.received):
                         break
                 shown |= files.metrics(*pending) if pending is not None else {}
                 pending = None

@@ -1,5 +1,6 @@
 """Runs that are killed, stopped, spoilt and gone on with, against one that nothing happened to."""
 
+import errno
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import training
 
@@ -142,7 +144,53 @@ def test_without_a_sound_checkpoint_it_does_not_start_over(copy):
         pytest.raises(train.CheckpointError, match="none of the checkpoints"),
     ):
         training.fit(copy, 30)
+    for _ in range(2):  # as a job that is queued again does
+        with pytest.raises(train.CheckpointError, match=r"none .* can be read: 10\.corrupt, 20"):
+            training.fit(copy, 30)
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(train.CheckpointError, match="a run whose checkpoints are gone"):
+        training.fit(copy, 30)
     assert (copy / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "x"), ValueError(f"RESOURCE: {os.strerror(errno.EMFILE)}")]
+)
+def test_a_failure_to_read_is_not_taken_for_corruption(copy, monkeypatch, error):
+    def fails(*args, **kwargs):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.Checkpointer, "restore", fails)
+        with pytest.raises(type(error), match=str(error)[-5:]):
+            training.fit(copy, 30)
+    assert train.Checkpoints(copy / "checkpoints").steps() == [10, 20, 30]
+    training.fit(copy, 30)
+
+
+def test_a_save_that_fails_removes_only_what_it_wrote(copy, monkeypatch):
+    folder = copy / "checkpoints"
+    (folder / "40.corrupt").mkdir()
+
+    def fails(self, path, *args, **kwargs):
+        Path(f"{path}.orbax-checkpoint-tmp").mkdir()
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", fails)
+    with pytest.raises(train.CheckpointError, match="Intact is that of step 30"):
+        train.Checkpoints(folder).save(40, {"w": jnp.ones(2)})
+    assert {path.name for path in folder.iterdir()} == {"10", "20", "30", "40.corrupt"}
+
+
+def test_a_reader_touches_nothing(copy, tmp_path):
+    draft = copy / "checkpoints" / "40.orbax-checkpoint-tmp"
+    draft.mkdir()
+    assert train.Checkpoints(copy / "checkpoints").latest(training.state())[0] == 30
+    assert draft.is_dir()
+    assert train.Checkpoints(tmp_path / "misspelt").steps() == []
+    assert not (tmp_path / "misspelt").exists()
+    training.fit(copy, 40)  # which writes
+    assert not draft.exists()
 
 
 FULL_DISK = """
@@ -206,7 +254,9 @@ def test_a_finished_run_is_read_and_a_longer_one_goes_on(finished, copy, undistu
     assert training.parameters(again).tobytes() == finished[1].tobytes()
     assert again.metrics["step"].tolist() == list(range(1, 31))
     assert again.records["step"].tolist() == [0, 15, 30]
+    written = (copy / "settings.json").stat().st_mtime_ns
     training.fit(copy, training.STEPS)
+    assert (copy / "settings.json").stat().st_mtime_ns == written  # the time of its beginning
     for name in FILES:
         assert (copy / name).read_bytes() == (undisturbed / name).read_bytes()
 
@@ -325,6 +375,21 @@ def test_keys_of_other_kinds_survive_a_checkpoint(tmp_path):
     )
     assert found["half"].dtype == jnp.bfloat16
     assert train.Checkpoints(tmp_path / "empty").latest(tree) is None
+
+
+def test_a_state_of_a_later_step_is_recorded_where_it_starts():
+    start = training.state()._replace(step=jnp.asarray(5, jnp.int32))
+    run = training.fit(
+        None, 8, start=start, record=lambda state: {"at": state.step}, record_at=(5, 8)
+    )
+    assert run.records["at"].tolist() == [5, 8]
+
+
+def test_what_is_placed_shares_no_memory():
+    images = np.zeros((64, 8), np.float32)
+    placed = training.compiled().place(images)
+    images[:] = 7
+    assert float(placed.max()) == 0
 
 
 def test_a_record_needs_times():
