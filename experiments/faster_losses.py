@@ -60,15 +60,8 @@ class Config:
     """Floating-point type of all computations."""
 
 
-#: How each remedy is called.
-LABELS = {
-    "plain": "plain",
-    "sharpened": "sharpened",
-    "smoothed": "smoothed",
-    "quartic": "quartic",
-    "hinge": "hinge",
-    "preconditioned": "preconditioned",
-}
+#: What is compared.
+NAMES = ("plain", "sharpened", "smoothed", "quartic", "hinge", "preconditioned")
 #: Where it is proposed.
 PLACES = {"sharpened": "G.2", "preconditioned": "G.1, Eq. 52"}
 
@@ -240,11 +233,12 @@ def _trainer(loss_fn: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """Mode equations against training, closed-form ratios against measured ones."""
     out, shown, all_losses = [], f"{config.shown:g}", landscapes(config)
+    place, plain_slack = config.ratios.index(config.shown), [0.0] * len(config.ratios)
     last = {
-        ratio: {name: arrays[f"{name}/{ratio:g}/steps"][-1] for name in LABELS}
+        ratio: {name: arrays[f"{name}/{ratio:g}/steps"][-1] for name in NAMES}
         for ratio in config.ratios
     }
-    for name, label in LABELS.items():
+    for name in NAMES:
         errors, slack = [], []
         for ratio in config.ratios:
             key = f"{name}/{ratio:g}"
@@ -256,45 +250,47 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
         worst = int(np.argmax(np.abs(errors) - np.asarray(slack)))
         out.append(
             claims.below(
-                f"linear model, {label}: the step by which all d modes are learned, relative error "
+                f"linear model, {name}: the step by which all d modes are learned, relative error "
                 f"of the mode equation (worst ratio of eigenvalues)",
                 PLACES.get(name, "G.3" if name != "plain" else "Eq. 12"),
                 measured=float(abs(errors[worst])),
-                tolerance=float(slack[worst]) + 0.01,
+                tolerance=float(slack[worst]),
             )
         )
         finals = arrays[f"{name}/{shown}/high_final"]
-        rest = np.asarray(all_losses[name].rest)
+        rest = float(all_losses[name].rest)
         out.append(
             claims.above(
-                f"linear model, {label}, at {config.high_rate:g} of the largest learning rate: "
-                f"modes learned and at rest, of {config.dim}",
+                f"linear model, {name}, at {config.high_rate:g} of the largest learning rate: "
+                f"modes that end within half of where they rest, of {config.dim}",
                 PLACES.get(name, "G.3" if name != "plain" else "Sec. 4"),
                 expected=config.dim,
-                measured=float(np.sum((finals > 0.5 * rest) & np.isfinite(finals))),
+                # Beyond the largest rate they leave it; below, some are still on the way.
+                measured=float(np.sum(np.abs(finals - rest) < 0.5 * rest)),
             )
         )
         if name == "plain":
+            plain_slack = slack
             continue
         measured = np.asarray([last[r]["plain"] / last[r][name] for r in config.ratios])
+        both = float(slack[place] + plain_slack[place])
         closed = float(arrays[f"{name}/{shown}/speedup"])
-        place = config.ratios.index(config.shown)
         out.append(
             claims.close(
-                f"linear model, {label}: how many times fewer steps than plain descent, each at "
+                f"linear model, {name}: how many times fewer steps than plain descent, each at "
                 f"{config.rate:g} of its largest rate, against the closed form "
                 f"(γ_1/γ_d = {shown})",
                 PLACES.get(name, "G.3"),
                 expected=closed,
                 measured=float(measured[place]),
-                tolerance=closed * (float(slack[place]) + 0.02),
+                tolerance=closed * both,
             )
         )
         if name in PLACES:
             growing = measured[-1] / measured[0]
             out.append(
                 claims.above(
-                    f"linear model, {label}: the ratio to plain descent grows with γ_1/γ_d, its "
+                    f"linear model, {name}: the ratio to plain descent grows with γ_1/γ_d, its "
                     f"last over its first",
                     PLACES[name],
                     expected=1.0,
@@ -313,12 +309,12 @@ def plot(config: Config, arrays: Arrays) -> Any:
     upper, lower = subfigures
     axes = upper.subplots(2, 5, sharey="row", sharex="row")
     grid, columns = arrays["grid"], ["plain", "sharpened", "smoothed", "quartic", "preconditioned"]
-    colors = dict(zip(LABELS, ["black", *plotting.CATEGORIES], strict=True))
+    colors = dict(zip(NAMES, ["black", *plotting.CATEGORIES], strict=True))
     for ax, name in zip(axes[0], columns, strict=True):
         if name != "plain":
             ax.plot(grid, arrays["plain/loss"], color="0.75", linewidth=1.0)
         ax.plot(grid, arrays[f"{name}/loss"], color=colors[name])
-        ax.set(title=LABELS[name], xlabel=r"$\bar{s}_j$", ylim=(-0.1, 2.4), xlim=(-1.6, 1.6))
+        ax.set(title=name, xlabel=r"$\bar{s}_j$", ylim=(-0.1, 2.4), xlim=(-1.6, 1.6))
     hinged = axes[0, 3]
     hinged.plot(grid, arrays["hinge/loss"], "--", color=colors["hinge"])
     hinged.set_title("")
@@ -338,12 +334,12 @@ def plot(config: Config, arrays: Arrays) -> Any:
     axes[1, 0].set_ylabel(r"$\bar{s}_j$")
     axes[1, 4].legend(loc="lower right", handlelength=1.2, fontsize=6)
     steps_ax, ratio_ax = lower.subplots(1, 2)
-    markers = dict(zip(LABELS, "os^DvP", strict=True))
+    markers = dict(zip(NAMES, "os^DvP", strict=True))
     modes = np.arange(1, config.dim + 1)
-    for i, (name, label) in enumerate(LABELS.items()):
+    for i, name in enumerate(NAMES):
         key, color = f"{name}/{config.shown:g}", colors[name]
         beside = modes + 0.06 * (i - 2.5)
-        settings = {"color": color, "markersize": 4, "label": label}
+        settings = {"color": color, "markersize": 4, "label": name}
         steps_ax.plot(beside, arrays[f"{key}/steps"], markers[name], **settings)
         steps_ax.plot(beside, arrays[f"{key}/predicted"], "_", color=color, markersize=9)
         if name == "plain":

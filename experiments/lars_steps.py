@@ -214,17 +214,24 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     out = []
     gammas, scales = arrays["gammas"], [f"{scale:g}" for scale in config.scales]
     for rule, name in (("sgd", "gradient descent"), ("lars", "LARS")):
-        errors = [
-            np.max(np.abs(arrays[f"{rule}/{s}/half"] / arrays[f"{rule}/{s}/half_predicted"] - 1))
-            for s in scales
-        ]
+        errors, slack = [], []
+        for s in scales:
+            half, predicted = arrays[f"{rule}/{s}/half"], arrays[f"{rule}/{s}/half_predicted"]
+            errors.append(np.abs(half / predicted - 1))
+            # A step multiplies by 1 + x, x = 4γη, where flow does by e^x, and records lie apart;
+            # under LARS, what is not aligned at the start adds less than one e-fold to |W|.
+            apart = np.diff(arrays[f"{rule}/{s}/step"])[0]
+            descent = 2 * gammas * config.learning_rate + apart / predicted
+            slack.append(descent if rule == "sgd" else 1 / (config.relative_rate * predicted))
+        error, allowed = np.concatenate(errors), np.concatenate(slack)
+        worst = int(np.argmax(error - allowed))
         out.append(
             claims.below(
-                f"linear model under {name}: steps at which modes are learned, largest relative "
-                f"error of the prediction",
+                f"linear model under {name}: steps at which modes are learned, relative error of "
+                f"the prediction (of the mode that comes closest to what is allowed)",
                 "Eq. 10, 16" if rule == "sgd" else "beyond the paper",
-                measured=float(max(errors)),
-                tolerance=0.05,
+                measured=float(error[worst]),
+                tolerance=float(allowed[worst]),
             )
         )
     slope = {
@@ -237,12 +244,13 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             "Eq. 16",
             expected=-1.0,
             measured=slope["sgd"],
-            tolerance=0.1,
+            # Of log(1/γ s(0)^2), about 2 log(1/α), a part grows as γ falls.
+            tolerance=float(1 / np.log(1 / config.scales[-1])),
         ),
         claims.above(
             "linear model under LARS: not so; the exponent",
             "beyond the paper",
-            expected=-0.5,
+            expected=-0.5,  # nearer to 0 than to -1
             measured=slope["lars"],
         ),
     ]
@@ -254,7 +262,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             "ResNet: step times lie closer together under LARS: the last over the first, of the "
             "dimensions learned by both rules, over the same under gradient descent",
             "beyond the paper",
-            expected=0.8,
+            expected=1.0,
             measured=float(np.mean(spans)),
             tolerance=0.0,
         )

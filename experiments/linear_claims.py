@@ -171,7 +171,6 @@ def _zero_loss_solutions(config, key, modes) -> Arrays:
         "top_loss": linear.loss(top, jnp.diag(gammas)),
         "other_losses": losses,
         "norm_ratios": np.linalg.norm(stack, axis=(1, 2)) / np.linalg.norm(np.asarray(top)),
-        "top_norm": jnp.linalg.norm(top),
     }
 
 
@@ -222,6 +221,10 @@ def _check_steps(config, arrays) -> list[claims.Claim]:
     times, learned = arrays["step_times"], np.isfinite(arrays["step_times"])
     error = np.abs(arrays["predicted_step_times"] / times - 1)
     error_flow = np.abs(arrays["predicted_step_times_flow"] / times - 1)
+    # Waits go as log 1/γ s(0)^2, and what is not aligned at first may change s(0) by a third.
+    squares = arrays["gammas"][: config.dim] * arrays["initial_singular_values"] ** 2
+    slack = float((2 * np.log(4 / 3) / np.log(1 / squares)).max())
+    slowdown = float(_slowdown(config, arrays))
     results = [
         claims.close(
             "all d modes are learned",
@@ -235,21 +238,21 @@ def _check_steps(config, arrays) -> list[claims.Claim]:
             "descent's rate",
             "Eq. 16, corrected for descent",
             measured=float(error.max()),
-            tolerance=0.02,
+            tolerance=slack,
         ),
         claims.below(
             "step times: largest relative error of τ_j from the second mode on, as printed",
             "Eq. 16",
             measured=float(error_flow[1:].max(initial=0)),
-            tolerance=0.02,
+            tolerance=slack,
         ),
         claims.close(
             "step time of the first mode over τ_1 as printed: gradient descent grows it more "
             "slowly",
             "beyond the paper",
-            expected=float(_slowdown(config, arrays)),
+            expected=slowdown,
             measured=float(times[0] / arrays["predicted_step_times_flow"][0]),
-            tolerance=0.01,
+            tolerance=slack * slowdown,
         ),
     ]
     plateaus = _plateaus(config, arrays)
@@ -366,16 +369,15 @@ def _check_distances(config, arrays, dim) -> list[claims.Claim]:
     resolved = measured > 30 * floor
     measured, predicted, scales = measured[resolved], predicted[resolved], scales[resolved]
     beta = float(linear.alignment_exponent(jnp.asarray(arrays["gammas"]), dim))
-    falling = np.append(True, np.diff(measured) < 0)
-    decades = np.log10(scales[0] / scales[falling.cumprod().sum() - 1])
+    decades = np.log10(scales[0] / scales[-1]) if len(scales) else 0.0
     results = [
-        claims.above(
-            f"sup_t |W(t) - W*(t)| at d = {dim} falls with α: over how many "
-            f"decades, without exception",
+        claims.below(
+            f"sup_t |W(t) - W*(t)| at d = {dim} falls with α, over {decades:.1f} decades: the "
+            f"largest ratio to that at the next larger of {len(scales)} α",
             "Result 4.6",
-            # With few dimensions the distance soon falls below what the integrator resolves.
-            expected=8.0 if dim == config.dim else 0.5,
-            measured=float(decades),
+            expected=1.0,
+            measured=float((measured[1:] / measured[:-1]).max()) if len(scales) > 1 else np.inf,
+            tolerance=0.0,
         ),
     ]
     # Whether the closest modes can be asymptotic depends on the gaps and on the floating-point

@@ -92,18 +92,15 @@ def run(config: Config) -> Arrays:
         )
         jax.block_until_ready(trajectory)
     t = trajectory.times[1:]
-    curves = {
-        name: linear.mode_eigenvalue(t[:, None], gammas, start, learning_rate=rate)
-        for name, rate in (("flow", 0.0), ("descent", eta))
-    }
     arrays: Arrays = {
         "t": t,
         "loss": trajectory.loss[1:],
         "eigenvalues": trajectory.eigenvalues[1:],
         "gammas": modes.eigenvalues,
         "initial_singular_values": start,
-        "predicted_eigenvalues_flow": curves["flow"],
-        "predicted_eigenvalues": curves["descent"],
+        "predicted_eigenvalues": linear.mode_eigenvalue(
+            t[:, None], gammas, start, learning_rate=eta
+        ),
         "step_times": spectrum.step_times(t, trajectory.eigenvalues[1:]),
         # Eq. 16 as printed, and with the rate of gradient descent. Sorted, because two close modes
         # may be learned in either order; eigenvalues of C are sorted too.
