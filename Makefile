@@ -30,11 +30,11 @@ figures: $(QUICK) width_sweep ntk_evolution fig5 fig3 fig7 tables lars_steps pre
 	$(BIN)/python -m experiments report
 
 .PHONY: paper
-paper:  ## the same at the presets as published, for a GPU (takes DATA_DIR)
+paper:  ## the same at the presets named paper, for a GPU: needs CIFAR-10 and STL-10, see data (takes DATA_DIR)
 	$(MAKE) figures PRESET=paper
 
 .PHONY: quick
-quick: $(QUICK)  ## those of them that take at most four minutes each
+quick: $(QUICK)  ## the quicker ones, a quarter of an hour in all
 	$(BIN)/python -m experiments.claims
 
 .PHONY: fig1ab
@@ -175,7 +175,7 @@ help:  ## this list
 	  /^[a-z0-9_]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables, as in  make figures PRESET=paper"
-	@echo "  PRESET    of the experiments: cpu (default: minutes, no network) or paper (as published, one GPU)"
+	@echo "  PRESET    of the experiments: cpu (default: minutes, no network) or paper (as published, or larger: one GPU)"
 	@echo "  DATA      photos (default), cifar10, stl10 or, but for speedup, a folder of images; DATA_DIR  where prepared data lie"
 	@echo "  ARGS      more options for the experiments, pytest or the benchmarks; with figures, for each run"
 	@echo "  PYTHON    3.11, 3.12 or 3.13, default python3; VENV  the environment made with it, default .venv"
