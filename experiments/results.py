@@ -47,7 +47,8 @@ def load(folder: str | Path) -> Results:
 
     Raises:
         FileNotFoundError: if a file of it is missing, with the folder and the file.
-        ValueError: if it was written by a version with other settings.
+        ValueError: if it was written by a version with settings that this one does not know.
+            Settings that were added since have the value of the preset.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -68,11 +69,10 @@ def load(folder: str | Path) -> Results:
 
 
 def _config(default: Any, settings: dict[str, Any], folder: Path) -> Any:
-    """Settings as they were before they were JSON."""
+    """Settings as they were before they were JSON; those that were added since, by default."""
     known = {field.name for field in dataclasses.fields(default)}
-    if known != set(settings):
-        differ = ", ".join(sorted(known ^ set(settings)))
-        raise ValueError(f"{folder} was written by a version with other settings: {differ}.")
+    if unknown := ", ".join(sorted(set(settings) - known)):
+        raise ValueError(f"{folder} was written by a version with other settings: {unknown}.")
 
     def read(now: Any, value: Any) -> Any:
         if dataclasses.is_dataclass(now):
