@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from experiments import _curves, _training, resnet_small_init
+from experiments import _training, resnet_small_init
 from experiments import embedding_alignment_report as report
 from experiments._recipes import LABELS, Method, Recipe, Recipes
 from experiments._require import require
@@ -86,20 +86,15 @@ def _of_run(config: Config, recipe: Recipe, seed: int, trained: _training.Traine
     final, n = states[-1], config.num_pairs
     kernel, z = ntk.of(final, n)
     modes = _modes(kernel, recipe.dim)
-    learned = _curves.count(recipe, trained.arrays).learned
     initial_kernel, _ = ntk.of(states[0], n)
     random = np.random.default_rng(seed).normal(size=z.shape)
     found = {
         "embeddings": z,
-        "learned": np.asarray(learned),
         "final NTK": _alignment(z, _embedding(modes)),
         "top modes": _alignment(z, _top(kernel, recipe.dim)),
         "initial NTK": _alignment(z, _embedding(_modes(initial_kernel, recipe.dim))),
         "random": _alignment(z, random),
     }
-    if learned:
-        leading = np.linalg.svd(z, full_matrices=False)[0][:, :learned]
-        found["final NTK, learned"] = _alignment(leading, _embedding(modes)[:, :learned])
 
     # Along training and the two kinds of NTK, on the same, fewer pairs.
     m = config.num_along
