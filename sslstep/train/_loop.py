@@ -122,7 +122,8 @@ def fit(
         DivergenceError: as above, with the step, the last finite metrics and the checkpoint to
             return to.
         Interrupted: as above.
-        CheckpointError, OSError: if files could not be written.
+        CheckpointError, OSError: if files could not be written, no checkpoint can be read,
+            or all are gone.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpy as np, optax

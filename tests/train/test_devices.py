@@ -1,9 +1,11 @@
 """One device, four of them, and two processes: the same 20 steps."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -13,13 +15,17 @@ import training
 
 from sslstep import train
 
-SCRIPT = """
+BEGIN = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import jax
 rank, port, out = int(sys.argv[2]), sys.argv[3], sys.argv[4]
 if port:
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+"""
+SCRIPT = (
+    BEGIN
+    + """
 import numpy as np
 import training
 
@@ -30,15 +36,28 @@ for devices, parallel in (pair.split(":") for pair in sys.argv[5:]):
     run = training.fit(folder, 20, step=step)
     np.savez(folder + ".npz", parameters=training.parameters(run), **run.metrics)
 """
+)
+# A run that nothing but a signal ends.
+ENDLESS = (
+    BEGIN
+    + """
+import training
+from sslstep import train
+
+step, size = training.compiled(2, "pmap"), {"num_steps": 10**6, "batch_size": training.BATCH}
+start = training.state(), training.images()
+train.fit(step, *start, **size, checkpoint_every=10**6, folder=f"{out}/run")
+"""
+)
 
 
-def start(out, layouts, *, rank=0, port="", devices=1):
+def start(out, layouts=(), *, rank=0, port="", devices=1, script=SCRIPT):
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
     here = str(Path(training.__file__).parent)
-    command = [sys.executable, "-c", SCRIPT, here, str(rank), port, str(out), *layouts]
+    command = [sys.executable, "-c", script, here, str(rank), port, str(out), *layouts]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -48,15 +67,18 @@ def finish(*processes):
         assert process.returncode == 0, errors
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Parameters and losses by layout, each of 20 steps."""
     out = tmp_path_factory.mktemp("devices")
     finish(start(out, ["1:jit", "4:pmap", "4:shard_map"], devices=4))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    layouts = ["2:pmap", "2:shard_map"]
+    layouts, port = ["2:pmap", "2:shard_map"], free_port()
     finish(*(start(out, layouts, rank=rank, port=port) for rank in (0, 1)))
     return out
 
@@ -78,6 +100,22 @@ def test_the_same_parameters_after_20_steps(runs, name):
         assert (runs / name / "metrics.jsonl").exists()
     # The first process writes; the other's folder is not made.
     assert (runs / name).exists() == name.endswith("_0")
+
+
+def test_a_signal_to_one_process_stops_both(tmp_path):
+    """Though no checkpoint is due for a million steps."""
+    port = free_port()
+    both = [start(tmp_path, rank=rank, port=port, script=ENDLESS) for rank in (0, 1)]
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not metrics.exists() or not metrics.stat().st_size:
+        assert all(process.poll() is None for process in both), both[0].stderr.read()
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGTERM)
+    for process in both:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 128 + signal.SIGTERM, errors
+    saved = train.Checkpoints(tmp_path / "run" / "checkpoints").steps()
+    assert saved == train.read_run(tmp_path / "run")[0]["step"][-1:].tolist()
 
 
 @pytest.mark.parametrize("parallel", ["jit", "pmap", "shard_map"])
