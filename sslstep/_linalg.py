@@ -18,6 +18,15 @@ def rounding(eigenvalues: Float[Array, " k"], factor: float) -> Float[Array, ""]
     return factor * jnp.finfo(eigenvalues.dtype).eps * jnp.abs(eigenvalues).max()
 
 
+def solver_error(eigenvalues: Float[Array, " k"], size: int) -> Float[Array, ""]:
+    """How far an eigensolver's values may lie from those of a matrix of `size` rows, at most.
+
+    eigh spreads an eigenvalue of multiplicity m over some sqrt(m) eps of the largest (measured: 8
+    at m = 5, 30 at m = 300), and returns zeros of low rank as 10 eps or less (up to m = 1200).
+    """
+    return rounding(eigenvalues, 8 + 4 * size**0.5)
+
+
 @jax.custom_jvp
 def eigh_descending(matrix: Array) -> tuple[Array, Array]:
     """Eigendecomposition in descending order whose derivative is finite at repeated eigenvalues."""
@@ -32,9 +41,7 @@ def _eigh_descending_jvp(primals, tangents):
     tangent = (tangent + tangent.T) / 2
     inner = matmul(matmul(eigenvectors.T, tangent), eigenvectors)
     gaps = eigenvalues[None, :] - eigenvalues[:, None]
-    # eigh spreads an eigenvalue of multiplicity m over some sqrt(m) eps of the largest (measured: 8
-    # at m = 5, 30 at m = 300).
-    tied = jnp.abs(gaps) <= rounding(eigenvalues, 8 + 4 * matrix.shape[0] ** 0.5)
+    tied = jnp.abs(gaps) <= solver_error(eigenvalues, matrix.shape[0])
     couplings = jnp.where(tied, 0, inner / jnp.where(tied, 1, gaps))
     eigenvectors_dot = matmul(eigenvectors, couplings)
     return (eigenvalues, eigenvectors), (jnp.diagonal(inner), eigenvectors_dot)

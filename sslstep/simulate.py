@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
-from sslstep._linalg import HIGHEST, eigh_descending, matmul, rounding
+from sslstep._linalg import HIGHEST, eigh_descending, matmul, solver_error
 from sslstep.linear import Modes, max_learning_rate, modes
 from sslstep.linear._modes import require_weights
 
@@ -70,13 +70,17 @@ def gradient_descent(
 
     .. math:: W \leftarrow W - 4 \eta (W \Gamma W^\top - I) W \Gamma
 
-    in the eigenbasis, compiled as one loop. Only the records are kept. With ``record_every`` the
-    loop can be differentiated in reverse; with ``record_at`` forward only. Derivatives by Γ go
-    through its modes: at exactly repeated eigenvalues see :func:`sslstep.linear.modes`.
+    in the eigenbasis, compiled as one loop. A mode with γ = 0 stays as it is and is not stepped:
+    of a matrix Γ every mode with \|γ\| up to ``(8 + 4 sqrt(m)) eps max|γ|``, the eigensolver's
+    error; of modes that are given, and under tracing, no other. Only the records are kept. With
+    ``record_every`` the loop can be differentiated in reverse; with ``record_at`` forward only.
+    Derivatives by Γ go through its modes: at exactly repeated eigenvalues see
+    :func:`sslstep.linear.modes`.
 
     Args:
         weights: W(0), shape ``(d, m)``.
-        gamma_matrix: Γ, shape ``(m, m)``; or all its m modes, where they are known already.
+        gamma_matrix: Γ, shape ``(m, m)``; or all its m modes, where they are known already; their γ
+            are taken as exact.
         learning_rate: η; traced, so that another value compiles nothing anew.
         num_steps: how many steps.
         record_every: record steps 0, ``record_every``, ... ``num_steps``; has to divide
@@ -110,7 +114,7 @@ def gradient_descent(
     _check.require_at_least("learning_rate", learning_rate, 0.0, strict=True)
     _warn_if_unstable(learning_rate, all_modes.eigenvalues)
     steps = record_steps(num_steps, record_every, record_at)
-    moving = _moving(all_modes.eigenvalues)
+    moving = _moving(all_modes.eigenvalues, computed=not isinstance(gamma_matrix, Modes))
     start = _to_eigenbasis(weights, all_modes)
     learning_rate = jnp.asarray(learning_rate, start.dtype)
     gammas = all_modes.eigenvalues[moving]
@@ -140,8 +144,9 @@ def gradient_flow(
     r"""Gradient flow (Eq. 6) of the linear model, integrated by diffrax in the eigenbasis.
 
     An adaptive explicit Runge-Kutta method of order 5 (Tsit5): fast modes that have been learned
-    limit the step by stability, about :math:`0.4 / \gamma_1`, whatever the tolerance. Derivatives
-    by Γ go through its modes: at exactly repeated eigenvalues see :func:`sslstep.linear.modes`.
+    limit the step by stability, about :math:`0.4 / \gamma_1`, whatever the tolerance. Modes with
+    γ = 0 are left out as in :func:`gradient_descent`. Derivatives by Γ go through its modes: at
+    exactly repeated eigenvalues see :func:`sslstep.linear.modes`.
 
     Args:
         weights: W(0), shape ``(d, m)``.
@@ -172,7 +177,7 @@ def gradient_flow(
 
     weights, all_modes = _prepare(weights, gamma_matrix)
     start = _to_eigenbasis(weights, all_modes)
-    moving = _moving(all_modes.eigenvalues)
+    moving = _moving(all_modes.eigenvalues, computed=not isinstance(gamma_matrix, Modes))
     gammas = all_modes.eigenvalues[moving]
     times = jnp.asarray(times, start.dtype)
     if times.ndim != 1 or times.shape[0] == 0:
@@ -264,15 +269,16 @@ def _to_eigenbasis(weights: Array, all_modes: Modes) -> Array:
     return matmul(weights, all_modes.eigenvectors)
 
 
-def _moving(eigenvalues: Array) -> np.ndarray:
-    """Which columns of A change: those with γ = 0 (to rounding) never do, and need no work.
+def _moving(eigenvalues: Array, *, computed: bool) -> np.ndarray:
+    """Which columns of A change: those with γ = 0 never do, and need no work.
 
-    With 2n < m, as in Section 4.4, most of Γ's modes are such. Under tracing all are kept.
+    With 2n < m, as in Section 4.4, many of Γ's modes are such; if `computed` here, up to the
+    eigensolver's error. Under tracing all are kept.
     """
     if not _check.is_concrete(eigenvalues):
         return np.arange(eigenvalues.shape[0])
     with jax.ensure_compile_time_eval():
-        cutoff = float(rounding(eigenvalues, eigenvalues.shape[0]))
+        cutoff = float(solver_error(eigenvalues, eigenvalues.shape[0])) if computed else 0.0
     return np.flatnonzero(np.abs(np.asarray(eigenvalues)) > cutoff)
 
 

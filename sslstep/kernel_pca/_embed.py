@@ -46,7 +46,8 @@ def final_singular_values(modes: KernelModes) -> Float[Array, " k"]:
         Array([0.5, 2. ], dtype=float32)
     """
     gammas = modes.eigenvalues
-    # Eigenvalues that are rounding errors count as zero, as in linear.top_spectral.
+    # As much as contrastive_modes counts as zero: its eigenproblems are small or in float64, and
+    # so better than the one of size m that linear.top_spectral has to reckon with.
     positive = gammas > rounding(gammas, 10)
     return jnp.where(positive, jnp.where(positive, gammas, 1) ** -0.5, 0)
 

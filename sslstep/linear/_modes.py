@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
-from sslstep._linalg import eigh_descending, matmul, rounding
+from sslstep._linalg import eigh_descending, matmul, solver_error
 
 __all__ = ["Modes", "cross_correlation", "loss", "modes", "top_spectral"]
 
@@ -154,8 +154,9 @@ def top_spectral(modes: Modes, dim: int, *, tol: float | None = None) -> Float[A
     Args:
         modes: at least ``dim`` leading modes of Γ.
         dim: the embedding dimension d.
-        tol: eigenvalues at or below ``tol`` count as zero. Default: ``m * eps * max|γ|``, the
-            rounding error of the eigensolver.
+        tol: eigenvalues at or below ``tol`` count as zero. Default:
+            ``(8 + 4 sqrt(m)) eps max|γ|``, which the eigensolver's error does not exceed. Zero is
+            for modes that are known exactly.
 
     Returns:
         W, shape ``(d, m)``.
@@ -173,7 +174,7 @@ def top_spectral(modes: Modes, dim: int, *, tol: float | None = None) -> Float[A
     """
     leading = leading_modes(modes, dim)
     if tol is None:
-        cutoff = rounding(modes.eigenvalues, leading.eigenvectors.shape[0])
+        cutoff = solver_error(modes.eigenvalues, leading.eigenvectors.shape[0])
     else:
         cutoff = jnp.asarray(tol, leading.eigenvalues.dtype)
     positive = leading.eigenvalues > cutoff

@@ -128,6 +128,13 @@ def test_top_spectral_says_which_rows_are_missing(dtype):
     np.testing.assert_allclose(gradient, [-0.5, 0, 0])
 
 
+def test_top_spectral_keeps_small_modes_of_many_features():
+    # In float32 m eps exceeds the second γ.
+    modes = linear.Modes(jnp.zeros(1200).at[:2].set(jnp.array([1.0, 1e-4])), jnp.eye(1200))
+    top = linear.top_spectral(modes, 2)
+    np.testing.assert_allclose(jnp.linalg.norm(top, axis=1), [1, 100], rtol=1e-5)
+
+
 def test_repeated_eigenvalues_need_no_error_and_give_no_nan(dtype):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
