@@ -67,6 +67,8 @@ def lars(
         >>> rate = optim.warmup_cosine(0.2, warmup_steps=10, total_steps=100)
         >>> optimizer = optim.lars(rate, weight_decay=1.5e-6)
     """
+    _require_rate("learning_rate", learning_rate)
+    _require_rate("bias_learning_rate", bias_learning_rate)
     for name, value in (
         ("momentum", momentum),
         ("weight_decay", weight_decay),
@@ -115,12 +117,19 @@ def sgd(
         >>> from sslstep import optim
         >>> optimizer = optim.sgd(0.5, momentum=0.9, weight_decay=1e-5)
     """
+    _require_rate("learning_rate", learning_rate)
     _check.require_at_least("momentum", momentum, 0.0)
     _check.require_at_least("weight_decay", weight_decay, 0.0)
     descent = optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov)
     if not weight_decay:
         return descent
     return optax.chain(optax.add_decayed_weights(weight_decay), descent)
+
+
+def _require_rate(name: str, rate: optax.ScalarOrSchedule | None) -> None:
+    """Schedules pass: what they give is known only in training."""
+    if rate is not None and not callable(rate):
+        _check.require_at_least(name, rate, 0.0)
 
 
 def precondition(

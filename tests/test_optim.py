@@ -119,6 +119,13 @@ def test_rejects(call, message):
         call()
 
 
+@pytest.mark.parametrize("optimizer", [optim.lars, optim.sgd])
+def test_rates_that_are_numbers_are_not_negative(optimizer):
+    with pytest.raises(ValueError, match="learning_rate must be >= 0, got -1"):
+        optimizer(-1.0)
+    optimizer(lambda step: 0.1)
+
+
 def pairs_of_views(seed=0, n=12, d=4, dtype=jnp.float64):
     """Embeddings whose directions differ in size a hundredfold."""
     rng = np.random.default_rng(seed)
