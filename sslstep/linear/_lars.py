@@ -41,8 +41,8 @@ def lars_steps(
         k(t), shape ``(T,)``.
 
     Raises:
-        ValueError: if shapes do not fit, ρ is not positive, a time is negative, or t does not
-            increase.
+        ValueError: if shapes do not fit, ρ is not positive, a time is negative, t does not
+            increase, or ``initial`` is zero in every mode.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,6 +61,8 @@ def lars_steps(
         )
     _check.require_increasing("t", t, strict=False)
     t, gamma, start, rate = _check.as_floats(t, eigenvalues, initial, relative_rate)
+    if _check.is_concrete(start) and start.size and not bool((start != 0).any()):
+        raise ValueError("initial must have a mode that is not zero: from zero nothing grows.")
     s = singular_value(t[:, None], gamma[None, :], start[None, :])
     gradient = 4 * (1 - gamma[None, :] * s**2) * gamma[None, :] * s
     # A sum of squares would underflow where the modes are as small as they start.

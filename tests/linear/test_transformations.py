@@ -137,3 +137,8 @@ def test_alpha_and_threshold_are_traced():
         start(value)
         when(value)
     assert traces == ["start", "when"]
+
+
+def test_lars_steps_need_a_mode_that_is_not_zero():
+    with pytest.raises(ValueError, match="initial must have a mode that is not zero"):
+        linear.lars_steps(jnp.array([0.0, 1.0]), jnp.ones(2), jnp.zeros(2), 1e-2)
