@@ -18,7 +18,8 @@ def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ..
     _check.require_at_least("size", size, 1)
     if not folder.is_dir():
         raise DatasetNotFoundError(f"there is no folder {folder}.")
-    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    folders = (path.name for path in folder.iterdir() if path.is_dir())
+    names = tuple(sorted(name for name in folders if not name.startswith(".")))  # no .git
     found = [(path, -1) for path in _files(folder.iterdir())]
     for label, name in enumerate(names):
         found += [(path, label) for path in _files((folder / name).rglob("*"))]

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from sslstep import data
+from sslstep.data import _folder
 
 
 def write(path, pixels):
@@ -52,3 +53,12 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
     (tmp_path / "cut.png").write_bytes(b"no image at all")
     with pytest.raises(data.DatasetNotFoundError, match=r"cut\.png is no image that can be read"):
         data.image_folder(tmp_path, 8)
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    for name in ("cats", ".git"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
+    images, _, names = _folder.read(tmp_path, 4)
+    assert len(images) == 1
+    assert names == ("cats",)
