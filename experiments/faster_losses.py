@@ -258,7 +258,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             )
         )
         finals = arrays[f"{name}/{shown}/high_final"]
-        rest = float(all_losses[name].rest)
+        rest = np.asarray(all_losses[name].rest)
         out.append(
             claims.above(
                 f"linear model, {name}, at {config.high_rate:g} of the largest learning rate: "

@@ -259,10 +259,11 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     ]
     out.append(
         claims.below(
-            "ResNet: step times lie closer together under LARS: the last over the first, of the "
-            "dimensions learned by both rules, over the same under gradient descent",
+            "ResNet: step times lie closer together under LARS, by a fifth at least: the last over "
+            "the first, of the dimensions learned by both rules, over the same under gradient "
+            "descent",
             "beyond the paper",
-            expected=1.0,
+            expected=0.8,
             measured=float(np.mean(spans)),
             tolerance=0.0,
         )

@@ -7,8 +7,9 @@ reproduction and toolkit after Simon et al., "On the stepwise nature of self-sup
 Submodules are imported when first used: ``import sslstep; sslstep.linear``.
 """
 
-import importlib
 from typing import Any
+
+from sslstep._lazy import submodules
 
 __all__ = [
     "claims",
@@ -29,13 +30,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
     if name == "__version__":
         from importlib.metadata import version
 
         return version(__name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return submodules(__name__, __all__)(name)
 
 
 def __dir__() -> list[str]:

@@ -164,6 +164,10 @@ def write(
         draft, result = Path(folder) / path.name, None
         for block in blocks(tasks, batch_size, dtype, progress):
             values = np.asarray(block.values)
+            if values.dtype.kind == "V":  # such as bfloat16, of which NumPy would write only bits
+                raise ValueError(
+                    f"out is a file of NumPy's, which knows no {values.dtype}: give another dtype."
+                )
             if result is None:
                 result = np.lib.format.open_memmap(draft, "w+", values.dtype, shape)
             rows = slice(block.row, block.row + values.shape[0])

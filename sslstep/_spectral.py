@@ -13,6 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from sslstep import _check
 from sslstep._bisection import bisect
 from sslstep._linalg import matmul
 
@@ -45,11 +46,12 @@ def sharpen(eigenvalue: ArrayLike, softening: ArrayLike = 1e-4) -> Array:
         >>> both(jnp.array([0.0, 0.25, 1.0, 4.0])).round(2)
         Array([0.  , 0.48, 1.  , 0.9 ], dtype=float32)
     """
-    eigenvalue = jnp.asarray(eigenvalue)
+    eigenvalue = _check.as_float("eigenvalue", eigenvalue)
     delta = jnp.asarray(softening, eigenvalue.dtype)
-    size = jnp.abs(eigenvalue)
+    squared = jnp.abs(eigenvalue) + delta
+    squared = jnp.where(squared > 0, squared, 1)  # else both are 0, and so is g
     # The same without the differences.
-    ends = (jnp.sqrt(1 + delta) + jnp.sqrt(delta)) / (jnp.sqrt(size + delta) + jnp.sqrt(delta))
+    ends = (jnp.sqrt(1 + delta) + jnp.sqrt(delta)) / (jnp.sqrt(squared) + jnp.sqrt(delta))
     return eigenvalue * ends
 
 
@@ -73,7 +75,7 @@ def smooth(eigenvalue: ArrayLike, leak: ArrayLike = 0.0) -> Array:
         >>> losses.smooth(jnp.array([0.5, 1.0, 3.0]), leak=0.1)
         Array([0.5, 1. , 0.8], dtype=float32)
     """
-    eigenvalue = jnp.asarray(eigenvalue)
+    eigenvalue = _check.as_float("eigenvalue", eigenvalue)
     epsilon = jnp.asarray(leak, eigenvalue.dtype)
     return jnp.where(eigenvalue > 1, 1 + epsilon * (1 - eigenvalue), eigenvalue)
 

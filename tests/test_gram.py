@@ -261,3 +261,10 @@ def test_progress_is_shown_on_request(capsys):
     assert capsys.readouterr().err == ""  # not a terminal
     gram.matrix(rational, samples(5), batch_size=2, progress=True)
     assert "6/6" in capsys.readouterr().err
+
+
+def test_a_file_holds_no_bfloat16(tmp_path):
+    path = tmp_path / "kernel.npy"
+    with pytest.raises(ValueError, match="knows no bfloat16: give another dtype"):
+        gram.matrix(rational, samples(5), dtype=jnp.bfloat16, out=path)
+    assert list(tmp_path.iterdir()) == []

@@ -252,8 +252,30 @@ def test_settings_are_traced():
             lambda: landscape.max_learning_rate(landscape.plain(), jnp.ones(1), overshoot=0.0),
             "overshoot must be > 0",
         ),
+        (
+            lambda: landscape.trajectory(landscape.quartic(), 1.0, -1.0, 0.1),
+            "eigenvalue must be >= 0",
+        ),
     ],
 )
 def test_rejects(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_numbers_are_taken_as_arrays_are(x64, name):
+    loss = LOSSES[name]
+    for value in (-0.3, 0.5, 2):
+        at = jnp.asarray(float(value))
+        np.testing.assert_allclose(loss.value(value), loss.value(at), rtol=1e-15)
+        np.testing.assert_allclose(loss.force(value), loss.force(at), rtol=1e-15)
+
+
+def test_below_zero_the_preconditioned_force_is_minus_the_slope(x64):
+    loss = landscape.preconditioned(landscape.plain(), 0.1)
+    at = jnp.asarray([-0.5, -0.1, -1e-3])
+    slopes = jax.vmap(jax.grad(lambda x: loss.value(x)))(at)
+    np.testing.assert_allclose(loss.force(at), -slopes, rtol=1e-9)
+    across = loss.value(jnp.asarray([-1e-9, 1e-9]))
+    assert float(across[0] - across[1]) == pytest.approx(2e-9 * 2 * 11, rel=1e-4)  # continuous

@@ -81,8 +81,11 @@ print(state() == before, jax.config.jax_enable_x64)
 def test_submodules_are_attributes() -> None:
     code = "import sslstep; print(sslstep.linear.__name__, 'claims' in dir(sslstep))"
     assert run_python(code) == "sslstep.linear True"
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = sslstep.nonsense
+    code = "import sslstep as s; print(s.measure.spectrum.__name__, s.ntk.infinite.__name__)"
+    assert run_python(code) == "sslstep.measure.spectrum sslstep.ntk.infinite"
+    for package in (sslstep, sslstep.measure, sslstep.ntk):
+        with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+            _ = package.nonsense
 
 
 def test_version_is_that_of_the_metadata() -> None:

@@ -230,3 +230,11 @@ def test_four_devices_have_the_loss_and_the_gradient_of_one(on_four_devices):
 def test_rejects(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
         call(jnp.ones((3, 2)))
+
+
+def test_transformations_of_whole_numbers_and_of_nothing():
+    assert float(losses.smooth(3, leak=0.1)) == pytest.approx(0.8)
+    assert float(losses.sharpen(4, 0.5)) == pytest.approx(float(losses.sharpen(4.0, 0.5)))
+    assert float(losses.sharpen(0.0, 0.0)) == 0
+    assert jnp.isfinite(jax.grad(losses.sharpen)(0.0, 0.0))
+    assert float(losses.sharpen(0.25, 0.0)) == 0.5

@@ -245,21 +245,30 @@ def _leading_modes(
         jnp.asarray(ritz.eigenvalues[:dim], dtype),
         ritz.vectors[:, :dim],
         jnp.asarray(ritz.residuals[:dim], dtype),
-        jnp.asarray(iterations, int),
+        jnp.asarray(iterations, jnp.int32),
     )
 
 
 def _as_function(kernel: Kernel, dtype: Any) -> tuple[Callable[[Array], Array], np.dtype]:
     """The product with a kernel, and the dtype of its blocks."""
     if callable(kernel):
-        return kernel, jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+        return kernel, _precise(jnp.dtype(jnp.result_type(float) if dtype is None else dtype))
     if dtype is not None:
         raise ValueError("dtype is for a kernel given as a function; an array has its own.")
     if isinstance(kernel, np.ndarray):
-        dtype = _check.as_float("kernel", kernel[:1, :1]).dtype
+        dtype = _precise(_check.as_float("kernel", kernel[:1, :1]).dtype)
         return partial(_multiply_rows, kernel), dtype
     kernel = _check.as_float("kernel", kernel)
-    return partial(_multiply, kernel), kernel.dtype
+    return partial(_multiply, kernel), _precise(kernel.dtype)
+
+
+def _precise(dtype: np.dtype) -> np.dtype:
+    if jnp.finfo(dtype).bits < 32:
+        raise ValueError(
+            f"solver='krylov' does not converge in {dtype}: give the kernel in float32 or float64, "
+            f"or use solver='dense'."
+        )
+    return dtype
 
 
 @jax.jit
@@ -323,7 +332,7 @@ def _dense_modes(
         for a in (involution(image) - coefficients * (size * gammas)[None, :], coefficients)
     )
     residuals = next(norms) / jnp.where(usable, next(norms) * size, 1)
-    modes = KernelModes(gammas, coefficients, residuals, jnp.zeros((), int))
+    modes = KernelModes(gammas, coefficients, residuals, jnp.zeros((), jnp.int32))
     return modes, spectrum
 
 

@@ -62,13 +62,13 @@ def trajectory(
         loss: what is descended.
         t: effective time ≥ 0; the arguments broadcast.
         eigenvalue: γ ≥ 0.
-        initial: :math:`\bar s(0)`, of either sign, below the resting level in size.
+        initial: :math:`\bar s(0)`, of either sign, not above the resting level in size.
 
     Returns:
-        :math:`\bar s(t)`, in the broadcast shape; NaN for a start at or beyond the resting level.
+        :math:`\bar s(t)`, in the broadcast shape; NaN for a start beyond the resting level.
 
     Raises:
-        ValueError: if a time is negative.
+        ValueError: if a time or γ is negative.
 
     Example:
         >>> import jax.numpy as jnp
@@ -79,6 +79,7 @@ def trajectory(
         True
     """
     _check.require_at_least("t", t, 0.0)
+    _check.require_at_least("eigenvalue", eigenvalue, 0.0)
     t, gamma, initial = jnp.broadcast_arrays(*_check.as_floats(t, eigenvalue, initial))
     rest = jnp.asarray(loss.rest, t.dtype)
     moves = initial != 0

@@ -46,7 +46,7 @@ def plain() -> ModewiseLoss:
         >>> landscape.plain().value(jnp.array([0.0, 1.0, 2.0]))
         Array([1., 0., 1.], dtype=float32)
     """
-    return ModewiseLoss(lambda x: (1 - x) ** 2, lambda x: 2 * (1 - x), time=lambda x: logit(x) / 8)
+    return _landscape(lambda x: (1 - x) ** 2, lambda x: 2 * (1 - x), time=lambda x: logit(x) / 8)
 
 
 def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> ModewiseLoss:
@@ -100,7 +100,7 @@ def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> ModewiseLoss:
         return (1 - _spectral.sharpen(x, softening)) / (n * u)
 
     distance = _spectral.squared_distance(lambda x: _spectral.sharpen(x, softening))
-    return ModewiseLoss(distance, force, time=time)
+    return _landscape(distance, force, time=time)
 
 
 def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> ModewiseLoss:
@@ -131,7 +131,7 @@ def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> ModewiseLoss:
     def weight(x):
         return jnp.where(x > 1, jnp.asarray(leak, x.dtype) ** 2, 1)
 
-    return ModewiseLoss(
+    return _landscape(
         lambda x: weight(x) * (1 - x) ** 2,
         lambda x: 2 * weight(x) * (1 - x),
         time=lambda x: logit(x) / 8,
@@ -159,7 +159,7 @@ def quartic() -> ModewiseLoss:
         rest = 1 - x
         return (logit(x) + 1 / rest + 1 / (2 * rest**2)) / 16
 
-    return ModewiseLoss(lambda x: (1 - x) ** 4, lambda x: 4 * (1 - x) ** 3, time=time)
+    return _landscape(lambda x: (1 - x) ** 4, lambda x: 4 * (1 - x) ** 3, time=time)
 
 
 def hinge(width: Real[ArrayLike, ""] = 0.1) -> ModewiseLoss:
@@ -195,7 +195,7 @@ def hinge(width: Real[ArrayLike, ""] = 0.1) -> ModewiseLoss:
         a = jnp.asarray(rest, x.dtype)
         return logit(x / a) / (8 * a)
 
-    return ModewiseLoss(lambda x: excess(x) ** 2, lambda x: -2 * excess(x), rest, time)
+    return _landscape(lambda x: excess(x) ** 2, lambda x: -2 * excess(x), rest, time)
 
 
 def modewise(transform: Callable[[Array], Array], rest: Real[ArrayLike, ""] = 1.0) -> ModewiseLoss:
@@ -220,11 +220,8 @@ def modewise(transform: Callable[[Array], Array], rest: Real[ArrayLike, ""] = 1.
     _check.require_at_least("rest", rest, 0.0, strict=True)
     distance = _spectral.squared_distance(transform)
 
-    def elementwise(function):
-        return lambda x: jnp.vectorize(function)(jnp.asarray(x, jnp.result_type(x, float)))
-
-    slope = elementwise(jax.grad(distance))
-    return ModewiseLoss(elementwise(distance), lambda x: -slope(x), rest)
+    slope = jnp.vectorize(jax.grad(distance))
+    return _landscape(jnp.vectorize(distance), lambda x: -slope(x), rest)
 
 
 def preconditioned(loss: ModewiseLoss, alpha: Real[ArrayLike, ""] = 0.1) -> ModewiseLoss:
@@ -268,15 +265,28 @@ def preconditioned(loss: ModewiseLoss, alpha: Real[ArrayLike, ""] = 0.1) -> Mode
 
     def value(x):
         a, rest = jnp.asarray(alpha, x.dtype), jnp.asarray(loss.rest, x.dtype)
-        # The integral of f from x to its zero, over log(λ + α), where it is smooth.
-        low = jnp.log(jnp.minimum(x, rest) + a)
+        # The integral of f from x to its zero, over log(λ + α), where it is smooth; below 0 the
+        # gain is (1 + α) / α.
+        low = jnp.log(jnp.clip(x, 0, rest) + a)
         work = integral(lambda y: loss.force(jnp.exp(y) - a) * (1 + a), low, jnp.log(rest + a))
-        return jnp.where(x < rest, work, loss.value(x))
+        below = (1 + a) / a * (loss.value(jnp.minimum(x, 0)) - loss.value(jnp.zeros_like(x)))
+        return jnp.where(x < rest, work + below, loss.value(x))
 
-    def from_float(function):
+    return _landscape(value, force, loss.rest)
+
+
+def _landscape(
+    value: Callable[[Array], Array],
+    force: Callable[[Array], Array],
+    rest: Real[ArrayLike, ""] = 1.0,
+    time: Callable[[Array], Array] | None = None,
+) -> ModewiseLoss:
+    """Of functions that take arrays: they then take numbers too."""
+
+    def of_numbers(function):
         return lambda x: function(jnp.asarray(x, jnp.result_type(x, float)))
 
-    return ModewiseLoss(from_float(value), from_float(force), loss.rest)
+    return ModewiseLoss(of_numbers(value), of_numbers(force), rest, time)
 
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(5)

@@ -161,8 +161,8 @@ def mode_eigenvalue(
         >>> print(f"{linear.mode_eigenvalue(tau, 2.0, 1e-7):.3f}")
         0.500
     """
-    (gamma,) = _check.as_floats(eigenvalue)
-    value = singular_value(t, gamma, initial, learning_rate=learning_rate)
+    t, gamma, initial, rate = _check.as_floats(t, eigenvalue, initial, learning_rate)
+    value = singular_value(t, gamma, initial, learning_rate=rate)
     return jnp.broadcast_to(gamma, value.shape) * value**2
 
 

@@ -70,7 +70,10 @@ def preconditioned_eigenvalues(
     import diffrax  # here, so that theory alone needs only JAX
 
     t, gamma, start, alpha = _arguments(t, eigenvalues, initial, alpha)
+    if t.size == 0:
+        raise ValueError("t must hold at least one time, got shape (0,).")
     _check.require_at_least("t", t, 0.0)
+    _check.require_increasing("t", t, strict=False)
     ratios = jnp.ones_like(gamma)
     if variances is not None:
         if _check.shape_of(variances) != gamma.shape:
@@ -78,8 +81,8 @@ def preconditioned_eigenvalues(
                 f"variances must have the shape of eigenvalues, {gamma.shape}, got "
                 f"{_check.shape_of(variances)}."
             )
-        _check.require_at_least("variances", variances, 0.0, strict=True)
         ratios = jnp.asarray(variances, gamma.dtype) / gamma
+        _check.require_at_least("variances / eigenvalues", ratios, 1 - 1e-6)  # but for rounding
 
     def field(t, v, args):
         gamma, alpha, ratios = args
@@ -148,7 +151,10 @@ def preconditioned_half_rise_time(
         [1.7, 230.3]
     """
     _, gamma, start, alpha = _arguments(jnp.zeros(1), eigenvalues, initial, alpha)
-    _require_first_largest(gamma)
+    _require_first_largest("eigenvalues", gamma)
+    with jax.ensure_compile_time_eval():
+        learned = gamma * start**2
+    _require_first_largest("eigenvalues * initial**2", learned)
     v = _logit_of_start(gamma, start)
     # log λ0 and log(1 - λ0) of λ0 = sigmoid(v).
     needed = alpha * (-jnp.log(2.0).astype(v.dtype) - jax.nn.log_sigmoid(v))
@@ -208,7 +214,10 @@ def preconditioning_speedup(
         [7.7, 8.2]
     """
     _, gamma, start, alpha = _arguments(jnp.zeros(1), eigenvalues, initial, alpha)
-    _require_first_largest(gamma)
+    _require_first_largest("eigenvalues", gamma)
+    with jax.ensure_compile_time_eval():
+        rest = 0.5 - gamma * start**2
+    _check.require_at_least("1/2 - eigenvalues * initial**2", rest, 0.0, strict=True)
     v = _logit_of_start(gamma, start)
     log_two = jnp.log(2.0).astype(v.dtype)
     wait = jnp.zeros_like(v) if relative else -v[0] * gamma / gamma[0]
@@ -281,10 +290,10 @@ def _arguments(t, eigenvalues, initial, alpha) -> list[Array]:
     return [t, gamma, start, alpha]
 
 
-def _require_first_largest(gamma: Array) -> None:
+def _require_first_largest(name: str, values: Array) -> None:
     with jax.ensure_compile_time_eval():
-        gaps = gamma[0] - gamma
-    _check.require_at_least("eigenvalues[0] - eigenvalues", gaps, 0.0)
+        gaps = values[0] - values
+    _check.require_at_least(f"that of the first mode less {name}", gaps, 0.0)
 
 
 def _logit_of_start(gamma: Array, start: Array) -> Array:

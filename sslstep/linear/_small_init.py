@@ -356,7 +356,8 @@ def _require_elements(eigenvalues: ArrayLike, initial: ArrayLike) -> tuple[Array
             f"initial must have shape (d, m) with d <= m and eigenvalues shape (m,), got "
             f"{(rows, columns)} and {_check.shape_of(eigenvalues)}."
         )
-    eigenvalues, initial = jnp.asarray(eigenvalues), jnp.asarray(initial)
+    eigenvalues = _check.as_float("eigenvalues", eigenvalues)
+    initial = _check.as_float("initial", initial)
     if _check.is_concrete(eigenvalues, initial):
         diagonal = np.diagonal(np.asarray(initial))
         _check.require_at_least("the diagonal of initial", diagonal, 0.0, strict=True)

@@ -333,6 +333,7 @@ def test_claims_of_lars_do_not_hold_if_it_were_gradient_descent():
         for scale in config.scales:
             half = np.log(1 / scale) / gammas
             arrays |= {f"{rule}/{scale:g}/half": half, f"{rule}/{scale:g}/half_predicted": half}
+            arrays[f"{rule}/{scale:g}/step"] = np.arange(3)
         arrays[f"resnet/{rule}/0"] = np.array([10.0, 30, 60, 100, 150, np.inf])
     made = lars_steps.check(config, arrays)
     failed = [claim.statement for claim in made if not claim.holds]

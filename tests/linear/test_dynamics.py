@@ -239,3 +239,9 @@ def test_negative_times_are_refused(call):
 def test_descent_that_diverges_still_has_a_prediction():
     """Beyond 2/|4γ| a mode that should decay alternates and grows: time runs, not backwards."""
     assert float(linear.singular_value(1.0, -1.0, 1e-3, learning_rate=0.6)) > 1e-3
+
+
+def test_numbers_adapt_to_the_times(x64):
+    t = jnp.ones(3, jnp.float32)
+    assert linear.mode_eigenvalue(t, 2.0, 1e-3).dtype == jnp.float32
+    assert linear.mode_eigenvalue(t, 2, 1e-3, learning_rate=0.01).dtype == jnp.float32

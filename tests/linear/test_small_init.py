@@ -177,3 +177,11 @@ def test_alignment_exponent(dtype):
 def test_rejects(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_elements_of_whole_numbers(unchecked):
+    """Which used to be the type of the times as well."""
+    gammas, whole = jnp.array([0.5, 0.25]), np.array([[1, 1]])
+    np.testing.assert_array_equal(
+        linear.elements(0.5, gammas, whole), linear.elements(0.5, gammas, whole.astype(np.float32))
+    )
