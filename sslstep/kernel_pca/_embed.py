@@ -147,7 +147,8 @@ def align(modes: KernelModes, initial: Float[ArrayLike, "N d"]) -> linear.Aligne
     .. math:: U \,\mathrm{diag}(s(0)) = \mathcal A(F_0 C)
 
     with :math:`F_0` the initial embeddings and :math:`\mathcal A` the alignment of Definition 4.5:
-    the d x d matrix :math:`F_0 C` is what :math:`W(0) V_d` is to a linear model.
+    the d x d matrix :math:`F_0 C` is what :math:`W(0) V_d` is to a linear model
+    (:func:`sslstep.linear.align`, which takes the weights first, as rows of features).
 
     Args:
         modes: at least d of them, over the same samples.

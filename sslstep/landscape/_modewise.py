@@ -144,7 +144,9 @@ def quartic() -> ModewiseLoss:
     .. math:: \mathcal{L} = (1 - \lambda)^4, \qquad \gamma t = \tfrac1{16} \left[
         \mathrm{logit}\, \lambda + \frac{1}{1 - \lambda} + \frac{1}{2 (1 - \lambda)^2} \right]
 
-    It leaves zero twice as fast as :func:`plain`, and comes to 1 as :math:`t^{-1/2}` only.
+    It leaves zero twice as fast as :func:`plain`, and comes to 1 as :math:`t^{-1/2}` only. No
+    relation to :func:`sslstep.linear.quartic`, the family of mode equations named after plain
+    Barlow Twins' own quartic in s.
 
     Returns:
         The landscape.

@@ -34,9 +34,9 @@ def quartic(
     flow, with :math:`p = -2a` and :math:`q = 4b^2` (Ziyin et al. 2022). Barlow Twins with λ = 1 is
     :math:`p = 4\gamma`, :math:`q = 4\gamma^2`: see :func:`singular_value`.
 
-    Computed without a growing exponential, so values and gradients are finite for all t ≥ 0, for
-    :math:`p = 0` and in float32; :math:`t = \infty` gives the limit. The sign of ``initial`` is
-    kept: the equation is odd in s.
+    Computed without a growing exponential, so values are finite for all t ≥ 0, for :math:`p = 0`
+    and in float32, and gradients for finite t; :math:`t = \infty` gives the limit. The sign of
+    ``initial`` is kept: the equation is odd in s.
 
     Args:
         t: time ≥ 0, any shape; the four arguments broadcast.

@@ -115,7 +115,8 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
     so that :math:`W^*(0) = U \,\mathrm{diag}(s(0))\, V_d^\top`. The j-th value is the length of
     :math:`u_j = W(0) v_j` beyond the span of the earlier :math:`u_k`; Eq. 19 as printed has this
     only if the :math:`u_k` happen to be orthogonal. All of Appendix C's A(0) (Eq. 43) is
-    ``aligned.rotation.T @ weights @ modes.eigenvectors``.
+    ``aligned.rotation.T @ weights @ modes.eigenvectors``. For kernels, with embeddings for weights:
+    :func:`sslstep.kernel_pca.align`, which takes the modes first.
 
     Args:
         weights: W(0), shape ``(d, m)``.
