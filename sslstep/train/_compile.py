@@ -198,7 +198,8 @@ def _copied(leaf: Any) -> Any:
 def _put(leaf: Any, device: jax.Device) -> Array:
     if isinstance(leaf, jax.Array):
         return jax.device_put(_copied(leaf), device)
-    return jax.device_put(leaf, device, may_alias=False)  # of images, not by way of another device
+    # Straight there, not by way of another device; device_put may keep NumPy's memory as its own.
+    return jax.device_put(np.array(leaf), device)
 
 
 def _stacked(leaf: Any, num: int, sharding: NamedSharding) -> Array:
