@@ -7,6 +7,7 @@ reach the examples in `sslstep/`.
 import gc
 import itertools
 import os
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,14 @@ if version("jaxlib").startswith("0.10."):
     # Its fusions are compiled by way of MLIR, which takes 30% of a test's time. Later versions know
     # no such flag, and end a process that is given it.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+# A program is compiled once for all workers, tests and processes that tests start: a quarter of the
+# time. The folder goes when the process that made it ends; its workers find the variable set.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="sslstep-programs-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from jaxtyping import install_import_hook
 
