@@ -9,6 +9,10 @@ ARGS ?=
 NAME ?=
 SKIP :=
 
+# Huge pages for large arrays, where Linux grants them on request: a step's memory is new each time,
+# and pages of 4 KiB take up to a quarter of it.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .DEFAULT_GOAL := help
 
 .DELETE_ON_ERROR:

@@ -2,13 +2,16 @@
 
 On CPUs, XLA's own convolution is slow where the kernel is 1x1 or there are few positions. There the
 same sums are written as matrix products, and pooling as elementwise operations, that can be
-differentiated in forward and reverse mode, to any order.
+differentiated in forward and reverse mode, to any order. Weight gradients need an operand transposed
+in memory. XLA would merge that with whatever made the operand, and compute all of it once more in
+the transposed order, column by column: axes and barriers are such that it copies instead.
 Which formulation is chosen depends on shapes and on the platform the code is compiled for.
 """
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 # At so many output positions or fewer, the products of each pixel of the kernel are faster.
 _FEW_POSITIONS = 4
@@ -25,7 +28,7 @@ def conv(x: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Array:
     if size == 1 and padding == 0:
 
         def on_cpu(x, kernel):
-            return jnp.matmul(x[:, ::stride, ::stride], kernel[0, 0])
+            return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
 
     elif 0 < rows * columns <= _FEW_POSITIONS:
 
@@ -33,7 +36,10 @@ def conv(x: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Array:
             return _by_pixel(x, kernel, stride, padding, rows, columns)
 
     else:
-        return plain(x, kernel)
+
+        def on_cpu(x, kernel):
+            return lax.optimization_barrier(plain(lax.optimization_barrier(x), kernel))
+
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
 
 
@@ -62,10 +68,16 @@ def _by_pixel(x: Array, kernel: Array, stride: int, padding: int, rows: int, col
             first, past = top * stride + i - padding, (bottom - 1) * stride + i - padding + 1
             start, end = left * stride + j - padding, (right - 1) * stride + j - padding + 1
             seen = x[:, first:past:stride, start:end:stride]
-            part = jnp.matmul(seen, kernel[i, j], preferred_element_type=dtype)
+            part = _matmul(seen, kernel[i, j], dtype)
             margins = ((0, 0), (top, rows - bottom), (left, columns - right), (0, 0))
             out = out + jnp.pad(part, margins)
     return out.astype(x.dtype)
+
+
+def _matmul(x: Array, kernel: Array, dtype: DTypeLike | None = None) -> Array:
+    """x of all pixels times a matrix: two axes, so that the weight gradient's sum is over one."""
+    rows = x.reshape(-1, x.shape[-1])
+    return jnp.matmul(rows, kernel, preferred_element_type=dtype).reshape(*x.shape[:-1], -1)
 
 
 def _seen(offset: int, length: int, stride: int, padding: int, outputs: int) -> tuple[int, int]:
