@@ -31,6 +31,7 @@ def take_turns(
     *,
     of: Callable[[list[float]], float] = min,
     pause: float = 0.0,
+    calls_a_turn: int = 1,
 ) -> Turns:
     """Time alternatives in turn, after a first call of each, which compiles.
 
@@ -40,17 +41,20 @@ def take_turns(
         calls: the alternatives, by name.
         rounds: turns of each. With 0 the first call counts, compilation included.
         of: what is made of an alternative's times, such as ``min`` or ``statistics.median``.
-        pause: seconds before each call, until another's threads no longer spin.
+        pause: seconds before each turn, until another's threads no longer spin.
+        calls_a_turn: calls in succession, each timed, where a user makes them so: the first finds
+            caches and memory as another left them.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     results = {}
     for turn in range(rounds + 1):
         for name, call in calls.items():
             time.sleep(pause)
-            start = time.perf_counter()
-            results[name] = jax.block_until_ready(call())
-            if turn or not rounds:
-                times[name].append(time.perf_counter() - start)
+            for _ in range(calls_a_turn):
+                start = time.perf_counter()
+                results[name] = jax.block_until_ready(call())
+                if turn or not rounds:
+                    times[name].append(time.perf_counter() - start)
     return Turns({name: of(taken) for name, taken in times.items()}, results)
 
 

@@ -5,7 +5,7 @@
 All do the same in float32: forward over two views at once, the Barlow Twins loss, backward, and SGD
 with momentum. JAX's defaults are the same step compiled without what `sslstep.train.compile_step`
 tells XLA, where it tells it anything. PyTorch runs eagerly on all cores, always on CPU. They take
-turns, and the shortest time of each counts. Images are those of both views. Peak memory is the
+turns of four steps, and the shortest step of each counts. Images are those of both views. Peak memory is the
 process's, each side in one of its own, imports included. With --full, there are more turns.
 """
 
@@ -171,7 +171,7 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
         }
         steps = {side: make_step(side, config, chosen.images) for side in sides}
         turns = 30 if chosen.full else chosen.rounds
-        seconds = take_turns(steps, turns, pause=0.1).seconds
+        seconds = take_turns(steps, turns, pause=0.1, calls_a_turn=4).seconds
         num = len(config.images(chosen.images))
         case = f"{config.name}, {num} of {config.size}x{config.size}"
         for side in sides:
