@@ -5,8 +5,9 @@
 All do the same in float32: forward over two views at once, the Barlow Twins loss, backward, and SGD
 with momentum. JAX's defaults are the same step compiled without what `sslstep.train.compile_step`
 tells XLA, where it tells it anything. PyTorch runs eagerly on all cores, always on CPU. They take
-turns of four steps, and the shortest step of each counts. Images are those of both views. Peak memory is the
-process's, each side in one of its own, imports included. With --full, there are more turns.
+turns of four steps, and the shortest step of each counts. Images are those of both views. Peak
+memory is the process's, each side in one of its own, imports included. With --full, there are more
+turns.
 """
 
 import os
