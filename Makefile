@@ -38,7 +38,7 @@ paper:  ## the same at the presets named paper, for a GPU: needs CIFAR-10 and ST
 	$(MAKE) figures PRESET=paper
 
 .PHONY: quick
-quick: $(QUICK)  ## the quicker ones, a quarter of an hour in all
+quick: $(QUICK)  ## the quicker ones, some ten minutes in all
 	$(BIN)/python -m experiments.claims
 
 .PHONY: fig1ab

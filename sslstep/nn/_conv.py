@@ -2,9 +2,10 @@
 
 On CPUs, XLA's own convolution is slow where the kernel is 1x1 or there are few positions. There the
 same sums are written as matrix products, and pooling as elementwise operations, that can be
-differentiated in forward and reverse mode, to any order. Weight gradients need an operand transposed
-in memory. XLA would merge that with whatever made the operand, and compute all of it once more in
-the transposed order, column by column: axes and barriers are such that it copies instead.
+differentiated in forward and reverse mode, to any order. For weight gradients XLA transposes an
+operand in memory: merged with what makes the operand, that would compute all of it once more,
+column by column. The axes of products and the barriers around convolutions keep it to a copy, or
+to none.
 Which formulation is chosen depends on shapes and on the platform the code is compiled for.
 """
 
