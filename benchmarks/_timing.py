@@ -50,7 +50,7 @@ def take_turns(
     for turn in range(rounds + 1):
         for name, call in calls.items():
             time.sleep(pause)
-            for _ in range(calls_a_turn):
+            for _ in range(calls_a_turn if turn else 1):
                 start = time.perf_counter()
                 results[name] = jax.block_until_ready(call())
                 if turn or not rounds:
