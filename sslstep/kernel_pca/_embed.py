@@ -73,7 +73,7 @@ def embed(
         rotation: U, from :func:`align`; default: the identity. It changes no inner product.
 
     Returns:
-        The embeddings as rows, shape ``(..., n_test, k)``.
+        The embeddings as rows, shape ``(..., n_test, k)``, in the finest type of all that is given.
 
     Raises:
         ValueError: if shapes do not fit or values are not finite.
@@ -95,8 +95,7 @@ def embed(
             f"[X, X'], got {_check.shape_of(k_test_train)}."
         )
     _check.require_finite("k_test_train", k_test_train)
-    k_test_train = _check.as_float("k_test_train", k_test_train)
-    coefficients = modes.coefficients.astype(k_test_train.dtype)
+    k_test_train, coefficients = _check.as_floats(k_test_train, modes.coefficients)
     features = matmul(k_test_train, coefficients)
     return _scale(modes, features, singular_values, rotation)
 
@@ -176,11 +175,10 @@ def align(modes: KernelModes, initial: Float[ArrayLike, "N d"]) -> linear.Aligne
             f"got {(rows, dim)}."
         )
     _check.require_finite("initial", initial)
-    initial = _check.as_float("initial", initial)
-    coefficients = modes.coefficients[:, :dim].astype(initial.dtype)
+    initial, coefficients = _check.as_floats(initial, modes.coefficients[:, :dim])
     images = matmul(initial.T, coefficients)
     # In the modes' own coordinates: their functions are orthonormal, as eigenvectors of Γ are.
-    basis = linear.Modes(modes.eigenvalues[:dim], jnp.eye(dim, dtype=initial.dtype))
+    basis = linear.Modes(modes.eigenvalues[:dim], jnp.eye(dim, dtype=images.dtype))
     return linear.align(images, basis)
 
 
@@ -346,7 +344,7 @@ def _scale(
 ) -> Array:
     if singular_values is None:
         singular_values = final_singular_values(modes)
-    values = jnp.asarray(singular_values, features.dtype)
+    features, values = _check.as_floats(features, singular_values)
     num = features.shape[1]
     if values.ndim == 0 or values.shape[-1] > num:
         raise ValueError(
@@ -358,7 +356,7 @@ def _scale(
     scaled = features.reshape(shape) * values[..., None, :]
     if rotation is None:
         return scaled
-    rotation = jnp.asarray(rotation, features.dtype)
+    scaled, rotation = _check.as_floats(scaled, rotation)
     if rotation.shape != (values.shape[-1],) * 2:
         raise ValueError(
             f"rotation must have shape {(values.shape[-1],) * 2}, got {rotation.shape}."

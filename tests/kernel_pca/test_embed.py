@@ -166,6 +166,23 @@ def test_two_towers(x64, pairs):
         predict_fn(None, x[:3])
 
 
+def test_modes_keep_their_precision(x64, pairs):
+    """float64 modes, with a kernel, embeddings or values of float32: as with the same numbers."""
+    kernel = gaussian_kernel(both(pairs, jnp.float64))
+    modes = kernel_pca.contrastive_modes(kernel, 3)
+    values, rotation = jnp.array([1.0, 0.3, 0.1]), jnp.eye(3)
+    short, same = kernel[:9].astype(jnp.float32), kernel[:9].astype(jnp.float32).astype(float)
+    start = jax.random.normal(jax.random.key(0), (80, 3), jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):
+        for given in ((), (values,), (values, rotation), (values.astype(jnp.float32), rotation)):
+            found, wanted = (kernel_pca.embed(modes, k, *given) for k in (short, same))
+            assert found.dtype == jnp.float64
+            np.testing.assert_array_equal(found, wanted)
+        found, wanted = (kernel_pca.align(modes, z) for z in (start, start.astype(float)))
+    np.testing.assert_array_equal(found.singular_values, wanted.singular_values)
+    np.testing.assert_array_equal(found.rotation, wanted.rotation)
+
+
 def test_learned_kernel_forgets_the_rotation(x64, pairs):
     kernel = gaussian_kernel(both(pairs, jnp.float64))
     modes = kernel_pca.contrastive_modes(kernel, 3)
