@@ -96,10 +96,13 @@ def _block(task: Task, i: int, j: int, batch_size: int, dtype: DTypeLike | None)
     height = min(batch_size, task.x1.shape[0] - i)
     width = min(batch_size, x2.shape[0] - j)
     dtype = values.dtype if dtype is None else dtype
-    concrete = _check.is_concrete(values)
+    concrete, given = _check.is_concrete(values), values
     with jax.enable_x64(True) if concrete else contextlib.nullcontext():
         values = _cut(values, height=height, width=width, diagonal=diagonal, dtype=dtype)
         finite = not concrete or bool(jnp.isfinite(values).all())
+        if diagonal and finite:  # only one of its halves is used
+            hint = " kernel_fn(a, b) must be the transpose of kernel_fn(b, a)."
+            _check.require_symmetric("the kernel of a block of samples", given, hint)
     row, column = task.row + i, task.column + j
     if not finite:
         raise ValueError(

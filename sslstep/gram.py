@@ -83,8 +83,8 @@ def matrix(
         K, shape ``(n1, n2)``; with ``out`` a read-only :class:`numpy.memmap`.
 
     Raises:
-        ValueError: if there are no samples, the kernel function returns another shape, or a block
-            holds NaN or infinity, with the rows and columns it was found in.
+        ValueError: if there are no samples, the kernel function returns another shape, is not
+            symmetric, or gives NaN or infinity, with the rows and columns it was found in.
         FileExistsError: if ``out`` exists.
 
     Example:
@@ -300,7 +300,7 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
 
     Raises:
         ValueError: if ``kernel_fn`` is not a function, or ``kernel`` is unknown.
-        TypeError: from the function, if what ``kernel_fn`` returns is no array.
+        TypeError: from the function, if ``kernel_fn`` returns no array, or no NNGP kernel.
 
     Example:
         >>> import jax.numpy as jnp
@@ -322,6 +322,8 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
 
     def array_kernel_fn(x1: ArrayLike, x2: ArrayLike | None = None) -> Any:
         result = kernel_fn(x1, x1 if x2 is None and needs_both else x2)
+        if kernel == "nngp" and not hasattr(result, kernel):
+            raise TypeError(f"what kernel_fn returns, {type(result)}, has no attribute nngp.")
         array = getattr(result, kernel, result)
         if not hasattr(array, "shape"):
             raise TypeError(f"kernel_fn must return an array, got a {type(array).__name__}.")

@@ -247,6 +247,28 @@ def test_a_kernel_of_two_sets_of_points(dtype):
             np.testing.assert_allclose(call(kernel_fn), call(rational), rtol=10 * eps_of(x))
     with pytest.raises(TypeError, match="kernel_fn must return an array, got a list"):
         gram.matrix(lambda x1, x2=None: [1.0], x)
+    with pytest.raises(TypeError, match="has no attribute nngp"):
+        gram.as_kernel_fn(rational, "nngp")(x)
+
+
+def test_a_kernel_that_is_not_symmetric():
+    """Of blocks on the diagonal one half is used: the result would be symmetric, whatever came."""
+
+    def skewed(x1, x2=None):
+        return (1 + 0.01 * jnp.tanh(x1[:, :1])) * rational(x1, x2)
+
+    x, message = (
+        samples(10),
+        "the kernel of a block of samples must be symmetric: .* must be the tr",
+    )
+    for call in (
+        lambda: gram.matrix(skewed, x, batch_size=4),
+        lambda: gram.pairs(skewed, x, x),
+        lambda: gram.operator(skewed, x)(jnp.ones((10, 1))),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert gram.matrix(skewed, x, x[:3]).shape == (10, 3)  # of two sets it need not be
 
 
 def test_the_operator_can_be_traced(dtype):

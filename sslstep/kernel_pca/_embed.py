@@ -10,9 +10,11 @@ from jaxtyping import Array, Float, Key, Real, UInt32
 from sslstep import _check, gram, linear
 from sslstep._linalg import matmul, rounding
 from sslstep.kernel_pca._modes import (
+    SOLVERS,
     KernelModes,
     PrincipalModes,
     contrastive_modes,
+    require_dim,
     swap_views,
 )
 
@@ -284,22 +286,28 @@ def gradient_flow_ssl(
         >>> bool(jnp.allclose(linear.cross_correlation(z, z_prime), jnp.eye(2), atol=1e-3))
         True
     """
+    # Before the kernel, which may take hours.
     if initial is not None and init_scale is not None:
         raise ValueError("give initial or init_scale, not both.")
+    num_pairs = _check.shape_of(x)[0] if _check.shape_of(x) else 0
+    if initial is not None and _check.shape_of(initial) != (2 * num_pairs, dim):
+        raise ValueError(
+            f"initial must have shape {(2 * num_pairs, dim)}, (2n, dim), got "
+            f"{_check.shape_of(initial)}."
+        )
+    if init_scale is not None:
+        _check.require_at_least("init_scale", init_scale, 0.0)
+    require_dim(dim, 2 * num_pairs)
+    _check.require_one_of("solver", solver, SOLVERS)
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if store_kernel:
         kernel = gram.pairs(kernel_fn, x, x_prime, **options)
         modes = contrastive_modes(kernel, dim, solver=solver, key=key)
     else:
         matmul = gram.pairs_operator(kernel_fn, x, x_prime, **options)
-        num_pairs = _check.shape_of(x)[0]
         modes = contrastive_modes(matmul, dim, solver=solver, num_pairs=num_pairs, key=key)
     aligned = None
     if initial is not None:
-        if _check.shape_of(initial)[1:] != (dim,):
-            raise ValueError(
-                f"initial must have dim = {dim} columns, got shape {_check.shape_of(initial)}."
-            )
         aligned = align(modes, initial)
     elif init_scale is not None:
         start = linear.initial_singular_values(init_scale, dim).astype(modes.eigenvalues.dtype)
@@ -344,6 +352,7 @@ def _scale(
 ) -> Array:
     if singular_values is None:
         singular_values = final_singular_values(modes)
+    _check.require_finite("singular_values", singular_values)
     features, values = _check.as_floats(features, singular_values)
     num = features.shape[1]
     if values.ndim == 0 or values.shape[-1] > num:
@@ -356,6 +365,7 @@ def _scale(
     scaled = features.reshape(shape) * values[..., None, :]
     if rotation is None:
         return scaled
+    _check.require_finite("rotation", rotation)
     scaled, rotation = _check.as_floats(scaled, rotation)
     if rotation.shape != (values.shape[-1],) * 2:
         raise ValueError(

@@ -37,13 +37,15 @@ class Problem(NamedTuple):
         matmul: a block v (N, b) to K̃ v.
         involution: a block v to P v.
         scale: s.
-        dtype: of the blocks.
+        dtype: of the blocks; it must hold the squares of what K̃ gives.
+        unit: what K̃ was divided by for that.
     """
 
     matmul: Callable[[Array], Array]
     involution: Callable[[Array], Array]
     scale: float
     dtype: np.dtype
+    unit: float = 1.0
 
 
 class Ritz(NamedTuple):
@@ -78,9 +80,8 @@ class Limits(NamedTuple):
     max_blocks: int
 
 
-def solve(problem: Problem, start: Array, limits: Limits) -> tuple[Ritz, int]:
-    """The leading modes and the number of products with K̃, from a random block (N, b)."""
-    image = _multiply(problem, start)
+def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple[Ritz, int]:
+    """The leading modes and the number of products, from a random block (N, b) and K̃ times it."""
     _require_symmetry(start, image)
     block, iteration = problem.involution(image), 1
     basis, looks = _Basis(problem, _largest(start, image)), _Looks()
@@ -148,13 +149,13 @@ class _Basis:
     def extend(self, block: Array) -> bool:
         """Add a block, made orthonormal; False if it has nothing that the basis does not."""
         block = _orthonormal(self._project(_normalised(block)))
-        image = _multiply(self.problem, block)
+        image = multiply(self.problem, block)
         for v, w in zip(self.v, self.w, strict=True):
             block, image = _subtract_both(block, image, v, w)
         gram = np.asarray(_inner(block, image), np.float64)
         values, vectors = np.linalg.eigh((gram + gram.T) / 2)
         self.largest = max(self.largest, float(values[-1]))
-        require_positive(float(values[0]), self.largest, self.problem.dtype)
+        require_positive(float(values[0]), self.largest, self.problem.dtype, self.problem.unit)
         kept = values > _negligible(self.problem) * self.largest
         scale = np.where(kept, np.where(kept, values, 1) ** -0.5, 0)
         turn = jnp.asarray(vectors * scale, self.problem.dtype)
@@ -206,19 +207,20 @@ class _Basis:
         self.live = np.concatenate([self.live, live])
 
 
-def require_positive(smallest: float, largest: float, dtype: np.dtype) -> None:
+def require_positive(smallest: float, largest: float, dtype: np.dtype, unit: float = 1.0) -> None:
     """Raise if a kernel with these Ritz values is not positive semidefinite."""
     # One that was rounded, to float32 even where it comes as float64, has negative eigenvalues of
     # 1e-8 of the largest.
     if smallest < -max(1e2 * float(jnp.finfo(dtype).eps), 1e-7) * largest:
         raise ValueError(
-            f"kernel is not positive semidefinite: its most negative Ritz value is {smallest:.3g}, "
-            f"its largest {largest:.3g}. Is it a kernel over [X, X'], and was it computed in "
-            f"float64?"
+            f"kernel is not positive semidefinite: its most negative Ritz value is "
+            f"{smallest * unit:.3g}, its largest {largest * unit:.3g}. Is it a kernel over "
+            f"[X, X'], and was it computed in float64?"
         )
 
 
-def _multiply(problem: Problem, block: Array) -> Array:
+def multiply(problem: Problem, block: Array) -> Array:
+    """K̃ times a block, in the problem's dtype, checked."""
     image = jnp.asarray(problem.matmul(block))
     if image.shape != block.shape:
         raise ValueError(
@@ -243,7 +245,7 @@ def _require_symmetry(block: Array, image: Array) -> None:
     if gap > 1e2 * float(jnp.finfo(block.dtype).eps) * norms[0] * norms[1]:
         raise ValueError(
             f"kernel must be symmetric: for random u and v, u·(K v) and v·(K u) differ by up to "
-            f"{gap:.3g} where they reach {size:.3g}."
+            f"{gap / size:.3g} times what they reach."
         )
 
 
@@ -272,7 +274,7 @@ def _negligible(problem: Problem) -> float:
 
 def _rayleigh_ritz(problem: Problem, vectors: Array, largest: float) -> Ritz:
     """The Ritz pairs of a block that is not orthonormal, by a product of its own."""
-    images = _multiply(problem, vectors)
+    images = multiply(problem, vectors)
     gram, turned = (
         np.asarray(_inner(images, other), np.float64)
         for other in (vectors, problem.involution(images))
@@ -335,12 +337,13 @@ def _failure(ritz: Ritz, limits: Limits, basis: _Basis, iteration: int) -> str:
     bad = _ratios(ritz, limits, basis) > 1
     first = int(np.argmax(bad))
     relative = ritz.residuals[first] / max(abs(ritz.eigenvalues[first]), 1e-300)
+    value = ritz.eigenvalues[first] * basis.problem.unit
     return (
         f"{int(bad.sum())} of {limits.num} modes have not converged after {iteration} products "
-        f"with the kernel: the first is mode {first + 1}, eigenvalue {ritz.eigenvalues[first]:.3g},"
-        f" whose residual relative to it is {relative:.1e} where tol = {limits.tol:.1e}. Allow "
-        f"more with max_iterations or a larger tol; or give the kernel in float64, if this one's "
-        f"eigenvalues span more than {basis.problem.dtype} resolves; or use solver='dense'."
+        f"with the kernel: the first is mode {first + 1}, eigenvalue {value:.3g}, whose residual "
+        f"relative to it is {relative:.1e} where tol = {limits.tol:.1e}. Allow more with "
+        f"max_iterations or a larger tol; or give the kernel in float64, if this one's eigenvalues "
+        f"span more than {basis.problem.dtype} resolves; or use solver='dense'."
     )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Real, UInt32
 
 from sslstep import _check
-from sslstep._linalg import eigh_descending, matmul
-from sslstep.kernel_pca import _krylov
+from sslstep._linalg import matmul
+from sslstep.kernel_pca import _dense, _krylov
 
 __all__ = ["KernelModes", "PrincipalModes", "contrastive_modes", "principal_modes"]
 
@@ -20,6 +20,9 @@ __all__ = ["KernelModes", "PrincipalModes", "contrastive_modes", "principal_mode
 #: A kernel over 2n samples: an array, on the host, on one device, or with its rows on several; or
 #: a function from a block v of shape (2n, b) to K̃ v.
 Kernel = Real[Any, "N N"] | Callable[[Array], Array]
+
+
+SOLVERS = ("krylov", "dense")
 
 
 class KernelModes(NamedTuple):
@@ -122,11 +125,7 @@ def contrastive_modes(
     size = _require_kernel(kernel, None if num_pairs is None else 2 * num_pairs, "num_pairs")
     if size % 2:
         raise ValueError(f"kernel must be over n pairs, of shape (2n, 2n), got {(size, size)}.")
-    if not 1 <= dim <= size // 2:
-        raise ValueError(
-            f"dim must be between 1 and n = {size // 2}, got {dim}: over n pairs K_Γ has at most n "
-            f"positive eigenvalues."
-        )
+    require_dim(dim, size)
     options = _Options(solver, dtype, tol, max_iterations, block_size, key)
     modes = _leading_modes(kernel, size, dim, options, swap_views)
     _warn_if_few(modes.eigenvalues)
@@ -183,6 +182,15 @@ def principal_modes(
     return PrincipalModes(*_leading_modes(kernel, size, dim, options, _identity))
 
 
+def require_dim(dim: int, size: int) -> None:
+    """Raise if 2n samples do not have so many modes."""
+    if not 1 <= dim <= size // 2:
+        raise ValueError(
+            f"dim must be between 1 and n = {size // 2}, got {dim}: over n pairs K_Γ has at most n "
+            f"positive eigenvalues."
+        )
+
+
 @jax.jit
 def swap_views(v: Array) -> Array:
     """P v: what belongs to X and what belongs to X' change places."""
@@ -219,11 +227,11 @@ def _require_kernel(kernel: Kernel, size: int | None, size_name: str) -> int:
 def _leading_modes(
     kernel: Kernel, size: int, dim: int, options: _Options, involution: Callable[[Array], Array]
 ) -> KernelModes:
-    _check.require_one_of("solver", options.solver, ("krylov", "dense"))
+    _check.require_one_of("solver", options.solver, SOLVERS)
     if options.solver == "dense":
         if callable(kernel):
             raise ValueError("solver='dense' needs the kernel as an array, got a function.")
-        return _dense(kernel, dim, involution)
+        return _by_eigh(kernel, dim, involution)
     if not _check.is_concrete(kernel):
         raise ValueError(
             "solver='krylov' runs until it has converged and cannot be traced by jit, vmap or "
@@ -240,11 +248,17 @@ def _leading_modes(
     start = jax.random.normal(key, (size, min(width, size)), dtype)
     problem = _krylov.Problem(matmul, involution, float(size), dtype)
     limits = _krylov.Limits(dim, tol, options.max_iterations, max_blocks=24)
-    ritz, iterations = _krylov.solve(problem, start, limits)
+    image = _krylov.multiply(problem, start)
+    # A power of 4, so that dividing by it or by its root rounds nothing.
+    largest = float(jnp.abs(image).max())
+    unit = 4.0 ** int(np.clip(round(np.log2(largest) / 2), -60, 60)) if largest > 0 else 1.0
+    over_unit = jnp.asarray(1 / unit, dtype)
+    scaled = problem._replace(matmul=lambda v: _krylov.multiply(problem, v) * over_unit, unit=unit)
+    ritz, iterations = _krylov.solve(scaled, start, image * over_unit, limits)
     return KernelModes(
-        jnp.asarray(ritz.eigenvalues[:dim], dtype),
-        ritz.vectors[:, :dim],
-        jnp.asarray(ritz.residuals[:dim], dtype),
+        jnp.asarray(ritz.eigenvalues[:dim] * unit, dtype),
+        ritz.vectors[:, :dim] * jnp.asarray(unit**-0.5, dtype),
+        jnp.asarray(ritz.residuals[:dim] * unit, dtype),
         jnp.asarray(iterations, jnp.int32),
     )
 
@@ -263,6 +277,8 @@ def _as_function(kernel: Kernel, dtype: Any) -> tuple[Callable[[Array], Array], 
 
 
 def _precise(dtype: np.dtype) -> np.dtype:
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f"dtype = {dtype} needs x64 enabled.")
     if jnp.finfo(dtype).bits < 32:
         raise ValueError(
             f"solver='krylov' does not converge in {dtype}: give the kernel in float32 or float64, "
@@ -285,55 +301,24 @@ def _multiply_rows(kernel: np.ndarray, v: Array, block_bytes: float = 2.0**28) -
     )
 
 
-def _dense(kernel: Any, dim: int, involution: Callable[[Array], Array]) -> KernelModes:
+def _by_eigh(kernel: Any, dim: int, involution: Callable[[Array], Array]) -> KernelModes:
     """By two eigendecompositions; in float64 where nothing is traced."""
     _check.require_symmetric("kernel", kernel)
+    no_iterations = jnp.zeros((), jnp.int32)
     if not _check.is_concrete(kernel):
         kernel = _check.as_float("kernel", kernel)
-        return _dense_modes(kernel, dim, involution, kernel.dtype)[0]
+        gammas, c, residuals, _ = _dense.solve(kernel, dim, involution, kernel.dtype)
+        return KernelModes(gammas, c, residuals, no_iterations)
     dtype = _check.as_float("kernel", kernel).dtype
     # Without x64 a float64 kernel of NumPy's gives float32 results, but was not rounded to it.
     given = getattr(kernel, "dtype", dtype)
     given = given if jnp.issubdtype(given, jnp.floating) else dtype
     with jax.enable_x64(True):
         kernel = jnp.asarray(kernel, jnp.float64)
-        modes, spectrum = _dense_modes(kernel, dim, involution, given)
+        gammas, c, residuals, spectrum = _dense.solve(kernel, dim, involution, given)
         _krylov.require_positive(float(spectrum[-1]), float(spectrum[0]), dtype)
-        eigenvalues, coefficients, residuals = (a.astype(dtype) for a in modes[:3])
-    return KernelModes(eigenvalues, coefficients, residuals, modes.iterations)
-
-
-@partial(jax.jit, static_argnames=("dim", "involution", "given"))
-def _dense_modes(
-    kernel: Array, dim: int, involution: Callable[[Array], Array], given: np.dtype
-) -> tuple[KernelModes, Array]:
-    """With K̃ = B Bᵀ and Bᵀ P B y = s γ y, c = P B y / sγ: no inverse of K̃ here either.
-
-    `given` is the dtype to which the kernel was rounded before.
-    """
-    size = kernel.shape[0]
-    spectrum, vectors = eigh_descending(kernel)
-    # The eigensolver's rounding, and that of the entries: eps ‖K̃‖_F at most, which is near the
-    # largest eigenvalue. As much is negligible to the Krylov iteration in float32.
-    negligible = float(max(size * jnp.finfo(kernel.dtype).eps, 10 * jnp.finfo(given).eps))
-    positive = spectrum > negligible * spectrum[0]
-    root = jnp.where(positive, jnp.sqrt(jnp.where(positive, spectrum, 1)), 0)
-    factor = vectors * root[None, :]
-    turned = involution(factor)
-    projected = matmul(factor.T, turned) / size
-    gammas, y = eigh_descending((projected + projected.T) / 2)
-    usable = jnp.abs(gammas) > negligible * jnp.abs(gammas).max()
-    gammas, y, usable = jnp.where(usable, gammas, 0)[:dim], y[:, :dim], usable[:dim]
-    scaled = y * jnp.where(usable, 1 / jnp.where(usable, size * gammas, 1), 0)[None, :]
-    coefficients = matmul(turned, scaled)
-    image = matmul(kernel, coefficients)
-    norms = (
-        jnp.linalg.norm(a, axis=0)
-        for a in (involution(image) - coefficients * (size * gammas)[None, :], coefficients)
-    )
-    residuals = next(norms) / jnp.where(usable, next(norms) * size, 1)
-    modes = KernelModes(gammas, coefficients, residuals, jnp.zeros((), jnp.int32))
-    return modes, spectrum
+        gammas, c, residuals = (a.astype(dtype) for a in (gammas, c, residuals))
+    return KernelModes(gammas, c, residuals, no_iterations)
 
 
 def _warn_if_few(eigenvalues: Array) -> None:

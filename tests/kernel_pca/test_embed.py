@@ -223,6 +223,8 @@ def modes():
         (lambda m: kernel_pca.embed(m, jnp.ones((3, 7))), r"\(n_test, 8\), one column for each"),
         (lambda m: kernel_pca.embed(m, jnp.ones(8)), r"k_test_train must be a matrix"),
         (lambda m: kernel_pca.embed(m, jnp.full((1, 8), jnp.nan)), "k_test_train .* NaN"),
+        (lambda m: kernel_pca.embed(m, jnp.ones((1, 8)), jnp.full(2, jnp.nan)), "singular_values"),
+        (lambda m: kernel_pca.embed(m, jnp.ones((1, 8)), None, jnp.full((2, 2), jnp.inf)), "rotat"),
         (lambda m: kernel_pca.embed(m, jnp.ones((1, 8)), jnp.ones(3)), "k at most 2"),
         (lambda m: kernel_pca.embed(m, jnp.ones((1, 8)), None, jnp.eye(3)), r"shape \(2, 2\)"),
         (lambda m: kernel_pca.align(m, jnp.full((8, 2), jnp.nan)), "initial .* NaN"),
@@ -245,6 +247,23 @@ def test_wrong_calls(unchecked):
         kernel_pca.gradient_flow_ssl(
             gaussian_kernel, x, x, 2, initial=jnp.ones((8, 2)), init_scale=1e-3
         )
+
+    def never(x1, x2=None):
+        raise AssertionError("the kernel was computed before the arguments were looked at")
+
+    for message, dim, options in (
+        (
+            r"initial must have shape \(8, 2\), \(2n, dim\), got \(8, 3\)",
+            2,
+            {"initial": jnp.ones((8, 3))},
+        ),
+        (r"initial must have shape \(8, 2\)", 2, {"initial": jnp.ones((7, 2))}),
+        ("init_scale must be >= 0", 2, {"init_scale": -1.0}),
+        ("dim must be between 1 and n = 4, got 5", 5, {}),
+        ("solver must be one of", 2, {"solver": "cg"}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kernel_pca.gradient_flow_ssl(never, x, x, dim, **options)
     x = jax.random.normal(jax.random.key(0), (4, 2))
     predict_fn = kernel_pca.gradient_flow_ssl(gaussian_kernel, x, x, 2)
     with pytest.raises(ValueError, match="at a time t need initial or init_scale"):

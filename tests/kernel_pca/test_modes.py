@@ -249,7 +249,7 @@ def test_restarts_converge_too(x64):
     products = []
     for max_blocks in (5, 30):
         limits = _krylov.Limits(4, 1e-8, 300, max_blocks)
-        ritz, iterations = _krylov.solve(problem, start, limits)
+        ritz, iterations = _krylov.solve(problem, start, kernel @ start, limits)
         np.testing.assert_allclose(ritz.eigenvalues[:4], wanted, rtol=1e-12)
         products.append(iterations)
     assert products[0] > products[1]  # it did restart
@@ -277,6 +277,42 @@ def test_dense_can_be_differentiated(x64):
 
     slope = jax.jit(jax.grad(third))(0.0)
     assert float(slope) == pytest.approx(float(third(1e-5) - third(-1e-5)) / 2e-5, rel=1e-7)
+
+
+@pytest.mark.parametrize("modes_of", [kernel_pca.contrastive_modes, kernel_pca.principal_modes])
+def test_derivatives_where_the_kernel_is_singular_and_its_tangent_is_not(x64, modes_of):
+    """Against differences; of the second view, features that the first lacks: P K̃ is nilpotent."""
+    x, x_prime, other = np.random.default_rng(24).standard_normal((3, 12, 5))
+    x[:, 3], x_prime[:, 4] = 0, 0
+    features = np.concatenate([x, x_prime])
+    kernel, tangent = features @ features.T, np.concatenate([other, other**2])
+    kernel, tangent = jnp.asarray(kernel), jnp.asarray(tangent @ tangent.T)
+
+    def functions(kernel):  # without the modes' signs
+        modes = modes_of(kernel, 2, solver="dense")
+        return jnp.concatenate([modes.eigenvalues[None], modes.coefficients**2])
+
+    step = 1e-5  # forward: K̃ may not become indefinite; errors of second order are taken off
+    at = [functions(kernel + k * step * tangent) for k in range(3)]
+    wanted = (4 * at[1] - 3 * at[0] - at[2]) / (2 * step)
+    _, found = jax.jvp(functions, (kernel,), (tangent,))
+    np.testing.assert_allclose(found, wanted, atol=1e-6 * float(jnp.abs(wanted).max()))
+    # dγ = γ cᵀ dK̃ c
+    modes = modes_of(kernel, 2, solver="dense")
+    gradient = jax.grad(lambda kernel: modes_of(kernel, 2, solver="dense").eigenvalues[1])(kernel)
+    c = modes.coefficients[:, 1]
+    np.testing.assert_allclose(gradient, modes.eigenvalues[1] * jnp.outer(c, c), atol=1e-12)
+
+
+@pytest.mark.parametrize("modes_of", [kernel_pca.contrastive_modes, kernel_pca.principal_modes])
+@pytest.mark.parametrize("exponent", [-90, -80, 70, 110])
+def test_a_kernel_of_any_size(modes_of, exponent):
+    """float32 holds neither the squares of such entries nor those of products with them."""
+    kernel = jnp.asarray(with_spectrum(22, np.geomspace(1, 1e-2, 20)), jnp.float32)
+    found, wanted = modes_of(kernel * 2.0**exponent, 3), modes_of(kernel, 3)
+    np.testing.assert_array_equal(found.eigenvalues, wanted.eigenvalues * 2.0**exponent)
+    np.testing.assert_array_equal(found.residuals, wanted.residuals * 2.0**exponent)
+    np.testing.assert_array_equal(found.coefficients, wanted.coefficients * 2.0 ** (-exponent / 2))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -424,6 +460,11 @@ def test_bad_functions(x64, unchecked):
         jax.jit(lambda k: kernel_pca.contrastive_modes(k, 2))(GOOD)
     with pytest.raises(ValueError, match="dim must be between 1 and N = 20, got 21"):
         kernel_pca.principal_modes(GOOD, 21)
+
+
+def test_a_dtype_that_jax_does_not_allow():
+    with pytest.raises(ValueError, match="dtype = float64 needs x64 enabled"):
+        kernel_pca.contrastive_modes(lambda v: v, 2, num_pairs=10, dtype=jnp.float64)
 
 
 def test_not_converging_is_an_error():
