@@ -136,7 +136,7 @@ def end_labels(
     """Name curves at their right end, moved apart where they would overlap.
 
     Args:
-        ax: where to draw; its scale and limits are read when the figure is drawn.
+        ax: where to draw, with the scale and limits that it is to keep.
         x: where the curves end.
         values: at their ends, one for each curve.
         names: of the curves, in the same order.
