@@ -81,21 +81,66 @@ def test_predictions_do_not_depend_on_basis_and_shift(x64):
     np.testing.assert_allclose(scaled, once, atol=1e-12)
 
 
+def leave_each_out(h, targets, grid):
+    """The error of leaving one out as it is defined, by n fits in float64."""
+    n, found = len(h), []
+    with jax.enable_x64(True):
+        h, targets = (jnp.asarray(np.asarray(part, float)) for part in (h, targets))
+        for mu in np.asarray(grid, float):
+            errors = []
+            for i in range(n):
+                rest = np.delete(np.arange(n), i)
+                # The same total penalty, of which a mean over fewer samples has a larger share.
+                fitted = probe.ridge(h[rest], targets[rest], mu * n / (n - 1))
+                missed = probe.predict(fitted, h[i : i + 1]) - targets[i][None, :]
+                errors.append(float(jnp.sum(missed**2)))
+            found.append(np.mean(errors))
+    return np.array(found)
+
+
 @pytest.mark.parametrize(("n", "p"), [(20, 4), (8, 7), (8, 12)])  # p below, at and above n - 1
 def test_leave_one_out_is_brute_force(x64, n, p):
     h, labels = problem(0, n, p)
     targets = jax.nn.one_hot(labels, 3)
     grid = jnp.array([1e-4, 1e-2, 1.0, 100.0])
-    expected = []
-    for mu in grid:
-        errors = []
-        for i in range(n):
-            rest = np.delete(np.arange(n), i)
-            # The same total penalty, of which a mean over fewer samples has a larger share.
-            fitted = probe.ridge(h[rest], targets[rest], mu * n / (n - 1))
-            errors.append(jnp.sum((probe.predict(fitted, h[i : i + 1]) - targets[i][None, :]) ** 2))
-        expected.append(np.mean(errors))
+    expected = leave_each_out(h, targets, grid)
     np.testing.assert_allclose(probe.loo_error(h, targets, grid), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("value", [1.0, 1000.0])
+def test_leave_one_out_of_a_feature_that_one_sample_has(value):
+    """That sample's prediction is its target as μ falls: of both, float32 leaves noise alone."""
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=(40, 3))
+    h[:, 2] = np.where(np.arange(40) == 5, value, 0)
+    h, targets = jnp.asarray(h, jnp.float32), jnp.asarray(rng.normal(size=(40, 1)), jnp.float32)
+    grid = jnp.array([1e-10, 1e-4, 1e-3])
+    # u's rounding, eps, lets the residual of the other directions through, which is larger than
+    # that of the feature's own by the ratio of squared singular values.
+    singular = np.linalg.svd(np.asarray(h) - np.asarray(h).mean(axis=0), compute_uv=False)
+    tolerance = 10 * float(jnp.finfo(h.dtype).eps) * (singular[0] / singular[-1]) ** 2
+    expected = leave_each_out(h, targets, grid)
+    for found in (probe.loo_error, jax.jit(probe.loo_error)):
+        np.testing.assert_allclose(found(h, targets, grid), expected, rtol=tolerance)
+    gradient = jax.grad(lambda h: probe.loo_error(h, targets, grid).sum())(h)
+    assert bool(jnp.isfinite(gradient).all())
+
+
+def test_leave_one_out_of_a_sample_far_away():
+    """What features do not reach of it, 1e-8 here, is below the rounding of one, and known."""
+    rng = np.random.default_rng(0)
+    h, targets = rng.normal(size=(40, 3)), rng.normal(size=(40, 1))
+    h[0] *= 1e4
+    h, targets = jnp.asarray(h, jnp.float32), jnp.asarray(targets, jnp.float32)
+    basis, _ = np.linalg.qr(np.c_[np.ones(40), np.asarray(h, float)])
+    vector = np.eye(40)[0]
+    for _ in range(2):
+        vector = vector - basis @ (basis.T @ vector)
+    # The vector, whose norm and product with the targets make the error, is known to some eps.
+    tolerance = 10 * float(jnp.finfo(h.dtype).eps) / np.linalg.norm(vector)
+    grid = jnp.array([1e-6, 1e-3])
+    expected = leave_each_out(h, targets, grid)
+    np.testing.assert_allclose(probe.loo_error(h, targets, grid), expected, rtol=tolerance)
 
 
 def test_leave_one_out_in_float32_where_the_fit_interpolates():

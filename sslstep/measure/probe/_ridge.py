@@ -67,6 +67,12 @@ def loo_error(
     decomposition. H maps targets to predictions, bias included; the total penalty
     :math:`n \mu \|W\|_F^2` stays as it is while a sample is left out.
 
+    Where one sample alone has some feature, both terms of its ratio vanish with μ. There they are
+    not differences, which rounding would swallow, but come from the part of the sample's unit
+    vector outside the features' span, which is known down to ``10 eps`` in norm, times the
+    condition number of the directions that the sample lies in. Below that floor it counts as zero:
+    the error is that of a sample within the span.
+
     Args:
         features: shape ``(n, p)``.
         targets: shape ``(n, c)``.
@@ -94,9 +100,8 @@ def loo_error(
     u = jnp.where(s[None, :] > 0, u, 0)
     targets = targets - targets.mean(axis=0, keepdims=True)
     projections = matmul(u.T, targets)
-    # What the features do not reach. With p >= n - 1 they reach all, up to rounding.
-    outside = targets - matmul(u, projections)
-    free = 1 - 1 / n - jnp.sum(u**2, axis=1)
+    outside, free = _unreached(u, s, targets, projections)
+    # With p >= n - 1 the features reach all, up to rounding.
     reach_all = jnp.sum(s > 0) >= n - 1
     outside, free = jnp.where(reach_all, 0, outside), jnp.where(reach_all, 0, free)
 
@@ -201,6 +206,34 @@ def _svd(centred: Array) -> tuple[Array, Array, Array]:
     # Rounding leaves about one eps, in tall and wide matrices alike.
     cutoff = 10 * s.shape[0] ** 0.5 * jnp.finfo(s.dtype).eps * s[0]
     return u, jnp.where(s > cutoff, s, 0), vt
+
+
+def _unreached(u: Array, s: Array, targets: Array, projections: Array) -> tuple[Array, Array]:
+    """What is outside the span of 1 and of u's columns: of the targets, and of each sample.
+
+    With P the projection on the span, (1 - P) y, shape (n, c), and |(1 - P) e_i|², shape (n,).
+    """
+    n, rank = u.shape
+    outside = targets - matmul(u, projections)
+    free = 1 - 1 / n - jnp.sum(u**2, axis=1)
+    # Where free is less than a tenth both are differences that cancel, and (1 - P) e_i itself is
+    # needed. |P e_i|² adds up to rank + 1, so that such samples are fewer than 10/9 (rank + 1).
+    _, at = jax.lax.top_k(-free, min(n, 10 * (rank + 1) // 9 + 1))
+    rest = jax.nn.one_hot(at, n, dtype=u.dtype)
+    # Twice, as in Gram-Schmidt: what the first pass leaves within the span is of order eps.
+    for _ in range(2):
+        rest = rest - rest.mean(axis=1, keepdims=True)
+        rest = rest - matmul(matmul(rest, u), u.T)
+    square, product = jnp.sum(rest**2, axis=1), matmul(rest, targets)
+    # To first order a change E of the features moves P e_i by (1 - P) sum_j E v_j u_ij / s_j. What
+    # rounding does to them and to their decomposition is less than |E| = 2 eps s_0 (measured).
+    steepness = jnp.where(s > 0, s[0] / jnp.where(s > 0, s, 1), 0)
+    moved = 1 + jnp.sum((u[at] * steepness[None, :]) ** 2, axis=1)
+    known = square > (10 * jnp.finfo(u.dtype).eps) ** 2 * moved
+    square, product = jnp.where(known, square, 0), jnp.where(known[:, None], product, 0)
+    cancels = free[at] < 0.1
+    outside = outside.at[at].set(jnp.where(cancels[:, None], product, outside[at]))
+    return outside, free.at[at].set(jnp.where(cancels, square, free[at]))
 
 
 def _filter(s: Array, penalty: Array) -> Array:
