@@ -67,8 +67,9 @@ def _quartic(t: Array, p: Array, q: Array, initial: Array) -> Array:
     small = x < jnp.finfo(x.dtype).eps ** 0.5
     safe_rate = jnp.where(small, 1, rate)
     near_zero = 2 * jnp.where(small, t, 0) * (1 - x / 2)
-    k = q * jnp.where(small, near_zero, -jnp.expm1(-jnp.where(small, 1, x)) / safe_rate)
-    k = jnp.where(q == 0, 0, k)
+    lasted = jnp.where(small, near_zero, -jnp.expm1(-jnp.where(small, 1, x)) / safe_rate)
+    # At p = q = 0 and t = inf it is 0 times infinity; elsewhere at q = 0 k is 0 and has a slope.
+    k = q * jnp.where((q == 0) & jnp.isinf(lasted), 0, lasted)
     # s = sign(s0) e^u / sqrt(1 + e^{2u} k) with u = p t + log|s0|, turned round where u > 0.
     zero = initial == 0
     log_initial = jnp.log(jnp.abs(jnp.where(zero, 1, initial)))

@@ -99,6 +99,19 @@ def test_quartic_solves_its_equation(x64, p, q):
     assert float(s[0]) == pytest.approx(-0.4, rel=1e-15)
 
 
+@pytest.mark.parametrize("p", [0.5, 1e-9, 0.0, -0.5])
+@pytest.mark.parametrize("t", [0.1, 3.0])
+def test_the_slope_by_the_saturation_where_there_is_none(dtype, p, t):
+    """ds/dq = -s0^3 e^{pt} (e^{2pt} - 1) / 2p at q = 0, where s itself is plain growth."""
+    initial = 0.3
+    grown = np.expm1(2 * p * t) / p if p else 2 * t
+    expected = -(initial**3) * np.exp(p * t) * grown / 2
+    arguments = [jnp.asarray(v, dtype) for v in (t, p, 0.0, initial)]
+    found = jax.grad(linear.quartic, 2)(*arguments)
+    # Exponents of up to 3pt are rounded to eps of themselves, and a dozen factors to eps.
+    assert float(found) == pytest.approx(expected, rel=float(jnp.finfo(dtype).eps) * (12 + 3 * t))
+
+
 def test_quartic_is_odd_and_eq10_is_one_call_of_it(x64):
     t = jnp.linspace(0, 3, 31)
     np.testing.assert_array_equal(
