@@ -42,7 +42,8 @@ def cross_correlation(a: Real[ArrayLike, "n p"], b: Real[ArrayLike, "n p"]) -> F
             such as pixels, are converted to the default float.
 
     Returns:
-        The matrix, shape ``(p, p)``.
+        The matrix, shape ``(p, p)``, in float32 at least: a sum of halves overflows before its mean
+        does.
 
     Raises:
         ValueError: if the shapes differ, are not ``(n, p)``, are empty, or values are not finite.
@@ -64,7 +65,7 @@ def cross_correlation(a: Real[ArrayLike, "n p"], b: Real[ArrayLike, "n p"]) -> F
         )
     _check.require_finite("a", a)
     _check.require_finite("b", b)
-    a, b = _check.as_float("a", a), _check.as_float("b", b)
+    a, b = _check.as_floats(_check.as_precise("a", a), _check.as_precise("b", b))
     product = matmul(a.T, b)
     return (product + product.T) / (2 * a.shape[0])
 
@@ -81,7 +82,7 @@ def loss(weights: Real[ArrayLike, "d m"], gamma_matrix: Real[ArrayLike, "m m"]) 
         gamma_matrix: Γ, symmetric, shape ``(m, m)``.
 
     Returns:
-        The loss, a scalar: d at W = 0, and 0 when the embedding is learned.
+        The loss, a scalar, in float32 at least: d at W = 0, and 0 when the embedding is learned.
 
     Raises:
         ValueError: if the shapes do not fit, Γ is not symmetric, or values are not finite. More
@@ -96,8 +97,9 @@ def loss(weights: Real[ArrayLike, "d m"], gamma_matrix: Real[ArrayLike, "m m"]) 
     _check.require_symmetric("gamma_matrix", gamma_matrix, _check.OF_DATA)
     require_weights(weights, _check.shape_of(gamma_matrix)[0])
     _check.require_finite("weights", weights)
-    weights = _check.as_float("weights", weights)
-    gamma_matrix = _check.as_float("gamma_matrix", gamma_matrix)
+    weights, gamma_matrix = _check.as_floats(
+        _check.as_precise("weights", weights), _check.as_precise("gamma_matrix", gamma_matrix)
+    )
     images = matmul(weights, gamma_matrix)
     correlation = matmul(images, weights.T)
     return jnp.sum((correlation - jnp.eye(weights.shape[0], dtype=correlation.dtype)) ** 2)

@@ -123,7 +123,7 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
         modes: at least the d leading modes of Γ.
 
     Returns:
-        :class:`Aligned`.
+        :class:`Aligned`, in float32 at least.
 
     Raises:
         ValueError: if the shapes do not fit, d exceeds the number of modes, or values are not
@@ -138,10 +138,13 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
     """
     require_weights(weights, modes.eigenvectors.shape[0])
     _check.require_finite("weights", weights)
-    weights = _check.as_float("weights", weights)
-    leading = leading_modes(modes, weights.shape[0])
+    leading = leading_modes(modes, _check.shape_of(weights)[0])
+    weights, vectors = _check.as_floats(
+        _check.as_precise("weights", weights),
+        _check.as_precise("modes.eigenvectors", leading.eigenvectors),
+    )
     # QR of a matrix of size α is exact to relative rounding whatever α: no rescaling is needed.
-    q, r = jnp.linalg.qr(matmul(weights, leading.eigenvectors))
+    q, r = jnp.linalg.qr(matmul(weights, vectors))
     diagonal = jnp.diagonal(r)
     signs = jnp.where(diagonal < 0, -1, 1).astype(r.dtype)
     return Aligned(q * signs[None, :], diagonal * signs)

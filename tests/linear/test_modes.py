@@ -27,6 +27,43 @@ def test_cross_correlation_is_the_sum_of_outer_products(dtype):
     np.testing.assert_array_equal(value, value.T)  # to the last bit
 
 
+@pytest.mark.parametrize("half", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_accumulated_in_float32(half):
+    """Sums overflow where the means that are asked for do not."""
+    pixels = np.random.default_rng(0).integers(0, 256, size=(500, 4))
+    view = jnp.asarray(pixels, half)
+    single = view.astype(jnp.float32)
+    gamma = linear.cross_correlation(view, view)
+    assert gamma.dtype == jnp.float32
+    np.testing.assert_array_equal(gamma, linear.cross_correlation(single, single))
+    # |C - I|^2 is 2 * 255^2 + 2 * 256^2, of entries that float16 has but not their squares.
+    weights, eye = jnp.full((2, 4), 8, half), jnp.eye(4, dtype=half)
+    value, gradient = jax.value_and_grad(linear.loss)(weights, eye)
+    assert value.dtype == jnp.float32
+    assert float(value) == 2 * 255**2 + 2 * 256**2
+    assert gradient.dtype == half
+
+
+@pytest.mark.parametrize("half", [jnp.float16, jnp.bfloat16])
+def test_half_and_single_precision_go_together(half):
+    """Even where types are not promoted on their own; the numbers are those of float32."""
+    weights, eye = jnp.asarray([[3.0, 1.0, 5.0], [4.0, 3.0, 5.0]]), jnp.eye(3)
+    modes = linear.Modes(jnp.asarray([3.0, 2.0, 1.0]), eye)
+    small = weights.astype(half)  # exactly
+    for ours, expected in (
+        (linear.cross_correlation(small, weights), linear.cross_correlation(weights, weights)),
+        (linear.loss(small, eye), linear.loss(weights, eye)),
+        (linear.align(small, modes), linear.align(weights, modes)),
+        (
+            linear.align(weights, modes._replace(eigenvectors=eye.astype(half))),
+            linear.align(weights, modes),
+        ),
+    ):
+        for part, wanted in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+            assert part.dtype == jnp.float32
+            np.testing.assert_array_equal(part, wanted)
+
+
 def test_embedding_correlation_is_w_gamma_wt(x64):
     rng = np.random.default_rng(1)
     x, x_prime, w = rng.normal(size=(9, 4)), rng.normal(size=(9, 4)), rng.normal(size=(2, 4))
