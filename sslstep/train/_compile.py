@@ -25,7 +25,7 @@ class CompiledStep:
     Made by :func:`compile_step`.
 
     Attributes:
-        devices: all devices of the run, over all processes.
+        devices: all devices of the run, those of the first process first.
         num_local: how many of them belong to this process.
         parallel: ``"jit"``, ``"pmap"`` or ``"shard_map"``.
     """
@@ -35,9 +35,10 @@ class CompiledStep:
     parallel: Parallel
 
     def __init__(self, step: Step, devices: Sequence[jax.Device], parallel: Parallel) -> None:
-        self.devices = tuple(devices)
+        # In the caller's order, but for pmap those of a process must stand together.
+        self.devices = tuple(sorted(devices, key=lambda device: device.process_index))
         self.parallel = parallel
-        local = [device for device in devices if device.process_index == jax.process_index()]
+        local = [device for device in self.devices if device.process_index == jax.process_index()]
         self.num_local = len(local)
         axis_name = None if parallel == "jit" else _AXIS
 
@@ -57,8 +58,8 @@ class CompiledStep:
         elif parallel == "pmap":
             # Only this process's devices have a place in the arrays that it hands to pmap.
             self._mesh = Mesh(np.asarray(local), (_AXIS,))
-            everywhere = None if len(devices) == jax.device_count() else devices
-            self._compiled = jax.pmap(run, _AXIS, devices=everywhere, donate_argnums=0)
+            # Always named: by itself pmap takes them in JAX's order, where the arrays do not lie.
+            self._compiled = jax.pmap(run, _AXIS, devices=self.devices, donate_argnums=0)
         else:
             self._mesh = Mesh(np.asarray(self.devices), (_AXIS,))
             one, share = PartitionSpec(), PartitionSpec(None, _AXIS)
@@ -151,7 +152,7 @@ def compile_step(
 
     Args:
         step: from :func:`make_step`.
-        devices: default: all of JAX's default platform.
+        devices: in any order. Default: all of JAX's default platform.
         parallel: ``"jit"`` for one device; ``"pmap"`` or ``"shard_map"`` for any number. Default:
             ``"jit"`` for one and ``"pmap"`` for several.
 
