@@ -125,16 +125,19 @@ class CompiledStep:
                 f"the batch has {batch} images, which {len(self.devices)} devices cannot share "
                 f"evenly: choose a multiple."
             )
+        # Dealt out like cards: whichever part of its share a device takes first, all devices
+        # together take the first part of the batch, as one device would.
+        shares = indices.reshape(k, -1, len(self.devices)).swapaxes(1, 2)
         if self.parallel == "pmap":
-            shares = indices.reshape(k, len(self.devices), -1).swapaxes(0, 1)
             mine = [d.process_index == jax.process_index() for d in self.devices]
-            indices = shares[np.asarray(mine)]
+            indices = shares[:, np.asarray(mine)].swapaxes(0, 1)
         elif self.parallel == "shard_map":
+            dealt = shares.reshape(k, batch)
             share = NamedSharding(self._mesh, PartitionSpec(None, _AXIS))
             return self._compiled(
                 state,
                 images,
-                jax.make_array_from_callback(indices.shape, share, lambda index: indices[index]),
+                jax.make_array_from_callback(dealt.shape, share, lambda index: dealt[index]),
             )
         return self._compiled(state, images, indices)
 

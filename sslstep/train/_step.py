@@ -168,14 +168,15 @@ def make_step(
     :func:`compile_step`. Within ``jax.pmap`` or ``jax.shard_map``, give it the name of the mapped
     axis: each device then has its share of the batch, batch norms and the loss are those of the
     whole batch, and so is the gradient, so that every device makes the same update. The random
-    numbers of an image depend on the key, the step and the image's place in the whole batch, so the
+    numbers of an image depend on the key, the step and the image's place in the whole batch, which
+    is dealt out like cards: of D devices the i-th has the images i, i + D, i + 2D, .... So the
     number of devices changes nothing but rounding.
 
     With ``num_microbatches`` above one, the loss and its gradient are still those of the whole
     batch: embeddings are computed first, microbatch by microbatch, then the gradient of the loss by
     the embeddings, then, with the activations of one microbatch at a time in memory, the gradient
     by the parameters (Gao et al. 2021). It costs a second forward pass. Batch norms then see one
-    microbatch at a time.
+    microbatch at a time, which are the same images on any number of devices.
 
     Args:
         network: as :class:`Network` says.
@@ -186,8 +187,8 @@ def make_step(
             ``partial(data.two_views, views=data.barlow_twins_views(96))``.
         joint_views: whether both views pass through the network as one batch, so that batch norms
             see both (SimCLR in TensorFlow); else one after the other (Barlow Twins, VICReg).
-        num_microbatches: in how many parts each device's share of the batch passes through the
-            network. Must divide it.
+        num_microbatches: in how many parts the batch passes through the network. Must divide each
+            device's share of it.
 
     Returns:
         ``step(state, images, axis_name=None) -> (state, metrics)``. ``images`` is this device's
@@ -321,9 +322,11 @@ def _require_returned(fits: bool, wanted: str, found: Any) -> None:
 
 def _sample_keys(state: TrainState, num: int, axis_name: AxisName) -> Array:
     """One key for each image of this device's share, by its place in the whole batch."""
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num
+    places = jnp.arange(num)
+    if axis_name is not None:
+        places = jax.lax.axis_index(axis_name) + jax.lax.axis_size(axis_name) * places
     key = jax.random.fold_in(state.key, state.step)
-    return jax.vmap(lambda place: jax.random.fold_in(key, place))(first + jnp.arange(num))
+    return jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
 
 
 def _split(a: Array, parts: int) -> Array:

@@ -30,11 +30,12 @@ import numpy as np
 import training
 from sslstep import train
 
-for which, parallel in (pair.split(":") for pair in sys.argv[5:]):
+for which, parallel, parts in (layout.split(":") for layout in sys.argv[5:]):
     devices = [jax.devices()[int(index)] for index in which]
-    step = train.compile_step(training.make_step(), devices=devices, parallel=parallel)
+    step = training.make_step(num_microbatches=int(parts))
+    step = train.compile_step(step, devices=devices, parallel=parallel)
     assert list(step.devices) == devices
-    folder = f"{out}/{which}_{parallel}_{rank}"
+    folder = f"{out}/{which}_{parallel}_{parts}_{rank}"
     run = training.fit(folder, 20, step=step)
     np.savez(folder + ".npz", parameters=training.parameters(run), **run.metrics)
 """
@@ -79,9 +80,10 @@ def free_port():
 def runs(tmp_path_factory):
     """Parameters and losses by layout, each of 20 steps."""
     out = tmp_path_factory.mktemp("devices")
-    one_process = ["0:jit", "0123:pmap", "2031:pmap", "0123:shard_map", "2031:shard_map"]
-    finish(start(out, one_process, devices=4))
-    layouts, port = ["01:pmap", "01:shard_map"], free_port()
+    layouts = [f"{which}:{how}:1" for how in ("pmap", "shard_map") for which in ("0123", "2031")]
+    layouts += ["0:jit:1", "0:jit:2", "0123:pmap:2", "0123:shard_map:2"]
+    finish(start(out, layouts, devices=4))
+    layouts, port = ["01:pmap:1", "01:pmap:2", "01:shard_map:1"], free_port()
     finish(*(start(out, layouts, rank=rank, port=port) for rank in (0, 1)))
     return out
 
@@ -91,19 +93,31 @@ def read(path):
         return {name: file[name] for name in file.files}
 
 
-@pytest.mark.parametrize("parallel", ["pmap", "shard_map"])
-@pytest.mark.parametrize(("devices", "rank"), [("0123", 0), ("2031", 0), ("01", 0), ("01", 1)])
-def test_the_same_parameters_after_20_steps(runs, devices, parallel, rank):
-    """Also where the devices are in another order than JAX's."""
-    name = f"{devices}_{parallel}_{rank}"
-    one, several = (read(runs / f"{which}.npz") for which in ("0_jit_0", name))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("0123_pmap_1_0", "0123_shard_map_1_0", "0123_pmap_2_0", "0123_shard_map_2_0"),
+        *("2031_pmap_1_0", "2031_shard_map_1_0"),
+        *("01_pmap_1_0", "01_pmap_1_1", "01_pmap_2_0", "01_shard_map_1_0", "01_shard_map_1_1"),
+    ],
+)
+def test_the_same_parameters_after_20_steps(runs, name):
+    """Also with devices in another order than JAX's, and in microbatches, whose norms differ."""
+    parts, rank = name.split("_")[-2:]
+    one, several = (read(runs / f"{which}.npz") for which in (f"0_jit_{parts}_0", name))
     ours, theirs = several["parameters"], one["parameters"]
     assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
-    if rank == 0:
+    if rank == "0":
         np.testing.assert_allclose(several["loss"], one["loss"], rtol=1e-4)
         assert (runs / name / "metrics.jsonl").exists()
     # The first process writes; the other's folder is not made.
-    assert (runs / name).exists() == (rank == 0)
+    assert (runs / name).exists() == (rank == "0")
+
+
+def test_microbatches_have_batch_norms_of_their_own(runs):
+    """Without which the test above would show nothing of them."""
+    whole, in_parts = (read(runs / f"0_jit_{parts}_0.npz")["parameters"] for parts in (1, 2))
+    assert np.linalg.norm(whole - in_parts) > 1e-3 * np.linalg.norm(whole)
 
 
 def test_a_signal_to_one_process_stops_both(tmp_path):
