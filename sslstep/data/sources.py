@@ -176,11 +176,12 @@ def image_folder(folder: str | Path, size: int) -> Dataset:
     """Images of one's own, all of them in memory.
 
     Each is turned as its camera says, converted to RGB, cut to the square in its middle and resized
-    (bicubic, averaged where it shrinks).
+    (bicubic, averaged where it shrinks). Of greyscale with 16 bits, 65535 is white.
 
     Args:
         folder: image files, or a folder of them for each class, or both. Classes are in
-            alphabetical order, files by their paths within one.
+            alphabetical order, files by their paths within one. What begins with a dot is passed
+            over, as the thumbnails and checkpoints that programs hide.
         size: side of the images in pixels.
 
     Returns:
@@ -189,7 +190,8 @@ def image_folder(folder: str | Path, size: int) -> Dataset:
 
     Raises:
         DatasetNotFoundError: if there is no such folder, no image in it, or one that cannot be
-            read, with its path.
+            read, with its path: it is damaged, larger than Pillow allows, or of 32-bit integers or
+            floating-point numbers, of which it is not known which is white.
         ValueError: if ``size`` is below 1.
 
     Example:

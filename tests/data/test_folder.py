@@ -55,10 +55,49 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
         data.image_folder(tmp_path, 8)
 
 
-def test_hidden_folders_are_no_classes(tmp_path):
-    for name in ("cats", ".git"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
+def test_what_is_hidden_is_no_image(tmp_path):
+    for place in ("cats", ".git", "cats/.ipynb_checkpoints", "cats/deep/.thumbs/more"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / place / "a.png")
+    for place in ("._1.jpg", "cats/._1.jpg"):  # as macOS leaves them, and no images
+        (tmp_path / place).write_bytes(b"")
     images, _, names = _folder.read(tmp_path, 4)
     assert len(images) == 1
     assert names == ("cats",)
+    # The folder itself may be hidden, or within one that is.
+    assert len(_folder.read(tmp_path / ".git", 4)[0]) == 1
+    assert len(_folder.read(tmp_path / "cats" / "deep" / ".thumbs" / "more", 4)[0]) == 1
+
+
+@pytest.mark.parametrize(("name", "order"), [("a.png", "<"), ("a.tiff", "<"), ("a.tiff", ">")])
+def test_16_bits_are_scaled_to_8(tmp_path, name, order):
+    image = Image.fromarray(np.array([[0, 128], [129, 65535]], f"{order}u2"))
+    image.getexif()[0x0112] = 3  # upside down
+    image.save(tmp_path / name, exif=image.getexif())
+    assert data.image_folder(tmp_path, 2).images[0].tolist() == [
+        [[255] * 3, [1] * 3],
+        [[0] * 3, [0] * 3],
+    ]
+
+
+def test_16_bits_of_a_ppm_are_scaled_too(tmp_path):
+    """Pillow decodes them to 32, as it may those of a PNG."""
+    Image.fromarray(np.array([[0, 128], [129, 65535]], np.uint16)).save(tmp_path / "a.ppm")
+    found = data.image_folder(tmp_path, 2).images[0, ..., 0]
+    assert found.tolist() == [[0, 0], [1, 255]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [(np.float32, "floating-point numbers"), (np.int32, "32-bit integers")]
+)
+def test_what_has_no_white_is_refused(tmp_path, kind, said):
+    Image.fromarray(np.full((4, 4), 1, kind)).save(tmp_path / "deep.tif")
+    with pytest.raises(data.DatasetNotFoundError, match=rf"deep\.tif is no image .* are {said}"):
+        data.image_folder(tmp_path, 4)
+
+
+def test_what_is_larger_than_pillow_allows_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "large.png", np.zeros((8, 8, 3)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
+    with pytest.raises(data.DatasetNotFoundError, match=r"large\.png is no image .* exceeds limit"):
+        data.image_folder(tmp_path, 4)
