@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -215,11 +216,15 @@ def _folder_name(experiment: Experiment[C], options: Options[C, str]) -> str:
     def plain(value: Any) -> str:
         return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
-    parts = [f"{key}={plain(value)}".replace("/", "_") for key, value in changed.items()]
-    name = "+".join([options.preset, *parts]).replace(" ", "")
-    if len(name) <= 150:
+    exact = [f"{key}={plain(value)}" for key, value in changed.items()]
+    # A name has no "/" and no blanks, and "+" is what stands between settings.
+    shown = [re.sub("[/+]", "_", part).replace(" ", "") for part in exact]
+    name = "+".join([options.preset, *shown])
+    if shown == exact and len(name) <= 150:
         return name
-    return f"{name[:130]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"  # names end at 255
+    told = name if shown == exact else json.dumps(exact)
+    end = hashlib.sha256(told.encode()).hexdigest()[:12]
+    return f"{name if len(name) <= 150 else name[:130]}-{end}"  # names end at 255
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -73,6 +73,23 @@ def test_folder_names_keep_different_runs_apart(tmp_path, monkeypatch):
     assert {path.name for path in folder.iterdir()} == {"cpu+num_times=101", "paper"}
 
 
+def folder_name(*args, experiment=linear_model.EXPERIMENT):
+    return _run._folder_name(experiment, _run._parse(experiment, list(args)))
+
+
+def test_folder_names_that_are_shortened_still_differ():
+    assert folder_name("--data", "cifar10", "--dim", "4") == "cpu+data=cifar10+dim=4"
+    ambiguous = ("a/b_c", "a_b/c", "a_b_c", "a_b c", "a_b_ c", "a_b_c+dim=4", "a_b_c/dim=4")
+    names = [folder_name("--data", data) for data in ambiguous]
+    names.append(folder_name("--data", "a_b_c", "--dim", "4"))
+    assert len(set(names)) == len(names)
+    assert re.fullmatch("cpu.data=a_b_c-[0-9a-f]{12}", names[0])
+    assert names[2] == "cpu+data=a_b_c"
+    long = [folder_name("--data", f"{'a' * 300}{end}") for end in ("b/c", "b_c", "b+c")]
+    assert len(set(long)) == 3
+    assert max(map(len, [*names, *long])) < 200
+
+
 def test_an_interrupted_run_leaves_the_old_results(tmp_path, monkeypatch):
     out = tmp_path / "here"
     args = ["--num-times", "101", "--out", str(out)]
