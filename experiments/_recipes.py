@@ -41,6 +41,8 @@ class Recipe:
     """Learning rate of biases and batch norms under LARS, if it is another."""
     momentum: float = 0.0
     """Momentum of the optimiser."""
+    nesterov: bool = False
+    """Whether it is Nesterov's (sgd): SimCLR's code has that."""
     weight_decay: float = 0.0
     """Weight decay of all parameters (sgd), or of weights (lars)."""
     schedule: Literal["constant", "warmup_cosine"] = "constant"
@@ -117,7 +119,10 @@ class Recipe:
 
         if self.optimizer == "sgd":
             return optim.sgd(
-                rate(self.learning_rate), momentum=self.momentum, weight_decay=self.weight_decay
+                rate(self.learning_rate),
+                momentum=self.momentum,
+                nesterov=self.nesterov,
+                weight_decay=self.weight_decay,
             )
         bias = self.bias_learning_rate
         return optim.lars(

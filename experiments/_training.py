@@ -345,6 +345,8 @@ def _settings(config: Config, method: Method, recipe: Recipe, seed: int) -> dict
     apart = ("methods", "seeds", "data_dir", "checkpoint_every")
     kept = {name: value for name, value in shared(config).items() if name not in apart}
     recipe_settings = dataclasses.asdict(recipe)
+    if not recipe.nesterov:
+        del recipe_settings["nesterov"]  # runs from before there was a choice are the same
     kept["data"] = _images.identity(config.data, config.size)
     return {"format": FORMAT, **kept, "method": method, "seed": seed, "recipe": recipe_settings}
 

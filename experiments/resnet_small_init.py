@@ -217,6 +217,7 @@ PAPER = Config(
             views="publication",
             learning_rate=0.01,
             momentum=0.9,
+            nesterov=True,
             weight_decay=1e-5,
             num_steps=320 * (STL10_IMAGES // 256),
             init_scale=0.087,

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from experiments import (
@@ -183,6 +184,27 @@ def test_the_paper_s_settings_run_too(tmp_path, experiment, methods):
 
 def test_figures_without_labels(tmp_path):
     """Without labelled images there are spectra and no probes, and Figure 7 says what it misses."""
+def test_momentum_is_the_publication_s():
+    """Nesterov's where settings are as published; without it, runs are those of before."""
+    gradient, weight = jnp.ones(3), jnp.full(3, 2.0)
+    for experiment in (resnet_small_init, resnet_standard, embedding_alignment):
+        config = experiment.EXPERIMENT.presets["paper"]
+        recipe = config.recipes.simclr
+        optimizer = recipe.make_optimizer()
+        state = optimizer.init(weight)
+        momentum = 0.0
+        for _ in range(2):
+            decayed = gradient + recipe.weight_decay * weight
+            momentum = 0.9 * momentum + decayed
+            step, state = optimizer.update(gradient, state, weight)
+            expected = -recipe.learning_rate * (0.9 * momentum + decayed)
+            np.testing.assert_allclose(step, expected, rtol=1e-6)
+        assert not config.recipes.barlow_twins.nesterov
+        settings = _training._settings(config, "vicreg", config.recipes.vicreg, 0)
+        assert "nesterov" not in settings["recipe"]
+        assert _training._settings(config, "simclr", recipe, 0)["recipe"]["nesterov"]
+
+
     args = [*tiny("vicreg"), "--methods", "vicreg", "--num-labelled", "0"]
     assert command(resnet_small_init.EXPERIMENT, tmp_path / "runs", tmp_path / "here", *args) == 0
     assert "vicreg/0/accuracy" not in results.load(tmp_path / "here").arrays
