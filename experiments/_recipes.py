@@ -38,7 +38,7 @@ class Recipe:
     learning_rate: float = 0.01
     """Learning rate of all parameters, at its peak if there is a schedule."""
     bias_learning_rate: float | None = None
-    """Learning rate of biases and batch norms under LARS, if it is another."""
+    """Learning rate of biases and batch norms, if it is another (lars)."""
     momentum: float = 0.0
     """Momentum of the optimiser."""
     nesterov: bool = False
@@ -48,13 +48,25 @@ class Recipe:
     schedule: Literal["constant", "warmup_cosine"] = "constant"
     """Course of the learning rate."""
     warmup_steps: int = 0
-    """Steps of rising learning rate, with a schedule."""
+    """Steps of rising learning rate (warmup_cosine)."""
     num_steps: int = 2500
     """How many steps to train."""
     init_scale: float = 1.0
     """α, by which every initial parameter is multiplied."""
     zero_init_residual: bool = False
     """Whether residual blocks start as identities: the publications' do, solo-learn's do not."""
+
+    def require_effect(self, name: str) -> None:
+        """Refuse settings that do nothing beside the others: they would make a run of their own."""
+        descends = self.optimizer == "sgd" and self.momentum > 0
+        for setting, off, has_effect, where in (
+            ("bias_learning_rate", None, self.optimizer == "lars", "optimizer lars"),
+            ("warmup_steps", 0, self.schedule != "constant", "schedule warmup_cosine"),
+            ("nesterov", False, descends, "optimizer sgd and a momentum"),
+        ):
+            value = getattr(self, setting)
+            if value != off and not has_effect:
+                raise ValueError(f"{name}.{setting} = {value} has no effect without {where}.")
 
     @property
     def measured(self) -> Literal["correlation", "covariance"]:

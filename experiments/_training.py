@@ -379,6 +379,7 @@ def require_valid(config: Config, recipes: list[tuple[str, Recipe]]) -> None:
             positive=("learning_rate", "init_scale"),
             of=f"{name}.",
         )
+        recipe.require_effect(name)
         if config.num_probe % recipe.batch_size or config.num_probe < 4 * recipe.dim:
             raise ValueError(
                 f"num_probe = {config.num_probe} must be a multiple of {name}.batch_size = "

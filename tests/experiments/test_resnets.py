@@ -1,13 +1,15 @@
 """The experiments that train ResNets: small runs, which they share, and what they count."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from importlib import import_module
 
-import numpy as np
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments import (
+    __main__,
     _curves,
     _recipes,
     _run,
@@ -182,8 +184,6 @@ def test_the_paper_s_settings_run_too(tmp_path, experiment, methods):
         assert np.isfinite(arrays[f"{method}/0/loss"]).all()
 
 
-def test_figures_without_labels(tmp_path):
-    """Without labelled images there are spectra and no probes, and Figure 7 says what it misses."""
 def test_momentum_is_the_publication_s():
     """Nesterov's where settings are as published; without it, runs are those of before."""
     gradient, weight = jnp.ones(3), jnp.full(3, 2.0)
@@ -205,6 +205,8 @@ def test_momentum_is_the_publication_s():
         assert _training._settings(config, "simclr", recipe, 0)["recipe"]["nesterov"]
 
 
+def test_figures_without_labels(tmp_path):
+    """Without labelled images there are spectra and no probes, and Figure 7 says what it misses."""
     args = [*tiny("vicreg"), "--methods", "vicreg", "--num-labelled", "0"]
     assert command(resnet_small_init.EXPERIMENT, tmp_path / "runs", tmp_path / "here", *args) == 0
     assert "vicreg/0/accuracy" not in results.load(tmp_path / "here").arrays
@@ -314,11 +316,40 @@ def test_records_and_copies_are_denser_at_first():
         ),
         (["--num-images", "100000"], "num_images = 100000, but photos has"),
         (["--seeds", "1", "1"], "seeds must be one or more, each once"),
+        (
+            ["--simclr.bias-learning-rate", "0.1"],
+            "simclr.bias_learning_rate = 0.1 has no effect without optimizer lars",
+        ),
+        (
+            ["--vicreg.warmup-steps", "2"],
+            "vicreg.warmup_steps = 2 has no effect without schedule warmup_cosine",
+        ),
+        (
+            ["--barlow-twins.nesterov"],
+            "barlow_twins.nesterov = True has no effect without optimizer sgd and a momentum",
+        ),
     ],
 )
 def test_bad_settings(tmp_path, args, message):
     with pytest.raises(ValueError, match=message):
         command(resnet_small_init.EXPERIMENT, tmp_path, tmp_path / "here", *ALL, *args)
+
+
+def recipes_of(config):
+    """The recipes of a config, and of the recipes of all methods in it, by their names."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, _recipes.Recipe):
+            yield field.name, value
+        elif isinstance(value, _recipes.Recipes):
+            yield from recipes_of(value)
+
+
+@pytest.mark.parametrize("name", __main__.experiments())
+def test_all_settings_of_presets_have_an_effect(name):
+    for config in import_module(f"experiments.{name}").EXPERIMENT.presets.values():
+        for method, recipe in recipes_of(config):
+            recipe.require_effect(method)
 
 
 def test_claims_of_a_run_that_learns_nothing_do_not_hold():
