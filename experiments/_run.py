@@ -70,11 +70,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     options = _parse(experiment, sys.argv[1:] if args is None else list(args))
     folder = options.out or Path("results") / experiment.name / _folder_name(experiment, options)
     _require_replaceable(experiment, folder)
-    # All is written beside the old results, which are replaced only by complete new ones.
-    draft = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    with _logging_to(draft / "log.txt"):
+    with _draft_of(folder) as draft, _logging_to(draft / "log.txt"):
         log.info("%s, preset %s, %s", experiment.name, options.preset, _machine())
         config = options.config
         (draft / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
@@ -104,6 +100,23 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     if failed:
         print(f"{failed} claim(s) do not hold: see above and {folder}/claims.json", file=sys.stderr)
     return 1 if failed and options.strict else 0
+
+
+@contextmanager
+def _draft_of(folder: Path) -> Iterator[Path]:
+    """Where all is written: beside the old results, which only complete new ones replace.
+
+    Of a run that ends before it has computed anything nothing is left, as it has said why.
+    """
+    draft = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+    except BaseException:
+        if not (draft / "arrays.npz").is_file():
+            shutil.rmtree(draft)
+        raise
 
 
 def _skip(folder: Path, draft: Path, why: str) -> None:

@@ -273,6 +273,7 @@ def test_the_report_is_one_page_of_everything(tmp_path, capsys):
 def test_bad_settings(tmp_path, args, error, message):
     with pytest.raises(error, match=message):
         _run.main(linear_model.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_a_result_is_never_replaced(tmp_path):
@@ -298,6 +299,7 @@ def test_missing_data(tmp_path):
     args = ["--data", "cifar10", "--data-dir", str(tmp_path), "--out", str(tmp_path / "here")]
     with pytest.raises(FileNotFoundError, match="make data NAME=cifar10"):
         _run.main(linear_model.EXPERIMENT, args)
+    assert list(tmp_path.iterdir()) == []
 
 
 TARGETS = {
