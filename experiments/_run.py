@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -193,10 +194,25 @@ def command(experiment: Experiment[C], args: Sequence[str] | None = None) -> NoR
         sys.exit(main(experiment, args))
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"{experiment.name}: {error}")
-    except train.Interrupted as interrupted:
-        sys.exit(interrupted.code)  # it has said why
-    except KeyboardInterrupt:
-        sys.exit(f"{experiment.name}: interrupted; earlier results are as they were")
+    except train.Interrupted as interrupted:  # it has said why
+        if interrupted.code == 128 + signal.SIGINT:
+            _die_of_interrupt()
+        sys.exit(interrupted.code)
+    except (KeyboardInterrupt, jax.errors.JaxRuntimeError) as error:
+        # What is raised in a function that JAX calls, such as progress, is an error of JAX's.
+        if not isinstance(error, KeyboardInterrupt) and "KeyboardInterrupt" not in str(error):
+            raise
+        print(f"{experiment.name}: interrupted; earlier results are as they were", file=sys.stderr)
+        _die_of_interrupt()
+
+
+def _die_of_interrupt() -> NoReturn:
+    """End of SIGINT itself: of a program that merely exits a shell thinks that it saw to Ctrl-C."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+    sys.exit(128 + signal.SIGINT)  # where it is blocked
 
 
 def _require_replaceable(experiment: Experiment[C], folder: Path) -> None:

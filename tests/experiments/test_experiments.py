@@ -6,6 +6,7 @@ import html
 import importlib
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -103,6 +104,46 @@ def test_an_interrupted_run_leaves_the_old_results(tmp_path, monkeypatch):
         _run.main(symmetry_breaking.EXPERIMENT._replace(run=interrupted), args)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert _run.main(symmetry_breaking.EXPERIMENT, args) == 0  # and the next run works
+
+
+INTERRUPTED = """
+import signal, sys
+import jax
+from experiments import _run, symmetry_breaking
+from sslstep import train
+
+def stop(config):
+    print("begun")
+    if sys.argv[1] == "trainer":
+        raise train.Interrupted("stopped", 128 + int(sys.argv[2]))
+    if sys.argv[1] == "callback":
+        jax.experimental.io_callback(signal.raise_signal, None, 2)
+        jax.effects_barrier()
+    signal.raise_signal(int(sys.argv[2]))
+
+_run.command(symmetry_breaking.EXPERIMENT._replace(run=stop), sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("who", "number", "status"),
+    [
+        ("user", signal.SIGINT, -signal.SIGINT),
+        ("callback", signal.SIGINT, -signal.SIGINT),
+        ("trainer", signal.SIGINT, -signal.SIGINT),
+        ("trainer", signal.SIGTERM, 128 + signal.SIGTERM),
+    ],
+)
+def test_a_shell_is_told_of_an_interrupt(tmp_path, who, number, status):
+    """By a program that dies of it: a loop in bash would go on after any other end."""
+    args = [who, str(int(number)), "--out", str(tmp_path / "here")]
+    command = [sys.executable, "-c", INTERRUPTED, *args]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == status, ended.stderr
+    assert "begun" in ended.stdout
+    assert ("earlier results are as they were" in ended.stderr) == (who != "trainer")
+    assert who == "callback" or "Traceback" not in ended.stderr  # there JAX has logged one
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failing_claim_is_said_and_counts_under_strict(tmp_path, capsys):
