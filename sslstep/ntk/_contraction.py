@@ -145,11 +145,13 @@ def _by_positions(site, first, second, pairs: _Pairs, dtype, workspace: int) -> 
         rows_right, columns_right = right
         num = columns_right.shape[2]
 
+        def of_group(rows, columns, rows_right, columns_right):
+            a = jnp.einsum("pk,jqk->pjq", rows, rows_right, **_exact(dtype))
+            b = jnp.einsum("fpc,jhqc->fpjhq", columns, columns_right, **_exact(dtype))
+            return jnp.sum(a[None, :, :, None] * b, axis=(1, 4))
+
         def of_sample(one):
-            rows, columns = one
-            a = jnp.einsum("gpk,jgqk->gpjq", rows, rows_right, **_exact(dtype))
-            b = jnp.einsum("gfpc,jghqc->gfpjhq", columns, columns_right, **_exact(dtype))
-            return jnp.sum(a[:, None, :, :, None] * b, axis=(0, 2, 5))
+            return _of_groups(of_group, *one, rows_right, columns_right, axes=(0, 0, 1, 1)).sum(0)
 
         entries = site.groups * site.positions**2 * len(rows_right) * (1 + num**2)
         size = max(1, workspace // (entries * jnp.dtype(dtype).itemsize))
@@ -173,13 +175,16 @@ def _by_gradients(site, first, second, pairs: _Pairs, dtype, workspace: int) -> 
         shape = (*cotangents.shape[:-1], parts, fan_out // parts)
         return x, jnp.moveaxis(cotangents.reshape(shape), -2, 0)
 
+    def of_group(rows, columns):
+        columns = jnp.moveaxis(columns, 0, 1).reshape(len(rows), -1)  # of all directions
+        return jnp.matmul(columns.T, rows, **_exact(dtype)).reshape(num, -1)
+
     def gradients(x, cotangents):
         def of_sample(one):
             x, columns = one
             rows = _at_least(site.rows(x[None])[0], dtype)
-            columns = _at_least(columns, dtype)
-            value = jnp.einsum("gpk,gfpc->fgkc", rows, columns, **_exact(dtype))
-            return value.reshape(num, -1)
+            value = _of_groups(of_group, rows, _at_least(columns, dtype), axes=(0, 0))
+            return jnp.moveaxis(value, 0, 1).reshape(num, -1)
 
         return lax.map(of_sample, (x, cotangents), batch_size=min(size, len(x)))
 
@@ -193,6 +198,16 @@ def _by_gradients(site, first, second, pairs: _Pairs, dtype, workspace: int) -> 
 
     shape = (pairs.n1, num, pairs.n2, num)
     return lax.scan(add, jnp.zeros(shape, dtype), (parts1, parts2))[0]
+
+
+def _of_groups(function: Callable[..., Array], *arrays: Array, axes: tuple[int, ...]) -> Array:
+    """The function of each group, along a leading axis; `axes`: which axis of an array they are.
+
+    One group is not mapped over: of products with an axis of length 1 XLA copies the results.
+    """
+    if arrays[0].shape[axes[0]] > 1:
+        return jax.vmap(function, in_axes=axes)(*arrays)
+    return function(*(jnp.squeeze(a, axis) for a, axis in zip(arrays, axes, strict=True)))[None]
 
 
 def _exact(dtype: Any) -> dict[str, Any]:
