@@ -196,6 +196,41 @@ def test_edges(dtype):
     assert float(landscape.trajectory(loss, 1.0, 1.0, 0.0)) == 0
 
 
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("width", [0.0, 0.2])
+def test_starts_whose_squares_underflow(dtype, closed, width):
+    """A start of any size waits for its time: the logistic of the hinge, which rests at a."""
+    a, gamma, eps = 1 - width, 0.7, float(jnp.finfo(dtype).eps)
+    loss = landscape.hinge(width) if closed else landscape.hinge(width)._replace(time=None)
+    powers = (-18, -19, -23, -30) if dtype == jnp.float32 else (-150, -154, -160, -300)
+    starts = np.array([10.0**power for power in powers])
+    log_odds = 2 * np.log(starts) - np.log(a)  # of λ0 / a, up to 1e-36 of itself
+    expected = (np.log(0.5 / (a - 0.5)) - log_odds) / (8 * gamma * a)
+    starts = jnp.asarray(starts, dtype)
+    times = landscape.step_time(loss, gamma, starts)
+    # The quadrature sums 640 values, in pairs.
+    np.testing.assert_allclose(times, expected, rtol=(8 if closed else 32) * eps)
+    slopes = jax.grad(lambda s: landscape.step_time(loss, gamma, s).sum())(starts)
+    np.testing.assert_allclose(slopes * starts, -1 / (4 * gamma * a), rtol=32 * eps)
+    for share in (0.0, 0.1, 0.9, 1.0):
+        s = landscape.trajectory(loss, share * times, gamma, -starts)
+        v = log_odds + 8 * gamma * a * share * np.asarray(times, float)
+        exact = -np.exp((v + np.log(a) - np.logaddexp(0, v)) / 2)
+        # Both v and the times are of size log_odds, and rounded; s's error is half of theirs.
+        tol = (8 if closed else 32) * eps * np.abs(log_odds).max()
+        np.testing.assert_allclose(s, exact, rtol=tol)
+
+
+def test_levels_passed_and_times_without_end(dtype):
+    levels = jnp.asarray([0.0, -1.0, 0.005, 0.5], dtype)
+    times = landscape.step_time(landscape.plain(), 1.0, 0.1, levels)
+    np.testing.assert_array_equal(times[:3], 0)
+    assert float(times[3]) == pytest.approx(float(linear.half_rise_time(1.0, 0.1)), rel=1e-6)
+    assert np.isnan(landscape.step_time(landscape.plain(), 1.0, np.nan))
+    ends = landscape.trajectory(landscape.plain(), np.inf, jnp.asarray([0.0, 1.0], dtype), 0.1)
+    np.testing.assert_allclose(ends, [0.1, 1.0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["sharpened", "preconditioned"])
 def test_derivatives_of_trajectories_and_times(x64, name):
     """By time it is the equation itself; by the loss's own setting, a finite difference."""

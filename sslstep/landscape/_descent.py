@@ -38,11 +38,14 @@ def step_time(
         1.0
     """
     gamma, initial, level = jnp.broadcast_arrays(*_check.as_floats(eigenvalue, initial, level))
-    start, rest = initial**2, jnp.asarray(loss.rest, initial.dtype)
-    moves = (start > 0) & (gamma > 0) & (level < rest)
-    start = jnp.where(moves, jnp.minimum(start, level), rest / 2)
-    product = _elapsed(loss, logit(start / rest), logit(jnp.where(moves, level, rest / 2) / rest))
-    return jnp.where(moves, product / jnp.where(moves, gamma, 1), jnp.inf)
+    rest = jnp.asarray(loss.rest, initial.dtype)
+    moves = (initial != 0) & (gamma > 0) & (level < rest)
+    past = initial**2 >= level
+    rises = moves & ~past
+    begin = _logit_of_start(jnp.where(rises, initial, jnp.sqrt(rest / 4)), rest)
+    product = _elapsed(loss, begin, logit(jnp.where(rises, level, rest / 2) / rest))
+    time = jnp.where(past, 0, product / jnp.where(rises, gamma, 1))
+    return jnp.where(moves, time, jnp.inf)
 
 
 def trajectory(
@@ -83,8 +86,8 @@ def trajectory(
     t, gamma, initial = jnp.broadcast_arrays(*_check.as_floats(t, eigenvalue, initial))
     rest = jnp.asarray(loss.rest, t.dtype)
     moves = initial != 0
-    begin = logit(jnp.where(moves, initial, 1e-3) ** 2 / rest)
-    wanted = t * gamma
+    begin = _logit_of_start(jnp.where(moves, initial, 1e-3), rest)
+    wanted = jnp.where((gamma == 0) & jnp.isinf(t), 0, t) * gamma
 
     # Beyond this λ is at rest to rounding.
     end = jnp.full_like(begin, 2 - jnp.log(jnp.finfo(t.dtype).eps))
@@ -94,7 +97,10 @@ def trajectory(
     ended = v >= end * (1 - 1e-3)
     step = (wanted - value) / jax.lax.stop_gradient(jnp.where(ended, 1, speed))
     v = v + jnp.where(ended, 0, step)
-    size = jnp.sqrt(rest * jax.nn.sigmoid(v))
+    # Below the floor s has no λ in this type, but is e^{v / 2} itself.
+    floor = _floor(rest)
+    size = jnp.sqrt(rest * jax.nn.sigmoid(jnp.maximum(v, floor)))
+    size = size * jnp.exp(jnp.minimum(v - floor, 0) / 2)
     return jnp.where(moves, jnp.sign(initial) * size, 0)
 
 
@@ -202,11 +208,30 @@ def speedup(
 def _elapsed(loss: ModewiseLoss, begin: Array, end: Array) -> Array:
     """γ t between two λ = rest × sigmoid(v)."""
     rest = jnp.asarray(loss.rest, begin.dtype)
+    floor = _floor(rest)
+    # Below it v grows at a constant speed, 4 γ f(0).
+    early = jnp.minimum(end, floor) - jnp.minimum(begin, floor)
+    early = early / (4 * loss.force(rest * jax.nn.sigmoid(floor)))
+    begin, end = jnp.maximum(begin, floor), jnp.maximum(end, floor)
     if loss.time is not None:
-        return loss.time(rest * jax.nn.sigmoid(end)) - loss.time(rest * jax.nn.sigmoid(begin))
+        late = loss.time(rest * jax.nn.sigmoid(end)) - loss.time(rest * jax.nn.sigmoid(begin))
+        return early + late
 
     def slowness(v):
         # dλ = λ (1 - λ / rest) dv, which takes away the zero of the force.
         return jax.nn.sigmoid(-v) / (4 * loss.force(rest * jax.nn.sigmoid(v)))
 
-    return integral(slowness, begin, end)
+    return early + integral(slowness, begin, end)
+
+
+def _floor(rest: Array) -> Array:
+    """The v = logit(λ / rest) from which on λ and λ / rest are normal numbers."""
+    return jnp.log(jnp.finfo(rest.dtype).tiny) + 3 - jnp.log(jnp.minimum(rest, 1))
+
+
+def _logit_of_start(initial: Array, rest: Array) -> Array:
+    """logit(s² / rest), for s whose squares underflow too; NaN beyond the resting level."""
+    ratio = initial**2 / rest
+    tiny = ratio < jnp.finfo(rest.dtype).tiny
+    by_logarithm = 2 * jnp.log(jnp.abs(jnp.where(tiny, initial, 1))) - jnp.log(rest)
+    return jnp.where(tiny, by_logarithm, logit(jnp.where(tiny, 0.5, ratio)))

@@ -154,16 +154,22 @@ def preconditioned_half_rise_time(
     _require_first_largest("eigenvalues", gamma)
     with jax.ensure_compile_time_eval():
         learned = gamma * start**2
+        # Logarithms have rounding of their own, so they count only where all squares underflow.
+        logarithms = jnp.where(learned.any(), 0, jnp.log(gamma) + 2 * jnp.log(jnp.abs(start)))
     _require_first_largest("eigenvalues * initial**2", learned)
+    _require_first_largest("log(eigenvalues * initial**2)", logarithms)
     v = _logit_of_start(gamma, start)
     # log λ0 and log(1 - λ0) of λ0 = sigmoid(v).
     needed = alpha * (-jnp.log(2.0).astype(v.dtype) - jax.nn.log_sigmoid(v))
     needed += (1 + alpha) * (jnp.log(2.0).astype(v.dtype) + jax.nn.log_sigmoid(-v))
 
+    underflows = jax.nn.sigmoid(v[0]) < jnp.finfo(v.dtype).tiny
+
     def gained(t):
         x = 8 * gamma[0] * t
         # log(1 + λ (e^x - 1)) = x + log(λ + (1 - λ) e^-x)
         log_rest = jnp.log(jax.nn.sigmoid(v[0]) + jax.nn.sigmoid(-v[0]) * jnp.exp(-x))
+        log_rest = jnp.where(underflows, jnp.logaddexp(v[0], -x), log_rest)
         return 8 * gamma * (alpha * t + (x + log_rest) / (8 * gamma[0]))
 
     latest = jnp.maximum(half_rise_time(gamma, start), 0)
@@ -285,7 +291,7 @@ def _arguments(t, eigenvalues, initial, alpha) -> list[Array]:
     _check.require_at_least("eigenvalues", eigenvalues, 0.0, strict=True)
     _check.require_at_least("alpha", alpha, 0.0, strict=True)
     t, gamma, start, alpha = _check.as_floats(t, eigenvalues, initial, alpha)
-    _check.require_at_least("the square of initial", start**2, 0.0, strict=True)
+    _check.require_at_least("the size of initial", jnp.abs(start), 0.0, strict=True)
     _check.require_at_least("1 - eigenvalues * initial**2", 1 - gamma * start**2, 0.0, strict=True)
     return [t, gamma, start, alpha]
 

@@ -59,6 +59,21 @@ def test_half_rise_times_are_those_of_the_mode_equation(x64, alpha):
     assert float(times[0]) == pytest.approx(float(linear.half_rise_time(1.0, START)), rel=1e-12)
 
 
+@pytest.mark.parametrize("initial", [1e-19, 1e-23, 1e-30])
+def test_starts_whose_squares_underflow(initial):
+    """In float32, against float64, where they do not."""
+    found, expected = [], []
+    for x64, results in ((False, found), (True, expected)):
+        with jax.enable_x64(x64):
+            arguments = jnp.asarray(GAMMAS), jnp.full(4, initial)
+            results += [
+                np.asarray(linear.preconditioned_half_rise_time(*arguments)),
+                np.asarray(linear.preconditioning_speedup(*arguments, relative=False)),
+            ]
+    # log λ0 is of up to 140 and cancels by less than half; each of some ten roundings is to eps.
+    np.testing.assert_allclose(found, expected, rtol=20 * float(jnp.finfo(jnp.float32).eps))
+
+
 @pytest.mark.parametrize("relative", [True, False])
 def test_speedup_is_the_ratio_of_times_of_late_modes(x64, relative):
     """Up to what is left of the first mode's rise, e^{-8γ₁t}, and of the start's λ_j / λ_1."""
@@ -157,7 +172,7 @@ def test_settings_are_traced():
         (lambda g, s: linear.preconditioning_speedup(g, s[:1]), r"one shape \(d,\), got"),
         (lambda g, s: linear.preconditioning_speedup(g, s, 0.0), "alpha must be > 0"),
         (lambda g, s: linear.preconditioned_half_rise_time(-g, s), "eigenvalues must be > 0"),
-        (lambda g, s: linear.preconditioned_half_rise_time(g, 0 * s), "square of initial must"),
+        (lambda g, s: linear.preconditioned_half_rise_time(g, 0 * s), "size of initial must"),
         (lambda g, s: linear.preconditioned_half_rise_time(g, 9 + s), "1 - eigenvalues"),
         (lambda g, s: linear.preconditioned_eigenvalues(jnp.zeros(()), g, s), r"shape \(T,\)"),
         (
@@ -171,6 +186,10 @@ def test_settings_are_traced():
         (
             lambda g, s: linear.preconditioned_half_rise_time(g, s * jnp.array([1.0, 2.0])),
             r"less eigenvalues \* initial\*\*2 must be >= 0",
+        ),
+        (
+            lambda g, s: linear.preconditioned_half_rise_time(0 * g + 1, jnp.array([1e-30, 1e-29])),
+            r"less log\(eigenvalues \* initial\*\*2\) must be >= 0",
         ),
         (lambda g, s: linear.preconditioning_speedup(g, 9 * s), "1/2 - eigenvalues"),
         (lambda g, s: linear.preconditioned_eigenvalues(g, g, s), "differences of t must be >= 0"),
