@@ -68,6 +68,15 @@ def require_matrix(name: str, value: Any, wanted: str) -> tuple[int, int]:
     return shape
 
 
+def require_vector(name: str, value: Any, wanted: str, *, least: int = 1) -> None:
+    """Check that `value` is a vector of at least so many numbers."""
+    shape = shape_of(value)
+    if len(shape) != 1:
+        raise ValueError(f"{name} must be a vector of shape {wanted}, got shape {shape}.")
+    if shape[0] < least:
+        raise ValueError(f"{name} must hold at least {least} number(s), got shape {shape}.")
+
+
 def require_finite(name: str, value: Any) -> None:
     """Raise if a concrete array holds NaN or infinity."""
     if not is_concrete(value):
@@ -82,6 +91,13 @@ def require_finite(name: str, value: Any) -> None:
             f"{name} of shape {shape_of(value)} holds {bad} value(s) that are NaN or infinite, "
             f"the first at index {first}."
         )
+
+
+def require_scalar(name: str, value: Any) -> None:
+    """Check that `value` is one number: an array would broadcast into another problem."""
+    shape = shape_of(value)
+    if shape != ():
+        raise ValueError(f"{name} must be a number, got shape {shape}.")
 
 
 def require_symmetric(name: str, value: Any, hint: str = "") -> None:

@@ -60,7 +60,7 @@ def lars(
         The optimiser. Its ``update`` wants the parameters.
 
     Raises:
-        ValueError: if a number is negative.
+        ValueError: if a number is negative or an array.
 
     Example:
         >>> from sslstep import optim
@@ -74,6 +74,7 @@ def lars(
         ("weight_decay", weight_decay),
         ("trust_coefficient", trust_coefficient),
     ):
+        _check.require_scalar(name, value)
         _check.require_at_least(name, value, 0.0)
     adapt = optax.chain(
         optax.add_decayed_weights(weight_decay),
@@ -111,14 +112,16 @@ def sgd(
         The optimiser. Its ``update`` wants the parameters if there is weight decay.
 
     Raises:
-        ValueError: if a number is negative.
+        ValueError: if a number is negative or an array.
 
     Example:
         >>> from sslstep import optim
         >>> optimizer = optim.sgd(0.5, momentum=0.9, weight_decay=1e-5)
     """
     _require_rate("learning_rate", learning_rate)
+    _check.require_scalar("momentum", momentum)
     _check.require_at_least("momentum", momentum, 0.0)
+    _check.require_scalar("weight_decay", weight_decay)
     _check.require_at_least("weight_decay", weight_decay, 0.0)
     descent = optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov)
     if not weight_decay:
@@ -129,6 +132,7 @@ def sgd(
 def _require_rate(name: str, rate: optax.ScalarOrSchedule | None) -> None:
     """Schedules pass: what they give is known only in training."""
     if rate is not None and not callable(rate):
+        _check.require_scalar(name, rate)
         _check.require_at_least(name, rate, 0.0)
 
 
@@ -180,7 +184,7 @@ def precondition(
 
     Raises:
         ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, α
-            is not positive, or κ is not within [0, 1].
+            is not positive or an array, or κ is not within [0, 1] or an array.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -196,6 +200,7 @@ def precondition(
     """
     pair(z, z_prime)
     for name, value, strict in (("alpha", alpha, True), ("strength", strength, False)):
+        _check.require_scalar(name, value)
         _check.require_at_least(name, value, 0.0, strict=strict)
     _check.require_at_least("1 - strength", 1 - jnp.asarray(strength), 0.0)
     z, z_prime = jnp.asarray(z), jnp.asarray(z_prime)
@@ -322,7 +327,8 @@ def warmup_cosine(
         The schedule: from the step, counted from 0, to the rate.
 
     Raises:
-        ValueError: if the warm-up is not shorter than the whole, or a number is negative.
+        ValueError: if the warm-up is not shorter than the whole, or a number is negative
+            or an array.
 
     Example:
         >>> from sslstep import optim
@@ -330,7 +336,9 @@ def warmup_cosine(
         >>> [round(float(rate(k)), 4) for k in (0, 5, 10, 55, 100)]
         [0.0, 0.1, 0.2, 0.1001, 0.0002]
     """
+    _check.require_scalar("peak", peak)
     _check.require_at_least("peak", peak, 0.0)
+    _check.require_scalar("end_factor", end_factor)
     _check.require_at_least("end_factor", end_factor, 0.0)
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(

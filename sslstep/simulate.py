@@ -95,7 +95,8 @@ def gradient_descent(
 
     Raises:
         ValueError: if shapes do not fit, d > m, Γ is not square, symmetric and finite, weights are
-            not finite, or the steps are out of order.
+            not finite, ``learning_rate`` is not positive or an array, or the steps are
+            out of order.
         DivergenceError: if the run diverges, with the step.
 
     Warns:
@@ -111,6 +112,7 @@ def gradient_descent(
         ((5, 2), 2, 0.0)
     """
     weights, all_modes = _prepare(weights, gamma_matrix)
+    _check.require_scalar("learning_rate", learning_rate)
     _check.require_at_least("learning_rate", learning_rate, 0.0, strict=True)
     _warn_if_unstable(learning_rate, all_modes.eigenvalues)
     steps = record_steps(num_steps, record_every, record_at)

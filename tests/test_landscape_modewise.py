@@ -287,13 +287,35 @@ def test_settings_are_traced():
             lambda: landscape.max_learning_rate(landscape.plain(), jnp.ones(1), overshoot=0.0),
             "overshoot must be > 0",
         ),
+        *(
+            (lambda call=call: call(jnp.ones(2) / 2), rf"{name} must be a number, got shape \(2,\)")
+            for name, call in (
+                ("softening", landscape.sharpened),
+                ("leak", landscape.smoothed),
+                ("width", landscape.hinge),
+                ("alpha", lambda alpha: landscape.preconditioned(landscape.plain(), alpha)),
+                ("rest", lambda rest: landscape.modewise(lambda x: x, rest)),
+                ("variance", lambda weight: landscape.vicreg_plateau(1, 2, variance=weight)),
+                ("covariance", lambda weight: landscape.vicreg_plateau(1, 2, covariance=weight)),
+                (
+                    "overshoot",
+                    lambda most: landscape.max_learning_rate(
+                        landscape.plain(), jnp.ones(1), overshoot=most
+                    ),
+                ),
+            )
+        ),
+        (
+            lambda: landscape.max_learning_rate(landscape.plain(), 1.0),
+            r"eigenvalues must be a vector of shape \(k,\), got shape \(\)",
+        ),
         (
             lambda: landscape.trajectory(landscape.quartic(), 1.0, -1.0, 0.1),
             "eigenvalue must be >= 0",
         ),
     ],
 )
-def test_rejects(call, message):
+def test_rejects(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
         call()
 

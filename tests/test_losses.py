@@ -323,3 +323,26 @@ def test_constant_dimensions_want_an_epsilon(x64, loss):
 def test_rejects(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        (losses.barlow_twins, "off_diagonal"),
+        (losses.barlow_twins, "eps"),
+        (losses.simclr, "temperature"),
+        (losses.vicreg, "invariance"),
+        (losses.vicreg, "variance"),
+        (losses.vicreg, "covariance"),
+        (losses.vicreg, "eps"),
+        (losses.sharpened_barlow_twins, "softening"),
+        (losses.smoothed_barlow_twins, "leak"),
+        (losses.hinge_barlow_twins, "width"),
+    ],
+)
+def test_settings_are_numbers(loss, name, unchecked):
+    """An array, such as one temperature for each column, would broadcast into another loss."""
+    z, z_prime = embeddings(0, dtype=jnp.float32)
+    for array in (jnp.full(24, 0.5), jnp.full(1, 0.5), [0.5, 0.5]):
+        with pytest.raises(ValueError, match=f"{name} must be a number, got shape"):
+            loss(z, z_prime, **{name: array})

@@ -112,9 +112,14 @@ def test_warmup_cosine_is_the_publications(x64, warmup, total, end):
         (lambda: optim.warmup_cosine(-0.1, warmup_steps=1, total_steps=10), "peak must be >= 0"),
         (lambda: optim.lars(0.1, weight_decay=-1.0), "weight_decay must be >= 0"),
         (lambda: optim.sgd(0.1, momentum=-1.0), "momentum must be >= 0"),
+        (lambda: optim.sgd(np.ones(2)), r"learning_rate must be a number, got shape \(2,\)"),
+        (lambda: optim.sgd(0.1, momentum=np.ones(2)), "momentum must be a number"),
+        (lambda: optim.sgd(0.1, weight_decay=np.ones(2)), "weight_decay must be a number"),
+        (lambda: optim.lars(0.1, trust_coefficient=np.ones(2)), "trust_coefficient must be a num"),
+        (lambda: optim.warmup_cosine([0.1], warmup_steps=1, total_steps=9), "peak must be a num"),
     ],
 )
-def test_rejects(call, message):
+def test_rejects(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -264,6 +269,8 @@ def test_precondition_in_the_training_step(x64, parts):
         (lambda z: optim.precondition(z, z, alpha=0.0), "alpha must be > 0"),
         (lambda z: optim.precondition(z, z, strength=-0.1), "strength must be >= 0"),
         (lambda z: optim.precondition(z, z, strength=1.1), "1 - strength must be >= 0"),
+        (lambda z: optim.precondition(z, z, alpha=jnp.ones(2)), "alpha must be a number"),
+        (lambda z: optim.precondition(z, z, strength=jnp.ones(2)), "strength must be a number"),
         (lambda z: optim.precondition(z, z[:2]), "one shape"),
         (lambda z: optim.precondition(z[0], z[0]), r"z must be a matrix .*\(n, d\)"),
         (lambda z: optim.precondition(z, jnp.full((3, 2), jnp.inf)), "z_prime .*infinite"),

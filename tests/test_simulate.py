@@ -263,6 +263,7 @@ def test_divergence_names_the_step(x64, record_every):
             "needs all modes of Γ, got 1 of 3",
         ),
         ({"learning_rate": 0.0}, "learning_rate must be > 0"),
+        ({"learning_rate": jnp.full(2, 0.1)}, r"learning_rate must be a number, .* \(2,\)"),
         ({"record_every": 7}, "record_every = 7 does not divide num_steps = 20"),
         ({"record_every": 0}, "record_every must be >= 1"),
         ({"num_steps": -1}, "num_steps must be >= 0"),

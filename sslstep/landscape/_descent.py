@@ -141,7 +141,8 @@ def max_learning_rate(
         The limit, a scalar; ``inf`` if there is none.
 
     Raises:
-        ValueError: if ``overshoot`` is not positive.
+        ValueError: if ``overshoot`` is not positive or an array, or ``eigenvalues`` is no vector,
+            empty, or not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -151,7 +152,9 @@ def max_learning_rate(
         >>> [round(float(landscape.max_learning_rate(loss, gammas)), 2) for loss in losses]
         [0.25, 0.98, 0.49]
     """
+    _check.require_scalar("overshoot", overshoot)
     _check.require_at_least("overshoot", overshoot, 0.0, strict=True)
+    _check.require_vector("eigenvalues", eigenvalues, "(k,)")
     _check.require_finite("eigenvalues", eigenvalues)
     (eigenvalues,) = _check.as_floats(eigenvalues)
     rest = jnp.asarray(loss.rest, eigenvalues.dtype)

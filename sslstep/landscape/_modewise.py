@@ -70,7 +70,7 @@ def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> ModewiseLoss:
         The landscape.
 
     Raises:
-        ValueError: if δ is not positive.
+        ValueError: if δ is not positive or an array.
 
     Example:
         >>> from sslstep import landscape
@@ -79,6 +79,7 @@ def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> ModewiseLoss:
         >>> [round(float(t), 2) for t in waits]
         [3.45, 0.65]
     """
+    _check.require_scalar("softening", softening)
     _check.require_at_least("softening", softening, 0.0, strict=True)
 
     def parts(x):
@@ -118,7 +119,7 @@ def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> ModewiseLoss:
         The landscape.
 
     Raises:
-        ValueError: if ε is negative.
+        ValueError: if ε is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -126,6 +127,7 @@ def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> ModewiseLoss:
         >>> landscape.smoothed(0.5).value(jnp.array([0.0, 1.0, 2.0]))
         Array([1.  , 0.  , 0.25], dtype=float32)
     """
+    _check.require_scalar("leak", leak)
     _check.require_at_least("leak", leak, 0.0)
 
     def weight(x):
@@ -177,7 +179,7 @@ def hinge(width: Real[ArrayLike, ""] = 0.1) -> ModewiseLoss:
         The landscape; small starts end at 1 - w.
 
     Raises:
-        ValueError: if w is not within [0, 1).
+        ValueError: if w is not within [0, 1) or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -185,6 +187,7 @@ def hinge(width: Real[ArrayLike, ""] = 0.1) -> ModewiseLoss:
         >>> landscape.hinge(0.5).value(jnp.array([0.0, 1.0, 1.5, 2.5]))
         Array([0.25, 0.  , 0.  , 1.  ], dtype=float32)
     """
+    _check.require_scalar("width", width)
     _check.require_at_least("width", width, 0.0)
     _check.require_at_least("1 - width", 1 - jnp.asarray(width), 0.0, strict=True)
     number: Any = width
@@ -211,7 +214,7 @@ def modewise(transform: Callable[[Array], Array], rest: Real[ArrayLike, ""] = 1.
         The landscape; its times are found by quadrature, to rounding where g is smooth.
 
     Raises:
-        ValueError: if ``rest`` is not positive.
+        ValueError: if ``rest`` is not positive or an array.
 
     Example:
         >>> from sslstep import landscape
@@ -219,6 +222,7 @@ def modewise(transform: Callable[[Array], Array], rest: Real[ArrayLike, ""] = 1.
         >>> float(loss.value(0.5)), float(landscape.quartic().value(0.5))
         (0.0625, 0.0625)
     """
+    _check.require_scalar("rest", rest)
     _check.require_at_least("rest", rest, 0.0, strict=True)
     distance = _spectral.squared_distance(transform)
 
@@ -250,7 +254,7 @@ def preconditioned(loss: ModewiseLoss, alpha: Real[ArrayLike, ""] = 0.1) -> Mode
         The landscape; its times are found by quadrature.
 
     Raises:
-        ValueError: if α is not positive.
+        ValueError: if α is not positive or an array.
 
     Example:
         >>> from sslstep import landscape
@@ -259,6 +263,7 @@ def preconditioned(loss: ModewiseLoss, alpha: Real[ArrayLike, ""] = 0.1) -> Mode
         ...  for loss in (landscape.plain(), faster)]
         [3.45, 0.39]
     """
+    _check.require_scalar("alpha", alpha)
     _check.require_at_least("alpha", alpha, 0.0, strict=True)
 
     def force(x):

@@ -239,7 +239,7 @@ def vicreg_plateau(
         the loss μ.
 
     Raises:
-        ValueError: if k is not within 0...d, or ν is not positive.
+        ValueError: if k is not within 0...d, ν is not positive, or μ or ν is an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -252,6 +252,8 @@ def vicreg_plateau(
     """
     _check.require_at_least("dim", dim, 1)
     _check.require_at_least("num_learned", num_learned, 0)
+    _check.require_scalar("variance", variance)
+    _check.require_scalar("covariance", covariance)
     _check.require_at_least("covariance", covariance, 0.0, strict=True)
     variance, covariance = _check.as_floats(variance, covariance)
     k = jnp.asarray(num_learned, variance.dtype)

@@ -281,7 +281,7 @@ def max_learning_rate(eigenvalues: Real[ArrayLike, " k"]) -> Float[Array, ""]:
         The limit, a scalar; ``inf`` if all eigenvalues are zero.
 
     Raises:
-        ValueError: if an eigenvalue is not finite.
+        ValueError: if ``eigenvalues`` is no vector, empty, or not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -289,6 +289,7 @@ def max_learning_rate(eigenvalues: Real[ArrayLike, " k"]) -> Float[Array, ""]:
         >>> print(f"{linear.max_learning_rate(jnp.array([1.0, 0.1, -0.1])):.2f}")
         0.25
     """
+    _check.require_vector("eigenvalues", eigenvalues, "(k,)")
     _check.require_finite("eigenvalues", eigenvalues)
     (eigenvalues,) = _check.as_floats(eigenvalues)
     curvature = jnp.maximum(4 * eigenvalues.max(), -2 * eigenvalues.min())
@@ -309,12 +310,16 @@ def plateau_loss(
     Returns:
         The loss, shape ``(...)``.
 
+    Raises:
+        ValueError: if ``critical_times`` is no vector.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from sslstep import linear
         >>> linear.plateau_loss(jnp.array([0.0, 2.0, 9.0]), jnp.array([1.0, 3.0]))
         Array([2., 1., 0.], dtype=float32)
     """
+    _check.require_vector("critical_times", critical_times, "(d,)", least=0)
     t, critical_times = _check.as_floats(t, critical_times)
     waiting = t[..., None] < jnp.broadcast_to(critical_times, (*t.shape, critical_times.shape[0]))
     return jnp.sum(waiting, axis=-1).astype(critical_times.dtype)

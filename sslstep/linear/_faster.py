@@ -254,7 +254,8 @@ def preconditioned_max_learning_rate(
         The limit, a scalar.
 
     Raises:
-        ValueError: if α is not positive, or an eigenvalue not finite.
+        ValueError: if α is not positive or an array, or ``eigenvalues`` is no vector, empty, or not
+            finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -264,7 +265,9 @@ def preconditioned_max_learning_rate(
         ...  for a in (1.0, 0.1)]
         [0.25, 0.25]
     """
+    _check.require_scalar("alpha", alpha)
     _check.require_at_least("alpha", alpha, 0.0, strict=True)
+    _check.require_vector("eigenvalues", eigenvalues, "(k,)")
     _check.require_finite("eigenvalues", eigenvalues)
     gamma, alpha = _check.as_floats(eigenvalues, alpha)
     gamma = jnp.sort(gamma, descending=True)
@@ -289,6 +292,7 @@ def _arguments(t, eigenvalues, initial, alpha) -> list[Array]:
             f"{_check.shape_of(t)}, {shapes[0]} and {shapes[1]}."
         )
     _check.require_at_least("eigenvalues", eigenvalues, 0.0, strict=True)
+    _check.require_scalar("alpha", alpha)
     _check.require_at_least("alpha", alpha, 0.0, strict=True)
     t, gamma, start, alpha = _check.as_floats(t, eigenvalues, initial, alpha)
     _check.require_at_least("the size of initial", jnp.abs(start), 0.0, strict=True)

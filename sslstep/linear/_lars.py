@@ -41,8 +41,8 @@ def lars_steps(
         k(t), shape ``(T,)``.
 
     Raises:
-        ValueError: if shapes do not fit, ρ is not positive, a time is negative, t does not
-            increase, or ``initial`` is zero in every mode.
+        ValueError: if shapes do not fit, ρ is not positive or an array, a time is negative,
+            t does not increase, or ``initial`` is zero in every mode.
 
     Example:
         >>> import jax.numpy as jnp
@@ -52,6 +52,7 @@ def lars_steps(
         ...  for s0 in (1e-2, 1e-3)]
         [461, 691]
     """
+    _check.require_scalar("relative_rate", relative_rate)
     _check.require_at_least("relative_rate", relative_rate, 0.0, strict=True)
     shapes = [_check.shape_of(part) for part in (eigenvalues, initial)]
     if shapes[0] != shapes[1] or len(shapes[0]) != 1 or len(_check.shape_of(t)) != 1:

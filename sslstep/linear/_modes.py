@@ -164,7 +164,7 @@ def top_spectral(modes: Modes, dim: int, *, tol: float | None = None) -> Float[A
         W, shape ``(d, m)``.
 
     Raises:
-        ValueError: if ``dim`` exceeds the number of modes.
+        ValueError: if ``dim`` exceeds the number of modes, or ``tol`` is an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -178,6 +178,7 @@ def top_spectral(modes: Modes, dim: int, *, tol: float | None = None) -> Float[A
     if tol is None:
         cutoff = solver_error(modes.eigenvalues, leading.eigenvectors.shape[0])
     else:
+        _check.require_scalar("tol", tol)
         cutoff = jnp.asarray(tol, leading.eigenvalues.dtype)
     positive = leading.eigenvalues > cutoff
     if _check.is_concrete(positive) and not bool(positive.all()):

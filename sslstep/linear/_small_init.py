@@ -60,7 +60,7 @@ def init_weights(
         W(0), shape ``(d, m)``.
 
     Raises:
-        ValueError: if α is negative or NaN, or d > m.
+        ValueError: if α is negative, NaN or an array, or d > m.
 
     Example:
         >>> import jax
@@ -68,6 +68,7 @@ def init_weights(
         >>> linear.init_weights(jax.random.key(0), dim=3, num_features=5, init_scale=1e-7).shape
         (3, 5)
     """
+    _check.require_scalar("init_scale", init_scale)
     _check.require_at_least("init_scale", init_scale, 0.0)
     if not 1 <= dim <= num_features:
         raise ValueError(
@@ -94,13 +95,14 @@ def initial_singular_values(init_scale: Real[ArrayLike, ""], dim: int) -> Float[
         s(0), shape ``(d,)``.
 
     Raises:
-        ValueError: if α is negative or NaN, or d < 1.
+        ValueError: if α is negative, NaN or an array, or d < 1.
 
     Example:
         >>> from sslstep import linear
         >>> print(*(f"{s:.3f}" for s in linear.initial_singular_values(2.0, 4)))
         4.000 3.464 2.828 2.000
     """
+    _check.require_scalar("init_scale", init_scale)
     _check.require_at_least("init_scale", init_scale, 0.0)
     _check.require_at_least("dim", dim, 1)
     degrees = jnp.arange(dim, 0, -1, dtype=jnp.result_type(init_scale, float))
@@ -173,7 +175,7 @@ def small_init_trajectory(
         ``(..., d, m)``.
 
     Raises:
-        ValueError: as :func:`align`.
+        ValueError: as :func:`align`, or if ``learning_rate`` is an array.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -184,6 +186,7 @@ def small_init_trajectory(
         >>> [round(float(linear.loss(trajectory(t), gamma))) for t in (0.0, 1.35, 10.0)]
         [2, 1, 0]
     """
+    _check.require_scalar("learning_rate", learning_rate)
     rotation, initial = align(weights, modes)
     leading = leading_modes(modes, rotation.shape[0])
 
@@ -215,7 +218,8 @@ def alignment_exponent(eigenvalues: Real[ArrayLike, " k"], dim: int) -> Float[Ar
         ``k = d`` there is no mode behind the last.
 
     Raises:
-        ValueError: if ``dim`` is not in 1...k, or the d-th eigenvalue is not positive.
+        ValueError: if ``eigenvalues`` is no vector, ``dim`` is not in 1...k, or the d-th
+            eigenvalue is not positive.
 
     Example:
         >>> import jax.numpy as jnp
@@ -223,6 +227,7 @@ def alignment_exponent(eigenvalues: Real[ArrayLike, " k"], dim: int) -> Float[Ar
         >>> print(f"{linear.alignment_exponent(jnp.array([1.0, 0.5, 0.4, -0.3]), 2):.3f}")
         0.200
     """
+    _check.require_vector("eigenvalues", eigenvalues, "(k,)")
     eigenvalues = jnp.asarray(eigenvalues)
     if not 1 <= dim <= eigenvalues.shape[0]:
         raise ValueError(

@@ -43,7 +43,7 @@ def barlow_twins(
 
     Raises:
         ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, or
-            λ or ε is negative.
+            λ or ε is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -52,6 +52,7 @@ def barlow_twins(
         >>> float(losses.barlow_twins(z, z, batch_norm=False))  # C = I / 2
         0.5
     """
+    _check.require_scalar("off_diagonal", off_diagonal)
     _check.require_at_least("off_diagonal", off_diagonal, 0.0)
     c = correlation(z, z_prime, batch_norm, eps, axis_name)
     if symmetrise:

@@ -39,7 +39,7 @@ def simclr(
 
     Raises:
         ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, or
-            τ is not positive.
+            τ is not positive or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -49,6 +49,7 @@ def simclr(
         0.5514
     """
     z, z_prime = pair(z, z_prime)
+    _check.require_scalar("temperature", temperature)
     _check.require_at_least("temperature", temperature, 0.0, strict=True)
     here = jnp.concatenate([_unit(z), _unit(z_prime)])
     others, first = here, jnp.zeros((), jnp.int32)

@@ -52,7 +52,7 @@ def spectral_barlow_twins(
 
     Raises:
         ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, ε
-            is negative, or ``transform`` does not return a scalar.
+            is negative or an array, or ``transform`` does not return a scalar.
 
     Example:
         >>> import jax.numpy as jnp
@@ -104,7 +104,7 @@ def sharpened_barlow_twins(
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: as :func:`spectral_barlow_twins`, or if δ is not positive.
+        ValueError: as :func:`spectral_barlow_twins`, or if δ is not positive or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -113,6 +113,7 @@ def sharpened_barlow_twins(
         >>> round(float(losses.sharpened_barlow_twins(z, z, batch_norm=False)), 3)
         2.0
     """
+    _check.require_scalar("softening", softening)
     _check.require_at_least("softening", softening, 0.0, strict=True)
     return spectral_barlow_twins(
         z,
@@ -153,7 +154,8 @@ def smoothed_barlow_twins(
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: as :func:`spectral_barlow_twins`, or if ε of the leak is not within [0, 1].
+        ValueError: as :func:`spectral_barlow_twins`, or if ε of the leak is not within [0, 1]
+            or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -163,6 +165,7 @@ def smoothed_barlow_twins(
         ...  for leak in (0.0, 0.1, 1.0)]
         [0.0, 0.02, 2.0]
     """
+    _check.require_scalar("leak", leak)
     _check.require_at_least("leak", leak, 0.0)
     _check.require_at_least("1 - leak", 1 - jnp.asarray(leak), 0.0)
     return spectral_barlow_twins(
@@ -203,7 +206,8 @@ def hinge_barlow_twins(
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: as :func:`spectral_barlow_twins`, or if w is not within [0, 1).
+        ValueError: as :func:`spectral_barlow_twins`, or if w is not within [0, 1) or an
+            array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -213,6 +217,7 @@ def hinge_barlow_twins(
         ...  for w in (0.0, 0.1, 0.2)]
         [0.031, 0.001, 0.0]
     """
+    _check.require_scalar("width", width)
     _check.require_at_least("width", width, 0.0)
     _check.require_at_least("1 - width", 1 - jnp.asarray(width), 0.0, strict=True)
     return spectral_barlow_twins(

@@ -58,7 +58,7 @@ def vicreg(
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: as :func:`vicreg_terms`, or if a weight is negative.
+        ValueError: as :func:`vicreg_terms`, or if a weight is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,6 +69,7 @@ def vicreg(
     """
     weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
     for name, weight in weights.items():
+        _check.require_scalar(name, weight)
         _check.require_at_least(name, weight, 0.0)
     terms = vicreg_terms(z, z_prime, eps=eps, axis_name=axis_name)._asdict()
     return sum(
@@ -104,7 +105,7 @@ def vicreg_terms(
 
     Raises:
         ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
-            there is only one sample, or ε is negative.
+            there is only one sample, or ε is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -114,6 +115,7 @@ def vicreg_terms(
         [0.0, 0.495, 0.0]
     """
     z, z_prime = pair(z, z_prime)
+    _check.require_scalar("eps", eps)
     _check.require_at_least("eps", eps, 0.0)
     n = z.shape[0] * num_devices(axis_name)
     if n < 2:

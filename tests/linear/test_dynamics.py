@@ -189,6 +189,12 @@ def test_max_learning_rate_separates_convergence(x64, gammas):
 def test_plateau_loss():
     tau = jnp.array([3.0, 1.0, jnp.inf])
     np.testing.assert_array_equal(linear.plateau_loss(jnp.array([0.0, 1.0, 5.0]), tau), [3, 2, 1])
+    assert float(linear.plateau_loss(1.0, jnp.zeros(0))) == 0
+
+
+def test_plateau_loss_refuses_a_number_for_critical_times(unchecked):
+    with pytest.raises(ValueError, match=r"critical_times must be a vector .* got shape \(\)"):
+        linear.plateau_loss(1.0, 2.0)
 
 
 def test_functions_broadcast_jit_vmap_and_do_not_recompile(dtype):

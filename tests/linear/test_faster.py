@@ -199,6 +199,11 @@ def test_settings_are_traced():
             "variances / eigenvalues must be >=",
         ),
         (lambda g, s: linear.max_learning_rate(g * jnp.nan), "NaN or infinite"),
+        (lambda g, s: linear.max_learning_rate(g[:0]), r"eigenvalues must hold .* shape \(0,\)"),
+        (lambda g, s: linear.preconditioned_max_learning_rate(g[None]), r"vector .* \(1, 2\)"),
+        (lambda g, s: linear.preconditioned_max_learning_rate(g, s), "alpha must be a number"),
+        (lambda g, s: linear.preconditioning_speedup(g, s, s), r"alpha must .* shape \(2,\)"),
+        (lambda g, s: linear.lars_steps(g, g, s, s), "relative_rate must be a number"),
         (lambda g, s: linear.lars_steps(-jnp.arange(3.0), g, s, 0.1), "differences of t"),
     ],
 )

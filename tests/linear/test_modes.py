@@ -230,6 +230,11 @@ def test_more_dimensions_than_features():
         linear.top_spectral(modes, 4)
 
 
+def test_top_spectral_wants_one_tolerance(unchecked):
+    with pytest.raises(ValueError, match=r"tol must be a number, got shape \(2,\)"):
+        linear.top_spectral(linear.modes(jnp.eye(3)), 2, tol=jnp.zeros(2))
+
+
 def test_loss_rejects_mismatched_shapes(unchecked):
     with pytest.raises(ValueError, match=r"weights of shape \(2, 4\) do not fit Γ on 3 features"):
         linear.loss(jnp.ones((2, 4)), jnp.eye(3))

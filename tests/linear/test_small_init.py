@@ -162,6 +162,24 @@ def test_alignment_exponent(dtype):
             "do not fit Γ on 5 features",
         ),
         (lambda: linear.align(jnp.full((2, 5), jnp.nan), problem(jnp.float32)), "weights .* NaN"),
+        (
+            lambda: linear.init_weights(jax.random.key(0), 2, 3, jnp.arange(3.0)),
+            r"init_scale must be a number, got shape \(3,\)",
+        ),
+        (
+            lambda: linear.initial_singular_values([1.0, 2.0, 3.0], 3),
+            r"init_scale must be a number, got shape \(3,\)",
+        ),
+        (
+            lambda: linear.small_init_trajectory(
+                jnp.ones((2, 5)), problem(jnp.float32), learning_rate=jnp.ones(2)
+            ),
+            r"learning_rate must be a number, got shape \(2,\)",
+        ),
+        (
+            lambda: linear.alignment_exponent(0.5, 1),
+            r"eigenvalues must be a vector of shape \(k,\), got shape \(\)",
+        ),
         (lambda: linear.alignment_exponent(jnp.array([1.0, -1.0]), 2), "must be > 0"),
         (lambda: linear.alignment_exponent(jnp.array([1.0, 0.5]), 3), "between 1 and .* 2, got 3"),
         (
