@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree, Real
 from sslstep import _check
 from sslstep._linalg import matmul
 from sslstep.losses import AxisName
-from sslstep.losses._batch import mean_of_devices, pair
+from sslstep.losses._batch import axes, mean_of_devices, pair
 
 __all__ = ["lars", "precondition", "preconditioned", "sgd", "warmup_cosine"]
 
@@ -209,7 +209,7 @@ def precondition(
         f = f - mean_of_devices(f.mean(axis=0, keepdims=True), axis_name)
     # In units of the largest entry, lest small embeddings' squares underflow.
     unit = jnp.max(jnp.abs(f))
-    unit = unit if axis_name is None else jax.lax.pmax(unit, axis_name)
+    unit = unit if axis_name is None else jax.lax.pmax(unit, axes(axis_name))
     unit = jnp.where(unit > 0, unit, 1)
     s = mean_of_devices(matmul((f / unit).T, f / unit) / f.shape[0], axis_name)
     sigma, vectors = jnp.linalg.eigh((s + s.T) / 2)

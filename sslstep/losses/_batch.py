@@ -29,12 +29,17 @@ def pair(z: ArrayLike, z_prime: ArrayLike) -> list[Array]:
     return [view.astype(dtype) for view in views]
 
 
+def axes(axis_name: AxisName) -> Hashable:
+    """The same, with a tuple for a list of axes: not every operation of JAX takes a list."""
+    return tuple(axis_name) if isinstance(axis_name, list) else axis_name
+
+
 def num_devices(axis_name: AxisName) -> int:
-    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    return 1 if axis_name is None else jax.lax.axis_size(axes(axis_name))
 
 
 def mean_of_devices(value: Array, axis_name: AxisName) -> Array:
-    return value if axis_name is None else jax.lax.pmean(value, axis_name)
+    return value if axis_name is None else jax.lax.pmean(value, axes(axis_name))
 
 
 def normalised(z: Array, eps: ArrayLike, axis_name: AxisName) -> Array:

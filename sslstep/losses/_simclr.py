@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check
 from sslstep._linalg import matmul
-from sslstep.losses._batch import AxisName, mean_of_devices, num_devices, pair
+from sslstep.losses._batch import AxisName, axes, mean_of_devices, num_devices, pair
 
 
 def simclr(
@@ -56,9 +56,9 @@ def simclr(
     n = z.shape[0]
     total = n * num_devices(axis_name)
     if axis_name is not None:
-        views = here.reshape(2, n, -1)
-        others = jax.lax.all_gather(views, axis_name, axis=1, tiled=True).reshape(2 * total, -1)
-        first = jax.lax.axis_index(axis_name) * n
+        names, views = axes(axis_name), here.reshape(2, n, -1)
+        others = jax.lax.all_gather(views, names, axis=1, tiled=True).reshape(2 * total, -1)
+        first = jax.lax.axis_index(names) * n
     # Where this device's embeddings, and the other views of them, are among all.
     places = jnp.arange(2 * total, dtype=jnp.int32)
     own = first + jnp.concatenate([places[:n], total + places[:n]])
