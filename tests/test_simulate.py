@@ -181,6 +181,39 @@ def test_float32_in_the_eigenbasis_keeps_small_modes_apart():
     assert dense_error.max() > 10 * error.max()
 
 
+def test_small_eigenvalues_in_float32_are_in_the_coefficients():
+    """Beside a learned mode C's are rounding; as the docstring computes them they are not."""
+    gammas, steps = np.array([282.0, 6.2, 2.9]), 2000
+    weights = np.asarray(linear.init_weights(jax.random.key(0), 3, 3, 1e-7))
+
+    def run(dtype):
+        modes = linear.Modes(jnp.asarray(gammas, dtype), jnp.eye(3, dtype=dtype))
+        start = jnp.asarray(weights, dtype)
+        return simulate.gradient_descent(start, modes, 5e-5, steps, record_at=[steps])
+
+    with jax.enable_x64(True):
+        exact = np.asarray(run(jnp.float64).eigenvalues[0])
+    found, eps = run(jnp.float32), float(jnp.finfo(jnp.float32).eps)
+    assert exact[0] > 0.999
+    assert exact[1] < 1e-10
+    np.testing.assert_allclose(found.eigenvalues[0], exact, atol=(8 + 4 * 3**0.5) * eps)
+    a = np.asarray(found.coefficients[0], np.float64)
+    # Each step rounds a coefficient to eps / 2, and an eigenvalue is a square of them.
+    np.testing.assert_allclose(np.linalg.eigvalsh(a * gammas @ a.T)[::-1], exact, rtol=steps * eps)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 3.0])
+def test_where_descent_comes_to_rest_in_float32(gamma):
+    eta = 1e-4
+    modes = linear.Modes(jnp.array([gamma]), jnp.eye(1))
+    steps = int(20 / (8 * eta * gamma))  # what is left would be e^-20 of λ's 3/4
+    start = jnp.array([[0.5 * gamma**-0.5]])
+    rest = 1 - float(simulate.gradient_descent(start, modes, eta, steps, steps).eigenvalues[-1, 0])
+    bound = float(jnp.finfo(jnp.float32).eps) / (8 * eta * gamma)
+    # λ itself is rounded to some eps, 1e-2 of the bound.
+    assert 0.49 * bound < rest < 1.01 * bound
+
+
 def test_gradients_through_both(x64):
     gamma = correlated(30, 6, 4)
     modes = linear.modes(gamma)
