@@ -81,7 +81,8 @@ def fit(
     not run again.
 
     - SIGTERM or Ctrl-C: the run finishes the dispatch (with several processes, at most ten), saves
-      a checkpoint, and raises :class:`Interrupted`. A second Ctrl-C stops at once.
+      a checkpoint, and raises :class:`Interrupted`, also where that was its last step. A second
+      Ctrl-C stops at once.
     - Killed: what came after the last checkpoint is done again.
     - A checkpoint that cannot be read: a warning, and the one before it.
     - A full disk: an error; earlier checkpoints and whole lines of the files are intact.
@@ -215,19 +216,23 @@ def fit(
                 pending = None
                 if done in record_steps and record is not None:
                     shown |= files.record(done, record(step.fetch(here)))
-                if asked := _anyone(signals.received):
+                asked = _anyone(signals.received)
+                if asked or done % checkpoint_every == 0 or done == num_steps:
                     checkpoint(done)
-                    saved = "saved: the same call goes on from here"
-                    kept = "lost, as there is no folder" if folder is None else saved
-                    by = signal.Signals(asked).name
-                    message = f"stopped at step {done} of {num_steps} by {by}, and {kept}."
-                    if writer:
-                        _log.warning(message)  # it ends the program, which prints no status
-                    raise Interrupted(message, 128 + asked)
-                if done % checkpoint_every == 0 or done == num_steps:
-                    checkpoint(done)
+                if asked:
+                    break
         finally:
             files.close()
+    # One that came later, with the last checkpoint, must not be lost: the program may have more to
+    # do. From here on signals do again what they did before.
+    if asked := _anyone(signals.received):
+        saved = "saved: the same call goes on from here"
+        kept = "lost, as there is no folder" if folder is None else saved
+        by = signal.Signals(asked).name
+        message = f"stopped at step {done} of {num_steps} by {by}, and {kept}."
+        if writer:
+            _log.warning(message)  # it ends the program, which prints no status
+        raise Interrupted(message, 128 + asked)
     return Fit(step.fetch(here), columns(files.metric_rows), columns(files.record_rows))
 
 
