@@ -19,6 +19,15 @@ def parameter_dtype(dtype: DTypeLike) -> jnp.dtype:
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
 
 
+def with_bias(out: Array, bias: Array, dtype: DTypeLike) -> Array:
+    """out + bias, shapes (n, m) and (m,), rounded to a dtype once.
+
+    Added in float32 at least: the gradient by the bias is a sum over n in the type of this sum.
+    """
+    dtype_of_sum = parameter_dtype(dtype)
+    return (out.astype(dtype_of_sum) + bias.astype(dtype_of_sum)[None]).astype(dtype)
+
+
 class Conv(linen.Module):
     """A convolution without bias, its weights drawn from N(0, 2 / (k² · features))."""
 
@@ -55,7 +64,8 @@ class Linear(linen.Module):
         out = jnp.matmul(h, kernel.astype(self.dtype))
         if not self.use_bias:
             return out
-        return out + self.param("bias", uniform, (self.features,), dtype).astype(self.dtype)[None]
+        bias = self.param("bias", uniform, (self.features,), dtype)
+        return with_bias(out, bias, self.dtype)
 
 
 class BatchNorm(linen.Module):

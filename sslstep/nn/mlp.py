@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree, Real, Shaped
 
 from sslstep import _check
+from sslstep.nn import _layers
 
 __all__ = ["MLP", "centred", "scale_init"]
 
@@ -129,7 +130,8 @@ class _Dense(linen.Module):
         if self.bias_std is None:
             return out
         bias_std = weight_std if self.bias_std == "fan_in" else self.bias_std
-        return out + self._parameter("bias", (self.features,), bias_std)[None, :]
+        bias = self._parameter("bias", (self.features,), bias_std)
+        return _layers.with_bias(out, bias, self.dtype)
 
     def _parameter(self, name: str, shape: tuple[int, ...], std: float) -> Array:
         """The parameter as it enters the layer."""

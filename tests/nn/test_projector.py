@@ -123,6 +123,25 @@ def test_bfloat16():
     assert 1e-4 < error < 2 * float(jnp.finfo(jnp.bfloat16).eps)
 
 
+@pytest.mark.parametrize("model", [nn.Projector, nn.MLP])
+def test_gradients_by_biases_are_not_summed_in_bfloat16(model):
+    """Each of 8192 samples' contributions is rounded, and so is their sum, but no partial sum."""
+    shape = {"hidden": ()} if model is nn.Projector else {"width": 4, "bias_std": 1.0}
+    half = model(8, **shape, output_bias=True, dtype=jnp.bfloat16)
+    w = jax.random.normal(jax.random.key(1), (8192, 8)).astype(jnp.bfloat16)
+    training = {"train": True} if model is nn.Projector else {}
+    params = half.init(jax.random.key(0), jnp.ones((1, 4)), **training)
+
+    def weighted(params):
+        z = half.apply(params, jnp.ones((8192, 4)), **training)
+        return jnp.sum(w.astype(jnp.float32) * z.astype(jnp.float32))
+
+    found = jax.jit(jax.grad(weighted))(params)["params"]["output"]["bias"]
+    exact = np.asarray(w, np.float64).sum(0)
+    error = np.linalg.norm(np.asarray(found, np.float64) - exact) / np.linalg.norm(exact)
+    assert error <= float(jnp.finfo(jnp.bfloat16).eps) / 2
+
+
 def test_dimensions_come_in_the_order_of_the_heads(unchecked):
     assert nn.Projector(3, (4,)) == nn.barlow_twins_head(3, (4,))
     with pytest.raises(ValueError, match="dim must be one number, before hidden"):
