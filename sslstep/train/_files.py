@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from sslstep.simulate import DivergenceError
 from sslstep.train._checkpoints import CheckpointError, Checkpoints
 from sslstep.train._step import TrainState
 
 __all__ = ["columns", "read_rows", "read_run"]
+
+_ADVICE = "Choose a smaller learning rate, a longer warm-up or another initial scale."
 
 
 class RunFiles:
@@ -90,7 +95,17 @@ class RunFiles:
         return row
 
     def checkpoint(self, step: int, state: TrainState) -> None:
-        """Write a checkpoint, after all lines up to it have reached the disk."""
+        """Write a checkpoint, after all lines up to it have reached the disk; none not finite."""
+        # A step's metrics are of before its update, and tell nothing of one that overflows.
+        network = {"params": state.params, "batch_stats": state.batch_stats}
+        leaves = jax.tree_util.tree_leaves_with_path(network)
+        if broken := [path for path, leaf in leaves if not _is_finite(leaf)]:
+            first = jax.tree_util.keystr(broken[0], simple=True, separator="/")
+            raise DivergenceError(
+                f"training diverged at step {step}: its loss is finite, but not what it made of "
+                f"{first} ({len(broken)} of {len(leaves)} arrays are not). {self._return_to()} "
+                f"{_ADVICE}"
+            )
         for lines in self._lines.values():
             lines.sync()
         if self._checkpoints and self.folder is not None:
@@ -123,8 +138,8 @@ class RunFiles:
             rest = ", ".join(f"{k} = {v:.6g}" for k, v in last.items() if k != "step")
             before = f"The last finite ones are those of step {last['step']}: {rest}."
         return (
-            f"training diverged at step {row['step']}: {text}. {before} {self._return_to()} Choose "
-            f"a smaller learning rate, a longer warm-up or another initial scale."
+            f"training diverged at step {row['step']}: {text}. {before} {self._return_to()} "
+            f"{_ADVICE}"
         )
 
     def _return_to(self) -> str:
@@ -219,6 +234,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Rows of equal keys, as one array for each key."""
     return {name: np.asarray([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+
+
+def _is_finite(leaf: Array) -> bool:
+    return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(np.isfinite(np.asarray(leaf)).all())
 
 
 def _require_same(path: Path, settings: Mapping[str, Any]) -> None:

@@ -86,8 +86,8 @@ def fit(
     - Killed: what came after the last checkpoint is done again.
     - A checkpoint that cannot be read: a warning, and the one before it.
     - A full disk: an error; earlier checkpoints and whole lines of the files are intact.
-    - A loss or gradient that is not finite: :class:`DivergenceError`, before anything of it is
-      saved.
+    - A loss or gradient that is not finite, or, at a checkpoint, a parameter or running average:
+      :class:`DivergenceError`, before anything of it is saved.
 
     Over several processes, every one makes the same call; the first writes, in a folder that only
     it needs to see.

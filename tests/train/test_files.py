@@ -26,3 +26,26 @@ def test_a_signal_during_the_last_checkpoint_is_not_lost(tmp_path, monkeypatch, 
             training.fit(tmp_path / "run", 15)
     assert it.value.code == 128 + number
     assert training.fit(tmp_path / "run", 15).metrics["step"].tolist() == list(range(1, 16))
+
+
+def test_a_network_that_is_not_finite_is_not_saved(tmp_path):
+    """The step's own loss and gradient are finite: its update overflows."""
+    plain = {"record": None, "record_at": ()}
+
+    def steep(z, z_prime):
+        return 1e6 * training.LOSS(z, z_prime)
+
+    overflowing = training.compiled(rate=1e38, loss_fn=steep)
+    with pytest.raises(train.DivergenceError, match="There is no checkpoint to return to"):
+        training.fit(tmp_path / "first", 1, step=overflowing, **plain)
+    training.fit(tmp_path / "run", 10, **plain)
+    message = (
+        r"diverged at step 11: its loss is finite, but not what it made of \w+/.*/.*\. "
+        "The checkpoint to return to is that of step 10"
+    )
+    for _ in range(2):  # the same call comes to the same
+        with pytest.raises(train.DivergenceError, match=message):
+            training.fit(tmp_path / "run", 11, step=overflowing, **plain)
+        assert train.Checkpoints(tmp_path / "run" / "checkpoints").steps() == [10]
+    with pytest.raises(train.DivergenceError, match="diverged at step 1: its loss is finite"):
+        training.fit(None, 1, step=overflowing, **plain)
