@@ -83,6 +83,11 @@ class RunFiles:
 
     def record(self, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
         """Write one record."""
+        if "step" in values:
+            raise ValueError(
+                'record returned an entry "step", which is what each record has its own step '
+                "under: call it something else."
+            )
         arrays = {name: np.asarray(value) for name, value in values.items()}
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if broken:

@@ -102,7 +102,7 @@ def fit(
             :func:`batch_indices` with the state's key.
         folder: for the run's files; made if it does not exist. None: nothing is written.
         record: ``record(state)``, a dictionary of arrays or numbers, such as :func:`make_record`
-            gives. An entry ``learned`` is shown in the progress bar.
+            gives, none of them called ``step``. An entry ``learned`` is shown in the progress bar.
         record_at: at which steps to call it, within 0...num_steps.
         checkpoint_every: steps between checkpoints; there is one after the last step, too.
         keep: how many checkpoints to keep, at least 2.
@@ -117,8 +117,9 @@ def fit(
         :class:`Fit`.
 
     Raises:
-        ValueError: if an argument is out of range, or the folder holds a run of other settings,
-            another batch size, key or images, another network or optimiser, or more steps.
+        ValueError: if an argument is out of range, ``record`` returns an entry ``step``, or the
+            folder holds a run of other settings, another batch size, key or images, another network
+            or optimiser, or more steps.
         TypeError: if ``step`` is not compiled.
         DivergenceError: as above, with the step, the last finite metrics and the checkpoint to
             return to.

@@ -49,3 +49,11 @@ def test_a_network_that_is_not_finite_is_not_saved(tmp_path):
         assert train.Checkpoints(tmp_path / "run" / "checkpoints").steps() == [10]
     with pytest.raises(train.DivergenceError, match="diverged at step 1: its loss is finite"):
         training.fit(None, 1, step=overflowing, **plain)
+
+
+def test_a_record_may_not_be_called_step(tmp_path):
+    """It would take the place of the record's own step, by which lines are read again."""
+    measured = {"step": 0.5, "top": 1.0}
+    with pytest.raises(ValueError, match='record returned an entry "step"'):
+        training.fit(tmp_path / "run", 15, record=lambda state: measured)
+    assert train.read_run(tmp_path / "run")[1] == {}
