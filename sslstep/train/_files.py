@@ -249,7 +249,7 @@ def _require_same(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse other settings than those that were written there, if any were."""
     if not path.exists():
         return
-    old, new = json.loads(path.read_text()), json.loads(json.dumps(dict(settings)))
+    old, new = _read_settings(path), json.loads(json.dumps(dict(settings)))
     names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if names:
         changes = ", ".join(f"{name} = {old.get(name)!r}, now {new.get(name)!r}" for name in names)
@@ -257,6 +257,20 @@ def _require_same(path: Path, settings: Mapping[str, Any]) -> None:
             f"{path.parent} holds a run of other settings ({changes}): name another folder, or "
             f"remove this one."
         )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:  # not JSON, or no text at all
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} cannot be read: it is empty or broken, so nobody can tell whether this is the "
+            f"run that {path.parent} holds. Remove that file if you know it is, or name another "
+            f"folder."
+        )
+    return found
 
 
 def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:

@@ -119,7 +119,7 @@ def fit(
     Raises:
         ValueError: if an argument is out of range, ``record`` returns an entry ``step``, or the
             folder holds a run of other settings, another batch size, key or images, another network
-            or optimiser, or more steps.
+            or optimiser, or more steps, or settings that cannot be read.
         TypeError: if ``step`` is not compiled.
         DivergenceError: as above, with the step, the last finite metrics and the checkpoint to
             return to.

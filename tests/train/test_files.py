@@ -9,6 +9,14 @@ import training
 from sslstep import train
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The folder of a finished run of 10 steps; whoever spoils it mends it."""
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    training.fit(folder, 10)
+    return folder
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_the_last_checkpoint_is_not_lost(tmp_path, monkeypatch, number):
     """The program may have another run to make, and was asked to stop."""
@@ -57,3 +65,17 @@ def test_a_record_may_not_be_called_step(tmp_path):
     with pytest.raises(ValueError, match='record returned an entry "step"'):
         training.fit(tmp_path / "run", 15, record=lambda state: measured)
     assert train.read_run(tmp_path / "run")[1] == {}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"batch_', b"[]", b"\xff"])
+@pytest.mark.parametrize("name", ["run.json", "settings.json"])
+def test_settings_that_cannot_be_read(saved, name, content):
+    path = saved / name
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read: .* Remove that file if"):
+        training.fit(saved, 10)
+    assert path.read_bytes() == content
+    path.unlink()  # as the message says
+    training.fit(saved, 10)
+    assert path.read_bytes() == whole
