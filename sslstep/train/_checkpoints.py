@@ -84,6 +84,7 @@ class Checkpoints:
             tree: pytree of arrays; typed keys too.
 
         Raises:
+            ValueError: if two arrays have one path once its parts are joined by slashes.
             CheckpointError: if it could not be written, as on a full disk; earlier ones are intact.
         """
         if step in self.steps():
@@ -126,12 +127,13 @@ class Checkpoints:
             Its step and the tree, on JAX's default device; None if there is none.
 
         Raises:
-            ValueError: if it holds something else than ``like``: another network or optimiser.
+            ValueError: if it holds something else than ``like``: another network or optimiser; or
+                if ``like`` could not be saved.
             CheckpointError: if there are checkpoints, corrupt ones included, and none can be read.
             OSError: if the reading itself fails.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        expected = _to_host(like)  # first: what cannot be saved is better refused before a run
+        for step in reversed(self.steps()):
             path = self.folder / str(step)
             try:
                 found = self._checkpointer.restore(
@@ -157,7 +159,7 @@ class Checkpoints:
                     stacklevel=2,
                 )
                 continue
-            return step, _from_host(leaves, like, path)
+            return step, _from_host(leaves, expected, like, path)
         if corrupt := sorted(path.name for path in self.folder.glob("*.corrupt")):
             raise CheckpointError(
                 f"none of the checkpoints in {self.folder} can be read: {', '.join(corrupt)}. To "
@@ -193,14 +195,19 @@ def _to_host(tree: PyTree) -> dict[str, np.ndarray]:
     """Leaves as NumPy arrays by their path; keys as their words."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if _is_key(leaf):
-            leaf = jax.random.key_data(leaf)
-        leaves[jax.tree_util.keystr(path, simple=True, separator="/")] = np.asarray(leaf)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name in leaves:
+            raise ValueError(
+                f"two arrays of the tree have the path {name}, of which a checkpoint would keep "
+                f"one: choose names without slashes."
+            )
+        leaves[name] = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
     return leaves
 
 
-def _from_host(leaves: dict[str, np.ndarray], like: PyTree, path: Path) -> PyTree:
-    expected = _to_host(like)
+def _from_host(
+    leaves: dict[str, np.ndarray], expected: dict[str, np.ndarray], like: PyTree, path: Path
+) -> PyTree:
     shapes = {name: (leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
     wanted = {name: (leaf.shape, leaf.dtype) for name, leaf in expected.items()}
     if shapes != wanted:

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import jax.numpy as jnp
 import pytest
 import training
 
@@ -79,3 +80,12 @@ def test_settings_that_cannot_be_read(saved, name, content):
     path.unlink()  # as the message says
     training.fit(saved, 10)
     assert path.read_bytes() == whole
+
+
+def test_arrays_of_one_path_are_not_saved(tmp_path):
+    checkpoints = train.Checkpoints(tmp_path)
+    tree = {"a": {"b": jnp.ones(2)}, "a/b": jnp.zeros(2)}
+    for call in (lambda: checkpoints.save(1, tree), lambda: checkpoints.latest(tree)):
+        with pytest.raises(ValueError, match="two arrays of the tree have the path a/b"):
+            call()
+    assert checkpoints.steps() == []
