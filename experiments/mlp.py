@@ -155,13 +155,15 @@ def initial_network(config: Config, key: jax.Array, x: np.ndarray) -> Network:
     q, r = np.linalg.qr(x.T)
     weights = q.T @ np.asarray(params["hidden_1"]["kernel"], np.float64)
     params["hidden_1"]["kernel"] = jnp.asarray(weights, config.dtype)
-    where = {
+    wheres: dict[str, Any] = {
         "all": lambda path: True,
         "weights": lambda path: path.endswith("kernel"),
         "first": lambda path: "hidden" in path,
         "last": lambda path: "output" in path,
-    }.get(config.scaled, lambda path: False)
-    params = nn.scale_init({"params": params}, config.init_scale, where)
+    }
+    params = {"params": params}
+    if config.scaled in wheres:  # not "output", which is below, nor "none"
+        params = nn.scale_init(params, config.init_scale, wheres[config.scaled])
     rotated = jnp.asarray(r.T, config.dtype)
     rest = 1 - config.init_scale if config.scaled == "output" else 0.0
     outputs: Any = model.apply(params, rotated)

@@ -158,14 +158,15 @@ def scale_init(
     Args:
         params: any pytree of parameters. Leaves that are not of floating type are kept.
         init_scale: α ≥ 0; traced.
-        where: which to scale, told by their path, such as ``"params/output/kernel"``. Default: all
-            of them, biases and the scales of normalisation layers too.
+        where: which to scale, told by their path in ``params``: ``"output/kernel"``, or
+            ``"params/output/kernel"`` where ``params`` is all that a flax module's ``init``
+            returned. Default: all of them, biases and the scales of normalisation layers too.
 
     Returns:
         The parameters, in the same structure and dtypes.
 
     Raises:
-        ValueError: if α is negative or NaN.
+        ValueError: if α is negative or NaN, or ``where`` is true of no path.
 
     Example:
         >>> import jax.numpy as jnp
@@ -175,14 +176,28 @@ def scale_init(
         Array([0.5, 0.5], dtype=float32)
     """
     _check.require_at_least("init_scale", init_scale, 0.0)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    names = [_name(path) for path, leaf in leaves if _is_floating(leaf)]
+    chosen = {name for name in names if where is None or where(name)}
+    if where is not None and not chosen:
+        rest = f" and {len(names) - 9} more" if len(names) > 10 else ""
+        shown = names[:9] if rest else names
+        raise ValueError(f"where matches none of: {', '.join(shown)}{rest}.")
 
     def scaled(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating) or (where and not where(name)):
+        if not _is_floating(leaf) or _name(path) not in chosen:
             return leaf
         return leaf * jnp.asarray(init_scale, jnp.result_type(leaf))
 
     return jax.tree_util.tree_map_with_path(scaled, params)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def centred(

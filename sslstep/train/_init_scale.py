@@ -46,14 +46,16 @@ def choose_init_scale(
             embeddings, for other losses (Appendix D.4).
         batch_size: how many pass through the network at once, in training mode. Default: all.
         bounds: between which α is sought.
-        where: which parameters are scaled, as :func:`sslstep.nn.scale_init` takes it. Default: all.
+        where: which parameters are scaled, as :func:`init_state` takes it: told by their paths
+            below ``params``, such as ``"projector/output/kernel"``. Default: all.
 
     Returns:
         α, to 1%.
 
     Raises:
-        ValueError: if the views differ in shape, ``batch_size`` does not divide n, or no α within
-            the bounds reaches the target; the message says what they reach.
+        ValueError: if the views differ in shape, ``batch_size`` does not divide n, ``where`` is
+            true of no path, or no α within the bounds reaches the target; the message says what
+            they reach.
 
     Example:
         >>> import jax

@@ -123,10 +123,14 @@ def init_state(
         optimizer: the optimiser.
         x: inputs as the network will see them, which tell their shape; one is enough.
         init_scale: α, by which :func:`sslstep.nn.scale_init` multiplies initial parameters; traced.
-        where: which of them, as that function takes it. Default: all.
+        where: which of them, as that function takes it, told by their paths below the network's
+            ``params``, such as ``"projector/output/kernel"``. Default: all.
 
     Returns:
         The state.
+
+    Raises:
+        ValueError: if α is negative or NaN, or ``where`` is true of no path.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax

@@ -8,6 +8,7 @@ import pytest
 from sslstep import nn
 
 KINDS = ("ntk", "standard")
+TREE = {"a": {"b": jnp.ones(2)}, "c": jnp.ones(2), "count": jnp.array(3)}
 
 
 def network(x, layers, parameterization, weight_std, bias_std):
@@ -140,6 +141,9 @@ def test_centred_scales_the_output_and_keeps_the_derivative(x64):
         (lambda: nn.MLP(3, 4, output_bias=True), "output_bias=True needs bias_std"),
         (lambda: nn.MLP(3, 4).init(jax.random.key(0), jnp.ones(3)), r"\(n, ...\), got .*\(3,\)"),
         (lambda: nn.scale_init({}, -1.0), "init_scale must be >= 0"),
+        (lambda: nn.scale_init(TREE, 0.5, lambda path: path == "b"), r"none of: a/b, c\."),
+        (lambda: nn.scale_init(TREE, 0.5, lambda path: path == "count"), "where matches none of"),
+        (lambda: nn.scale_init(list(range(14)) + 12 * [1.0], 0.5, str.isalpha), "22 and 3 more"),
         (lambda: nn.centred(jnp.dot, {}, -1.0), "init_scale must be >= 0"),
     ],
 )
