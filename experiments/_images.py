@@ -44,7 +44,11 @@ def choose(
     images, labels, label_names = found
     if num is not None and num > len(images):
         which = "labelled images" if with_labels else "images"
-        raise UnfitError(f"{called} = {num}, but {name} has {len(images)} {which}.")
+        options = " + ".join(f"--{field.replace('_', '-')}" for field in called.split(" + "))
+        raise UnfitError(
+            f"{called} = {num}, but {name} has {len(images)} {which}: {options} can be "
+            f"{len(images)} at most."
+        )
     chosen = np.asarray(jax.random.permutation(key, len(images))[:num])
     return data.Dataset(images[chosen], labels[chosen], label_names)
 

@@ -89,17 +89,34 @@ def read(request: Request) -> tuple[UInt8[np.ndarray, "n h w 3"], Int[np.ndarray
 
 
 def _newest_version(request: Request) -> Path:
-    folder = request.root / request.name
-    found = {
+    root, name = request.root, request.name
+    if found := _versions(root / name):
+        return found[max(found)]
+    for above in (root.parent, root.parent.parent):
+        if _versions(above / name):
+            raise DatasetNotFoundError(
+                f"{name}: data_dir must be the folder that holds {name}/<version>, which is "
+                f"{above}, not {root}."
+            )
+    folder = root / name
+    problem = (
+        "it has no <version>/dataset_info.json" if folder.is_dir() else "there is no such folder"
+    )
+    if request.data_dir is None:
+        problem += (
+            f". If it lies elsewhere, name the folder that holds {name}/<version>: data_dir, "
+            f"--data-dir, or the environment variable TFDS_DATA_DIR"
+        )
+    raise request.error(problem)
+
+
+def _versions(folder: Path) -> dict[tuple[int, ...], Path]:
+    """Folders of prepared data, by their versions."""
+    return {
         tuple(map(int, path.parent.name.split("."))): path.parent
         for path in folder.glob("*/dataset_info.json")
         if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
     }
-    if found:
-        return found[max(found)]
-    if not folder.is_dir():
-        raise request.error("there is no such folder")
-    raise request.error("it has no <version>/dataset_info.json")
 
 
 def _open(request: Request, folder: Path) -> Any:

@@ -76,7 +76,8 @@ def load(
         The split, whole unless a part was asked for.
 
     Raises:
-        ValueError: if there is no such data set, or it has no such split or size.
+        ValueError: if there is no such data set, or it has no such split or size. A folder of
+            one's own is no name: :func:`image_folder` reads it.
         DatasetNotFoundError: if the data are not there, as for :func:`cifar10`.
 
     Example:
@@ -86,7 +87,11 @@ def load(
     """
     if name == "photos":
         return photos(split, 32 if size is None else size)
-    _check.require_one_of("name", name, ("photos", *_PREPARED))
+    if name not in _PREPARED:
+        known = ", ".join(map(repr, ("photos", *_PREPARED)))
+        raise ValueError(
+            f"name must be one of {known}, got {name!r}; a folder is read by image_folder."
+        )
     if size not in (None, _PREPARED[name].side):
         raise ValueError(f"size of {name} is {_PREPARED[name].side}, got {size}.")
     return _prepared_split(name, split, data_dir)

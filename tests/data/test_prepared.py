@@ -158,6 +158,8 @@ def test_load_knows_what_there_is() -> None:
         ValueError, match="must be one of 'photos', 'cifar10', 'stl10', got 'mnist'"
     ):
         data.load("mnist")
+    with pytest.raises(ValueError, match=r"got '/my/cats'; a folder is read by image_folder"):
+        data.load("/my/cats")
     with pytest.raises(
         ValueError, match="split of cifar10 must be one of 'train', 'test', got 'unl"
     ):
@@ -180,7 +182,15 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_nothing_there_by_default(tmp_path: Path) -> None:
     message = message_of(lambda: data.load("cifar10"))
     assert f"{tmp_path}/default/cifar10, but there is no such folder" in message
+    assert "the folder that holds cifar10/<version>: data_dir, --data-dir, or the env" in message
     assert message.endswith("make data NAME=cifar10")
+
+
+def test_a_folder_that_is_too_deep(write: Any, tmp_path: Path) -> None:
+    written = write()
+    for folder in (written.folder, written.folder.parent):
+        message = message_of(lambda folder=folder: data.cifar10("train", folder))
+        assert message.endswith(f"holds cifar10/<version>, which is {tmp_path}, not {folder}.")
 
 
 def test_command_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

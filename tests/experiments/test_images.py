@@ -63,6 +63,10 @@ def test_a_folder_without_classes_is_all_there_to_train_on(plain):
     assert large.shape == (3, 96, 96, 3)
     with pytest.raises(_images.UnfitError, match=r"num_images = 41, but .*images has 40 images"):
         _images.choose(jax.random.key(0), plain, 41, None)
+    with pytest.raises(_images.UnfitError, match="images: --num-images can be 40 at most"):
+        _images.choose(jax.random.key(0), plain, 41, None)
+    with pytest.raises(_images.UnfitError, match=r" 60, .*: --num-images \+ --num-test can be 40 "):
+        _images.split_pairs(jax.random.key(0), plain, 30, 30, None, 20)
     with pytest.raises(_images.UnfitError, match="has no labelled images: that takes a folder"):
         _images.labelled(plain, "train", None, 24)
 
