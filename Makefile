@@ -38,7 +38,7 @@ paper:  ## the same at the presets named paper, for a GPU: needs CIFAR-10 and ST
 	$(MAKE) figures PRESET=paper
 
 .PHONY: quick
-quick: $(QUICK)  ## the quicker ones, some ten minutes in all
+quick: $(QUICK)  ## the quicker ones, 6 to 12 minutes in all on two cores
 	$(BIN)/python -m experiments.claims
 
 .PHONY: fig1ab
@@ -179,7 +179,7 @@ help:  ## this list
 	  /^[a-z0-9_]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables, as in  make figures PRESET=paper"
-	@echo "  PRESET    of the experiments: cpu (default: minutes, no network) or paper (as published, or larger: one GPU)"
+	@echo "  PRESET    of the experiments: cpu (default: minutes, no download) or paper (as published, or larger: one GPU)"
 	@echo "  DATA      photos (default), cifar10, stl10 or, but for speedup, a folder of images; DATA_DIR  where prepared data lie"
 	@echo "  ARGS      more options for the experiments, pytest or the benchmarks; with figures, for each run"
 	@echo "  PYTHON    3.11, 3.12 or 3.13, default python3; VENV  the environment made with it, default .venv"

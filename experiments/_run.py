@@ -154,7 +154,7 @@ class Options(Generic[C, P]):
 
     config: Annotated[C, tyro.conf.arg(name="")]
     preset: P
-    """Which defaults to start from: cpu takes minutes and no network, paper is as published."""
+    """Which defaults to start from: cpu takes minutes and no download, paper is as published."""
     out: Path | None = None
     """Folder of the results. Default: results/<experiment>/<preset and what differs from it>."""
     strict: bool = False

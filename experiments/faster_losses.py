@@ -6,8 +6,8 @@ Modewise losses of Appendix G (A to D) and that of preconditioned gradients (E),
 descent (F to J), each at the same fraction of the largest learning rate that it bears. Then a
 linear model is trained with each, by gradient descent on embeddings of pairs, from a small
 random start: the step at which each mode is learned (K), and how many times fewer steps all of
-them take than with plain Barlow Twins (L), against the mode equations' closed forms. Takes a
-minute.
+them take than with plain Barlow Twins (L), against the mode equations' closed forms. Half a
+minute to one.
 """
 
 from collections.abc import Callable

@@ -11,8 +11,8 @@ made lazy by a factor on the output, f = a (f_θ - f_θ0) + α f_θ0, which leav
 takes feature learning away as a grows (Chizat et al., 2019). With it come the claims of Section 5.
 
 Expected: both networks have the predicted accuracy within its standard error, and a = 1 and a = 10
-agree: what is left is due to the finite width, by which some steps come early. About three minutes
-on two cores, most of them training; the paper preset takes some twenty.
+agree: what is left is due to the finite width, by which some steps come early. One to three
+minutes on two cores, most of them training; the paper preset takes some twenty.
 
 Presets: `cpu` uses the embedded photographs, whose labels are the photographs; `paper` 5,000 pairs
 of CIFAR-10 from --data-dir and its classes. Kernels are in float64, networks in float32.

@@ -10,7 +10,7 @@ initial scales. (D): the ResNet of Figure 1 (C, D) under both: the step at which
 learned. Expected: gradient descent learns a mode after 1 / γ times a logarithm of the initial
 scale; under LARS later modes of the linear model do not take as much longer, and the initial scale
 moves all nearly together. Of a ResNet, whose own kernel changes, it is what is to be seen.
-Preset cpu: the linear model in seconds, two ResNets in 3 to 4 minutes each on two cores, of which
+Preset cpu: the linear model in seconds, two ResNets in 2 to 4 minutes each on two cores, of which
 the first is that of Figure 1 (C, D), shared.
 """
 

@@ -2,12 +2,12 @@ r"""Figure 1 (A, B): a linear model of Barlow Twins learns one dimension at a ti
 
     make fig1ab    or    python -m experiments.linear_model
 
-Two random 20x20 crops of each of 500 images are the positive pairs; W is 10 x 1200, drawn at scale
-1e-7 and trained by gradient descent. (A) the loss falls from 10 in steps of 1 at the predicted
-times; (B) the eigenvalues of C rise one by one along the predicted curves; (C) how far the
-predicted step times are from the measured ones. Expected: within 2% for all ten modes once the
+Two random 20x20 crops of each of 500 images are the positive pairs; W is 10 x 1200, drawn at a
+scale of 1e-7 and trained by gradient descent. (A) the loss falls from 10 in steps of 1 at the
+predicted times; (B) the eigenvalues of C rise one by one along the predicted curves; (C) how far
+the predicted step times are from the measured ones. Expected: within 2% for all ten modes once the
 discreteness of gradient descent is accounted for, which matters for the first mode. With it come
-the claims of Section 4. About two minutes on two cores.
+the claims of Section 4. One to two minutes on two cores.
 
 Presets differ in the data: `cpu` uses the embedded photographs, `paper` CIFAR-10 from --data-dir.
 """

@@ -9,7 +9,7 @@ a logarithmic scale; (D) the errors of the predicted step times. Expected: ten m
 the first when predicted. The second steps come up to twice too early, because the first ones move
 the weights: to second order that seeds the other modes a hundred times above where they would have
 been. From the embeddings at the step before, each step comes when the same kernel says, as nearly
-as the kernel is constant. A minute on two cores.
+as the kernel is constant. Half a minute to one on two cores.
 
 As printed ("weights are scaled upon initialization by α", 1e-4), nothing is learned:
 preset `literal` runs that, and `python -m experiments.mlp_readings` compares the ways to

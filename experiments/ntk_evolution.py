@@ -7,7 +7,7 @@ distance of their NTK, scalar (Appendix D.5) and trace, from the infinite-width 
 eigenvalues of its contrastive modes (B) and of the subspace that it predicts (C). Then they are
 trained on the simplified Barlow Twins loss, lazily and from small weights: eigenvalues (D), the
 kernel's movement (E), and how well the NTK at the start, at the end and at infinite width predicts
-what was learned (F). Expected: rates and constants without a fit. Two to three minutes on two
+what was learned (F). Expected: rates and constants without a fit. One to three minutes on two
 cores.
 
 Distances fall like width^-1/2 and misalignments, squares of angles, like 1 / width: the NTK is a

@@ -2,15 +2,15 @@ r"""When the network's own NTK says that dimensions will be learned, against whe
 
     make predicted_steps    or    python -m experiments.predicted_steps
 
-The paper leaves theory curves out of its ResNets' figures, as predictions from the initial NTK are
-poor. Here is how poor, and from when on they are good: at a dozen moments of the run of Figure 1
-(C, D) the empirical NTK (Appendix D.5) of the fixed pairs is computed, batch norm's statistics held
-at those of the pairs, and the linear dynamics with that kernel are followed from the embeddings of
-that moment on, by gradient descent, until the run's end. (A): predicted against measured times of
-all dimensions, from the initial network and from later ones. (B): how far off the wait for the next
-dimension is, at each moment, by the kernel of all outputs alike, and by that of the directions of
-the embedding that are not learned yet. (C): eigenvalues of the kernel of all outputs. Preset cpu: a
-minute and a half on two cores beyond the run itself, which is shared.
+The paper leaves theory curves out of its ResNets' figures, as predictions from the initial NTK
+are poor. Here is how poor, and from when on they are good: at a dozen moments of the run of
+Figure 1 (C, D) the empirical NTK (Appendix D.5) of the fixed pairs is computed, batch norm's
+statistics held at those of the pairs, and the linear dynamics with that kernel are followed from
+the embeddings of that moment on, by gradient descent, until the run's end. (A): predicted against
+measured times of all dimensions, from the initial network and from later ones. (B): how far off
+the wait for the next dimension is, at each moment, by the kernel of all outputs alike, and by
+that of the directions of the embedding that are not learned yet. (C): eigenvalues of the kernel
+of all outputs. Preset cpu: a minute or two on two cores beyond the run itself, which is shared.
 """
 
 from dataclasses import dataclass, replace

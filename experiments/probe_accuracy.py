@@ -7,8 +7,8 @@ linear probe of the hidden representations on held-out labelled images, against 
 and, for small initialisation, against the number of dimensions learned. The probe is ridge
 regression in closed form, its penalty chosen by leave-one-out on the training split. Bands are the
 range over seeds. Expected: the accuracy grows with the dimensions, and small initialisation ends
-within a few points of standard. On photographs the labels are the ten scenes. Preset cpu: 40 s
-beyond the runs, which it shares.
+within a few points of standard. On photographs the labels are the ten scenes. Preset cpu: 20
+to 40 s beyond the runs, which it shares.
 """
 
 from dataclasses import dataclass

@@ -6,11 +6,11 @@ Barlow Twins (λ = 1, no batch norm before the loss), SimCLR and VICReg, each wi
 parameters multiplied by a small α. For each method: the training loss, the eigenvalues of the
 embeddings (of C for Barlow Twins, of the covariance for the others, Appendix D.4), and those of
 the hidden representations' covariance, these two on a fixed set of pairs, against effective time.
-Dashed, where theory has the loss rest: for Barlow Twins at d - k while k eigenvalues are 1 and
-the others 0; for VICReg at `landscape.vicreg_plateau`. Dotted: when each dimension of the
-embedding is learned. Expected: eigenvalues rise from almost nothing to a plateau, most of them
-one at a time, the loss falls with each, and hidden representations grow at the same moments.
-Preset cpu: a small ResNet on 32x32 photographs, 3 to 4 minutes a method on two cores. Preset
+Dashed lines are where theory has the loss rest: for Barlow Twins at d - k while k eigenvalues are
+one and the others 0; for VICReg at `landscape.vicreg_plateau`. Dotted ones are when each dimension
+of the embedding is learned. Expected: eigenvalues rise from almost nothing to a plateau, most of
+them one at a time, the loss falls with each, and hidden representations grow at the same moments.
+Preset cpu: a small ResNet on 32x32 photographs, 2 to 4 minutes a method on two cores. Preset
 paper: Appendix D.2 (ResNet-50, STL-10), for a GPU. Runs are kept in results/training and shared
 by all experiments; interrupted, they go on where they were.
 """

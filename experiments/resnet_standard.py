@@ -8,8 +8,8 @@ middle of the widest gap of each spectrum. `histograms` (Figure 4): their distri
 Expected: a band of eigenvalues that have grown, one of those that have not, a sparse region between
 them, and a number in the upper band that grows, which is told by the eigenvalues' entropy rank, the
 exponential of the entropy of their shares of their sum. Preset cpu: a small ResNet on 32x32
-photographs, d = 64, 5 minutes on two cores. Preset paper: Appendix D.2 (ResNet-50, STL-10), for a
-GPU. Runs are kept in results/training and shared by all experiments.
+photographs, d = 64, 3 to 6 minutes on two cores. Preset paper: Appendix D.2 (ResNet-50, STL-10),
+for a GPU. Runs are kept in results/training and shared by all experiments.
 """
 
 from dataclasses import dataclass, replace

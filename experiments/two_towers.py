@@ -9,7 +9,7 @@ between the views, K_XX' = 0, so the eigenvalues of K_Γ come in pairs ±γ; all
 network. Loss (A), eigenvalues of C (B), and how well the towers agree about images that neither has
 seen (C), each predicted by gradient descent of the infinite-width kernel and measured. Expected:
 step times within the fluctuation of the networks' kernels, and held-out images matched across the
-views as well as predicted. One to two minutes on two cores.
+views as well as predicted. Half a minute to two on two cores.
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ ReLU networks of widths 64 to 8192, in the NTK and the standard parameterisation
 full-batch gradient descent on the simplified Barlow Twins loss. Each is compared with gradient
 descent of its infinite-width kernel from the same initial embeddings: the final embeddings of the
 training pairs and of held-out ones (A), the eigenvalues of C (B, D, E), and step times (C).
-Expected: every distance falls like width^-1/2. Three to four minutes on two cores.
+Expected: every distance falls like width^-1/2. Two to four minutes on two cores.
 
 Why -1/2. Gradient descent moves the embeddings F of a network by -η Θ ∇L(F), with Θ its NTK at
 that moment, and those of the limit by the same with the fixed kernel. To first order, a distance is

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import importlib
+import itertools
 import json
 import re
 import signal
@@ -412,6 +413,14 @@ def commands():
 
 
 ALSO = {"infinite_width": ("--laziness",)}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_help_breaks_no_sentence(name):
+    """tyro joins the lines of a paragraph, but for those that do not begin with a letter."""
+    lines = importlib.import_module(f"experiments.{name}").__doc__.splitlines()
+    for before, line in itertools.pairwise(lines):
+        assert not before.strip() or not line or line[0].isalpha() or line[0] == "`", line
 
 
 @pytest.mark.parametrize("name", TARGETS)
