@@ -19,7 +19,8 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 BIN := $(VENV)/bin
 EXPERIMENT = $(BIN)/python -m experiments.$(1) --preset $(PRESET) $(ARGS) $(SKIP)
-FROM_DATA = $(if $(DATA),--data $(DATA)) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+FROM_DATA = $(if $(DATA),--data "$(DATA)") $(AND_DATA_DIR)
+AND_DATA_DIR = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 # fig2cf and fig5 are one command, and so are fig3 and fig4.
 QUICK := fig1ab fig8 fig9 fig6 fig2ab fig1cd infinite_width two_towers
@@ -99,7 +100,7 @@ claims: $(VENV)/.run  ## the paper's claims against what the runs in results/ me
 .PHONY: data
 data: data-name .venv-data/.run  ## fetch and prepare NAME=cifar10 or stl10 in DATA_DIR (installs TensorFlow, apart)
 # By path and with -P: `-m sslstep.data.prepare` would import the package, and with it JAX.
-	.venv-data/bin/python -P sslstep/data/prepare.py $(NAME) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
+	.venv-data/bin/python -P sslstep/data/prepare.py $(NAME) $(AND_DATA_DIR) $(ARGS)
 
 ##@ Beyond the paper
 .PHONY: animation
@@ -128,7 +129,8 @@ predicted_steps: $(VENV)/.run  ## step times by the network's NTK, at the start 
 
 .PHONY: speedup
 speedup: $(VENV)/.run  ## what the speed-ups of Appendix G are worth: about an hour (takes DATA="photos cifar10", DATA_DIR)
-	$(call EXPERIMENT,speedup) $(FROM_DATA)
+# Of which DATA may be several names.
+	$(call EXPERIMENT,speedup) $(if $(DATA),--data $(DATA)) $(AND_DATA_DIR)
 
 .PHONY: two_towers
 two_towers: $(VENV)/.run  ## Section 5.2: two networks on two kinds of views (takes DATA, DATA_DIR)

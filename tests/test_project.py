@@ -165,9 +165,15 @@ def test_experiments_get_their_options() -> None:
     assert drivers[-1].endswith("-m experiments.claims")
     for line in drivers[:-1]:
         assert "--preset paper --strict --skip-unfit" in line
-        has_data = '--data cifar10 --data-dir "here"' in line
+        has_data = '--data "cifar10" --data-dir "here"' in line
         drawn = ("element_dynamics", "faster_losses", "symmetry_breaking")
         assert has_data != any(name in line for name in drawn)
+
+
+def test_data_may_be_a_folder_with_blanks_or_of_speedup_several_names() -> None:
+    assert '--data "/my pics"' in run_make("--dry-run", "fig1ab", "DATA=/my pics").stdout
+    said = run_make("--dry-run", "speedup", "DATA=photos cifar10", "DATA_DIR=my data").stdout
+    assert '--data photos cifar10 --data-dir "my data"' in said
 
 
 def test_one_figure_asked_for_is_not_skipped() -> None:
