@@ -245,7 +245,8 @@ def _folder_name(experiment: Experiment[C], options: Options[C, str]) -> str:
     def plain(value: Any) -> str:
         return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
-    exact = [f"{key}={plain(value)}" for key, value in changed.items()]
+    # Options of recipes have no "recipes." before them either.
+    exact = [f"{key.removeprefix('recipes.')}={plain(value)}" for key, value in changed.items()]
     # A name has no "/" and no blanks, and "+" is what stands between settings.
     shown = [re.sub("[/+]", "_", part).replace(" ", "") for part in exact]
     name = "+".join([options.preset, *shown])

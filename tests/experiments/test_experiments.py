@@ -23,6 +23,7 @@ from experiments import (
     faster_losses,
     linear_model,
     report,
+    resnet_small_init,
     results,
     symmetry_breaking,
 )
@@ -81,6 +82,9 @@ def folder_name(*args, experiment=linear_model.EXPERIMENT):
 
 def test_folder_names_that_are_shortened_still_differ():
     assert folder_name("--data", "cifar10", "--dim", "4") == "cpu+data=cifar10+dim=4"
+    options = ("--barlow-twins.num-steps", "150")
+    name = folder_name(*options, experiment=resnet_small_init.EXPERIMENT)
+    assert name == "cpu+barlow_twins.num_steps=150"
     ambiguous = ("a/b_c", "a_b/c", "a_b_c", "a_b c", "a_b_ c", "a_b_c+dim=4", "a_b_c/dim=4")
     names = [folder_name("--data", data) for data in ambiguous]
     names.append(folder_name("--data", "a_b_c", "--dim", "4"))
