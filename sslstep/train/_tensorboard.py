@@ -29,8 +29,8 @@ def write_tensorboard(
 
     Another call appends what the run has done since, which a TensorBoard that is looking on picks
     up. If more has changed than that, ``num_modes`` for instance, the file is replaced, and
-    TensorBoard wants to be started again. Others' files are left alone. Needs tensorboardX, ``pip
-    install 'sslstep[tensorboard]'``.
+    TensorBoard wants to be started again. Others' files are left alone. Needs tensorboardX, which
+    ``pip install '.[tensorboard]'`` in a checkout installs.
 
     Args:
         folder: as given to :func:`fit`.
@@ -61,7 +61,7 @@ def write_tensorboard(
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"write_tensorboard needs tensorboardX, and {error.name} is not installed: "
-            f"pip install 'sslstep[tensorboard]', or pip install tensorboardX.",
+            f"pip install tensorboardX, or in a checkout pip install '.[tensorboard]'.",
             name=error.name,
         ) from error
     _check.require_at_least("num_modes", num_modes, 0)

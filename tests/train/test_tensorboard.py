@@ -138,6 +138,6 @@ def test_says_what_is_missing(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="num_modes must be >= 0, got -1"):
         train.write_tensorboard(folder, num_modes=-1)
     monkeypatch.setitem(sys.modules, "tensorboardX.proto.event_pb2", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'sslstep\[tensorboard\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[tensorboard\]'"):
         train.write_tensorboard(folder)
     assert not (folder / "tensorboard").exists()
