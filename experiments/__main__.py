@@ -3,11 +3,12 @@
     python -m experiments list
     python -m experiments run NAME [options]
     python -m experiments plot FOLDER
-    python -m experiments claims
+    python -m experiments claims [NAME ...]
     python -m experiments report
 
 `run NAME --help` explains an experiment and its options; `plot` draws the figures of a result anew;
-`claims` prints what the runs in results/ claim; `report` writes results/index.html.
+`claims` prints what the runs in results/ claim, all or those of some experiments; `report` writes
+results/index.html.
 """
 
 import ast
@@ -50,8 +51,10 @@ def main(args: list[str]) -> int:
         for name, line in known.items():
             print(f"{name:{width}}  {line}")
         return 0
-    if args in (["claims"], ["report"]):
-        return (claims if args == ["claims"] else report).main()
+    if args[:1] == ["claims"]:
+        return claims.main(args[1:])
+    if args == ["report"]:
+        return report.main()
     if args[:1] == ["plot"]:
         from experiments import results  # here, so that a list comes at once
 

@@ -1,16 +1,29 @@
 """Print every claim that the runs in results/ made: `make claims`."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.report import SKIPPED, finished
 from sslstep import claims
 
 
-def main(root: Path = Path("results")) -> int:
-    """Print the table; the exit status is 1 where nothing has been run yet."""
-    folders, skipped = sorted(finished(root)), sorted(root.glob(f"*/*/{SKIPPED}"))
-    if not folders and not skipped:
+def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
+    """Print the table; the exit status is 1 where nothing of what is asked for has been run yet."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments claims",
+        description="Print the claims of the runs in results/, and whether they hold.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of experiments (default: all)")
+    names = parser.parse_args(args).names
+    folders = [path for path in sorted(finished(root)) if _of(path, names)]
+    skipped = [path for path in sorted(root.glob(f"*/*/{SKIPPED}")) if _of(path.parent, names)]
+    found = {path.parent.name for path in (*folders, *(path.parent for path in skipped))}
+    if missing := [name for name in names if name not in found]:
+        print(f"nothing of {', '.join(missing)} in {root.resolve()}", file=sys.stderr)
+        return 1
+    if not found:
         print(f"no claims in {root.resolve()}: run `make figures` first", file=sys.stderr)
         return 1
     groups = [
@@ -22,5 +35,10 @@ def main(root: Path = Path("results")) -> int:
     return 0
 
 
+def _of(folder: Path, names: Sequence[str]) -> bool:
+    """Whether a folder of results is of one of the experiments; of any if there are none."""
+    return not names or folder.parent.name in names
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

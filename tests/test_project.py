@@ -20,7 +20,7 @@ import tyro
 
 import sslstep
 from experiments import __main__ as experiments_main
-from experiments import _run, dry_run, results
+from experiments import _run, claims, dry_run, results
 
 ROOT = Path(__file__).parents[1]
 
@@ -241,13 +241,15 @@ def read_command_line(program: str, words: list[str]) -> None:
     examples = {"NAME": "linear_model", "FOLDER": "here", "...": "here", "$seed;": "0"}
     words = [examples.get(word, word) for word in words if word != "done"]
     package, _, name = program.partition(".")
-    if package == "experiments" and not name and words[0] in ("list", "claims", "report"):
+    if package == "experiments" and not name and words[0] in ("list", "report"):
         assert words[1:] == []
         return
     if package == "experiments" and not name and words[0] == "run":
         name, *words = words[1:]
+    elif package == "experiments" and not name and words[0] == "claims":
+        name, *words = words
     if package == "experiments" and name == "claims":
-        assert words == []
+        claims.main(words)
     elif package == "experiments" and name == "dry_run":
         tyro.cli(dry_run.Options, args=words)
     elif package == "experiments" and name:

@@ -161,16 +161,25 @@ def test_a_failing_claim_is_said_and_counts_under_strict(tmp_path, capsys):
 
 
 def test_claims_table(tmp_path, capsys, monkeypatch):
-    assert claims_table.main(tmp_path) == 1
+    assert claims_table.main(root=tmp_path) == 1
     assert "run `make figures` first" in capsys.readouterr().err
-    for name in ("cpu", "cpu.partial"):
-        (tmp_path / "one" / name).mkdir(parents=True)
-        claim = claims.close("s", "Eq. 1", expected=1, measured=1, tolerance=0)
-        claims.save(tmp_path / "one" / name / "claims.json", [claim])
-    assert claims_table.main(tmp_path) == 0
-    assert "1 of 1 claims hold." in capsys.readouterr().out
+    for name in ("one/cpu", "one/cpu.partial", "two/cpu"):
+        folder = tmp_path / "results" / name
+        folder.mkdir(parents=True)
+        claim = claims.close(f"of {name}", "Eq. 1", expected=1, measured=1, tolerance=0)
+        claims.save(folder / "claims.json", [claim])
+    assert claims_table.main(root=tmp_path / "results") == 0
+    assert "2 of 2 claims hold." in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
-    assert command(["claims"]) == 1
+    assert command(["claims", "two"]) == 0
+    shown = capsys.readouterr().out
+    assert "of two/cpu" in shown
+    assert "of one/cpu" not in shown
+    assert command(["claims", "two", "three"]) == 1
+    assert "nothing of three in" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        command(["claims", "--strict"])
+    assert "unrecognized arguments: --strict" in capsys.readouterr().err
 
 
 def learned_one_by_one():
