@@ -30,7 +30,7 @@ class Results(NamedTuple):
     Attributes:
         experiment: what made it, with its `plot` and `check`.
         config: its settings.
-        arrays: its numbers by name; what a name means stands where the experiment's `run` makes it.
+        arrays: its numbers by name; what they are is in docs/howto/results.md.
         claims: what was claimed of them, and whether it holds.
         about: date, device and versions.
     """

@@ -47,7 +47,9 @@ FILES |= {"about.json"}
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_runs_write_their_folder_and_claims_hold(tmp_path, experiment, args, kind):
+def test_runs_write_their_folder_and_claims_hold(
+    tmp_path, require_documented, experiment, args, kind
+):
     out = tmp_path / "here"
     status = _run.main(experiment, [*args, "--dtype", kind, "--out", str(out), "--strict"])
     assert {path.name for path in out.iterdir()} == FILES
@@ -56,16 +58,18 @@ def test_runs_write_their_folder_and_claims_hold(tmp_path, experiment, args, kin
     assert len(made) >= 6
     assert json.loads((out / "config.json").read_text())["dtype"] == kind
     arrays = results.load(out).arrays
+    require_documented(experiment.name, arrays)
     floats = [array for array in arrays.values() if array.dtype.kind == "f"]
     assert np.dtype(kind) in {array.dtype for array in floats}
     assert list(tmp_path.iterdir()) == [out]  # no draft
 
 
-def test_faster_losses_on_one_spectrum(tmp_path):
+def test_faster_losses_on_one_spectrum(tmp_path, require_documented):
     """In single precision: six trainings compile, whatever the number of spectra."""
     args = ["--ratios", "30", "--shown", "30", "--dtype", "float32", "--strict"]
     assert _run.main(faster_losses.EXPERIMENT, [*args, "--out", str(tmp_path / "here")]) == 0
     assert {path.name for path in (tmp_path / "here").iterdir()} == FILES
+    require_documented("faster_losses", results.load(tmp_path / "here").arrays)
 
 
 def test_folder_names_keep_different_runs_apart(tmp_path, monkeypatch):
@@ -213,7 +217,7 @@ def test_an_animation_is_a_result_like_others(tmp_path):
     assert results.load(out).config.seconds == 1
 
 
-def test_an_animation_is_of_a_network_in_training(tmp_path, monkeypatch):
+def test_an_animation_is_of_a_network_in_training(tmp_path, monkeypatch, require_documented):
     """Of a small one: what is recorded, and that too few dimensions are said to be too few."""
     recipe = dataclasses.replace(
         animation.resnet_small_init.CPU.barlow_twins, dim=3, batch_size=16, hidden=(8,)
@@ -226,6 +230,7 @@ def test_an_animation_is_of_a_network_in_training(tmp_path, monkeypatch):
     with np.load(tmp_path / "here.partial" / "arrays.npz") as found:
         assert found["z"].shape == (3, 20, 3)
         assert found["step"].tolist() == [0, 2, 4]
+        require_documented("animation", found)
     with pytest.raises(ValueError, match="num_points must be >= 12, got 2"):
         _run.main(animation.EXPERIMENT, ["--num-points", "2", "--out", str(tmp_path / "here")])
 

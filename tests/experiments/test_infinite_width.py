@@ -11,13 +11,14 @@ SMALL += ["--num-modes", "12", "--dim", "4", "--width", "256", "--num-seeds", "1
 SMALL += ["--num-records", "30"]
 
 
-def test_a_small_run_and_its_claims(tmp_path):
+def test_a_small_run_and_its_claims(tmp_path, require_documented):
     out = tmp_path / "here"
     status = _run.main(infinite_width.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])
     made = claims.load(out / "claims.json")
     assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
     assert len(made) >= 28
     arrays = results.load(out).arrays
+    require_documented("infinite_width", arrays)
     assert arrays["mlp_gammas"].shape == arrays["cnn_gammas"].shape == (12,)
     dims = infinite_width_claims.dims(infinite_width.Config(num_modes=12, dim=4))
     assert (dims[0], dims[-1]) == (1, 12)

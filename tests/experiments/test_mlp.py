@@ -30,13 +30,14 @@ def options(config):
     ],
     ids=lambda changes: changes["scaled"],
 )
-def test_runs_write_their_folder_and_claims_hold(tmp_path, changes):
+def test_runs_write_their_folder_and_claims_hold(tmp_path, require_documented, changes):
     args = [*options(dataclasses.replace(SMALL, **changes)), "--out", str(tmp_path), "--strict"]
     status = _run.main(mlp.EXPERIMENT, args)
     made = claims.load(tmp_path / "claims.json")
     assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert len(made) >= 4
+    require_documented("mlp", results.load(tmp_path).arrays)
 
 
 def test_the_rotated_network_is_the_network():
@@ -126,7 +127,7 @@ def test_pixels(pixels):
         np.testing.assert_allclose(channels.std(axis=0), 1, atol=1e-12)
 
 
-def test_readings(tmp_path, monkeypatch):
+def test_readings(tmp_path, monkeypatch, require_documented):
     """A row for each reading; one that diverges is NaN and does not stop the others."""
     chosen = [mlp_readings.Reading("all", "unit"), mlp_readings.Reading("none", "bytes")]
     monkeypatch.setattr(mlp_readings, "READINGS", tuple(chosen))
@@ -134,6 +135,7 @@ def test_readings(tmp_path, monkeypatch):
     args += ["--num-steps", "50", "--learning-rate", "1e-2", "--out", str(tmp_path)]
     assert _run.main(mlp_readings.EXPERIMENT, args) == 0
     arrays = results.load(tmp_path).arrays
+    require_documented("mlp_readings", arrays)
     assert np.isnan(arrays["losses"]).tolist() == [[False, False], [True, True]]
     np.testing.assert_allclose(arrays["losses"][0], 3, atol=1e-6)
     made = claims.load(tmp_path / "claims.json")

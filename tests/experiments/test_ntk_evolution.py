@@ -14,11 +14,12 @@ SMALL += ["--fit-from", "64", "--num-draws", "6", "--num-lazy", "2", "--num-smal
 SMALL += ["--num-units", "1024", "--num-modes", "4"]
 
 
-def test_a_small_run_measures_what_theory_says(tmp_path):
+def test_a_small_run_measures_what_theory_says(tmp_path, require_documented):
     out = tmp_path / "here"
     assert _run.main(ntk_evolution.EXPERIMENT, [*SMALL, "--out", str(out)]) == 0
     made = claims.load(out / "claims.json")
     arrays = results.load(out).arrays
+    require_documented("ntk_evolution", arrays)
     assert arrays["distance"].shape == (2, 6, 2)
     exponents = [c for c in made if "exponent" in c.statement and "movement" not in c.statement]
     assert len(exponents) == 6

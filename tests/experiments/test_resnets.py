@@ -74,11 +74,12 @@ def test_experiments_share_their_runs(runs, tmp_path):
     assert json.loads((tmp_path / "small" / "config.json").read_text())["num_probe"] == 32
 
 
-def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path):
+def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path, require_documented):
     """The last copy is the network that the run ends with."""
     args = [*tiny("barlow-twins"), "--num-pairs", "16"]
     assert command(predicted_steps.EXPERIMENT, runs, tmp_path / "here", *args) == 0
     arrays = results.load(tmp_path / "here").arrays
+    require_documented("predicted_steps", arrays)
     assert arrays["0/unlearned/predicted"].shape == (len(arrays["0/snapshot_t"]), 4)
     assert arrays["0/snapshot_t"][-1] == pytest.approx(0.12)
     assert (arrays["0/all/gammas"][:, 0] > 0).all()
@@ -89,7 +90,7 @@ def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path):
         command(predicted_steps.EXPERIMENT, runs, tmp_path / "b", *args, "--num-snapshots", "0")
 
 
-def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path):
+def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path, require_documented):
     """Both tables, of the runs that Figure 5 trains."""
     methods = ["--methods", "barlow_twins", "simclr"]
     args = [*tiny("barlow-twins", "simclr"), *methods]
@@ -100,6 +101,7 @@ def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path):
     assert table.count("| *the paper's* | *0.615* | *0.517* |") == 1
     assert "| *the paper's* | *0.504* |" in table  # of the only two methods
     arrays = results.load(tmp_path / "here").arrays
+    require_documented("embedding_alignment", arrays)
     for key in ("final NTK", "top modes", "initial NTK", "random", "trace, fewer pairs"):
         assert 0 < arrays[f"simclr/0/{key}"] < 1
     assert arrays["barlow_twins/simclr/0"] > 4 / 64

@@ -12,13 +12,14 @@ SMALL = ["--num-images", "40", "--num-test", "40", "--dim", "2", "--num-seeds", 
 SMALL += ["--widths", "2048", "1024"]
 
 
-def test_claims_hold_in_a_small_run(tmp_path):
+def test_claims_hold_in_a_small_run(tmp_path, require_documented):
     out = tmp_path / "here"
     status = _run.main(two_towers.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])
     made = claims.load(out / "claims.json")
     assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
     assert len(made) == 5
     arrays = results.load(out).arrays
+    require_documented("two_towers", arrays)
     assert (arrays["fluctuations"] < 0.25).all()  # the tolerance of step times says something
     assert arrays["trained_ranks"].shape == (2, 40)
 

@@ -13,7 +13,7 @@ SMALL = ["--num-images", "16", "--num-test", "8", "--crop", "8", "--dim", "2", "
 SMALL += ["--widths", "64", "1024", "--fit-from", "64"]
 
 
-def test_claims_hold_in_a_small_run(tmp_path):
+def test_claims_hold_in_a_small_run(tmp_path, require_documented):
     out = tmp_path / "here"
     status = _run.main(width_sweep.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])
     made = claims.load(out / "claims.json")
@@ -21,7 +21,9 @@ def test_claims_hold_in_a_small_run(tmp_path):
     exponents = [claim for claim in made if "exponent" in claim.statement]
     assert len(exponents) == 2 * len(_prediction.MEASURES)
     assert all(claim.tolerance < 1 for claim in exponents)  # the fits say something
-    distances = results.load(out).arrays["distances"]
+    arrays = results.load(out).arrays
+    require_documented("width_sweep", arrays)
+    distances = arrays["distances"]
     assert distances.shape == (2, 2, 4, len(_prediction.MEASURES))
     assert (distances > 0).all()
 
