@@ -131,8 +131,10 @@ def require_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
 def require_increasing(name: str, values: Any, *, strict: bool = True) -> None:
     """Raise if concrete numbers, in a row, do not increase (or, if not strict, decrease)."""
     if is_concrete(values):
-        differences = np.diff(np.asarray(values))
-        require_at_least(f"the differences of {name}", differences, 0.0, strict=strict)
+        row = np.asarray(values)
+        if np.issubdtype(row.dtype, np.integer):
+            row = row.astype(np.int64)  # differences of short or unsigned integers would wrap
+        require_at_least(f"the differences of {name}", np.diff(row), 0.0, strict=strict)
 
 
 def require_at_least(name: str, value: Any, bound: float, *, strict: bool = False) -> None:

@@ -77,8 +77,8 @@ def step_times(
         threshold: the value that counts as risen; traced.
 
     Returns:
-        The times, shape ``(d,)``: the first record's time if an eigenvalue starts risen, ``inf``
-        if it never rises.
+        The times, shape ``(d,)``, rounded to the eigenvalues' dtype, float32 if that is shorter:
+        the first record's time if an eigenvalue starts risen, ``inf`` if it never rises.
 
     Raises:
         ValueError: if the shapes do not fit, times do not increase, or eigenvalues are not finite.
@@ -97,10 +97,11 @@ def step_times(
             f"{_check.shape_of(times)}."
         )
     _check.require_finite("eigenvalues", eigenvalues)
-    values = _check.as_float("eigenvalues", eigenvalues)
-    times = jnp.asarray(times, values.dtype)
+    # As they are given: rounded to the result's dtype, close ones far from zero may be the same.
     _check.require_increasing("times", times)
-    risen = values >= jnp.asarray(threshold, values.dtype)
+    values = _check.as_precise("eigenvalues", eigenvalues)
+    times, threshold = (jnp.asarray(value, values.dtype) for value in (times, threshold))
+    risen = values >= threshold
     after = jnp.argmax(risen, axis=0)
     before = jnp.maximum(after - 1, 0)
     low = jnp.take_along_axis(values, before[None, :], axis=0)[0]
@@ -180,7 +181,7 @@ def learned_dimensions(
         Array([0, 1, 2], dtype=int32)
     """
     _check.require_finite("eigenvalues", eigenvalues)
-    values = _check.as_float("eigenvalues", eigenvalues)
+    values = _check.as_precise("eigenvalues", eigenvalues)
     return jnp.sum(values > jnp.asarray(threshold, values.dtype), axis=-1, dtype=jnp.int32)
 
 
@@ -235,7 +236,8 @@ def histogram(
         Counts, shape ``(T, m - 1)``. What lies outside of all bins is not counted.
 
     Raises:
-        ValueError: if shapes do not fit, edges do not increase, or values are not finite.
+        ValueError: if shapes do not fit, values are not finite, or edges do not increase, be it for
+            their rounding to the eigenvalues' dtype, float32 if that is shorter.
 
     Example:
         >>> import jax.numpy as jnp
@@ -246,11 +248,12 @@ def histogram(
     """
     _check.require_matrix("eigenvalues", eigenvalues, "(T, d)")
     _check.require_finite("eigenvalues", eigenvalues)
-    values = _check.as_float("eigenvalues", eigenvalues)
+    values = _check.as_precise("eigenvalues", eigenvalues)
     if len(_check.shape_of(edges)) != 1 or _check.shape_of(edges)[0] < 2:
         raise ValueError(f"edges must be a vector of at least 2, got {_check.shape_of(edges)}.")
     _check.require_increasing("edges", edges)
     edges = jnp.asarray(edges, values.dtype)
+    _check.require_increasing(f"edges as {edges.dtype}", edges)
     bins = edges.shape[0] - 1
     place = jnp.searchsorted(edges, values, side="right") - 1
     place = jnp.where(values == edges[-1], bins - 1, place)

@@ -115,7 +115,7 @@ def rises(
     _check.require_at_least("plateau", plateau, 0.0, strict=True)
     _check.require_at_least("1/2 - low", 0.5 - jnp.asarray(low), 0.0, strict=True)
     _check.require_at_least("high", high, 0.5, strict=True)
-    values = _check.as_float("eigenvalues", eigenvalues)
+    values = _check.as_precise("eigenvalues", eigenvalues)
     levels = jnp.broadcast_to(jnp.asarray(plateau, values.dtype), values.shape[1:])
     relative = values / levels[None, :]
     return Rises(*(spectrum.step_times(times, relative, level) for level in (low, 0.5, high)))

@@ -59,6 +59,37 @@ def test_step_times_first_crossing_and_never():
     np.testing.assert_allclose(jitted, [1.0, 1.75, 4.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("short", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize(
+    "times",
+    [
+        np.array([1000.0, 1001.0, 1002.0]),
+        np.array([0.0, 1e5, 2e5]),
+        2**24 + np.arange(3, dtype=np.uint32),
+    ],
+)
+def test_times_need_not_fit_the_eigenvalues_type(short, times):
+    """Beyond the largest, or so close that they round to the same."""
+    curves = jnp.asarray([[0.0, 0.0], [1.0, 0.25], [1.0, 0.75]], short)
+    found = spectrum.step_times(times, curves)
+    assert found.dtype == jnp.float32
+    expected = times[:-1] + np.diff(times) / 2
+    # Two records, their difference and the sum are rounded.
+    np.testing.assert_allclose(found, expected, rtol=2 * float(jnp.finfo(jnp.float32).eps))
+    with pytest.raises(ValueError, match="differences of times must be > 0"):
+        spectrum.step_times(times[::-1], curves)
+
+
+def test_thresholds_need_not_fit_the_eigenvalues_type():
+    """0.3 in bfloat16 is 0.3008, which is no less than itself."""
+    curves = jnp.asarray([[0.0], [0.3]], jnp.bfloat16)
+    assert float(spectrum.step_times(jnp.arange(2.0), curves, 0.3)[0]) < 1
+    np.testing.assert_array_equal(spectrum.learned_dimensions(curves, 0.3), [0, 1])
+    edges = np.array([1.0, 1.001, 1.002, 3.0])
+    counts = spectrum.histogram(jnp.asarray([[1.0, 2.0]], jnp.bfloat16), edges)
+    np.testing.assert_array_equal(counts, [[1, 0, 1]])
+
+
 @pytest.mark.parametrize("initial", [1e-8, 1e-3])
 def test_sharpness_of_logistic_curves(x64, initial):
     """Every mode's is ln(1 / λ(0) - 1) / ln 81, whatever its γ."""
@@ -123,6 +154,10 @@ def test_learned_dimensions_and_histogram_count(dtype):
         ),
         (lambda: spectrum.effective_rank(jnp.zeros((4, 2))), "z is all zero"),
         (lambda: spectrum.histogram(jnp.ones((4, 2)), jnp.array([1.0, 0.5])), "of edges must"),
+        (
+            lambda: spectrum.histogram(jnp.ones((4, 2)), np.array([1.0, 1.0 + 1e-9, 2.0])),
+            "differences of edges as float32 must be > 0",
+        ),
         (lambda: spectrum.histogram(jnp.ones((4, 2)), jnp.ones(1)), "at least 2"),
         (lambda: spectrum.learned_dimensions(jnp.full((4, 2), jnp.nan)), "NaN"),
     ],

@@ -1,5 +1,6 @@
 """Rises of eigenvalues, and the tests of their order."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +18,14 @@ def test_rises_are_in_units_of_the_plateau():
     np.testing.assert_allclose(found.middle, [5, 20], atol=1e-3)
     # From 0.1 to 0.9 a logistic curve of rate r takes ln 81 / r.
     np.testing.assert_allclose(found.end - found.begin, np.log(81) / 4, rtol=1e-3)
+
+
+def test_rises_of_half_precision():
+    """In units of the plateau, one half of 0.3 is half of it, not of what bfloat16 makes of it."""
+    t, curves = np.arange(3.0), jnp.asarray([[0.0], [0.1], [0.2]], jnp.bfloat16)
+    found, expected = (steps.rises(t, x, 0.3) for x in (curves, curves.astype(jnp.float32)))
+    assert found.middle.dtype == jnp.float32
+    np.testing.assert_array_equal(found.middle, expected.middle)
 
 
 def test_isolated_rises():
