@@ -124,7 +124,8 @@ def step_sharpness(
     .. math:: \frac{t_{1/2}}{t_{\text{high}} - t_{\text{low}}}
 
     with the times at which it first reaches one half, ``high`` and ``low``. In the linear model an
-    eigenvalue follows a logistic curve of rate 4γ (Eq. 10), and this is
+    eigenvalue :math:`\lambda = \gamma s^2` follows a logistic curve of rate 8γ (by Eq. 10 s grows
+    at 4γ), and this is
 
     .. math:: \frac{\ln(1 / \lambda(0) - 1)}{\ln 81} \quad (\text{for } 0.1 \text{ and } 0.9),
 
@@ -137,8 +138,8 @@ def step_sharpness(
         high: where it ends, above ``low``; traced.
 
     Returns:
-        Shape ``(d,)``: 0 where an eigenvalue does not reach ``high``, ``inf`` where it rises faster
-        than the records tell.
+        Shape ``(d,)``: 0 where an eigenvalue does not reach ``high``, or is there at time 0;
+        ``inf`` where it rises later, but faster than the records tell.
 
     Raises:
         ValueError: as :func:`step_times`, or if ``low`` is not below ``high``.
@@ -155,7 +156,10 @@ def step_sharpness(
         gap = np.asarray(high) - np.asarray(low)
         _check.require_at_least("high - low", gap, 0.0, strict=True)
     begin, middle, end = (step_times(times, eigenvalues, level) for level in (low, 0.5, high))
-    return jnp.where(jnp.isfinite(end), middle / (end - begin), 0.0)
+    whole = jnp.isfinite(end)
+    gradual = whole & (end > begin)
+    at_once = jnp.where(whole & (middle > 0), jnp.inf, 0.0)
+    return jnp.where(gradual, middle / jnp.where(gradual, end - begin, 1), at_once)
 
 
 def learned_dimensions(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import linear
+from sslstep import linear, simulate
 from sslstep.measure import alignment, spectrum
 
 
@@ -109,6 +109,26 @@ def test_sharpness_of_what_never_rises_and_of_jumps(dtype):
     np.testing.assert_array_equal(sharpness == 0, [True, False, True])
     levels = jax.jit(lambda low: spectrum.step_sharpness(jnp.arange(4.0), curves, low=low))
     assert float(levels(0.3)[1]) > float(levels(0.05)[1])
+
+
+def test_sharpness_of_what_has_risen_at_the_start():
+    """There is no rise: at time 0 it takes no time, from later on it is a jump."""
+    for start, expected in ((0.0, 0.0), (1.0, np.inf)):
+        times = start + jnp.arange(3.0)
+        np.testing.assert_array_equal(spectrum.step_sharpness(times, jnp.ones((3, 1))), expected)
+    gradient = jax.grad(lambda x: spectrum.step_sharpness(jnp.arange(3.0), x).sum())
+    np.testing.assert_array_equal(gradient(jnp.ones((3, 1))), 0)
+
+
+def test_an_eigenvalue_rises_at_8_gamma(x64):
+    """The slope of its log odds, where Γ has one mode and W is trained."""
+    gamma, times = 0.7, jnp.linspace(0.0, 3.0, 31)
+    run = simulate.gradient_flow(jnp.array([[1e-3]]), jnp.array([[gamma]]), times)
+    x = run.eigenvalues[:, 0]
+    rate = jnp.diff(jnp.log(x / (1 - x))) / jnp.diff(times)
+    # A step leaves 1.5e-10 of s. Of a hundred steps that is 3e-8 of x, and of the log odds
+    # 1 / (1 - x), less than 15, times as much; they grow by 0.56 from record to record.
+    np.testing.assert_allclose(rate, 8 * gamma, rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
