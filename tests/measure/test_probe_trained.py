@@ -73,6 +73,26 @@ def test_logistic_stops_where_the_gradient_is_small(dtype, scale):
     assert fitted.weights.dtype == fitted.bias.dtype == dtype
 
 
+@pytest.mark.parametrize(("exponent", "mu"), [(-100, 0), (-60, 0), (60, 0), (60, 1e-3), (100, 0)])
+def test_logistic_of_features_whose_squares_are_no_floats(exponent, mu):
+    """Times a power of two the weights have the same digits, the penalty being in proportion."""
+    h, labels = problem(0)
+    factor = 2.0**exponent
+    settings = {"num_classes": 3, "tolerance": 1e-2}
+    one = probe.logistic(h, labels, mu, **settings)
+    other = probe.logistic(h * factor, labels, mu * factor**2, **settings)
+    np.testing.assert_array_equal(other.weights * factor, one.weights)
+    np.testing.assert_array_equal(other.bias, one.bias)
+    assert float(probe.accuracy(other, h * factor, labels)) > 0.7
+
+
+def test_logistic_of_a_penalty_far_above_the_features():
+    """The weights vanish, and the squares of features and penalty do not become NaN."""
+    h, labels = problem(0)
+    fitted = probe.logistic(1e-18 * h, labels, 1e30, num_classes=3)
+    np.testing.assert_array_equal(fitted.weights, 0)
+
+
 def test_logistic_of_separable_classes_and_dead_features():
     h, labels = problem(0, noise=0.0)
     h = jnp.concatenate([h, jnp.ones((400, 1)), jnp.zeros((400, 1)), h[:, :1]], axis=1)
