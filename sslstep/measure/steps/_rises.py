@@ -1,16 +1,7 @@
-r"""Whether dimensions are learned one at a time: rises of eigenvalues, and tests of their order.
+"""Rises of eigenvalues, and the tests of their order."""
 
-A *rise* is an eigenvalue's way from a small fraction of its plateau to most of it. Two null
-hypotheses can be held against a set of rises: that they are simultaneous
-(:func:`simultaneity_test`), and that two sets of curves, such as those of embeddings and of hidden
-representations, grow at times that have nothing to do with each other (:func:`coincidence_test`).
-"""
-
-import math
-from fractions import Fraction
 from typing import NamedTuple
 
-import diptest
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
@@ -22,34 +13,14 @@ from sslstep import _check
 from sslstep.measure import spectrum
 
 __all__ = [
-    "Gap",
     "Rises",
     "Significance",
-    "bimodality_test",
     "coincidence_test",
     "growth_rate",
     "isolated",
     "rises",
     "simultaneity_test",
-    "widest_gap",
 ]
-
-
-class Gap(NamedTuple):
-    """The widest gap of a spectrum, on a logarithmic scale.
-
-    Attributes:
-        learned: how many eigenvalues lie above it.
-        threshold: its geometric middle.
-        ratio: of the eigenvalue above it to that below.
-        p_value: how probable a ratio so large is if the eigenvalues between the largest and the
-            smallest lie uniformly on a logarithmic scale.
-    """
-
-    learned: int
-    threshold: float
-    ratio: float
-    p_value: float
 
 
 class Rises(NamedTuple):
@@ -303,98 +274,3 @@ def coincidence_test(
     return Significance(
         float(correlations[0]), float(np.mean(correlations >= correlations[0] - rounding))
     )
-
-
-def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
-    r"""Where a spectrum falls into a band that has grown and one that has not.
-
-    The gap between neighbours :math:`\lambda_k > \lambda_{k+1}` with the largest ratio. Every
-    spectrum has one; whether it is wider than chance is told by the distribution of the largest of
-    m spacings of uniform points, which, as a fraction x of the whole range, exceed it with
-    probability (Darling 1953)
-
-    .. math:: \sum_{i = 1}^{\lfloor 1 / x \rfloor} (-1)^{i + 1} \binom{m}{i} (1 - i x)^{m - 1}.
-
-    Args:
-        eigenvalues: in descending order, shape ``(d,)``, d of at least 2. Where some are negative,
-            as those of a C of few samples, what is below the size of the most negative is noise
-            and counts as of that size; else what is 0 counts as the smallest above.
-
-    Returns:
-        :class:`Gap`.
-
-    Raises:
-        ValueError: if there are fewer than two, values are not finite, or none is positive.
-
-    Example:
-        >>> import numpy as np
-        >>> from sslstep.measure import steps
-        >>> gap = steps.widest_gap(np.array([1.1, 0.9, 0.01, 0.005]))
-        >>> gap.learned, round(gap.threshold, 3), round(gap.ratio), round(gap.p_value, 2)
-        (2, 0.095, 90, 0.08)
-    """
-    values = np.asarray(eigenvalues, float)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"eigenvalues must have shape (d,), d >= 2, got {values.shape}.")
-    _check.require_finite("eigenvalues", values)
-    if not (values > 0).any():
-        raise ValueError("eigenvalues must have one that is positive.")
-    noise = max(values[values > 0].min(), -values.min())
-    clipped = np.maximum(values, min(noise, values.max()))
-    levels = np.unique(clipped)[::-1]
-    if len(levels) < 2:
-        return Gap(len(values), float(values.max()), 1.0, 1.0)
-    spacings = -np.diff(np.log(levels))
-    place = int(np.argmax(spacings))
-    above, below = levels[place : place + 2]
-    learned = int(np.sum(clipped >= above))
-    p_value = _largest_spacing(float(spacings[place] / spacings.sum()), len(spacings))
-    return Gap(learned, float(np.sqrt(above * below)), float(above / below), p_value)
-
-
-def _largest_spacing(fraction: float, num: int) -> float:
-    """Probability that the largest of `num` spacings exceeds a fraction of the range."""
-    if num * fraction <= 1:
-        return 1.0  # one of them must
-    # The terms are huge and cancel: in exact integers.
-    x = Fraction(fraction)
-    terms = range(1, min(num, int(1 / x)) + 1)
-    total = sum(
-        ((-1) ** (i + 1) * math.comb(num, i) * (1 - i * x) ** (num - 1) for i in terms),
-        start=Fraction(0),
-    )
-    return float(min(max(total, Fraction(0)), Fraction(1)))
-
-
-def bimodality_test(values: Float[ArrayLike, " n"]) -> Significance:
-    r"""Null hypothesis: values come from a distribution with one mode (Hartigan and Hartigan 1985).
-
-    The statistic is the dip: the largest distance of the values' distribution function from the
-    nearest one with a single mode. The p-value is that of the uniform distribution, which among
-    those with one mode has the largest dips. Of eigenvalues, give logarithms: a band that has grown
-    and one that has not are decades apart.
-
-    Args:
-        values: n of at least 4, in any order.
-
-    Returns:
-        :class:`Significance`.
-
-    Raises:
-        ValueError: if there are fewer than 4, or values are not finite.
-
-    Example:
-        >>> import numpy as np
-        >>> from sslstep.measure import steps
-        >>> bands = np.concatenate([np.linspace(-6, -5, 40), np.linspace(0, 1, 24)])
-        >>> steps.bimodality_test(bands).p_value < 0.01
-        True
-        >>> steps.bimodality_test(np.linspace(-6, 1, 64)).p_value > 0.9
-        True
-    """
-    numbers = np.asarray(values, float)
-    if numbers.ndim != 1 or len(numbers) < 4:
-        raise ValueError(f"values must have shape (n,), n >= 4, got {numbers.shape}.")
-    _check.require_finite("values", numbers)
-    dip, p_value = diptest.diptest(numbers)
-    return Significance(float(dip), float(p_value))
