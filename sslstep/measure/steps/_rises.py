@@ -239,7 +239,8 @@ def coincidence_test(
         :class:`Significance`; its statistic is in [-1, 1].
 
     Raises:
-        ValueError: if shapes do not fit, values are not finite, or a series is constant.
+        ValueError: if shapes do not fit, values are not finite, or a series is constant, or is its
+            own smooth course but for rounding, as every one is if ``smooth`` is below 1/8.
 
     Example:
         >>> import numpy as np
@@ -258,15 +259,21 @@ def coincidence_test(
     _check.require_finite("a", first)
     _check.require_finite("b", second)
     _check.require_at_least("smooth", smooth, 0.0)
+    rests = []
     for name, series in (("a", first), ("b", second)):
         if np.ptp(series) == 0:
             raise ValueError(f"{name} is constant: it has no timing.")
-    if smooth:
-        first, second = (
-            series - scipy.ndimage.gaussian_filter1d(series, smooth, mode="nearest")
-            for series in (first, second)
-        )
-    ranks, others = (scipy.stats.rankdata(series) for series in (first, second))
+        rest = series
+        if smooth:
+            rest = series - scipy.ndimage.gaussian_filter1d(series, smooth, mode="nearest")
+            # Of a Gaussian so narrow the course is a sum of three, good to 2 eps on either side.
+            if np.ptp(rest) <= 4 * np.finfo(float).eps * np.abs(series).max():
+                raise ValueError(
+                    f"smooth = {smooth:g} leaves nothing of {name}: the smooth course is the "
+                    f"series. Give a larger one, or 0 to keep the course."
+                )
+        rests.append(scipy.stats.rankdata(rest))
+    ranks, others = rests
     ranks, others = ranks - ranks.mean(), others - others.mean()
     shifted = np.stack([np.roll(others, shift) for shift in range(len(others))])
     correlations = shifted @ ranks / np.sqrt(np.sum(ranks**2) * np.sum(others**2))
