@@ -104,6 +104,21 @@ def test_widest_gap():
     assert noisy.learned == 2
     assert noisy.ratio == pytest.approx(400)
     assert steps.widest_gap(np.array([1.0, 1.0])).ratio == 1
+    # What is resolved below eps of the largest, as squares of singular values are, is no zero.
+    small = steps.widest_gap(np.array([1.0, 0.5, 1e-9, 5e-10, 0.0], np.float32))
+    assert (small.learned, small.ratio) == (2, pytest.approx(0.5e9))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dead", [0.0, -1e-20, 1e-12])
+def test_dead_dimensions_are_beyond_the_widest_gap(dtype, dead):
+    """Exact zeros too: they count as rounding of the largest."""
+    gap = steps.widest_gap(np.array([1.0, 0.95, 0.9, dead, dead, dead], dtype))
+    assert gap.learned == 3
+    below = dead if dead > 0 else np.finfo(dtype).eps
+    assert gap.ratio == pytest.approx(0.9 / below, rel=1e-6)
+    assert gap.p_value < 0.02
+    assert steps.widest_gap(np.array([1.0, dead, dead], dtype)).learned == 1
 
 
 @pytest.mark.parametrize("num", [8, 64])

@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import diptest
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -43,9 +44,12 @@ def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
     .. math:: \sum_{i = 1}^{\lfloor 1 / x \rfloor} (-1)^{i + 1} \binom{m}{i} (1 - i x)^{m - 1}.
 
     Args:
-        eigenvalues: in descending order, shape ``(d,)``, d of at least 2. Where some are negative,
-            as those of a C of few samples, what is below the size of the most negative is noise
-            and counts as of that size; else what is 0 counts as the smallest above.
+        eigenvalues: in descending order, shape ``(d,)``, d of at least 2. What is 0, or negative by
+            rounding, counts as eps of the largest, in the dtype that is given, so that dimensions
+            that are dead lie beyond a gap. Leave out what is 0 for want of samples only, as all but
+            n - 1 of a covariance are. Where some are negative by more, as those of a C of few
+            samples, what is below the size of the most negative is noise, as is what is not above
+            0, and counts as of that size, or as the smallest above 0 if that is larger.
 
     Returns:
         :class:`Gap`.
@@ -60,13 +64,18 @@ def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
         >>> gap.learned, round(gap.threshold, 3), round(gap.ratio), round(gap.p_value, 2)
         (2, 0.095, 90, 0.08)
     """
-    values = np.asarray(eigenvalues, float)
+    given = np.asarray(eigenvalues)
+    values = given.astype(float)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"eigenvalues must have shape (d,), d >= 2, got {values.shape}.")
     _check.require_finite("eigenvalues", values)
     if not (values > 0).any():
         raise ValueError("eigenvalues must have one that is positive.")
     noise = max(values[values > 0].min(), -values.min())
+    dtype = given.dtype if jnp.issubdtype(given.dtype, jnp.floating) else float
+    rounding = float(jnp.finfo(dtype).eps) * values.max()
+    if -values.min() <= rounding:  # nothing tells of noise
+        noise = min(noise, rounding)
     clipped = np.maximum(values, min(noise, values.max()))
     levels = np.unique(clipped)[::-1]
     if len(levels) < 2:
