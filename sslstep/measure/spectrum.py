@@ -81,7 +81,7 @@ def step_times(
         the first record's time if an eigenvalue starts risen, ``inf`` if it never rises.
 
     Raises:
-        ValueError: if the shapes do not fit, times do not increase, or eigenvalues are not finite.
+        ValueError: if shapes do not fit, times do not increase, or eigenvalues are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -96,6 +96,7 @@ def step_times(
             f"times must have shape ({records},), one for each row of eigenvalues, got "
             f"{_check.shape_of(times)}."
         )
+    _check.require_scalar("threshold", threshold)
     _check.require_finite("eigenvalues", eigenvalues)
     # As they are given: rounded to the result's dtype, close ones far from zero may be the same.
     _check.require_increasing("times", times)
@@ -152,6 +153,8 @@ def step_sharpness(
         >>> spectrum.step_sharpness(times, rise[:, None]).round(2)
         Array([2.28], dtype=float32)
     """
+    _check.require_scalar("low", low)
+    _check.require_scalar("high", high)
     if _check.is_concrete(low, high):
         gap = np.asarray(high) - np.asarray(low)
         _check.require_at_least("high - low", gap, 0.0, strict=True)
@@ -176,7 +179,7 @@ def learned_dimensions(
         Counts, shape ``(...)``.
 
     Raises:
-        ValueError: if values are not finite.
+        ValueError: if values are not finite or ``threshold`` is not a scalar.
 
     Example:
         >>> import jax.numpy as jnp
@@ -184,6 +187,7 @@ def learned_dimensions(
         >>> spectrum.learned_dimensions(jnp.array([[0.0, 0.0], [1.1, 0.2], [1.0, 0.9]]))
         Array([0, 1, 2], dtype=int32)
     """
+    _check.require_scalar("threshold", threshold)
     _check.require_finite("eigenvalues", eigenvalues)
     values = _check.as_precise("eigenvalues", eigenvalues)
     return jnp.sum(values > jnp.asarray(threshold, values.dtype), axis=-1, dtype=jnp.int32)

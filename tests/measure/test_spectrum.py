@@ -172,6 +172,22 @@ def test_learned_dimensions_and_histogram_count(dtype):
             lambda: spectrum.step_sharpness(jnp.arange(3.0), jnp.ones((3, 2)), low=0.9, high=0.1),
             "high - low must be > 0",
         ),
+        (
+            lambda: spectrum.step_times(jnp.arange(3.0), jnp.ones((3, 2)), jnp.ones(2)),
+            r"threshold must be a number, got shape \(2,\)",
+        ),
+        (
+            lambda: spectrum.step_sharpness(jnp.arange(3.0), jnp.ones((3, 2)), low=jnp.zeros(2)),
+            r"low must be a number, got shape \(2,\)",
+        ),
+        (
+            lambda: spectrum.step_sharpness(jnp.arange(3.0), jnp.ones((3, 2)), high=jnp.ones(2)),
+            r"high must be a number, got shape \(2,\)",
+        ),
+        (
+            lambda: spectrum.learned_dimensions(jnp.ones((3, 2)), jnp.ones(2)),
+            r"threshold must be a number, got shape \(2,\)",
+        ),
         (lambda: spectrum.effective_rank(jnp.zeros((4, 2))), "z is all zero"),
         (lambda: spectrum.histogram(jnp.ones((4, 2)), jnp.array([1.0, 0.5])), "of edges must"),
         (

@@ -145,6 +145,16 @@ def test_bimodality():
     ("call", "message"),
     [
         (lambda: steps.rises(np.arange(3.0), np.ones((3, 2)), 0.0), "plateau"),
+        (
+            lambda: steps.rises(np.arange(3.0), np.ones((3, 3)), np.ones(2)),
+            r"plateau must be a scalar or have shape \(3,\), .*, got shape \(2,\)",
+        ),
+        (lambda: steps.rises(np.arange(3.0), np.ones((3, 2)), low=np.zeros(2)), "low must be a nu"),
+        (lambda: steps.rises(np.arange(3.0), np.ones((3, 2)), high=np.ones(2)), "high must be a n"),
+        (
+            lambda: steps.coincidence_test(np.arange(5.0), np.arange(5.0), smooth=np.ones(2)),
+            "smooth must be a number",
+        ),
         (lambda: steps.rises(np.arange(3.0), np.ones(3)), r"shape \(T, d\)"),
         (lambda: steps.rises(np.arange(3.0), np.ones((3, 2)), low=0.9), "1/2 - low"),
         (lambda: steps.rises(np.arange(3.0), np.ones((3, 2)), high=0.1), "high must be > 0.5"),

@@ -81,6 +81,12 @@ def logistic(
     _check.require_finite("features", features)
     _check.require_at_least("num_classes", num_classes, 2)
     labels = require_labels("labels", labels, n, num_classes)
+    for name, number in (
+        ("regularisation", regularisation),
+        ("tolerance", tolerance),
+        ("max_iterations", max_iterations),
+    ):
+        _check.require_scalar(name, number)
     _check.require_at_least("regularisation", regularisation, 0.0)
     _check.require_at_least("tolerance", tolerance, 0.0, strict=True)
     _check.require_at_least("max_iterations", max_iterations, 1)

@@ -45,6 +45,7 @@ def ridge(
         3.0000 1.0000
     """
     features, targets = _prepare(features, targets)
+    _check.require_scalar("regularisation", regularisation)
     _check.require_at_least("regularisation", regularisation, 0.0)
     mean, mean_target = features.mean(axis=0), targets.mean(axis=0)
     n = features.shape[0]
@@ -94,6 +95,10 @@ def loo_error(
     """
     features, targets = _prepare(features, targets)
     _check.require_at_least("the number of samples", features.shape[0], 2)
+    if len(_check.shape_of(regularisations)) != 1:
+        raise ValueError(
+            f"regularisations must be a vector, got shape {_check.shape_of(regularisations)}."
+        )
     _check.require_at_least("regularisations", regularisations, 0.0, strict=True)
     n = features.shape[0]
     u, s, _ = _svd(features - features.mean(axis=0, keepdims=True))

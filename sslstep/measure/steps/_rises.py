@@ -71,8 +71,8 @@ def rises(
         :class:`Rises`.
 
     Raises:
-        ValueError: as :func:`sslstep.measure.spectrum.step_times`, if a plateau is not positive, or
-            not low < 1/2 < high.
+        ValueError: as :func:`sslstep.measure.spectrum.step_times`, if a plateau is not positive or
+            ``plateau`` has another shape, or not low < 1/2 < high.
 
     Example:
         >>> import jax.numpy as jnp
@@ -82,7 +82,14 @@ def rises(
         >>> steps.rises(times, curves).middle.round(2)
         Array([10., 30., inf], dtype=float32)
     """
-    _check.require_matrix("eigenvalues", eigenvalues, "(T, d)")
+    _, dim = _check.require_matrix("eigenvalues", eigenvalues, "(T, d)")
+    if _check.shape_of(plateau) not in ((), (dim,)):
+        raise ValueError(
+            f"plateau must be a scalar or have shape ({dim},), one for each column of eigenvalues, "
+            f"got shape {_check.shape_of(plateau)}."
+        )
+    _check.require_scalar("low", low)
+    _check.require_scalar("high", high)
     _check.require_at_least("plateau", plateau, 0.0, strict=True)
     _check.require_at_least("1/2 - low", 0.5 - jnp.asarray(low), 0.0, strict=True)
     _check.require_at_least("high", high, 0.5, strict=True)
@@ -258,6 +265,7 @@ def coincidence_test(
         )
     _check.require_finite("a", first)
     _check.require_finite("b", second)
+    _check.require_scalar("smooth", smooth)
     _check.require_at_least("smooth", smooth, 0.0)
     rests = []
     for name, series in (("a", first), ("b", second)):
