@@ -17,11 +17,29 @@ from sslstep.data import _prepared
 REAL = Path(os.environ.get("SSLSTEP_TFDS", "SSLSTEP_TFDS is not set")).absolute()
 
 
+class WithoutTensorFlow:
+    """A finder of modules to which TensorFlow is not installed, if it is.
+
+    Not None in sys.modules: to etils, which tensorflow-datasets asks, that is TensorFlow loaded.
+    """
+
+    def __init__(self, finder: Any) -> None:
+        self.finder = finder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.finder, name)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        hidden = name.partition(".")[0] == "tensorflow"
+        return None if hidden else self.finder.find_spec(name, path, target)
+
+
 @pytest.fixture(autouse=True)
 def neither_network_nor_tensorflow(
     no_network: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it fails
+    monkeypatch.setattr(sys, "meta_path", [WithoutTensorFlow(finder) for finder in sys.meta_path])
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "default"))
 
 
