@@ -38,10 +38,12 @@ def shift_hue(
     top, bottom = images.max(axis=-1), images.min(axis=-1)
     chroma = top - bottom
     safe = jnp.where(chroma > 0, chroma, 1.0)
+    # Not top == red: what is compiled into one loop may be computed twice, and rounded differently.
+    # Of channels that are all but equal, either formula is right.
     hue = jnp.where(
-        top == red,
+        (red >= green) & (red >= blue),
         (green - blue) / safe,
-        jnp.where(top == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+        jnp.where(green >= blue, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
     hue = hue + 6 * shift.reshape(-1, 1, 1)
 
