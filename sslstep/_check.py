@@ -6,7 +6,8 @@ a traced function even operations on concrete arrays are traced, unless told oth
 `ensure_compile_time_eval`.
 """
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -147,3 +148,25 @@ def require_at_least(name: str, value: Any, bound: float, *, strict: bool = Fals
         relation = ">" if strict else ">="
         shown = array.item() if array.ndim == 0 else array[~good].flat[0].item()
         raise ValueError(f"{name} must be {relation} {bound:g}, got {shown:g}.")
+
+
+def takes(function: Callable[..., Any], *args: Any, **settings: Any) -> bool:
+    """Whether a function can be called so, by its signature; what shows none is believed."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return True
+    try:
+        signature.bind(*args, **settings)
+    except TypeError:
+        return False
+    return True
+
+
+def parameters(function: Callable[..., Any]) -> str:
+    """What a function takes, in parentheses, without types."""
+    bare = [
+        each.replace(annotation=inspect.Parameter.empty)
+        for each in inspect.signature(function).parameters.values()
+    ]
+    return str(inspect.Signature(bare))

@@ -11,9 +11,10 @@ from sslstep.train._files import read_run
 from sslstep.train._full_batch import Descent, full_batch_descent
 from sslstep.train._init_scale import choose_init_scale
 from sslstep.train._loop import Fit, Interrupted, fit
+from sslstep.train._network import Network
 from sslstep.train._order import batch_indices
 from sslstep.train._record import make_record
-from sslstep.train._step import Metrics, Network, Step, TrainState, init_state, make_step
+from sslstep.train._step import Metrics, Step, TrainState, init_state, make_step
 from sslstep.train._tensorboard import write_tensorboard
 
 __all__ = [

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Key
 
 from sslstep import _check, nn
 from sslstep.measure import spectrum
+from sslstep.train._network import Network, initial_variables
 from sslstep.train._record import embed_in_batches, require_views
-from sslstep.train._step import Network
 
 __all__ = ["choose_init_scale"]
 
@@ -56,6 +56,7 @@ def choose_init_scale(
         ValueError: if the views differ in shape, ``batch_size`` does not divide n, ``where`` is
             true of no path, or no α within the bounds reaches the target; the message says what
             they reach.
+        TypeError: if the network has not the form of :class:`Network`.
 
     Example:
         >>> import jax
@@ -72,7 +73,7 @@ def choose_init_scale(
     _check.require_at_least("target", target, 0.0, strict=True)
     _check.require_at_least("bounds", bounds, 0.0, strict=True)
     # As init_state draws them.
-    variables = network.init(jax.random.split(key)[0], x[:1], train=False)
+    variables = initial_variables(network, jax.random.split(key)[0], x)
 
     @jax.jit
     def top_eigenvalue(init_scale):

@@ -11,12 +11,8 @@ from jaxtyping import Array, Float, Real
 from sslstep import _check
 from sslstep.losses import _batch
 from sslstep.measure import spectrum
-from sslstep.train._step import (
-    Network,
-    TrainState,
-    forward_in_evaluation,
-    forward_in_training,
-)
+from sslstep.train._network import Network, forward_in_evaluation, forward_in_training
+from sslstep.train._step import TrainState
 
 __all__ = ["embed_in_batches", "make_record", "require_views"]
 

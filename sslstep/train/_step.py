@@ -1,6 +1,6 @@
 """One step of training, as a pure function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -11,58 +11,9 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
 from sslstep import _check, nn
 from sslstep.losses import AxisName
+from sslstep.train._network import Network, forward_in_training, initial_variables
 
-__all__ = ["Metrics", "Network", "Step", "TrainState", "init_state", "make_step"]
-
-
-@runtime_checkable
-class Network(Protocol):
-    """What can be trained: :class:`sslstep.nn.Encoder`, or anything else with these two methods.
-
-    A flax.linen module has them, if its ``__call__(x, *, train, axis_name=None)`` returns a pair
-    (h, z): hidden representations, and embeddings of shape ``(n, d)``. It draws no random numbers,
-    so it cannot have dropout.
-
-    Example:
-        Without flax, two functions:
-
-        >>> import jax, jax.numpy as jnp, optax
-        >>> from sslstep import losses, train
-        >>> class TwoLayers:
-        ...     def init(self, key, x, train=False):
-        ...         first, second = jax.random.split(key)
-        ...         u = jax.random.normal(first, (x.shape[1], 32)) * x.shape[1] ** -0.5
-        ...         return {"params": {"u": u, "w": jax.random.normal(second, (32, 3)) * 32**-0.5}}
-        ...
-        ...     def apply(self, variables, x, *, train, axis_name=None, mutable=False):
-        ...         h = jax.nn.relu(x @ variables["params"]["u"])
-        ...         z = h @ variables["params"]["w"]
-        ...         return ((h, z), {}) if mutable else (h, z)
-        >>> network, sgd = TwoLayers(), optax.sgd(0.01)
-        >>> x = jax.random.normal(jax.random.key(0), (8, 5))
-        >>> def noisy(keys, x):
-        ...     noise = jax.vmap(lambda key: jax.random.normal(key, (2, 5)))(keys)
-        ...     return x + noise[:, 0], x + noise[:, 1]
-        >>> step = train.make_step(network, losses.simplified_barlow_twins, sgd, noisy)
-        >>> state, metrics = step(train.init_state(jax.random.key(1), network, sgd, x), x)
-        >>> int(state.step)
-        1
-    """
-
-    @property
-    def init(self) -> Callable[..., Any]:
-        """``init(key, x, train=False)``: the variables, ``{"params": ...}`` and what else it has.
-
-        Running averages are under ``batch_stats``; other collections are not trained with.
-        """
-
-    @property
-    def apply(self) -> Callable[..., Any]:
-        """``apply(variables, x, *, train, axis_name=None, mutable=False)``, as flax's.
-
-        It gives (h, z); with ``mutable=["batch_stats"]`` the pair of that and a dictionary, of
-        new running averages under ``batch_stats`` or empty.
-        """
+__all__ = ["Metrics", "Step", "TrainState", "init_state", "make_step"]
 
 
 class TrainState(NamedTuple):
@@ -131,6 +82,7 @@ def init_state(
 
     Raises:
         ValueError: if α is negative or NaN, or ``where`` is true of no path.
+        TypeError: if the network has not the form of :class:`Network`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -143,7 +95,7 @@ def init_state(
         (0, ['backbone', 'projector'])
     """
     key_params, key_steps = jax.random.split(key)
-    variables = network.init(key_params, x[:1], train=False)
+    variables = initial_variables(network, key_params, x)
     params = nn.scale_init(variables["params"], init_scale, where)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -201,6 +153,7 @@ def make_step(
     Raises:
         ValueError: if ``num_microbatches`` is below 1, or, from the step, does not divide the
             batch.
+        TypeError: from the step, if the network has not the form of :class:`Network`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -296,32 +249,6 @@ def make_step(
         return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
 
     return step
-
-
-def forward_in_training(network: Network, variables: Any, x: Any, **settings: Any) -> Any:
-    """((h, z), updated) of a network whose batch norms use the batch's own statistics."""
-    found = network.apply(variables, x, train=True, mutable=["batch_stats"], **settings)
-    fits = _is_pair(found) and _is_pair(found[0]) and isinstance(found[1], Mapping)
-    _require_returned(fits, "((h, z), updated) where mutable is set, {} for no averages", found)
-    return found
-
-
-def forward_in_evaluation(network: Network, variables: Any, x: Any) -> Any:
-    """(h, z) of a network whose batch norms use their running averages."""
-    found = network.apply(variables, x, train=False)
-    _require_returned(_is_pair(found), "(h, z)", found)
-    return found
-
-
-def _is_pair(value: Any) -> bool:
-    """Whether it is two things, and not an array of two rows."""
-    return isinstance(value, tuple | list) and len(value) == 2
-
-
-def _require_returned(fits: bool, wanted: str, found: Any) -> None:
-    if not fits:
-        shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
-        raise ValueError(f"network.apply must return {wanted}, got {shapes}.")
 
 
 def _sample_keys(state: TrainState, num: int, axis_name: AxisName) -> Array:

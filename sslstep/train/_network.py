@@ -1,0 +1,118 @@
+"""What can be trained, and how it is called."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from flax import linen
+
+from sslstep import _check
+
+__all__ = ["Network", "forward_in_evaluation", "forward_in_training", "initial_variables"]
+
+_FORM = (
+    "network must have the form of train.Network: a flax module of __call__(x, *, train, "
+    "axis_name=None) -> (h, z), or init(key, x, train=False) and apply(variables, x, *, train, "
+    "axis_name=None, mutable=False)"
+)
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What can be trained: :class:`sslstep.nn.Encoder`, or anything else with these two methods.
+
+    A flax.linen module has them, if its ``__call__(x, *, train, axis_name=None)`` returns a pair
+    (h, z): hidden representations, and embeddings of shape ``(n, d)``. It draws no random numbers,
+    so it cannot have dropout.
+
+    Example:
+        Without flax, two functions:
+
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from sslstep import losses, train
+        >>> class TwoLayers:
+        ...     def init(self, key, x, train=False):
+        ...         first, second = jax.random.split(key)
+        ...         u = jax.random.normal(first, (x.shape[1], 32)) * x.shape[1] ** -0.5
+        ...         return {"params": {"u": u, "w": jax.random.normal(second, (32, 3)) * 32**-0.5}}
+        ...
+        ...     def apply(self, variables, x, *, train, axis_name=None, mutable=False):
+        ...         h = jax.nn.relu(x @ variables["params"]["u"])
+        ...         z = h @ variables["params"]["w"]
+        ...         return ((h, z), {}) if mutable else (h, z)
+        >>> network, sgd = TwoLayers(), optax.sgd(0.01)
+        >>> x = jax.random.normal(jax.random.key(0), (8, 5))
+        >>> def noisy(keys, x):
+        ...     noise = jax.vmap(lambda key: jax.random.normal(key, (2, 5)))(keys)
+        ...     return x + noise[:, 0], x + noise[:, 1]
+        >>> step = train.make_step(network, losses.simplified_barlow_twins, sgd, noisy)
+        >>> state, metrics = step(train.init_state(jax.random.key(1), network, sgd, x), x)
+        >>> int(state.step)
+        1
+    """
+
+    @property
+    def init(self) -> Callable[..., Any]:
+        """``init(key, x, train=False)``: the variables, ``{"params": ...}`` and what else it has.
+
+        Running averages are under ``batch_stats``; other collections are not trained with.
+        """
+
+    @property
+    def apply(self) -> Callable[..., Any]:
+        """``apply(variables, x, *, train, axis_name=None, mutable=False)``, as flax's.
+
+        It gives (h, z); with ``mutable=["batch_stats"]`` the pair of that and a dictionary, of
+        new running averages under ``batch_stats`` or empty.
+        """
+
+
+def initial_variables(network: Network, key: Any, x: Any) -> Any:
+    """What a network draws for inputs such as these, of which it is shown one."""
+    return _called(network, "init", key, x[:1], train=False)
+
+
+def forward_in_training(network: Network, variables: Any, x: Any, **settings: Any) -> Any:
+    """((h, z), updated) of a network whose batch norms use the batch's own statistics."""
+    settings = {"train": True, "mutable": ["batch_stats"], **settings}
+    found = _called(network, "apply", variables, x, **settings)
+    fits = _is_pair(found) and _is_pair(found[0]) and isinstance(found[1], Mapping)
+    _require_returned(fits, "((h, z), updated) where mutable is set, {} for no averages", found)
+    return found
+
+
+def forward_in_evaluation(network: Network, variables: Any, x: Any) -> Any:
+    """(h, z) of a network whose batch norms use their running averages."""
+    found = _called(network, "apply", variables, x, train=False)
+    _require_returned(_is_pair(found), "(h, z)", found)
+    return found
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether it is two things, and not an array of two rows."""
+    return isinstance(value, tuple | list) and len(value) == 2
+
+
+def _require_returned(fits: bool, wanted: str, found: Any) -> None:
+    if not fits:
+        shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
+        raise ValueError(f"network.apply must return {wanted}, got {shapes}.")
+
+
+def _called(network: Network, name: str, first: Any, x: Any, **settings: Any) -> Any:
+    """The network's ``init`` of a key or ``apply`` of its variables, once it is seen to fit."""
+    if isinstance(network, linen.Module):
+        # Flax's own methods take anything, and hand on what is not for themselves.
+        given = {key: value for key, value in settings.items() if key != "mutable"}
+        _require_takes(network, "__call__", x, **given)
+    else:
+        _require_takes(network, name, first, x, **settings)
+    return getattr(network, name)(first, x, **settings)
+
+
+def _require_takes(network: Network, name: str, *args: Any, **settings: Any) -> None:
+    function, kind = getattr(network, name, None), type(network).__name__
+    if not callable(function):
+        raise TypeError(f"{_FORM}. This {kind} has no {name}.")
+    if not _check.takes(function, *args, **settings):
+        raise TypeError(f"{_FORM}. This one has {kind}.{name}{_check.parameters(function)}.")

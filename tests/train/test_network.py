@@ -1,0 +1,94 @@
+"""What a network must be, and what is said of others."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import linen
+
+from sslstep import losses, train
+
+KEY, SGD, X = jax.random.key(0), optax.sgd(0.1), jnp.ones((8, 6))
+
+
+class Of(linen.Module):
+    """Embeddings of three dimensions, by a method that each test writes."""
+
+    def embed(self, x):
+        z = linen.Dense(3)(x)
+        return z, z
+
+
+class OfInputs(Of):
+    @linen.compact
+    def __call__(self, x):
+        return self.embed(x)
+
+
+class WithoutAxis(Of):
+    @linen.compact
+    def __call__(self, x, train):
+        return self.embed(x)
+
+
+class Whole(Of):
+    @linen.compact
+    def __call__(self, x, *, train, axis_name=None):
+        return self.embed(x)
+
+
+class Typo(Of):
+    @linen.compact
+    def __call__(self, x, *, train, axis_name=None):
+        return self.embed(x, training=train)
+
+
+class Uncalled(linen.Module):
+    pass
+
+
+class Plain:
+    def init(self, key, x):
+        return {"params": {}}
+
+    def apply(self, variables, x, *, train):
+        return x, x
+
+
+def views(keys, x):
+    return x, 2 * x
+
+
+def step_of(network):
+    state = train.init_state(KEY, Whole(), SGD, X)
+    return train.make_step(network, losses.vicreg, SGD, views)(state, X)
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        (lambda: train.init_state(KEY, OfInputs(), SGD, X), r"has OfInputs\.__call__\(x\)\."),
+        (lambda: train.choose_init_scale(KEY, OfInputs(), X, X), r"has OfInputs\.__call__\(x\)\."),
+        (lambda: step_of(WithoutAxis()), r"has WithoutAxis\.__call__\(x, train\)\."),
+        (lambda: train.init_state(KEY, Uncalled(), SGD, X), "This Uncalled has no __call__"),
+        (lambda: train.init_state(KEY, Plain(), SGD, X), r"has Plain\.init\(key, x\)\."),
+        (lambda: step_of(Plain()), r"has Plain\.apply\(variables, x, \*, train\)\."),
+        (lambda: train.choose_init_scale(KEY, views, X, X), "This function has no init"),
+    ],
+)
+def test_a_network_of_another_form(call, found, unchecked):
+    form = r"the form of train\.Network: .* __call__\(x, \*, train, axis_name=None\) -> \(h, z\)"
+    with pytest.raises(TypeError, match=rf"{form}, or .*{found}"):
+        call()
+
+
+def test_errors_within_a_network_are_its_own():
+    with pytest.raises(TypeError, match=r"embed\(\) got an unexpected keyword argument 'training'"):
+        train.init_state(KEY, Typo(), SGD, X)
+
+
+def test_a_network_without_axis_name_can_be_measured():
+    """Which happens on one device."""
+    network = WithoutAxis()
+    record = train.make_record(network, X, X, batch_size=4)
+    assert record(train.init_state(KEY, network, SGD, X))["correlation"].shape == (3,)
