@@ -153,7 +153,8 @@ def make_step(
     Raises:
         ValueError: if ``num_microbatches`` is below 1, or, from the step, does not divide the
             batch.
-        TypeError: from the step, if the network has not the form of :class:`Network`.
+        TypeError: from the step, if the network has not the form of :class:`Network`, or
+            ``loss_fn`` takes no ``axis_name`` on several devices.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -189,7 +190,16 @@ def make_step(
         return (z, z_prime), batch_stats
 
     def loss_of(pair, axis_name):
-        return loss_fn(*pair) if axis_name is None else loss_fn(*pair, axis_name=axis_name)
+        if axis_name is None:
+            return loss_fn(*pair)
+        if not _check.takes(loss_fn, *pair, axis_name=axis_name):
+            raise TypeError(
+                f"on several devices loss_fn must take axis_name and return the loss of the whole "
+                f"batch, as those of sslstep.losses do: its sums and means go on over devices with "
+                f"jax.lax.psum and pmean. This one takes {_check.parameters(loss_fn)}. Or train on "
+                f"one device: compile_step(step, devices=jax.devices()[:1])."
+            )
+        return loss_fn(*pair, axis_name=axis_name)
 
     def whole(state, keys, images, axis_name):
         def objective(params):

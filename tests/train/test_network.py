@@ -1,9 +1,10 @@
-"""What a network must be, and what is said of others."""
+"""What a network and a loss must be, and what is said of others."""
 
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
+import training
 from flax import linen
 
 from sslstep import losses, train
@@ -92,3 +93,26 @@ def test_a_network_without_axis_name_can_be_measured():
     network = WithoutAxis()
     record = train.make_record(network, X, X, batch_size=4)
     assert record(train.init_state(KEY, network, SGD, X))["correlation"].shape == (3,)
+
+
+@pytest.mark.parametrize("parallel", ["pmap", "shard_map"])
+def test_a_loss_without_axis_name_on_several_devices(parallel):
+    def distance(z, z_prime):
+        return ((z - z_prime) ** 2).mean()
+
+    def fit(how):
+        step = training.compiled(parallel=how, loss_fn=distance)
+        return training.fit(None, 1, step=step, record=None, record_at=())
+
+    assert fit("jit").metrics["loss"].shape == (1,)
+    with pytest.raises(TypeError, match=r"loss_fn must take axis_name .* takes \(z, z_prime\)\."):
+        fit(parallel)
+
+
+def test_errors_within_a_loss_are_its_own():
+    def broken(z, z_prime, **settings):
+        return losses.vicreg(z, z_prime, invariant=1.0, **settings)
+
+    step = training.compiled(parallel="pmap", loss_fn=broken)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'invariant'"):
+        training.fit(None, 1, step=step, record=None, record_at=())
