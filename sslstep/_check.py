@@ -150,6 +150,13 @@ def require_at_least(name: str, value: Any, bound: float, *, strict: bool = Fals
         raise ValueError(f"{name} must be {relation} {bound:g}, got {shown:g}.")
 
 
+def require_key(name: str, value: Any) -> None:
+    """Raise if the value is no random key, typed or of the old kind, such as a seed."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
+        raise TypeError(f"{name} must be a random key, such as jax.random.key(0), got {value!r}.")
+
+
 def takes(function: Callable[..., Any], *args: Any, **settings: Any) -> bool:
     """Whether a function can be called so, by its signature; what shows none is believed."""
     try:

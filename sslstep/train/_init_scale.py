@@ -53,10 +53,10 @@ def choose_init_scale(
         α, to 1%.
 
     Raises:
-        ValueError: if the views differ in shape, ``batch_size`` does not divide n, ``where`` is
-            true of no path, or no α within the bounds reaches the target; the message says what
-            they reach.
-        TypeError: if the network has not the form of :class:`Network`.
+        ValueError: if the views differ in shape, n is not above d, ``batch_size`` does not divide
+            n, ``where`` is true of no path, or no α within the bounds reaches the target; the
+            message says what they reach.
+        TypeError: if the network has not the form of :class:`Network`, or ``key`` is no key.
 
     Example:
         >>> import jax
@@ -67,6 +67,7 @@ def choose_init_scale(
         >>> 0.01 < train.choose_init_scale(jax.random.key(0), network, x, x_prime) < 1.0
         True
     """
+    _check.require_key("key", key)
     _check.require_one_of("measure", measure, ("correlation", "covariance"))
     size = x.shape[0] if batch_size is None else batch_size
     require_views(x, x_prime, size)
@@ -79,6 +80,11 @@ def choose_init_scale(
     def top_eigenvalue(init_scale):
         scaled = variables | {"params": nn.scale_init(variables["params"], init_scale, where)}
         z, z_prime = (embed_in_batches(network, scaled, view, size)[1] for view in (x, x_prime))
+        if len(z) <= z.shape[1]:
+            raise ValueError(
+                f"x has {len(z)} images, which must be more than the {z.shape[1]} dimensions of "
+                f"the embeddings."
+            )
         if measure == "covariance":
             return spectrum.eigenvalues(jnp.concatenate([z, z_prime]))[0]
         return spectrum.eigenvalues(z, z_prime)[0]

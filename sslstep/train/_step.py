@@ -82,7 +82,7 @@ def init_state(
 
     Raises:
         ValueError: if α is negative or NaN, or ``where`` is true of no path.
-        TypeError: if the network has not the form of :class:`Network`.
+        TypeError: if the network has not the form of :class:`Network`, or ``key`` is no key.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -94,6 +94,7 @@ def init_state(
         >>> int(state.step), sorted(state.params)
         (0, ['backbone', 'projector'])
     """
+    _check.require_key("key", key)
     key_params, key_steps = jax.random.split(key)
     variables = initial_variables(network, key_params, x)
     params = nn.scale_init(variables["params"], init_scale, where)

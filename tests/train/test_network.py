@@ -1,4 +1,4 @@
-"""What a network and a loss must be, and what is said of others."""
+"""What a network, a loss and a key must be, and what is said of others."""
 
 import jax
 import jax.numpy as jnp
@@ -116,3 +116,19 @@ def test_errors_within_a_loss_are_its_own():
     step = training.compiled(parallel="pmap", loss_fn=broken)
     with pytest.raises(TypeError, match="unexpected keyword argument 'invariant'"):
         training.fit(None, 1, step=step, record=None, record_at=())
+
+
+def test_a_seed_is_no_key(unchecked):
+    for call in (
+        lambda: train.init_state(5, Whole(), SGD, X),
+        lambda: train.choose_init_scale(5, Whole(), X, X),
+    ):
+        with pytest.raises(TypeError, match=r"key must be a random key, .* got 5\."):
+            call()
+    old = jax.random.PRNGKey(0)
+    assert int(train.init_state(old, Whole(), SGD, X).step) == 0
+
+
+def test_choose_init_scale_wants_more_images_than_dimensions():
+    with pytest.raises(ValueError, match="x has 3 images, which must be more than the 3 dim"):
+        train.choose_init_scale(KEY, Whole(), X[:3], X[:3])
