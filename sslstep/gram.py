@@ -322,11 +322,10 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
 
     def array_kernel_fn(x1: ArrayLike, x2: ArrayLike | None = None) -> Any:
         result = kernel_fn(x1, x1 if x2 is None and needs_both else x2)
-        if kernel == "nngp" and not hasattr(result, kernel):
-            raise TypeError(f"what kernel_fn returns, {type(result)}, has no attribute nngp.")
-        array = getattr(result, kernel, result)
+        array = getattr(result, kernel, result if kernel == "ntk" else None)
         if not hasattr(array, "shape"):
-            raise TypeError(f"kernel_fn must return an array, got a {type(array).__name__}.")
+            wanted = "an array" if kernel == "ntk" else "kernels, among them nngp"
+            raise TypeError(f"kernel_fn must return {wanted}, got a {type(result).__name__}.")
         return array
 
     return array_kernel_fn

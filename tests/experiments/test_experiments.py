@@ -121,6 +121,9 @@ import jax
 from experiments import _run, symmetry_breaking
 from sslstep import train
 
+# In the background of a shell it would be ignored, as it is there for whoever runs these tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def stop(config):
     print("begun")
     if sys.argv[1] == "trainer":
