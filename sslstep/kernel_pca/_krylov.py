@@ -37,8 +37,8 @@ class Problem(NamedTuple):
         matmul: a block v (N, b) to K̃ v.
         involution: a block v to P v.
         scale: s.
-        dtype: of the blocks; it must hold the squares of what K̃ gives.
-        unit: what K̃ was divided by for that.
+        dtype: of the blocks; it must hold the squares of what K̃ over its unit gives.
+        unit: what K̃ is divided by for that.
     """
 
     matmul: Callable[[Array], Array]
@@ -220,7 +220,7 @@ def require_positive(smallest: float, largest: float, dtype: np.dtype, unit: flo
 
 
 def multiply(problem: Problem, block: Array) -> Array:
-    """K̃ times a block, in the problem's dtype, checked."""
+    """K̃ over its unit times a block, in the problem's dtype, checked."""
     image = jnp.asarray(problem.matmul(block))
     if image.shape != block.shape:
         raise ValueError(
@@ -233,7 +233,7 @@ def multiply(problem: Problem, block: Array) -> Array:
             f"kernel holds NaN or infinity: {int((~finite).sum())} of {len(finite)} rows of its "
             f"product with a finite block are not finite, the first is row {np.argmin(finite)}."
         )
-    return image.astype(problem.dtype)
+    return image.astype(problem.dtype) * jnp.asarray(1 / problem.unit, problem.dtype)
 
 
 def _require_symmetry(block: Array, image: Array) -> None:

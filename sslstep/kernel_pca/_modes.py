@@ -252,9 +252,8 @@ def _leading_modes(
     # A power of 4, so that dividing by it or by its root rounds nothing.
     largest = float(jnp.abs(image).max())
     unit = 4.0 ** int(np.clip(round(np.log2(largest) / 2), -60, 60)) if largest > 0 else 1.0
-    over_unit = jnp.asarray(1 / unit, dtype)
-    scaled = problem._replace(matmul=lambda v: _krylov.multiply(problem, v) * over_unit, unit=unit)
-    ritz, iterations = _krylov.solve(scaled, start, image * over_unit, limits)
+    image = image * jnp.asarray(1 / unit, dtype)
+    ritz, iterations = _krylov.solve(problem._replace(unit=unit), start, image, limits)
     return KernelModes(
         jnp.asarray(ritz.eigenvalues[:dim] * unit, dtype),
         ritz.vectors[:, :dim] * jnp.asarray(unit**-0.5, dtype),
