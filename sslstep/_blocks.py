@@ -132,8 +132,8 @@ def assemble(
     progress: bool | None,
 ) -> Array:
     """The matrix as an array, in which every block is put in place."""
-    if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
-        raise ValueError(f"dtype = {jnp.dtype(dtype)} needs x64 enabled, or a file: out.")
+    if dtype is not None:
+        _check.require_available(dtype, otherwise=", or a file: out")
     result = None
     for block in blocks(tasks, batch_size, dtype, progress):
         if result is None:

@@ -59,6 +59,12 @@ def _is_float_or_number(value: Any) -> bool:
     return isinstance(value, int | float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)
 
 
+def require_available(dtype: Any, otherwise: str = "") -> None:
+    """Raise if JAX would compute in less than this dtype, as in place of float64 without x64."""
+    if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
+        raise ValueError(f"dtype = {jnp.dtype(dtype)} needs x64 enabled{otherwise}.")
+
+
 def require_matrix(name: str, value: Any, wanted: str) -> tuple[int, int]:
     """Check that `value` is a non-empty matrix and return its shape."""
     shape = shape_of(value)

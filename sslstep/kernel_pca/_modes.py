@@ -276,8 +276,7 @@ def _as_function(kernel: Kernel, dtype: Any) -> tuple[Callable[[Array], Array], 
 
 
 def _precise(dtype: np.dtype) -> np.dtype:
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise ValueError(f"dtype = {dtype} needs x64 enabled.")
+    _check.require_available(dtype)
     if jnp.finfo(dtype).bits < 32:
         raise ValueError(
             f"solver='krylov' does not converge in {dtype}: give the kernel in float32 or float64, "

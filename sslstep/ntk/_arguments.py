@@ -57,8 +57,7 @@ def accumulator(dtype: DTypeLike | None, params: PyTree) -> np.dtype:
         return np.dtype(widest if _bits(widest) >= 32 else np.float32)
     if not jnp.issubdtype(dtype, jnp.floating) or _bits(dtype) < 32:
         raise ValueError(f"dtype must be float32 or float64, got {jnp.dtype(dtype)}.")
-    if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
-        raise ValueError(f"dtype = {jnp.dtype(dtype)} needs x64 enabled.")
+    _check.require_available(dtype)
     return np.dtype(dtype)
 
 
