@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
+
+from sslstep import _check, _convolutions
 
 # Before JAX 0.12 XLA gives convolutions on CPU to a library that runs each on one thread. So told,
 # it keeps that library for all else, and runs convolutions itself, on all threads.
@@ -13,20 +16,34 @@ _MANY_THREADS = {
 }
 
 
+def devices_of(tree: PyTree) -> list[jax.Device]:
+    """Where its arrays lie; if all are being traced, where they may come to lie."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    found = {device for a in leaves if _check.is_concrete(a) for device in a.devices()}
+    return list(found) or jax.devices()
+
+
+def on_cpu(devices: Sequence[jax.Device]) -> bool:
+    """Whether all are CPUs."""
+    return all(device.platform == "cpu" for device in devices)
+
+
 def compiler_options(devices: Sequence[jax.Device]) -> dict[str, Any] | None:
     """What ``jax.jit`` is told beyond its defaults, measured in docs/benchmarks.md."""
-    on_cpu = all(device.platform == "cpu" for device in devices)
-    return dict(_MANY_THREADS) if on_cpu and _needs_and_has_many_threads() else None
+    return dict(_MANY_THREADS) if on_cpu(devices) and _needs_and_has_many_threads() else None
 
 
 def jit(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Any:
-    """``jax.jit`` with :func:`compiler_options`; of one function always the same."""
-    return _jit(function, compiler_options(devices) is not None)
+    """``jax.jit`` with these, and on CPUs with convolutions in order; of one function the same."""
+    return _jit(function, on_cpu(devices))
 
 
 @functools.cache
-def _jit(function: Callable[..., Any], many_threads: bool) -> Any:
-    return jax.jit(function, compiler_options=dict(_MANY_THREADS) if many_threads else None)
+def _jit(function: Callable[..., Any], on_cpu: bool) -> Any:
+    if not on_cpu:
+        return jax.jit(function)
+    options = dict(_MANY_THREADS) if _needs_and_has_many_threads() else None
+    return jax.jit(_convolutions.in_order(function), compiler_options=options)
 
 
 @functools.cache

@@ -75,8 +75,3 @@ def require_count(name: str, value: Any) -> None:
 def is_traced(*values: Any) -> bool:
     """Whether any of the values is being traced, or whatever is computed now."""
     return not _check.is_concrete(jnp.zeros(()), *values)
-
-
-def devices_of(x: Array) -> list[jax.Device]:
-    """Where an array lies; of one being traced, where it may come to lie."""
-    return list(x.devices()) if _check.is_concrete(x) else jax.devices()

@@ -70,7 +70,7 @@ def operator(
     directions = jnp.ones((1, dim)) if kind == "scalar" else jnp.eye(dim)
     blocks = _arguments.blocks(x, min(batch_size, len(x)))
     consts = jax.make_jaxpr(apply_fn)(params, x[:1]).consts
-    compiled = _xla.jit(_multiply, _arguments.devices_of(x))
+    compiled = _xla.jit(_multiply, _xla.devices_of(x))
 
     def multiply(v: Float[ArrayLike, "n b"]) -> Float[Array, "n b"]:
         if _check.require_matrix("v", v, f"({len(x)}, b)")[0] != len(x):

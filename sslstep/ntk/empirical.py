@@ -210,7 +210,7 @@ def _kernel(
 
     known = (rows, columns, *program.consts, *jax.tree.leaves((apply_fn, params)))
     concrete = not _arguments.is_traced(*known)
-    used = _arguments.devices_of(rows) if devices is None else devices
+    used = _xla.devices_of(rows) if devices is None else devices
     # Within what is being traced it is part of that.
     capture: Any = _xla.jit(_capture, used) if concrete else _capture
     parts: dict[tuple[int, int], Array] = {}

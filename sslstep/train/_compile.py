@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
-from sslstep import _check, _xla
+from sslstep import _check, _convolutions, _xla
 from sslstep.train._step import Metrics, Step, TrainState
 
 __all__ = ["CompiledStep", "compile_step"]
@@ -41,6 +41,7 @@ class CompiledStep:
         local = [device for device in self.devices if device.process_index == jax.process_index()]
         self.num_local = len(local)
         axis_name = None if parallel == "jit" else _AXIS
+        prepared = _convolutions.in_order if _xla.on_cpu(devices) else lambda function: function
 
         def run(state, images, indices):
             def one(state, chosen):
@@ -54,12 +55,12 @@ class CompiledStep:
 
         if parallel == "jit":
             options = _xla.compiler_options(devices)
-            self._compiled = jax.jit(run, donate_argnums=0, compiler_options=options)
+            self._compiled = jax.jit(prepared(run), donate_argnums=0, compiler_options=options)
         elif parallel == "pmap":
             # Only this process's devices have a place in the arrays that it hands to pmap.
             self._mesh = Mesh(np.asarray(local), (_AXIS,))
             # Always named: by itself pmap takes them in JAX's order, where the arrays do not lie.
-            self._compiled = jax.pmap(run, _AXIS, devices=self.devices, donate_argnums=0)
+            self._compiled = jax.pmap(prepared(run), _AXIS, devices=self.devices, donate_argnums=0)
         else:
             self._mesh = Mesh(np.asarray(self.devices), (_AXIS,))
             one, share = PartitionSpec(), PartitionSpec(None, _AXIS)
@@ -67,7 +68,7 @@ class CompiledStep:
                 run, mesh=self._mesh, in_specs=(one, one, share), out_specs=(one, one)
             )
             options = _xla.compiler_options(devices)
-            self._compiled = jax.jit(mapped, donate_argnums=0, compiler_options=options)
+            self._compiled = jax.jit(prepared(mapped), donate_argnums=0, compiler_options=options)
 
     def place(self, tree: PyTree) -> PyTree:
         """A copy of every leaf on every device: for a state, and for images before the first step.

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Real
 
-from sslstep import _check
+from sslstep import _check, _convolutions, _xla
 from sslstep.simulate import DivergenceError, record_steps
 
 __all__ = ["Descent", "full_batch_descent"]
@@ -93,6 +93,7 @@ def full_batch_descent(
         tuple(args),
         learning_rate,
         jnp.asarray(stops),
+        on_cpu=_xla.on_cpu(_xla.devices_of((params, args))),
         loss_fn=loss_fn,
         measure=measure or loss_fn,
         progress=progress,
@@ -107,9 +108,18 @@ def full_batch_descent(
     return Descent(final, records, learning_rate * jnp.asarray(steps, float))
 
 
-@partial(jax.jit, static_argnames=("loss_fn", "measure", "progress"))
-def _descend(params, args, learning_rate, stops, *, loss_fn, measure, progress):
+@partial(jax.jit, static_argnames=("on_cpu", "loss_fn", "measure", "progress"))
+def _descend(params, args, learning_rate, stops, *, on_cpu, **functions):
     """Final parameters, records at the stops, and the first step of infinite loss or -1."""
+
+    def descend(*traced):
+        return _descended(*traced, **functions)
+
+    prepared = _convolutions.in_order(descend) if on_cpu else descend
+    return prepared(params, args, learning_rate, stops)
+
+
+def _descended(params, args, learning_rate, stops, *, loss_fn, measure, progress):
     value_and_grad = jax.value_and_grad(loss_fn)
 
     def step(carry):
