@@ -26,6 +26,7 @@ DM_PIX = importlib.util.find_spec("dm_pix") is not None
 
 # Of each benchmark: the smallest options, and how many cases and rows they give.
 TINY = {
+    "convolutions": ("--images 2 --size 4 --full", 4, 12),
     "empirical_ntk": ("--networks mlp --samples 3", 1, 2 + TORCH),
     "kernel_pca": ("--pairs 20 --dim 3", 3, 8),
     "linear": ("--pairs 10 --crop 4 --steps 20", 1, 4),
