@@ -107,8 +107,7 @@ def fit(
         checkpoint_every: steps between checkpoints; there is one after the last step, too.
         keep: how many checkpoints to keep, at least 2.
         steps_per_dispatch: how many steps to hand to the devices at once. More than one pays where
-            a step is as short as a dispatch, some 0.1 ms to 1 ms; not of convolutions on a CPU,
-            which XLA runs slowly within a loop.
+            a step is as short as a dispatch, some 0.1 ms to 1 ms.
         settings: anything that JSON can hold and that determines the run. Written to
             ``settings.json``; a later call with others is refused. So is, by ``run.json``, one with
             another ``batch_size``, another key in ``state``, or images of another shape or dtype.

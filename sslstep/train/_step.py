@@ -145,7 +145,8 @@ def make_step(
         joint_views: whether both views pass through the network as one batch, so that batch norms
             see both (SimCLR in TensorFlow); else one after the other (Barlow Twins, VICReg).
         num_microbatches: in how many parts the batch passes through the network. Must divide each
-            device's share of it. They are a loop, in which XLA runs convolutions slowly on a CPU.
+            device's share of it. They are a loop: on a CPU compile it by :func:`compile_step`, as
+            ``jax.jit`` runs convolutions slowly within one.
 
     Returns:
         ``step(state, images, axis_name=None) -> (state, metrics)``. ``images`` is this device's
