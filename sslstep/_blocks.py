@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,35 @@ def as_samples(x: ArrayLike) -> Samples:
     return x if isinstance(x, jax.Array | np.ndarray) else np.asarray(x)
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Two arrays of one shape and dtype, one after the other; what lies in files stays there."""
+
+    first: np.ndarray
+    second: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of both together."""
+        return (len(self.first) + len(self.second), *self.first.shape[1:])
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        """The samples at increasing indices."""
+        num = len(self.first)
+        later = index[index >= num] - num
+        return np.concatenate([self.first[index[index < num]], self.second[later]])
+
+
+def joined(x: ArrayLike, x_prime: ArrayLike) -> Samples | Joined:
+    """Both views of all samples, one after the other."""
+    first, second = as_samples(x), as_samples(x_prime)
+    if isinstance(first, jax.Array) or isinstance(second, jax.Array):
+        return jnp.concatenate([first, second])
+    if first.dtype != second.dtype:
+        return np.concatenate([first, second])
+    return Joined(first, second)
+
+
 def needs_both(kernel_fn: Callable[..., Any]) -> bool:
     """Whether its second argument has no default, and so may not be None."""
     try:
@@ -40,7 +70,7 @@ class Task(NamedTuple):
     """A kernel matrix to compute, and where its first entry goes in the result."""
 
     kernel_fn: Callable[..., Any]
-    x1: Samples
+    x1: Samples | Joined
     x2: Samples | None = None
     row: int = 0
     column: int = 0
@@ -112,7 +142,7 @@ def _block(task: Task, i: int, j: int, batch_size: int, dtype: DTypeLike | None)
     return Block(values, row, column, mirrored=symmetric and not diagonal)
 
 
-def _samples(x: Samples, start: int, batch_size: int) -> Samples:
+def _samples(x: Samples | Joined, start: int, batch_size: int) -> Samples:
     """A block of samples; the last one is filled up, so that all have one shape."""
     num = x.shape[0]
     return x[np.minimum(np.arange(start, start + min(batch_size, num)), num - 1)]

@@ -100,11 +100,17 @@ def require_finite(name: str, value: Any) -> None:
         )
 
 
-def require_scalar(name: str, value: Any) -> None:
+def require_scalar(
+    name: str, value: Any, *, at_least: float | None = None, above: float | None = None
+) -> None:
     """Check that `value` is one number: an array would broadcast into another problem."""
     shape = shape_of(value)
     if shape != ():
         raise ValueError(f"{name} must be a number, got shape {shape}.")
+    if at_least is not None:
+        require_at_least(name, value, at_least)
+    if above is not None:
+        require_at_least(name, value, above, strict=True)
 
 
 def require_symmetric(name: str, value: Any, hint: str = "") -> None:

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
@@ -153,7 +152,7 @@ def pairs(
 
     Args:
         kernel_fn: the kernel function; with :class:`TwoTowers` the off-diagonal blocks are zero.
-        x: one view, shape ``(n, ...)``.
+        x: one view, shape ``(n, ...)``; memory-mapped arrays of one dtype are read block by block.
         x_prime: the other, in the same order.
         batch_size: as in :func:`matrix`.
         dtype: as in :func:`matrix`.
@@ -372,9 +371,7 @@ def _pair_tasks(
             f"x and x_prime must have one shape, got {_check.shape_of(x)} and "
             f"{_check.shape_of(x_prime)}: views of different kinds need TwoTowers."
         )
-    both = _blocks.as_samples(x), _blocks.as_samples(x_prime)
-    on_device = any(isinstance(value, jax.Array) for value in both)
-    return [_task(kernel_fn, (jnp if on_device else np).concatenate(both))], 2 * num
+    return [_blocks.Task(as_kernel_fn(kernel_fn), _blocks.joined(x, x_prime))], 2 * num
 
 
 def _task(

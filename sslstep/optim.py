@@ -74,8 +74,7 @@ def lars(
         ("weight_decay", weight_decay),
         ("trust_coefficient", trust_coefficient),
     ):
-        _check.require_scalar(name, value)
-        _check.require_at_least(name, value, 0.0)
+        _check.require_scalar(name, value, at_least=0.0)
     adapt = optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient),
@@ -119,10 +118,8 @@ def sgd(
         >>> optimizer = optim.sgd(0.5, momentum=0.9, weight_decay=1e-5)
     """
     _require_rate("learning_rate", learning_rate)
-    _check.require_scalar("momentum", momentum)
-    _check.require_at_least("momentum", momentum, 0.0)
-    _check.require_scalar("weight_decay", weight_decay)
-    _check.require_at_least("weight_decay", weight_decay, 0.0)
+    _check.require_scalar("momentum", momentum, at_least=0.0)
+    _check.require_scalar("weight_decay", weight_decay, at_least=0.0)
     descent = optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov)
     if not weight_decay:
         return descent
@@ -132,8 +129,7 @@ def sgd(
 def _require_rate(name: str, rate: optax.ScalarOrSchedule | None) -> None:
     """Schedules pass: what they give is known only in training."""
     if rate is not None and not callable(rate):
-        _check.require_scalar(name, rate)
-        _check.require_at_least(name, rate, 0.0)
+        _check.require_scalar(name, rate, at_least=0.0)
 
 
 def precondition(
@@ -336,10 +332,8 @@ def warmup_cosine(
         >>> [round(float(rate(k)), 4) for k in (0, 5, 10, 55, 100)]
         [0.0, 0.1, 0.2, 0.1001, 0.0002]
     """
-    _check.require_scalar("peak", peak)
-    _check.require_at_least("peak", peak, 0.0)
-    _check.require_scalar("end_factor", end_factor)
-    _check.require_at_least("end_factor", end_factor, 0.0)
+    _check.require_scalar("peak", peak, at_least=0.0)
+    _check.require_scalar("end_factor", end_factor, at_least=0.0)
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f"warmup_steps must lie in [0, total_steps), got {warmup_steps} of {total_steps}."

@@ -121,8 +121,7 @@ def gradient_descent(
         ((5, 2), 2, 0.0)
     """
     weights, all_modes = _prepare(weights, gamma_matrix)
-    _check.require_scalar("learning_rate", learning_rate)
-    _check.require_at_least("learning_rate", learning_rate, 0.0, strict=True)
+    _check.require_scalar("learning_rate", learning_rate, above=0.0)
     _warn_if_unstable(learning_rate, all_modes.eigenvalues)
     steps = record_steps(num_steps, record_every, record_at)
     moving = _moving(all_modes.eigenvalues, computed=not isinstance(gamma_matrix, Modes))

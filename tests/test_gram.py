@@ -1,6 +1,7 @@
 """Matrices in blocks against matrices at once."""
 
 import os
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -163,6 +164,26 @@ def test_a_file_holds_the_same(tmp_path, stored):
     with pytest.raises(FileExistsError, match=r"kernel\.npy exists already"):
         gram.pairs(rational, x, x, out=str(path))
     np.testing.assert_array_equal(value, np.load(path))
+
+
+def test_views_in_files_are_read_block_by_block(tmp_path):
+    rng = np.random.default_rng(0)
+    views = rng.normal(size=(2, 30, 20_000)).astype(np.float32)
+    np.save(tmp_path / "views.npy", views)
+    x, x_prime = np.load(tmp_path / "views.npy", mmap_mode="r")
+
+    def inner_products(x1, x2=None):
+        return x1 @ (x1 if x2 is None else x2).T / x1.shape[1]
+
+    tracemalloc.start()
+    value = gram.pairs(inner_products, x, x_prime, batch_size=4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < x.nbytes
+    both = views.reshape(60, -1)
+    np.testing.assert_allclose(value, both @ both.T / both.shape[1], atol=1e-6)
+    mixed = gram.pairs(inner_products, x, x_prime.astype(np.float64), batch_size=4)
+    np.testing.assert_allclose(mixed, value, atol=1e-6)
 
 
 def test_two_towers_in_a_file(tmp_path):

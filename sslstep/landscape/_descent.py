@@ -152,8 +152,7 @@ def max_learning_rate(
         >>> [round(float(landscape.max_learning_rate(loss, gammas)), 2) for loss in losses]
         [0.25, 0.98, 0.49]
     """
-    _check.require_scalar("overshoot", overshoot)
-    _check.require_at_least("overshoot", overshoot, 0.0, strict=True)
+    _check.require_scalar("overshoot", overshoot, above=0.0)
     _check.require_vector("eigenvalues", eigenvalues, "(k,)")
     _check.require_finite("eigenvalues", eigenvalues)
     (eigenvalues,) = _check.as_floats(eigenvalues)

@@ -79,8 +79,7 @@ def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> ModewiseLoss:
         >>> [round(float(t), 2) for t in waits]
         [3.45, 0.65]
     """
-    _check.require_scalar("softening", softening)
-    _check.require_at_least("softening", softening, 0.0, strict=True)
+    _check.require_scalar("softening", softening, above=0.0)
 
     def parts(x):
         delta = jnp.asarray(softening, x.dtype)
@@ -127,8 +126,7 @@ def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> ModewiseLoss:
         >>> landscape.smoothed(0.5).value(jnp.array([0.0, 1.0, 2.0]))
         Array([1.  , 0.  , 0.25], dtype=float32)
     """
-    _check.require_scalar("leak", leak)
-    _check.require_at_least("leak", leak, 0.0)
+    _check.require_scalar("leak", leak, at_least=0.0)
 
     def weight(x):
         return jnp.where(x > 1, jnp.asarray(leak, x.dtype) ** 2, 1)
@@ -187,8 +185,7 @@ def hinge(width: Real[ArrayLike, ""] = 0.1) -> ModewiseLoss:
         >>> landscape.hinge(0.5).value(jnp.array([0.0, 1.0, 1.5, 2.5]))
         Array([0.25, 0.  , 0.  , 1.  ], dtype=float32)
     """
-    _check.require_scalar("width", width)
-    _check.require_at_least("width", width, 0.0)
+    _check.require_scalar("width", width, at_least=0.0)
     _check.require_at_least("1 - width", 1 - jnp.asarray(width), 0.0, strict=True)
     number: Any = width
     rest = 1 - number  # in the precision of what it is used with, if it is a Python number
@@ -222,8 +219,7 @@ def modewise(transform: Callable[[Array], Array], rest: Real[ArrayLike, ""] = 1.
         >>> float(loss.value(0.5)), float(landscape.quartic().value(0.5))
         (0.0625, 0.0625)
     """
-    _check.require_scalar("rest", rest)
-    _check.require_at_least("rest", rest, 0.0, strict=True)
+    _check.require_scalar("rest", rest, above=0.0)
     distance = _spectral.squared_distance(transform)
 
     slope = jnp.vectorize(jax.grad(distance))
@@ -263,8 +259,7 @@ def preconditioned(loss: ModewiseLoss, alpha: Real[ArrayLike, ""] = 0.1) -> Mode
         ...  for loss in (landscape.plain(), faster)]
         [3.45, 0.39]
     """
-    _check.require_scalar("alpha", alpha)
-    _check.require_at_least("alpha", alpha, 0.0, strict=True)
+    _check.require_scalar("alpha", alpha, above=0.0)
 
     def force(x):
         a = jnp.asarray(alpha, x.dtype)

@@ -265,8 +265,7 @@ def preconditioned_max_learning_rate(
         ...  for a in (1.0, 0.1)]
         [0.25, 0.25]
     """
-    _check.require_scalar("alpha", alpha)
-    _check.require_at_least("alpha", alpha, 0.0, strict=True)
+    _check.require_scalar("alpha", alpha, above=0.0)
     _check.require_vector("eigenvalues", eigenvalues, "(k,)")
     _check.require_finite("eigenvalues", eigenvalues)
     gamma, alpha = _check.as_floats(eigenvalues, alpha)
@@ -292,8 +291,7 @@ def _arguments(t, eigenvalues, initial, alpha) -> list[Array]:
             f"{_check.shape_of(t)}, {shapes[0]} and {shapes[1]}."
         )
     _check.require_at_least("eigenvalues", eigenvalues, 0.0, strict=True)
-    _check.require_scalar("alpha", alpha)
-    _check.require_at_least("alpha", alpha, 0.0, strict=True)
+    _check.require_scalar("alpha", alpha, above=0.0)
     t, gamma, start, alpha = _check.as_floats(t, eigenvalues, initial, alpha)
     _check.require_at_least("the size of initial", jnp.abs(start), 0.0, strict=True)
     _check.require_at_least("1 - eigenvalues * initial**2", 1 - gamma * start**2, 0.0, strict=True)

@@ -52,8 +52,7 @@ def lars_steps(
         ...  for s0 in (1e-2, 1e-3)]
         [461, 691]
     """
-    _check.require_scalar("relative_rate", relative_rate)
-    _check.require_at_least("relative_rate", relative_rate, 0.0, strict=True)
+    _check.require_scalar("relative_rate", relative_rate, above=0.0)
     shapes = [_check.shape_of(part) for part in (eigenvalues, initial)]
     if shapes[0] != shapes[1] or len(shapes[0]) != 1 or len(_check.shape_of(t)) != 1:
         raise ValueError(

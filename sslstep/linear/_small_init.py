@@ -68,8 +68,7 @@ def init_weights(
         >>> linear.init_weights(jax.random.key(0), dim=3, num_features=5, init_scale=1e-7).shape
         (3, 5)
     """
-    _check.require_scalar("init_scale", init_scale)
-    _check.require_at_least("init_scale", init_scale, 0.0)
+    _check.require_scalar("init_scale", init_scale, at_least=0.0)
     if not 1 <= dim <= num_features:
         raise ValueError(
             f"dim must be between 1 and num_features: got dim = {dim} with {num_features} "
@@ -102,8 +101,7 @@ def initial_singular_values(init_scale: Real[ArrayLike, ""], dim: int) -> Float[
         >>> print(*(f"{s:.3f}" for s in linear.initial_singular_values(2.0, 4)))
         4.000 3.464 2.828 2.000
     """
-    _check.require_scalar("init_scale", init_scale)
-    _check.require_at_least("init_scale", init_scale, 0.0)
+    _check.require_scalar("init_scale", init_scale, at_least=0.0)
     _check.require_at_least("dim", dim, 1)
     degrees = jnp.arange(dim, 0, -1, dtype=jnp.result_type(init_scale, float))
     return jnp.asarray(init_scale, degrees.dtype) * jnp.sqrt(degrees)

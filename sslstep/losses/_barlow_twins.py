@@ -52,8 +52,7 @@ def barlow_twins(
         >>> float(losses.barlow_twins(z, z, batch_norm=False))  # C = I / 2
         0.5
     """
-    _check.require_scalar("off_diagonal", off_diagonal)
-    _check.require_at_least("off_diagonal", off_diagonal, 0.0)
+    _check.require_scalar("off_diagonal", off_diagonal, at_least=0.0)
     c = correlation(z, z_prime, batch_norm, eps, axis_name)
     if symmetrise:
         c = (c + c.T) / 2

@@ -53,8 +53,7 @@ def correlation(
 ) -> Array:
     """C of the whole batch, not symmetrised; of views checked and, if asked, normalised."""
     z, z_prime = pair(z, z_prime)
-    _check.require_scalar("eps", eps)
-    _check.require_at_least("eps", eps, 0.0)
+    _check.require_scalar("eps", eps, at_least=0.0)
     if batch_norm:
         z, z_prime = (normalised(view, eps, axis_name) for view in (z, z_prime))
     return mean_of_devices(matmul(z.T, z_prime) / z.shape[0], axis_name)

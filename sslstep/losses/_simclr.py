@@ -49,8 +49,7 @@ def simclr(
         0.5514
     """
     z, z_prime = pair(z, z_prime)
-    _check.require_scalar("temperature", temperature)
-    _check.require_at_least("temperature", temperature, 0.0, strict=True)
+    _check.require_scalar("temperature", temperature, above=0.0)
     here = jnp.concatenate([_unit(z), _unit(z_prime)])
     others, first = here, jnp.zeros((), jnp.int32)
     n = z.shape[0]

@@ -69,8 +69,7 @@ def vicreg(
     """
     weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
     for name, weight in weights.items():
-        _check.require_scalar(name, weight)
-        _check.require_at_least(name, weight, 0.0)
+        _check.require_scalar(name, weight, at_least=0.0)
     terms = vicreg_terms(z, z_prime, eps=eps, axis_name=axis_name)._asdict()
     return sum(
         (jnp.asarray(weight, terms[name].dtype) * terms[name] for name, weight in weights.items()),
@@ -115,8 +114,7 @@ def vicreg_terms(
         [0.0, 0.495, 0.0]
     """
     z, z_prime = pair(z, z_prime)
-    _check.require_scalar("eps", eps)
-    _check.require_at_least("eps", eps, 0.0)
+    _check.require_scalar("eps", eps, at_least=0.0)
     n = z.shape[0] * num_devices(axis_name)
     if n < 2:
         raise ValueError("vicreg needs the variance over a batch of at least 2 samples, got 1.")

@@ -45,8 +45,7 @@ def ridge(
         3.0000 1.0000
     """
     features, targets = _prepare(features, targets)
-    _check.require_scalar("regularisation", regularisation)
-    _check.require_at_least("regularisation", regularisation, 0.0)
+    _check.require_scalar("regularisation", regularisation, at_least=0.0)
     mean, mean_target = features.mean(axis=0), targets.mean(axis=0)
     n = features.shape[0]
     u, s, vt = _svd(features - mean[None, :])

@@ -265,8 +265,7 @@ def coincidence_test(
         )
     _check.require_finite("a", first)
     _check.require_finite("b", second)
-    _check.require_scalar("smooth", smooth)
-    _check.require_at_least("smooth", smooth, 0.0)
+    _check.require_scalar("smooth", smooth, at_least=0.0)
     rests = []
     for name, series in (("a", first), ("b", second)):
         if np.ptp(series) == 0:
