@@ -38,7 +38,10 @@ class RunFiles:
         """Refuse a folder of another run: by the caller's settings, and by what a run sees."""
         if self.folder is not None:
             _require_same(self.folder / "settings.json", settings)
-            _require_same(self.folder / "run.json", seen)
+            path = self.folder / "run.json"
+            # An earlier version wrote less of them.
+            written = _read_settings(path).keys() if path.exists() else ()
+            _require_same(path, {name: value for name, value in seen.items() if name in written})
 
     def remember(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
         """Write the settings, once it is clear that the run goes on here.

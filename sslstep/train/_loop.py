@@ -4,6 +4,7 @@ import contextlib
 import logging
 import signal
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,7 +111,7 @@ def fit(
             a step is as short as a dispatch, some 0.1 ms to 1 ms.
         settings: anything that JSON can hold and that determines the run. Written to
             ``settings.json``; a later call with others is refused. So is, by ``run.json``, one with
-            another ``batch_size``, another key in ``state``, or images of another shape or dtype.
+            another ``batch_size``, another key in ``state``, or other images.
         progress: what to call the run in a progress bar, shown on terminals; None for no bar.
 
     Returns:
@@ -168,7 +169,7 @@ def fit(
 
     writer = jax.process_index() == 0
     files = RunFiles(Path(folder) if folder is not None and writer else None, keep)
-    described = settings or {}, _seen(state, images, batch_size)
+    described = settings or {}, _seen(state, images, batch_size) if files.folder else {}
     files.require_same(*described)
     first_of_all = int(state.step)
     start, state = _agree(*files.resume(state))
@@ -250,9 +251,19 @@ def _dispatches(first: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
 
 def _seen(state: TrainState, images: PyTree, batch_size: int) -> dict[str, Any]:
     """What determines a run beside its settings, and an array of the state does not show."""
-    leaves = [f"{leaf.dtype} {tuple(leaf.shape)}" for leaf in jax.tree.leaves(images)]
-    key = np.asarray(jax.random.key_data(state.key)).ravel().tolist()
-    return {"batch_size": int(batch_size), "images": leaves, "key": key}
+    leaves = jax.tree.leaves(images)
+    return {
+        "batch_size": int(batch_size),
+        "images": [f"{leaf.dtype} {tuple(leaf.shape)}" for leaf in leaves],
+        "checksums of images": [_checksum(leaf) for leaf in leaves],
+        "key": np.asarray(jax.random.key_data(state.key)).ravel().tolist(),
+    }
+
+
+def _checksum(leaf: Any) -> str:
+    """Of an array's bytes, at 1 GB or more a second."""
+    flat = np.ascontiguousarray(leaf).reshape(-1)
+    return f"{zlib.crc32(flat.view(np.uint8).data):08x}"
 
 
 class _Signals:

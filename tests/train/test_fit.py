@@ -302,14 +302,21 @@ def test_other_settings_networks_and_folders_are_refused(copy, tmp_path):
         train.read_run(tmp_path / "b")
 
 
-def test_another_batch_size_or_key_is_refused(copy):
+def test_another_batch_size_or_key_or_other_images_are_refused(copy):
     run = json.loads((copy / "run.json").read_text())
     assert run["batch_size"] == training.BATCH
     with pytest.raises(ValueError, match=rf"\(batch_size = {training.BATCH}, now 4\)"):
         training.fit(copy, batch_size=4)
     with pytest.raises(ValueError, match=r"other settings \(key = .*, now "):
         training.fit(copy, start=training.state(seed=1))
+    images = np.array(training.images())
+    images[3, 2, 1, 0] ^= 1
+    with pytest.raises(ValueError, match=r"other settings \(checksums of images = \['"):
+        training.fit(copy, images=images)
     assert json.loads((copy / "run.json").read_text()) == run
+    del run["checksums of images"]
+    (copy / "run.json").write_text(json.dumps(run))  # as an earlier version wrote it
+    training.fit(copy, 30, images=images)
     (copy / "run.json").unlink()  # as of a run that was begun with an earlier version
     with pytest.raises(ValueError, match="num_steps = 5, but the run has"):
         training.fit(copy, 5, batch_size=4)

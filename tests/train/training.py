@@ -46,14 +46,14 @@ def record():
     return train.make_record(NETWORK, x, x_prime, batch_size=16)
 
 
-def fit(folder=None, num_steps=STEPS, step=None, start=None, **settings):
+def fit(folder=None, num_steps=STEPS, step=None, start=None, images=images, **settings):
     """The run, as every test makes it unless it says otherwise."""
     settings = {"record": record(), "record_at": range(0, num_steps + 1, 15)} | settings
     settings = {"batch_size": BATCH} | settings
     return train.fit(
         compiled() if step is None else step,
         state() if start is None else start,
-        images(),
+        images() if callable(images) else images,
         num_steps=num_steps,
         folder=folder,
         checkpoint_every=10,
