@@ -160,7 +160,7 @@ docs: $(VENV)/.docs  ## the documentation, every example run, into docs/_build/h
 BUILD_DOCS = $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build/html
 
 .PHONY: bench
-bench: $(VENV)/.bench $(VENV)/.torch  ## all benchmarks, an hour at most, into results/benchmarks/report.md
+bench: $(VENV)/.bench $(VENV)/.torch  ## all benchmarks, ten minutes each at most, into results/benchmarks/report.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 ##@ Keep house

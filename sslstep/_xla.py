@@ -30,7 +30,7 @@ def on_cpu(devices: Sequence[jax.Device]) -> bool:
 
 def compiler_options(devices: Sequence[jax.Device]) -> dict[str, Any] | None:
     """What ``jax.jit`` is told beyond its defaults, measured in docs/benchmarks.md."""
-    return dict(_MANY_THREADS) if on_cpu(devices) and _needs_and_has_many_threads() else None
+    return _options_on_cpu() if on_cpu(devices) else None
 
 
 def jit(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Any:
@@ -42,17 +42,16 @@ def jit(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Any:
 def _jit(function: Callable[..., Any], on_cpu: bool) -> Any:
     if not on_cpu:
         return jax.jit(function)
-    options = dict(_MANY_THREADS) if _needs_and_has_many_threads() else None
-    return jax.jit(_convolutions.in_order(function), compiler_options=options)
+    return jax.jit(_convolutions.in_order(function), compiler_options=_options_on_cpu())
 
 
 @functools.cache
-def _needs_and_has_many_threads() -> bool:
+def _options_on_cpu() -> dict[str, Any] | None:
     """Options of XLA come and go: this one is used where it is needed and accepted."""
     if jax.__version_info__ >= (0, 12):
-        return False
+        return None
     try:
         jax.jit(lambda x: x, compiler_options=_MANY_THREADS).lower(0.0).compile()
     except (jax.errors.JaxRuntimeError, ValueError):
-        return False
-    return True
+        return None
+    return dict(_MANY_THREADS)

@@ -43,6 +43,16 @@ def close(
 ) -> Claim:
     """The measured value lies within ``tolerance`` (absolute) of the expected one.
 
+    Args:
+        statement: what is claimed, in a sentence.
+        where: the equation, figure or section it comes from; or "beyond the paper".
+        expected: the predicted value.
+        measured: the measured value; NaN or infinity never hold.
+        tolerance: how far they may be apart.
+
+    Returns:
+        The claim, and whether it holds.
+
     Example:
         >>> from sslstep import claims
         >>> claims.close("pi is 3.14", "-", expected=3.14, measured=3.1416, tolerance=0.01).holds
@@ -56,7 +66,8 @@ def below(
 ) -> Claim:
     """The measured value exceeds the expected one by ``tolerance`` at most.
 
-    For errors and residuals: ``expected`` is what they would be at best, usually zero.
+    For errors and residuals: ``expected`` is what they would be at best, usually zero. The rest is
+    as in :func:`close`.
 
     Example:
         >>> from sslstep import claims
@@ -70,6 +81,8 @@ def above(
     statement: str, where: str, *, expected: float, measured: float, tolerance: float = 0.0
 ) -> Claim:
     """The measured value falls short of the expected one by ``tolerance`` at most.
+
+    Arguments are those of :func:`close`.
 
     Example:
         >>> from sslstep import claims
@@ -94,6 +107,14 @@ def save(path: str | Path, claims: Sequence[Claim]) -> None:
     Args:
         path: of the file.
         claims: in the order they should be read.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from sslstep import claims
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "claims.json"
+        >>> claims.save(path, [claims.below("it vanishes", "-", measured=0.0, tolerance=1.0)])
+        >>> claims.load(path)[0].statement
+        'it vanishes'
     """
     path = Path(path)
     draft = path.with_suffix(".tmp")
@@ -114,6 +135,9 @@ def load(path: str | Path) -> list[Claim]:
 
     Raises:
         ValueError: if the file is not a list of claims; the message names it.
+
+    Example:
+        See :func:`save`.
     """
     try:
         rows = json.loads(Path(path).read_text())

@@ -310,6 +310,7 @@ def _trajectory(times: Array, coefficients: Array, all_modes: Modes) -> Trajecto
 
 
 def record_steps(num_steps: int, record_every: int, record_at) -> np.ndarray:
+    """The steps of which there is a record, checked: those given, or every so many."""
     _check.require_at_least("num_steps", num_steps, 0)
     if record_at is None:
         _check.require_at_least("record_every", record_every, 1)

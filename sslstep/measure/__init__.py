@@ -1,4 +1,4 @@
-"""Measurements on embeddings: spectra and the times at which their dimensions are learned."""
+"""Measurements on embeddings: spectra, steps and their tests, alignment of subspaces, probes."""
 
 from sslstep._lazy import submodules
 
