@@ -108,9 +108,24 @@ def test_public_names_are_documented_and_annotated(path: str) -> None:
             assert inspect.Signature.empty not in hints, f"{path}.{name} lacks type hints"
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("sslstep/**/*.py")), ids=lambda p: p.stem)
-def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400, "a file that passes 400 lines is two files"
+# Longer than 400 lines, and why.
+LONG = {
+    "tests/test_errata.py": "a test for each entry of docs/errata.md, in its order",
+    "tests/experiments/test_experiments.py": "every experiment goes through the same checks",
+    "tests/kernel_pca/test_modes.py": "both solvers go through the same cases",
+    "tests/train/test_fit.py": "its cases copy one finished run, and spoil it",
+}
+
+
+def test_files_are_short() -> None:
+    folders = ("sslstep", "experiments", "benchmarks", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    long = {
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if len(path.read_text().splitlines()) > 400
+    }
+    assert long == LONG.keys(), "a file that passes 400 lines is two files, or has a reason"
 
 
 def read_setup_cfg() -> configparser.ConfigParser:
