@@ -26,6 +26,9 @@ ORDER = (
     "embedding_alignment",
 )
 
+# Figures and animations, by the ends of their names. PDFs are the same figures again.
+IMAGES = {".png": "image/png", ".gif": "image/gif"}
+
 # In a folder of results: why there are none.
 SKIPPED = "skipped.txt"
 
@@ -98,10 +101,10 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
     facts = ", ".join(f"{key} {value}" for key, value in about.items())
     if facts:
         parts.append(f'<p class="about">{html.escape(facts)}</p>')
-    for figure in sorted(folder.glob("*.png")):
+    for figure in sorted(path for path in folder.iterdir() if path.suffix in IMAGES):
         image = base64.b64encode(figure.read_bytes()).decode()
-        name = html.escape(figure.stem)
-        parts.append(f'<p><img alt="{name}" src="data:image/png;base64,{image}"></p>')
+        name, kind = html.escape(figure.stem), IMAGES[figure.suffix]
+        parts.append(f'<p><img alt="{name}" src="data:{kind};base64,{image}"></p>')
     rows = [
         [
             html.escape(claim.statement),

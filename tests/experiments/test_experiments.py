@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import importlib
+import io
 import itertools
 import json
 import re
@@ -319,6 +320,26 @@ def test_the_report_is_one_page_of_everything(tmp_path, capsys):
     assert "&quot;num_times&quot;: 101" in text
     assert html.escape(symmetry_breaking.__doc__.splitlines()[0]) in text
     assert "http" not in text  # nothing to fetch
+
+
+def write_result(folder, made=(), about=None):
+    """A folder of results without figures."""
+    folder.mkdir(parents=True)
+    claims.save(folder / "claims.json", made)
+    if about is not None:
+        (folder / "about.json").write_text(json.dumps(about))
+
+
+def test_the_report_shows_animations(tmp_path):
+    write_result(tmp_path / "animation" / "cpu")
+    Image.new("L", (3, 2)).save(tmp_path / "animation" / "cpu" / "embeddings.gif")
+    assert report.main(tmp_path) == 0
+    (shown,) = re.findall(
+        r'<img alt="embeddings" src="data:image/gif;base64,(.*?)">',
+        (tmp_path / "index.html").read_text(),
+    )
+    with Image.open(io.BytesIO(base64.b64decode(shown))) as movie:
+        assert (movie.format, movie.size) == ("GIF", (3, 2))
 
 
 @pytest.mark.parametrize(
