@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.report import SKIPPED, finished
+from experiments.report import SKIPPED, finished, skipped
 from sslstep import claims
 
 
@@ -18,8 +18,8 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="of experiments (default: all)")
     names = parser.parse_args(args).names
     folders = [path for path in sorted(finished(root)) if _of(path, names)]
-    skipped = [path for path in sorted(root.glob(f"*/*/{SKIPPED}")) if _of(path.parent, names)]
-    found = {path.parent.name for path in (*folders, *(path.parent for path in skipped))}
+    without = [path for path in sorted(skipped(root)) if _of(path, names)]
+    found = {path.parent.name for path in (*folders, *without)}
     if missing := [name for name in names if name not in found]:
         print(f"nothing of {', '.join(missing)} in {root.resolve()}", file=sys.stderr)
         return 1
@@ -30,8 +30,8 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
         (str(folder.relative_to(root)), claims.load(folder / "claims.json")) for folder in folders
     ]
     print(claims.table(groups))
-    for path in skipped:
-        print(f"not run: {path.parent.relative_to(root)}: {path.read_text().strip()}")
+    for path in without:
+        print(f"not run: {path.relative_to(root)}: {(path / SKIPPED).read_text().strip()}")
     return 0
 
 

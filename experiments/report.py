@@ -50,12 +50,12 @@ details { margin: 0.5rem 0; }
 
 def main(root: Path = Path("results")) -> int:
     """Write the page; the exit status is 1 where nothing has been run yet."""
-    folders = sorted(finished(root), key=_place)
-    if not folders:
+    folders, without = sorted(finished(root), key=_place), sorted(skipped(root), key=_place)
+    if not folders and not without:
         print(f"nothing in {root.resolve()}: run `make figures` first", file=sys.stderr)
         return 1
     draft = root / "index.html.partial"
-    draft.write_text(page(folders), encoding="utf-8")
+    draft.write_text(page(folders, without), encoding="utf-8")
     draft.replace(root / "index.html")
     print(root / "index.html")
     return 0
@@ -68,8 +68,14 @@ def finished(root: Path) -> Iterator[Path]:
             yield path.parent
 
 
-def page(folders: list[Path]) -> str:
-    """All of them, with a list at the head."""
+def skipped(root: Path) -> Iterator[Path]:
+    """Folders of what was not run, which say why."""
+    for path in root.glob(f"*/*/{SKIPPED}"):
+        yield path.parent
+
+
+def page(folders: list[Path], without: list[Path]) -> str:
+    """All of them, with a list at the head, and of what was not run why."""
     read = [(folder, claims.load(folder / "claims.json")) for folder in folders]
     held = sum(claim.holds for _, made in read for claim in made)
     total = sum(len(made) for _, made in read)
@@ -82,6 +88,11 @@ def page(folders: list[Path]) -> str:
         for folder, made in read
     ]
     contents = _table(["experiment", "claims that hold", "seconds of the last call"], rows)
+    if without:
+        why = [[_title(folder), (folder / SKIPPED).read_text().strip()] for folder in without]
+        contents += "\n" + _table(
+            ["not run", "why"], [[html.escape(cell) for cell in row] for row in why]
+        )
     sections = "\n".join(_section(folder, made) for folder, made in read)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -342,6 +342,19 @@ def test_the_report_shows_animations(tmp_path):
         assert (movie.format, movie.size) == ("GIF", (3, 2))
 
 
+def test_the_report_says_what_was_not_run(tmp_path):
+    folder = tmp_path / "probe_accuracy" / "cpu"
+    folder.mkdir(parents=True)
+    (folder / report.SKIPPED).write_text("no labels in <here>\n")
+    assert report.main(tmp_path) == 0  # though nothing else is there
+    text = (tmp_path / "index.html").read_text()
+    assert "<td>probe_accuracy/cpu</td><td>no labels in &lt;here&gt;</td>" in text
+    write_result(tmp_path / "mlp" / "cpu")
+    assert report.main(tmp_path) == 0
+    text = (tmp_path / "index.html").read_text()
+    assert text.index("mlp/cpu") < text.index("no labels") < text.index('<h2 id="mlp-cpu">')
+
+
 @pytest.mark.parametrize(
     ("args", "error", "message"),
     [
