@@ -1,11 +1,11 @@
-"""Print every claim that the runs in results/ made: `make claims`."""
+"""Print every claim that the runs in results/ made, each once: `make claims`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.report import SKIPPED, finished, skipped
+from experiments.report import SKIPPED, finished, repeated, skipped
 from sslstep import claims
 
 
@@ -26,10 +26,15 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
     if not found:
         print(f"no claims in {root.resolve()}: run `make figures` first", file=sys.stderr)
         return 1
-    groups = [
-        (str(folder.relative_to(root)), claims.load(folder / "claims.json")) for folder in folders
-    ]
+    runs = [(folder, claims.load(folder / "claims.json")) for folder in folders]
+    again = repeated(runs)
+    groups = [(str(path.relative_to(root)), made) for path, made in runs if path not in again]
     print(claims.table(groups))
+    for path, other in again.items():
+        print(
+            f"counted once: all claims of {path.relative_to(root)} are among those of "
+            f"{other.relative_to(root)}"
+        )
     for path in without:
         print(f"not run: {path.relative_to(root)}: {(path / SKIPPED).read_text().strip()}")
     return 0

@@ -7,7 +7,7 @@ import base64
 import html
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,35 @@ def skipped(root: Path) -> Iterator[Path]:
         yield path.parent
 
 
+def repeated(runs: Sequence[tuple[Path, Sequence[claims.Claim]]]) -> dict[Path, Path]:
+    """Folders all of whose claims another of the same experiment makes too, and which that is.
+
+    So it is of one method's run where all methods have been run: to the last digit, as they share
+    the training. Whoever counts claims would count those twice.
+    """
+    kept: list[tuple[Path, set[str]]] = []
+    found = {}
+    for folder, made in sorted(runs, key=lambda run: -len(run[1])):
+        these = set(map(str, made))  # as text, in which a NaN equals another
+        holders = [path for path, those in kept if path.parent == folder.parent and these <= those]
+        if these and holders:
+            found[folder] = holders[0]
+        else:
+            kept.append((folder, these))
+    return found
+
+
 def page(folders: list[Path], without: list[Path]) -> str:
     """All of them, with a list at the head, and of what was not run why."""
     read = [(folder, claims.load(folder / "claims.json")) for folder in folders]
-    held = sum(claim.holds for _, made in read for claim in made)
-    total = sum(len(made) for _, made in read)
+    again = repeated(read)
+    counted = [claim for folder, made in read if folder not in again for claim in made]
+    held = f"{sum(claim.holds for claim in counted)} of {len(counted)} claims hold."
+    held += "".join(
+        f"<br>Counted once: all claims of {html.escape(_title(folder))} are among those of "
+        f"{html.escape(_title(other))}."
+        for folder, other in again.items()
+    )
     rows = [
         [
             f'<a href="#{_anchor(folder)}">{html.escape(_title(folder))}</a>',
@@ -98,7 +122,7 @@ def page(folders: list[Path], without: list[Path]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n<title>sslstep: results</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>sslstep: results</h1>\n"
-        f"<p>{held} of {total} claims hold.</p>\n{contents}\n{sections}\n</body>\n</html>\n"
+        f"<p>{held}</p>\n{contents}\n{sections}\n</body>\n</html>\n"
     )
 
 

@@ -342,6 +342,33 @@ def test_the_report_shows_animations(tmp_path):
         assert (movie.format, movie.size) == ("GIF", (3, 2))
 
 
+def test_claims_of_part_of_a_run_count_once(tmp_path, capsys):
+    """As those of one method where all have been run, but not those of another seed."""
+    made = [
+        claims.close(f"claim {number}", "-", expected=1, measured=measured, tolerance=0.5)
+        for number, measured in enumerate((1.0, np.nan, 1.25))
+    ]
+    folder = tmp_path / "resnet"
+    write_result(folder / "cpu+methods=one", made[:2])
+    write_result(folder / "cpu", made)
+    write_result(folder / "cpu+out=same", made)
+    write_result(folder / "cpu+seeds=1", [made[0], made[2]._replace(measured=1.5)])
+    write_result(tmp_path / "another" / "cpu", made[:2])
+    write_result(tmp_path / "none" / "cpu")
+    write_result(tmp_path / "none" / "paper")
+    assert claims_table.main(root=tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "5 of 7 claims hold." in shown
+    assert [line for line in shown.splitlines() if line.startswith("counted once")] == [
+        f"counted once: all claims of resnet/{name} are among those of resnet/cpu"
+        for name in ("cpu+out=same", "cpu+methods=one")
+    ]
+    assert report.main(tmp_path) == 0
+    text = (tmp_path / "index.html").read_text()
+    assert "<p>5 of 7 claims hold.<br>Counted once: all claims of resnet/cpu+out=same are" in text
+    assert '<h2 id="resnet-cpu+methods=one">' in text  # its figures differ
+
+
 def test_the_report_says_what_was_not_run(tmp_path):
     folder = tmp_path / "probe_accuracy" / "cpu"
     folder.mkdir(parents=True)
