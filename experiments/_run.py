@@ -27,7 +27,7 @@ import numpy as np
 import tyro
 
 from experiments._images import UnfitError
-from experiments.report import SKIPPED
+from experiments.report import SECONDS, SKIPPED
 from sslstep import claims, plotting, train
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
             draw(experiment, config, arrays, draft)
             results = experiment.check(config, arrays)
         seconds = round(time.perf_counter() - start)
-        about = {**_about(experiment, options), "seconds of the last call": seconds}
+        about = {**_about(experiment, options), SECONDS: seconds}
         (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n")
         claims.save(draft / "claims.json", results)
         log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
@@ -269,9 +269,11 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _about(experiment: Experiment[C], options: Options[C, str]) -> dict[str, str]:
     """What made these results, beside their settings."""
     packages = ("jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy")
+    what, _, explanation = experiment.doc.partition("\n")
     return {
         "experiment": experiment.name,
-        "what": experiment.doc.splitlines()[0],
+        "what": what,
+        "explanation": explanation.strip("\n"),
         "preset": options.preset,
         "date": time.strftime("%Y-%m-%d"),
         "device": _devices(),

@@ -6,6 +6,7 @@ The page holds everything it shows: figures, claims, tables, settings, device, v
 import base64
 import html
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,6 +47,15 @@ pre { white-space: pre-wrap; font-size: 0.8rem; background: #f6f6f6; padding: 0.
 details { margin: 0.5rem 0; }
 .about { color: #555; font-size: 0.85rem; }
 """
+
+# In about.json.
+SECONDS = "seconds of the last call"
+
+NOTE = """<p class="about">Seconds are of the last call, figures and claims included; training runs
+that it found done and read from disk are not in them. What a claim expects is what the paper says
+or predicts. Where that is words, or of a larger network, it is a bound of ours, and the paper's
+number, if there is one, is in the claim. The measured value must be equal to it (=), at most
+(&lt;=) or at least (&gt;=) it, up to the tolerance.</p>"""
 
 
 def main(root: Path = Path("results")) -> int:
@@ -106,12 +116,13 @@ def page(folders: list[Path], without: list[Path]) -> str:
     rows = [
         [
             f'<a href="#{_anchor(folder)}">{html.escape(_title(folder))}</a>',
+            _text(_about(folder).get("what", "")),
             f"{sum(claim.holds for claim in made)} of {len(made)}",
-            _about(folder).get("seconds of the last call", ""),
+            _about(folder).get(SECONDS, ""),
         ]
         for folder, made in read
     ]
-    contents = _table(["experiment", "claims that hold", "seconds of the last call"], rows)
+    contents = _table(["experiment", "what it shows", "claims that hold", "seconds"], rows)
     if without:
         why = [[_title(folder), (folder / SKIPPED).read_text().strip()] for folder in without]
         contents += "\n" + _table(
@@ -122,7 +133,7 @@ def page(folders: list[Path], without: list[Path]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n<title>sslstep: results</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>sslstep: results</h1>\n"
-        f"<p>{held}</p>\n{contents}\n{sections}\n</body>\n</html>\n"
+        f"<p>{held}</p>\n{contents}\n{NOTE}\n{sections}\n</body>\n</html>\n"
     )
 
 
@@ -130,9 +141,8 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
     about = _about(folder)
     parts = [f'<h2 id="{_anchor(folder)}">{html.escape(_title(folder))}</h2>']
     about.pop("experiment", None)  # it is in the title
-    what = about.pop("what", "")
-    if what:
-        parts.append(f"<p>{html.escape(what)}</p>")
+    said = [about.pop("what", ""), *about.pop("explanation", "").split("\n\n")]
+    parts += [_paragraph(text) for text in said if text]
     facts = ", ".join(f"{key} {value}" for key, value in about.items())
     if facts:
         parts.append(f'<p class="about">{html.escape(facts)}</p>')
@@ -158,6 +168,17 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
             text = html.escape((folder / name).read_text())
             parts.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
     return "\n".join(parts)
+
+
+def _paragraph(text: str) -> str:
+    """Of a docstring: commands are indented in it."""
+    kind = "pre" if text.startswith("    ") else "p"
+    return f"<{kind}>{_text(text.strip())}</{kind}>"
+
+
+def _text(text: str) -> str:
+    """As HTML, with `code` as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _table(head: list[str], rows: list[list[Any]], fails: list[bool] | None = None) -> str:

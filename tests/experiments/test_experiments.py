@@ -318,7 +318,11 @@ def test_the_report_is_one_page_of_everything(tmp_path, capsys):
     figure = (tmp_path / "symmetry_breaking" / "cpu" / "figure.png").read_bytes()
     assert base64.b64encode(figure).decode() in text
     assert "&quot;num_times&quot;: 101" in text
-    assert html.escape(symmetry_breaking.__doc__.splitlines()[0]) in text
+    title, command_line, explanation = symmetry_breaking.__doc__.strip().split("\n\n")
+    assert text.count(html.escape(title)) == 2  # in the list and in the section
+    assert f"<pre>{command_line.strip()}</pre>" in text
+    assert f"<p>{html.escape(explanation)}</p>" in text
+    assert "training runs\nthat it found done and read from disk are not in them." in text
     assert "http" not in text  # nothing to fetch
 
 
@@ -328,6 +332,17 @@ def write_result(folder, made=(), about=None):
     claims.save(folder / "claims.json", made)
     if about is not None:
         (folder / "about.json").write_text(json.dumps(about))
+
+
+def test_the_report_reads_what_earlier_versions_wrote(tmp_path):
+    """Which said less of themselves, or nothing."""
+    write_result(tmp_path / "mlp" / "cpu", about={"what": "All `of` it & more.", "jax": "0.1"})
+    write_result(tmp_path / "older" / "cpu")  # without any
+    assert report.main(tmp_path) == 0
+    text = (tmp_path / "index.html").read_text()
+    assert text.count("All <code>of</code> it &amp; more.") == 2
+    assert "jax 0.1" in text
+    assert "<p></p>" not in text
 
 
 def test_the_report_shows_animations(tmp_path):
