@@ -3,15 +3,14 @@
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 
 from benchmarks._timing import Row
+from experiments import _machine
 
 PACKAGES = ("jax", "jaxlib", "flax", "torch")
 
@@ -19,54 +18,16 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch")
 def machine() -> dict[str, str]:
     """What numbers are of: date, machine, versions and commit."""
     load = " ".join(f"{value:.2f}" for value in os.getloadavg())
-    versions = {name: _version(name) for name in PACKAGES}
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "CPU": f"{_cpu()}, {os.cpu_count()} cores",
-        "device": _device(),
+        "CPU": _machine.host(),
+        # In a process of its own, as whoever asks takes hold of a GPU.
+        "device": _machine.output(sys.executable, "-m", "experiments._machine"),
         "load at the start": f"{load} (1, 5 and 15 minutes)",
         "Python": platform.python_version(),
-        **{name: version for name, version in versions.items() if version},
-        "commit": _commit(),
+        **_machine.versions(*PACKAGES),
+        "commit": _machine.commit(),
     }
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def _device() -> str:
-    """Asked in a process of its own, as whoever asks takes hold of a GPU."""
-    code = "import jax; print(len(jax.devices()), jax.devices()[0].device_kind, sep=' x ')"
-    return _output(sys.executable, "-c", code)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str:
-    commit = _output("git", "rev-parse", "--short", "HEAD")
-    changed = _output("git", "status", "--porcelain", "--untracked-files=no") not in ("", UNKNOWN)
-    return f"{commit}, and changes" if changed else commit
-
-
-UNKNOWN = "unknown"
-
-
-def _output(*command: str) -> str:
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return UNKNOWN
-    return done.stdout.strip()
 
 
 def markdown(about: Mapping[str, str], rows: Sequence[Row], failures: Mapping[str, str]) -> str:

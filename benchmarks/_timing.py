@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+
+from experiments import _machine
 
 OURS = "sslstep"
 
@@ -180,8 +181,7 @@ def parser(doc: str | None, *, rounds: int, full: str) -> argparse.ArgumentParse
 
 def print_machine(dtype: str) -> None:
     """What the numbers below it are of."""
-    device = jax.devices()[0].device_kind
-    print(f"{device}, {os.cpu_count()} cores, JAX {jax.__version__}, {dtype}")
+    print(f"{_machine.devices()}, {_machine.host()}, JAX {jax.__version__}, {dtype}")
 
 
 def installed(module: str) -> bool:

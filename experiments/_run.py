@@ -7,10 +7,8 @@ and `check`. This module turns them into a command line and one folder of result
 import argparse
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import logging
-import os
 import platform
 import re
 import shutil
@@ -26,6 +24,7 @@ import jax
 import numpy as np
 import tyro
 
+from experiments import _machine
 from experiments._images import UnfitError
 from experiments.report import SECONDS, SKIPPED
 from sslstep import claims, plotting, train
@@ -72,7 +71,8 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     folder = options.out or Path("results") / experiment.name / _folder_name(experiment, options)
     _require_replaceable(experiment, folder)
     with _draft_of(folder) as draft, _logging_to(draft / "log.txt"):
-        log.info("%s, preset %s, %s", experiment.name, options.preset, _machine())
+        about = _about(experiment, options)  # now, as the commit may change in the meantime
+        log.info("%s, preset %s, %s", experiment.name, options.preset, _machine.short())
         config = options.config
         (draft / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
         start = time.perf_counter()
@@ -89,8 +89,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
             log.info("run: %.1f s", time.perf_counter() - start)
             draw(experiment, config, arrays, draft)
             results = experiment.check(config, arrays)
-        seconds = round(time.perf_counter() - start)
-        about = {**_about(experiment, options), SECONDS: seconds}
+        about[SECONDS] = round(time.perf_counter() - start)
         (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n")
         claims.save(draft / "claims.json", results)
         log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
@@ -266,9 +265,9 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _about(experiment: Experiment[C], options: Options[C, str]) -> dict[str, str]:
+def _about(experiment: Experiment[C], options: Options[C, str]) -> dict[str, Any]:
     """What made these results, beside their settings."""
-    packages = ("jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy")
+    packages = ("sslstep", "jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy")
     what, _, explanation = experiment.doc.partition("\n")
     return {
         "experiment": experiment.name,
@@ -276,19 +275,12 @@ def _about(experiment: Experiment[C], options: Options[C, str]) -> dict[str, str
         "explanation": explanation.strip("\n"),
         "preset": options.preset,
         "date": time.strftime("%Y-%m-%d"),
-        "device": _devices(),
-        "host": f"{platform.machine()}, {os.cpu_count()} cores",
+        "device": _machine.devices(),
+        "host": _machine.host(),
         "Python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **_machine.versions(*packages),
+        "commit": _machine.commit(),
     }
-
-
-def _machine() -> str:
-    return f"JAX {jax.__version__} on {_devices()}, Python {platform.python_version()}"
-
-
-def _devices() -> str:
-    return ", ".join(f"{d.device_kind} ({d.platform})" for d in jax.devices())
 
 
 @contextmanager

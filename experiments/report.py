@@ -143,7 +143,7 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
     about.pop("experiment", None)  # it is in the title
     said = [about.pop("what", ""), *about.pop("explanation", "").split("\n\n")]
     parts += [_paragraph(text) for text in said if text]
-    facts = ", ".join(f"{key} {value}" for key, value in about.items())
+    facts = "; ".join(f"{key}: {value}" for key, value in about.items())
     if facts:
         parts.append(f'<p class="about">{html.escape(facts)}</p>')
     for figure in sorted(path for path in folder.iterdir() if path.suffix in IMAGES):

@@ -154,7 +154,7 @@ def test_the_machine_is_described() -> None:
     about = _report.machine()
     assert {"date", "CPU", "device", "load at the start", "Python", "jax", "commit"} <= set(about)
     assert all(about.values())
-    assert about["device"].endswith("cpu")
+    assert about["device"].endswith("(cpu)")
 
 
 def test_a_benchmark_that_fails_is_not_the_end(

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sslstep
 from experiments import (
     __main__,
+    _machine,
     _run,
     animation,
     element_dynamics,
@@ -334,6 +336,48 @@ def write_result(folder, made=(), about=None):
         (folder / "about.json").write_text(json.dumps(about))
 
 
+def git(folder, *args):
+    given = ["-c", "user.name=a", "-c", "user.email=a@b", *args]
+    done = subprocess.run(["git", *given], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_results_say_what_machine_and_code_made_them(tmp_path, monkeypatch):
+    """The commit of the checkout, not of a repository around it, and whether it was changed."""
+    git(tmp_path, "init")
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "file").write_text("as committed")
+    git(tmp_path, "add", "inner")
+    git(tmp_path, "commit", "-m", "outer")
+    monkeypatch.setattr(_machine, "ROOT", inner)
+    assert _machine.commit() == "unknown"
+    monkeypatch.setattr(_machine, "ROOT", tmp_path)
+    commit = git(tmp_path, "rev-parse", "--short", "HEAD")
+    assert _machine.commit() == commit
+    (inner / "file").write_text("changed")
+    out = tmp_path / "results" / "symmetry_breaking" / "cpu"
+    _run.main(symmetry_breaking.EXPERIMENT, ["--num-times", "101", "--out", str(out)])
+    about = results.load(out).about
+    assert about["commit"] == f"{commit}, and changes"
+    assert about["sslstep"] == sslstep.__version__
+    assert about["host"] == _machine.host()
+    assert report.main(tmp_path / "results") == 0
+    text = (tmp_path / "results" / "index.html").read_text()
+    for key in ("commit", "sslstep", "host", "device", "jax"):
+        assert html.escape(f"{key}: {about[key]}") in text
+
+
+def test_the_processor_is_told_from_others_of_its_name(tmp_path, monkeypatch):
+    path = tmp_path / "cpuinfo"
+    monkeypatch.setattr(_machine, "CPUINFO", path)
+    assert _machine.host().endswith(" cores")
+    path.write_text("cpu family\t: 25\nmodel\t\t: 1\nmodel name\t: A B\n\nmodel name\t: C\n")
+    assert _machine.host().startswith("A B (cpu family 25, model 1), ")
+    path.write_text("model name : A B\n")
+    assert _machine.host().startswith("A B, ")
+
+
 def test_the_report_reads_what_earlier_versions_wrote(tmp_path):
     """Which said less of themselves, or nothing."""
     write_result(tmp_path / "mlp" / "cpu", about={"what": "All `of` it & more.", "jax": "0.1"})
@@ -341,7 +385,7 @@ def test_the_report_reads_what_earlier_versions_wrote(tmp_path):
     assert report.main(tmp_path) == 0
     text = (tmp_path / "index.html").read_text()
     assert text.count("All <code>of</code> it &amp; more.") == 2
-    assert "jax 0.1" in text
+    assert "jax: 0.1" in text
     assert "<p></p>" not in text
 
 
