@@ -1,6 +1,6 @@
 """One page of all results: `python -m experiments report` writes results/index.html.
 
-The page holds everything it shows: figures, claims, tables, settings, device, versions, run time.
+The page holds all it shows: figures, claims, tables, settings, data, device, versions, run time.
 """
 
 import base64
@@ -143,6 +143,7 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
     about.pop("experiment", None)  # it is in the title
     said = [about.pop("what", ""), *about.pop("explanation", "").split("\n\n")]
     parts += [_paragraph(text) for text in said if text]
+    about |= {key: value for key, value in _json(folder / "config.json").items() if key == "data"}
     facts = "; ".join(f"{key}: {value}" for key, value in about.items())
     if facts:
         parts.append(f'<p class="about">{html.escape(facts)}</p>')
@@ -201,7 +202,10 @@ def _kind(cell: Any) -> str:
 
 def _about(folder: Path) -> dict[str, Any]:
     """What the run says of itself; nothing if it was made before runs did."""
-    path = folder / "about.json"
+    return _json(folder / "about.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 

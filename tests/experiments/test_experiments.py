@@ -389,6 +389,14 @@ def test_the_report_reads_what_earlier_versions_wrote(tmp_path):
     assert "<p></p>" not in text
 
 
+def test_the_report_names_the_data(tmp_path):
+    write_result(tmp_path / "mlp" / "cpu")
+    (tmp_path / "mlp" / "cpu" / "config.json").write_text('{"data": "my <photos>", "dim": 3}')
+    assert report.main(tmp_path) == 0
+    text = (tmp_path / "index.html").read_text()
+    assert '<p class="about">data: my &lt;photos&gt;</p>' in text
+
+
 def test_the_report_shows_animations(tmp_path):
     write_result(tmp_path / "animation" / "cpu")
     Image.new("L", (3, 2)).save(tmp_path / "animation" / "cpu" / "embeddings.gif")
