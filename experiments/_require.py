@@ -39,7 +39,8 @@ def require(
             raise ValueError(f"{of}{name} must be finite, got {value}.")
     for name in (*fraction, *at_most_one):
         value, or_one = getattr(config, name), name in at_most_one
-        if not (0 < value < 1 or (or_one and value == 1)):
+        numbers = np.asarray(value)
+        if not ((numbers > 0) & (numbers <= 1 if or_one else numbers < 1)).all():
             also = ", or be 1" if or_one else ""
             raise ValueError(f"{of}{name} must lie between 0 and 1{also}, got {value}.")
 

@@ -95,7 +95,13 @@ def batch_losses(config: Config) -> dict[str, Callable[..., jax.Array]]:
 
 def run(config: Config) -> Arrays:
     """Landscapes, curves, and the linear model's steps, measured and predicted."""
-    require(config, at_least={"dim": 2})
+    require(
+        config,
+        at_least={"dim": 2, "negative": 0},
+        positive=("curves", "curves_initial", "init_scale", "leak", "rate", "high_rate"),
+    )
+    if not config.curves:
+        raise ValueError("curves must be one or more, got none.")
     if config.shown not in config.ratios or min(config.ratios) <= 1:
         raise ValueError(
             f"shown must be one of ratios, all of which exceed 1, got {config.shown} and "

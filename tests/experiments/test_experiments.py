@@ -467,6 +467,57 @@ def test_bad_settings(tmp_path, args, error, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("experiment", "args", "message"),
+    [
+        (symmetry_breaking, ["--initial", "0"], "initial must lie between 0 and 1, got 0.0"),
+        (symmetry_breaking, ["--initial", "-1e-3"], "initial must lie between 0 and 1, got -0.001"),
+        (faster_losses, ["--curves-initial", "0"], "curves_initial must be > 0, got 0"),
+        (faster_losses, ["--curves", "0"], "curves must be > 0, got 0"),
+        (faster_losses, ["--curves"], "curves must be one or more, got none"),
+        (faster_losses, ["--leak", "0"], "leak must be > 0, got 0"),
+        (faster_losses, ["--rate", "0"], "rate must be > 0, got 0"),
+        (element_dynamics, ["--num-times", "1"], "num_times must be >= 2, got 1"),
+        (element_dynamics, ["--init-scale", "0"], "init_scale must lie between 0 and 1, or be 1"),
+        (element_dynamics, ["--init-scale", "10"], "init_scale must lie between 0 and 1, or be 1"),
+        (element_dynamics, ["--scales", "1", "0.1", "0.01", "0"], "scales must lie between 0 and"),
+    ],
+    ids=str,
+)
+def test_bad_settings_of_what_has_no_images(tmp_path, experiment, args, message):
+    with pytest.raises(ValueError, match=message):
+        _run.main(experiment.EXPERIMENT, [*args, "--out", str(tmp_path / "here")])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "unmeasured"),
+    [
+        (["--initial", "1e-2"], {"rate 4γ"}),
+        (["--initial", "0.2"], {"rate 4γ", "escape to radius"}),
+        (["--t-max", "1"], {"escape to radius", "the last approach"}),
+        (["--num-times", "2"], {"rate 4γ", "the last approach"}),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_measured_is_a_claim_that_does_not_hold(tmp_path, args, unmeasured):
+    """Good settings under which a curve is never where it is to be fitted, or crosses nothing."""
+    assert _run.main(symmetry_breaking.EXPERIMENT, [*args, "--out", str(tmp_path / "here")]) == 0
+    made = claims.load(tmp_path / "here" / "claims.json")
+    lost = [claim for claim in made if np.isnan(claim.measured)]
+    assert not any(claim.holds for claim in lost)
+    assert len(lost) == len(unmeasured)
+    assert all(any(words in claim.statement for claim in lost) for words in unmeasured)
+
+
+def test_element_dynamics_where_rounding_hides_every_distance(tmp_path):
+    args = ["--scales", "1e-30", "1e-31", "1e-32", "1e-33", "--out", str(tmp_path / "here")]
+    assert _run.main(element_dynamics.EXPERIMENT, args) == 0
+    last = claims.load(tmp_path / "here" / "claims.json")[-1]
+    assert "over the 0 decades" in last.statement
+    assert np.isnan(last.measured)
+
+
 def test_a_folder_that_is_not_a_result_is_never_replaced(tmp_path):
     treasure = tmp_path / "thesis" / "chapter.tex"
     treasure.parent.mkdir()

@@ -6,7 +6,9 @@ import pytest
 
 from experiments._require import require, require_widths
 
-GOOD = SimpleNamespace(num=2, sizes=(1, 3), rate=0.5, rates=(0.1, 2.0), share=0.5, scale=1.0)
+GOOD = SimpleNamespace(
+    num=2, sizes=(1, 3), rate=0.5, rates=(0.1, 2.0), share=0.5, scale=1.0, scales=(1.0, 0.5)
+)
 
 
 def check(**changes):
@@ -15,7 +17,7 @@ def check(**changes):
         at_least={"num": 2, "sizes": 1},
         positive=("rate", "rates"),
         fraction=("share",),
-        at_most_one=("scale",),
+        at_most_one=("scale", "scales"),
         of="one.",
     )
 
@@ -38,6 +40,8 @@ def test_good_settings_pass():
         ({"share": 1.0}, "one.share must lie between 0 and 1, got 1.0"),
         ({"share": float("nan")}, "one.share must lie between 0 and 1, got nan"),
         ({"scale": 1.5}, "one.scale must lie between 0 and 1, or be 1, got 1.5"),
+        ({"scales": (0.5, 0.0)}, "one.scales must lie between 0 and 1, or be 1, got .0.5, 0.0."),
+        ({"scales": (2.0, 0.5)}, "one.scales must lie between 0 and 1, or be 1, got .2.0, 0.5."),
         ({"scale": 0.0}, "one.scale must lie between 0 and 1, or be 1, got 0.0"),
     ],
     ids=str,
