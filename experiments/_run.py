@@ -153,7 +153,8 @@ class Options(Generic[C, P]):
 
     config: Annotated[C, tyro.conf.arg(name="")]
     preset: P
-    """Which defaults to start from: cpu takes minutes and no download, paper is as published."""
+    """Which defaults to start from: cpu needs no download; paper is as published or, of what is
+    beyond the paper, larger. In some experiments both are the same."""
     out: Path | None = None
     """Folder of the results. Default: results/<experiment>/<preset and what differs from it>."""
     strict: bool = False
@@ -172,7 +173,8 @@ class TrainingOptions(Options[C, P]):
 
 def _parse(experiment: Experiment[C], args: list[str]) -> Options[C, str]:
     """Read the options: first the preset, because it sets the defaults of all the others."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    prog = f"python -m experiments.{experiment.name}"
+    finder = argparse.ArgumentParser(prog, add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", choices=list(experiment.presets), default="cpu")
     preset = finder.parse_known_args(args)[0].preset
     default = experiment.presets[preset]
@@ -180,7 +182,7 @@ def _parse(experiment: Experiment[C], args: list[str]) -> Options[C, str]:
     options = kind[type(default), Literal[tuple(experiment.presets)]]
     return tyro.cli(
         options,
-        prog=f"python -m experiments.{experiment.name}",
+        prog=prog,
         description=experiment.doc,
         args=args,
         default=options(default, preset),

@@ -31,7 +31,7 @@ class Options:
     preset: Literal["cpu", "paper"] = "paper"
     """Preset of resnet_small_init and resnet_standard."""
     methods: tuple[Literal["barlow_twins", "simclr", "vicreg"], ...] = METHODS
-    """Which."""
+    """Methods whose steps are compiled, each a row for either initialisation."""
     tflops: float = 50.0
     """Rate that your device reaches, in 10^12 operations a second, for the estimated hours."""
     batch: int = 4

@@ -81,9 +81,9 @@ class Config:
     """Settings; each is one option of the command."""
 
     problems: tuple[_speedup_problems.Name, ...] = _speedup_problems.NAMES
-    """Which."""
+    """What is trained: the linear model, the network of one hidden layer, the ResNet."""
     arms: tuple[_speedup_arms.Name, ...] = _speedup_arms.NAMES
-    """Which; plain is what the others are compared with."""
+    """Ways to train it; plain is what the others are compared with."""
     data: tuple[Literal["photos", "cifar10", "stl10"], ...] = ("photos",)
     """Images of the ResNet; each is a problem. The MLP has the first."""
     data_dir: str | None = None

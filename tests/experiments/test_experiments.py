@@ -634,4 +634,5 @@ def test_help(commands, tmp_path, name):
     status, _, errors = commands(tmp_path / "wrong", name, "--preset", "gpu")
     assert status == 2
     assert "paper" in errors
+    assert errors.startswith(f"usage: python -m experiments.{name} ")
     assert re.search(r"--preset \{cpu,paper[a-z_,]*\}", shown)
