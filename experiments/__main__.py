@@ -19,6 +19,7 @@ from pathlib import Path
 from experiments import claims, report
 
 HERE = Path(__file__).parent
+HELP = (["--help"], ["-h"])
 
 
 def experiments() -> list[str]:
@@ -45,6 +46,10 @@ def runnable() -> dict[str, str]:
 
 def main(args: list[str]) -> int:
     """The command; returns the exit status."""
+    # `list` and `run` without a name have no help of their own: it is this page.
+    if args in HELP or (args[:1] in (["list"], ["run"]) and args[1:] in HELP):
+        print(__doc__)
+        return 0
     known = runnable()
     if args == ["list"]:
         width = max(map(len, known))
@@ -53,8 +58,8 @@ def main(args: list[str]) -> int:
         return 0
     if args[:1] == ["claims"]:
         return claims.main(args[1:])
-    if args == ["report"]:
-        return report.main()
+    if args[:1] == ["report"]:
+        return report.main(args[1:])
     if args[:1] == ["plot"]:
         from experiments import results  # here, so that a list comes at once
 
@@ -72,8 +77,8 @@ def main(args: list[str]) -> int:
 
         module = importlib.import_module(f"experiments.{name}")
         _run.command(module.EXPERIMENT, args[2:])
-    print(__doc__, file=sys.stdout if args in (["--help"], ["-h"]) else sys.stderr)
-    return 0 if args in (["--help"], ["-h"]) else 2
+    print(__doc__, file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

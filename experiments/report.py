@@ -3,6 +3,7 @@
 The page holds all it shows: figures, claims, tables, settings, data, device, versions, run time.
 """
 
+import argparse
 import base64
 import html
 import json
@@ -58,8 +59,12 @@ number, if there is one, is in the claim. The measured value must be equal to it
 (&lt;=) or at least (&gt;=) it, up to the tolerance.</p>"""
 
 
-def main(root: Path = Path("results")) -> int:
+def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
     """Write the page; the exit status is 1 where nothing has been run yet."""
+    argparse.ArgumentParser(
+        prog="python -m experiments report",
+        description="Write results/index.html: one page of all that results/ holds.",
+    ).parse_args(args)
     folders, without = sorted(finished(root), key=_place), sorted(skipped(root), key=_place)
     if not folders and not without:
         print(f"nothing in {root.resolve()}: run `make figures` first", file=sys.stderr)
@@ -220,3 +225,7 @@ def _anchor(folder: Path) -> str:
 def _place(folder: Path) -> tuple[int, str]:
     name = folder.parent.name
     return (ORDER.index(name) if name in ORDER else len(ORDER), _title(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -292,6 +292,30 @@ def test_list_names_every_experiment(capsys):
     assert command([]) == 2
 
 
+@pytest.mark.parametrize("asked", ["--help", "-h"])
+def test_help_of_every_command(capsys, asked):
+    for args in ([], ["run"], ["list"]):
+        assert command([*args, asked]) == 0
+        shown = capsys.readouterr()
+        assert "python -m experiments run NAME [options]" in shown.out
+        assert shown.err == ""
+    for name in ("report", "claims", "plot"):
+        with pytest.raises(SystemExit, match="0"):
+            command([name, asked])
+        assert f"usage: python -m experiments {name}" in capsys.readouterr().out
+    assert command(["run"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        command(["report", "somewhere"])
+    assert "unrecognized arguments: somewhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["claims", "report"])
+def test_what_is_a_command_is_a_module_too(commands, tmp_path, module):
+    status, shown, _ = commands(tmp_path / "out", module, "--help")
+    assert status == 0
+    assert f"usage: python -m experiments {module}" in shown
+
+
 def test_run_is_the_experiment_s_own_command(tmp_path):
     out = str(tmp_path / "here")
     with pytest.raises(SystemExit) as stopped:
@@ -301,13 +325,13 @@ def test_run_is_the_experiment_s_own_command(tmp_path):
 
 
 def test_the_report_is_one_page_of_everything(tmp_path, capsys):
-    assert report.main(tmp_path) == 1
+    assert report.main(root=tmp_path) == 1
     assert "run `make figures` first" in capsys.readouterr().err
     args = ["--num-times", "101", "--out", str(tmp_path / "symmetry_breaking" / "cpu")]
     _run.main(symmetry_breaking.EXPERIMENT, args)
     (tmp_path / "other" / "cpu.partial").mkdir(parents=True)
     claims.save(tmp_path / "other" / "cpu.partial" / "claims.json", [])
-    assert report.main(tmp_path) == 0
+    assert report.main(root=tmp_path) == 0
     text = (tmp_path / "index.html").read_text()
     assert "symmetry_breaking/cpu" in text
     assert "other/" not in text
