@@ -30,7 +30,7 @@ figures quick: SKIP := --skip-unfit
 
 ##@ Reproduce the paper
 .PHONY: figures
-figures: $(QUICK) width_sweep ntk_evolution fig5 fig3 fig7 tables lars_steps predicted_steps  ## every figure at $(PRESET), then the table of claims and results/index.html
+figures: $(QUICK) width_sweep ntk_evolution fig5 fig3 fig7 tables lars_steps predicted_steps  ## every figure, at the preset PRESET, then the table of claims and results/index.html
 	$(BIN)/python -m experiments.claims
 	$(BIN)/python -m experiments report
 

@@ -164,6 +164,7 @@ def test_make_alone_lists_every_target() -> None:
     assert {"figures", "test", "check", "docs", "bench", "clean", "data", "claims"} <= set(listed)
     inner = {"data-name", "python-version"}
     assert set(listed) == set(make_targets()) - inner
+    assert "$(" not in run_make().stdout  # awk prints what make would replace
 
 
 @pytest.mark.parametrize("target", [t for t in make_targets() if "-" not in t])
