@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 
@@ -106,16 +106,23 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
 def _draft_of(folder: Path) -> Iterator[Path]:
     """Where all is written: beside the old results, which only complete new ones replace.
 
-    Of a run that ends before it has computed anything nothing is left, as it has said why.
+    Of a run that ends before it has computed anything nothing is left, as it has said why. One that
+    ends later may have computed for hours: its arrays are kept, and it says where.
     """
     draft = folder.with_name(folder.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
+    new_parents = [parent for parent in draft.parents if not parent.exists()]
     draft.mkdir(parents=True)
     try:
         yield draft
     except BaseException:
-        if not (draft / "arrays.npz").is_file():
+        if (draft / "arrays.npz").is_file():
+            print(f"what was computed is in {draft} until the next such run", file=sys.stderr)
+        else:
             shutil.rmtree(draft)
+            with suppress(OSError):  # another run may have begun in one of them
+                for parent in new_parents:
+                    parent.rmdir()
         raise
 
 

@@ -161,6 +161,30 @@ def test_a_shell_is_told_of_an_interrupt(tmp_path, who, number, status):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_cannot_start_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="num_times"):
+        _run.main(symmetry_breaking.EXPERIMENT, ["--num-times", "1"])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "results").mkdir()
+    with pytest.raises(ValueError, match="num_times"):
+        _run.main(symmetry_breaking.EXPERIMENT, ["--num-times", "1"])
+    assert list(tmp_path.rglob("*")) == [tmp_path / "results"]  # which was there
+
+
+def test_what_was_computed_before_an_error_is_kept_and_named(tmp_path, capsys):
+    def wrong(config, arrays):
+        raise ValueError("no claims")
+
+    experiment = symmetry_breaking.EXPERIMENT._replace(check=wrong)
+    args = ["--num-times", "101", "--out", str(tmp_path / "here")]
+    with pytest.raises(ValueError, match="no claims"):
+        _run.main(experiment, args)
+    assert f"what was computed is in {tmp_path / 'here'}.partial" in capsys.readouterr().err
+    with np.load(tmp_path / "here.partial" / "arrays.npz") as found:
+        assert found["t"].shape == (101,)
+
+
 def test_a_failing_claim_is_said_and_counts_under_strict(tmp_path, capsys):
     failing = [claims.close("two is one", "-", expected=1, measured=2, tolerance=0.5)]
     experiment = symmetry_breaking.EXPERIMENT._replace(check=lambda config, arrays: failing)
