@@ -18,8 +18,8 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 .DELETE_ON_ERROR:
 
 BIN := $(VENV)/bin
-EXPERIMENT = $(BIN)/python -m experiments.$(1) --preset $(PRESET) $(ARGS) $(SKIP)
-FROM_DATA = $(if $(DATA),--data "$(DATA)") $(AND_DATA_DIR)
+EXPERIMENT = $(BIN)/python -m experiments.$(1) --preset $(PRESET) $(ARGS)
+FROM_DATA = $(if $(DATA),--data "$(DATA)") $(AND_DATA_DIR) $(SKIP)
 AND_DATA_DIR = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 # fig2cf and fig5 are one command, and so are fig3 and fig4.

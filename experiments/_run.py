@@ -81,7 +81,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
             try:
                 arrays = experiment.run(config, *runs)
             except UnfitError as error:
-                if not options.skip_unfit:
+                if not (isinstance(options, ImageOptions) and options.skip_unfit):
                     raise
                 _skip(folder, draft, f"{error}")
                 return 0
@@ -166,13 +166,19 @@ class Options(Generic[C, P]):
     """Folder of the results. Default: results/<experiment>/<preset and what differs from it>."""
     strict: bool = False
     """Exit with status 1 if a claim does not hold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageOptions(Options[C, P]):
+    """What the commands of experiments on images take."""
+
     skip_unfit: bool = False
     """Where the images do not do (too few, no labels), say so and exit with status 0."""
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingOptions(Options[C, P]):
-    """What the commands of experiments that train networks take."""
+class TrainingOptions(ImageOptions[C, P]):
+    """What the commands of experiments that train networks, which are on images, take."""
 
     runs: Path = Path("results/training")
     """Folder of the training runs, which these experiments share and go on with."""
@@ -185,7 +191,9 @@ def _parse(experiment: Experiment[C], args: list[str]) -> Options[C, str]:
     finder.add_argument("--preset", choices=list(experiment.presets), default="cpu")
     preset = finder.parse_known_args(args)[0].preset
     default = experiment.presets[preset]
-    kind: Any = TrainingOptions if experiment.trains else Options
+    kind: Any = ImageOptions if hasattr(default, "data") else Options
+    if experiment.trains:
+        kind = TrainingOptions
     options = kind[type(default), Literal[tuple(experiment.presets)]]
     return tyro.cli(
         options,

@@ -679,6 +679,8 @@ def test_help(commands, tmp_path, name):
     assert f"make {TARGETS[name]}" in shown
     for option in ("--preset", "--strict", "--out", *ALSO.get(name, ())):
         assert option in shown
+    on_images = name not in ("element_dynamics", "faster_losses", "symmetry_breaking")
+    assert on_images == ("--skip-unfit" in shown)
     status, _, errors = commands(tmp_path / "wrong", name, "--preset", "gpu")
     assert status == 2
     assert "paper" in errors
