@@ -82,7 +82,7 @@ def _of_run(config: Config, recipe: Recipe, seed: int, trained: _training.Traine
     setup = _training.prepare(config, recipe, seed)
     states = _training.snapshots(trained.folder, setup.state)
     steps = [int(state.step) for state in states]
-    ntk = _Kernels(config, recipe, setup)
+    ntk = _Kernels(config, setup)
     final, n = states[-1], config.num_pairs
     kernel, z = ntk.of(final, n)
     modes = _modes(kernel, recipe.dim)
@@ -136,7 +136,7 @@ def _held_out(config: Config, recipe: Recipe, ntk: "_Kernels", state: Any) -> Ar
 class _Kernels:
     """NTKs of one run's networks on the first of its fixed pairs, and their embeddings."""
 
-    def __init__(self, config: Config, recipe: Recipe, setup: _training.Setup) -> None:
+    def __init__(self, config: Config, setup: _training.Setup) -> None:
         self.limit, self.setup = int(config.memory_gib * 2**30), setup
 
         def apply_fn(batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:

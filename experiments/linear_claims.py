@@ -359,11 +359,11 @@ def _check_alignment(config, arrays) -> list[claims.Claim]:
     ]
     for dim in (*SMALL_DIMS, config.dim):
         if f"distances_{dim}" in arrays:
-            results += _check_distances(config, arrays, dim)
+            results += _check_distances(arrays, dim)
     return results
 
 
-def _check_distances(config, arrays, dim) -> list[claims.Claim]:
+def _check_distances(arrays, dim) -> list[claims.Claim]:
     measured, predicted, floor = arrays[f"distances_{dim}"].T
     scales, tiny = arrays[f"distance_scales_{dim}"], arrays[f"distance_scales_{dim}"].min()
     resolved = measured > 30 * floor

@@ -21,7 +21,7 @@ import scipy.special
 import tyro
 
 from experiments import _curves, _training, resnet_small_init
-from experiments._recipes import LABELS, BarlowTwins, Recipe, Recipes, SimCLR, VICReg
+from experiments._recipes import LABELS, BarlowTwins, Recipes, SimCLR, VICReg
 from experiments._run import Arrays, Experiment, command
 from sslstep import claims, plotting
 from sslstep.measure import steps
@@ -129,13 +129,11 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     out: list[claims.Claim] = []
     for method in config.methods:
         of_seed = [_spectra(config, method, seed, arrays) for seed in config.seeds]
-        out += _claims_of(LABELS[method], config.recipes.of(method), of_seed)
+        out += _claims_of(LABELS[method], of_seed)
     return out
 
 
-def _claims_of(
-    name: str, recipe: Recipe, of_seed: list[tuple[np.ndarray, np.ndarray]]
-) -> list[claims.Claim]:
+def _claims_of(name: str, of_seed: list[tuple[np.ndarray, np.ndarray]]) -> list[claims.Claim]:
     """The claims about one method's runs."""
     bimodal, gaps, order = [], [], []
     for t, eigenvalues in of_seed:
