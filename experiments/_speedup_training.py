@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments._recipes import VICReg
+from experiments._run import Arrays
 from experiments._speedup_arms import Arm
 from experiments._speedup_problems import Built, Instance, Problem
 from sslstep import train
@@ -20,7 +21,6 @@ FORMAT = 4
 # Eigenvalues of so many times their level are no longer learned but thrown too far. Losses that are
 # flat above their minimum (G.3) let them stay at a few times.
 TOO_FAR = 10.0
-Arrays = dict[str, Any]
 
 
 class Candidate(NamedTuple):
