@@ -410,7 +410,7 @@ def test_results_say_what_machine_and_code_made_them(tmp_path, monkeypatch):
     assert about["commit"] == f"{commit}, and changes"
     assert about["sslstep"] == sslstep.__version__
     assert about["host"] == _machine.host()
-    assert report.main(tmp_path / "results") == 0
+    assert report.main(root=tmp_path / "results") == 0
     text = (tmp_path / "results" / "index.html").read_text()
     for key in ("commit", "sslstep", "host", "device", "jax"):
         assert html.escape(f"{key}: {about[key]}") in text
@@ -430,7 +430,7 @@ def test_the_report_reads_what_earlier_versions_wrote(tmp_path):
     """Which said less of themselves, or nothing."""
     write_result(tmp_path / "mlp" / "cpu", about={"what": "All `of` it & more.", "jax": "0.1"})
     write_result(tmp_path / "older" / "cpu")  # without any
-    assert report.main(tmp_path) == 0
+    assert report.main(root=tmp_path) == 0
     text = (tmp_path / "index.html").read_text()
     assert text.count("All <code>of</code> it &amp; more.") == 2
     assert "jax: 0.1" in text
@@ -440,7 +440,7 @@ def test_the_report_reads_what_earlier_versions_wrote(tmp_path):
 def test_the_report_names_the_data(tmp_path):
     write_result(tmp_path / "mlp" / "cpu")
     (tmp_path / "mlp" / "cpu" / "config.json").write_text('{"data": "my <photos>", "dim": 3}')
-    assert report.main(tmp_path) == 0
+    assert report.main(root=tmp_path) == 0
     text = (tmp_path / "index.html").read_text()
     assert '<p class="about">data: my &lt;photos&gt;</p>' in text
 
@@ -448,7 +448,7 @@ def test_the_report_names_the_data(tmp_path):
 def test_the_report_shows_animations(tmp_path):
     write_result(tmp_path / "animation" / "cpu")
     Image.new("L", (3, 2)).save(tmp_path / "animation" / "cpu" / "embeddings.gif")
-    assert report.main(tmp_path) == 0
+    assert report.main(root=tmp_path) == 0
     (shown,) = re.findall(
         r'<img alt="embeddings" src="data:image/gif;base64,(.*?)">',
         (tmp_path / "index.html").read_text(),
@@ -478,7 +478,7 @@ def test_claims_of_part_of_a_run_count_once(tmp_path, capsys):
         f"counted once: all claims of resnet/{name} are among those of resnet/cpu"
         for name in ("cpu+out=same", "cpu+methods=one")
     ]
-    assert report.main(tmp_path) == 0
+    assert report.main(root=tmp_path) == 0
     text = (tmp_path / "index.html").read_text()
     assert "<p>5 of 7 claims hold.<br>Counted once: all claims of resnet/cpu+out=same are" in text
     assert '<h2 id="resnet-cpu+methods=one">' in text  # its figures differ
@@ -488,11 +488,11 @@ def test_the_report_says_what_was_not_run(tmp_path):
     folder = tmp_path / "probe_accuracy" / "cpu"
     folder.mkdir(parents=True)
     (folder / report.SKIPPED).write_text("no labels in <here>\n")
-    assert report.main(tmp_path) == 0  # though nothing else is there
+    assert report.main(root=tmp_path) == 0  # though nothing else is there
     text = (tmp_path / "index.html").read_text()
     assert "<td>probe_accuracy/cpu</td><td>no labels in &lt;here&gt;</td>" in text
     write_result(tmp_path / "mlp" / "cpu")
-    assert report.main(tmp_path) == 0
+    assert report.main(root=tmp_path) == 0
     text = (tmp_path / "index.html").read_text()
     assert text.index("mlp/cpu") < text.index("no labels") < text.index('<h2 id="mlp-cpu">')
 
