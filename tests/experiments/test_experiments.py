@@ -530,7 +530,7 @@ def test_bad_settings(tmp_path, args, error, message):
         (element_dynamics, ["--init-scale", "10"], "init_scale must lie between 0 and 1, or be 1"),
         (element_dynamics, ["--scales", "1", "0.1", "0.01", "0"], "scales must lie between 0 and"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_bad_settings_of_what_has_no_images(tmp_path, experiment, args, message):
     with pytest.raises(ValueError, match=message):
@@ -541,10 +541,10 @@ def test_bad_settings_of_what_has_no_images(tmp_path, experiment, args, message)
 @pytest.mark.parametrize(
     ("args", "unmeasured"),
     [
-        (["--initial", "1e-2"], {"rate 4γ"}),
-        (["--initial", "0.2"], {"rate 4γ", "escape to radius"}),
-        (["--t-max", "1"], {"escape to radius", "the last approach"}),
-        (["--num-times", "2"], {"rate 4γ", "the last approach"}),
+        (["--initial", "1e-2"], ("rate 4γ",)),
+        (["--initial", "0.2"], ("rate 4γ", "escape to radius")),
+        (["--t-max", "1"], ("escape to radius", "the last approach")),
+        (["--num-times", "2"], ("rate 4γ", "the last approach")),
     ],
     ids=str,
 )
