@@ -13,6 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
+from jax.extend.core import primitives
+
+from sslstep import _check
 
 _Jaxpr = core.Jaxpr | core.ClosedJaxpr
 
@@ -20,66 +23,108 @@ _Jaxpr = core.Jaxpr | core.ClosedJaxpr
 def in_order(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function to compile for CPU, traced and its loops rewritten; the rest stays as it is.
 
-    Its values are the same. Differentiate before: gradients of the result are in JAX's order.
+    Its values are the same up to rounding. Differentiate before: gradients of the result are in
+    JAX's order. Called with nothing traced, as by JAX to find where a NaN came from, it is the
+    function itself.
     """
 
     @wraps(function)
     def ordered(*args, **kwargs):
+        leaves = jax.tree.leaves((args, kwargs))
+        if _check.is_concrete(jnp.zeros(()), *leaves):
+            return function(*args, **kwargs)
         program, out = jax.make_jaxpr(function, return_shape=True)(*args, **kwargs)
-        values = jax.core.eval_jaxpr(
-            _rewritten(program.jaxpr, False), program.consts, *jax.tree.leaves((args, kwargs))
-        )
+        rewritten = _rewritten(program.jaxpr, False, {})
+        values = jax.core.eval_jaxpr(rewritten, program.consts, *leaves)
         return jax.tree.unflatten(jax.tree.structure(out), values)
 
     return ordered
 
 
-def _rewritten(program: Any, in_loop: bool) -> Any:
-    body = getattr(program, "jaxpr", program)
-    if body is not program:  # before JAX 0.12, where it comes with its constants
-        return program.replace(jaxpr=_rewritten(body, in_loop))
-    return program.replace(eqns=[_equation(equation, in_loop) for equation in program.eqns])
+def _rewritten(program: Any, in_loop: bool, known: dict[tuple[int, bool], Any]) -> Any:
+    """The same object where nothing changes, and one for all calls of the same program.
+
+    By their identity XLA's input knows programs that it has already.
+    """
+    key = id(program), in_loop
+    if key not in known:
+        body = getattr(program, "jaxpr", program)
+        if body is not program:  # before JAX 0.12, where it comes with its constants
+            new = _rewritten(body, in_loop, known)
+            known[key] = program if new is body else program.replace(jaxpr=new)
+        else:
+            before = list(program.eqns)
+            after = [new for old in before for new in _equations(old, in_loop, known)]
+            same = list(map(id, before)) == list(map(id, after))
+            known[key] = program if same else program.replace(eqns=after)
+    return known[key]
 
 
-def _equation(equation: Any, in_loop: bool) -> Any:
+def _equations(equation: Any, in_loop: bool, known: dict[tuple[int, bool], Any]) -> list[Any]:
+    """What stands in place of an equation."""
     name, params = equation.primitive.name, equation.params
     if name == "conv_general_dilated":
-        return _transposed(equation) if in_loop else equation
+        return _transposed(equation) if in_loop else [equation]
     # A conditional on the platform is decided while compiling.
     conditional = name == "cond" and params.get("branches_platforms") is None
     in_loop = in_loop or conditional or name in ("scan", "while")
 
     def inner(value: Any) -> Any:
-        return _rewritten(value, in_loop) if isinstance(value, _Jaxpr) else value
+        return _rewritten(value, in_loop, known) if isinstance(value, _Jaxpr) else value
 
-    def of_param(value: Any) -> Any:
-        return jax.tree.map(inner, value, is_leaf=lambda leaf: isinstance(leaf, _Jaxpr))
+    changed = {}
+    for key, value in params.items():
+        parts, tree = jax.tree.flatten(value, is_leaf=lambda part: isinstance(part, _Jaxpr))
+        new = list(map(inner, parts))
+        if list(map(id, new)) != list(map(id, parts)):
+            changed[key] = jax.tree.unflatten(tree, new)
+    return [equation.replace(params=params | changed)] if changed else [equation]
 
-    return equation.replace(params={key: of_param(value) for key, value in params.items()})
 
-
-def _transposed(equation: Any) -> Any:
+def _transposed(equation: Any) -> list[Any]:
     """The convolution of (batch, space, channels) with (window, channels in, channels out)."""
     numbers = equation.params["dimension_numbers"]
     lhs, rhs, out = (_last(spec) for spec in numbers)
     rhs = (*rhs[1:], rhs[0])  # a kernel's first axis is its channels out
     num = len(out)
     in_place = tuple(range(num))
-    if lhs == rhs == out == in_place:
-        return equation
+    (x, kernel), (y,) = equation.invars, equation.outvars
+    # Of one channel at a time XLA's code for any order is the faster one.
+    depthwise = equation.params["feature_group_count"] > 1 and kernel.aval.shape[rhs[-2]] == 1
+    if lhs == rhs == out == in_place or depthwise:
+        return [equation]
     spec = (0, num - 1, *range(1, num - 1))
-    kernel_spec = (num - 1, num - 2, *range(num - 2))
-    ordered = lax.ConvDimensionNumbers(spec, kernel_spec, spec)
+    ordered = lax.ConvDimensionNumbers(spec, (num - 1, num - 2, *range(num - 2)), spec)
+    moved_x, moved_kernel, moved_y = _moved(x, lhs), _moved(kernel, rhs), _moved(y, out)
+    convolution = equation.replace(
+        invars=[moved_x, moved_kernel],
+        outvars=[moved_y],
+        params=equation.params | {"dimension_numbers": ordered},
+    )
+    back = tuple(out.index(axis) for axis in in_place)
+    return [
+        _transposition(equation, x, lhs, moved_x),
+        _transposition(equation, kernel, rhs, moved_kernel),
+        convolution,
+        _transposition(equation, moved_y, back, y),
+    ]
 
-    def convolution(x, kernel):
-        x, kernel = jnp.transpose(x, lhs), jnp.transpose(kernel, rhs)
-        params = equation.params | {"dimension_numbers": ordered}
-        y = equation.primitive.bind(x, kernel, **params)
-        return jnp.transpose(y, [out.index(axis) for axis in in_place])
 
-    shapes = (jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars)
-    (call,) = jax.make_jaxpr(jax.jit(convolution))(*shapes).eqns
-    return call.replace(invars=equation.invars, outvars=equation.outvars)
+def _transposition(equation: Any, source: Any, axes: tuple[int, ...], target: Any) -> Any:
+    return equation.replace(
+        primitive=primitives.transpose_p,
+        params={"permutation": axes},
+        invars=[source],
+        outvars=[target],
+    )
+
+
+def _moved(var: Any, axes: tuple[int, ...]) -> Any:
+    """A variable of the same type, but for the order of its axes."""
+    aval = var.aval
+    spec = jax.sharding.PartitionSpec(*(aval.sharding.spec[axis] for axis in axes))
+    shape = tuple(aval.shape[axis] for axis in axes)
+    return core.Var(aval.update(shape=shape, sharding=aval.sharding.update(spec=spec)))
 
 
 def _last(spec: tuple[int, ...]) -> tuple[int, ...]:

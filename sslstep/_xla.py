@@ -17,7 +17,7 @@ _MANY_THREADS = {
 
 
 def devices_of(tree: PyTree) -> list[jax.Device]:
-    """Where its arrays lie; if all are being traced, where they may come to lie."""
+    """Where its arrays lie, of those not traced; if there are none, where they may come to lie."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     found = {device for a in leaves if _check.is_concrete(a) for device in a.devices()}
     return list(found) or jax.devices()
@@ -39,8 +39,8 @@ def jit(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Any:
 
 
 @functools.cache
-def _jit(function: Callable[..., Any], on_cpu: bool) -> Any:
-    if not on_cpu:
+def _jit(function: Callable[..., Any], for_cpu: bool) -> Any:
+    if not for_cpu:
         return jax.jit(function)
     return jax.jit(_convolutions.in_order(function), compiler_options=_options_on_cpu())
 

@@ -12,6 +12,8 @@ import pytest
 from jax import lax
 
 from sslstep import _convolutions, _xla, losses, nn, train
+from sslstep.train import _full_batch
+from sslstep.train._record import embed_in_batches
 
 PATTERN = r"dim_labels=([^\s,]+)"
 LAST = "b01f_01io->b01f"
@@ -99,6 +101,29 @@ def test_groups_and_dilations(x64, rng):
         equal(lambda x, each=each: lax.map(each, x), x)
 
 
+@pytest.mark.parametrize("order", ["NHWC", "NCHW"])
+def test_of_single_channels_only_the_gradient_by_the_kernel_is_ordered(x64, rng, order):
+    numbers = (order, "HWIO", order)
+    x = jnp.asarray(rng.normal(size=(3, 2, 6, 6, 6)))
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 6)))
+
+    def depthwise(x, kernel):
+        return conv(x, kernel, numbers, feature_group_count=6)
+
+    def by_input(x):
+        return lax.map(lambda x: jax.vjp(lambda y: depthwise(y, kernel), x)[1](x)[0], x)
+
+    def by_kernel(x):
+        return lax.map(lambda x: jax.vjp(lambda k: depthwise(x, k), kernel)[1](x)[0], x)
+
+    equal(by_input, x)
+    equal(by_kernel, x)
+    both = by_input, _convolutions.in_order(by_input)
+    before, after = (str(jax.make_jaxpr(function)(x)) for function in both)
+    assert after == before
+    assert LAST in orders(_convolutions.in_order(by_kernel), x) - orders(by_kernel, x)
+
+
 def test_every_kind_of_loop(x64, rng):
     x = jnp.asarray(rng.normal(size=(2, 6, 5, 4)))
     kernel = jnp.asarray(rng.normal(size=(3, 3, 4, 4)))
@@ -142,6 +167,41 @@ def test_what_has_no_loop_stays_as_it_is(rng):
     assert after == before
 
 
+def test_what_is_called_twice_stays_one_program(rng):
+    x = jnp.asarray(rng.normal(size=(2, 6, 5, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 4, 4)), jnp.float32)
+
+    def step(_, x):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(conv(x, kernel, ("NHWC", "HWIO", "NHWC")))))(x)
+
+    inner = jax.jit(lambda x: lax.fori_loop(0, 2, step, x))
+    for _ in range(6):
+        inner = jax.jit(lambda x, inner=inner: inner(inner(x)))
+    lengths = [
+        len(jax.jit(function).lower(x).as_text().splitlines())
+        for function in (inner, _convolutions.in_order(inner))
+    ]
+    assert lengths[1] < lengths[0] + 20
+    np.testing.assert_allclose(_convolutions.in_order(inner)(x), inner(x))
+
+
+def test_without_jit_and_in_search_of_a_nan_it_is_the_function_itself(rng):
+    x = jnp.asarray(rng.normal(size=(3, 2, 6, 5, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 4, 5)), jnp.float32)
+
+    def bad(x):
+        seen.append(not isinstance(x, jax.core.Tracer))
+        return jnp.log(lax.map(lambda x: gradients(x, kernel)[0], x) - 1e9)
+
+    seen: list[bool] = []
+    with jax.disable_jit():
+        jax.jit(_convolutions.in_order(bad))(x)
+    assert seen == [True]
+    with jax.debug_nans(True), pytest.raises(FloatingPointError) as raised:
+        jax.jit(_convolutions.in_order(bad))(x)
+    assert any(entry.name == "bad" for entry in raised.traceback)
+
+
 def test_takes_and_returns_trees():
     def function(a, *, b):
         return {"sum": a[0] + b["c"], "none": None}
@@ -160,6 +220,8 @@ def test_jit_orders_them_on_cpu_alone(rng):
     ordered = _xla.jit(looped, jax.devices("cpu")[:1])
     assert set(re.findall(PATTERN, ordered.lower(x).compile().as_text())) == {LAST}
     assert ordered is _xla.jit(looped, jax.devices("cpu")[:1])
+    elsewhere = _xla._jit(looped, False)
+    assert len(set(re.findall(PATTERN, elsewhere.lower(x).compile().as_text()))) > 1
     assert _xla.on_cpu(_xla.devices_of({"x": x, "number": 1.0}))
 
 
@@ -177,5 +239,42 @@ def test_steps_of_training_in_one_dispatch(parallel):
     indices = np.arange(16, dtype=np.int32).reshape(2, 8) % 8
     if parallel == "pmap":
         indices = indices[None]
-    text = compiled._compiled.lower(state, compiled.place(x), indices).compile().as_text()
+    with jax.enable_checks(True):
+        text = compiled._compiled.lower(state, compiled.place(x), indices).compile().as_text()
     assert set(re.findall(PATTERN, text)) == {LAST}
+
+
+def test_full_batch_descent(rng):
+    x = jnp.asarray(rng.normal(size=(2, 6, 5, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 4, 5)), jnp.float32)
+
+    def loss(kernel, x):
+        return jnp.mean(jnp.sin(conv(x, kernel, ("NHWC", "HWIO", "NHWC"))))
+
+    def compiled(on_cpu):
+        functions = {"loss_fn": loss, "measure": loss, "progress": None}
+        stops = jnp.array([0, 3])
+        lowered = _full_batch._descend.lower(
+            kernel, (x,), jnp.array(0.1), stops, on_cpu=on_cpu, **functions
+        )
+        return set(re.findall(PATTERN, lowered.compile().as_text()))
+
+    assert compiled(on_cpu=True) == {LAST}
+    assert len(compiled(on_cpu=False)) > 1
+
+
+def test_records(rng):
+    class Network(flax.linen.Module):
+        @flax.linen.compact
+        def __call__(self, x, train=True, axis_name=None):
+            kernel = self.param("kernel", flax.linen.initializers.lecun_normal(), (4, 3, 3, 3))
+            h = conv(x, kernel, ("NCHW", "OIHW", "NCHW")).reshape(len(x), -1)
+            return h, h[:, :2]
+
+    x = jnp.asarray(rng.normal(size=(8, 3, 6, 6)), jnp.float32)
+    variables = Network().init(jax.random.key(0), x)
+
+    def embed(x):
+        return embed_in_batches(Network(), variables, x, 4)
+
+    assert orders(embed, x) == {LAST}
