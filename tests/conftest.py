@@ -29,6 +29,29 @@ def x64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def plain_blocks() -> Callable[[str], list[str]]:
+    """Of a page of docs/, the blocks that its build does not run, as what they need is not there.
+
+    Each runs in a test, where it is.
+    """
+
+    def of(page: str) -> list[str]:
+        blocks: list[list[str]] = []
+        fence: str | None = None
+        for line in (Path(__file__).parent.parent / "docs" / page).read_text().splitlines():
+            if fence is None and line.startswith("```"):
+                fence = line
+                blocks += [[]] if fence == "```" else []
+            elif line == "```":
+                fence = None
+            elif fence == "```":
+                blocks[-1].append(line)
+        return ["\n".join(block) for block in blocks]
+
+    return of
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> Iterator[jnp.dtype]:
     """Each floating-point type, the one of two with double precision enabled."""

@@ -171,6 +171,19 @@ def test_load_finds_them(write: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.images, stl10.images["train"])
 
 
+def test_blocks_of_the_documentation(write: Any, tmp_path: Path, plain_blocks: Any) -> None:
+    write("cifar10", {"train": [2], "test": [1]})
+    write("stl10", {"unlabelled": [3], "train": [2]})
+    code, listing = plain_blocks("data.md")
+    names: dict[str, Any] = {"data": data}
+    exec(code.replace("/somewhere", str(tmp_path)).replace("10000", "2"), names)
+    assert names["train"].images.shape == (2, 32, 32, 3)
+    assert names["some"].images.shape == (2, 96, 96, 3)
+    described = [line.split()[0] for line in listing.splitlines()[1:]]
+    written = {path.name for path in (tmp_path / "cifar10" / "3.0.2").iterdir()}
+    assert written <= set(described)
+
+
 def test_load_knows_what_there_is() -> None:
     with pytest.raises(
         ValueError, match="must be one of 'photos', 'cifar10', 'stl10', got 'mnist'"

@@ -120,6 +120,26 @@ def test_microbatches_have_batch_norms_of_their_own(runs):
     assert np.linalg.norm(whole - in_parts) > 1e-3 * np.linalg.norm(whole)
 
 
+def test_block_of_the_documentation(plain_blocks):
+    (code,) = plain_blocks("tutorials/accelerators.md")
+    code = code.replace("10.0.0.1:1234", f"127.0.0.1:{free_port()}")
+    says = "\nprint(jax.process_index(), jax.process_count(), jax.device_count())"
+    command = [sys.executable, "-c"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    both = [
+        subprocess.Popen(
+            [*command, f"import jax\nrank = {rank}\n{code}{says}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=300)[0].split() for process in both]
+    assert said == [["0", "2", "2"], ["1", "2", "2"]]
+
+
 def test_a_signal_to_one_process_stops_both(tmp_path):
     """Though no checkpoint is due for a million steps."""
     port = free_port()
