@@ -8,9 +8,11 @@ import io
 import itertools
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -495,6 +497,23 @@ def test_the_report_says_what_was_not_run(tmp_path):
     assert report.main(root=tmp_path) == 0
     text = (tmp_path / "index.html").read_text()
     assert text.index("mlp/cpu") < text.index("no labels") < text.index('<h2 id="mlp-cpu">')
+
+
+def test_blocks_of_the_documentation(tmp_path, monkeypatch, plain_blocks):
+    """They read runs of several seeds back."""
+    monkeypatch.chdir(tmp_path)
+    folders = [Path("results/linear_model", f"cpu{more}") for more in ("", "+seed=1", "+seed=2")]
+    assert _run.main(linear_model.EXPERIMENT, [*SMALL, "--out", str(folders[0])]) == 0
+    for folder in folders[1:]:
+        shutil.copytree(folders[0], folder)
+    trained = Path("results/resnet_small_init/cpu+seeds=0-1-2/arrays.npz")
+    trained.parent.mkdir(parents=True)
+    np.savez(trained, **{f"barlow_twins/{seed}/loss": np.full(5, seed) for seed in range(3)})
+    names = {"np": np}
+    for block in plain_blocks("howto/seeds.md"):
+        exec(block, names)
+    np.testing.assert_array_equal(names["losses"], np.arange(3)[:, None] * np.ones(5))
+    assert names["times"].shape == (3, 3)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from experiments import (
     embedding_alignment,
     embedding_alignment_report,
     lars_steps,
-    linear_model,
     predicted_steps,
     probe_accuracy,
     resnet_small_init,
@@ -73,29 +72,6 @@ def test_experiments_share_their_runs(runs, tmp_path):
     accuracy = results.load(tmp_path / "probe").arrays["standard/simclr/0/accuracy"]
     assert ((accuracy >= 0) & (accuracy <= 1)).all()
     assert json.loads((tmp_path / "small" / "config.json").read_text())["num_probe"] == 32
-
-
-def test_blocks_of_the_documentation(runs, tmp_path, monkeypatch, plain_blocks):
-    """They read runs of several seeds back, from where the commands above them put those."""
-    monkeypatch.chdir(tmp_path)
-    of_resnets, of_linear_models = plain_blocks("howto/seeds.md")
-    seeds = ["--seeds", "0", "1", "2"]
-    options = [*SHARED, "--runs", str(runs), *tiny("barlow-twins"), "--methods", "barlow_twins"]
-    assert _run.main(resnet_small_init.EXPERIMENT, [*options, *seeds]) == 0
-    (made,) = tmp_path.glob("results/resnet_small_init/*")
-    made.rename(made.with_name("cpu+seeds=0-1-2"))  # as without the settings that make it small
-    for seed in range(3):
-        small = ["--num-images", "60", "--crop", "5", "--dim", "3", "--num-draws", "10"]
-        assert _run.main(linear_model.EXPERIMENT, [*small, "--seed", str(seed)]) == 0
-    for folder in tmp_path.glob("results/linear_model/*"):
-        seed = results.load(folder).config.seed
-        folder.rename(folder.with_name(f"cpu+seed={seed}" if seed else "cpu"))
-    names = {"np": np}
-    exec(of_resnets, names)
-    exec(of_linear_models, names)
-    assert names["losses"].shape[0] == 3
-    assert names["times"].shape[0] == 3
-    assert not np.array_equal(names["times"][0], names["times"][1])
 
 
 def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path, require_documented):
