@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import math
+import re
 import statistics
 import sys
 import time
@@ -54,6 +55,13 @@ def in_this_process(function: Callable[..., Any], *arguments: Any, timeout: floa
 
 def test_every_benchmark_is_tested() -> None:
     assert sorted(TINY) == benchmarks.names()
+
+
+def test_the_last_report_has_every_benchmark() -> None:
+    report = Path(__file__).parent.parent / "docs" / "benchmarks_report.md"
+    text = report.read_text()
+    assert re.findall(r"^\*\*(\w+)\*\*$", text, re.MULTILINE) == benchmarks.names()
+    assert "Not done" not in text
 
 
 @pytest.mark.parametrize("name", TINY)
