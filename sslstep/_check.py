@@ -23,6 +23,11 @@ def is_concrete(*values: Any) -> bool:
     return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
+def is_traced(*values: Any) -> bool:
+    """Whether any of the values is being traced, or whatever is computed now."""
+    return not is_concrete(jnp.zeros(()), *values)
+
+
 def shape_of(value: Any) -> tuple[int, ...]:
     """The shape of anything array-like, without copying it."""
     return tuple(np.shape(value))

@@ -28,21 +28,25 @@ def on_cpu(devices: Sequence[jax.Device]) -> bool:
     return all(device.platform == "cpu" for device in devices)
 
 
+def prepared(function: Callable[..., Any], for_cpu: bool) -> Callable[..., Any]:
+    """The function as it is to be compiled: on CPUs with the convolutions of its loops in order."""
+    return _convolutions.in_order(function) if for_cpu else function
+
+
 def compiler_options(devices: Sequence[jax.Device]) -> dict[str, Any] | None:
     """What ``jax.jit`` is told beyond its defaults, measured in docs/benchmarks.md."""
     return _options_on_cpu() if on_cpu(devices) else None
 
 
 def jit(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Any:
-    """``jax.jit`` with these, and on CPUs with convolutions in order; of one function the same."""
+    """``jax.jit`` of what is prepared, with these options; of one function always the same."""
     return _jit(function, on_cpu(devices))
 
 
 @functools.cache
 def _jit(function: Callable[..., Any], for_cpu: bool) -> Any:
-    if not for_cpu:
-        return jax.jit(function)
-    return jax.jit(_convolutions.in_order(function), compiler_options=_options_on_cpu())
+    options = _options_on_cpu() if for_cpu else None
+    return jax.jit(prepared(function, for_cpu), compiler_options=options)
 
 
 @functools.cache

@@ -70,8 +70,3 @@ def require_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ValueError(f"{name} must be a whole number, got {value!r}.")
     _check.require_at_least(name, value, 1)
-
-
-def is_traced(*values: Any) -> bool:
-    """Whether any of the values is being traced, or whatever is computed now."""
-    return not _check.is_concrete(jnp.zeros(()), *values)

@@ -77,7 +77,7 @@ def operator(
             raise ValueError(f"v must have shape ({len(x)}, b), got {_check.shape_of(v)}.")
         _check.require_finite("v", v)
         columns = _check.as_float("v", v).T
-        traced = _arguments.is_traced(v, blocks, *consts, *jax.tree.leaves((apply_fn, params)))
+        traced = _check.is_traced(v, blocks, *consts, *jax.tree.leaves((apply_fn, params)))
         product = _multiply if traced else compiled
         parts = [
             product(apply_fn, params, blocks, directions, columns[i : i + num_columns])

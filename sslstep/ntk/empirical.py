@@ -209,7 +209,7 @@ def _kernel(
     from tqdm import tqdm  # here, so that importing costs no more than JAX
 
     known = (rows, columns, *program.consts, *jax.tree.leaves((apply_fn, params)))
-    concrete = not _arguments.is_traced(*known)
+    concrete = not _check.is_traced(*known)
     used = _xla.devices_of(rows) if devices is None else devices
     # Within what is being traced it is part of that.
     capture: Any = _xla.jit(_capture, used) if concrete else _capture

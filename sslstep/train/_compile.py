@@ -1,6 +1,7 @@
 """The training step, compiled for one device or several."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
-from sslstep import _check, _convolutions, _xla
+from sslstep import _check, _xla
 from sslstep.train._step import Metrics, Step, TrainState
 
 __all__ = ["CompiledStep", "compile_step"]
@@ -41,7 +42,7 @@ class CompiledStep:
         local = [device for device in self.devices if device.process_index == jax.process_index()]
         self.num_local = len(local)
         axis_name = None if parallel == "jit" else _AXIS
-        prepared = _convolutions.in_order if _xla.on_cpu(devices) else lambda function: function
+        prepared = partial(_xla.prepared, for_cpu=_xla.on_cpu(devices))
 
         def run(state, images, indices):
             def one(state, chosen):

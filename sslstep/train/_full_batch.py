@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Real
 
-from sslstep import _check, _convolutions, _xla
+from sslstep import _check, _xla
 from sslstep.simulate import DivergenceError, record_steps
 
 __all__ = ["Descent", "full_batch_descent"]
@@ -111,12 +111,8 @@ def full_batch_descent(
 @partial(jax.jit, static_argnames=("on_cpu", "loss_fn", "measure", "progress"))
 def _descend(params, args, learning_rate, stops, *, on_cpu, **functions):
     """Final parameters, records at the stops, and the first step of infinite loss or -1."""
-
-    def descend(*traced):
-        return _descended(*traced, **functions)
-
-    prepared = _convolutions.in_order(descend) if on_cpu else descend
-    return prepared(params, args, learning_rate, stops)
+    descend = _xla.prepared(partial(_descended, **functions), on_cpu)
+    return descend(params, args, learning_rate, stops)
 
 
 def _descended(params, args, learning_rate, stops, *, loss_fn, measure, progress):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from sslstep import _check, _convolutions, _xla
+from sslstep import _check, _xla
 from sslstep.losses import _batch
 from sslstep.measure import spectrum
 from sslstep.train._network import Network, forward_in_evaluation, forward_in_training
@@ -42,8 +42,7 @@ def embed_in_batches(
     def embed_all(batches):
         return jax.lax.map(embed, batches)  # a loop, though it be of one batch
 
-    on_cpu = _xla.on_cpu(_xla.devices_of(x))
-    h, z = (_convolutions.in_order(embed_all) if on_cpu else embed_all)(batches)
+    h, z = _xla.prepared(embed_all, _xla.on_cpu(_xla.devices_of(x)))(batches)
     return h.reshape(x.shape[0], -1), z.reshape(x.shape[0], -1)
 
 
