@@ -83,7 +83,7 @@ def _equations(equation: Any, in_loop: bool, known: dict[tuple[int, bool], Any])
 def _transposed(equation: Any) -> list[Any]:
     """The convolution of (batch, space, channels) with (window, channels in, channels out)."""
     numbers = equation.params["dimension_numbers"]
-    lhs, rhs, out = (_last(spec) for spec in numbers)
+    lhs, rhs, out = (channels_last(spec) for spec in numbers)
     rhs = (*rhs[1:], rhs[0])  # a kernel's first axis is its channels out
     num = len(out)
     in_place = tuple(range(num))
@@ -126,6 +126,6 @@ def _moved(var: Any, axes: tuple[int, ...]) -> Any:
     return core.Var(aval.update(shape=shape, sharding=aval.sharding.update(spec=spec)))
 
 
-def _last(spec: tuple[int, ...]) -> tuple[int, ...]:
+def channels_last(spec: tuple[int, ...]) -> tuple[int, ...]:
     """The axes in the order batch, space, channels; of a kernel: channels out, window, in."""
     return (spec[0], *spec[2:], spec[1])

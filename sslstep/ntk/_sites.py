@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from sslstep._convolutions import channels_last
+
 # At so many positions or fewer, a convolution is faster as a product of matrices.
 _FEW_POSITIONS = 4
 
@@ -87,12 +89,9 @@ def conv_site(equation: Any, x: int, weights: int) -> Site | None:
     padding = [(0, 0, 0), *((low, high, by - 1) for (low, high), by in dilations), (0, 0, 0)]
     strides, spread = settings["window_strides"], settings["rhs_dilation"]
 
-    def last(spec):  # batch, space, channels
-        return (spec[0], *spec[2:], spec[1])
-
     def patches(value: Array) -> Array:
         num = len(value)
-        value = value.transpose(0, *(axis + 1 for axis in last(numbers.lhs_spec)))
+        value = value.transpose(0, *(axis + 1 for axis in channels_last(numbers.lhs_spec)))
         value = value.reshape(num * batch, *value.shape[2:])
         value = lax.pad(value, jnp.zeros((), value.dtype), padding)
         seen = []
@@ -109,7 +108,7 @@ def conv_site(equation: Any, x: int, weights: int) -> Site | None:
         return patches(value).transpose(0, 3, 1, 2, 4).reshape(-1, groups, positions, fan_in)
 
     def columns(value: Array) -> Array:
-        value = value.transpose(0, 1, *(axis + 2 for axis in last(numbers.out_spec)))
+        value = value.transpose(0, 1, *(axis + 2 for axis in channels_last(numbers.out_spec)))
         value = value.reshape(*value.shape[:2], positions, groups, fan_out)
         return value.transpose(0, 3, 1, 2, 4)
 
@@ -123,7 +122,7 @@ def conv_site(equation: Any, x: int, weights: int) -> Site | None:
             rows(value[None])[0, 0], kernel, precision=precision, preferred_element_type=dtype
         )
         product = product.reshape(batch, *spatial, fan_out)
-        order = last(numbers.out_spec)
+        order = channels_last(numbers.out_spec)
         return product.transpose([order.index(axis) for axis in range(len(order))])
 
     sizes = (groups, positions, fan_in, fan_out)
