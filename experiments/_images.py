@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from sslstep import data
+from sslstep.data._prepared import root_of
 
 NAMES = ("photos", "cifar10", "stl10")
 
@@ -83,6 +84,19 @@ def identity(name: str, view: int) -> str:
     images, labels, _ = _folder(name, _side(view))
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     return f"{Path(name).expanduser().resolve().name}-{digest[:8]}"
+
+
+def files(names: str | Sequence[str], data_dir: str | None) -> list[tuple[str, int, int]]:
+    """Of all images but the photographs the files, their sizes, and when they were changed."""
+    found = []
+    for name in [names] if isinstance(names, str) else names:
+        if name == "photos":
+            continue
+        folder = root_of(data_dir) / name if name in NAMES else Path(name).expanduser()
+        for path in sorted(folder.rglob("*")):
+            stat = path.lstat()
+            found.append((str(path), stat.st_size, stat.st_mtime_ns))
+    return found
 
 
 def crop_pairs(

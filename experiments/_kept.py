@@ -1,20 +1,26 @@
-"""Parts of an experiment that are done once: an interrupted one goes on with the next."""
+"""What is done once: experiments, and parts of one, so that an interrupted one goes on."""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._run import Arrays
+import sslstep
+from experiments import _images, _machine
+
+if TYPE_CHECKING:
+    from experiments._run import Arrays
 
 
 def kept(
-    folder: Path, name: str, settings: Mapping[str, Any], make: Callable[[], Arrays]
-) -> Arrays:
+    folder: Path, name: str, settings: Mapping[str, Any], make: Callable[[], "Arrays"]
+) -> "Arrays":
     """What `make` gives, read if it was made before with the same settings."""
     path = folder / f"{name}-{digest(settings)}.npz"
     if path.exists():
@@ -33,6 +39,28 @@ def digest(settings: Mapping[str, Any]) -> str:
     """Different for different settings."""
     text = json.dumps(settings, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def made_from(config: Any) -> str:
+    """A digest of all that results depend on.
+
+    These are the settings, the images, the code (of experiments and sslstep, to the letter), the
+    versions of what sslstep asks for, JAX's variables, processor and devices.
+    """
+    everything = {
+        "config": config,
+        "images": _images.files(getattr(config, "data", ()), getattr(config, "data_dir", None)),
+        "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _code()],
+        "versions": _machine.versions(*_machine.required()),
+        "variables": {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_"))},
+        "machine": [platform.python_version(), _machine.host(), _machine.devices()],
+    }
+    return digest(everything)
+
+
+def _code() -> Iterator[Path]:
+    for folder in (Path(__file__).parent, Path(sslstep.__file__).parent):
+        yield from sorted(folder.rglob("*.py"))
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ Claims may hold on one processor and fail on another, so results say which it wa
 
 import os
 import platform
+import re
 import subprocess
 from contextlib import suppress
 from importlib import metadata
@@ -49,6 +50,14 @@ def versions(*packages: str) -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
+
+
+def required() -> list[str]:
+    """The packages that sslstep asks for, without extras; none of a copy that is not installed."""
+    with suppress(metadata.PackageNotFoundError):
+        asked = metadata.requires("sslstep") or []
+        return [re.split(r"[^\w-]", line)[0] for line in asked if "extra ==" not in line]
+    return []
 
 
 def commit() -> str:

@@ -24,9 +24,9 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import _machine
+from experiments import _kept, _machine, report
 from experiments._images import UnfitError
-from experiments.report import SECONDS, SKIPPED
+from experiments.report import MADE_FROM, SECONDS, SKIPPED
 from sslstep import claims, plotting, train
 
 if TYPE_CHECKING:
@@ -70,8 +70,11 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     options = _parse(experiment, sys.argv[1:] if args is None else list(args))
     folder = options.out or Path("results") / experiment.name / _folder_name(experiment, options)
     _require_replaceable(experiment, folder)
+    about = _about(experiment, options)  # now, as the commit may change in the meantime
+    if options.skip_done and _made_from(folder) == about[MADE_FROM]:
+        print(f"{folder}: done before with these settings, images, code and versions")
+        return _status(folder, claims.load(folder / "claims.json"), options.strict)
     with _draft_of(folder) as draft, _logging_to(draft / "log.txt"):
-        about = _about(experiment, options)  # now, as the commit may change in the meantime
         log.info("%s, preset %s, %s", experiment.name, options.preset, _machine.short())
         config = options.config
         (draft / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
@@ -96,10 +99,15 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
         log.info("%s: %.1f s in all", folder, time.perf_counter() - start)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
+    return _status(folder, results, options.strict)
+
+
+def _status(folder: Path, results: Sequence[claims.Claim], strict: bool) -> int:
+    """Say how many claims do not hold; they count if `strict`."""
     failed = sum(not claim.holds for claim in results)
     if failed:
-        print(f"{failed} claim(s) do not hold: see above and {folder}/claims.json", file=sys.stderr)
-    return 1 if failed and options.strict else 0
+        print(f"{failed} claim(s) do not hold: see {folder}/claims.json", file=sys.stderr)
+    return 1 if failed and strict else 0
 
 
 @contextmanager
@@ -166,6 +174,9 @@ class Options(Generic[C, P]):
     """Folder of the results. Default: results/<experiment>/<preset and what differs from it>."""
     strict: bool = False
     """Exit with status 1 if a claim does not hold."""
+    skip_done: bool = False
+    """Where there are results that were made with the same settings, images, code, versions and
+    processor, leave them as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,8 +252,7 @@ def _require_replaceable(experiment: Experiment[C], folder: Path) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out = {folder} is a file: name a folder.")
-    about = folder / "about.json"
-    made_by = json.loads(about.read_text()).get("experiment") if about.is_file() else None
+    made_by = report.read_about(folder).get("experiment")
     if made_by not in (None, experiment.name):
         raise ValueError(
             f"out = {folder} holds the results of {made_by}, which would be replaced: name another."
@@ -297,7 +307,15 @@ def _about(experiment: Experiment[C], options: Options[C, str]) -> dict[str, Any
         "Python": platform.python_version(),
         **_machine.versions(*packages),
         "commit": _machine.commit(),
+        MADE_FROM: _kept.made_from(options.config),
     }
+
+
+def _made_from(folder: Path) -> str | None:
+    """Of earlier results, whole ones, if there are any and they say so."""
+    if not (folder / "claims.json").is_file():
+        return None
+    return report.read_about(folder).get(MADE_FROM)
 
 
 @contextmanager

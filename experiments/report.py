@@ -49,8 +49,9 @@ details { margin: 0.5rem 0; }
 .about { color: #555; font-size: 0.85rem; }
 """
 
-# In about.json.
+# In about.json; the second is a digest of all that the results depend on.
 SECONDS = "seconds of the last call"
+MADE_FROM = "made from"
 
 NOTE = """<p class="about">Seconds are of the last call, figures and claims included; training runs
 that it found done and read from disk are not in them. What a claim expects is what the paper says
@@ -121,9 +122,9 @@ def page(folders: list[Path], without: list[Path]) -> str:
     rows = [
         [
             f'<a href="#{_anchor(folder)}">{html.escape(_title(folder))}</a>',
-            _text(_about(folder).get("what", "")),
+            _text(read_about(folder).get("what", "")),
             f"{sum(claim.holds for claim in made)} of {len(made)}",
-            _about(folder).get(SECONDS, ""),
+            read_about(folder).get(SECONDS, ""),
         ]
         for folder, made in read
     ]
@@ -143,9 +144,10 @@ def page(folders: list[Path], without: list[Path]) -> str:
 
 
 def _section(folder: Path, made: list[claims.Claim]) -> str:
-    about = _about(folder)
+    about = read_about(folder)
     parts = [f'<h2 id="{_anchor(folder)}">{html.escape(_title(folder))}</h2>']
-    about.pop("experiment", None)  # it is in the title
+    for name in ("experiment", MADE_FROM):  # one is in the title, the other nothing to read
+        about.pop(name, None)
     said = [about.pop("what", ""), *about.pop("explanation", "").split("\n\n")]
     parts += [_paragraph(text) for text in said if text]
     about |= {key: value for key, value in _json(folder / "config.json").items() if key == "data"}
@@ -205,7 +207,7 @@ def _kind(cell: Any) -> str:
     return ' class="number"'
 
 
-def _about(folder: Path) -> dict[str, Any]:
+def read_about(folder: Path) -> dict[str, Any]:
     """What the run says of itself; nothing if it was made before runs did."""
     return _json(folder / "about.json")
 

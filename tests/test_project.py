@@ -180,7 +180,7 @@ def test_experiments_get_their_options() -> None:
     assert len(drivers) == 17
     assert drivers[-1].endswith("-m experiments.claims")
     for line in drivers[:-1]:
-        assert "--preset paper --strict" in line
+        assert "--preset paper --skip-done --strict" in line
         has_data = '--data "cifar10" --data-dir "here" --skip-unfit' in line
         drawn = ("element_dynamics", "faster_losses", "symmetry_breaking")
         assert has_data != any(name in line for name in drawn)
@@ -194,7 +194,24 @@ def test_data_may_be_a_folder_with_blanks_or_of_speedup_several_names() -> None:
 
 
 def test_one_figure_asked_for_is_not_skipped() -> None:
-    assert "--skip-unfit" not in run_make("--dry-run", "fig1ab").stdout
+    said = run_make("--dry-run", "fig1ab").stdout
+    assert "--skip" not in said
+    assert " of " not in said.partition("experiments.linear_model")[0].splitlines()[-1]
+
+
+def test_a_run_of_all_says_how_far_it_is_and_leaves_what_is_done() -> None:
+    for target, names in (("quick", ["fig1ab", "fig8"]), ("figures", ["fig1ab", "fig8"])):
+        lines = run_make("--dry-run", target, "ARGS=--no-skip-done").stdout.splitlines()
+        told = [line for line in lines if line.startswith("echo ")]
+        total = len(told)
+        assert [line.split('"')[1] for line in told][:2] == [
+            f"{name}: {number} of {total}" for number, name in enumerate(names, 1)
+        ]
+        assert told[-1].endswith(f': {total} of {total}"')
+        for line in told:
+            command = lines[lines.index(line) + 1]
+            assert "-m experiments." in command
+            assert "--skip-done --no-skip-done" in command  # the last counts
 
 
 def test_make_names_a_python_that_will_not_do(tmp_path: Path) -> None:

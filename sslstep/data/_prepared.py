@@ -38,9 +38,8 @@ class Request(NamedTuple):
 
     @property
     def root(self) -> Path:
-        """The absolute folder that `data_dir` means; None is TFDS's own default."""
-        given = self.data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-        return Path(given).expanduser().absolute()
+        """The absolute folder that `data_dir` means."""
+        return root_of(self.data_dir)
 
     def error(self, problem: str, *, anew: bool = False) -> DatasetNotFoundError:
         """An error that says what was looked for, what is wrong, and the command that mends it."""
@@ -54,6 +53,12 @@ class Request(NamedTuple):
             f"{self.root / self.name}, but {problem}. To prepare the data "
             f"{'anew' if anew else 'once'}, in a checkout of sslstep:  {command}"
         )
+
+
+def root_of(data_dir: str | Path | None) -> Path:
+    """The absolute folder of all data sets; None is TFDS's own default."""
+    given = data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    return Path(given).expanduser().absolute()
 
 
 class _Chunk(NamedTuple):

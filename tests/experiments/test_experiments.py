@@ -21,6 +21,7 @@ from PIL import Image
 import sslstep
 from experiments import (
     __main__,
+    _kept,
     _machine,
     _run,
     animation,
@@ -118,6 +119,53 @@ def test_an_interrupted_run_leaves_the_old_results(tmp_path, monkeypatch):
         _run.main(symmetry_breaking.EXPERIMENT._replace(run=interrupted), args)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert _run.main(symmetry_breaking.EXPERIMENT, args) == 0  # and the next run works
+
+
+def test_results_that_are_done_are_left_if_asked(tmp_path, monkeypatch, capsys):
+    args = ["--out", str(tmp_path / "here"), "--num-times", "101", "--skip-done"]
+
+    def runs(experiment=symmetry_breaking.EXPERIMENT, *more, status=0):
+        began = []
+        counted = experiment._replace(run=lambda config: began.append(1) or experiment.run(config))
+        assert _run.main(counted, [*args, *more]) == status
+        return bool(began)
+
+    assert runs()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "here").iterdir()}
+    capsys.readouterr()
+    assert not runs()
+    assert "done before" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "here").iterdir()} == before
+    # Without being asked, with other settings, and by another version of the code.
+    assert runs(symmetry_breaking.EXPERIMENT, "--no-skip-done")
+    assert runs(symmetry_breaking.EXPERIMENT, "--num-times", "102")
+    changed = tmp_path / "changed.py"
+    changed.write_text("")
+    monkeypatch.setattr(_kept, "_code", lambda: [changed])
+    assert runs()
+    assert not runs()
+    changed.write_text("# another letter")
+    failed = [claims.close("two is one", "-", expected=1, measured=2, tolerance=0.5)]
+    assert runs(symmetry_breaking.EXPERIMENT._replace(check=lambda *_: failed))
+    # What did not hold still does not.
+    assert not runs(symmetry_breaking.EXPERIMENT, "--strict", status=1)
+    # Results of a version that did not write what they are made from.
+    about = tmp_path / "here" / "about.json"
+    about.write_text(json.dumps({"experiment": "symmetry_breaking"}))
+    assert runs()
+
+
+def test_results_depend_on_what_is_installed_and_jax_s_variables(monkeypatch):
+    config = symmetry_breaking.EXPERIMENT.presets["cpu"]
+    assert {"jax", "numpy", "neural-tangents"} <= set(_machine.versions(*_machine.required()))
+    assert "pytest" not in _machine.required()
+    made = [_kept.made_from(config), _kept.made_from(config)]
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "bfloat16")
+    made.append(_kept.made_from(config))
+    monkeypatch.setattr(_machine, "versions", lambda *_: {"jax": "0.0"})
+    made.append(_kept.made_from(config))
+    assert made[0] == made[1]
+    assert len(set(made)) == 3
 
 
 INTERRUPTED = """

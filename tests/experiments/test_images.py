@@ -1,6 +1,9 @@
 """Images that experiments start from: a folder of one's own, and what is missing in it."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -161,3 +164,22 @@ def test_a_skip_is_forgotten_when_results_come(tmp_path, plain):
     _run.main(linear_model.EXPERIMENT, [*args, "--skip-unfit"])
     assert json.loads((out / "config.json").read_text())["num_images"] == 20
     assert not (out / "skipped.txt").exists()
+
+
+def test_changed_images_are_other_images(tmp_path, plain):
+    """Also in a folder of data sets, of which only those of the same name count."""
+    folder = tmp_path / "copy"
+    shutil.copytree(plain, folder)
+    files = _images.files(str(folder), None)
+    assert len(files) == len(list(folder.rglob("*")))
+    os.utime(next(path for path in folder.rglob("*") if path.is_file()), (1, 1))
+    assert _images.files(str(folder), None) != files
+    (tmp_path / "stl10").mkdir()
+    assert _images.files(["photos", "cifar10"], str(tmp_path)) == []
+    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
+    (tmp_path / "cifar10" / "3.0.2" / "dataset_info.json").write_text("{}")
+    (tmp_path / "stl10" / "other").write_text("")
+    assert [Path(path).name for path, *_ in _images.files("cifar10", str(tmp_path))] == [
+        "3.0.2",
+        "dataset_info.json",
+    ]
