@@ -7,6 +7,12 @@ DATA ?=
 DATA_DIR ?=
 ARGS ?=
 NAME ?=
+
+# Those of the environment are somebody else's.
+ALL :=
+DONE :=
+SKIP :=
+
 # Huge pages for large arrays, where Linux grants them on request: a step's memory is new each time,
 # and pages of 4 KiB take up to a quarter of it.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -20,7 +26,7 @@ FROM_DATA = $(if $(DATA),--data "$(DATA)") $(AND_DATA_DIR) $(SKIP)
 AND_DATA_DIR = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 # fig2cf is part of fig5, and fig4 of fig3.
-QUICK := fig1ab fig8 fig9 fig6 fig2ab fig1cd infinite_width two_towers
+QUICK := fig8 fig6 fig2ab fig9 fig1ab two_towers infinite_width fig1cd
 FIGURES := $(QUICK) width_sweep ntk_evolution fig5 fig3 fig7 tables lars_steps predicted_steps
 
 # A run of all says how far it is, leaves what an earlier one has done, and does not end where images
@@ -30,9 +36,11 @@ quick: ALL := $(QUICK)
 figures quick: SKIP := --skip-unfit
 figures quick: DONE := --skip-done
 
+PLACE = $(shell printf '%s\n' $(ALL) | grep -nx $@ | cut -d: -f1)
+
 # The second line begins the command, which may go on after the call.
 define EXPERIMENT
-$(if $(ALL),@$(eval BEGUN += $@)echo "$@: $(words $(BEGUN)) of $(words $(ALL))")
+$(if $(ALL),@echo "$@: $(PLACE) of $(words $(ALL))")
 $(BIN)/python -m experiments.$(1) --preset $(PRESET) $(DONE) $(ARGS)
 endef
 
@@ -192,7 +200,8 @@ help:  ## this list
 	@echo "  PRESET    of the experiments: cpu (default: minutes, no download) or paper (as published, or larger: one GPU)"
 	@echo "  DATA      photos (default), cifar10, stl10 or, but for speedup, a folder of images; DATA_DIR  where prepared data lie"
 	@echo "  ARGS      more options for the experiments, pytest or the benchmarks; with figures, for each run"
-	@echo "            (--no-skip-done: again what an earlier call of figures, paper or quick has made)"
+	@echo "            (figures, paper and quick leave results that are still those of these settings,"
+	@echo "            images, code and versions: --no-skip-done makes them again)"
 	@echo "  PYTHON    3.11, 3.12 or 3.13, default python3; VENV  the environment made with it, default .venv"
 
 # Environments. A stamp stands for one set of extras installed, once and again when setup.cfg changes.

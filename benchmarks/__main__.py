@@ -59,11 +59,23 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, help="turns of each alternative")
     parser.add_argument("--full", action="store_true", help="each at its full size: see their help")
-    parser.add_argument("--only", nargs="+", choices=names(), default=names(), metavar="NAME")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=names(),
+        default=names(),
+        metavar="NAME",
+        help=f"some of {', '.join(names())}",
+    )
     parser.add_argument(
         "--timeout", type=float, default=600, help="seconds of each benchmark (default: 600)"
     )
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/benchmarks"),
+        help="folder of the report (default: %(default)s)",
+    )
     options = parser.parse_args(args)
     about, failures = _report.machine(), {}
     rows: list[Row] = []

@@ -170,7 +170,11 @@ class Rows:
 
 def parser(doc: str | None, *, rounds: int, full: str) -> argparse.ArgumentParser:
     """The options that all benchmarks have."""
-    result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    result = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{Path(sys.argv[0]).stem}",
+        description=doc,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
     result.add_argument(
         "--rounds", type=int, default=rounds, help=f"turns of each (default: {rounds})"
     )

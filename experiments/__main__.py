@@ -77,8 +77,19 @@ def main(args: list[str]) -> int:
 
         module = importlib.import_module(f"experiments.{name}")
         _run.command(module.EXPERIMENT, args[2:])
-    print(__doc__, file=sys.stderr)
+    print(f"{_wrong(args)}\n\n{__doc__}", file=sys.stderr)
     return 2
+
+
+def _wrong(args: list[str]) -> str:
+    """Why these are not one of the commands."""
+    if not args:
+        return "a command is missing"
+    if args[0] == "run":
+        return "run takes the name of an experiment: `python -m experiments list` has them"
+    if args[0] == "list":
+        return f"list takes no arguments, got {' '.join(args[1:])}"
+    return f"there is no command {args[0]!r}"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import numpy as np
 import tyro
 
 from sslstep import data
-from sslstep.data._prepared import root_of
+from sslstep.data import _folder as _folder_of_files
+from sslstep.data import _prepared
 
 NAMES = ("photos", "cifar10", "stl10")
 
@@ -88,15 +89,15 @@ def identity(name: str, view: int) -> str:
 
 def files(names: str | Sequence[str], data_dir: str | None) -> list[tuple[str, int, int]]:
     """Of all images but the photographs the files, their sizes, and when they were changed."""
-    found = []
+    found: list[Path] = []
     for name in [names] if isinstance(names, str) else names:
-        if name == "photos":
-            continue
-        folder = root_of(data_dir) / name if name in NAMES else Path(name).expanduser()
-        for path in sorted(folder.rglob("*")):
-            stat = path.lstat()
-            found.append((str(path), stat.st_size, stat.st_mtime_ns))
-    return found
+        folder = Path(name).expanduser()
+        if name in NAMES:
+            prepared = (_prepared.root_of(data_dir) / name).glob("*/*")  # of each version
+            found += sorted(path for path in prepared if path.is_file())
+        elif folder.is_dir():
+            found += [path for path, _ in _folder_of_files.labelled_files(folder)[0]]
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
 
 
 def crop_pairs(

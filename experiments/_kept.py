@@ -41,17 +41,18 @@ def digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def made_from(config: Any) -> str:
-    """A digest of all that results depend on.
+def made_from(config: Any, runs: Path | None = None) -> str:
+    """A digest of all that results depend on but for networks trained before, below `runs`.
 
     These are the settings, the images, the code (of experiments and sslstep, to the letter), the
-    versions of what sslstep asks for, JAX's variables, processor and devices.
+    versions of what sslstep asks for and of JAX's plugins, its variables, processor and devices.
     """
     everything = {
         "config": config,
         "images": _images.files(getattr(config, "data", ()), getattr(config, "data_dir", None)),
         "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _code()],
-        "versions": _machine.versions(*_machine.required()),
+        "runs": str(runs),
+        "versions": _machine.versions(*_machine.PACKAGES, *_machine.required()),
         "variables": {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_"))},
         "machine": [platform.python_version(), _machine.host(), _machine.devices()],
     }

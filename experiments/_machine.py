@@ -14,6 +14,9 @@ from pathlib import Path
 import jax
 
 UNKNOWN = "unknown"
+
+# Whose versions results tell.
+PACKAGES = ("sslstep", "jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy")
 ROOT = Path(__file__).parent.parent
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -53,11 +56,13 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def required() -> list[str]:
-    """The packages that sslstep asks for, without extras; none of a copy that is not installed."""
-    with suppress(metadata.PackageNotFoundError):
+    """The packages that sslstep asks for, without extras, and what JAX has for accelerators."""
+    names = {dist.name for dist in metadata.distributions()}
+    found = sorted(name for name in names if name.startswith(("jax-", "libtpu", "nvidia-")))
+    with suppress(metadata.PackageNotFoundError):  # a copy that is not installed
         asked = metadata.requires("sslstep") or []
-        return [re.split(r"[^\w-]", line)[0] for line in asked if "extra ==" not in line]
-    return []
+        found += [re.split(r"[^\w-]", line)[0] for line in asked if "extra ==" not in line]
+    return found
 
 
 def commit() -> str:

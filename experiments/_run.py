@@ -72,7 +72,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     _require_replaceable(experiment, folder)
     about = _about(experiment, options)  # now, as the commit may change in the meantime
     if options.skip_done and _made_from(folder) == about[MADE_FROM]:
-        print(f"{folder}: done before with these settings, images, code and versions")
+        print(f"{folder}: done before, from the same settings, images, code and versions")
         return _status(folder, claims.load(folder / "claims.json"), options.strict)
     with _draft_of(folder) as draft, _logging_to(draft / "log.txt"):
         log.info("%s, preset %s, %s", experiment.name, options.preset, _machine.short())
@@ -97,8 +97,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
         claims.save(draft / "claims.json", results)
         log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
         log.info("%s: %.1f s in all", folder, time.perf_counter() - start)
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    _replace(folder, draft)
     return _status(folder, results, options.strict)
 
 
@@ -132,6 +131,16 @@ def _draft_of(folder: Path) -> Iterator[Path]:
                 for parent in new_parents:
                     parent.rmdir()
         raise
+
+
+def _replace(folder: Path, draft: Path) -> None:
+    """Put new results in the place of old ones, which are whole until then."""
+    old = folder.with_name(folder.name + ".old.partial")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _skip(folder: Path, draft: Path, why: str) -> None:
@@ -175,8 +184,8 @@ class Options(Generic[C, P]):
     strict: bool = False
     """Exit with status 1 if a claim does not hold."""
     skip_done: bool = False
-    """Where there are results that were made with the same settings, images, code, versions and
-    processor, leave them as they are."""
+    """Where there are results that were made from the same settings, images and code, with the same
+    versions and on the same processor and devices, leave them as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +303,6 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _about(experiment: Experiment[C], options: Options[C, str]) -> dict[str, Any]:
     """What made these results, beside their settings."""
-    packages = ("sslstep", "jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy")
     what, _, explanation = experiment.doc.partition("\n")
     return {
         "experiment": experiment.name,
@@ -305,17 +313,19 @@ def _about(experiment: Experiment[C], options: Options[C, str]) -> dict[str, Any
         "device": _machine.devices(),
         "host": _machine.host(),
         "Python": platform.python_version(),
-        **_machine.versions(*packages),
+        **_machine.versions(*_machine.PACKAGES),
         "commit": _machine.commit(),
-        MADE_FROM: _kept.made_from(options.config),
+        MADE_FROM: _kept.made_from(options.config, getattr(options, "runs", None)),
     }
 
 
 def _made_from(folder: Path) -> str | None:
     """Of earlier results, whole ones, if there are any and they say so."""
-    if not (folder / "claims.json").is_file():
-        return None
-    return report.read_about(folder).get(MADE_FROM)
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    whole = held >= {"arrays.npz", "claims.json", "config.json"} and any(
+        name.endswith(".png") for name in held
+    )
+    return report.read_about(folder).get(MADE_FROM) if whole else None
 
 
 @contextmanager

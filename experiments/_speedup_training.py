@@ -21,6 +21,10 @@ FORMAT = 4
 # Eigenvalues of so many times their level are no longer learned but thrown too far. Losses that are
 # flat above their minimum (G.3) let them stay at a few times.
 TOO_FAR = 10.0
+# The best rate is tried again at so many times itself; of an arm without a number of its own, then
+# so many times. The others have three own numbers, and two of them are still to be tried.
+NEARER, NEAREST = (2.0, 0.5), (2**0.5, 0.5**0.5)
+NUM_REFINED = len(NEARER) + len(NEAREST)
 
 
 class Candidate(NamedTuple):
@@ -251,12 +255,12 @@ def tune(
     for rate in getattr(problem.search, arm.rates):
         score(Candidate(rate, own[0] if arm.own else 0.0))
     middle = best()
-    for factor in (2.0, 0.5):
+    for factor in NEARER:
         score(middle._replace(rate=factor * middle.rate))
     middle = best()
     for number in own[1:] if arm.own else ():
         score(middle._replace(own=number))
-    for factor in () if arm.own else (2**0.5, 0.5**0.5):
+    for factor in () if arm.own else NEAREST:
         score(middle._replace(rate=factor * middle.rate))
     rows = np.asarray([(*candidate, value) for candidate, value in tried.items()])
     while tried[best()] <= problem.num_steps:

@@ -30,7 +30,8 @@ class Config:
     num_points: int = 256
     """Images whose embeddings are shown."""
     num_frames: int = 70
-    """Frames of the animation, at steps that are spaced evenly in their logarithm."""
+    """Frames of the animation, at steps that are spaced evenly in their logarithm: of the first,
+    which are close, those that round to one step are one."""
     num_steps: int = 150
     """Steps of training: three dimensions."""
     first_step: int = 2

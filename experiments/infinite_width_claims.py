@@ -54,7 +54,9 @@ def _check_networks(config, arrays) -> list[claims.Claim]:
                 tolerance=0.05,
             )
         )
+    # Of the laziest.
     name = f"network_{config.laziness[-1]:g}"
+    what = f"network, a = {config.laziness[-1]:g}, width {config.width}"
     deviation, allowed = _step_time_errors(config, arrays)
     results.append(
         claims.below(

@@ -387,8 +387,8 @@ def _check_distances(arrays, dim) -> list[claims.Claim]:
         expected = float(np.log(predicted[-2:-1] / predicted[-1:]).sum() / last)
         results.append(
             claims.close(
-                f"at the rate of Eq. 48 with its second stage, for the measured gaps: exponent "
-                f"around α = {scales[-1]:.0e} (β = {beta:.3f} as α → 0)",
+                f"at the rate of Eq. 48 with its second stage, for the measured gaps, d = {dim}: "
+                f"exponent around α = {scales[-1]:.0e} (β = {beta:.3f} as α → 0)",
                 "Result 4.6",
                 expected=expected,
                 measured=float(np.log(measured[-2:-1] / measured[-1:]).sum() / last),

@@ -200,7 +200,8 @@ def _study(config: Config, folder: Path, case: str, problem: Any, source: str) -
         return _kept.kept(folder, f"{case}-{name}", {**described, "arm": name, "own": own}, make)
 
     names = [name for name in config.arms if _applies(case, name)]
-    trials = len(problem.search.descent) + 4 + 1
+    # Its trials, and the best one once more to the end.
+    trials = len(problem.search.descent) + _speedup_training.NUM_REFINED + 1
     per_arm = trials * len(config.tuning_seeds) + len(config.seeds)
     arrays: Arrays = {}
     chosen: dict[str, tuple[_speedup_arms.Arm, _speedup_training.Candidate]] = {}

@@ -19,11 +19,7 @@ def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ..
     _check.require_at_least("size", size, 1)
     if not folder.is_dir():
         raise DatasetNotFoundError(f"there is no folder {folder}.")
-    folders = (path.name for path in folder.iterdir() if path.is_dir())
-    names = tuple(sorted(name for name in folders if not name.startswith(".")))  # no .git
-    found = [(path, -1) for path in _files(folder, folder.iterdir())]
-    for label, name in enumerate(names):
-        found += [(path, label) for path in _files(folder, (folder / name).rglob("*"))]
+    found, names = labelled_files(folder)
     if not found:
         raise DatasetNotFoundError(
             f"there are no images in {folder}: files that end with {', '.join(ENDINGS)}, in it or "
@@ -41,6 +37,16 @@ def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ..
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DatasetNotFoundError(f"{path} is no image that can be read: {error}") from error
     return images, np.array([label for _, label in found], np.int32), names
+
+
+def labelled_files(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
+    """The images in the order in which they are read, with their labels, and the labels' names."""
+    folders = (path.name for path in folder.iterdir() if path.is_dir())
+    names = tuple(sorted(name for name in folders if not name.startswith(".")))  # no .git
+    found = [(path, -1) for path in _files(folder, folder.iterdir())]
+    for label, name in enumerate(names):
+        found += [(path, label) for path in _files(folder, (folder / name).rglob("*"))]
+    return found, names
 
 
 def _files(folder: Path, paths: Iterator[Path]) -> list[Path]:

@@ -149,6 +149,11 @@ def test_results_that_are_done_are_left_if_asked(tmp_path, monkeypatch, capsys):
     assert runs(symmetry_breaking.EXPERIMENT._replace(check=lambda *_: failed))
     # What did not hold still does not.
     assert not runs(symmetry_breaking.EXPERIMENT, "--strict", status=1)
+    # Of results that are not whole.
+    for name in ("arrays.npz", "figure.png"):
+        assert not runs()
+        (tmp_path / "here" / name).unlink()
+        assert runs()
     # Results of a version that did not write what they are made from.
     about = tmp_path / "here" / "about.json"
     about.write_text(json.dumps({"experiment": "symmetry_breaking"}))
@@ -159,6 +164,7 @@ def test_results_depend_on_what_is_installed_and_jax_s_variables(monkeypatch):
     config = symmetry_breaking.EXPERIMENT.presets["cpu"]
     assert {"jax", "numpy", "neural-tangents"} <= set(_machine.versions(*_machine.required()))
     assert "pytest" not in _machine.required()
+    assert _kept.made_from(config, Path("here")) != _kept.made_from(config, Path("there"))
     made = [_kept.made_from(config), _kept.made_from(config)]
     monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "bfloat16")
     made.append(_kept.made_from(config))

@@ -167,19 +167,19 @@ def test_a_skip_is_forgotten_when_results_come(tmp_path, plain):
 
 
 def test_changed_images_are_other_images(tmp_path, plain):
-    """Also in a folder of data sets, of which only those of the same name count."""
-    folder = tmp_path / "copy"
-    shutil.copytree(plain, folder)
+    """Also behind a link; of data sets those of the same name count, as does what is read alone."""
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    shutil.copytree(plain, tmp_path / "elsewhere")
+    (folder / "one").symlink_to(tmp_path / "elsewhere")
+    (folder / ".hidden").write_text("")
     files = _images.files(str(folder), None)
-    assert len(files) == len(list(folder.rglob("*")))
-    os.utime(next(path for path in folder.rglob("*") if path.is_file()), (1, 1))
+    assert len(files) == len(list(Path(plain).glob("*.png")))
+    os.utime(next((tmp_path / "elsewhere").glob("*.png")), (1, 1))
     assert _images.files(str(folder), None) != files
-    (tmp_path / "stl10").mkdir()
+    (tmp_path / "stl10" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "stl10" / "1.0.0" / "dataset_info.json").write_text("{}")
     assert _images.files(["photos", "cifar10"], str(tmp_path)) == []
-    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
-    (tmp_path / "cifar10" / "3.0.2" / "dataset_info.json").write_text("{}")
-    (tmp_path / "stl10" / "other").write_text("")
-    assert [Path(path).name for path, *_ in _images.files("cifar10", str(tmp_path))] == [
-        "3.0.2",
-        "dataset_info.json",
-    ]
+    (info,) = _images.files("stl10", str(tmp_path))
+    assert Path(info[0]).name == "dataset_info.json"
+    assert _images.files(str(tmp_path / "nothing"), None) == []
