@@ -13,6 +13,7 @@ results/index.html.
 
 import ast
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -93,4 +94,6 @@ def _wrong(args: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] != ["run"]:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
     sys.exit(main(sys.argv[1:]))

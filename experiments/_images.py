@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from sslstep import data
 from sslstep.data import _folder as _folder_of_files
 from sslstep.data import _prepared
 
-NAMES = ("photos", "cifar10", "stl10")
+PREPARED = ("cifar10", "stl10")
+NAMES = ("photos", *PREPARED)
 
 # A setting: one of these names, or a folder of images of one's own.
 Source = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(NAMES)},FOLDER}}")]
@@ -87,15 +88,27 @@ def identity(name: str, view: int) -> str:
     return f"{Path(name).expanduser().resolve().name}-{digest[:8]}"
 
 
+def require_used(config: Any) -> None:
+    """Refuse a folder of prepared data where none of it is asked for."""
+    if getattr(config, "data_dir", None) is None:
+        return
+    names = [config.data] if isinstance(config.data, str) else config.data
+    if not set(names) & set(PREPARED):
+        raise ValueError(
+            f"data_dir is where {' and '.join(PREPARED)} lie, but data is {', '.join(names)}: give "
+            f"--data {PREPARED[0]}, say."
+        )
+
+
 def files(names: str | Sequence[str], data_dir: str | None) -> list[tuple[str, int, int]]:
     """Of all images but the photographs the files, their sizes, and when they were changed."""
     found: list[Path] = []
     for name in [names] if isinstance(names, str) else names:
         folder = Path(name).expanduser()
-        if name in NAMES:
+        if name in PREPARED:
             prepared = (_prepared.root_of(data_dir) / name).glob("*/*")  # of each version
             found += sorted(path for path in prepared if path.is_file())
-        elif folder.is_dir():
+        elif name not in NAMES and folder.is_dir():
             found += [path for path, _ in _folder_of_files.labelled_files(folder)[0]]
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
 

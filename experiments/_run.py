@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import _kept, _machine, report
+from experiments import _images, _kept, _machine, report
 from experiments._images import UnfitError
 from experiments.report import MADE_FROM, SECONDS, SKIPPED
 from sslstep import claims, plotting, train
@@ -70,6 +70,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     options = _parse(experiment, sys.argv[1:] if args is None else list(args))
     folder = options.out or Path("results") / experiment.name / _folder_name(experiment, options)
     _require_replaceable(experiment, folder)
+    _images.require_used(options.config)
     about = _about(experiment, options)  # now, as the commit may change in the meantime
     if options.skip_done and _made_from(folder) == about[MADE_FROM]:
         print(f"{folder}: done before, from the same settings, images, code and versions")

@@ -1,6 +1,7 @@
 """Print every claim that the runs in results/ made, each once: `make claims`."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,11 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
     if not found:
         print(f"no claims in {root.resolve()}: run `make figures` first", file=sys.stderr)
         return 1
-    runs = [(folder, claims.load(folder / "claims.json")) for folder in folders]
+    try:
+        runs = [(folder, claims.load(folder / "claims.json")) for folder in folders]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     again = repeated(runs)
     groups = [(str(path.relative_to(root)), made) for path, made in runs if path not in again]
     print(claims.table(groups))
@@ -46,4 +51,5 @@ def _of(folder: Path, names: Sequence[str]) -> bool:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
     sys.exit(main(sys.argv[1:]))

@@ -71,7 +71,11 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
         print(f"nothing in {root.resolve()}: run `make figures` first", file=sys.stderr)
         return 1
     draft = root / "index.html.partial"
-    draft.write_text(page(folders, without), encoding="utf-8")
+    try:
+        draft.write_text(page(folders, without), encoding="utf-8")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     draft.replace(root / "index.html")
     print(root / "index.html")
     return 0
@@ -150,7 +154,9 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
         about.pop(name, None)
     said = [about.pop("what", ""), *about.pop("explanation", "").split("\n\n")]
     parts += [_paragraph(text) for text in said if text]
-    about |= {key: value for key, value in _json(folder / "config.json").items() if key == "data"}
+    about |= {
+        key: value for key, value in read_json(folder / "config.json").items() if key == "data"
+    }
     facts = "; ".join(f"{key}: {value}" for key, value in about.items())
     if facts:
         parts.append(f'<p class="about">{html.escape(facts)}</p>')
@@ -209,11 +215,19 @@ def _kind(cell: Any) -> str:
 
 def read_about(folder: Path) -> dict[str, Any]:
     """What the run says of itself; nothing if it was made before runs did."""
-    return _json(folder / "about.json")
+    return read_json(folder / "about.json")
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+def read_json(path: Path) -> dict[str, Any]:
+    """The settings in a file; none without a file."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is broken ({error}): remove its folder, or run it anew."
+        ) from error
 
 
 def _title(folder: Path) -> str:

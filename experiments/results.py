@@ -13,14 +13,14 @@ From Python, with a checkout of the repository as the working directory::
 import argparse
 import dataclasses
 import importlib
-import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import _run
+from experiments import _run, report
 from sslstep import claims
 
 
@@ -56,14 +56,17 @@ def load(folder: str | Path) -> Results:
     for name in ("about.json", "config.json", "arrays.npz", "claims.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is no folder of results: it has no {name}.")
-    about = json.loads((folder / "about.json").read_text())
+    about = report.read_json(folder / "about.json")
     # Results of before experiments wrote their name lie in a folder of that name.
     name = about.get("experiment", folder.resolve().parent.name)
     experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
     default = experiment.presets[about["preset"]]
-    settings = json.loads((folder / "config.json").read_text())
-    with np.load(folder / "arrays.npz") as stored:
-        arrays = {key: stored[key] for key in stored.files}
+    settings = report.read_json(folder / "config.json")
+    try:
+        with (folder / "arrays.npz").open("rb") as file, np.load(file) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{folder / 'arrays.npz'} is broken ({error}).") from error
     made = list(claims.load(folder / "claims.json"))
     return Results(experiment, _config(default, settings, folder), arrays, made, about)
 

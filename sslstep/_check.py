@@ -7,7 +7,7 @@ a traced function even operations on concrete arrays are traced, unless told oth
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -109,6 +109,8 @@ def require_scalar(
     name: str, value: Any, *, at_least: float | None = None, above: float | None = None
 ) -> None:
     """Check that `value` is one number: an array would broadcast into another problem."""
+    if not hasattr(value, "dtype") and isinstance(value, Mapping | str):
+        raise TypeError(f"{name} must be a number, got a {type(value).__name__}.")
     shape = shape_of(value)
     if shape != ():
         raise ValueError(f"{name} must be a number, got shape {shape}.")

@@ -316,15 +316,16 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
             f"kernel_fn must be one function of (x1, x2=None), got a {type(kernel_fn).__name__}."
         )
     _check.require_one_of("kernel", kernel, ("nngp", "ntk"))
-
     needs_both = _blocks.needs_both(kernel_fn)
 
     def array_kernel_fn(x1: ArrayLike, x2: ArrayLike | None = None) -> Any:
         result = kernel_fn(x1, x1 if x2 is None and needs_both else x2)
-        array = getattr(result, kernel, result if kernel == "ntk" else None)
+        array: Any = getattr(result, kernel, result if kernel == "ntk" else None)
         if not hasattr(array, "shape"):
             wanted = "an array" if kernel == "ntk" else "kernels, among them nngp"
             raise TypeError(f"kernel_fn must return {wanted}, got a {type(result).__name__}.")
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"kernel_fn must return floats, got {array.dtype}: are x integers?")
         return array
 
     return array_kernel_fn
@@ -362,6 +363,8 @@ def _operator(
 def _pair_tasks(
     kernel_fn: KernelFn | TwoTowers, x: ArrayLike, x_prime: ArrayLike
 ) -> tuple[list[_blocks.Task], int]:
+    if not isinstance(kernel_fn, TwoTowers):
+        kernel_fn = as_kernel_fn(kernel_fn)
     num = _num_pairs(x, x_prime)
     if isinstance(kernel_fn, TwoTowers):
         first, second = kernel_fn
@@ -371,7 +374,7 @@ def _pair_tasks(
             f"x and x_prime must have one shape, got {_check.shape_of(x)} and "
             f"{_check.shape_of(x_prime)}: views of different kinds need TwoTowers."
         )
-    return [_blocks.Task(as_kernel_fn(kernel_fn), _blocks.joined(x, x_prime))], 2 * num
+    return [_blocks.Task(kernel_fn, _blocks.joined(x, x_prime))], 2 * num
 
 
 def _task(

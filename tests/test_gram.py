@@ -228,6 +228,7 @@ def test_values_that_are_not_finite_are_located():
     [
         (lambda x: gram.matrix(lambda a, b=None: a, x), r"wanted \(5, 5\) .* got \(5, 3\)"),
         (lambda x: gram.matrix(None, x), "kernel_fn must be one function"),
+        (lambda x: gram.pairs(x, x, rational), "kernel_fn must be one function .* got a "),
         (lambda x: gram.matrix(gram.TwoTowers(rational, rational), x), "got a TwoTowers"),
         (lambda x: gram.matrix(rational, x[:0]), r"x1 must hold samples.*\(0, 3\)"),
         (lambda x: gram.matrix(rational, x, x[:, :0]), r"x2 must hold samples.*\(5, 0\)"),
@@ -268,6 +269,8 @@ def test_a_kernel_of_two_sets_of_points(dtype):
             np.testing.assert_allclose(call(kernel_fn), call(rational), rtol=10 * eps_of(x))
     with pytest.raises(TypeError, match="kernel_fn must return an array, got a list"):
         gram.matrix(lambda x1, x2=None: [1.0], x)
+    with pytest.raises(TypeError, match="must return floats, got uint8: are x integers"):
+        gram.pairs(lambda x1, x2=None: x1 @ x1.T, *jnp.ones((2, 3, 4), jnp.uint8))
     with pytest.raises(TypeError, match="must return kernels, among them nngp"):
         gram.as_kernel_fn(rational, "nngp")(x)
 

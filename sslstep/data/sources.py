@@ -211,7 +211,7 @@ def image_folder(folder: str | Path, size: int) -> Dataset:
         >>> images.shape, labels.tolist(), label_names
         ((1, 16, 16, 3), [0], ('cats',))
     """
-    return Dataset(*_folder.read(Path(folder), size))
+    return Dataset(*_folder.read(Path(folder).expanduser(), size))
 
 
 def _part(split: str, written: str, num: int) -> slice:

@@ -49,6 +49,7 @@ def random_crop_pairs(
         >>> crops.shape, crops.dtype
         ((500, 20, 20, 3), dtype('uint8'))
     """
+    _check.require_key("key", key)
     _, height, width, _ = require_images(images)
     if not 1 <= size <= min(height, width):
         raise ValueError(
@@ -143,6 +144,8 @@ def _standardised(pixels: Array, mean: ArrayLike | None, std: ArrayLike | None) 
 
 def require_images(images: ArrayLike) -> tuple[int, ...]:
     """Check that `images` is a non-empty batch of images and return its shape."""
+    if hasattr(images, "images"):
+        raise ValueError("images must be an array, got a Dataset: give its attribute images.")
     shape = _check.shape_of(images)
     if len(shape) != 4:
         raise ValueError(f"images must have shape (n, h, w, c), got shape {shape}.")

@@ -89,6 +89,7 @@ def embed(
         >>> jnp.abs(kernel_pca.embed(modes, jnp.array([[1.0, 5.0]]) @ both.T)).round(4)
         Array([[0.7071]], dtype=float32)
     """
+    _require_modes(modes)
     size, _ = _check.shape_of(modes.coefficients)
     _, columns = _check.require_matrix("k_test_train", k_test_train, f"(n_test, {size})")
     if columns != size:
@@ -134,6 +135,7 @@ def embed_training(
         Array([[1., 0.],
                [0., 1.]], dtype=float32)
     """
+    _require_modes(modes)
     size = modes.coefficients.shape[0]
     coefficients = modes.coefficients
     if not isinstance(modes, PrincipalModes):
@@ -169,6 +171,7 @@ def align(modes: KernelModes, initial: Float[ArrayLike, "N d"]) -> linear.Aligne
         >>> kernel_pca.align(modes, 1e-3 * x[:, :2]).rotation.shape
         (2, 2)
     """
+    _require_modes(modes)
     size, available = _check.shape_of(modes.coefficients)
     rows, dim = _check.require_matrix("initial", initial, f"({size}, d)")
     if rows != size or dim > available:
@@ -313,6 +316,8 @@ def gradient_flow_ssl(
         start = linear.initial_singular_values(init_scale, dim).astype(modes.eigenvalues.dtype)
         aligned = linear.Aligned(jnp.eye(dim, dtype=start.dtype), start)
 
+    sample_shape = _check.shape_of(x)[1:]
+
     def predict_fn(
         t: Real[ArrayLike, "..."] | None = None,
         x_test: Real[ArrayLike, "n_test ..."] | None = None,
@@ -324,6 +329,11 @@ def gradient_flow_ssl(
         Of new points ``x_test``, shape (..., n_test, d), the dimensions of t first; of the training
         pairs [X, X'], (..., 2n, d), where it is None. ``view`` says which of TwoTowers' kernels.
         """
+        if t is not None and x_test is None and _check.shape_of(t)[1:] == sample_shape != ():
+            raise ValueError(
+                f"t, of shape {_check.shape_of(t)}, looks like samples: give "
+                f"predict_fn(None, x_test) for the end of training, or predict_fn(t, x_test)."
+            )
         if t is None:
             values = final_singular_values(modes)
         elif aligned is None:
@@ -342,6 +352,14 @@ def gradient_flow_ssl(
         return embed(modes, k_test_train, values, rotation)
 
     return predict_fn
+
+
+def _require_modes(modes: KernelModes) -> None:
+    if not isinstance(modes, KernelModes):
+        raise TypeError(
+            f"modes must be KernelModes, as contrastive_modes gives them, got a "
+            f"{type(modes).__name__}."
+        )
 
 
 def _scale(

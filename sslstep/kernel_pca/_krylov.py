@@ -105,7 +105,7 @@ def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple
         if _excess(ritz, limits, basis) <= 1:
             return ritz, iteration
         if not more or iteration + 2 > limits.max_iterations:
-            raise ConvergenceError(_failure(ritz, limits, basis, iteration))
+            raise ConvergenceError(_failure(ritz, limits, basis, iteration, more))
         block, basis, looks = _residual(ritz, problem), basis.restarted(ritz), _Looks()
 
 
@@ -333,17 +333,17 @@ def _excess(ritz: Ritz, limits: Limits, basis: _Basis) -> float:
     return float(_ratios(ritz, limits, basis).max())
 
 
-def _failure(ritz: Ritz, limits: Limits, basis: _Basis, iteration: int) -> str:
+def _failure(ritz: Ritz, limits: Limits, basis: _Basis, iteration: int, more: bool) -> str:
     bad = _ratios(ritz, limits, basis) > 1
     first = int(np.argmax(bad))
     relative = ritz.residuals[first] / max(abs(ritz.eigenvalues[first]), 1e-300)
     value = ritz.eigenvalues[first] * basis.problem.unit
+    hope = "Allow more with max_iterations or a larger tol" if more else "More would not help"
     return (
         f"{int(bad.sum())} of {limits.num} modes have not converged after {iteration} products "
         f"with the kernel: the first is mode {first + 1}, eigenvalue {value:.3g}, whose residual "
-        f"relative to it is {relative:.1e} where tol = {limits.tol:.1e}. Allow more with "
-        f"max_iterations or a larger tol; or give the kernel in float64, if this one's eigenvalues "
-        f"span more than {basis.problem.dtype} resolves; or use solver='dense'."
+        f"relative to it is {relative:.1e} where tol = {limits.tol:.1e}. {hope}; or, if they span "
+        f"more than {basis.problem.dtype} resolves, float64 or fewer modes; or solver='dense'."
     )
 
 

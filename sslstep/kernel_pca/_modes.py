@@ -184,6 +184,8 @@ def principal_modes(
 
 def require_dim(dim: int, size: int) -> None:
     """Raise if 2n samples do not have so many modes."""
+    if not hasattr(dim, "__index__"):
+        raise TypeError(f"dim must be an integer, got {dim!r}.")
     if not 1 <= dim <= size // 2:
         raise ValueError(
             f"dim must be between 1 and n = {size // 2}, got {dim}: over n pairs K_Γ has at most n "

@@ -167,6 +167,7 @@ def scale_init(
 
     Raises:
         ValueError: if α is negative or NaN, or ``where`` is true of no path.
+        TypeError: if ``where`` is no function.
 
     Example:
         >>> import jax.numpy as jnp
@@ -175,7 +176,9 @@ def scale_init(
         >>> nn.scale_init(params, 0.5, where=lambda path: "output" in path)["output"]["kernel"]
         Array([0.5, 0.5], dtype=float32)
     """
-    _check.require_at_least("init_scale", init_scale, 0.0)
+    _check.require_scalar("init_scale", init_scale, at_least=0.0)
+    if where is not None and not callable(where):
+        raise TypeError(f"where must be a function of a path, such as a lambda, got {where!r}.")
     leaves = jax.tree_util.tree_leaves_with_path(params)
     names = [_name(path) for path, leaf in leaves if _is_floating(leaf)]
     chosen = {name for name in names if where is None or where(name)}

@@ -1,8 +1,10 @@
 """What a run leaves on disk: lines of JSON, and the settings that it was made with."""
 
 import json
+import math
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,13 @@ from sslstep.train._checkpoints import CheckpointError, Checkpoints
 from sslstep.train._step import TrainState
 
 __all__ = ["columns", "read_rows", "read_run"]
+
+# In run.json: the step at which a run began, and the norms of its parameters there, by their paths.
+INITIAL = "initial "
+INITIAL_STEP, INITIAL_NORM = f"{INITIAL}step", f"{INITIAL}norm of "
+# To which norms on two devices, or by two versions of JAX, agree.
+_NORM_TOLERANCE = 1e-3
+_MOST_SHOWN = 5
 
 _ADVICE = "Choose a smaller learning rate, a longer warm-up or another initial scale."
 
@@ -37,11 +46,17 @@ class RunFiles:
     def require_same(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
         """Refuse a folder of another run: by the caller's settings, and by what a run sees."""
         if self.folder is not None:
+            _require_json(settings)
             _require_same(self.folder / "settings.json", settings)
             path = self.folder / "run.json"
-            # An earlier version wrote less of them.
-            written = _read_settings(path).keys() if path.exists() else ()
-            _require_same(path, {name: value for name, value in seen.items() if name in written})
+            if path.exists():
+                # An earlier version wrote less of them.
+                written = _read_settings(path)
+                names = [name for name in seen if name in written]
+                # A state from the middle of the run tells nothing of its start.
+                if written.get(INITIAL_STEP) != seen[INITIAL_STEP]:
+                    names = [name for name in names if not name.startswith(INITIAL)]
+                _require_same(path, {name: seen[name] for name in names}, only=names)
 
     def remember(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
         """Write the settings, once it is clear that the run goes on here.
@@ -68,6 +83,13 @@ class RunFiles:
                 path = self.folder / f"{name}.jsonl"
                 self._lines[name] = JsonLines(path, found[0] if found else -1)
                 rows += read_rows(path)
+            last = self.metric_rows[-1]["step"] if self.metric_rows else int(state.step)
+            if found and last < found[0]:
+                warnings.warn(
+                    f"{self.folder / 'metrics.jsonl'} lacks the metrics of steps {last + 1} to "
+                    f"{found[0]}, which the run has done: somebody has cut it.",
+                    stacklevel=2,
+                )
         return found or (int(state.step), state)
 
     def metrics(self, first: int, metrics: Any) -> dict[str, Any]:
@@ -141,7 +163,12 @@ class RunFiles:
     def _diverged(self, row: Mapping[str, Any]) -> str:
         text = ", ".join(f"{name} = {value:.4g}" for name, value in row.items() if name != "step")
         last = self.metric_rows[-1] if self.metric_rows else None
-        before = "It was the first step."
+        if last is None and row["step"] == 1:
+            return (
+                f"training diverged at step 1: {text}. No step was made before: look at the "
+                f"images and views, at the initial scale and at the loss."
+            )
+        before = "It was the first step here."
         if last is not None:
             rest = ", ".join(f"{k} = {v:.6g}" for k, v in last.items() if k != "step")
             before = f"The last finite ones are those of step {last['step']}: {rest}."
@@ -248,18 +275,43 @@ def _is_finite(leaf: Array) -> bool:
     return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(np.isfinite(np.asarray(leaf)).all())
 
 
-def _require_same(path: Path, settings: Mapping[str, Any]) -> None:
+def _require_json(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"settings[{name!r}] must be something that JSON can hold, such as a number, a "
+                f"string or a list: {error}."
+            ) from error
+
+
+def _require_same(
+    path: Path, settings: Mapping[str, Any], only: Sequence[str] | None = None
+) -> None:
     """Refuse other settings than those that were written there, if any were."""
     if not path.exists():
         return
     old, new = _read_settings(path), json.loads(json.dumps(dict(settings)))
-    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    asked = old.keys() | new.keys() if only is None else only
+    # Initial norms last: there are many, and another key changes them too.
+    ordered = sorted(asked, key=lambda name: (name.startswith(INITIAL), name))
+    names = [name for name in ordered if not _same(name, old.get(name), new.get(name))]
     if names:
-        changes = ", ".join(f"{name} = {old.get(name)!r}, now {new.get(name)!r}" for name in names)
+        shown = names if len(names) <= _MOST_SHOWN else names[: _MOST_SHOWN - 1]
+        changes = ", ".join(f"{name} = {old.get(name)!r}, now {new.get(name)!r}" for name in shown)
+        if len(shown) < len(names):
+            changes += f", and {len(names) - len(shown)} more"
         raise ValueError(
             f"{path.parent} holds a run of other settings ({changes}): name another folder, or "
             f"remove this one."
         )
+
+
+def _same(name: str, old: Any, new: Any) -> bool:
+    if name.startswith(INITIAL_NORM) and isinstance(old, float) and isinstance(new, float):
+        return math.isclose(old, new, rel_tol=_NORM_TOLERANCE)
+    return bool(old == new)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

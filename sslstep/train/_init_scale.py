@@ -53,7 +53,8 @@ def choose_init_scale(
         α, to 1%.
 
     Raises:
-        ValueError: if the views differ in shape, n is not above d, ``batch_size`` does not divide
+        ValueError: if the views differ in shape or are not finite, n is not above d, ``bounds`` do
+            not increase, ``batch_size`` does not divide
             n, ``where`` is true of no path, or no α within the bounds reaches the target; the
             message says what they reach.
         TypeError: if the network has not the form of :class:`Network`, or ``key`` is no key.
@@ -71,8 +72,12 @@ def choose_init_scale(
     _check.require_one_of("measure", measure, ("correlation", "covariance"))
     size = x.shape[0] if batch_size is None else batch_size
     require_views(x, x_prime, size)
+    _check.require_finite("x", x)
+    _check.require_finite("x_prime", x_prime)
     _check.require_at_least("target", target, 0.0, strict=True)
     _check.require_at_least("bounds", bounds, 0.0, strict=True)
+    if not bounds[0] < bounds[1]:
+        raise ValueError(f"bounds must be the lower and the upper one, got {bounds}.")
     # As init_state draws them.
     variables = initial_variables(network, jax.random.split(key)[0], x)
 

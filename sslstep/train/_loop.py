@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from sslstep import _check
 from sslstep.train._compile import CompiledStep
-from sslstep.train._files import RunFiles, columns
+from sslstep.train._files import INITIAL_NORM, INITIAL_STEP, RunFiles, columns
 from sslstep.train._order import batch_indices
 from sslstep.train._step import TrainState
 
@@ -111,7 +112,8 @@ def fit(
             a step is as short as a dispatch, some 0.1 ms to 1 ms.
         settings: anything that JSON can hold and that determines the run. Written to
             ``settings.json``; a later call with others is refused. So is, by ``run.json``, one with
-            another ``batch_size``, another key in ``state``, or other images.
+            another ``batch_size``, other images, or in ``state`` another key or initial parameters
+            of other norms, such as those of another α.
         progress: what to call the run in a progress bar, shown on terminals; None for no bar.
 
     Returns:
@@ -119,8 +121,8 @@ def fit(
 
     Raises:
         ValueError: if an argument is out of range, ``record`` returns an entry ``step``, or the
-            folder holds a run of other settings, another batch size, key or images, another network
-            or optimiser, or more steps, or settings that cannot be read.
+            folder holds a run of other settings, another batch size, key, initial scale or images,
+            another network or optimiser, or more steps, or settings that cannot be read.
         TypeError: if ``step`` is not compiled.
         DivergenceError: as above, with the step, the last finite metrics and the checkpoint to
             return to.
@@ -250,14 +252,28 @@ def _dispatches(first: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 def _seen(state: TrainState, images: PyTree, batch_size: int) -> dict[str, Any]:
-    """What determines a run beside its settings, and an array of the state does not show."""
+    """What determines a run beside its settings, and the shapes of its state do not show."""
     leaves = jax.tree.leaves(images)
     return {
+        **_initial_norms(state.params),
+        INITIAL_STEP: int(state.step),
         "batch_size": int(batch_size),
         "images": [f"{leaf.dtype} {tuple(leaf.shape)}" for leaf in leaves],
         "checksums of images": [_checksum(leaf) for leaf in leaves],
         "key": np.asarray(jax.random.key_data(state.key)).ravel().tolist(),
     }
+
+
+def _initial_norms(params: PyTree) -> dict[str, float]:
+    """Of each array, which the scale and the seed of the initial parameters change."""
+    norms = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            # With the shape: arrays of other shapes are another network's, which is said elsewhere.
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            norm = np.linalg.norm(np.asarray(leaf).astype(np.float64))
+            norms[f"{INITIAL_NORM}{name}, of shape {tuple(leaf.shape)},"] = float(norm)
+    return norms
 
 
 def _checksum(leaf: Any) -> str:

@@ -77,14 +77,15 @@ def forward_in_training(network: Network, variables: Any, x: Any, **settings: An
     settings = {"train": True, "mutable": ["batch_stats"], **settings}
     found = _called(network, "apply", variables, x, **settings)
     fits = _is_pair(found) and _is_pair(found[0]) and isinstance(found[1], Mapping)
-    _require_returned(fits, "((h, z), updated) where mutable is set, {} for no averages", found)
+    wanted = "((h, z), updated) where mutable is set, {} for no averages"
+    _require_returned(network, fits, wanted, found)
     return found
 
 
 def forward_in_evaluation(network: Network, variables: Any, x: Any) -> Any:
     """(h, z) of a network whose batch norms use their running averages."""
     found = _called(network, "apply", variables, x, train=False)
-    _require_returned(_is_pair(found), "(h, z)", found)
+    _require_returned(network, _is_pair(found), "(h, z)", found)
     return found
 
 
@@ -93,10 +94,15 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2
 
 
-def _require_returned(fits: bool, wanted: str, found: Any) -> None:
-    if not fits:
-        shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
-        raise ValueError(f"network.apply must return {wanted}, got {shapes}.")
+def _require_returned(network: Network, fits: bool, wanted: str, found: Any) -> None:
+    if fits:
+        return
+    name = "network.apply"
+    if isinstance(network, linen.Module):  # whose apply is flax's own, and a pair in training
+        name, wanted = "the network's __call__", "(h, z), hidden representations and embeddings"
+        found = found[0] if _is_pair(found) and isinstance(found[1], Mapping) else found
+    shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
+    raise ValueError(f"{name} must return {wanted}, got {shapes}.")
 
 
 def _called(network: Network, name: str, first: Any, x: Any, **settings: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sslstep.data import flatten, random_crop_pairs
+from sslstep.data import Dataset, flatten, random_crop_pairs
 from sslstep.data.views import _crop_pairs
 
 
@@ -156,6 +156,14 @@ def test_flatten_is_pixels_over_255(dtype: jnp.dtype) -> None:
     assert rows.max() == 1
     expected = images.reshape(4, -1) / 255
     np.testing.assert_allclose(rows, expected, rtol=2 * jnp.finfo(dtype).eps)
+
+
+def test_crops_of_a_data_set_or_by_a_number_for_a_key(unchecked: None) -> None:
+    found = Dataset(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int32), ("one",))
+    with pytest.raises(ValueError, match="got a Dataset: give its attribute images"):
+        random_crop_pairs(jax.random.key(0), found, 2)
+    with pytest.raises(TypeError, match="key must be "):
+        random_crop_pairs(0, found.images, 2)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", jnp.float32, np.dtype("f4")])

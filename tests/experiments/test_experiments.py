@@ -342,8 +342,19 @@ def test_results_are_read_back_and_drawn_anew(tmp_path, capsys):
     del settings["num_times"]  # as if added since
     (folder / "config.json").write_text(json.dumps(settings))
     assert results.load(folder).config == symmetry_breaking.Config()
+    (folder / "config.json").write_text("{torn")
+    capsys.readouterr()
+    with pytest.raises(ValueError, match=r"config\.json is broken"):
+        results.load(folder)
+    shutil.copytree(folder, tmp_path / "symmetry_breaking" / "cpu")
+    assert report.main(root=tmp_path) == 1
+    assert "config.json is broken" in capsys.readouterr().err
     (folder / "config.json").write_text(json.dumps(settings | {"of_old": 1}))
     with pytest.raises(ValueError, match=r"other settings: of_old\.$"):
+        results.load(folder)
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "arrays.npz").write_bytes((folder / "arrays.npz").read_bytes()[:99])
+    with pytest.raises(ValueError, match=r"arrays\.npz is broken"):
         results.load(folder)
     (folder / "arrays.npz").unlink()
     with pytest.raises(FileNotFoundError, match=r"no folder of results: it has no arrays\.npz"):
@@ -656,6 +667,12 @@ def test_a_result_of_another_experiment_is_never_replaced(tmp_path):
     with pytest.raises(ValueError, match="holds the results of symmetry_breaking"):
         _run.main(faster_losses.EXPERIMENT, ["--out", str(tmp_path / "here")])
     assert _run.main(symmetry_breaking.EXPERIMENT, args) == 0
+
+
+def test_a_folder_of_data_that_nothing_is_taken_from(tmp_path):
+    args = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "here")]
+    with pytest.raises(ValueError, match="data_dir is where cifar10 and stl10 lie, but data is ph"):
+        _run.main(linear_model.EXPERIMENT, args)
 
 
 def test_missing_data(tmp_path):

@@ -268,3 +268,15 @@ def test_wrong_calls(unchecked):
     predict_fn = kernel_pca.gradient_flow_ssl(gaussian_kernel, x, x, 2)
     with pytest.raises(ValueError, match="at a time t need initial or init_scale"):
         predict_fn(1.0)
+    predict_fn = kernel_pca.gradient_flow_ssl(gaussian_kernel, x, x, 2, init_scale=1e-3)
+    with pytest.raises(ValueError, match=r"t, of shape \(3, 2\), looks like samples"):
+        predict_fn(jnp.ones((3, 2)))
+    assert predict_fn(jnp.ones((3, 4))).shape == (3, 4, 8, 2)
+    modes = kernel_pca.contrastive_modes(gram.pairs(gaussian_kernel, x, x), 2)
+    for call in (kernel_pca.embed, kernel_pca.align):
+        with pytest.raises(TypeError, match="modes must be KernelModes"):
+            call(jnp.ones((8, 8)), modes)
+    with pytest.raises(TypeError, match="modes must be KernelModes"):
+        kernel_pca.embed_training(jnp.ones((8, 8)))
+    with pytest.raises(TypeError, match=r"dim must be an integer, got 2\.0"):
+        kernel_pca.gradient_flow_ssl(gaussian_kernel, x, x, 2.0)

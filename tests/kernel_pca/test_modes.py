@@ -475,6 +475,13 @@ def test_not_converging_is_an_error():
         kernel_pca.contrastive_modes(kernel, 5, max_iterations=4)
 
 
+def test_modes_that_rounding_hides_are_not_waited_for():
+    """All that float32 resolves is in the basis soon, and no number of products adds to it."""
+    kernel = jnp.asarray(with_spectrum(13, np.geomspace(1, 1e-9, 100)), jnp.float32)
+    with pytest.raises(kernel_pca.ConvergenceError, match=r"More would not help; or, if they span"):
+        kernel_pca.contrastive_modes(kernel, 50, max_iterations=1000)
+
+
 @pytest.mark.parametrize("short", [jnp.float16, jnp.bfloat16])
 def test_half_precision_is_for_the_dense_solver(short):
     """Of a kernel rounded so, the iteration used to find zeros."""

@@ -115,6 +115,13 @@ def test_scale_init_is_traced_and_keeps_other_leaves():
     assert second["half"].dtype == jnp.bfloat16
 
 
+def test_scale_init_wants_its_arguments_in_order(unchecked):
+    with pytest.raises(TypeError, match="init_scale must be a number, got a dict"):
+        nn.scale_init(0.1, {"kernel": jnp.ones(2)})
+    with pytest.raises(TypeError, match="where must be a function of a path"):
+        nn.scale_init({"kernel": jnp.ones(2)}, 0.1, where="kernel")
+
+
 def test_centred_scales_the_output_and_keeps_the_derivative(x64):
     model = nn.MLP(3, 8, bias_std=0.1, dtype=jnp.float64)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)))

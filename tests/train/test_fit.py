@@ -293,6 +293,8 @@ def test_other_settings_networks_and_folders_are_refused(copy, tmp_path):
     assert json.loads((tmp_path / "a" / "settings.json").read_text()) == {"dim": 3, "seed": 0}
     with pytest.raises(ValueError, match=r"other settings \(seed = 0, now 1\)"):
         training.fit(tmp_path / "a", 10, settings={"seed": 1, "dim": 3})
+    with pytest.raises(TypeError, match=r"settings\['scales'\] must be something that JSON"):
+        training.fit(tmp_path / "a", 10, settings={"scales": np.ones(2)})
     network = nn.Encoder(training.NETWORK.backbone, nn.Projector(hidden=(8,), dim=4))
     with pytest.raises(ValueError, match="another state than this run's"):
         training.fit(copy, 30, start=training.state(network=network))
@@ -323,6 +325,35 @@ def test_another_batch_size_or_key_or_other_images_are_refused(copy):
     assert not (copy / "run.json").exists()  # what is refused leaves no mark
     training.fit(copy, batch_size=4)
     assert json.loads((copy / "run.json").read_text())["batch_size"] == 4
+
+
+def test_another_initial_scale_is_refused(copy):
+    """It is in no setting: only the parameters show it, which are the checkpoint's from then on."""
+    metrics = (copy / "metrics.jsonl").read_bytes()
+    start = training.state()
+    for path in (None, lambda path: path.startswith("projector/")):
+        params = nn.scale_init(start.params, 0.5, path)
+        with pytest.raises(ValueError, match=r"\(initial norm of .*, of shape \(.*, now "):
+            training.fit(copy, 40, start=start._replace(params=params))
+    assert (copy / "metrics.jsonl").read_bytes() == metrics
+    # Another device rounds otherwise; and what begins later does not show where the run began.
+    near = jax.tree.map(lambda leaf: leaf * (1 + 1e-5), start.params)
+    assert training.fit(copy, 30, start=start._replace(params=near)).metrics["step"][-1] == 30
+    later = start._replace(step=jnp.asarray(30, jnp.int32), params=params)
+    assert training.fit(copy, 30, start=later).metrics["step"][-1] == 30
+
+
+def test_metrics_that_were_cut_are_missed(copy):
+    lines = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_bytes(b"".join(lines[:12]))
+    with pytest.warns(UserWarning, match="lacks the metrics of steps 13 to 30"):
+        training.fit(copy, 40)
+
+
+def test_a_loss_that_is_not_finite_before_any_step():
+    step = training.compiled(loss_fn=lambda z, z_prime: jnp.log(-jnp.sum(z * z)))
+    with pytest.raises(DivergenceError, match=r"diverged at step 1: .* No step was made before"):
+        training.fit(None, 10, step=step, record=None, record_at=())
 
 
 def test_what_was_never_saved_binds_nobody(tmp_path):

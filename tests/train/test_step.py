@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import training
+from flax import linen
 
 from sslstep import data, losses, nn, optim, train
 from sslstep.measure import spectrum
@@ -73,6 +74,18 @@ def test_what_a_network_returns_is_checked(returned, got):
     state = training.state(network=Wrong())
     with pytest.raises(ValueError, match=rf"must return \(\(h, z\), updated\).*got {got}"):
         training.make_step(network=Wrong())(state, training.images(2))
+
+
+def test_a_flax_module_that_returns_embeddings_alone():
+    class Alone(linen.Module):
+        @linen.compact
+        def __call__(self, x, *, train, axis_name=None):
+            return linen.Dense(3)(x.reshape(len(x), -1))
+
+    state = training.state(network=Alone())
+    wanted = r"__call__ must return \(h, z\), hidden representations and embeddings, got \(2, 3\)"
+    with pytest.raises(ValueError, match=wanted):
+        training.make_step(network=Alone())(state, training.images(2))
 
 
 def test_a_record_in_evaluation_mode_checks_too():
@@ -264,6 +277,10 @@ def test_choose_init_scale_at_simclr_s_target():
 
 def test_choose_init_scale_wants_views_that_fit(unchecked):
     key, x = jax.random.key(0), jnp.zeros((6, 8, 8, 3))
+    with pytest.raises(ValueError, match=r"x_prime of shape .* NaN"):
+        train.choose_init_scale(key, training.NETWORK, x, x.at[0].set(jnp.nan))
+    with pytest.raises(ValueError, match=r"bounds must be the lower and the upper one, got \(1"):
+        train.choose_init_scale(key, training.NETWORK, x, x, bounds=(1.0, 0.1))
     with pytest.raises(ValueError, match="must have one shape"):
         train.choose_init_scale(key, training.NETWORK, x, x[:4])
     with pytest.raises(ValueError, match="batch_size = 4 must divide the 6 pairs"):
