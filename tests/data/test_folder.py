@@ -38,6 +38,12 @@ def test_the_middle_is_kept_and_averaged(tmp_path):
     assert names == ()
 
 
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "mine" / "one.png", np.zeros((8, 8, 3)))
+    assert len(data.image_folder("~/mine", 8).images) == 1
+
+
 def test_what_is_missing_or_broken_is_named(tmp_path):
     with pytest.raises(data.DatasetNotFoundError, match="there is no folder"):
         data.image_folder(tmp_path / "nowhere", 8)
