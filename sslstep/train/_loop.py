@@ -272,7 +272,7 @@ def _initial_norms(params: PyTree) -> dict[str, float]:
             # With the shape: arrays of other shapes are another network's, which is said elsewhere.
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             norm = np.linalg.norm(np.asarray(leaf).astype(np.float64))
-            norms[f"{INITIAL_NORM}{name}, of shape {tuple(leaf.shape)},"] = float(norm)
+            norms[f"{INITIAL_NORM}{name} {tuple(leaf.shape)}"] = float(f"{norm:.6g}")
     return norms
 
 
