@@ -1,6 +1,7 @@
 """What the benchmarks share: turns, memory, processes, options, and the rows they hand over."""
 
 import argparse
+import functools
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ import jax
 from experiments import _machine
 
 OURS = "sslstep"
+PRODUCT = 4096  # side of the matrices whose product tells the machine's rate
 
 
 class Turns(NamedTuple):
@@ -57,6 +59,13 @@ def take_turns(
                 if turn or not rounds:
                     times[name].append(time.perf_counter() - start)
     return Turns({name: of(taken) for name, taken in times.items()}, results)
+
+
+def peak_rate(dtype: str = "float32") -> float:
+    """Operations a second of a product of two large matrices."""
+    a = jax.numpy.ones((PRODUCT, PRODUCT), dtype)
+    call = functools.partial(jax.jit(jax.numpy.matmul), a, a)
+    return 2 * PRODUCT**3 / take_turns({"product": call}, 3).seconds["product"]
 
 
 def peak_memory() -> float:

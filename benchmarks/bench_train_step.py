@@ -2,17 +2,20 @@
 
     make bench    or    python -m benchmarks.bench_train_step
 
-All do the same in float32: forward over two views at once, the Barlow Twins loss, backward, and SGD
-with momentum. JAX's defaults are the same step compiled without what `sslstep.train.compile_step`
-tells XLA, where it tells it anything. PyTorch runs eagerly on all cores, always on CPU. They take
-turns of four steps, and the shortest step of each counts. Images are those of both views. Peak
-memory is the process's, each side in one of its own, imports included. With --full, there are more
-turns.
+All do the same: forward over two views at once, the Barlow Twins loss, backward, and SGD with
+momentum, in float32 or, with --dtype bfloat16, in mixed precision. JAX's defaults are the same step
+compiled without what `sslstep.train.compile_step` tells XLA, where it tells it anything. PyTorch
+runs eagerly, on all cores or, where JAX has a GPU and it has one too, there; and, there or with
+--compiled, by torch.compile with channels last. They take turns of four steps, and the shortest
+step of each counts. Images are those of both views. Operations are XLA's count, and their rate is
+beside that of a large product. Peak memory is the process's, each side in one of its own, imports
+included. With --full, there are more turns.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +30,7 @@ from benchmarks._timing import (
     installed,
     parser,
     peak_memory,
+    peak_rate,
     print_machine,
     take_turns,
 )
@@ -35,7 +39,7 @@ from experiments._recipes import BarlowTwins
 from sslstep import _xla, losses
 
 HEAD = BarlowTwins(dim=512, hidden=(2048,))
-DEFAULTS, PYTORCH = "JAX's defaults", "PyTorch"
+DEFAULTS, PYTORCH, COMPILED = "JAX's defaults", "PyTorch", "PyTorch, compiled"
 
 
 class Configuration(NamedTuple):
@@ -77,12 +81,15 @@ CONFIGURATIONS = {
 }
 
 
-def by_jax(config, images, compiler_options):
-    """A function that takes one step, once compiled."""
+def jax_step(config, images):
+    """``step(params, stats, state)``, and a function that makes its arguments."""
     encoder = _training.network(config.network, config.recipe)
     images = jnp.asarray(images)
-    variables = jax.jit(lambda x: encoder.init(jax.random.key(0), x, train=False))(images)
     optimiser = optax.sgd(1e-3, momentum=0.9)
+
+    def init():
+        variables = encoder.init(jax.random.key(0), images, train=False)
+        return variables["params"], variables["batch_stats"], optimiser.init(variables["params"])
 
     def step(params, stats, state):
         def loss(params):
@@ -94,8 +101,14 @@ def by_jax(config, images, compiler_options):
         updates, state = optimiser.update(gradient, state, params)
         return optax.apply_updates(params, updates), stats, state
 
+    return step, init
+
+
+def by_jax(config, images, compiler_options):
+    """A function that takes one step, once compiled."""
+    step, init = jax_step(config, images)
     compiled = jax.jit(step, donate_argnums=(0, 1, 2), compiler_options=compiler_options)
-    carry = [variables["params"], variables["batch_stats"], optimiser.init(variables["params"])]
+    carry = [*jax.jit(init)()]
 
     def one_step():
         carry[:] = jax.block_until_ready(compiled(*carry))
@@ -103,27 +116,55 @@ def by_jax(config, images, compiler_options):
     return one_step
 
 
-def by_pytorch(config, images):
+def operations(config, images):
+    """Floating-point operations of a step, as XLA counts them before it optimises."""
+    step, init = jax_step(config, images)
+    counted = jax.jit(step).lower(*jax.eval_shape(init)).cost_analysis()
+    assert counted is not None
+    return counted["flops"]
+
+
+def on_gpu():
+    """Whether PyTorch can be where JAX is, on a GPU."""
+    if jax.devices()[0].platform != "gpu" or not installed("torch"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def by_pytorch(config, images, compiled):
     """The same with torch.nn."""
     import torch
 
     from benchmarks._pytorch import network_like
 
     torch.set_num_threads(os.cpu_count() or 1)
-    network = network_like(_training.network(config.network, config.recipe))
-    images = torch.tensor(images.transpose(0, 3, 1, 2).copy())
+    device = "cuda" if on_gpu() else "cpu"
+    network = network_like(_training.network(config.network, config.recipe)).to(device)
+    images = torch.tensor(images.transpose(0, 3, 1, 2).copy()).to(device)
+    embed = network
+    if compiled:
+        network.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+        embed = torch.compile(network)
+    mixed = torch.autocast(device, torch.bfloat16, enabled=config.network.dtype == "bfloat16")
     optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
 
     def one_step():
+        with mixed:
+            embeddings = embed(images)
         z, z_prime = (
             torch.nn.functional.batch_norm(view, None, None, training=True)
-            for view in network(images).chunk(2)
+            for view in embeddings.float().chunk(2)
         )
         c = z.T @ z_prime / len(z)
         on, off = (c.diagonal() - 1).square().sum(), c.square().sum() - c.diagonal().square().sum()
         optimiser.zero_grad()
         (on + 5e-3 * off).backward()
         optimiser.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return one_step
 
@@ -131,15 +172,21 @@ def by_pytorch(config, images):
 def make_step(side, config, most):
     """One side's step."""
     images = config.images(most)
-    if side == PYTORCH:
-        return by_pytorch(config, images)
+    if side in (PYTORCH, COMPILED):
+        return by_pytorch(config, images, side == COMPILED)
     options = _xla.compiler_options(jax.devices()[:1]) if side == OURS else None
     return by_jax(config, images, options)
 
 
-def memory(side: str, key: str, most: int | None) -> float:
+def configuration(key: str, dtype: Any) -> Configuration:
+    """The configuration of a name, that computes in a type."""
+    found = CONFIGURATIONS[key]
+    return found._replace(network=dataclasses.replace(found.network, dtype=dtype))
+
+
+def memory(side: str, key: str, most: int | None, dtype: str) -> float:
     """Peak memory of this process after three steps, in MiB."""
-    step = make_step(side, CONFIGURATIONS[key], most)
+    step = make_step(side, configuration(key, dtype), most)
     for _ in range(3):
         step()
     return peak_memory()
@@ -152,21 +199,29 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
         "--networks", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS)
     )
     options.add_argument("--images", type=int, help="fewer than the table's")
+    options.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    options.add_argument(
+        "--compiled",
+        action="store_true",
+        help="PyTorch by torch.compile too: needs a C++ compiler",
+    )
     chosen = options.parse_args(args)
     rows = Rows("train_step", chosen.rows)
-    print_machine("float32")
+    print_machine(chosen.dtype)
+    peak = peak_rate(chosen.dtype)
+    print(f"a large product: {peak / 1e9:.0f} GFLOP/s")
     sides = [OURS]
     if _xla.compiler_options(jax.devices()[:1]) is None:
         print("ours is compiled by JAX's default options here")
     else:
         sides.append(DEFAULTS)
     if installed("torch"):
-        sides.append(PYTORCH)
-    print(f"{'':44}{'ms a step':>24}{'ratio':>8}{'MiB':>8}")
+        sides += [PYTORCH, COMPILED] if chosen.compiled or on_gpu() else [PYTORCH]
+    print(f"{'':44}{'ms a step':>26}{'ratio':>8}{'MiB':>8}")
     for key in chosen.networks:
-        config = CONFIGURATIONS[key]
+        config = configuration(key, chosen.dtype)
         used = {
-            side: in_own_process(memory, side, key, chosen.images)
+            side: in_own_process(memory, side, key, chosen.images, chosen.dtype)
             for side in sides
             if side != DEFAULTS  # the same within a few MiB
         }
@@ -178,8 +233,11 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
         for side in sides:
             row = rows.add(case, side, seconds[side], used.get(side))
             mebibytes = f"{used[side]:8.0f}" if side in used else ""
-            line = f"{case if side == OURS else '':44}{side:>16}{1e3 * seconds[side]:8.1f}"
+            line = f"{case if side == OURS else '':44}{side:>18}{1e3 * seconds[side]:8.1f}"
             print(f"{line}{row.ratio:8.2f}{mebibytes}", flush=True)
+        count = operations(config, config.images(chosen.images))
+        share = count / seconds[OURS] / peak
+        print(f"{'':44}{count / 1e9:.1f} GFLOP, ours at {share:.0%} of the product's rate")
     return rows.rows
 
 
