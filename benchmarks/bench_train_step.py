@@ -125,12 +125,10 @@ def operations(config, images):
 
 
 def on_gpu():
-    """Whether PyTorch can be where JAX is, on a GPU."""
-    if jax.devices()[0].platform != "gpu" or not installed("torch"):
-        return False
+    """Whether PyTorch, which is installed, can be where JAX is, on a GPU."""
     import torch
 
-    return torch.cuda.is_available()
+    return jax.devices()[0].platform == "gpu" and torch.cuda.is_available()
 
 
 def by_pytorch(config, images, compiled):

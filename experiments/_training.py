@@ -153,8 +153,8 @@ def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
     images, labels, x, x_prime, key = samples(config, views_fn, seed)
     if len(images) < recipe.batch_size:
         raise _images.UnfitError(
-            f"batch_size = {recipe.batch_size} is larger than the data: {len(images)} images. Each "
-            f"method has its own, such as --barlow-twins.batch-size."
+            f"batch_size = {recipe.batch_size} is larger than the data: {len(images)} images. A "
+            f"smaller one is an option that ends with batch-size, where the command has one."
         )
     state = train.init_state(key, model, optimizer, x, init_scale=recipe.init_scale)
     return Setup(model, step, state, images, labels, x, x_prime)

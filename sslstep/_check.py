@@ -109,7 +109,7 @@ def require_scalar(
     name: str, value: Any, *, at_least: float | None = None, above: float | None = None
 ) -> None:
     """Check that `value` is one number: an array would broadcast into another problem."""
-    if not hasattr(value, "dtype") and isinstance(value, Mapping | str):
+    if isinstance(value, Mapping | str):
         raise TypeError(f"{name} must be a number, got a {type(value).__name__}.")
     shape = shape_of(value)
     if shape != ():

@@ -202,12 +202,13 @@ def test_one_figure_asked_for_is_not_skipped() -> None:
 
 
 def test_a_run_of_all_says_how_far_it_is_and_leaves_what_is_done() -> None:
-    for target, names in (("quick", ["fig8", "fig6"]), ("figures", ["fig8", "fig6"])):
+    for target in ("quick", "figures"):
         lines = run_make("--dry-run", target, "ARGS=--no-skip-done").stdout.splitlines()
         told = [line for line in lines if line.startswith("echo ")]
         total = len(told)
-        assert [line.split('"')[1] for line in told][:2] == [
-            f"{name}: {number} of {total}" for number, name in enumerate(names, 1)
+        assert [line.split('"')[1] for line in told[:2]] == [
+            f"fig8: 1 of {total}",
+            f"fig6: 2 of {total}",
         ]
         assert told[-1].endswith(f': {total} of {total}"')
         for line in told:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,11 @@ class RunFiles:
         """Refuse a folder of another run: by the caller's settings, and by what a run sees."""
         if self.folder is not None:
             _require_json(settings)
-            _require_same(self.folder / "settings.json", settings)
+            path = self.folder / "settings.json"
+            if path.exists():
+                _require_same(
+                    self.folder, _read_settings(path), json.loads(json.dumps(dict(settings)))
+                )
             path = self.folder / "run.json"
             if path.exists():
                 # An earlier version wrote less of them.
@@ -56,7 +60,8 @@ class RunFiles:
                 # A state from the middle of the run tells nothing of its start.
                 if written.get(INITIAL_STEP) != seen[INITIAL_STEP]:
                     names = [name for name in names if not name.startswith(INITIAL)]
-                _require_same(path, {name: seen[name] for name in names}, only=names)
+                old, new = ({name: values[name] for name in names} for values in (written, seen))
+                _require_same(self.folder, old, new)
 
     def remember(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
         """Write the settings, once it is clear that the run goes on here.
@@ -286,16 +291,10 @@ def _require_json(settings: Mapping[str, Any]) -> None:
             ) from error
 
 
-def _require_same(
-    path: Path, settings: Mapping[str, Any], only: Sequence[str] | None = None
-) -> None:
-    """Refuse other settings than those that were written there, if any were."""
-    if not path.exists():
-        return
-    old, new = _read_settings(path), json.loads(json.dumps(dict(settings)))
-    asked = old.keys() | new.keys() if only is None else only
+def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse other settings than those that were written in a folder, both as JSON has them."""
     # Initial norms last: there are many, and another key changes them too.
-    ordered = sorted(asked, key=lambda name: (name.startswith(INITIAL), name))
+    ordered = sorted(old.keys() | new.keys(), key=lambda name: (name.startswith(INITIAL), name))
     names = [name for name in ordered if not _same(name, old.get(name), new.get(name))]
     if names:
         shown = names if len(names) <= _MOST_SHOWN else names[: _MOST_SHOWN - 1]
@@ -303,7 +302,7 @@ def _require_same(
         if len(shown) < len(names):
             changes += f", and {len(names) - len(shown)} more"
         raise ValueError(
-            f"{path.parent} holds a run of other settings ({changes}): name another folder, or "
+            f"{folder} holds a run of other settings ({changes}): name another folder, or "
             f"remove this one."
         )
 

@@ -54,9 +54,8 @@ def choose_init_scale(
 
     Raises:
         ValueError: if the views differ in shape or are not finite, n is not above d, ``bounds`` do
-            not increase, ``batch_size`` does not divide
-            n, ``where`` is true of no path, or no α within the bounds reaches the target; the
-            message says what they reach.
+            not increase, ``batch_size`` does not divide n, ``where`` is true of no path, or no α
+            within the bounds reaches the target; the message says what they reach.
         TypeError: if the network has not the form of :class:`Network`, or ``key`` is no key.
 
     Example:
