@@ -299,7 +299,7 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
 
     Raises:
         ValueError: if ``kernel_fn`` is not a function, or ``kernel`` is unknown.
-        TypeError: from the function, if ``kernel_fn`` returns no array, or no NNGP kernel.
+        TypeError: from the function, if ``kernel_fn`` returns no array of floats or no NNGP kernel.
 
     Example:
         >>> import jax.numpy as jnp

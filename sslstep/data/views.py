@@ -40,6 +40,7 @@ def random_crop_pairs(
 
     Raises:
         ValueError: if ``images`` is empty or not of four dimensions, or ``size`` does not fit.
+        TypeError: if ``key`` is no key.
 
     Example:
         >>> import jax

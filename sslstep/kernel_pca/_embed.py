@@ -79,6 +79,7 @@ def embed(
 
     Raises:
         ValueError: if shapes do not fit or values are not finite.
+        TypeError: if ``modes`` are not :class:`KernelModes`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -123,6 +124,7 @@ def embed_training(
 
     Raises:
         ValueError: if shapes do not fit.
+        TypeError: if ``modes`` are not :class:`KernelModes`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -162,6 +164,7 @@ def align(modes: KernelModes, initial: Float[ArrayLike, "N d"]) -> linear.Aligne
 
     Raises:
         ValueError: if shapes do not fit or values are not finite.
+        TypeError: if ``modes`` are not :class:`KernelModes`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -205,7 +208,7 @@ def learned_kernel(
         Shape ``(n_a, n_b)``, of rank d.
 
     Raises:
-        ValueError: as :func:`embed`.
+        ValueError, TypeError: as :func:`embed`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -272,8 +275,9 @@ def gradient_flow_ssl(
         It gives shape ``(..., n_test, d)``, or ``(..., 2n, d)`` on the training pairs.
 
     Raises:
-        ValueError: as the functions it puts together; from ``predict_fn``, if t is given where
-            neither ``initial`` nor ``init_scale`` was.
+        ValueError, TypeError: as the functions it puts together.
+        ValueError: from ``predict_fn``, if t is given where neither ``initial`` nor ``init_scale``
+            was, or has the shape of samples and ``x_test`` is missing.
 
     Example:
         >>> import jax, jax.numpy as jnp

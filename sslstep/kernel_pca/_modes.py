@@ -111,7 +111,9 @@ def contrastive_modes(
             argument is out of range; if ``krylov`` is used within `jit`. ``dense`` sees all of the
             kernel; ``krylov`` what the vectors show that it multiplies, which lean to the leading
             modes: a negative eigenvalue far below those in size can escape it.
-        sslstep.kernel_pca.ConvergenceError: if ``tol`` is not met within ``max_iterations``.
+        TypeError: if d is no integer.
+        sslstep.kernel_pca.ConvergenceError: if ``tol`` is not met within ``max_iterations``, or
+            the kernel's type does not resolve so many modes.
 
     Example:
         >>> import jax, jax.numpy as jnp

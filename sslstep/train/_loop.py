@@ -87,6 +87,7 @@ def fit(
       Ctrl-C stops at once.
     - Killed: what came after the last checkpoint is done again.
     - A checkpoint that cannot be read: a warning, and the one before it.
+    - Metrics gone of steps that a checkpoint has: a warning, and it goes on from there.
     - A full disk: an error; earlier checkpoints and whole lines of the files are intact.
     - A loss or gradient that is not finite, or, at a checkpoint, a parameter or running average:
       :class:`DivergenceError`, before anything of it is saved.
@@ -123,7 +124,7 @@ def fit(
         ValueError: if an argument is out of range, ``record`` returns an entry ``step``, or the
             folder holds a run of other settings, another batch size, key, initial scale or images,
             another network or optimiser, or more steps, or settings that cannot be read.
-        TypeError: if ``step`` is not compiled.
+        TypeError: if ``step`` is not compiled, or JSON cannot hold ``settings``.
         DivergenceError: as above, with the step, the last finite metrics and the checkpoint to
             return to.
         Interrupted: as above.
