@@ -104,7 +104,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
 
 def _status(folder: Path, results: Sequence[claims.Claim], strict: bool) -> int:
     """Say how many claims do not hold; they count if `strict`."""
-    failed = sum(not claim.holds for claim in results)
+    failed = sum(claim.holds is False for claim in results)
     if failed:
         print(f"{failed} claim(s) do not hold: see {folder}/claims.json", file=sys.stderr)
     return 1 if failed and strict else 0
@@ -183,7 +183,7 @@ class Options(Generic[C, P]):
     out: Path | None = None
     """Folder of the results. Default: results/<experiment>/<preset and what differs from it>."""
     strict: bool = False
-    """Exit with status 1 if a claim does not hold."""
+    """Exit with status 1 if a claim does not hold; an undecided one is no failure."""
     skip_done: bool = False
     """Where there are results that were made from the same settings, images and code, with the same
     versions and on the same processor and devices, leave them as they are."""

@@ -117,7 +117,7 @@ def page(folders: list[Path], without: list[Path]) -> str:
     read = [(folder, claims.load(folder / "claims.json")) for folder in folders]
     again = repeated(read)
     counted = [claim for folder, made in read if folder not in again for claim in made]
-    held = f"{sum(claim.holds for claim in counted)} of {len(counted)} claims hold."
+    held = claims.count(counted)
     held += "".join(
         f"<br>Counted once: all claims of {html.escape(_title(folder))} are among those of "
         f"{html.escape(_title(other))}."
@@ -127,7 +127,7 @@ def page(folders: list[Path], without: list[Path]) -> str:
         [
             f'<a href="#{_anchor(folder)}">{html.escape(_title(folder))}</a>',
             _text(read_about(folder).get("what", "")),
-            f"{sum(claim.holds for claim in made)} of {len(made)}",
+            claims.count(made).replace(" claims hold", "").rstrip("."),
             read_about(folder).get(SECONDS, ""),
         ]
         for folder, made in read
@@ -166,17 +166,17 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
         parts.append(f'<p><img alt="{name}" src="data:{kind};base64,{image}"></p>')
     rows = [
         [
-            html.escape(claim.statement),
+            "<br>".join(html.escape(text) for text in (claim.statement, claim.spread) if text),
             html.escape(claim.where),
             f"{claim.measured:.4g}",
             html.escape(f"{claim.relation} {claim.expected:.4g}"),
             f"{claim.tolerance:.4g}",
-            "yes" if claim.holds else "NO",
+            claim.verdict,
         ]
         for claim in made
     ]
     head = ["claim", "where", "measured", "expected", "tolerance", "holds"]
-    parts.append(_table(head, rows, fails=[not claim.holds for claim in made]))
+    parts.append(_table(head, rows, fails=[claim.holds is False for claim in made]))
     for name, title in (("table.md", "table"), ("config.json", "settings")):
         if (folder / name).is_file():
             text = html.escape((folder / name).read_text())
