@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks import _report
 from benchmarks._timing import Row
+from sslstep import _terminal
 
 HERE = Path(__file__).parent
 
@@ -32,7 +33,12 @@ def run(command: Sequence[str], timeout: float) -> str:
     # Processes share a GPU: none takes it whole.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
     with subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
     ) as process:
         try:
             errors, reason = process.communicate(timeout=timeout)[1], ""
@@ -88,7 +94,9 @@ def main(args: Sequence[str] | None = None) -> int:
             command += [] if options.rounds is None else ["--rounds", str(options.rounds)]
             command += ["--full"] if options.full else []
             reason = run(command, options.timeout)
-            rows += [Row(**json.loads(line)) for line in found.read_text().splitlines()]
+            rows += [
+                Row(**json.loads(line)) for line in found.read_text(encoding="utf-8").splitlines()
+            ]
         if reason:
             failures[name] = reason
             print(f"{name}: {reason}", file=sys.stderr)
@@ -98,4 +106,5 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    _terminal.accept_any_text()
     sys.exit(main())

@@ -71,6 +71,8 @@ def write(
 ) -> None:
     """Write report.md and report.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(markdown(about, rows, failures))
+    (folder / "report.md").write_text(markdown(about, rows, failures), encoding="utf-8")
     whole = {"about": about, "rows": [row._asdict() for row in rows], "not done": failures}
-    (folder / "report.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    (folder / "report.json").write_text(
+        json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

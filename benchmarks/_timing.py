@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import _machine
+from sslstep import _terminal
 
 OURS = "sslstep"
 PRODUCT = 4096  # side of the matrices whose product tells the machine's rate
@@ -72,7 +73,11 @@ def peak_memory() -> float:
     """Of this process so far, in MiB, imports included."""
     # getrusage's would count what the parent held when it started this process.
     status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    found = (
+        re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))
+        if status.exists()
+        else None
+    )
     if found:
         return int(found[1]) / 1024
     import resource
@@ -104,7 +109,10 @@ def in_own_process(
     command = [sys.executable, "-m", "benchmarks._timing", module, function.__name__]
     try:
         done = subprocess.run(
-            [*command, json.dumps(arguments)], stdout=subprocess.PIPE, text=True, timeout=timeout
+            [*command, json.dumps(arguments)],
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=timeout,
         )
     except subprocess.TimeoutExpired:
         raise MeasurementError(f"over {timeout:.0f} s") from None
@@ -172,13 +180,14 @@ class Rows:
         row = Row(self.benchmark, case, alternative, seconds, ratio, mebibytes, note)
         self.rows.append(row)
         if self.path is not None:
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row._asdict()) + "\n")
         return row
 
 
 def parser(doc: str | None, *, rounds: int, full: str) -> argparse.ArgumentParser:
     """The options that all benchmarks have."""
+    _terminal.accept_any_text()
     result = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{Path(sys.argv[0]).stem}",
         description=doc,

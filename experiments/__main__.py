@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from experiments import claims, report
+from sslstep import _terminal
 
 HERE = Path(__file__).parent
 HELP = (["--help"], ["-h"])
@@ -32,7 +33,7 @@ def runnable() -> dict[str, str]:
     """Names, and the first line of what each says of itself; nothing is imported."""
     found = {}
     for path in sorted(HERE.glob("[a-z]*.py")):
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         assigned = {
             target.id
             for node in tree.body
@@ -94,6 +95,7 @@ def _wrong(args: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    _terminal.accept_any_text()
     if sys.argv[1:2] != ["run"]:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
     sys.exit(main(sys.argv[1:]))

@@ -28,7 +28,7 @@ def host() -> str:
 
 def _cpu() -> str:
     """In virtual machines a name may be no more than "AMD EPYC": numbers tell generations apart."""
-    info = CPUINFO.read_text() if CPUINFO.exists() else ""
+    info = CPUINFO.read_text(encoding="utf-8") if CPUINFO.exists() else ""
     pairs = [line.partition(":") for line in info.split("\n\n")[0].splitlines()]
     first = {key.strip(): value.strip() for key, _, value in pairs}  # of the cores
     name = first.get("model name") or platform.processor() or UNKNOWN
@@ -78,7 +78,7 @@ def commit() -> str:
 def output(*command: str) -> str:
     """What a command prints, started in this checkout; unknown if it fails."""
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     except (OSError, subprocess.CalledProcessError):
         return UNKNOWN
     return done.stdout.strip()

@@ -27,7 +27,7 @@ import tyro
 from experiments import _images, _kept, _machine, report
 from experiments._images import UnfitError
 from experiments.report import MADE_FROM, SECONDS, SKIPPED
-from sslstep import claims, plotting, train
+from sslstep import _terminal, claims, plotting, train
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -78,7 +78,9 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     with _draft_of(folder) as draft, _logging_to(draft / "log.txt"):
         log.info("%s, preset %s, %s", experiment.name, options.preset, _machine.short())
         config = options.config
-        (draft / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n")
+        (draft / "config.json").write_text(
+            json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8"
+        )
         start = time.perf_counter()
         with precision(config):
             runs = (options.runs,) if isinstance(options, TrainingOptions) else ()
@@ -94,7 +96,7 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
             draw(experiment, config, arrays, draft)
             results = experiment.check(config, arrays)
         about[SECONDS] = round(time.perf_counter() - start)
-        (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+        (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         claims.save(draft / "claims.json", results)
         log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
         log.info("%s: %.1f s in all", folder, time.perf_counter() - start)
@@ -150,7 +152,7 @@ def _skip(folder: Path, draft: Path, why: str) -> None:
     shutil.rmtree(draft)
     if not (folder / "claims.json").is_file():
         folder.mkdir(exist_ok=True)
-        (folder / SKIPPED).write_text(why + "\n")
+        (folder / SKIPPED).write_text(why + "\n", encoding="utf-8")
 
 
 def precision(config: Any) -> Any:
@@ -168,7 +170,7 @@ def draw(experiment: Experiment[C], config: C, arrays: Arrays, folder: Path) -> 
             paths.append(experiment.movie(config, arrays, folder))
     if experiment.table is not None:
         paths.append(folder / "table.md")
-        paths[-1].write_text(experiment.table(config, arrays))
+        paths[-1].write_text(experiment.table(config, arrays), encoding="utf-8")
     return paths
 
 
@@ -227,6 +229,7 @@ def _parse(experiment: Experiment[C], args: list[str]) -> Options[C, str]:
 
 def command(experiment: Experiment[C], args: Sequence[str] | None = None) -> NoReturn:
     """The experiment as a program: what a user can mend is one line, without a traceback."""
+    _terminal.accept_any_text()
     try:
         sys.exit(main(experiment, args))
     except (OSError, ValueError, FloatingPointError) as error:
@@ -332,7 +335,7 @@ def _made_from(folder: Path) -> str | None:
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """Log to a file and, as plain lines, to standard output."""
-    to_file = logging.FileHandler(path)
+    to_file = logging.FileHandler(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handlers: list[logging.Handler] = [to_file, logging.StreamHandler(sys.stdout)]
     log.setLevel(logging.INFO)

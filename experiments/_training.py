@@ -216,7 +216,7 @@ def fit(
 def _alone_in(folder: Path) -> Iterator[None]:
     """Refuse a folder where another process trains: two would write between each other's lines."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.report import SKIPPED, finished, repeated, skipped
-from sslstep import claims
+from sslstep import _terminal, claims
 
 
 def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
@@ -41,7 +41,8 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
             f"{other.relative_to(root)}"
         )
     for path in without:
-        print(f"not run: {path.relative_to(root)}: {(path / SKIPPED).read_text().strip()}")
+        why = (path / SKIPPED).read_text(encoding="utf-8").strip()
+        print(f"not run: {path.relative_to(root)}: {why}")
     return 0
 
 
@@ -51,5 +52,6 @@ def _of(folder: Path, names: Sequence[str]) -> bool:
 
 
 if __name__ == "__main__":
+    _terminal.accept_any_text()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
     sys.exit(main(sys.argv[1:]))

@@ -21,7 +21,7 @@ import tyro
 
 from experiments import _training, resnet_small_init, resnet_standard
 from experiments._recipes import METHODS, Recipe
-from sslstep import train
+from sslstep import _terminal, train
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ def _take(config: _training.Config, recipe: Recipe, options: Options) -> str:
 
 def command(args: Sequence[str] | None = None) -> int:
     """The program; returns the exit status."""
+    _terminal.accept_any_text()
     main(tyro.cli(Options, prog="python -m experiments.dry_run", description=__doc__, args=args))
     return 0
 

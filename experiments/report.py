@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sslstep import claims
+from sslstep import _terminal, claims
 
 # As the paper has them, then what is beyond it; others follow by name.
 ORDER = (
@@ -134,7 +134,10 @@ def page(folders: list[Path], without: list[Path]) -> str:
     ]
     contents = _table(["experiment", "what it shows", "claims that hold", "seconds"], rows)
     if without:
-        why = [[_title(folder), (folder / SKIPPED).read_text().strip()] for folder in without]
+        why = [
+            [_title(folder), (folder / SKIPPED).read_text(encoding="utf-8").strip()]
+            for folder in without
+        ]
         contents += "\n" + _table(
             ["not run", "why"], [[html.escape(cell) for cell in row] for row in why]
         )
@@ -179,7 +182,7 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
     parts.append(_table(head, rows, fails=[claim.holds is False for claim in made]))
     for name, title in (("table.md", "table"), ("config.json", "settings")):
         if (folder / name).is_file():
-            text = html.escape((folder / name).read_text())
+            text = html.escape((folder / name).read_text(encoding="utf-8"))
             parts.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
     return "\n".join(parts)
 
@@ -223,7 +226,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is broken ({error}): remove its folder, or run it anew."
@@ -244,4 +247,5 @@ def _place(folder: Path) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
+    _terminal.accept_any_text()
     sys.exit(main(sys.argv[1:]))

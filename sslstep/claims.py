@@ -207,7 +207,9 @@ def save(path: str | Path, claims: Sequence[Claim]) -> None:
     draft = path.with_suffix(".tmp")
     # JSON has no NaN or infinity; as strings they survive and `load` turns them back.
     rows = [{k: _plain(v) for k, v in claim._asdict().items()} for claim in claims]
-    draft.write_text(json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    draft.write_text(
+        json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
     draft.replace(path)
 
 
@@ -227,7 +229,7 @@ def load(path: str | Path) -> list[Claim]:
         See :func:`save`.
     """
     try:
-        rows = json.loads(Path(path).read_text())
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
         for row in rows:
             row.update({key: float(row[key]) for key in ("expected", "measured", "tolerance")})
             row["seeds"] = tuple(map(float, row.get("seeds", ())))

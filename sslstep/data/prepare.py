@@ -116,7 +116,7 @@ def formats(folder: Path) -> list[str]:
 def read_info(folder: Path) -> dict[str, Any]:
     """TFDS's description of a prepared folder."""
     try:
-        return dict(json.loads((folder / "dataset_info.json").read_text()))
+        return dict(json.loads((folder / "dataset_info.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise PreparationError(
             f"{folder} has no readable dataset_info.json ({error}): "
@@ -184,7 +184,7 @@ def require_space(urls: dict[str, Any], folder: Path) -> None:
 
 def require_network(urls: dict[str, Any], downloads: Path) -> None:
     """Fail at once if the archive has to be fetched and cannot: TFDS would try for minutes."""
-    fetched = " ".join(note.read_text() for note in downloads.rglob("*.INFO"))
+    fetched = " ".join(note.read_text(encoding="utf-8") for note in downloads.rglob("*.INFO"))
     for url, info in urls.items():
         manual = downloads / "manual" / info.filename
         if manual.is_file() or url in fetched:
@@ -227,7 +227,7 @@ def copy_records(builder: Any) -> None:
         info = read_info(folder)
         info["alternativeFileFormats"] = [*info.get("alternativeFileFormats", []), FORMAT]
         partial = folder / "dataset_info.json.partial"
-        partial.write_text(json.dumps(info, indent=2) + "\n")
+        partial.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
         partial.replace(folder / "dataset_info.json")
     except OSError as error:
         raise PreparationError(f"{folder}: {error}") from error

@@ -315,7 +315,7 @@ def _same(name: str, old: Any, new: Any) -> bool:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:  # not JSON, or no text at all
         found = None
     if not isinstance(found, dict):
@@ -332,5 +332,5 @@ def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if path.exists():
         return
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(dict(settings), indent=1, sort_keys=True) + "\n")
+    draft.write_text(json.dumps(dict(settings), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     draft.replace(path)

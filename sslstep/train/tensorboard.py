@@ -8,6 +8,7 @@
 
 import argparse
 
+from sslstep import _terminal
 from sslstep.train import write_tensorboard
 
 
@@ -27,4 +28,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    _terminal.accept_any_text()
     main()
