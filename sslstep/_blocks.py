@@ -86,9 +86,18 @@ class Block(NamedTuple):
 
 
 def blocks(
-    tasks: list[Task], batch_size: int, dtype: DTypeLike | None, progress: bool | None
+    tasks: list[Task],
+    batch_size: int,
+    dtype: DTypeLike | None,
+    progress: bool | None,
+    *,
+    both_ways: bool = True,
 ) -> Iterator[Block]:
-    """Every block, rounded to `dtype`; of symmetric matrices those on and above the diagonal."""
+    """Every block, rounded to `dtype`; of symmetric matrices those on and above the diagonal.
+
+    Whether they are symmetric is seen from blocks on the diagonal and, if `both_ways`, from one
+    beside it, which is computed the other way round as well.
+    """
     from tqdm import tqdm  # here, so that importing costs no more than JAX
 
     _check.require_at_least("batch_size", batch_size, 1)
@@ -96,8 +105,15 @@ def blocks(
     hidden = None if progress is None else not progress  # None: unless on a terminal
     with tqdm(total=total, desc="kernel", unit=" blocks", disable=hidden) as bar:
         for task in tasks:
+            corner: Any = None
             for i, j in _corners(task, batch_size):
-                yield _block(task, i, j, batch_size, dtype)
+                values = _values(task, i, j, batch_size)
+                yield _block(task, values, i, j, batch_size, dtype)
+                if both_ways and task.x2 is None and i == 0:
+                    if j == 0:
+                        corner = values
+                    elif j == batch_size and _check.is_concrete(values):
+                        _require_transpose(values, _values(task, j, i, batch_size), corner)
                 bar.update()
 
 
@@ -109,12 +125,11 @@ def _corners(task: Task, batch_size: int) -> Iterator[tuple[int, int]]:
             yield i, j
 
 
-def _block(task: Task, i: int, j: int, batch_size: int, dtype: DTypeLike | None) -> Block:
-    symmetric = task.x2 is None
-    x2 = task.x1 if task.x2 is None else task.x2
+def _values(task: Task, i: int, j: int, batch_size: int) -> Any:
+    """What the kernel function gives of a block, which may be longer than what is left there."""
     rows = _samples(task.x1, i, batch_size)
-    diagonal = symmetric and i == j
-    columns = None if diagonal else _samples(x2, j, batch_size)
+    x2 = task.x1 if task.x2 is None else task.x2
+    columns = None if task.x2 is None and i == j else _samples(x2, j, batch_size)
     values = task.kernel_fn(rows, columns)
     wanted = (rows.shape[0], rows.shape[0] if columns is None else columns.shape[0])
     if _check.shape_of(values) != wanted:
@@ -123,16 +138,24 @@ def _block(task: Task, i: int, j: int, batch_size: int, dtype: DTypeLike | None)
             f"shapes {rows.shape} and {rows.shape if columns is None else columns.shape}, got "
             f"{_check.shape_of(values)}."
         )
+    return values
+
+
+def _block(
+    task: Task, given: Any, i: int, j: int, batch_size: int, dtype: DTypeLike | None
+) -> Block:
+    symmetric = task.x2 is None
+    diagonal = symmetric and i == j
+    x2 = task.x1 if task.x2 is None else task.x2
     height = min(batch_size, task.x1.shape[0] - i)
     width = min(batch_size, x2.shape[0] - j)
-    dtype = values.dtype if dtype is None else dtype
-    concrete, given = _check.is_concrete(values), values
+    dtype = given.dtype if dtype is None else dtype
+    concrete = _check.is_concrete(given)
     with jax.enable_x64(True) if concrete else contextlib.nullcontext():
-        values = _cut(values, height=height, width=width, diagonal=diagonal, dtype=dtype)
+        values = _cut(given, height=height, width=width, diagonal=diagonal, dtype=dtype)
         finite = not concrete or bool(jnp.isfinite(values).all())
         if diagonal and finite:  # only one of its halves is used
-            hint = " kernel_fn(a, b) must be the transpose of kernel_fn(b, a)."
-            _check.require_symmetric("the kernel of a block of samples", given, hint)
+            _check.require_symmetric("the kernel of a block of samples", given, _TRANSPOSE)
     row, column = task.row + i, task.column + j
     if not finite:
         raise ValueError(
@@ -140,6 +163,15 @@ def _block(task: Task, i: int, j: int, batch_size: int, dtype: DTypeLike | None)
             f"{row + height - 1} and columns {column} to {column + width - 1}."
         )
     return Block(values, row, column, mirrored=symmetric and not diagonal)
+
+
+_TRANSPOSE = " kernel_fn(a, b) must be the transpose of kernel_fn(b, a)."
+
+
+def _require_transpose(values: Any, others: Any, corner: Any) -> None:
+    with jax.enable_x64(True):
+        name = "the kernel between two blocks of samples"
+        _check.require_transpose(name, values, others, _TRANSPOSE, beside=corner)
 
 
 def _samples(x: Samples | Joined, start: int, batch_size: int) -> Samples:
@@ -220,10 +252,12 @@ def _require_new(path: Path) -> None:
         raise FileExistsError(f"out = {path} exists already: remove it or name another file.")
 
 
-def multiply(tasks: list[Task], v: Array, batch_size: int, progress: bool | None) -> Array:
+def multiply(
+    tasks: list[Task], v: Array, batch_size: int, progress: bool | None, *, both_ways: bool
+) -> Array:
     """The matrix times v, each block used where it stands and where it is mirrored."""
     total = jnp.zeros_like(v)
-    for block in blocks(tasks, batch_size, v.dtype, progress):
+    for block in blocks(tasks, batch_size, v.dtype, progress, both_ways=both_ways):
         total = _add_product(total, block.values, v, block.row, block.column)
         if block.mirrored:
             total = _add_product(total, block.values.T, v, block.column, block.row)

@@ -126,18 +126,32 @@ def require_symmetric(name: str, value: Any, hint: str = "") -> None:
     if rows != columns:
         raise ValueError(f"{name} must be square, of shape (m, m), got shape {(rows, columns)}.")
     require_finite(name, value)
-    if not is_concrete(value):
+    require_transpose(name, value, value, hint)
+
+
+def require_transpose(
+    name: str, value: Any, other: Any, hint: str = "", *, beside: Any = 0.0
+) -> None:
+    """Raise if concrete values are not the transpose of the others, up to rounding.
+
+    Both may be parts of a matrix whose largest entries are `beside` them: rounding is relative to
+    these.
+    """
+    if not is_concrete(value, other):
         return
-    # Rounding in a sum of n products leaves an asymmetry of order sqrt(n) eps; 1e3 eps admits
-    # n of about a million and still catches every matrix that is asymmetric by construction.
     with jax.ensure_compile_time_eval():
-        matrix = as_float(name, value)
-        gap = float(jnp.abs(matrix - matrix.T).max())
-        scale = float(jnp.abs(matrix).max())
-    if gap > 1e3 * float(jnp.finfo(matrix.dtype).eps) * scale:
+        eps = float(jnp.finfo(as_float(name, value).dtype).eps)
+        matrix, other = as_precise(name, value), as_precise(name, other)
+        gap = float(jnp.abs(matrix - other.T).max())
+        scale = max(float(jnp.abs(array).max()) for array in (matrix, as_precise(name, beside)))
+    # Two sums of n products, added up in float32 at least, differ by some sqrt(n) of its eps: 1e3
+    # eps admit n of about a million. Each is then rounded to the matrix's own type, which lets
+    # them differ by one eps of that, and a power or an exponential of them by a few.
+    admitted = 1e3 * min(eps, float(jnp.finfo(jnp.float32).eps)) + 4 * eps
+    if gap > admitted * scale:
         raise ValueError(
-            f"{name} must be symmetric: |{name} - {name}.T| reaches {gap:.3g} where |{name}| "
-            f"reaches {scale:.3g}.{hint}"
+            f"{name} must be symmetric: it differs from its transpose by up to {gap:.3g} where its "
+            f"largest entry is {scale:.3g}.{hint}"
         )
 
 

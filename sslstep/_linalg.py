@@ -14,8 +14,9 @@ def matmul(a: Array, b: Array) -> Array:
 
 
 def rounding(eigenvalues: Float[Array, " k"], factor: float) -> Float[Array, ""]:
-    """`factor` times eps, relative to the largest eigenvalue."""
-    return factor * jnp.finfo(eigenvalues.dtype).eps * jnp.abs(eigenvalues).max()
+    """`factor` times the eps of what computed them, relative to the largest eigenvalue."""
+    computed = jnp.promote_types(eigenvalues.dtype, jnp.float32)  # no solver knows shorter types
+    return factor * jnp.finfo(computed).eps * jnp.abs(eigenvalues).max()
 
 
 def solver_error(eigenvalues: Float[Array, " k"], size: int) -> Float[Array, ""]:

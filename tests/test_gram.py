@@ -50,12 +50,14 @@ def test_symmetric_matrices_take_half_the_blocks_all_of_one_shape():
 
     gram.matrix(recorded, samples(10), batch_size=4)
     assert shapes.count(((4, 3), None)) == 3
-    assert shapes.count(((4, 3), (4, 3))) == 3
-    assert len(shapes) == 6
+    assert shapes.count(((4, 3), (4, 3))) == 3 + 1  # one of them both ways
+    assert len(shapes) == 7
     shapes.clear()
-    gram.operator(recorded, samples(10), batch_size=4)(jnp.ones((10, 2)))
-    assert len(shapes) == 6
-    shapes.clear()
+    multiply = gram.operator(recorded, samples(10), batch_size=4)
+    for calls in (7, 6):  # at the first product alone
+        multiply(jnp.ones((10, 2)))
+        assert len(shapes) == calls
+        shapes.clear()
     gram.matrix(recorded, samples(10), samples(5), batch_size=4)
     assert shapes == [((4, 3), (4, 3))] * 6
 
@@ -293,6 +295,58 @@ def test_a_kernel_that_is_not_symmetric():
         with pytest.raises(ValueError, match=message):
             call()
     assert gram.matrix(skewed, x, x[:3]).shape == (10, 3)  # of two sets it need not be
+
+
+@pytest.mark.parametrize("short", [jnp.float16, jnp.bfloat16])
+def test_short_types_do_not_hide_asymmetry(short):
+    """1e3 eps of float16 is 1: kernels came back as their upper halves, mirrored."""
+
+    def skewed(x1, x2=None):
+        return (rational(x1, x2) + 0.1 * jnp.arange(len(x1), dtype=jnp.float32)[:, None]).astype(
+            short
+        )
+
+    with pytest.raises(ValueError, match="the kernel of a block of samples must be symmetric"):
+        gram.matrix(skewed, samples(4))
+    x = jnp.asarray(samples(50, dim=300), short)  # while sums of products, rounded, are let pass
+
+    def cubic(x1, x2=None):
+        return (x1 @ (x1 if x2 is None else x2).T / 30) ** 3
+
+    kernel, given = gram.matrix(cubic, x, batch_size=20), cubic(x)
+    assert kernel.dtype == short
+    error = 4 * eps_of(kernel) * float(jnp.abs(given).max())
+    np.testing.assert_allclose(kernel.astype(float), given.astype(float), atol=error)
+
+
+def test_asymmetry_beside_the_diagonal():
+    """K(a, a) is symmetric, and K(a, b) is not the transpose of K(b, a)."""
+
+    def skewed(x1, x2=None):
+        return rational(x1, x2) + (0 if x2 is None else 0.01 * jnp.tanh(x1[:, :1]))
+
+    x, message = (
+        samples(10),
+        "the kernel between two blocks of samples must be symmetric: .* be the",
+    )
+    for call in (
+        lambda: gram.matrix(skewed, x, batch_size=4),
+        lambda: gram.pairs(skewed, x, x, batch_size=9),
+        lambda: gram.operator(skewed, x, batch_size=4)(jnp.ones((10, 1))),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_rounding_between_samples_without_overlap_is_no_asymmetry():
+    """Beside the diagonal all is rounding, which is relative to the diagonal."""
+
+    def noisy(x1, x2=None):
+        kernel = x1 @ (x1 if x2 is None else x2).T
+        return kernel if x2 is None else kernel + 1e-7 * x1[:, :1]
+
+    kernel = gram.matrix(noisy, np.eye(8, dtype=np.float32), batch_size=4)
+    np.testing.assert_allclose(kernel, np.eye(8), atol=2e-7)
 
 
 def test_the_operator_can_be_traced(dtype):

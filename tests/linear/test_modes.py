@@ -218,6 +218,17 @@ def test_modes_reject(gamma, message, unchecked):
         linear.modes(gamma)
 
 
+@pytest.mark.parametrize("short", [jnp.float16, jnp.bfloat16])
+def test_short_types_do_not_hide_asymmetry(short):
+    """1e3 eps of float16 is 1. What rounding leaves is a few eps, and a Γ of products has it."""
+    eps = float(jnp.finfo(short).eps)
+    for function in (linear.modes, lambda gamma: linear.loss(jnp.eye(2, dtype=short), gamma)):
+        for gap in (0.9, 8 * eps):
+            with pytest.raises(ValueError, match="gamma_matrix must be symmetric"):
+                function(jnp.array([[1, gap], [0, 1]], short))
+        function(jnp.array([[1, 0.5], [0.5 + eps, 1]], short))
+
+
 @pytest.mark.parametrize("num", [0, 4, -1])
 def test_modes_reject_num(num):
     with pytest.raises(ValueError, match=f"num must be between 1 and m = 3.*got {num}"):
