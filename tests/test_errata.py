@@ -32,7 +32,9 @@ def mode_basis(eigenvalues: np.ndarray) -> linear.Modes:
     return linear.Modes(jnp.asarray(eigenvalues), jnp.eye(len(eigenvalues)))
 
 
-def flow(eigenvalues: np.ndarray, initial: np.ndarray, end: float) -> tuple[np.ndarray, np.ndarray]:
+def flow(
+    eigenvalues: np.ndarray, initial: np.ndarray, end: float, atol: float = 1e-11
+) -> tuple[np.ndarray, np.ndarray]:
     """Gradient flow (Eq. 6) of A from `initial`, at 101 times up to `end`: the truth, by SciPy."""
     shape, scale = initial.shape, np.abs(initial).max()
 
@@ -42,7 +44,7 @@ def flow(eigenvalues: np.ndarray, initial: np.ndarray, end: float) -> tuple[np.n
 
     times = np.linspace(0, end, 101)
     run = integrate.solve_ivp(
-        velocity, (0, end), initial.ravel(), "DOP853", times, rtol=1e-11, atol=1e-11 * scale
+        velocity, (0, end), initial.ravel(), "DOP853", times, rtol=1e-11, atol=atol * scale
     )
     return times, run.y.T.reshape(-1, *shape)
 
@@ -80,7 +82,103 @@ def subspace_alignment(p: np.ndarray, p_prime: np.ndarray) -> float:
     return float(np.sum((p @ p_prime.T) ** 2) / len(p))
 
 
-# --- Sections 3 and 4 -----------------------------------------------------------------------------
+# --- Sections 2 and 3 -----------------------------------------------------------------------------
+
+
+def test_section_2_quartic_losses_need_matrices_that_commute() -> None:
+    # Tr[w A w'] + Tr[(w B w')^2], whose gradient is 2 w A + 4 (w B w') w B, by SciPy.
+    a, angle = np.diag([-2.0, -1.0]), 0.6
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    alone = np.array([1.0, 0.4])
+    times = np.linspace(0, 12, 61)
+    start = np.array([1e-3, 0.0])  # aligned with A's lowest eigenvalue
+
+    def path(b: np.ndarray) -> np.ndarray:
+        def velocity(t: float, w: np.ndarray) -> np.ndarray:
+            return -2 * w @ a - 4 * (w @ b @ w) * (w @ b)
+
+        return integrate.solve_ivp(
+            velocity, (0, 12), start, "DOP853", times, rtol=1e-11, atol=1e-14
+        ).y.T
+
+    commuting = path(np.diag(alone))
+    expected = np.asarray(linear.quartic(times, 4.0, 4.0, start[0]))  # p = -2a, q = 4b^2
+    np.testing.assert_allclose(commuting[:, 0], expected, rtol=1e-9)
+    np.testing.assert_array_equal(commuting[:, 1], 0)
+    b = turn @ np.diag(alone) @ turn.T
+    w = path(b)
+    assert np.linalg.norm(a @ b - b @ a) > 0.1
+    # It turns, and comes to rest at a generalised eigenvector.
+    cosines = w[:, 0] / np.linalg.norm(w, axis=1)
+    assert cosines[0] == 1
+    assert cosines[-1] < 0.98
+    at_rest = w[-1] @ a + 2 * (w[-1] @ b @ w[-1]) * (w[-1] @ b)
+    assert np.abs(at_rest).max() < 1e-8
+    # A quartic equation of one mode has it elsewhere, whichever coefficient of B one takes.
+    for q in (b[0, 0], alone[0], alone[1]):
+        single = float(linear.quartic(12.0, 4.0, 4 * q**2, start[0]))
+        assert abs(single / np.linalg.norm(w[-1]) - 1) > 0.01
+
+
+def test_section_2_simclr_has_no_expansion_about_the_origin() -> None:
+    rng = np.random.default_rng(0)
+    views = rng.normal(size=(2, 6, 4))
+
+    def loss(weights: np.ndarray, temperature: float = 0.2) -> float:
+        z = np.concatenate([view @ weights.T for view in views])
+        z /= np.linalg.norm(z, axis=1, keepdims=True)
+        similar = z @ z.T / temperature
+        np.fill_diagonal(similar, -np.inf)
+        positive = np.roll(np.arange(12), 6)
+        return float(np.mean(special.logsumexp(similar, axis=1) - similar[range(12), positive]))
+
+    one, other = rng.normal(size=(2, 3, 4))
+    for scale in (1.0, 1e-3, 1e-12):
+        assert loss(scale * one) == pytest.approx(loss(one), rel=1e-12)
+    assert abs(loss(one) - loss(other)) > 0.1  # two limits at the origin
+
+    def slope(scale: float) -> float:
+        h = 1e-4 * scale  # along the other, which is not the radius
+        return (loss(scale * one + h * other) - loss(scale * one - h * other)) / (2 * h)
+
+    assert abs(slope(1.0)) > 0.01
+    assert slope(1e-3) == pytest.approx(1e3 * slope(1.0), rel=1e-6)  # not linear in W
+
+
+@pytest.mark.parametrize(("dim", "positive"), [(3, 4), (2, 3), (4, 4)])
+def test_section_2_index_of_the_saddles(dim: int, positive: int) -> None:
+    gammas = np.concatenate([np.linspace(2.0, 0.5, positive), [-0.4, -1.1]])
+
+    def loss(weights: jax.Array) -> jax.Array:
+        return jnp.sum((weights @ jnp.diag(gammas) @ weights.T - jnp.eye(dim)) ** 2)
+
+    indices = []
+    for k in range(dim + 1):
+        saddle = np.zeros((dim, len(gammas)))
+        saddle[range(k), range(k)] = gammas[:k] ** -0.5
+        assert np.abs(jax.grad(loss)(jnp.asarray(saddle))).max() < 100 * EPS
+        hessian = np.asarray(jax.hessian(loss)(jnp.asarray(saddle))).reshape(saddle.size, -1)
+        # What falls, falls by 4 γ >= 2; rounding is of the order of 1e-14.
+        indices.append(int((np.linalg.eigvalsh(hessian) < -1e-8).sum()))
+    assert indices == [(dim - k) * (positive - k) for k in range(dim + 1)]
+    if (dim, positive) == (3, 4):
+        assert indices == [12, 6, 2, 0]
+    assert set(np.diff(indices)) != {-1}  # as printed
+
+
+def test_section_3_model_takes_one_sample() -> None:
+    rng = np.random.default_rng(0)
+    x, x_prime = rng.normal(size=(2, 5, 4))  # rows x_i, as in Appendix B.2
+    weights = rng.normal(size=(3, 4))
+    pairs = [(weights @ a, weights @ b) for a, b in zip(x, x_prime, strict=True)]
+    c = sum(np.outer(f, g) + np.outer(g, f) for f, g in pairs) / 10  # Eq. 2
+    gamma = (x.T @ x_prime + x_prime.T @ x) / 10
+    np.testing.assert_allclose(c, weights @ gamma @ weights.T, atol=100 * EPS)  # Eq. 4
+    with pytest.raises(ValueError, match="matmul"):
+        weights @ x
+
+
+# --- Section 4 ------------------------------------------------------------------------------------
 
 
 def test_definition_4_4_full_rank_does_not_make_qr_unique() -> None:
@@ -133,18 +231,6 @@ def test_equation_41_transposes_inside_the_alignment() -> None:
     assert np.linalg.norm(printed - right) > 0.3 * np.linalg.norm(right)
 
 
-def test_equation_18_sets_in_after_a_quarter_of_the_printed_time() -> None:
-    gammas, dim = np.array([1.0, 0.6, 0.4]), 2
-    printed = 1 / (gammas[dim - 1] - gammas[dim])
-    # So small that Eq. 17 is exact to rounding: nothing saturates.
-    times, a = flow(gammas, np.full((2, 3), 1e-30), printed)
-    behind = np.linalg.norm(a[:, :, dim], axis=1) / np.linalg.norm(a[:, :, dim - 1], axis=1)
-    assert times[25] == printed / 4
-    # 1e-8: the integrator's local error, 1e-11, over some hundred steps.
-    np.testing.assert_allclose(behind[25], np.exp(-1), rtol=1e-8)
-    np.testing.assert_allclose(behind[100], np.exp(-4), rtol=1e-8)
-
-
 def test_equation_19_projects_on_gram_schmidt_vectors() -> None:
     gammas = np.array([1.0, 0.4, 0.15, -0.2])
     weights = 1e-7 * np.array([[1.0, 0.8, 0.6, 0.3], [0.5, -0.3, 1.0, -0.8], [0.2, 0.9, 0.7, 0.5]])
@@ -173,32 +259,6 @@ def test_equation_19_projects_on_gram_schmidt_vectors() -> None:
     assert abs(mode_at_half_rise(2, float(outer[2])) - 0.5) > 0.1
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_equation_21_is_a_root_mean_square(seed: int) -> None:
-    alpha, dim, features, draws = 0.01, 10, 15, 4000
-    rng = np.random.default_rng(seed)
-    basis = np.linalg.qr(rng.normal(size=(features, features)))[0]
-    modes = linear.Modes(jnp.arange(features, 0.0, -1.0), jnp.asarray(basis))
-    weights = jnp.asarray(alpha * rng.normal(size=(draws, dim, features)))
-    values = np.asarray(jax.jit(jax.vmap(linear.align, (0, None)))(weights, modes).singular_values)
-    predicted = np.asarray(linear.initial_singular_values(alpha, dim))
-    # s_j^2 / alpha^2 is chi-squared with k = d - j + 1 degrees of freedom: mean k, variance 2k.
-    degrees = np.arange(dim, 0, -1)
-    standard_error = alpha**2 * np.sqrt(2 * degrees / draws)
-    assert (np.abs((values**2).mean(axis=0) - predicted**2) < 4 * standard_error).all()
-    # The last, a half-normal variable: mean sqrt(2/pi), standard deviation sqrt(1 - 2/pi).
-    last = values[:, -1] / alpha
-    mean, spread = np.sqrt(2 / np.pi), np.sqrt(1 - 2 / np.pi)
-    assert abs(last.mean() - mean) < 4 * spread / np.sqrt(draws)
-    # Median z with density f(z) = 0.636: standard error 1 / (2 f sqrt(n)).
-    median = special.ndtri(0.75)
-    density = 2 * np.exp(-(median**2) / 2) / np.sqrt(2 * np.pi)
-    assert abs(np.median(last) - median) < 4 / (2 * density * np.sqrt(draws))
-    # Taken for a mean or a median, the printed 1 is far off, by some 20 standard errors.
-    assert 1 - last.mean() > 15 * spread / np.sqrt(draws)
-    assert 1 - np.median(last) > 0.25
-
-
 # --- Result 4.6 and Appendix C --------------------------------------------------------------------
 
 
@@ -217,24 +277,6 @@ def test_appendix_c_aligns_in_the_eigenbasis() -> None:
         _, a = flow(gammas, weights @ vectors, float(half_rise_time(gammas[1], start)))
         value = np.linalg.eigvalsh(a[-1] * gammas @ a[-1].T)[0]
         assert far <= abs(value - 0.5) < tolerance
-
-
-def test_equation_47_keeps_a_quarter_of_the_time() -> None:
-    gamma, start = 0.7, 1e-3
-
-    def printed(t: np.ndarray | float) -> np.ndarray:
-        growth = np.exp(2 * gamma * t) - 1
-        return np.exp(gamma * t) / np.sqrt(start**-2 + growth * gamma)
-
-    times = np.linspace(0, 20, 101)
-    right = np.asarray(singular_value(times / 4, gamma, start))
-    np.testing.assert_allclose(right, printed(times), rtol=1e3 * EPS)
-    # Its own equation is Eq. 45, without the 4 of Eq. 12. Central difference: h^2 and eps / h.
-    h, s = 1e-5, printed(9.0)
-    rate = (printed(9.0 + h) - printed(9.0 - h)) / (2 * h)
-    assert rate == pytest.approx((1 - gamma * s**2) * gamma * s, rel=1e-8)
-    # Read in Section 4's time it would be late by a factor of four.
-    assert printed(times[20]) < 0.1 * right[80]
 
 
 RATIOS = [1.5, 2.0, 3.0, 5.0]
@@ -300,6 +342,35 @@ def test_equation_48_holds_behind_the_last_mode() -> None:
     np.testing.assert_allclose(true, printed, rtol=1e-6, atol=1e-6 * 1e-8)
 
 
+@pytest.mark.parametrize("last", [-1.0, -0.8, -0.3])
+def test_equation_48_behind_the_last_mode_of_later_rows(last: float) -> None:
+    # γ_1 = 1 and γ_2 = 1/2 are learned; k = 3 is behind, and what is tested is a_23.
+    gammas = np.array([1.0, 0.5, last])
+    start = np.array([[1.0, 0.7, 1.2], [0.0, 1.3, 0.8]])
+
+    def found(alpha: float) -> tuple[float, float, float]:
+        initial = alpha * start
+        end = 1.6 * np.log(1 / (gammas[1] * initial[1, 1] ** 2)) / (8 * gammas[1])
+        # a_23 shrinks to 1e-13 of the start.
+        true = flow(gammas, initial, end, atol=1e-17)[1][-1, 1, 2]
+        printed = initial * (np.sqrt(gammas[:2]) * np.diagonal(initial))[:, None] ** (
+            -gammas / gammas[:2, None]
+        )
+        r, kappa = gammas[0] / gammas[1], -gammas[2] / gammas[1]
+        betas = special.beta(0.5, (r - 1) / 2) - special.beta((1 + kappa) / 2, (r - 1) / 2)
+        fed = -np.sqrt(gammas[1]) * printed[0, 1] * printed[0, 2] * (r - 1) / 2 * betas
+        return true, printed[1, 2], fed
+
+    for alpha in (1e-4, 1e-6):
+        true, printed, fed = found(alpha)
+        # What first order leaves out, relative to either term, is of order alpha^(1 - 1/2).
+        assert abs(true - printed - fed) < 2 * alpha**0.5 * max(abs(printed), abs(fed))
+        # Eq. 48 alone is off by alpha^((1 - 1/2) (1 + γ_3 / γ_2)), small or large.
+        order = alpha ** ((1 - 0.5) * (1 + last / 0.5))
+        assert 0.3 < abs(true / printed - 1) / order < 3
+    assert (abs(true / printed - 1) < 0.1) == (-last < gammas[1])
+
+
 def test_equation_48_what_first_order_leaves_out() -> None:
     def deviations(gammas: np.ndarray, alpha: float) -> tuple[float, float]:
         start = alpha * np.array([[1.0, 0.7, 1.2], [0.0, 1.3, 0.8]])
@@ -340,6 +411,31 @@ def test_result_4_6_converges_at_a_rate(eigenvalues: tuple[float, ...]) -> None:
 
 
 # --- Section 5 and Appendix B ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_section_5_1_root_of_a_degenerate_kernel(seed: int) -> None:
+    n, m = 6, 4  # 2n > m: the kernel matrix is singular
+    x, x_prime = well_conditioned(np.random.default_rng(seed), 2 * n, m).reshape(2, n, m)
+    kernel, z, gamma = kernel_matrices(x, x_prime)
+    inverse = np.linalg.pinv(kernel, rcond=1e-10, hermitian=True)
+    values, vectors = np.linalg.eigh(inverse)
+    kept = values > 1e-10
+
+    def power(exponent: float) -> np.ndarray:
+        """Of the pseudo-inverse, on its range: elsewhere a negative one does not exist."""
+        return (vectors[:, kept] * values[kept] ** exponent) @ vectors[:, kept].T
+
+    def nonzero(root: np.ndarray) -> np.ndarray:
+        found = np.linalg.eigvalsh(root @ z @ root)
+        return np.sort(found[np.argsort(np.abs(found))[-m:]])
+
+    assert kept.sum() == m
+    expected = np.linalg.eigvalsh(gamma)
+    np.testing.assert_allclose(nonzero(power(0.5)), expected, atol=1e3 * EPS)
+    # As printed it is K~^(1/2).
+    np.testing.assert_allclose(power(-0.5) @ power(-0.5), kernel, atol=1e3 * EPS)
+    assert np.abs(nonzero(power(-0.5)) - expected).max() > 0.3 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -531,6 +627,65 @@ def test_appendix_g_unsquared_norm_couples_the_modes() -> None:
     end = 1 - 1e-9 * jnp.arange(1.0, 4.0)
     assert np.linalg.norm(force(end, 1.0)) < 1e-8
     assert np.linalg.norm(force(end, 0.5)) == pytest.approx(1, rel=1e-6)
+
+
+# --- Remarks --------------------------------------------------------------------------------------
+
+
+def test_equation_18_sets_in_after_a_quarter_of_the_printed_time() -> None:
+    gammas, dim = np.array([1.0, 0.6, 0.4]), 2
+    printed = 1 / (gammas[dim - 1] - gammas[dim])
+    # So small that Eq. 17 is exact to rounding: nothing saturates.
+    times, a = flow(gammas, np.full((2, 3), 1e-30), printed)
+    behind = np.linalg.norm(a[:, :, dim], axis=1) / np.linalg.norm(a[:, :, dim - 1], axis=1)
+    assert times[25] == printed / 4
+    # 1e-8: the integrator's local error, 1e-11, over some hundred steps.
+    np.testing.assert_allclose(behind[25], np.exp(-1), rtol=1e-8)
+    np.testing.assert_allclose(behind[100], np.exp(-4), rtol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equation_21_is_a_root_mean_square(seed: int) -> None:
+    alpha, dim, features, draws = 0.01, 10, 15, 4000
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.normal(size=(features, features)))[0]
+    modes = linear.Modes(jnp.arange(features, 0.0, -1.0), jnp.asarray(basis))
+    weights = jnp.asarray(alpha * rng.normal(size=(draws, dim, features)))
+    values = np.asarray(jax.jit(jax.vmap(linear.align, (0, None)))(weights, modes).singular_values)
+    predicted = np.asarray(linear.initial_singular_values(alpha, dim))
+    # s_j^2 / alpha^2 is chi-squared with k = d - j + 1 degrees of freedom: mean k, variance 2k.
+    degrees = np.arange(dim, 0, -1)
+    standard_error = alpha**2 * np.sqrt(2 * degrees / draws)
+    assert (np.abs((values**2).mean(axis=0) - predicted**2) < 4 * standard_error).all()
+    # The last, a half-normal variable: mean sqrt(2/pi), standard deviation sqrt(1 - 2/pi).
+    last = values[:, -1] / alpha
+    mean, spread = np.sqrt(2 / np.pi), np.sqrt(1 - 2 / np.pi)
+    assert abs(last.mean() - mean) < 4 * spread / np.sqrt(draws)
+    # Median z with density f(z) = 0.636: standard error 1 / (2 f sqrt(n)).
+    median = special.ndtri(0.75)
+    density = 2 * np.exp(-(median**2) / 2) / np.sqrt(2 * np.pi)
+    assert abs(np.median(last) - median) < 4 / (2 * density * np.sqrt(draws))
+    # Taken for a mean or a median, the printed 1 is far off, by some 20 standard errors.
+    assert 1 - last.mean() > 15 * spread / np.sqrt(draws)
+    assert 1 - np.median(last) > 0.25
+
+
+def test_equation_47_keeps_a_quarter_of_the_time() -> None:
+    gamma, start = 0.7, 1e-3
+
+    def printed(t: np.ndarray | float) -> np.ndarray:
+        growth = np.exp(2 * gamma * t) - 1
+        return np.exp(gamma * t) / np.sqrt(start**-2 + growth * gamma)
+
+    times = np.linspace(0, 20, 101)
+    right = np.asarray(singular_value(times / 4, gamma, start))
+    np.testing.assert_allclose(right, printed(times), rtol=1e3 * EPS)
+    # Its own equation is Eq. 45, without the 4 of Eq. 12. Central difference: h^2 and eps / h.
+    h, s = 1e-5, printed(9.0)
+    rate = (printed(9.0 + h) - printed(9.0 - h)) / (2 * h)
+    assert rate == pytest.approx((1 - gamma * s**2) * gamma * s, rel=1e-8)
+    # Read in Section 4's time it would be late by a factor of four.
+    assert printed(times[20]) < 0.1 * right[80]
 
 
 @pytest.mark.parametrize("gamma", [1.0, 4.0])
