@@ -310,7 +310,6 @@ def test_constant_dimensions_want_an_epsilon(x64, loss):
             "off_diagonal must be >= 0",
         ),
         (lambda: losses.barlow_twins(jnp.ones((3, 2)), jnp.ones((3, 2)), eps=-1.0), "eps must be"),
-        (lambda: losses.vicreg(jnp.ones((1, 2)), jnp.ones((1, 2))), "at least 2 samples"),
         (lambda: losses.vicreg(jnp.ones((3, 2)), jnp.ones((3, 3))), "one shape"),
         (
             lambda: losses.vicreg(jnp.ones((3, 2)), jnp.ones((3, 2)), variance=-1.0),
@@ -323,6 +322,39 @@ def test_constant_dimensions_want_an_epsilon(x64, loss):
 def test_rejects(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.barlow_twins,
+        partial(losses.barlow_twins, batch_norm=False),
+        losses.simplified_barlow_twins,
+        losses.simclr,
+        losses.vicreg,
+        losses.vicreg_terms,
+        partial(losses.spectral_barlow_twins, transform=lambda x: x),
+        losses.sharpened_barlow_twins,
+        losses.smoothed_barlow_twins,
+        losses.hinge_barlow_twins,
+        losses.quartic_barlow_twins,
+    ],
+)
+def test_a_batch_of_one_is_refused_and_one_sample_of_each_device_is_not(loss):
+    """Barlow Twins gave d and SimCLR 0, with no gradient."""
+    z, z_prime = embeddings(0, n=2, d=3, dtype=jnp.float32)
+    for call in (loss, jax.jit(loss), jax.grad(lambda *views: sum(jax.tree.leaves(loss(*views))))):
+        with pytest.raises(ValueError, match=r"batch of one sample, of shape \(1, 3\)"):
+            call(z[:1], z_prime[:1])
+    shared = jax.vmap(partial(loss, axis_name="devices"), axis_name="devices")
+    for ours, whole in zip(
+        jax.tree.leaves(shared(z[:, None], z_prime[:, None])),
+        jax.tree.leaves(loss(z, z_prime)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, np.full(2, whole), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="batch of one sample"):
+        jax.vmap(partial(loss, axis_name="devices"), axis_name="devices")(z[:1][None], z[:1][None])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 r"""Losses of self-supervised learning, on the embeddings of a batch of positive pairs.
 
 Embeddings may be of any floating type: all arithmetic and every sum is in float32, or in float64 if
-they are.
+they are. A batch of one sample, on all devices together, is refused: its variance is 0, it has no
+negatives, and a loss of it would have no gradient.
 
 On several devices, within ``jax.pmap`` or ``jax.shard_map``, give ``axis_name``: ``z`` and
 ``z_prime`` are then this device's share of the batch, and the loss is that of the whole batch,

@@ -27,7 +27,7 @@ def barlow_twins(
     ``off_diagonal=1, batch_norm=False, symmetrise=True`` it is :func:`simplified_barlow_twins`.
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``.
+        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         off_diagonal: λ ≥ 0; traced.
         batch_norm: whether each dimension of each view is first brought to mean 0 and variance 1
@@ -42,8 +42,8 @@ def barlow_twins(
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, or
-            λ or ε is negative or an array.
+        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
+            the batch is of one sample, or λ or ε is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -76,7 +76,7 @@ def simplified_barlow_twins(
     linear model it is :func:`sslstep.linear.loss` (Eq. 5).
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``.
+        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 

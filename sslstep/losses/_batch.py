@@ -13,14 +13,19 @@ from sslstep._linalg import matmul
 AxisName = Hashable | Sequence[Hashable] | None
 
 
-def pair(z: ArrayLike, z_prime: ArrayLike) -> list[Array]:
+def pair(z: ArrayLike, z_prime: ArrayLike, axis_name: AxisName) -> list[Array]:
     """The embeddings of both views, checked, as float32 or float64."""
-    _check.require_matrix("z", z, "(n, d)")
+    samples, _ = _check.require_matrix("z", z, "(n, d)")
     _check.require_matrix("z_prime", z_prime, "(n, d)")
     if _check.shape_of(z) != _check.shape_of(z_prime):
         raise ValueError(
             f"z and z_prime hold the embeddings of two views of the same samples and must have one "
             f"shape (n, d), got {_check.shape_of(z)} and {_check.shape_of(z_prime)}."
+        )
+    if samples * num_devices(axis_name) < 2:
+        raise ValueError(
+            f"z holds a batch of one sample, of shape {_check.shape_of(z)}: the losses compare the "
+            f"samples of a batch, and want at least 2."
         )
     _check.require_finite("z", z)
     _check.require_finite("z_prime", z_prime)
@@ -52,7 +57,7 @@ def correlation(
     z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLike, axis_name: AxisName
 ) -> Array:
     """C of the whole batch, not symmetrised; of views checked and, if asked, normalised."""
-    z, z_prime = pair(z, z_prime)
+    z, z_prime = pair(z, z_prime, axis_name)
     _check.require_scalar("eps", eps, at_least=0.0)
     if batch_norm:
         z, z_prime = (normalised(view, eps, axis_name) for view in (z, z_prime))

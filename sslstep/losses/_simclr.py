@@ -29,7 +29,7 @@ def simclr(
     exactly twice this.
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``.
+        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         temperature: τ > 0; traced.
         axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
@@ -38,8 +38,8 @@ def simclr(
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, or
-            τ is not positive or an array.
+        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
+            the batch is of one sample, or τ is not positive or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -48,7 +48,7 @@ def simclr(
         >>> round(float(losses.simclr(z, z, temperature=1.0)), 4)  # -log(e / (e + 2))
         0.5514
     """
-    z, z_prime = pair(z, z_prime)
+    z, z_prime = pair(z, z_prime, axis_name)
     _check.require_scalar("temperature", temperature, above=0.0)
     here = jnp.concatenate([_unit(z), _unit(z_prime)])
     others, first = here, jnp.zeros((), jnp.int32)

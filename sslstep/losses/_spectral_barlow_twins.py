@@ -38,7 +38,7 @@ def spectral_barlow_twins(
     every device the same.
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``.
+        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         transform: g, from a scalar to a scalar, in JAX. It may close over traced numbers. A slope
             that is infinite at zero gives infinite gradients there.
@@ -51,8 +51,9 @@ def spectral_barlow_twins(
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, ε
-            is negative or an array, or ``transform`` does not return a scalar.
+        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
+            the batch is of one sample, ε is negative or an array, or ``transform`` does not return
+            a scalar.
 
     Example:
         >>> import jax.numpy as jnp
@@ -93,7 +94,7 @@ def sharpened_barlow_twins(
 
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``.
+        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         softening: δ > 0; traced.
         batch_norm: as in :func:`spectral_barlow_twins`.
@@ -142,7 +143,7 @@ def smoothed_barlow_twins(
 
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``.
+        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         leak: ε in [0, 1]; traced.
         batch_norm: as in :func:`spectral_barlow_twins`.
@@ -193,7 +194,7 @@ def hinge_barlow_twins(
 
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``.
+        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         width: w in [0, 1), half the width of the basin; traced.
         batch_norm: as in :func:`spectral_barlow_twins`.
@@ -243,7 +244,7 @@ def quartic_barlow_twins(
 
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``.
+        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         batch_norm: as in :func:`spectral_barlow_twins`.
         eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.

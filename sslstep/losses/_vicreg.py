@@ -46,7 +46,7 @@ def vicreg(
     give ``variance=50``.
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``.
+        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         invariance: λ ≥ 0; traced.
         variance: μ ≥ 0; traced.
@@ -104,7 +104,7 @@ def vicreg_terms(
 
     Raises:
         ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
-            there is only one sample, or ε is negative or an array.
+            the batch is of one sample, or ε is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -113,11 +113,9 @@ def vicreg_terms(
         >>> [round(float(term), 3) for term in losses.vicreg_terms(z, z)]
         [0.0, 0.495, 0.0]
     """
-    z, z_prime = pair(z, z_prime)
+    z, z_prime = pair(z, z_prime, axis_name)
     _check.require_scalar("eps", eps, at_least=0.0)
     n = z.shape[0] * num_devices(axis_name)
-    if n < 2:
-        raise ValueError("vicreg needs the variance over a batch of at least 2 samples, got 1.")
 
     def hinge_and_covariance(view: Array) -> tuple[Array, Array]:
         centred = view - mean_of_devices(view.mean(axis=0, keepdims=True), axis_name)
