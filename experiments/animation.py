@@ -100,7 +100,7 @@ def learned_directions(found: dict[str, np.ndarray], num: int) -> np.ndarray:
         correlation = z.T @ z_prime / len(z)
         leading = np.linalg.eigh((correlation + correlation.T) / 2)[1][:, ::-1][:, :k]
         rest = leading - basis @ (basis.T @ leading)
-        basis = np.concatenate([basis, np.linalg.svd(rest)[0][:, :1]], axis=1)
+        basis = np.concatenate([basis, np.linalg.svd(rest, full_matrices=False)[0][:, :1]], axis=1)
     return basis
 
 

@@ -13,6 +13,14 @@ def matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=HIGHEST)
 
 
+def singular_values(matrix: Array) -> Array:
+    """Singular values, in descending order, in memory of the matrix's own size.
+
+    Unless told otherwise, svd makes room for square bases, (n, n) and (d, d), wanted or not.
+    """
+    return jnp.linalg.svd(matrix, full_matrices=False, compute_uv=False)
+
+
 def rounding(eigenvalues: Float[Array, " k"], factor: float) -> Float[Array, ""]:
     """`factor` times the eps of what computed them, relative to the largest eigenvalue."""
     computed = jnp.promote_types(eigenvalues.dtype, jnp.float32)  # no solver knows shorter types

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sslstep import _check
-from sslstep._linalg import matmul
+from sslstep._linalg import matmul, singular_values
 
 __all__ = ["chance_level", "misalignment", "principal_angles", "subspace_alignment"]
 
@@ -104,8 +104,8 @@ def principal_angles(
         0.7854
     """
     p, p_prime = _bases(a, b)
-    cosines = jnp.linalg.svd(matmul(p.T, p_prime), compute_uv=False)
-    sines = jnp.linalg.svd(_beyond(p, p_prime), compute_uv=False)[::-1]
+    cosines = singular_values(matmul(p.T, p_prime))
+    sines = singular_values(_beyond(p, p_prime))[::-1]
     return jnp.arctan2(sines, cosines)
 
 
@@ -160,10 +160,10 @@ def _basis(name: str, value: ArrayLike) -> Array:
     # Dimensions not yet learned may be smaller by many orders of magnitude; they count as much.
     largest = jnp.abs(matrix).max(axis=0, keepdims=True)
     q, r = jnp.linalg.qr(matrix / jnp.where(largest > 0, largest, 1))
-    singular_values = jnp.linalg.svd(r, compute_uv=False)
+    singular = singular_values(r)
     # Rounding leaves about one eps, in tall and wide matrices alike.
-    cutoff = 10 * columns**0.5 * jnp.finfo(matrix.dtype).eps * singular_values[0]
-    rank = jnp.sum(singular_values > cutoff)
+    cutoff = 10 * columns**0.5 * jnp.finfo(matrix.dtype).eps * singular[0]
+    rank = jnp.sum(singular > cutoff)
     if _check.is_concrete(rank) and int(rank) < columns:
         raise ValueError(
             f"{name} of shape {(rows, columns)} has rank {int(rank)}: the span of its columns is "

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
 from sslstep import _check
-from sslstep._linalg import eigh_descending
+from sslstep._linalg import eigh_descending, singular_values
 from sslstep.linear import cross_correlation
 
 __all__ = [
@@ -56,7 +56,7 @@ def eigenvalues(
     n, dim = _check.require_matrix("z", z, "(n, d)")
     _check.require_finite("z", z)
     z = _check.as_precise("z", z)
-    singular = jnp.linalg.svd(z - z.mean(axis=0, keepdims=True), compute_uv=False)
+    singular = singular_values(z - z.mean(axis=0, keepdims=True))
     return jnp.pad(singular**2 / n, (0, dim - singular.shape[0]))
 
 
@@ -225,7 +225,7 @@ def effective_rank(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
     z = _check.as_precise("z", z)
     if _check.is_concrete(z) and not np.asarray(z).any():
         raise ValueError("z is all zero: it has no effective rank.")
-    singular = jnp.linalg.svd(z, compute_uv=False)
+    singular = singular_values(z)
     p = singular / singular.sum()
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(p, p)))
 
@@ -265,8 +265,7 @@ def histogram(
     bins = edges.shape[0] - 1
     place = jnp.searchsorted(edges, values, side="right") - 1
     place = jnp.where(values == edges[-1], bins - 1, place)
-    return jnp.sum(
-        place[:, :, None] == jnp.arange(bins, dtype=place.dtype)[None, None, :],
-        axis=1,
-        dtype=jnp.int32,
-    )
+    place = jnp.where((place < 0) | (place >= bins), bins, place)  # one more, of the rest
+    rows = jnp.arange(values.shape[0], dtype=place.dtype)[:, None]
+    counts = jnp.zeros((values.shape[0], bins + 1), jnp.int32).at[rows, place].add(1)
+    return counts[:, :-1]

@@ -109,16 +109,22 @@ def logistic(
 @partial(jax.jit, static_argnames="num_classes")
 def _fit(h, labels, regularisation, tolerance, max_iterations, num_classes):
     n, p = h.shape
+    num = min(n, p)  # of directions
     # In units of their size, so that squares neither vanish nor overflow. The digits stay the same.
     unit = _power_of_two(1 / jnp.maximum(jnp.abs(h).max(), jnp.sqrt(regularisation)))
     h, regularisation = h * unit, regularisation * unit * unit
     mean = h.mean(axis=0)
     h = h - mean[None, :]
+    if num < p:  # the weights are in the samples' span: no (p, p) covariance
+        basis, coordinates = jnp.linalg.qr(h.T)
+        h = coordinates.T
     covariance = matmul(h.T, h) / n
     # The last term is far above rounding and far below what matters: this only preconditions.
     floor = 10 * jnp.finfo(h.dtype).eps * jnp.trace(covariance) / num_classes
     diagonal = 2 * regularisation + jnp.where(floor > 0, floor, 1)
-    triangle = jnp.linalg.cholesky(covariance / num_classes + diagonal * jnp.eye(p, dtype=h.dtype))
+    triangle = jnp.linalg.cholesky(
+        covariance / num_classes + diagonal * jnp.eye(num, dtype=h.dtype)
+    )
 
     def probe_of(v: Array) -> Probe:
         """Of centred features."""
@@ -150,10 +156,12 @@ def _fit(h, labels, regularisation, tolerance, max_iterations, num_classes):
         gradient = optax.tree_utils.tree_get(state, "grad")
         return iteration + 1, optax.apply_updates(v, update), state, gradient
 
-    v = jnp.zeros((p + 1, num_classes), h.dtype)
+    v = jnp.zeros((num + 1, num_classes), h.dtype)
     start = (jnp.zeros_like(max_iterations), v, lbfgs.init(v), jax.grad(objective)(v))
     _, v, _, gradient = jax.lax.while_loop(go_on, iterate, start)
     weights, bias = probe_of(v)
+    if num < p:
+        weights = matmul(basis, weights)
     fitted = Probe(weights * unit, bias - matmul(mean, weights))
     return fitted, jnp.linalg.norm(gradient)
 
