@@ -97,6 +97,7 @@ def step_times(
             f"{_check.shape_of(times)}."
         )
     _check.require_scalar("threshold", threshold)
+    _check.require_finite("threshold", threshold)
     _check.require_finite("eigenvalues", eigenvalues)
     # As they are given: rounded to the result's dtype, close ones far from zero may be the same.
     _check.require_increasing("times", times)
@@ -188,6 +189,7 @@ def learned_dimensions(
         Array([0, 1, 2], dtype=int32)
     """
     _check.require_scalar("threshold", threshold)
+    _check.require_finite("threshold", threshold)
     _check.require_finite("eigenvalues", eigenvalues)
     values = _check.as_precise("eigenvalues", eigenvalues)
     return jnp.sum(values > jnp.asarray(threshold, values.dtype), axis=-1, dtype=jnp.int32)

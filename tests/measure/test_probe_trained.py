@@ -379,7 +379,7 @@ def evaluation(**changed):
             r"shape \(2, p\) for images of shape \(2, 8, 8, 3\), got shape \(2, 8, 8, 3\)",
         ),
         (evaluation(embed_fn=lambda x: (pixels(x), 1)), r"shape \(2, p\) .*, got a tuple"),
-        (evaluation(embed_fn=lambda x: pixels(x) / 0), "is not finite: embed_fn gives NaN"),
+        (evaluation(embed_fn=lambda x: pixels(x) / 0), "are NaN or infinite: embed_fn gives NaN"),
         (lambda: probe.embed_images(lambda x: x[0], IMAGES), r"shape \(4, p\) .*, got shape"),
         (lambda: probe.embed_images(pixels, IMAGES, batch_size=0), "batch_size must be >= 1"),
     ],

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sslstep import _check, data
 from sslstep.measure.probe import _sgd
-from sslstep.measure.probe._probe import Probe
+from sslstep.measure.probe._probe import Probe, require_trained
 
 __all__ = ["embed_images", "linear_evaluation"]
 
@@ -135,13 +135,11 @@ def linear_evaluation(
             if not bar.disable and _check.is_concrete(loss):
                 bar.set_postfix(loss=f"{float(loss):.4g}", refresh=False)
             bar.update()
-    probe = state.probe
-    if _check.is_concrete(probe.bias) and not bool(jnp.isfinite(probe.bias).all()):
-        raise ValueError(
-            f"the probe of {num_features} features is not finite: embed_fn gives NaN or infinity "
-            f"for some view of images, or learning_rate = {learning_rate} is far too large."
-        )
-    return probe
+    return require_trained(
+        state.probe,
+        f"embed_fn gives NaN or infinity for some view of images, or learning_rate = "
+        f"{learning_rate} is too large for its {num_features} features.",
+    )
 
 
 @partial(jax.jit, static_argnames=("settings", "augmentation"))

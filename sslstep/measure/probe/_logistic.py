@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Integer, Real
 
 from sslstep import _check
 from sslstep._linalg import matmul
-from sslstep.measure.probe._probe import Probe, require_labels
+from sslstep.measure.probe._probe import Probe, require_labels, require_trained
 
 __all__ = ["logistic"]
 
@@ -95,6 +95,7 @@ def logistic(
     fitted, norm = _fit(h, labels, *scalars, jnp.asarray(max_iterations), num_classes)
     if not _check.is_concrete(norm, tolerance):
         return fitted
+    require_trained(fitted, "the features, or their differences, are too large for their dtype.")
     reached, wanted = float(norm), np.asarray(tolerance).item()
     if not reached <= wanted:  # so that NaN counts as not converged
         warnings.warn(

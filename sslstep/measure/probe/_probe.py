@@ -36,7 +36,7 @@ def predict(probe: Probe, features: Float[ArrayLike, "n p"]) -> Float[Array, "n 
         Predictions, shape ``(n, c)``; the largest is the class predicted.
 
     Raises:
-        ValueError: if shapes do not fit or values are not finite.
+        ValueError: if shapes do not fit, or values of the features or the probe are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -51,6 +51,8 @@ def predict(probe: Probe, features: Float[ArrayLike, "n p"]) -> Float[Array, "n 
             f"{probe.weights.shape} have it, got {_check.shape_of(features)}."
         )
     _check.require_finite("features", features)
+    for part, value in probe._asdict().items():
+        _check.require_finite(f"probe.{part}", value)
     features = _check.as_float("features", features).astype(probe.weights.dtype)
     return matmul(features, probe.weights) + probe.bias[None, :]
 
@@ -66,10 +68,11 @@ def accuracy(
         labels: classes 0...c-1, shape ``(n,)``.
 
     Returns:
-        The accuracy, in [0, 1]; its :func:`standard_error` is that of n samples.
+        The accuracy, in [0, 1]; its :func:`standard_error` is that of n samples. NaN if some
+        prediction is not finite, as within ``jax.vmap`` of a probe whose training diverged.
 
     Raises:
-        ValueError: if shapes do not fit, or a label is not in 0...c-1.
+        ValueError: as :func:`predict`, or if a label is not in 0...c-1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -81,7 +84,20 @@ def accuracy(
     """
     predictions = predict(probe, features)
     labels = require_labels("labels", labels, *predictions.shape)
-    return jnp.mean(jnp.argmax(predictions, axis=1) == labels, dtype=predictions.dtype)
+    return share_right(predictions, labels)
+
+
+def share_right(predictions: Array, labels: Array) -> Array:
+    """The accuracy of predictions: NaN if some are not finite, where argmax would choose one."""
+    share = jnp.mean(jnp.argmax(predictions, axis=1) == labels, dtype=predictions.dtype)
+    return jnp.where(jnp.isfinite(predictions).all(), share, jnp.nan)
+
+
+def require_trained(probe: Probe, cause: str) -> Probe:
+    """The probe, if its numbers are finite or not known; else an error that says why not."""
+    if _check.is_concrete(*probe) and not all(bool(jnp.isfinite(part).all()) for part in probe):
+        raise ValueError(f"the probe's weights are NaN or infinite: {cause}")
+    return probe
 
 
 def standard_error(accuracy: Real[ArrayLike, "..."], num_samples: int) -> Float[Array, "..."]:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Integer, Real
 
 from sslstep import _check
 from sslstep._linalg import matmul
-from sslstep.measure.probe._probe import Probe, require_labels
+from sslstep.measure.probe._probe import Probe, require_labels, require_trained, share_right
 
 __all__ = ["accuracy_along", "loo_error", "ridge"]
 
@@ -51,7 +51,8 @@ def ridge(
     u, s, vt = _svd(features - mean[None, :])
     projections = matmul(u.T, targets - mean_target[None, :])
     weights = matmul(vt.T, _filter(s, n * _scalar(regularisation, s))[:, None] * projections)
-    return Probe(weights, mean_target - matmul(mean, weights))
+    fitted = Probe(weights, mean_target - matmul(mean, weights))
+    return require_trained(fitted, "the features or targets are too large for their dtype.")
 
 
 def loo_error(
@@ -149,7 +150,7 @@ def accuracy_along(
         num_classes: c.
 
     Returns:
-        The accuracies, shape ``(T,)``.
+        The accuracies, shape ``(T,)``; NaN where predictions overflow.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, labels are not in 0...c-1, or μ is
@@ -198,7 +199,7 @@ def accuracy_along(
         u, s, vt = _svd(r * scale[None, :])
         filtered = _filter(s, n * regularisation)[:, None] * matmul(u.T, projections)
         predictions = matmul(test, scale[:, None] * matmul(vt.T, filtered)) + shift
-        return jnp.mean(jnp.argmax(predictions, axis=1) == labels_test, dtype=r.dtype)
+        return share_right(predictions, labels_test)
 
     each = jnp.broadcast_to(_scalar(regularisation, r), (num_times,))
     return jax.lax.map(accuracy_at, (jnp.asarray(scales, r.dtype), each))

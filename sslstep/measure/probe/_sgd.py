@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Integer, Key, Real
 
 from sslstep import _check
 from sslstep._linalg import matmul
-from sslstep.measure.probe._probe import Probe, require_labels
+from sslstep.measure.probe._probe import Probe, require_labels, require_trained
 
 __all__ = ["sgd"]
 
@@ -103,11 +103,11 @@ def sgd(
 
     Returns:
         :class:`Probe`, in the features' dtype, float32 if that is shorter. The same key gives the
-        same bits.
+        same bits. Within ``jax.vmap`` or ``jax.jit`` a training that diverges gives NaN.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, labels are not in 0...c-1, a number
-            is out of range, or there are fewer samples than in a batch.
+            is out of range, there are fewer samples than in a batch, or training diverges.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -126,7 +126,11 @@ def sgd(
     rates = Rates(learning_rate, momentum, weight_decay, init_std)
     settings = Settings(num_classes, num_epochs, batch_size, nesterov, cosine)
     labels = require_valid("features", n, labels, rates, settings)
-    return _train(key, h, labels, Rates(*(jnp.asarray(v, h.dtype) for v in rates)), settings)
+    fitted = _train(key, h, labels, Rates(*(jnp.asarray(v, h.dtype) for v in rates)), settings)
+    return require_trained(
+        fitted,
+        f"training diverged, as learning_rate = {learning_rate} is too large for these features.",
+    )
 
 
 @partial(jax.jit, static_argnames="settings")

@@ -212,6 +212,7 @@ def growth_rate(
             f"times must have shape ({records},), one for each row of eigenvalues, got "
             f"{np.shape(times)}."
         )
+    _check.require_finite("eigenvalues", values)
     _check.require_at_least("eigenvalues", values, 0.0, strict=True)
     _check.require_increasing("at", places)
     known = np.asarray(times, float)
