@@ -184,9 +184,14 @@ def image_folder(folder: str | Path, size: int) -> Dataset:
     (bicubic, averaged where it shrinks). Of greyscale with 16 bits, 65535 is white.
 
     Args:
-        folder: image files, or a folder of them for each class, or both. Classes are in
-            alphabetical order, files by their paths within one. What begins with a dot is passed
-            over, as the thumbnails and checkpoints that programs hide.
+        folder: image files, or a folder of them for each class, or both. Classes are the folders
+            in which an image lies, at any depth, in alphabetical order; files are in the order of
+            their paths within one. Links are followed. Files are known as images by their endings,
+            and read if Pillow can: JPEG 2000 and AVIF as a rule, HEIC once ``pillow_heif`` is
+            registered with it. What begins with a dot is passed over, as the thumbnails and
+            checkpoints that programs hide. A warning says what else was passed over, how much, and
+            why: other files, images that Pillow cannot open, dead links, folders without images,
+            and such as ``__MACOSX``.
         size: side of the images in pixels.
 
     Returns:

@@ -19,7 +19,8 @@ def test_classes_are_folders_in_order(tmp_path):
     for place, image in zip(places, pixels, strict=True):
         write(tmp_path / place, image)
     (tmp_path / "cats" / "notes.txt").write_text("no image")
-    images, labels, names = data.image_folder(tmp_path, 8)
+    with pytest.warns(UserWarning, match=r"1 file\(s\) whose ending .* such as cats/notes\.txt\."):
+        images, labels, names = data.image_folder(tmp_path, 8)
     np.testing.assert_array_equal(images, pixels[[3, 2, 1, 0]])
     assert labels.tolist() == [-1, 0, 0, 1]
     assert names == ("cats", "dogs")
@@ -107,3 +108,62 @@ def test_what_is_larger_than_pillow_allows_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
     with pytest.raises(data.DatasetNotFoundError, match=r"large\.png is no image .* exceeds limit"):
         data.image_folder(tmp_path, 4)
+
+
+def test_what_is_no_class_shifts_no_label_and_is_told(tmp_path):
+    for place in ("cats/0.png", "dogs/0.png", "__MACOSX/cats/0.png"):
+        write(tmp_path / place, np.zeros((8, 8, 3)))
+    (tmp_path / "cats" / "1.HEIC").touch()
+    (tmp_path / "cats" / "2.png").symlink_to("/gone.png")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").touch()
+    with pytest.warns(UserWarning, match="Passed over") as caught:
+        _, labels, names = data.image_folder(tmp_path, 8)
+    assert names == ("cats", "dogs")
+    assert labels.tolist() == [0, 1]
+    (told,) = [str(each.message) for each in caught]
+    for part in (
+        "2 images are read, of classes cats, dogs",
+        "1 image(s) that Pillow as installed cannot open (.heic), such as cats/1.HEIC",
+        "1 link(s) that lead nowhere, such as " + str(tmp_path / "cats" / "2.png"),
+        "1 folder(s) that archives and systems leave behind",
+        "2 folder(s) without an image that can be read, which are no classes, such as bare",
+        "1 file(s) whose ending is not one of images, such as notes/a.md",
+    ):
+        assert part in told, told
+
+
+def test_a_whole_folder_needs_no_word(tmp_path, recwarn):
+    write(tmp_path / "cats" / "0.png", np.zeros((8, 8, 3)))
+    (tmp_path / ".DS_Store").touch()
+    data.image_folder(tmp_path, 8)
+    assert not recwarn.list
+
+
+def test_linked_folders_are_read_and_circles_are_not(tmp_path):
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for place in (inside / "cats" / "0.png", outside / "deep" / "1.png"):
+        write(place, np.zeros((8, 8, 3)))
+    (inside / "cats" / "more").symlink_to(outside)
+    (inside / "dogs").symlink_to(outside)
+    (outside / "deep" / "back").symlink_to(outside)
+    with pytest.warns(UserWarning, match=r"2 link\(s\) to a folder that holds them"):
+        _, labels, names = data.image_folder(inside, 8)
+    assert (labels.tolist(), names) == ([0, 0, 1], ("cats", "dogs"))
+
+
+@pytest.mark.parametrize("ending", ["jfif", "jpe", "avif", "jp2", "webp", "tga", "pgm"])
+def test_what_pillow_reads_is_read(tmp_path, ending):
+    image = Image.new("L" if ending == "pgm" else "RGB", (8, 8), 200 if ending == "pgm" else "red")
+    image.save(tmp_path / f"a.{ending.upper()}")
+    images, _, _ = data.image_folder(tmp_path, 8)
+    wanted = (200, 200, 200) if ending == "pgm" else (255, 0, 0)
+    assert np.abs(images[0].astype(int) - wanted).max() <= 8  # some are lossy
+
+
+def test_a_folder_of_what_cannot_be_read_says_so(tmp_path):
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "1.heic").touch()
+    with pytest.raises(data.DatasetNotFoundError, match=r"no images .* Passed over: .*\(\.heic\)"):
+        data.image_folder(tmp_path, 8)
