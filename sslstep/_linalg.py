@@ -21,10 +21,14 @@ def singular_values(matrix: Array) -> Array:
     return jnp.linalg.svd(matrix, full_matrices=False, compute_uv=False)
 
 
+def computed_in(dtype: jnp.dtype) -> jnp.dtype:
+    """What a decomposition of a matrix of this dtype is computed in: float32 at least."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
 def rounding(eigenvalues: Float[Array, " k"], factor: float) -> Float[Array, ""]:
     """`factor` times the eps of what computed them, relative to the largest eigenvalue."""
-    computed = jnp.promote_types(eigenvalues.dtype, jnp.float32)  # no solver knows shorter types
-    return factor * jnp.finfo(computed).eps * jnp.abs(eigenvalues).max()
+    return factor * jnp.finfo(computed_in(eigenvalues.dtype)).eps * jnp.abs(eigenvalues).max()
 
 
 def solver_error(eigenvalues: Float[Array, " k"], size: int) -> Float[Array, ""]:
