@@ -1,6 +1,7 @@
 """Images chosen at random, and pairs of their crops, from which experiments on images start."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -89,10 +90,20 @@ def identity(name: str, view: int) -> str:
 
 
 def require_used(config: Any) -> None:
-    """Refuse a folder of prepared data where none of it is asked for."""
-    if getattr(config, "data_dir", None) is None:
+    """Refuse a folder of prepared data where none of it is asked for; tell of one not meant."""
+    names = getattr(config, "data", ())
+    names = [names] if isinstance(names, str) else names
+    data_dir = getattr(config, "data_dir", None)
+    for name in set(names) & set(NAMES):
+        prepared = _prepared.root_of(data_dir) / name
+        if Path(name).is_dir() and not (prepared.is_dir() and prepared.samefile(name)):
+            warnings.warn(
+                f"--data {name} is the data set of that name, not the folder ./{name} that lies "
+                f"here: for your own images give --data ./{name}.",
+                stacklevel=2,
+            )
+    if data_dir is None:
         return
-    names = [config.data] if isinstance(config.data, str) else config.data
     if not set(names) & set(PREPARED):
         raise ValueError(
             f"data_dir is where {' and '.join(PREPARED)} lie, but data is {', '.join(names)}: give "

@@ -106,6 +106,21 @@ def test_neither_a_name_nor_a_folder(tmp_path, name):
         _run.main(linear_model.EXPERIMENT, ["--data", name, "--out", str(tmp_path / "here")])
 
 
+@pytest.mark.parametrize("name", _images.NAMES)
+def test_a_folder_of_a_data_sets_name_is_told_of(tmp_path, monkeypatch, recwarn, name):
+    monkeypatch.chdir(tmp_path)
+    _images.require_used(linear_model.Config(data=name))
+    assert not recwarn.list
+    write(tmp_path / name, 3)
+    with pytest.warns(UserWarning, match=f"not the folder ./{name} .* give --data ./{name}"):
+        _images.require_used(linear_model.Config(data=name))
+    recwarn.clear()
+    _images.require_used(linear_model.Config(data=f"./{name}"))
+    if name != "photos":  # the prepared data themselves
+        _images.require_used(linear_model.Config(data=name, data_dir="."))
+    assert not recwarn.list
+
+
 def test_an_experiment_on_images_of_one_s_own(tmp_path, monkeypatch, plain):
     monkeypatch.chdir(tmp_path)
     assert _run.main(linear_model.EXPERIMENT, [*LINEAR, "--data", plain]) == 0
