@@ -24,7 +24,7 @@ from sslstep.data.sources import (
     photos,
     stl10,
 )
-from sslstep.data.views import flatten, random_crop_pairs
+from sslstep.data.views import checked_images, flatten, random_crop_pairs
 
 __all__ = [
     "Augmentation",
@@ -33,6 +33,7 @@ __all__ = [
     "Views",
     "augment",
     "barlow_twins_views",
+    "checked_images",
     "cifar10",
     "crop_views",
     "flatten",

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Shaped
 
 from sslstep.data import _colour, _resample
-from sslstep.data.views import require_images
+from sslstep.data.views import checked_images
 
 __all__ = [
     "Augmentation",
@@ -235,15 +235,17 @@ def augment(
     Args:
         keys: one for each image, typed (``jax.random.key``).
         images: bytes, or floating-point numbers in [0, 1], shape ``(n, h, w, c)``; c must be 3 if
-            there are operations on colours.
+            there are operations on colours. Values are checked where they are known. Within a
+            compiled step they are not, and what is outside of [0, 1] is clipped: check them before
+            by :func:`checked_images`.
         augmentation: what to do; static.
 
     Returns:
         Shape ``(n, size, size, c)``, float32 for bytes, else of the images' dtype.
 
     Raises:
-        ValueError: if shapes do not fit, ``images`` is of another dtype, or a number of
-            ``augmentation`` is out of range; the message names it.
+        ValueError: if shapes do not fit, ``images`` is of another dtype or not within [0, 1], or a
+            number of ``augmentation`` is out of range; the message names it.
 
     Example:
         >>> import jax
@@ -253,10 +255,8 @@ def augment(
         >>> data.augment(keys, images, data.Augmentation(16, jitter=1.0, hue=0.5)).shape
         (8, 16, 16, 3)
     """
-    shape, dtype = require_images(images), jnp.result_type(images)
+    shape = tuple(jnp.shape(checked_images(images)))
     _require_valid(augmentation, shape)
-    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"images must be bytes (uint8) or floats in [0, 1], got {dtype}.")
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != shape[:1]:
         raise ValueError(
             f"keys must be one typed key (jax.random.key) for each of the {shape[0]} images, got "

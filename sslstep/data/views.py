@@ -1,6 +1,7 @@
 r"""Positive pairs: two random views of each image, and images as feature vectors."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,10 @@ from jaxtyping import Array, Float, Key, Shaped, UInt8, UInt32
 
 from sslstep import _check
 
-__all__ = ["flatten", "random_crop_pairs"]
+__all__ = ["checked_images", "flatten", "random_crop_pairs"]
+
+# Half a level of a byte: what lies beyond [0, 1] by no more is as good as clipped.
+_ROUNDING = 0.5 / 255
 
 
 def random_crop_pairs(
@@ -143,6 +147,48 @@ def _standardised(pixels: Array, mean: ArrayLike | None, std: ArrayLike | None) 
     return (pixels - shift) / scale
 
 
+def checked_images(images: Shaped[ArrayLike, "n h w c"]) -> Shaped[ArrayLike, "n h w c"]:
+    """The images, if they are what views are made of: bytes, or numbers in [0, 1].
+
+    Within a compiled step values are not known, and what lies outside of [0, 1] would be clipped:
+    most of an image in 0...255, half of a standardised one. Check floats before they are trained
+    on: ``train.fit(step, state, data.checked_images(images), ...)``.
+
+    Args:
+        images: shape ``(n, h, w, c)``.
+
+    Returns:
+        The images as they were given.
+
+    Raises:
+        ValueError: if ``images`` is empty or not of four dimensions or has its channels first, or
+            is of another dtype, or a value is NaN or outside of [0, 1] by more than half a level of
+            a byte.
+
+    Example:
+        >>> import numpy as np
+        >>> from sslstep import data
+        >>> images = data.photos().images[:8]
+        >>> data.checked_images(images / np.float32(255)).shape
+        (8, 32, 32, 3)
+    """
+    shape, dtype = require_images(images), jnp.result_type(images)
+    if dtype == jnp.uint8:
+        return images
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"images must be bytes (uint8) or floats in [0, 1], got {dtype}.")
+    if _check.is_concrete(images):
+        with jax.ensure_compile_time_eval():
+            array: Any = images if hasattr(images, "min") else jnp.asarray(images)
+            least, most = float(array.min()), float(array.max())
+        if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):  # NaN is neither
+            raise ValueError(
+                f"images of floats must lie in [0, 1], got {least:g} to {most:g} in shape {shape}: "
+                f"give bytes (uint8), divide by 255, or normalise after the views."
+            )
+    return images
+
+
 def require_images(images: ArrayLike) -> tuple[int, ...]:
     """Check that `images` is a non-empty batch of images and return its shape."""
     if hasattr(images, "images"):
@@ -153,6 +199,10 @@ def require_images(images: ArrayLike) -> tuple[int, ...]:
     if 0 in shape:
         raise ValueError(
             f"images is empty: shape {shape}, wanted (n, h, w, c) with every size >= 1."
+        )
+    if shape[1] in (1, 3) and min(shape[2:]) > 4:
+        raise ValueError(
+            f"images must have shape (n, h, w, c), got shape {shape}, which has its channels first."
         )
     return shape
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sslstep import data
 from sslstep.data import Dataset, flatten, random_crop_pairs
 from sslstep.data.views import _crop_pairs
 
@@ -259,3 +260,32 @@ def test_flatten_wants_sound_constants(unchecked: None) -> None:
     for std in (0.0, -1.0, np.nan):
         with pytest.raises(ValueError, match="std must be > 0, got"):
             flatten(images, standardise=True, std=np.array([1.0, std, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: 255 * x, r"lie in \[0, 1\], got 0 to 255"),
+        (lambda x: (x - x.mean()) / x.std(), r"lie in \[0, 1\], got -"),
+        (lambda x: np.where(x == x.max(), np.nan, x), "got nan"),
+        (lambda x: np.moveaxis(x, -1, 1), "channels first"),
+        (lambda x: (255 * x).astype(np.int32), "bytes"),
+        (lambda x: x[..., 0], r"shape \(n, h, w, c\)"),
+    ],
+)
+def test_views_of_what_is_no_image_in_0_to_1_are_refused(unchecked, change, said):
+    """They were clipped: 56% of the pixels of images in 0...255."""
+    sound = np.random.default_rng(0).uniform(size=(4, 12, 12, 3)).astype(np.float32)
+    sound[0, 0, 0], sound[0, 0, 1] = 0, 1
+    keys = jax.random.split(jax.random.key(0), 4)
+    makers = (
+        data.checked_images,
+        lambda x: data.augment(keys, x, data.Augmentation(8)),
+        lambda x: data.two_views(keys, jnp.asarray(x), data.crop_views(8)),
+    )
+    for make in makers:
+        make(sound)
+        make(sound * (1 + 1e-6))
+        with pytest.raises(ValueError, match=said):
+            make(change(sound))
+    jax.jit(makers[1])(255 * sound)  # where values are not known, nothing is looked at

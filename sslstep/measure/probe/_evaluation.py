@@ -101,6 +101,7 @@ def linear_evaluation(
         10
     """
     n, height, width, channels = _require_images(images)
+    data.checked_images(images)
     rates = _sgd.Rates(learning_rate, momentum, weight_decay, init_std)
     settings = _sgd.Settings(num_classes, num_epochs, batch_size, nesterov, cosine)
     labels = _sgd.require_valid("images", n, labels, rates, settings)
