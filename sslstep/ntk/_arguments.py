@@ -1,5 +1,7 @@
 """Arguments that the functions of empirical kernels share."""
 
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,38 +11,133 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PyTree
 
 from sslstep import _check
+from sslstep.ntk import _separate
 
 
 def samples(name: str, value: ArrayLike) -> Array:
-    shape = _check.shape_of(value)
-    if not shape or 0 in shape:
+    if isinstance(value, Mapping | str) or value is None:
+        raise TypeError(f"{name} must be one array of samples, got a {type(value).__name__}.")
+    try:
+        array: Any = value if hasattr(value, "dtype") else np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} must hold samples of one shape, got rows that differ.") from None
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+        raise TypeError(f"{name} must be an array of numbers, got dtype {array.dtype}.")
+    if not array.shape or 0 in array.shape:
         raise ValueError(
-            f"{name} must hold samples, shape (n, ...) with n >= 1, got shape {shape}."
+            f"{name} must hold samples, shape (n, ...) with n >= 1, got shape {array.shape}."
         )
-    _check.require_finite(name, value)
-    return jnp.asarray(value)
+    _check.require_finite(name, array)
+    return jnp.asarray(array)
 
 
-def require_floating(params: PyTree) -> None:
+def both_samples(x1: ArrayLike, x2: ArrayLike | None) -> tuple[Array, Array]:
+    """x1, and x2 or x1 again."""
+    first = samples("x1", x1)
+    if x2 is None:
+        return first, first
+    second = samples("x2", x2)
+    for what, a, b in (
+        ("shape", first.shape[1:], second.shape[1:]),
+        ("dtype", first.dtype, second.dtype),
+    ):
+        if a != b:
+            raise ValueError(f"samples of x1 and x2 must have one {what}, got {a} and {b}.")
+    return first, second
+
+
+def parameters(params: PyTree) -> PyTree:
+    """As arrays; checked to be floating-point ones, and parameters only."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError("params holds no arrays.")
-    for path, leaf in leaves:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+    _require_no_collections([path for path, _ in leaves])
+    nnx: Any = sys.modules.get("flax.nnx")  # without it there are no variables of its kinds
+    kinds = () if nnx is None else (nnx.BatchStat, nnx.Cache, nnx.Intermediate, nnx.RngState)
+    for node in jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, kinds)):
+        if isinstance(node, kinds):
             raise ValueError(
-                f"params must hold floating-point arrays: params{jax.tree_util.keystr(path)} has "
-                f"dtype {jnp.result_type(leaf)}. Bind what is no parameter to apply_fn."
+                f"params holds a {type(node).__name__} of flax.nnx, which is no parameter: split "
+                f"the model with nnx.split(model, nnx.Param, ...) and bind the rest to apply_fn."
             )
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None and isinstance(leaf, float | int | complex):
+            dtype = jnp.result_type(leaf)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            found = f"is a {type(leaf).__name__}" if dtype is None else f"has dtype {dtype}"
+            raise ValueError(
+                f"params must hold floating-point arrays: params{jax.tree_util.keystr(path)} "
+                f"{found}. Bind what is no parameter to apply_fn."
+            )
+    if not any(np.size(leaf) for _, leaf in leaves):
+        raise ValueError("params holds no numbers: all its arrays are of size 0.")
+    return jax.tree.map(jnp.asarray, params)
 
 
-def output_dim(apply_fn, params, x: Array) -> int:
-    shape = jax.eval_shape(apply_fn, params, x[:1]).shape
-    if len(shape) != 2 or shape[0] != 1:
-        raise ValueError(
-            f"apply_fn must return embeddings of shape (n, d): for one sample of shape "
-            f"{x.shape[1:]} it returned shape {shape}."
+def _require_no_collections(paths: Sequence[tuple[Any, ...]]) -> None:
+    """Raise if 'params' stands beside other names, as in what `init` of a flax module returns."""
+    names = [tuple(getattr(entry, "key", entry) for entry in path) for path in paths]
+    for path in names:
+        for depth, name in enumerate(path):
+            if name != "params":
+                continue
+            beside = {o[depth] for o in names if len(o) > depth and o[:depth] == path[:depth]}
+            others = ", ".join(sorted(repr(other) for other in beside - {"params"}))
+            if others:
+                raise ValueError(
+                    f"params holds {others} beside 'params', as flax's variables do: what is no "
+                    f"parameter would be differentiated by too. Give variables['params'] and bind "
+                    f"the rest to apply_fn (jax.tree_util.Partial); or if all are parameters, "
+                    f"call that entry something else."
+                )
+
+
+def output_dim(apply_fn: Callable[..., Any], params: PyTree, x: Array) -> int:
+    """d, of a model that maps n samples to shape (n, d), each by itself."""
+    dim = _output_dim(apply_fn, params, x, 1)
+    if dim != _output_dim(apply_fn, params, x, _separate.TOGETHER):
+        raise ValueError("apply_fn must return embeddings of one length d, whatever n is.")
+    if dim == 0:
+        raise ValueError("apply_fn must return embeddings of shape (n, d), got d = 0.")
+    return dim
+
+
+def _output_dim(apply_fn: Callable[..., Any], params: PyTree, x: Array, num: int) -> int:
+    given = jax.ShapeDtypeStruct((num, *x.shape[1:]), x.dtype)
+    try:
+        out = jax.eval_shape(apply_fn, params, given)
+    except Exception as error:
+        shape, dtype = given.shape, given.dtype
+        error.add_note(f"This came of apply_fn(params, x) with x of shape {shape} and {dtype}.")
+        raise
+    if not hasattr(out, "shape"):
+        hint = " Pick one of them." if isinstance(out, tuple | list | Mapping) else ""
+        raise TypeError(
+            f"apply_fn must return one array of shape (n, d), got a {type(out).__name__}.{hint}"
         )
-    return shape[1]
+    if len(out.shape) != 2 or out.shape[0] != num:
+        raise ValueError(
+            f"apply_fn must return embeddings of shape (n, d): for {_number(num)} of shape "
+            f"{x.shape[1:]} it returned shape {out.shape}."
+        )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(f"apply_fn must return floating-point numbers, got dtype {out.dtype}.")
+    return out.shape[1]
+
+
+def _number(num: int) -> str:
+    return "one sample" if num == 1 else f"{num} samples"
+
+
+def num_bytes(name: str, value: Any) -> int:
+    """A number of bytes, such as 2e9, as a whole number."""
+    _check.require_scalar(name, value)
+    if isinstance(value, bool) or not np.issubdtype(np.asarray(value).dtype, np.number):
+        raise TypeError(f"{name} must be a number of bytes, got {value!r}.")
+    if not np.isreal(value) or not 1 <= value < float("inf"):
+        raise ValueError(f"{name} must be a number of bytes, at least 1, got {value!r}.")
+    return int(value)
 
 
 def blocks(x: Array, batch_size: int) -> Array:

@@ -52,7 +52,7 @@ def contract(
             for block in (first, second)
         ]
         total = _add_site(total, *blocks, site=site, full=full, workspace=workspace)
-    if first.gradients:
+    if any(leaf.size for leaf in first.gradients):
         right = None if second is None else second.gradients
         total = _add_others(total, first.gradients, right, full=full)
     return total

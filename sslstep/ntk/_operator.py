@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from sslstep import _check, _xla
-from sslstep.ntk import _arguments
+from sslstep.ntk import _arguments, _separate
 
 
 def operator(
@@ -48,6 +48,7 @@ def operator(
 
     Raises:
         ValueError: as :func:`ntk`; when called, if v does not fit or is not finite.
+        TypeError: as :func:`ntk`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,8 +62,7 @@ def operator(
     """
     _check.require_one_of("kind", kind, ("scalar", "trace"))
     x = _arguments.samples("x", x)
-    _arguments.require_floating(params)
-    params = jax.tree.map(jnp.asarray, params)
+    params = _arguments.parameters(params)
     dim = _arguments.output_dim(apply_fn, params, x)
     _arguments.require_count("batch_size", batch_size)
     _arguments.require_count("num_columns", num_columns)
@@ -70,6 +70,7 @@ def operator(
     directions = jnp.ones((1, dim)) if kind == "scalar" else jnp.eye(dim)
     blocks = _arguments.blocks(x, min(batch_size, len(x)))
     consts = jax.make_jaxpr(apply_fn)(params, x[:1]).consts
+    _separate.require_separate(apply_fn, params, x, consts)
     compiled = _xla.jit(_multiply, _xla.devices_of(x))
 
     def multiply(v: Float[ArrayLike, "n b"]) -> Float[Array, "n b"]:

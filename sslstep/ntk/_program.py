@@ -234,6 +234,8 @@ def _site(equation, whole, on_sample) -> Site | None:
     ends = (*equation.invars, equation.outvars[0])
     if any(jnp.issubdtype(var.aval.dtype, jnp.complexfloating) for var in ends):
         return None  # the products are of real numbers
+    if any(var.aval.size == 0 for var in ends):
+        return None
     for weights, x in ((1, 0), (0, 1)):
         if _is_among(equation.invars[weights], whole) and _is_among(equation.invars[x], on_sample):
             make = conv_site if name == "conv_general_dilated" else dot_site

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from sslstep import _check, _xla
-from sslstep.ntk import _arguments, _contraction, _program
+from sslstep.ntk import _arguments, _contraction, _program, _separate
 from sslstep.ntk._operator import operator
 
 __all__ = ["ntk", "operator"]
@@ -37,7 +37,7 @@ def ntk(
     x2: Shaped[ArrayLike, "n2 ..."] | None = None,
     *,
     kind: Literal["scalar", "trace", "full"] = "scalar",
-    memory_limit: int = 4 * GIBIBYTE,
+    memory_limit: float = 4 * GIBIBYTE,
     batch_size: int | None = None,
     dtype: DTypeLike | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -66,12 +66,15 @@ def ntk(
 
     Args:
         apply_fn: the model, ``apply_fn(params, x) -> (n, d)``, such as a flax module's ``apply``.
-            Samples must not interact: batch normalisation has to use fixed statistics. Compiled
-            once for each function: hand over the same one, not a new lambda at every call, and
-            nothing that reads what changes, as with ``jax.jit``: it would be that of the first
-            call. Arrays that change between calls, such as those statistics, are bound with
-            :class:`jax.tree_util.Partial`, flags with ``functools.partial``.
-        params: what to differentiate by; a pytree of floating-point arrays.
+            Samples must not interact: batch normalisation has to use fixed statistics, and dropout
+            to be off. Four samples at once are held against each alone, their outputs and
+            derivatives, which takes the memory of a few gradients; where samples or parameters are
+            traced, shapes only. Compiled once for each function: hand over the same one, not a new
+            lambda at every call, and nothing that reads what changes, as with ``jax.jit``: it would
+            be that of the first call. Arrays that change between calls, such as those statistics,
+            are bound with :class:`jax.tree_util.Partial`, flags with ``functools.partial``.
+        params: what to differentiate by; a pytree of floating-point arrays. Of a flax module's
+            variables the collection ``"params"``: others beside it are refused.
         x1: samples, shape ``(n1, ...)``.
         x2: other samples, shape ``(n2, ...)``; those of ``x1`` if None.
         kind: ``"scalar"``, ``"trace"`` or ``"full"``.
@@ -90,9 +93,12 @@ def ntk(
         symmetric with ``x2=None``.
 
     Raises:
-        ValueError: if samples are empty, not finite or of different shapes, parameters not all
-            floating-point, ``apply_fn`` does not return ``(n, d)``, ``memory_limit`` is too small
-            for one sample, or another argument is not one of the above.
+        ValueError: if samples are empty, not finite or of different shapes or dtypes, parameters
+            not all floating-point or with other collections of flax, ``apply_fn`` does not return
+            floats ``(n, d)`` or lets samples interact, ``memory_limit`` is too small for one
+            sample, or another argument is not one of the above.
+        TypeError: if samples are no array of numbers, ``apply_fn`` does not return one array, or
+            ``memory_limit`` is no number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -105,14 +111,9 @@ def ntk(
                [2., 1.]], dtype=float32)
     """
     _check.require_one_of("kind", kind, ("scalar", "trace", "full"))
-    x1 = _arguments.samples("x1", x1)
-    other = x1 if x2 is None else _arguments.samples("x2", x2)
-    if x1.shape[1:] != other.shape[1:]:
-        raise ValueError(
-            f"samples of x1 and x2 must have one shape, got {x1.shape[1:]} and {other.shape[1:]}."
-        )
-    _arguments.require_floating(params)
-    params = jax.tree.map(jnp.asarray, params)
+    x1, other = _arguments.both_samples(x1, x2)
+    params = _arguments.parameters(params)
+    memory_limit = _arguments.num_bytes("memory_limit", memory_limit)
     dim = _arguments.output_dim(apply_fn, params, x1)
     apply_fn = apply_fn if isinstance(apply_fn, Partial) else Partial(apply_fn)
     dtype = _arguments.accumulator(dtype, params)
@@ -123,6 +124,7 @@ def ntk(
     program = _read(apply_fn, params, x1.shape[1:], x1.dtype)
     if not program.sites and not program.others:
         raise ValueError("apply_fn does not depend on params: its kernel is zero.")
+    _separate.require_separate(apply_fn, params, x1, program.consts)
     nums = (len(x1),) if x2 is None else (len(x1), len(other))
     plan = _plan(program, nums, dim, kind, memory_limit, batch_size, dtype)
     rows = _arguments.blocks(x1, plan.block_of(len(x1)))
