@@ -1,4 +1,4 @@
-"""Networks as neural_tangents' layers, from a hashable description of them."""
+"""Descriptions of networks, hashable, and those of images as neural_tangents' layers."""
 
 import math
 import warnings
@@ -39,8 +39,8 @@ class Scales(NamedTuple):
 
 def kernel_matrix(
     network: Network, kernel: str, scales: Scales, x1: Array, x2: Array | None
-) -> Array:
-    """The kernel with every initial parameter times `init_scale`."""
+) -> tuple[Array, Array, Array]:
+    """The kernel; its largest entry; and whether that is above zero but for rounding."""
     with warnings.catch_warnings():
         # Asks for a layer with weights of its own in one of two branches; there is one.
         warnings.filterwarnings("ignore", "`FanIn` layers assume independent inputs")
@@ -49,19 +49,22 @@ def kernel_matrix(
 
 def _scaled_kernel(
     network: Network, kernel: str, scales: Scales, x1: Array, x2: Array | None
-) -> Array:
+) -> tuple[Array, Array, Array]:
+    """With every initial parameter times `init_scale`."""
     weight_std, bias_std, alpha = scales
     degree = _degree(network, kernel)
     if degree is not None:
         matrix = _kernel_fn(network, weight_std, bias_std, x1.shape[1:])(x1, x2, kernel)
-        return matrix * alpha**degree
+        size = jnp.abs(matrix).max()
+        return matrix * alpha**degree, size * alpha**degree, size > 0
     stds = (alpha * weight_std, alpha * bias_std if network.bias == "fixed" else bias_std)
     matrix = _kernel_fn(network, *stds, x1.shape[1:])(x1, x2, kernel)
     if kernel == "ntk" and network.parameterization == "ntk":
         # A scale in front of a parameter is in the derivative by it, and thus squared in the NTK.
         # Ours belongs to the initial parameter, where no derivative knows of it.
-        return matrix / alpha**2
-    return matrix
+        matrix = matrix / alpha**2
+    nonzero = jnp.any(x1 != 0) & (True if x2 is None else jnp.any(x2 != 0))
+    return matrix, jnp.abs(matrix).max(), nonzero
 
 
 def output_constant(network: Network, scales: Scales, shape: tuple[int, ...]) -> Array:
@@ -89,12 +92,9 @@ def _kernel_fn(network: Network, weight_std: Array, bias_std: Array, shape: tupl
     def settings(fan_in: int) -> dict[str, Any]:
         return {
             "W_std": weight_std,
-            "b_std": _bias_std(network, weight_std, bias_std, fan_in),
+            "b_std": bias_std_of(network, weight_std, bias_std, fan_in),
             "parameterization": network.parameterization,
         }
-
-    def dense(fan_in: int) -> Any:
-        return stax.Dense(width, **settings(fan_in))
 
     def conv(channels: int, size: int = network.filter_size, strides: int = network.strides) -> Any:
         options = settings(size**2 * channels)
@@ -109,10 +109,7 @@ def _kernel_fn(network: Network, weight_std: Array, bias_std: Array, shape: tupl
     activation = _activations(stax)[network.activation]
     channels = [shape[-1]] + [width] * sum(network.blocks)
     body: list[Any] = []
-    if network.layers == "dense":
-        for fan_in in channels[:-1]:
-            body += [dense(fan_in), activation()]
-    elif network.layers == "conv":
+    if network.layers == "conv":
         for fan_in in channels[:-1]:
             body += [conv(fan_in), activation()]
     else:
@@ -120,15 +117,15 @@ def _kernel_fn(network: Network, weight_std: Array, bias_std: Array, shape: tupl
         for stage, count in enumerate(network.blocks):
             body += [block(1 if stage == 0 or i else 2) for i in range(count)]
         body.append(activation())
-    if network.layers != "dense":
-        body.append(stax.Flatten() if network.pool == "flatten" else stax.GlobalAvgPool())
+    body.append(stax.Flatten() if network.pool == "flatten" else stax.GlobalAvgPool())
     output = settings(_output_fan_in(network, shape))
     if not network.output_bias:
         output["b_std"] = None
     return stax.serial(*body, stax.Dense(1, **output))[2]
 
 
-def _bias_std(network: Network, weight_std: Array, bias_std: Array, fan_in: int) -> Array | None:
+def bias_std_of(network: Network, weight_std: Array, bias_std: Array, fan_in: int) -> Array | None:
+    """Of a layer of that fan-in."""
     if network.bias is None:
         return None
     return bias_std if network.bias == "fixed" else weight_std / fan_in**0.5

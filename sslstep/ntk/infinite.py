@@ -6,8 +6,8 @@ As its hidden layers become wide, a network's neural tangent kernel (NTK; Jacot 
     \frac{\partial f(x')}{\partial\theta}
 
 tends to a limit which the architecture and the scale of the initial parameters determine. So does
-the covariance of its initial outputs, the NNGP kernel. The recursions over layers are those of the
-neural_tangents library (Novak et al., 2020).
+the covariance of its initial outputs, the NNGP kernel. The recursions over convolutional layers are
+those of the neural_tangents library (Novak et al., 2020).
 
 **Layers.** A layer with fan-in m takes h to
 
@@ -26,13 +26,16 @@ is. With L hidden layers of rectifiers and no biases, in either parameterisation
     K^\mathrm{NNGP}_\alpha = \alpha^{2 (L + 1)} K^\mathrm{NNGP}_1.
 
 **Precision.** Kernels are computed in float64, with x64 enabled or not, and rounded to the dtype of
-x1 at the end; on the diagonal, where an angle is zero, they are right to about 1e-8. In
-float32 throughout the diagonal would be off by up to 1e-3, and that is what happens under `jit`,
-`grad` or `vmap` without x64: a traced computation cannot change its precision. Derivatives on the
-diagonal, where the NTK of rectifiers has a kink, mean nothing.
+x1 at the end; between samples of one direction they are right to about 1e-8. A traced computation
+cannot change its precision: under `jit`, `grad` or `vmap` without x64 it is float32 throughout.
+:func:`mlp` is right to a few eps per layer there too, as it computes with angles instead of their
+cosines. :func:`cnn` and :func:`resnet` are off by up to 1e-3 on the diagonal: leave those
+uncompiled, as they compile themselves. Where the NTK of rectifiers has a kink, between samples of
+one direction or of opposite ones, its derivative is the mean of those on both sides.
 """
 
 import contextlib
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -45,7 +48,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check
 from sslstep.gram import KernelFn
-from sslstep.ntk import _layers
+from sslstep.ntk import _dense, _layers
 from sslstep.ntk._neural_tangents import load_neural_tangents
 
 __all__ = ["cnn", "load_neural_tangents", "mlp", "resnet"]
@@ -115,11 +118,11 @@ def mlp(
         symmetric to the last bit. Integers, such as pixels, are converted to the default float. It
         is compiled once for each shape. It raises ValueError if inputs are not of one shape, not
         finite or empty; if K leaves the range of its dtype; or if the constant of the output bias
-        is more than 1000 times as large as the rest, which float32 would round away.
+        is more than 1000 times as large as the rest, which float32 would round away. What depends
+        on values is not checked under `jit`: K is 0, infinite or NaN where it leaves the range.
 
     Raises:
         ValueError: if an argument is out of range or unknown, or ``width`` is missing.
-        ImportError: if neural_tangents does not fit the installed JAX.
 
     Example:
         >>> import jax.numpy as jnp
@@ -182,7 +185,7 @@ def cnn(
 
     Raises:
         ValueError: as :func:`mlp`.
-        ImportError: as :func:`mlp`.
+        ImportError: if neural_tangents does not fit the installed JAX.
 
     Example:
         >>> import jax
@@ -244,7 +247,7 @@ def resnet(
 
     Raises:
         ValueError: as :func:`mlp`.
-        ImportError: as :func:`mlp`.
+        ImportError: if neural_tangents does not fit the installed JAX.
 
     Example:
         >>> import jax
@@ -332,8 +335,9 @@ def _kernel_fn(
             if not concrete:
                 return _evaluate(network, kernel, _as_scales(scales), x1, x2)[0]
             with jax.enable_x64(True):
-                matrix, *sizes = _evaluate(network, kernel, _as_scales(scales), x1, x2)
-                _require_representable(matrix.dtype, kernel, *map(float, sizes))
+                matrix, *found = _evaluate(network, kernel, _as_scales(scales), x1, x2)
+                sizes = (value.item() for value in jax.device_get(found))
+                _require_representable(matrix.dtype, kernel, *sizes)
         return matrix
 
     return kernel_fn
@@ -345,16 +349,17 @@ def _as_scales(scales: tuple[ArrayLike, ...]) -> _layers.Scales:
 
 @partial(jax.jit, static_argnames=("network", "kernel"))
 def _evaluate(network, kernel, scales, x1, x2):
-    """The kernel in the dtype of x1; its largest entry, and what it is without the output bias."""
+    """The kernel in the dtype of x1; its size, whether that is above zero, and without the bias."""
     wide = jnp.result_type(float)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         inputs = x1.astype(wide), None if x2 is None else x2.astype(wide)
-        matrix = _layers.kernel_matrix(network, kernel, scales, *inputs)
+        engine = _dense if network.layers == "dense" else _layers
+        matrix, size, nonzero = engine.kernel_matrix(network, kernel, scales, *inputs)
         matrix = jax.lax.optimization_barrier(matrix)  # or XLA computes it once for each use below
         rest = matrix - _layers.output_constant(network, scales, x1.shape[1:])
     if x2 is None:
         matrix = (matrix + matrix.T) / 2
-    return matrix.astype(x1.dtype), jnp.abs(matrix).max(), jnp.abs(rest).max()
+    return matrix.astype(x1.dtype), size, nonzero, jnp.abs(rest).max()
 
 
 def _require_inputs(name: str, x: ArrayLike, network: _layers.Network) -> Array:
@@ -372,15 +377,19 @@ def _require_inputs(name: str, x: ArrayLike, network: _layers.Network) -> Array:
     return x.reshape(x.shape[0], -1) if network.layers == "dense" else x
 
 
-def _require_representable(dtype: np.dtype, kernel: str, largest: float, rest: float) -> None:
+def _require_representable(
+    dtype: np.dtype, kernel: str, size: float, nonzero: bool, rest: float
+) -> None:
     info = jnp.finfo(dtype)
-    if largest > float(info.max) or 0 < largest < 1e3 * float(info.tiny):
+    smallest, largest = (float(value) for value in (info.tiny, info.max))
+    if not size <= largest or (nonzero and size < 1e3 * smallest):
+        found = f"{size:.3g}" if 0 < size < math.inf else "beyond 1e308 or within 1e-308 of zero"
         raise ValueError(
-            f"the kernel's largest entry is {largest:.3g}, and {dtype} ranges from "
-            f"{float(info.tiny):.3g} to {float(info.max):.3g}: give float64 inputs, with x64 "
-            f"enabled, or another init_scale."
+            f"the kernel's largest entry is {found}, and {dtype} ranges from {smallest:.3g} to "
+            f"{largest:.3g}: give float64 inputs, with x64 enabled, or another init_scale or "
+            f"weight_std."
         )
-    if kernel == "ntk" and dtype != jnp.float64 and 0 < 1e3 * rest < largest:
+    if kernel == "ntk" and dtype != jnp.float64 and 0 < 1e3 * rest < size:
         raise ValueError(
             f"the output bias adds a constant to every entry, next to which the rest of the kernel "
             f"({rest:.3g} at most) would be rounded away in {dtype}: give float64 inputs, with x64 "

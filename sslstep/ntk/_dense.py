@@ -1,0 +1,222 @@
+r"""Fully connected networks: the recursion over layers, in terms of lengths and of angles.
+
+The covariance of two samples is :math:`r r' \cos\theta`, and the kernel of rectifiers is linear in
+θ where θ is small: a cosine in float32 knows an angle near zero to 3e-4 only. So layers hand on
+lengths r, :math:`u = 1 - \cos\theta` and :math:`v = 1 + \cos\theta`, each to its own precision.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from sslstep.ntk import _layers
+from sslstep.ntk._layers import Network, Scales
+
+
+def kernel_matrix(
+    network: Network, kernel: str, scales: Scales, x1: Array, x2: Array | None
+) -> tuple[Array, Array, Array]:
+    """The kernel; the largest K(x, x), the mean of both sides; and whether that is above zero."""
+    unit1, r1 = _directions(x1)
+    unit2, r2 = (unit1, r1) if x2 is None else _directions(x2)
+    u, v = chords(unit1, unit2)
+    if x2 is None:
+        own = jnp.eye(len(x1), dtype=bool)
+        u, v = jnp.where(own, 0.0, u), jnp.where(own, 2.0, v)
+    through = partial(_through_layers, network, kernel, scales, x1.shape[1])
+    matrix = through(r1[:, None], r2[None], u, v)
+    sizes = [through(r, r, jnp.zeros_like(r), jnp.full_like(r, 2.0)).max() for r in (r1, r2)]
+    nonzero = (r1.max() > 0) & (r2.max() > 0)
+    return matrix, jnp.sqrt(sizes[0]) * jnp.sqrt(sizes[1]), nonzero
+
+
+def _directions(x: Array) -> tuple[Array, Array]:
+    """Samples of length 1, or 0, and the root mean square of what they were."""
+    largest = jnp.abs(x).max(axis=1, keepdims=True)
+    scaled = x / _or_one(largest)
+    length = _root(jnp.sum(scaled**2, axis=1, keepdims=True))
+    return scaled / _or_one(length), (largest * length)[:, 0] / x.shape[1] ** 0.5
+
+
+@jax.custom_jvp
+def chords(x: Array, y: Array) -> tuple[Array, Array]:
+    """1 - cos and 1 + cos of the angles between directions x (n1, m) and y (n2, m).
+
+    Their errors are those of a product of matrices, or if that is float32 and angles near 0 or π
+    occur, of one with twice as many digits: of Σ h h' over parts of x and y with so few digits that
+    all sums are exact, and of what remains (Ozaki et al., 2012).
+    """
+    cosines = _product(x, y)
+    u, v = 1 - cosines, 1 + cosines
+    eps = float(jnp.finfo(x.dtype).eps)
+    if jnp.finfo(x.dtype).bits == 64:
+        return jnp.where(u < 8 * eps, 0.0, u), jnp.where(v < 8 * eps, 0.0, v)
+    # An angle is known to the error of its cosine divided by itself.
+    near = jnp.minimum(u, v).min() < eps**0.25
+    return jax.lax.cond(near, _exact_chords, lambda x, y: (u, v), x, y)
+
+
+@chords.defjvp
+def _chords_jvp(primals: Any, tangents: Any) -> Any:
+    (x, y), (dx, dy) = primals, tangents
+    slope = _product(dx, y) + _product(x, dy)
+    return chords(x, y), (-slope, slope)
+
+
+def _exact_chords(x: Array, y: Array) -> tuple[Array, Array]:
+    """Of ½|x ± y|² = (½|x|² + ½|y|²) ± x·y each of three parts by itself; the first two exactly."""
+    # A sum of products is at most the product of lengths, here 1 and √m 2^-12: with multiples of
+    # 2^-22 and of √m 2^-34 it has 24 bits.
+    steps = (2.0**-11, 2.0 ** (math.ceil(math.log2(x.shape[1]) / 2) - 23))
+
+    def parts(x):
+        high = jnp.round(x / steps[0]) * steps[0]
+        middle = jnp.round((x - high) / steps[1]) * steps[1]
+        low = x - high - middle
+        first = (high, jnp.concatenate([high, middle], 1), jnp.concatenate([high, low, middle], 1))
+        swapped = jnp.concatenate([middle, high], 1)
+        second = (high, swapped, jnp.concatenate([low, x, middle + low], 1))
+        return first, second
+
+    (first, of_x), (of_y, second) = parts(x), parts(y)
+    u = v = jnp.zeros((len(x), len(y)), x.dtype)
+    for a, a_own, b_own, b in zip(first, of_x, of_y, second, strict=True):
+        own = (jnp.sum(a * a_own, 1) / 2)[:, None] + (jnp.sum(b_own * b, 1) / 2)[None]
+        product = _product(a, b)
+        u, v = u + (own - product), v + (own + product)
+    return jnp.maximum(u, 0.0), jnp.maximum(v, 0.0)
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b.T, precision="highest")
+
+
+def _through_layers(
+    network: Network,
+    kernel: str,
+    scales: Scales,
+    fan_in: int,
+    r1: Array,
+    r2: Array,
+    u: Array,
+    v: Array,
+) -> Array:
+    weight_std, _, alpha = scales
+    (depth,) = network.blocks
+    ntk = jnp.zeros_like(u)
+    for layer in range(depth + 1):
+        has_bias = network.bias is not None and (layer < depth or network.output_bias)
+        below = r1 * r2 * (1 - u)
+        r1, r2 = r1 * weight_std, r2 * weight_std
+        if has_bias:
+            bias_std = _layers.bias_std_of(network, weight_std, scales.bias_std, fan_in)
+            r1, r2, u, v = _with_bias(bias_std, r1, r2, u, v)
+        own = r1 * r2 * (1 - u)
+        if network.parameterization == "standard":
+            own = fan_in * below + float(has_bias)
+        ntk = own + (alpha * weight_std) * (ntk * (alpha * weight_std))
+        r1, r2 = alpha * r1, alpha * r2
+        if layer < depth:
+            r1, r2, u, v, slope = _activated(network.activation, r1, r2, u, v)
+            ntk = ntk * slope
+            fan_in = network.width or 1  # where it is None, nothing depends on it
+    return ntk if kernel == "ntk" else r1 * r2 * (1 - u)
+
+
+def _with_bias(bias_std, r1, r2, u, v):
+    """Of vectors that get one more component, the same for all samples."""
+
+    def longer(r):
+        length = _hypotenuse(r, bias_std)
+        safe = _or_one(length)
+        return length, jnp.where(length > 0, r / safe, 1.0), bias_std / safe
+
+    (r1, cos1, sin1), (r2, cos2, sin2) = longer(r1), longer(r2)
+    both = cos1 * cos2
+    u = both * u + (cos1 * sin2 - cos2 * sin1) ** 2 / (1 + both + sin1 * sin2)
+    rest = sin1**2 + sin2**2 - (sin1 * sin2) ** 2  # 1 - both²
+    return r1, r2, u, both * v + rest / (1 + both) + sin1 * sin2
+
+
+def _activated(name, r1, r2, u, v):
+    """Lengths and angles after the activation, and what it multiplies the NTK by."""
+    if name == "linear":
+        return r1, r2, u, v, jnp.ones_like(u)
+    if name == "relu":
+        slope, u = _rectified(u, v)
+        return r1 * 0.5**0.5, r2 * 0.5**0.5, u, 2 - u, slope / 2
+    moments = {"erf": _erf, "gelu": _gelu}[name]
+    covariance, slope = moments(r1, r2, u, v)
+    r1, r2 = (_root(moments(r, r, jnp.zeros_like(r), 2.0)[0]) for r in (r1, r2))
+    u = 1 - covariance / _or_one(r1) / _or_one(r2)
+    u = jnp.where(u < 4 * jnp.finfo(u.dtype).eps, 0.0, u)
+    return r1, r2, u, 2 - u, slope
+
+
+@jax.custom_jvp
+def _rectified(u, v):
+    """(π - θ) / π, and 1 minus the cosine of the angle between rectified samples."""
+    root_u, root_v = jnp.sqrt(u), jnp.sqrt(v)
+    theta = 2 * jnp.arctan2(root_u, root_v)
+    # Off by eps θ, so that the angle between rectified samples is off by eps.
+    lower = (root_u * root_v - theta * (1 - u)) / jnp.pi
+    return (jnp.pi - theta) / jnp.pi, jnp.maximum(u - lower, 0.0)
+
+
+@_rectified.defjvp
+def _rectified_jvp(primals: Any, tangents: Any) -> Any:
+    (u, v), (du, dv) = primals, tangents
+    slope, below = _rectified(u, v)
+    by_u = (du - dv) / 2  # as u + v = 2
+    # (π - θ) has a kink at 0 and π: the mean of both sides' derivatives.
+    kink = u * v < (16 * jnp.finfo(u.dtype).eps) ** 2
+    sine = jnp.sqrt(jnp.where(kink, 1.0, u * v))
+    return (slope, below), (jnp.where(kink, 0.0, -by_u / (jnp.pi * sine)), slope * by_u)
+
+
+# For s = scale r, with cos = s / √(1 + s²) and sin = 1 / √(1 + s²) of each side, both covariances
+# of u ~ N(0, [[r², c], [c, r'²]]) are functions of t = cos cos' (1 - u) and of e = 1 - t².
+
+
+def _tilted(scale, r1, r2, u, v):
+    h1, h2 = _hypotenuse(1.0, scale * r1), _hypotenuse(1.0, scale * r2)
+    cos1, cos2, sin1, sin2 = scale * r1 / h1, scale * r2 / h2, 1 / h1, 1 / h2
+    t = cos1 * cos2 * (1 - u)
+    root = jnp.sqrt(sin1**2 + (cos1 * sin2) ** 2 + (cos1 * cos2) ** 2 * u * v)
+    return cos1 * cos2, sin1 * sin2, t, root
+
+
+def _erf(r1, r2, u, v):
+    _, sines, t, root = _tilted(2**0.5, r1, r2, u, v)
+    return 2 / jnp.pi * jnp.arctan2(t, root), 4 / jnp.pi * sines / root
+
+
+def _gelu(r1, r2, u, v):
+    """Tsuchida et al. (2021)."""
+    cosines, sines, t, root = _tilted(1.0, r1, r2, u, v)
+    angle = jnp.arctan2(t, root)
+    rest = t**2 * sines / root + cosines**2 * root / sines
+    covariance = r1 * r2 * (1 - u) * (0.25 + angle / (2 * jnp.pi)) + rest / (2 * jnp.pi)
+    first = (sines / root) ** 2 + sines**2 - cosines**2 + 1
+    return covariance, 0.25 + (angle + t / root * first) / (2 * jnp.pi)
+
+
+def _hypotenuse(a, b):
+    """√(a² + b²), where squares leave the range too, and with a derivative of 0 at 0."""
+    a, b = jnp.abs(a), jnp.abs(b)
+    larger = jnp.maximum(a, b)
+    safe = _or_one(larger)
+    return larger * _root((a / safe) ** 2 + (b / safe) ** 2)
+
+
+def _root(value: Array) -> Array:
+    """With a derivative of 0 at 0."""
+    return jnp.where(value > 0, jnp.sqrt(_or_one(value)), 0.0)
+
+
+def _or_one(value: Array) -> Array:
+    return jnp.where(value > 0, value, 1.0)
