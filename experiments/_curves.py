@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import scipy.special
 import scipy.stats
 
 from experiments._recipes import Recipe
@@ -26,15 +27,15 @@ class Counted(NamedTuple):
     alone: int
 
 
-def count(recipe: Recipe, run: Arrays) -> Counted:
-    """Which dimensions of the embedding rise, and when: from 0.1 to 0.7 of their plateau.
+def count(recipe: Recipe, run: Arrays, high: float = 0.7) -> Counted:
+    """Which dimensions of the embedding rise, and when: from 0.1 of their plateau to `high`.
 
-    Not to 0.9, as eigenvalues that are learned still differ by a fifth.
+    By default not to 0.9, the library's: eigenvalues that are learned still differ by a fifth.
     """
     t, eigenvalues = run["record_t"], run[recipe.measured]
     plateaus = recipe.plateaus(eigenvalues)
     rises = steps.Rises(
-        *(np.asarray(part) for part in steps.rises(t, eigenvalues, plateaus, high=0.7))
+        *(np.asarray(part) for part in steps.rises(t, eigenvalues, plateaus, high=high))
     )
     learned, alone = np.isfinite(rises.middle), steps.isolated(rises)
     return Counted(plateaus, rises, int(learned.sum()), int(alone.sum()))
@@ -52,31 +53,56 @@ def learned_along(recipe: Recipe, run: Arrays) -> np.ndarray:
     return found
 
 
-def simultaneity(counted: Counted) -> steps.Significance:
-    """The test of simultaneous growth; nothing is rejected where fewer than two rose.
+def spread(counted: Counted) -> float:
+    """Of step times about a common one, in units of how long rises take; simultaneous ones have 1.
 
-    Dimensions that start near their plateau have no rise.
+    The root of the test of simultaneity's chi-square per degree of freedom; 0 where fewer than two
+    dimensions rose. Those that start near their plateau have no rise.
     """
     begin, middle, end = counted.rises
     rose = np.isfinite(end) & (end > begin)
     if rose.sum() < 2:
-        return steps.Significance(0.0, 1.0)
-    return steps.simultaneity_test(steps.Rises(begin[rose], middle[rose], end[rose]))
+        return 0.0
+    test = steps.simultaneity_test(steps.Rises(begin[rose], middle[rose], end[rose]))
+    return float(np.sqrt(test.statistic / (rose.sum() - 1)))
 
 
-def coincidence(recipe: Recipe, run: Arrays, num: int = 60) -> steps.Significance:
-    """Whether embeddings and hidden representations grow at the same times, per unit of log t."""
-    t = run["record_t"]
-    places = np.linspace(np.log(t[1]), np.log(t[-1]), num + 1)
-    rates = []
-    for name in ("covariance", "hidden"):
-        leading = run[name][1:, : 2 * recipe.dim]
-        # What is rounding has no rate of growth of its own.
-        clipped = np.maximum(leading, 1e-10 * leading.max())
-        rates.append(steps.growth_rate(np.log(t[1:]), clipped, places))
-    if min(np.ptp(rate) for rate in rates) == 0:
-        return steps.Significance(0.0, 1.0)
-    return steps.coincidence_test(*rates)
+def timing(recipe: Recipe, run: Arrays, level: np.ndarray) -> steps.Significance:
+    """Whether something that was recorded too grows when dimensions are learned.
+
+    Rises are read off every second record and the level off the others: what the network's noise
+    adds to both at one record is no common timing. NaN where no dimension is learned alone between
+    two others, or the level stays what it is: no timing was seen.
+    """
+    later = run["record_t"] > 0
+    ours = {key: run[key][later][::2] for key in ("record_t", recipe.measured)}
+    t, level = run["record_t"][later][1::2], level[later][1::2]
+    if np.ptp(level) == 0:
+        return steps.Significance(np.nan, 1.0)
+    rises = steps.Rises(*(np.log(part) for part in count(recipe, ours).rises))
+    return steps.timing_test(rises, np.log(t), level)
+
+
+def hidden_volume(recipe: Recipe, run: Arrays) -> np.ndarray:
+    """log det of the hidden representations' covariance, of twice as many dimensions as z has.
+
+    A dimension that is learned adds to it, however small it is beside the largest.
+    """
+    leading = run["hidden"][:, : 2 * recipe.dim]
+    # What is rounding has no rate of growth of its own.
+    volume: np.ndarray = np.log(np.maximum(leading, 1e-10 * leading.max())).sum(axis=1)
+    return volume
+
+
+def entropy_rank(eigenvalues: np.ndarray) -> np.ndarray:
+    """The exponential of the entropy of their shares of their sum, shape (T,): it knows no scale.
+
+    Of eigenvalues: `spectrum.effective_rank` is of the embeddings' singular values.
+    """
+    positive = np.maximum(eigenvalues, 0)
+    shares = positive / positive.sum(axis=1)[:, None]
+    found: np.ndarray = np.exp(-np.sum(scipy.special.xlogy(shares, shares), axis=1))
+    return found
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -2,8 +2,9 @@ r"""Whether dimensions are learned one at a time: rises of eigenvalues, and test
 
 A *rise* is an eigenvalue's way from a small fraction of its plateau to most of it. Two null
 hypotheses can be held against a set of rises: that they are simultaneous
-(:func:`simultaneity_test`), and that two sets of curves, such as those of embeddings and of hidden
-representations, grow at times that have nothing to do with each other (:func:`coincidence_test`).
+(:func:`simultaneity_test`), and that something else, such as the spectrum of hidden
+representations, grows at times that have nothing to do with them (:func:`timing_test`). Of two
+series whose noise is independent, :func:`coincidence_test` asks the latter without steps.
 """
 
 from sslstep.measure.steps._bands import Gap, bimodality_test, widest_gap
@@ -16,6 +17,7 @@ from sslstep.measure.steps._rises import (
     rises,
     simultaneity_test,
 )
+from sslstep.measure.steps._timing import timing_test
 
 __all__ = [
     "Gap",
@@ -27,5 +29,6 @@ __all__ = [
     "isolated",
     "rises",
     "simultaneity_test",
+    "timing_test",
     "widest_gap",
 ]

@@ -239,6 +239,9 @@ def coincidence_test(
     m cyclic shifts, that by nothing included, with a correlation at least as large. It is no
     smaller than 1/m.
 
+    The noise of the two series must be independent. What one network measures twice at one record
+    has noise in common, which this test takes for common timing: :func:`timing_test` does not.
+
     Args:
         a: such as :func:`growth_rate` of embeddings' eigenvalues, shape ``(m,)``.
         b: such as that of hidden representations' at the same times, shape ``(m,)``.
