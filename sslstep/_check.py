@@ -106,7 +106,13 @@ def require_finite(name: str, value: Any) -> None:
 
 
 def require_scalar(
-    name: str, value: Any, *, at_least: float | None = None, above: float | None = None
+    name: str,
+    value: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
 ) -> None:
     """Check that `value` is one number: an array would broadcast into another problem."""
     if isinstance(value, Mapping | str):
@@ -114,10 +120,7 @@ def require_scalar(
     shape = shape_of(value)
     if shape != ():
         raise ValueError(f"{name} must be a number, got shape {shape}.")
-    if at_least is not None:
-        require_at_least(name, value, at_least)
-    if above is not None:
-        require_at_least(name, value, above, strict=True)
+    require_within(name, value, at_least=at_least, above=above, at_most=at_most, below=below)
 
 
 def require_symmetric(name: str, value: Any, hint: str = "") -> None:
@@ -164,23 +167,65 @@ def require_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
 
 def require_increasing(name: str, values: Any, *, strict: bool = True) -> None:
     """Raise if concrete numbers, in a row, do not increase (or, if not strict, decrease)."""
-    if is_concrete(values):
-        row = np.asarray(values)
-        if np.issubdtype(row.dtype, np.integer):
-            row = row.astype(np.int64)  # differences of short or unsigned integers would wrap
-        require_at_least(f"the differences of {name}", np.diff(row), 0.0, strict=strict)
+    if not is_concrete(values):
+        return
+    row = np.asarray(values)
+    before, after = row[:-1], row[1:]
+    good = after > before if strict else after >= before  # NaN fails either
+    if not good.all():
+        first = int(np.argmin(good))
+        raise ValueError(
+            f"{name} must {'increase' if strict else 'not decrease'}, got {before[first]:g} and "
+            f"then {after[first]:g} at index {first + 1}."
+        )
 
 
-def require_at_least(name: str, value: Any, bound: float, *, strict: bool = False) -> None:
-    """Raise if a concrete number, or any element of an array, lies below the bound (or on it)."""
+def require_at_least(
+    name: str,
+    value: Any,
+    bound: float,
+    *,
+    strict: bool = False,
+    at_most: float | None = None,
+    below: float | None = None,
+    on_host: bool = False,
+) -> None:
+    """Raise if a concrete number, or any element of an array, lies below the bound (or on it).
+
+    `on_host` is for elementwise functions: they look at numbers and arrays of NumPy's alone, since
+    reading one of JAX's means waiting for a device.
+    """
+    if on_host and isinstance(value, jax.Array):
+        return
+    lower = {"above": bound} if strict else {"at_least": bound}
+    require_within(name, value, **lower, at_most=at_most, below=below)
+
+
+def require_within(
+    name: str,
+    value: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raise if a concrete number, or any element of an array, lies beyond one of the bounds."""
     if not is_concrete(value):
         return
     array = np.asarray(value)
-    good = array > bound if strict else array >= bound  # NaN fails either
-    if not good.all():
-        relation = ">" if strict else ">="
-        shown = array.item() if array.ndim == 0 else array[~good].flat[0].item()
-        raise ValueError(f"{name} must be {relation} {bound:g}, got {shown:g}.")
+    for relation, compare, bound in (
+        (">=", np.greater_equal, at_least),
+        (">", np.greater, above),
+        ("<=", np.less_equal, at_most),
+        ("<", np.less, below),
+    ):
+        if bound is None:
+            continue
+        good = compare(array, bound)  # NaN fails each
+        if not good.all():
+            shown = array.item() if array.ndim == 0 else array[~good].flat[0].item()
+            raise ValueError(f"{name} must be {relation} {bound:g}, got {shown:g}.")
 
 
 def require_key(name: str, value: Any) -> None:

@@ -194,13 +194,11 @@ def precondition(
         >>> [round(float(g), 2) for g in jnp.diagonal(gain)]
         [1.0, 50.5]
     """
-    pair(z, z_prime)
-    for name, value, strict in (("alpha", alpha, True), ("strength", strength, False)):
-        _check.require_scalar(name, value)
-        _check.require_at_least(name, value, 0.0, strict=strict)
-    _check.require_at_least("1 - strength", 1 - jnp.asarray(strength), 0.0)
+    pair(z, z_prime, axis_name)
+    _check.require_scalar("alpha", alpha, above=0.0)
+    _check.require_scalar("strength", strength, at_least=0.0, at_most=1.0)
     z, z_prime = jnp.asarray(z), jnp.asarray(z_prime)
-    f = jnp.concatenate(jax.lax.stop_gradient(pair(z, z_prime)))
+    f = jnp.concatenate(jax.lax.stop_gradient(pair(z, z_prime, axis_name)))
     if centre:
         f = f - mean_of_devices(f.mean(axis=0, keepdims=True), axis_name)
     # In units of the largest entry, lest small embeddings' squares underflow.

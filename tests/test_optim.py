@@ -268,7 +268,7 @@ def test_precondition_in_the_training_step(x64, parts):
     [
         (lambda z: optim.precondition(z, z, alpha=0.0), "alpha must be > 0"),
         (lambda z: optim.precondition(z, z, strength=-0.1), "strength must be >= 0"),
-        (lambda z: optim.precondition(z, z, strength=1.1), "1 - strength must be >= 0"),
+        (lambda z: optim.precondition(z, z, strength=1.1), "strength must be <= 1, got 1.1"),
         (lambda z: optim.precondition(z, z, alpha=jnp.ones(2)), "alpha must be a number"),
         (lambda z: optim.precondition(z, z, strength=jnp.ones(2)), "strength must be a number"),
         (lambda z: optim.precondition(z, z[:2]), "one shape"),

@@ -215,8 +215,8 @@ def test_four_devices_have_the_loss_and_the_gradient_of_one(on_four_devices):
         (lambda z: losses.quartic_barlow_twins(z, z, eps=-1.0), "eps must be >= 0"),
         (lambda z: losses.sharpened_barlow_twins(z, z, softening=0.0), "softening must be > 0"),
         (lambda z: losses.smoothed_barlow_twins(z, z, leak=-0.1), "leak must be >= 0"),
-        (lambda z: losses.smoothed_barlow_twins(z, z, leak=1.5), "1 - leak must be >= 0"),
-        (lambda z: losses.hinge_barlow_twins(z, z, width=1.0), "1 - width must be > 0"),
+        (lambda z: losses.smoothed_barlow_twins(z, z, leak=1.5), "leak must be <= 1, got 1.5"),
+        (lambda z: losses.hinge_barlow_twins(z, z, width=1.0), "width must be < 1, got 1"),
         (
             lambda z: losses.spectral_barlow_twins(z, z, lambda x: x[None]),
             r"transform must take a scalar .*\(1,\)",

@@ -165,8 +165,7 @@ def smoothed_barlow_twins(
         ...  for leak in (0.0, 0.1, 1.0)]
         [0.0, 0.02, 2.0]
     """
-    _check.require_scalar("leak", leak, at_least=0.0)
-    _check.require_at_least("1 - leak", 1 - jnp.asarray(leak), 0.0)
+    _check.require_scalar("leak", leak, at_least=0.0, at_most=1.0)
     return spectral_barlow_twins(
         z,
         z_prime,
@@ -216,8 +215,7 @@ def hinge_barlow_twins(
         ...  for w in (0.0, 0.1, 0.2)]
         [0.031, 0.001, 0.0]
     """
-    _check.require_scalar("width", width, at_least=0.0)
-    _check.require_at_least("1 - width", 1 - jnp.asarray(width), 0.0, strict=True)
+    _check.require_scalar("width", width, at_least=0.0, below=1.0)
     return spectral_barlow_twins(
         z,
         z_prime,

@@ -156,9 +156,8 @@ def step_sharpness(
     """
     _check.require_scalar("low", low)
     _check.require_scalar("high", high)
-    if _check.is_concrete(low, high):
-        gap = np.asarray(high) - np.asarray(low)
-        _check.require_at_least("high - low", gap, 0.0, strict=True)
+    if _check.is_concrete(low, high) and not float(high) > float(low):
+        raise ValueError(f"high must be above low, got {float(high):g} and {float(low):g}.")
     begin, middle, end = (step_times(times, eigenvalues, level) for level in (low, 0.5, high))
     whole = jnp.isfinite(end)
     gradual = whole & (end > begin)

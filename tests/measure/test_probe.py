@@ -255,9 +255,12 @@ H, LABELS, SCALES = jnp.ones((4, 2)), jnp.array([0, 1, 2, 0]), jnp.ones((5, 2))
         ),
         (lambda: probe.loo_error(H, H, jnp.ones(())), r"regularisations must be a vector, .* \(\)"),
         (lambda: probe.loo_error(H, H, jnp.array([0.0])), "regularisations must be > 0"),
-        (lambda: probe.loo_error(H[:1], H[:1], jnp.array([1.0])), "number of samples must be >= 2"),
+        (
+            lambda: probe.loo_error(H[:1], H[:1], jnp.array([1.0])),
+            "features must hold at least 2 samples",
+        ),
         (lambda: probe.standard_error(0.5, 0), "num_samples must be >= 1"),
-        (lambda: probe.standard_error(29.8, 9), "1 - accuracy must be >= 0"),
+        (lambda: probe.standard_error(29.8, 9), "accuracy must be <= 1, got 29.8"),
         (
             lambda: probe.accuracy_along(H, LABELS, H, LABELS, SCALES[:, :1], 1.0, num_classes=3),
             r"scales must have shape \(T, 2\)",

@@ -76,7 +76,7 @@ def test_times_need_not_fit_the_eigenvalues_type(short, times):
     expected = times[:-1] + np.diff(times) / 2
     # Two records, their difference and the sum are rounded.
     np.testing.assert_allclose(found, expected, rtol=2 * float(jnp.finfo(jnp.float32).eps))
-    with pytest.raises(ValueError, match="differences of times must be > 0"):
+    with pytest.raises(ValueError, match="times must increase"):
         spectrum.step_times(times[::-1], curves)
 
 
@@ -167,10 +167,10 @@ def test_learned_dimensions_and_histogram_count(dtype):
         (lambda: spectrum.eigenvalues(jnp.full((3, 2), jnp.nan)), "z of shape .* NaN"),
         (lambda: spectrum.eigenvalues(jnp.ones((3, 2)), jnp.ones((4, 2))), "one shape"),
         (lambda: spectrum.step_times(jnp.arange(3.0), jnp.ones((4, 2))), r"shape \(4,\), one for"),
-        (lambda: spectrum.step_times(jnp.zeros(4), jnp.ones((4, 2))), "differences of times"),
+        (lambda: spectrum.step_times(jnp.zeros(4), jnp.ones((4, 2))), "times must increase"),
         (
             lambda: spectrum.step_sharpness(jnp.arange(3.0), jnp.ones((3, 2)), low=0.9, high=0.1),
-            "high - low must be > 0",
+            "high must be above low",
         ),
         (
             lambda: spectrum.step_times(jnp.arange(3.0), jnp.ones((3, 2)), jnp.ones(2)),
@@ -189,10 +189,10 @@ def test_learned_dimensions_and_histogram_count(dtype):
             r"threshold must be a number, got shape \(2,\)",
         ),
         (lambda: spectrum.effective_rank(jnp.zeros((4, 2))), "z is all zero"),
-        (lambda: spectrum.histogram(jnp.ones((4, 2)), jnp.array([1.0, 0.5])), "of edges must"),
+        (lambda: spectrum.histogram(jnp.ones((4, 2)), jnp.array([1.0, 0.5])), "edges must increase"),
         (
             lambda: spectrum.histogram(jnp.ones((4, 2)), np.array([1.0, 1.0 + 1e-9, 2.0])),
-            "differences of edges as float32 must be > 0",
+            "edges as float32 must increase",
         ),
         (lambda: spectrum.histogram(jnp.ones((4, 2)), jnp.ones(1)), "at least 2"),
         (lambda: spectrum.learned_dimensions(jnp.full((4, 2), jnp.nan)), "NaN"),

@@ -121,10 +121,9 @@ def standard_error(accuracy: Real[ArrayLike, "..."], num_samples: int) -> Float[
         >>> round(float(probe.standard_error(0.5, 10_000)), 4)
         0.005
     """
-    _check.require_at_least("accuracy", accuracy, 0.0)
+    _check.require_at_least("accuracy", accuracy, 0.0, at_most=1.0)
     _check.require_at_least("num_samples", num_samples, 1)
     accuracy = _check.as_float("accuracy", accuracy)
-    _check.require_at_least("1 - accuracy", 1 - accuracy, 0.0)
     return jnp.sqrt(accuracy * (1 - accuracy) / num_samples)
 
 

@@ -94,7 +94,10 @@ def loo_error(
         0
     """
     features, targets = _prepare(features, targets)
-    _check.require_at_least("the number of samples", features.shape[0], 2)
+    if features.shape[0] < 2:
+        raise ValueError(
+            f"features must hold at least 2 samples (rows), got shape {features.shape}."
+        )
     if len(_check.shape_of(regularisations)) != 1:
         raise ValueError(
             f"regularisations must be a vector, got shape {_check.shape_of(regularisations)}."

@@ -88,10 +88,9 @@ def rises(
             f"plateau must be a scalar or have shape ({dim},), one for each column of eigenvalues, "
             f"got shape {_check.shape_of(plateau)}."
         )
-    _check.require_scalar("low", low)
     _check.require_scalar("high", high)
     _check.require_at_least("plateau", plateau, 0.0, strict=True)
-    _check.require_at_least("1/2 - low", 0.5 - jnp.asarray(low), 0.0, strict=True)
+    _check.require_scalar("low", low, below=0.5)
     _check.require_at_least("high", high, 0.5, strict=True)
     values = _check.as_precise("eigenvalues", eigenvalues)
     levels = jnp.broadcast_to(jnp.asarray(plateau, values.dtype), values.shape[1:])
