@@ -119,6 +119,37 @@ def test_elements_against_the_full_dynamics(x64, seed):
     assert coupled[-1, 0, 1] / paper[-1, 0, 1] == pytest.approx(np.pi / 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("ratio", [0.9, 0.8, 0.65])
+def test_coupled_elements_of_close_modes_are_off_by_what_is_said(x64, ratio):
+    """By (√γ_j s_j(0))^(1 - γ_k / γ_j) of themselves, above and below the diagonal."""
+    gammas, start = jnp.asarray([0.3, 0.3 * ratio]), 1e-6 * jnp.asarray([[1.0, 0.8], [0.0, 1.0]])
+    times = 1.6 * linear.critical_time(gammas[1:], start[1, 1])
+    all_modes = linear.Modes(gammas, jnp.eye(2))
+    full = simulate.gradient_flow(start, all_modes, times, rtol=1e-9, atol=1e-15).coefficients[0]
+    coupled = linear.coupled_elements(times[0], gammas, start)
+    off = (float(gammas[0]) ** 0.5 * 1e-6) ** (1 - ratio)
+    for j, k in ((0, 1), (1, 0)):
+        assert 0.3 * off < float(coupled[j, k] / full[j, k]) - 1 < 1.2 * off
+
+
+def test_elements_whose_growth_overflows(dtype):
+    """e^(4γt) does, the element does not."""
+    small = 1e-30 if dtype == jnp.float32 else 1e-250
+    gammas, start = jnp.asarray([small, small / 2], dtype), jnp.full((1, 2), small, dtype)
+    found = linear.elements(jnp.inf, gammas, start)
+    expected = np.log(small) * np.array([-0.5, 0.25])  # s0 (s∞ / s0)^(1/2) = s0^(1/4)
+    np.testing.assert_allclose(np.log(np.asarray(found[0], float)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("gammas", "message"),
+    [([0.2, 0.5], "descending order"), ([0.5, 0.5], "distinct"), ([0.5, -0.1], "d = 2 positive")],
+)
+def test_coupled_elements_refuse_eigenvalues(gammas, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        linear.coupled_elements(1.0, jnp.asarray(gammas), 0.1 * jnp.eye(2))
+
+
 def test_elements_with_negative_and_far_apart_modes_stay_finite(dtype):
     gammas = jnp.asarray([282.0, 6.2, 0.28, 0.0, -0.3], dtype)
     start = jnp.triu(jnp.full((3, 5), 1e-7, dtype))
@@ -180,7 +211,7 @@ def test_alignment_exponent(dtype):
             lambda: linear.alignment_exponent(0.5, 1),
             r"eigenvalues must be a vector of shape \(k,\), got shape \(\)",
         ),
-        (lambda: linear.alignment_exponent(jnp.array([1.0, -1.0]), 2), "must be > 0"),
+        (lambda: linear.alignment_exponent(jnp.array([1.0, -1.0]), 2), "first d = 2 positive"),
         (lambda: linear.alignment_exponent(jnp.array([1.0, 0.5]), 3), "between 1 and .* 2, got 3"),
         (
             lambda: linear.elements(1.0, jnp.ones(2), jnp.ones((3, 2))),
@@ -188,7 +219,7 @@ def test_alignment_exponent(dtype):
         ),
         (
             lambda: linear.elements(1.0, jnp.ones(2), jnp.zeros((2, 2))),
-            "the diagonal of initial must be > 0",
+            "initial must be positive on its diagonal",
         ),
     ],
 )
