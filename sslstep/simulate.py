@@ -164,7 +164,7 @@ def gradient_flow(
         times: when to record, non-decreasing, from t ≥ 0, shape ``(T,)``.
         rtol: relative tolerance of a step. Default: the square root of eps times 1e-2.
         atol: absolute tolerance of an element of A. Default: ``rtol`` times the root mean square of
-            the initial weights, so that growth from small α is resolved.
+            the initial weights, so that growth from small α is resolved. Both are traced.
         max_steps: of the solver; an error beyond.
 
     Returns:
@@ -195,34 +195,44 @@ def gradient_flow(
     _check.require_at_least("times", times, 0.0)
     _check.require_increasing("times", times, strict=False)
     eps = float(jnp.finfo(start.dtype).eps)
-    relative = 1e-2 * eps**0.5 if rtol is None else rtol
-    scale = jnp.sqrt(jnp.mean(start**2))
-    absolute = relative * jnp.where(scale > 0, scale, 1) if atol is None else atol
-    fastest = jnp.abs(gammas).max(initial=eps)
+    # In units of the largest weight, as squares of very small or large ones are no numbers; not so
+    # small a unit that what is learned overflows.
+    unit = jnp.abs(start).max()
+    unit = jnp.where(unit > 0, jnp.maximum(unit, jnp.finfo(start.dtype).tiny ** 0.75), 1)
+    relative = jnp.asarray(1e-2 * eps**0.5 if rtol is None else rtol, start.dtype)
+    if atol is None:
+        scale = jnp.sqrt(jnp.mean((start / unit) ** 2))
+        absolute = relative * jnp.where(scale > 0, scale, 1)
+    else:
+        absolute = jnp.asarray(atol, start.dtype) / unit
+    # Time in units of the fastest mode's too.
+    fastest = jnp.abs(gammas).max(initial=0)
+    fastest = jnp.where(fastest > 0, fastest, 1)
+    ends = times * fastest
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_flow_field),
         diffrax.Tsit5(),
         t0=jnp.zeros((), times.dtype),
-        t1=jnp.maximum(times[-1], jnp.finfo(times.dtype).tiny),
-        dt0=0.01 / fastest,
-        y0=start[:, moving],
-        args=gammas,
-        saveat=diffrax.SaveAt(ts=times),
+        t1=jnp.maximum(ends[-1], jnp.finfo(times.dtype).tiny),
+        dt0=0.01,
+        y0=start[:, moving] / unit,
+        args=(gammas / fastest, unit, fastest),
+        saveat=diffrax.SaveAt(ts=ends),
         stepsize_controller=diffrax.PIDController(rtol=relative, atol=absolute),
         max_steps=max_steps,
     )
-    return _trajectory(times, _reassemble(solution.ys, start, moving), all_modes)
+    return _trajectory(times, _reassemble(solution.ys * unit, start, moving), all_modes)
 
 
-def _flow_field(t: ArrayLike, a: Array, gammas: Array) -> Array:
+def _flow_field(t: ArrayLike, a: Array, args: tuple[Array, Array, Array]) -> Array:
     """diffrax's form of `_velocity`; one function, so that its compilation is kept."""
-    return _velocity(a, gammas)
+    return _velocity(a, *args)
 
 
-def _velocity(a: Array, gammas: Array) -> Array:
-    """dA/dt of Eq. 6 in the eigenbasis."""
+def _velocity(a: Array, gammas: Array, unit: ArrayLike = 1, fastest: ArrayLike = 1) -> Array:
+    """dA/dt of Eq. 6 in the eigenbasis; A in units of `unit`, γ and 1/t in those of `fastest`."""
     scaled = a * gammas[None, :]
-    correlation = matmul(scaled, a.T)
+    correlation = matmul(scaled * unit * fastest, (a * unit).T)
     rest = jnp.eye(a.shape[0], dtype=a.dtype) - correlation
     return 4 * matmul(rest, scaled)
 

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -27,6 +27,29 @@ def x64() -> Iterator[None]:
     """Double precision within one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def count_compilations() -> Iterator[Callable[..., int]]:
+    """How many programs are compiled by calls with all values but the first."""
+    compiled: list[str] = []
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    def count(function: Callable[..., object], values: Sequence[object]) -> int:
+        function(values[0])
+        compiled.clear()
+        for value in values[1:]:
+            function(value)
+        return len(compiled)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    # That it is heard at all.
+    assert count(lambda n: jax.jit(lambda x: x + n)(jnp.zeros(n)), [2, 3]) > 0
+    yield count
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.fixture

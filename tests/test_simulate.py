@@ -322,9 +322,40 @@ def test_rejects(change, message, unchecked):
     [
         (jnp.asarray([]), r"times must have shape \(T,\) with T >= 1"),
         (jnp.asarray([-1.0, 1.0]), "times must be >= 0, got -1"),
-        (jnp.asarray([1.0, 0.5]), "the differences of times must be >= 0"),
+        (jnp.asarray([1.0, 0.5]), "times must not decrease, got 1 and then 0.5"),
     ],
 )
 def test_flow_rejects_times(times, message):
     with pytest.raises(ValueError, match=message):
         simulate.gradient_flow(jnp.ones((2, 3)), jnp.eye(3), times)
+
+
+@pytest.mark.parametrize("scale", [1e-19, 1e-30, 1e-37])
+def test_flow_from_starts_whose_squares_underflow(scale):
+    """In float32, against the logistic curve in float64."""
+    gammas = np.array([1.0, 0.5])
+    half = -2 * np.log(scale) / 8
+    times = np.array([half, 2 * half + 1])
+    gamma = jnp.diag(jnp.asarray(gammas, jnp.float32))
+    run = simulate.gradient_flow(scale * jnp.eye(2), gamma, jnp.asarray(times, jnp.float32))
+    log_odds = np.log(gammas) + 2 * np.log(np.float32(scale)) + 8 * gammas * times[:, None]
+    expected = 1 / (1 + np.exp(-log_odds))
+    # Exponents of up to 170 accumulate rounding, and a step's tolerance is 3e-6 of some hundred.
+    np.testing.assert_allclose(run.eigenvalues, expected, atol=2e-3)
+
+
+def test_flow_from_starts_whose_squares_overflow():
+    """From λ = 100 to 1, in float32, with s from 1e19 to 1e18."""
+    gamma = 1e-36 * jnp.eye(2)
+    run = simulate.gradient_flow(1e19 * jnp.eye(2), gamma, jnp.asarray([0.0, 3e36]))
+    for weights, s in zip(run.weights, (1e19, 1e18), strict=True):
+        np.testing.assert_allclose(jnp.diagonal(weights), s, rtol=1e-3)
+
+
+def test_tolerances_of_the_flow_compile_nothing_anew(count_compilations):
+    gamma, times = jnp.diag(jnp.asarray([1.0, 0.5])), jnp.asarray([0.5, 1.0])
+
+    def flow(tolerance):
+        simulate.gradient_flow(1e-3 * jnp.eye(2), gamma, times, rtol=tolerance, atol=tolerance)
+
+    assert count_compilations(flow, [1e-4, 1e-5, 1e-6]) == 0
