@@ -206,19 +206,29 @@ def _divided_differences(slope: Callable[..., Array], eigenvalues: Array, args: 
     return jnp.where(near, mean + 8 * curvature(middle) / 18, differences)
 
 
-def bounded_rate(force: Scalar, rest: Array, ceiling: ArrayLike) -> Array:
-    r"""The largest x = ηγ at which no step from below `rest` leads λ above `ceiling` or away.
+def resting_rate(force: Scalar, rest: Array, ceiling: Callable[[Array], ArrayLike]) -> Array:
+    r"""The largest x = ηγ with which every start below `rest` comes to rest.
 
-    A step takes λ to λ (1 + 2 x force(λ))². Above the minimum, where the force is negative, λ grows
-    if x |force(λ)| > 1. The highest that a start below the minimum comes to is found on a grid,
-    which leaves a relative error of 1e-5.
+    A step takes λ to F(λ) = λ (1 + 2 x force(λ))². The starts stay within [0, highest], and an
+    interval map without a 2-cycle takes every start to a fixed point (Coppel 1955). Hence F(F(λ)) <
+    λ is asked of all λ above the minimum that move. Also, the highest must not exceed `ceiling`, a
+    function of x. Both are found on grids, which leaves a relative error of 1e-5; how steep the
+    minimum itself is has to be looked at beside.
     """
     inside = rest * jax.nn.sigmoid(jnp.linspace(-40, 40, 10_001, dtype=rest.dtype))
-    push = force(inside)
+    places = jnp.linspace(0, 1, 4001, dtype=rest.dtype)[1:]
+
+    def advance(x, at):
+        return at * (1 + 2 * x * force(at)) ** 2
 
     def holds(x):
-        highest = jnp.max(inside * (1 + 2 * x * push) ** 2)
-        return (-x * force(highest) <= 1) & (highest <= ceiling)
+        highest = jnp.max(advance(x, inside))
+        above = rest + (highest - rest) * places
+        once = advance(x, above)
+        returns = (once < above) & (advance(x, once) < above)
+        # Closer to the minimum than 1% the change of two steps may drown in rounding.
+        fine = (above <= 1.01 * rest) | (once == above) | returns
+        return fine.all() & (highest <= ceiling(x))
 
     limit = 12 * jnp.log(jnp.asarray(10, rest.dtype))
     low, _ = bisect(lambda log_x: holds(jnp.exp(log_x)), -limit, limit)

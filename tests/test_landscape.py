@@ -118,5 +118,49 @@ def test_vicreg_at_full_rank_has_no_loss_left():
 
 
 def test_vicreg_plateaus_refuse_more_than_d():
-    with pytest.raises(ValueError, match="dim - num_learned"):
+    with pytest.raises(ValueError, match="num_learned must be <= 4, got 5"):
         landscape.vicreg_plateau(5, 4)
+
+
+def test_vicreg_plateaus_end_where_coordinates_part(x64, unchecked):
+    """At μ = ν seven coordinates alone and nine in one dimension do better than all alike."""
+
+    def loss(variances, blocks, mu=1.0, nu=1.0):
+        covariance = np.zeros((16, 16))
+        for block in blocks:
+            vectors = np.zeros((16, len(block)))
+            vectors[block, 0] = np.sqrt(variances[block])
+            covariance += vectors @ vectors.T
+        rest = covariance - np.diag(np.diag(covariance))
+        hinge = np.maximum(0, 1 - np.sqrt(np.diag(covariance)))
+        return mu * hinge.mean() + 2 * nu * (rest**2).sum() / 16
+
+    alone = [[j] for j in range(7)] + [list(range(7, 16))]
+    apart = loss(np.r_[np.ones(7), np.full(9, (1 / 64) ** (2 / 3))], alone)
+    assert apart == pytest.approx(0.457, abs=1e-3)
+    excess = 1.0
+    v = (1 / (8 * excess)) ** (2 / 3)
+    alike = 1 - v**0.5 + 2 * v**2 * excess
+    assert alike == pytest.approx(0.625)
+    for weights in ({"variance": 1.0, "covariance": 1.0}, {"variance": 15.9}, {"covariance": 2.0}):
+        with pytest.raises(ValueError, match="variance must be at least 16 times covariance"):
+            landscape.vicreg_plateau(8, 16, **weights)
+    traced = jax.jit(lambda mu: landscape.vicreg_plateau(8, 16, variance=mu).loss)
+    assert np.isnan(traced(1.0))
+    assert float(traced(16.0)) == float(landscape.vicreg_plateau(8, 16, variance=16.0).loss)
+
+
+def test_no_growth_and_no_end(dtype):
+    """0 times infinity, and logarithms of ratios that overflow."""
+    big = 1e30 if dtype == jnp.float32 else 1e250
+    rates = jnp.asarray([0.0, 1.0], dtype)
+    ends = landscape.supervised_trajectory(jnp.inf, rates, jnp.asarray(0.2, dtype))
+    np.testing.assert_allclose(ends, [0.2, 1.0], rtol=1e-6)
+    slopes = jax.grad(lambda r: landscape.supervised_trajectory(jnp.inf, r, 0.2).sum())(rates)
+    assert np.isfinite(np.asarray(slopes)).all()
+    ends = landscape.self_supervised_trajectory(jnp.inf, rates, jnp.asarray(0.2, dtype))
+    np.testing.assert_allclose(ends, [0.2, 1.0], rtol=1e-6)
+    time = landscape.escape_time(1.0, jnp.asarray(1 / big, dtype), big)
+    assert float(time) == pytest.approx(2 * np.log(big) / 4, rel=1e-6)
+    time = landscape.step_time(landscape.plain(), 1.0, jnp.asarray(1 / big, dtype), 1 / big)
+    assert float(time) == pytest.approx(np.log(big) / 8, rel=1e-5)

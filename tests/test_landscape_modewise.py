@@ -129,9 +129,14 @@ def step(loss, rate, s, num):
     return jax.jit(lambda s: jax.lax.fori_loop(0, num, advance, s))(s)
 
 
-@pytest.mark.parametrize("name", ["plain", "sharpened", "leaky", "quartic", "hinge", "both"])
+@pytest.mark.parametrize(
+    "name", ["plain", "sharpened", "leaky", "quartic", "hinge", "preconditioned", "both"]
+)
 def test_below_the_limit_descent_settles_and_above_it_does_not(x64, name):
-    """From any small start: at 0.98 of the limit all come to rest, at 1.03 some do not."""
+    """From any small start: at 0.98 of the limit all come to rest, just above it some do not.
+
+    Which starts go back and forth, and at which rates above it, is a matter of chance.
+    """
     loss = LOSSES[name]
     limit = float(landscape.max_learning_rate(loss, jnp.ones(1)))
     starts = jnp.geomspace(1e-4, 0.99 * loss.rest**0.5, 4001)
@@ -141,22 +146,61 @@ def test_below_the_limit_descent_settles_and_above_it_does_not(x64, name):
         return np.asarray(jnp.abs(2 * rate * ends * loss.force(ends**2)) < 1e-4)
 
     assert settled(0.98 * limit).all()
-    assert not settled(1.03 * limit).all()
+    if name != "both":  # whose 2-cycle there is unstable
+        assert not settled((1.03 if name == "plain" else 1.002) * limit).all()
 
 
-def test_the_smoothed_limit_is_the_root_of_its_cubic(x64):
-    """4/27 (1 + X)³ - X = 2/ε² with X = 4ηγ."""
-    for leak in (0.05, 0.2, 0.5):
-        rate = float(landscape.max_learning_rate(landscape.smoothed(leak), jnp.asarray([2.0])))
-        x = 4 * rate * 2
-        excess = 4 / 27 * (1 + x) ** 3 - x - 2 / leak**2
-        if leak < 0.5:
-            assert abs(excess) < 1e-3 * 2 / leak**2
-        assert excess < 1e-3 * 2 / leak**2
-    # Nothing drives back what a step has thrown above one: then only a given overshoot bounds.
+def test_a_quartic_loss_has_a_2_cycle_above_its_limit(x64):
+    loss = landscape.quartic()
+    limit = float(landscape.max_learning_rate(loss, jnp.ones(1)))
+    ends = step(loss, 0.4394, jnp.geomspace(1e-4, 0.99, 4001), 20_000) ** 2
+    stuck = np.asarray(jnp.abs(ends - 1) > 0.1)
+    assert limit < 0.4394
+    assert stuck.mean() == pytest.approx(0.08, abs=0.02)
+    found = np.asarray(ends[stuck])
+    assert np.abs(found[:, None] - np.array([1.57, 0.20])).min(axis=1).max() < 0.05
+
+
+def test_only_an_overshoot_bounds_what_nothing_drives_back(x64):
     assert float(landscape.max_learning_rate(landscape.smoothed(), jnp.ones(1))) == np.inf
     rate = landscape.max_learning_rate(landscape.smoothed(), jnp.ones(1), overshoot=1.0)
-    assert float(rate) == pytest.approx(0.5, rel=1e-4)  # 4/27 (1 + X)³ / X = 2 at X = 2
+    assert float(rate) == pytest.approx(0.5, rel=1e-4)  # 4/27 (1 + X)³ / X = 2 at X = 4ηγ = 2
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_landscape_is_a_pytree(name, count_compilations):
+    """It passes through jit, vmap and grad, and its parameters compile nothing anew."""
+    loss = LOSSES[name]
+    time = jax.jit(landscape.step_time)(loss, 1.0, 1e-3)
+    np.testing.assert_allclose(time, landscape.step_time(loss, 1.0, 1e-3), rtol=1e-6)
+    slopes = jax.grad(landscape.step_time)(jax.tree.map(jnp.float32, loss), 1.0, 1e-3)
+    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes))
+    stacked = jax.tree.map(lambda leaf: jnp.stack([jnp.float32(leaf)] * 2), loss)
+    times = jax.vmap(lambda loss: landscape.step_time(loss, 1.0, 1e-3))(stacked)
+    np.testing.assert_allclose(times, time, rtol=1e-5)
+
+
+def test_no_parameter_compiles_anew(count_compilations):
+    gammas, t = jnp.asarray([1.0, 0.1]), jnp.linspace(0.0, 3.0, 4)
+
+    def all_of_it(number):
+        for loss in (
+            landscape.sharpened(number),
+            landscape.smoothed(number),
+            landscape.hinge(number),
+            landscape.preconditioned(landscape.plain(), number),
+            landscape.modewise(_half_way, 1 + number),
+        ):
+            landscape.step_time(loss, 0.1, number * 1e-3)
+            landscape.trajectory(loss, t, 0.1, number * 1e-3)
+            landscape.max_learning_rate(loss, gammas, overshoot=1 + number)
+            landscape.speedup(loss, gammas, 0.1, number * 1e-3)
+
+    assert count_compilations(all_of_it, [0.1, 0.2, 0.05]) == 0
+
+
+def _half_way(x):
+    return x * (3 - x) / 2
 
 
 def test_the_limit_of_two_curvatures(x64):
@@ -280,7 +324,7 @@ def test_settings_are_traced():
     [
         (lambda: landscape.sharpened(0.0), "softening must be > 0"),
         (lambda: landscape.smoothed(-1.0), "leak must be >= 0"),
-        (lambda: landscape.hinge(1.0), "1 - width must be > 0"),
+        (lambda: landscape.hinge(1.0), "width must be < 1, got 1"),
         (lambda: landscape.preconditioned(landscape.plain(), 0.0), "alpha must be > 0"),
         (lambda: landscape.modewise(lambda x: x, -1.0), "rest must be > 0"),
         (

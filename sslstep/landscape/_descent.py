@@ -29,7 +29,8 @@ def step_time(
         level: below ``loss.rest``; not reached from there on.
 
     Returns:
-        The time; ``inf`` if γ ≤ 0 or the start is zero, 0 if it is past the level already.
+        The time; ``inf`` if γ ≤ 0 or the start is zero, 0 if it is past the level already, so that
+        no step is ahead.
 
     Example:
         >>> from sslstep import landscape, linear
@@ -37,15 +38,21 @@ def step_time(
         >>> round(float(times / linear.half_rise_time(2.0, 1e-3)), 5)
         1.0
     """
-    gamma, initial, level = jnp.broadcast_arrays(*_check.as_floats(eigenvalue, initial, level))
+    return _step_time(loss, *_check.as_floats(eigenvalue, initial, level))
+
+
+@jax.jit
+def _step_time(loss: ModewiseLoss, *numbers: Array) -> Array:
+    gamma, initial, level = jnp.broadcast_arrays(*numbers)
     rest = jnp.asarray(loss.rest, initial.dtype)
     moves = (initial != 0) & (gamma > 0) & (level < rest)
-    past = initial**2 >= level
+    # Without the square, which may underflow.
+    past = (level <= 0) | (jnp.abs(initial) >= jnp.sqrt(jnp.maximum(level, 0)))
     rises = moves & ~past
     begin = _logit_of_start(jnp.where(rises, initial, jnp.sqrt(rest / 4)), rest)
     product = _elapsed(loss, begin, logit(jnp.where(rises, level, rest / 2) / rest))
     time = jnp.where(past, 0, product / jnp.where(rises, gamma, 1))
-    return jnp.where(moves, time, jnp.inf)
+    return jnp.where(moves, time, jnp.where(jnp.isnan(gamma + initial + level), jnp.nan, jnp.inf))
 
 
 def trajectory(
@@ -68,10 +75,11 @@ def trajectory(
         initial: :math:`\bar s(0)`, of either sign, not above the resting level in size.
 
     Returns:
-        :math:`\bar s(t)`, in the broadcast shape; NaN for a start beyond the resting level.
+        :math:`\bar s(t)`, in the broadcast shape; NaN for a start beyond the resting level, and
+        where a time or γ is negative.
 
     Raises:
-        ValueError: if a time or γ is negative.
+        ValueError: if a time or γ is negative, in a number or an array of NumPy's.
 
     Example:
         >>> import jax.numpy as jnp
@@ -81,9 +89,14 @@ def trajectory(
         >>> bool(jnp.allclose(sharp, supervised(t, 1.0, 1e-4), rtol=1e-3))  # footnote 26
         True
     """
-    _check.require_at_least("t", t, 0.0)
-    _check.require_at_least("eigenvalue", eigenvalue, 0.0)
-    t, gamma, initial = jnp.broadcast_arrays(*_check.as_floats(t, eigenvalue, initial))
+    _check.require_at_least("t", t, 0.0, on_host=True)
+    _check.require_at_least("eigenvalue", eigenvalue, 0.0, on_host=True)
+    return _trajectory(loss, *_check.as_floats(t, eigenvalue, initial))
+
+
+@jax.jit
+def _trajectory(loss: ModewiseLoss, *numbers: Array) -> Array:
+    t, gamma, initial = jnp.broadcast_arrays(*numbers)
     rest = jnp.asarray(loss.rest, t.dtype)
     moves = initial != 0
     begin = _logit_of_start(jnp.where(moves, initial, 1e-3), rest)
@@ -101,6 +114,7 @@ def trajectory(
     floor = _floor(rest)
     size = jnp.sqrt(rest * jax.nn.sigmoid(jnp.maximum(v, floor)))
     size = size * jnp.exp(jnp.minimum(v - floor, 0) / 2)
+    size = jnp.where((t < 0) | (gamma < 0), jnp.nan, size)
     return jnp.where(moves, jnp.sign(initial) * size, 0)
 
 
@@ -112,19 +126,24 @@ def max_learning_rate(
 ) -> Float[Array, ""]:
     r"""The largest learning rate with which gradient descent on this loss comes to rest.
 
-    A step takes λ to :math:`\lambda (1 + 2 \eta \gamma f(\lambda))^2`. The least of three bounds:
+    A step takes λ to :math:`F(\lambda) = \lambda (1 + 2 \eta \gamma f(\lambda))^2`. The least of
+    three bounds:
 
     .. math:: \eta\, \gamma_{\max} < \frac{1 / h_- + 1 / h_+}{4\, \lambda_*}, \qquad
-        \eta\, \gamma_{\max}\, |f(\lambda_{\mathrm{high}})| \le 1, \qquad
+        F(F(\lambda)) < \lambda \; (\lambda_* < \lambda \le \lambda_{\mathrm{high}}), \qquad
         \eta\, |\gamma_{\min}|\, f(0) < 1
 
     - The minimum λ⁎ is stable, :math:`h_\mp = -f'(\lambda_*^\mp)` being its curvatures below and
       above: each step may cross it, and two must not lead farther away. Without curvature on one
       side this is no bound.
-    - A start below the minimum is not thrown so far beyond it that it is driven away:
-      :math:`\lambda_{\mathrm{high}}`, a function of ηγ, is the highest that one step leads to. With
-      ``overshoot`` it must not exceed 1 + overshoot either.
+    - No start goes back and forth for ever. :math:`\lambda_{\mathrm{high}}`, a function of ηγ, is
+      the highest that one step leads to from below the minimum. Up to there two steps lead closer,
+      unless λ rests: without a 2-cycle every start comes to rest (Coppel 1955). With ``overshoot``
+      it must not exceed 1 + overshoot either.
     - What Γ's negative eigenvalues should shrink does so.
+
+    Above the second bound some starts never rest, and which do varies with the rate: a quartic loss
+    at 0.4394 / γ has a 2-cycle of λ = 1.57 and 0.20 that takes 8% of them.
 
     For :func:`plain` it is :func:`sslstep.linear.max_learning_rate`; :func:`smoothed` without leak
     has no bound but the third, and wants an ``overshoot``. A :func:`quartic` has no curvature, and
@@ -150,18 +169,23 @@ def max_learning_rate(
         >>> gammas = jnp.array([1.0, 0.1])
         >>> losses = (landscape.plain(), landscape.sharpened(), landscape.quartic())
         >>> [round(float(landscape.max_learning_rate(loss, gammas)), 2) for loss in losses]
-        [0.25, 0.98, 0.49]
+        [0.25, 0.98, 0.44]
     """
     _check.require_scalar("overshoot", overshoot, above=0.0)
     _check.require_vector("eigenvalues", eigenvalues, "(k,)")
     _check.require_finite("eigenvalues", eigenvalues)
     (eigenvalues,) = _check.as_floats(eigenvalues)
+    return _max_learning_rate(loss, eigenvalues, jnp.asarray(overshoot, eigenvalues.dtype))
+
+
+@jax.jit
+def _max_learning_rate(loss: ModewiseLoss, eigenvalues: Array, overshoot: Array) -> Array:
     rest = jnp.asarray(loss.rest, eigenvalues.dtype)
     beside = 4 * jnp.finfo(rest.dtype).eps
     curvature = jax.grad(lambda x: -loss.force(x))
     ease = sum(1 / jnp.maximum(curvature(rest * (1 + e)), 0) for e in (-beside, beside))
-    ceiling = 1 + jnp.asarray(overshoot, rest.dtype)
-    largest = jnp.minimum(ease / (4 * rest), _spectral.bounded_rate(loss.force, rest, ceiling))
+    bounded = _spectral.resting_rate(loss.force, rest, lambda _: 1 + overshoot)
+    largest = jnp.minimum(ease / (4 * rest), bounded)
     top, bottom = jnp.maximum(eigenvalues.max(), 0), jnp.maximum(-eigenvalues.min(), 0)
     repelled = loss.force(jnp.zeros_like(rest)) * bottom
     return jnp.minimum(
@@ -193,7 +217,8 @@ def speedup(
         overshoot: as of :func:`max_learning_rate`; for both.
 
     Returns:
-        The ratio, in the broadcast shape.
+        The ratio, in the broadcast shape; NaN for a mode without a step ahead, of which both times
+        are 0 or both ``inf``.
 
     Example:
         >>> import jax.numpy as jnp

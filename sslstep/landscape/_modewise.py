@@ -7,16 +7,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logit
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Real
 
 from sslstep import _check, _spectral
 
 
-class ModewiseLoss(NamedTuple):
+class _Parts(NamedTuple):
+    value: Callable[[Any], Array]
+    force: Callable[[Any], Array]
+    rest: Real[ArrayLike, ""] = 1.0
+    time: Callable[[Any], Array] | None = None
+
+
+class ModewiseLoss(_Parts):
     r"""What one mode descends, as functions of its eigenvalue :math:`\lambda = \bar s^2` of C.
 
     .. math:: \lambda' = 4 \gamma \lambda\, f(\lambda), \qquad f = -\frac{d\mathcal{L}}{d\lambda}
+
+    A pytree: its parameters are leaves and its functions static, so it passes through `jit`,
+    `vmap` and `grad`, and functions of it compile once for all parameters. Functions of one's own
+    are made static; parameters of theirs become leaves as those of a
+    :class:`jax.tree_util.Partial`.
 
     Attributes:
         value: the loss :math:`\mathcal{L}(\lambda)`, elementwise.
@@ -24,12 +37,26 @@ class ModewiseLoss(NamedTuple):
         rest: the least λ > 0 without force, where small starts end.
         time: an antiderivative of :math:`1 / 4 \lambda f(\lambda)`, elementwise, on (0, rest): the
             closed form of γ t. None: by quadrature.
+
+    Example:
+        >>> import jax
+        >>> from sslstep import landscape
+        >>> when = jax.jit(landscape.step_time)
+        >>> [round(float(when(landscape.sharpened(d), 1.0, 1e-6)), 2) for d in (1e-2, 1e-4)]
+        [1.04, 0.65]
     """
 
-    value: Callable[[Array], Array]
-    force: Callable[[Array], Array]
-    rest: Real[ArrayLike, ""] = 1.0
-    time: Callable[[Array], Array] | None = None
+    __slots__ = ()
+
+    def __new__(cls, value, force, rest=1.0, time=None):
+        """Functions that are no pytrees become such."""
+        return super().__new__(cls, _static(value), _static(force), rest, _static(time))
+
+
+def _static(function: Any) -> Any:
+    if callable(function) and not isinstance(function, Partial):
+        return Partial(function)
+    return function
 
 
 def plain() -> ModewiseLoss:
@@ -46,7 +73,19 @@ def plain() -> ModewiseLoss:
         >>> landscape.plain().value(jnp.array([0.0, 1.0, 2.0]))
         Array([1., 0., 1.], dtype=float32)
     """
-    return _landscape(lambda x: (1 - x) ** 2, lambda x: 2 * (1 - x), time=lambda x: logit(x) / 8)
+    return _landscape(_plain_value, _plain_force, time=_plain_time)
+
+
+def _plain_value(x):
+    return (1 - x) ** 2
+
+
+def _plain_force(x):
+    return 2 * (1 - x)
+
+
+def _plain_time(x):
+    return logit(x) / 8
 
 
 def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> ModewiseLoss:
@@ -81,26 +120,32 @@ def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> ModewiseLoss:
     """
     _check.require_scalar("softening", softening, above=0.0)
 
-    def parts(x):
-        delta = jnp.asarray(softening, x.dtype)
-        c, top = jnp.sqrt(delta), jnp.sqrt(1 + delta)
-        return delta, c, top, 1 / (top + c)
+    return _landscape(_sharpened_value, _sharpened_force, 1.0, _sharpened_time, softening)
 
-    def time(x):
-        delta, c, top, n = parts(x)
-        u = jnp.sqrt(x + delta)
-        # u - c and top - u, without the differences.
-        rise, gap = jnp.log(x / (u + c)), jnp.log((1 - x) / (top + u))
-        slow = c / (2 * n) * rise - c * n / 2 * jnp.log(u + c)
-        return n**2 / 2 * (slow - (1 + delta) * gap)
 
-    def force(x):
-        delta, _, _, n = parts(x)
-        u = jnp.sqrt(jnp.abs(x) + delta)
-        return (1 - _spectral.sharpen(x, softening)) / (n * u)
+def _sharpened_value(softening, x):
+    return _spectral.squared_distance(lambda x: _spectral.sharpen(x, softening))(x)
 
-    distance = _spectral.squared_distance(lambda x: _spectral.sharpen(x, softening))
-    return _landscape(distance, force, time=time)
+
+def _sharpened_parts(softening, x):
+    delta = jnp.asarray(softening, x.dtype)
+    c, top = jnp.sqrt(delta), jnp.sqrt(1 + delta)
+    return delta, c, top, 1 / (top + c)
+
+
+def _sharpened_force(softening, x):
+    delta, _, _, n = _sharpened_parts(softening, x)
+    u = jnp.sqrt(jnp.abs(x) + delta)
+    return (1 - _spectral.sharpen(x, softening)) / (n * u)
+
+
+def _sharpened_time(softening, x):
+    delta, c, top, n = _sharpened_parts(softening, x)
+    u = jnp.sqrt(x + delta)
+    # u - c and top - u, without the differences.
+    rise, gap = jnp.log(x / (u + c)), jnp.log((1 - x) / (top + u))
+    slow = c / (2 * n) * rise - c * n / 2 * jnp.log(u + c)
+    return n**2 / 2 * (slow - (1 + delta) * gap)
 
 
 def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> ModewiseLoss:
@@ -128,14 +173,23 @@ def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> ModewiseLoss:
     """
     _check.require_scalar("leak", leak, at_least=0.0)
 
-    def weight(x):
-        return jnp.where(x > 1, jnp.asarray(leak, x.dtype) ** 2, 1)
+    return _landscape(_smoothed_value, _smoothed_force, 1.0, _smoothed_time, leak)
 
-    return _landscape(
-        lambda x: weight(x) * (1 - x) ** 2,
-        lambda x: 2 * weight(x) * (1 - x),
-        time=lambda x: logit(x) / 8,
-    )
+
+def _weight(leak, x):
+    return jnp.where(x > 1, jnp.asarray(leak, x.dtype) ** 2, 1)
+
+
+def _smoothed_value(leak, x):
+    return _weight(leak, x) * (1 - x) ** 2
+
+
+def _smoothed_force(leak, x):
+    return 2 * _weight(leak, x) * (1 - x)
+
+
+def _smoothed_time(_, x):
+    return logit(x) / 8
 
 
 def quartic() -> ModewiseLoss:
@@ -156,12 +210,20 @@ def quartic() -> ModewiseLoss:
         >>> float(landscape.quartic().value(0.5))
         0.0625
     """
+    return _landscape(_quartic_value, _quartic_force, time=_quartic_time)
 
-    def time(x):
-        rest = 1 - x
-        return (logit(x) + 1 / rest + 1 / (2 * rest**2)) / 16
 
-    return _landscape(lambda x: (1 - x) ** 4, lambda x: 4 * (1 - x) ** 3, time=time)
+def _quartic_value(x):
+    return (1 - x) ** 4
+
+
+def _quartic_force(x):
+    return 4 * (1 - x) ** 3
+
+
+def _quartic_time(x):
+    rest = 1 - x
+    return (logit(x) + 1 / rest + 1 / (2 * rest**2)) / 16
 
 
 def hinge(width: Real[ArrayLike, ""] = 0.1) -> ModewiseLoss:
@@ -185,19 +247,27 @@ def hinge(width: Real[ArrayLike, ""] = 0.1) -> ModewiseLoss:
         >>> landscape.hinge(0.5).value(jnp.array([0.0, 1.0, 1.5, 2.5]))
         Array([0.25, 0.  , 0.  , 1.  ], dtype=float32)
     """
-    _check.require_scalar("width", width, at_least=0.0)
-    _check.require_at_least("1 - width", 1 - jnp.asarray(width), 0.0, strict=True)
+    _check.require_scalar("width", width, at_least=0.0, below=1.0)
     number: Any = width
     rest = 1 - number  # in the precision of what it is used with, if it is a Python number
+    return _landscape(_hinge_value, _hinge_force, rest, _hinge_time, width)
 
-    def excess(x):
-        return _spectral.flatten(x, width) - 1
 
-    def time(x):
-        a = jnp.asarray(rest, x.dtype)
-        return logit(x / a) / (8 * a)
+def _excess(width, x):
+    return _spectral.flatten(x, width) - 1
 
-    return _landscape(lambda x: excess(x) ** 2, lambda x: -2 * excess(x), rest, time)
+
+def _hinge_value(width, x):
+    return _excess(width, x) ** 2
+
+
+def _hinge_force(width, x):
+    return -2 * _excess(width, x)
+
+
+def _hinge_time(width, x):
+    a = 1 - jnp.asarray(width, x.dtype)
+    return logit(x / a) / (8 * a)
 
 
 def modewise(transform: Callable[[Array], Array], rest: Real[ArrayLike, ""] = 1.0) -> ModewiseLoss:
@@ -220,10 +290,15 @@ def modewise(transform: Callable[[Array], Array], rest: Real[ArrayLike, ""] = 1.
         (0.0625, 0.0625)
     """
     _check.require_scalar("rest", rest, above=0.0)
-    distance = _spectral.squared_distance(transform)
+    return _landscape(_modewise_value, _modewise_force, rest, None, _static(transform))
 
-    slope = jnp.vectorize(jax.grad(distance))
-    return _landscape(jnp.vectorize(distance), lambda x: -slope(x), rest)
+
+def _modewise_value(transform, x):
+    return jnp.vectorize(_spectral.squared_distance(transform))(x)
+
+
+def _modewise_force(transform, x):
+    return -jnp.vectorize(jax.grad(_spectral.squared_distance(transform)))(x)
 
 
 def preconditioned(loss: ModewiseLoss, alpha: Real[ArrayLike, ""] = 0.1) -> ModewiseLoss:
@@ -261,34 +336,40 @@ def preconditioned(loss: ModewiseLoss, alpha: Real[ArrayLike, ""] = 0.1) -> Mode
     """
     _check.require_scalar("alpha", alpha, above=0.0)
 
-    def force(x):
-        a = jnp.asarray(alpha, x.dtype)
-        return loss.force(x) * (1 + a) / (jnp.clip(x, 0, 1) + a)
+    return _landscape(_gained_value, _gained_force, loss.rest, None, loss, alpha)
 
-    def value(x):
-        a, rest = jnp.asarray(alpha, x.dtype), jnp.asarray(loss.rest, x.dtype)
-        # The integral of f from x to its zero, over log(λ + α), where it is smooth; below 0 the
-        # gain is (1 + α) / α.
-        low = jnp.log(jnp.clip(x, 0, rest) + a)
-        work = integral(lambda y: loss.force(jnp.exp(y) - a) * (1 + a), low, jnp.log(rest + a))
-        below = (1 + a) / a * (loss.value(jnp.minimum(x, 0)) - loss.value(jnp.zeros_like(x)))
-        return jnp.where(x < rest, work + below, loss.value(x))
 
-    return _landscape(value, force, loss.rest)
+def _gained_force(loss, alpha, x):
+    a = jnp.asarray(alpha, x.dtype)
+    return loss.force(x) * (1 + a) / (jnp.clip(x, 0, 1) + a)
+
+
+def _gained_value(loss, alpha, x):
+    a, rest = jnp.asarray(alpha, x.dtype), jnp.asarray(loss.rest, x.dtype)
+    # The integral of f from x to its zero, over log(λ + α), where it is smooth; below 0 the
+    # gain is (1 + α) / α.
+    low = jnp.log(jnp.clip(x, 0, rest) + a)
+    work = integral(lambda y: loss.force(jnp.exp(y) - a) * (1 + a), low, jnp.log(rest + a))
+    below = (1 + a) / a * (loss.value(jnp.minimum(x, 0)) - loss.value(jnp.zeros_like(x)))
+    return jnp.where(x < rest, work + below, loss.value(x))
 
 
 def _landscape(
-    value: Callable[[Array], Array],
-    force: Callable[[Array], Array],
+    value: Callable[..., Array],
+    force: Callable[..., Array],
     rest: Real[ArrayLike, ""] = 1.0,
-    time: Callable[[Array], Array] | None = None,
+    time: Callable[..., Array] | None = None,
+    *parameters: Any,
 ) -> ModewiseLoss:
-    """Of functions that take arrays: they then take numbers too."""
+    """Of functions of the parameters and an array: they then take numbers too."""
+    parts = [None if each is None else Partial(each, *parameters) for each in (value, force, time)]
+    return ModewiseLoss(
+        Partial(_of_numbers, parts[0]), Partial(_of_numbers, parts[1]), rest, parts[2]
+    )
 
-    def of_numbers(function):
-        return lambda x: function(jnp.asarray(x, jnp.result_type(x, float)))
 
-    return ModewiseLoss(of_numbers(value), of_numbers(force), rest, time)
+def _of_numbers(function, x):
+    return function(jnp.asarray(x, jnp.result_type(x, float)))
 
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(5)

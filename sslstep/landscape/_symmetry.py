@@ -85,10 +85,10 @@ def self_supervised_trajectory(
         initial: :math:`\bar s(0)`, of either sign.
 
     Returns:
-        :math:`\bar s(t)`, in the broadcast shape.
+        :math:`\bar s(t)`, in the broadcast shape; NaN where a time is negative.
 
     Raises:
-        ValueError: if a time is negative.
+        ValueError: if a time is negative, in a number or an array of NumPy's.
 
     Example:
         >>> from sslstep import landscape
@@ -117,21 +117,25 @@ def supervised_trajectory(
         target: :math:`\bar c^*`.
 
     Returns:
-        :math:`\bar c(t)`, in the broadcast shape.
+        :math:`\bar c(t)`, in the broadcast shape; NaN where a time is negative.
 
     Raises:
-        ValueError: if a time is negative.
+        ValueError: if a time is negative, in a number or an array of NumPy's.
 
     Example:
         >>> from sslstep import landscape
         >>> round(float(landscape.supervised_trajectory(0.5, 1.0, 0.0)), 3)
         0.632
     """
-    _check.require_at_least("t", t, 0.0)
+    _check.require_at_least("t", t, 0.0, on_host=True)
     t, rate, initial, target = jnp.broadcast_arrays(
         *_check.as_floats(t, eigenvalue, initial, target)
     )
-    return initial - (target - initial) * jnp.expm1(-2 * rate * t)
+    end = jnp.isinf(t)  # where 2γt and its derivatives may be 0 times infinity
+    elapsed = 2 * rate * jnp.where(end, 0, t)
+    c = initial - (target - initial) * jnp.expm1(-elapsed)
+    c = jnp.where(end & (rate > 0), target, c)
+    return jnp.where(t < 0, jnp.nan, c)
 
 
 def escape_time(
@@ -154,24 +158,28 @@ def escape_time(
 
     Returns:
         The time, in the broadcast shape: 0 for a start outside the ball; from within it ``inf`` if
-        γ ≤ 0 or the start is zero.
+        γ ≤ 0 or the start is zero; NaN where ε is not positive.
 
     Raises:
-        ValueError: if ε is not positive.
+        ValueError: if ε is not positive, in a number or an array of NumPy's.
 
     Example:
         >>> from sslstep import landscape, linear
         >>> float(landscape.escape_time(1.0, 1e-7)) == float(linear.critical_time(1.0, 1e-7))
         True
     """
-    _check.require_at_least("radius", radius, 0.0, strict=True)
+    _check.require_at_least("radius", radius, 0.0, strict=True, on_host=True)
     rate, initial, radius = jnp.broadcast_arrays(*_check.as_floats(eigenvalue, initial, radius))
     size = jnp.abs(initial)
     outside, stays = size >= radius, (rate <= 0) | (size == 0)
     apart = outside | stays
-    ratio = jnp.where(apart, 1, radius) / jnp.where(apart, 1, size)
-    time = jnp.log(ratio) / (4 * jnp.where(apart, 1, rate))
-    return jnp.where(stays & ~outside, jnp.inf, time)
+    radius, size = jnp.where(apart, 1, radius), jnp.where(apart, 1, size)
+    far = radius / 2 > size  # there the ratio may overflow; elsewhere the difference is not exact
+    ratio = jnp.where(far, 1, radius) / jnp.where(far, 1, size)
+    log_ratio = jnp.where(far, jnp.log(radius) - jnp.log(size), jnp.log(ratio))
+    time = log_ratio / (4 * jnp.where(apart, 1, rate))
+    time = jnp.where(stays & ~outside, jnp.inf, jnp.where(outside, 0, time))
+    return jnp.where((radius > 0) & ~jnp.isnan(rate + initial), time, jnp.nan)
 
 
 def settling_time(eigenvalue: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -228,18 +236,27 @@ def vicreg_plateau(
     is the least). So VICReg's eigenvalues do not rise to 1: they begin near :math:`d` and come down
     to 1 together, as more dimensions share the variance.
 
+    That one variance is best of all holds for :math:`\mu \ge 16 \nu`, as of the publication's 25
+    and 1, and no farther. The off-diagonal elements of a covariance of rank k have squares that
+    sum to at least :math:`(\sum_i v_i)^2 / k - \sum_i v_i^2`, and given :math:`\sum_i v_i` the rest
+    of the loss is a sum of :math:`-\mu \sqrt{v_i} - 2\nu\, v_i^2`, convex on [0, 1] if and only if
+    :math:`\mu \ge 16 \nu`. Below, some coordinates do better alone: at :math:`\mu = \nu`, d = 16
+    and k = 8, seven of variance 1 and nine that share one dimension have the loss 0.457 ν, one
+    variance for all 0.625 ν, and descent ends at many values between 0.457 and 0.502.
+
     Args:
         num_learned: k in 0...d, any shape.
         dim: d.
-        variance: μ of :func:`sslstep.losses.vicreg`; traced.
+        variance: μ of :func:`sslstep.losses.vicreg`, at least 16 ν; traced.
         covariance: ν > 0; traced.
 
     Returns:
         :class:`VICRegPlateau`, of the shape of ``num_learned``. At k = 0 the eigenvalue is 0 and
-        the loss μ.
+        the loss μ. NaN where traced weights have μ < 16 ν.
 
     Raises:
-        ValueError: if k is not within 0...d, ν is not positive, or μ or ν is an array.
+        ValueError: if k is not within 0...d, ν is not positive, μ is less than 16 ν, or μ or ν is
+            an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -251,12 +268,17 @@ def vicreg_plateau(
         [25.0, 8.19, 2.0, 0.0]
     """
     _check.require_at_least("dim", dim, 1)
-    _check.require_at_least("num_learned", num_learned, 0)
+    _check.require_at_least("num_learned", num_learned, 0, at_most=dim)
     _check.require_scalar("variance", variance)
     _check.require_scalar("covariance", covariance, above=0.0)
     variance, covariance = _check.as_floats(variance, covariance)
+    if _check.is_concrete(variance, covariance) and not variance >= 16 * covariance:
+        raise ValueError(
+            f"variance must be at least 16 times covariance, got {float(variance):g} and "
+            f"{float(covariance):g}: with less VICReg has no plateau of one variance."
+        )
+    variance = jnp.where(variance >= 16 * covariance, variance, jnp.nan)
     k = jnp.asarray(num_learned, variance.dtype)
-    _check.require_at_least("dim - num_learned", dim - k, 0)
     some = jnp.where(k > 0, k, 1)
     excess = dim / some - 1
     # At k = d nothing holds the variance back.

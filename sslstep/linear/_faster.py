@@ -2,6 +2,7 @@ r"""The linear model under preconditioned gradients (Eq. 52): its mode equation,
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
@@ -82,20 +83,14 @@ def preconditioned_eigenvalues(
                 f"{_check.shape_of(variances)}."
             )
         ratios = jnp.asarray(variances, gamma.dtype) / gamma
-        _check.require_at_least("variances / eigenvalues", ratios, 1 - 1e-6)  # but for rounding
-
-    def field(t, v, args):
-        gamma, alpha, ratios = args
-        # In logarithms: small modes' ratios do not underflow.
-        log_sigma = jnp.log(ratios) + jax.nn.log_sigmoid(v)
-        largest = jnp.max(log_sigma)
-        if relative:
-            return 8 * gamma * (1 + alpha) / (jnp.exp(log_sigma - largest) + alpha)
-        return 8 * gamma * (jnp.exp(largest) + alpha) / (jnp.exp(log_sigma) + alpha)
-
+        if _check.is_concrete(ratios) and not bool((ratios >= 1 - 1e-6).all()):  # but for rounding
+            raise ValueError(
+                f"variances must be at least eigenvalues, got {np.asarray(variances)} and "
+                f"{np.asarray(gamma)}."
+            )
     tolerance = 1e2 * float(jnp.finfo(t.dtype).eps)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
+        diffrax.ODETerm(_relative_field if relative else _absolute_field),
         diffrax.Tsit5(),
         t0=jnp.zeros((), t.dtype),
         t1=jnp.maximum(t[-1], jnp.finfo(t.dtype).tiny),
@@ -107,6 +102,25 @@ def preconditioned_eigenvalues(
         max_steps=max_steps,
     )
     return jax.nn.sigmoid(solution.ys)
+
+
+def _log_variances(v, ratios):
+    """In logarithms: small modes' ratios do not underflow."""
+    log_sigma = jnp.log(ratios) + jax.nn.log_sigmoid(v)
+    return log_sigma, jnp.max(log_sigma)
+
+
+# Functions of the module, not of a call, so that their compilation is kept.
+def _relative_field(t, v, args):
+    gamma, alpha, ratios = args
+    log_sigma, largest = _log_variances(v, ratios)
+    return 8 * gamma * (1 + alpha) / (jnp.exp(log_sigma - largest) + alpha)
+
+
+def _absolute_field(t, v, args):
+    gamma, alpha, ratios = args
+    log_sigma, largest = _log_variances(v, ratios)
+    return 8 * gamma * (jnp.exp(largest) + alpha) / (jnp.exp(log_sigma) + alpha)
 
 
 def preconditioned_half_rise_time(
@@ -151,13 +165,12 @@ def preconditioned_half_rise_time(
         [1.7, 230.3]
     """
     _, gamma, start, alpha = _arguments(jnp.zeros(1), eigenvalues, initial, alpha)
-    _require_first_largest("eigenvalues", gamma)
-    with jax.ensure_compile_time_eval():
-        learned = gamma * start**2
-        # Logarithms have rounding of their own, so they count only where all squares underflow.
-        logarithms = jnp.where(learned.any(), 0, jnp.log(gamma) + 2 * jnp.log(jnp.abs(start)))
-    _require_first_largest("eigenvalues * initial**2", learned)
-    _require_first_largest("log(eigenvalues * initial**2)", logarithms)
+    _require_first_largest(gamma, start)
+    return _half_rise_time(gamma, start, alpha)
+
+
+@jax.jit
+def _half_rise_time(gamma: Array, start: Array, alpha: Array) -> Array:
     v = _logit_of_start(gamma, start)
     # log λ0 and log(1 - λ0) of λ0 = sigmoid(v).
     needed = alpha * (-jnp.log(2.0).astype(v.dtype) - jax.nn.log_sigmoid(v))
@@ -220,10 +233,8 @@ def preconditioning_speedup(
         [7.7, 8.2]
     """
     _, gamma, start, alpha = _arguments(jnp.zeros(1), eigenvalues, initial, alpha)
-    _require_first_largest("eigenvalues", gamma)
-    with jax.ensure_compile_time_eval():
-        rest = 0.5 - gamma * start**2
-    _check.require_at_least("1/2 - eigenvalues * initial**2", rest, 0.0, strict=True)
+    _require_first_largest(gamma)
+    _require_below(0.5, gamma, start)
     v = _logit_of_start(gamma, start)
     log_two = jnp.log(2.0).astype(v.dtype)
     wait = jnp.zeros_like(v) if relative else -v[0] * gamma / gamma[0]
@@ -241,10 +252,15 @@ def preconditioned_max_learning_rate(
         \frac{1}{2 |\gamma_{\min}| (1 + 1/\alpha)},\; \frac{c(\alpha)}{\gamma_2} \right)
 
     The first two are those of :func:`max_learning_rate`, with the gain of small directions in the
-    second. The third keeps a step of the second mode, with its gain, from leading so far beyond the
-    minimum that the mode is driven away: c goes as :math:`\alpha^{1/3} / 2` for small α,
-    and is found numerically. For α relative, or absolute once a mode is learned; both views of a
-    sample are taken to have one embedding.
+    second. The third is of the second mode, which a step with its gain throws beyond the minimum,
+    up to :math:`\lambda_{\mathrm{high}}`. It must not go back and forth for ever, as of
+    :func:`sslstep.landscape.max_learning_rate`. Nor may it drive the first mode away: while the
+    second is above 1, the first is the smaller, with a gain of its own of up to
+    :math:`(\lambda_{\mathrm{high}} + \alpha) / (1 + \alpha)`, and
+    :math:`4 \eta\, \gamma_1` times that has to stay below 1. For small α this is the tighter, and
+    c goes as :math:`(\alpha \gamma_2 / 16 \gamma_1)^{1/3}`; it is found numerically. For α
+    relative, or absolute once a mode is learned; both views of a sample are taken to have one
+    embedding.
 
     Args:
         eigenvalues: of Γ, in any order, shape ``(k,)``.
@@ -263,23 +279,33 @@ def preconditioned_max_learning_rate(
         >>> gammas = jnp.array([1.0, 0.5, -0.1])
         >>> [round(float(linear.preconditioned_max_learning_rate(gammas, a)), 3)
         ...  for a in (1.0, 0.1)]
-        [0.25, 0.25]
+        [0.25, 0.229]
     """
     _check.require_scalar("alpha", alpha, above=0.0)
     _check.require_vector("eigenvalues", eigenvalues, "(k,)")
     _check.require_finite("eigenvalues", eigenvalues)
-    gamma, alpha = _check.as_floats(eigenvalues, alpha)
+    return _max_learning_rate(*_check.as_floats(eigenvalues, alpha))
+
+
+@jax.jit
+def _max_learning_rate(gamma: Array, alpha: Array) -> Array:
     gamma = jnp.sort(gamma, descending=True)
+    # The gain of directions that have not grown acts on the negative eigenvalues alone.
+    repelled = jnp.where(gamma < 0, gamma * (1 + 1 / alpha), gamma)
+    limit = max_learning_rate(repelled)
+    if gamma.shape[0] == 1:
+        return limit
 
     def force(x):
         return 2 * (1 - x) * (1 + alpha) / (jnp.clip(x, 0, 1) + alpha)
 
-    limit = _spectral.bounded_rate(force, jnp.ones((), gamma.dtype), jnp.inf)
-    second = jnp.maximum(gamma[1] if gamma.shape[0] > 1 else jnp.zeros_like(limit), 0)
-    thrown = jnp.where(second > 0, limit / jnp.where(second > 0, second, 1), jnp.inf)
-    # The gain of directions that have not grown acts on the negative eigenvalues alone.
-    repelled = jnp.where(gamma < 0, gamma * (1 + 1 / alpha), gamma)
-    return jnp.minimum(max_learning_rate(repelled), thrown)
+    second = jnp.where(gamma[1] > 0, gamma[1], 1)
+
+    def ceiling(x):
+        return (1 + alpha) / (4 * x * gamma[0] / second) - alpha
+
+    thrown = _spectral.resting_rate(force, jnp.ones((), gamma.dtype), ceiling) / second
+    return jnp.where(gamma[1] > 0, jnp.minimum(limit, thrown), limit)
 
 
 def _arguments(t, eigenvalues, initial, alpha) -> list[Array]:
@@ -293,17 +319,47 @@ def _arguments(t, eigenvalues, initial, alpha) -> list[Array]:
     _check.require_at_least("eigenvalues", eigenvalues, 0.0, strict=True)
     _check.require_scalar("alpha", alpha, above=0.0)
     t, gamma, start, alpha = _check.as_floats(t, eigenvalues, initial, alpha)
-    _check.require_at_least("the size of initial", jnp.abs(start), 0.0, strict=True)
-    _check.require_at_least("1 - eigenvalues * initial**2", 1 - gamma * start**2, 0.0, strict=True)
+    if _check.is_concrete(start) and not (np.abs(start) > 0).all():
+        raise ValueError(f"initial must not be zero or NaN, got {np.asarray(start)}.")
+    _require_below(1.0, gamma, start)
     return [t, gamma, start, alpha]
 
 
-def _require_first_largest(name: str, values: Array) -> None:
-    with jax.ensure_compile_time_eval():
-        gaps = values[0] - values
-    _check.require_at_least(f"that of the first mode less {name}", gaps, 0.0)
+def _log_start(gamma: Array, start: Array) -> np.ndarray:
+    """log λ(0), of known numbers."""
+    return np.log(np.asarray(gamma, float)) + 2 * np.log(np.abs(np.asarray(start, float)))
+
+
+def _require_below(level: float, gamma: Array, start: Array) -> None:
+    """Refuse a start whose eigenvalue γ s(0)² is not below the level."""
+    if _check.is_concrete(gamma, start):
+        values = _log_start(gamma, start)
+        if not (values < np.log(level)).all():
+            raise ValueError(
+                f"initial is too large: eigenvalues of C have to start below {level:g}, and the "
+                f"largest starts at {np.exp(values.max()):.3g}."
+            )
+
+
+def _require_first_largest(gamma: Array, start: Array | None = None) -> None:
+    if not _check.is_concrete(gamma, start):
+        return
+    first = int(np.argmax(np.asarray(gamma)))
+    if not gamma[0] >= gamma[first]:
+        raise ValueError(
+            f"eigenvalues must have the largest first, got {float(gamma[0]):g} before "
+            f"{float(gamma[first]):g}."
+        )
+    if start is not None:
+        values = _log_start(gamma, start)
+        # Rounding of inputs that tie.
+        if values.max() > values[0] + 4 * float(jnp.finfo(gamma.dtype).eps):
+            raise ValueError(
+                f"initial must make the first eigenvalue of C the largest at the start, got "
+                f"{np.exp(values[0]):.3g} before {np.exp(values.max()):.3g}."
+            )
 
 
 def _logit_of_start(gamma: Array, start: Array) -> Array:
     log_lambda = jnp.log(gamma) + 2 * jnp.log(jnp.abs(start))
-    return log_lambda - jnp.log1p(-gamma * start**2)
+    return log_lambda - jnp.log1p(-jnp.exp(log_lambda))
