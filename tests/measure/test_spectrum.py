@@ -189,7 +189,10 @@ def test_learned_dimensions_and_histogram_count(dtype):
             r"threshold must be a number, got shape \(2,\)",
         ),
         (lambda: spectrum.effective_rank(jnp.zeros((4, 2))), "z is all zero"),
-        (lambda: spectrum.histogram(jnp.ones((4, 2)), jnp.array([1.0, 0.5])), "edges must increase"),
+        (
+            lambda: spectrum.histogram(jnp.ones((4, 2)), jnp.array([1.0, 0.5])),
+            "edges must increase",
+        ),
         (
             lambda: spectrum.histogram(jnp.ones((4, 2)), np.array([1.0, 1.0 + 1e-9, 2.0])),
             "edges as float32 must increase",
