@@ -39,7 +39,7 @@ def seen(at=STEP_TIMES, hidden_at=None, *, start=1e-3, top=1.0, resting=0.0):
 
 def three(make, name="barlow_twins"):
     """Arrays of three seeds, which differ a little in their step times."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for seed in range(3):
         at = STEP_TIMES * (1 + 0.01 * np.random.default_rng(seed).normal(size=12))
         arrays |= {f"{name}/{seed}/{key}": value for key, value in make(at).items()}
@@ -109,7 +109,7 @@ def test_claims_of_one_band_or_of_bands_from_the_start_do_not_hold(gap):
     """Eigenvalues that grow together, log-uniform over four decades but for a gap: no order."""
     t = np.geomspace(1e-2, 1, 50)
     row = np.geomspace(1, 1e-4, 64) * np.repeat([1, gap], 32)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for seed in range(3):
         spectra = row * (1 + t[:, None]) * (1 + 0.01 * seed)
         arrays |= {f"simclr/{seed}/record_t": t, f"simclr/{seed}/covariance": spectra}

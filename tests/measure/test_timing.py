@@ -40,11 +40,8 @@ def run(rng, *, shared, noise):
     return {**made, "covariance": made["correlation"], "hidden": spectrum(others, 40, 0.1)}
 
 
-def test_of(made):
+def timing_of(made):
     return _curves.timing(RECIPE, made, _curves.hidden_volume(RECIPE, made))
-
-
-test_of.__test__ = False
 
 
 def verdicts_of(shares):
@@ -58,7 +55,7 @@ def verdicts_of(shares):
 def test_shared_noise_is_no_common_timing(noise):
     """Independent step times: rejected no more often than the level says, by run and by claim."""
     rng, num = np.random.default_rng(0), 150
-    found = [test_of(run(rng, shared=False, noise=noise)) for _ in range(num)]
+    found = [timing_of(run(rng, shared=False, noise=noise)) for _ in range(num)]
     rejected = np.mean([test.p_value <= LEVEL for test in found])
     assert rejected <= LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / num)
     shares = np.array([test.statistic for test in found])
@@ -86,7 +83,7 @@ def test_cyclic_shifts_take_shared_noise_for_common_timing():
 @pytest.mark.parametrize("noise", [0.0, 0.005])
 def test_common_steps_are_seen(noise):
     rng = np.random.default_rng(1)
-    found = [test_of(run(rng, shared=True, noise=noise)) for _ in range(60)]
+    found = [timing_of(run(rng, shared=True, noise=noise)) for _ in range(60)]
     assert np.mean([test.p_value <= LEVEL for test in found]) > 0.9
     verdicts = verdicts_of([test.statistic for test in found])
     assert verdicts.count("yes") > 0.8 * len(verdicts)
@@ -109,7 +106,7 @@ def test_what_cannot_be_tested_is_nan():
     made = run(np.random.default_rng(0), shared=True, noise=0.0)
     assert np.isnan(_curves.timing(RECIPE, made, np.full(len(RECORDS), 0.3)).statistic)
     made["correlation"] = np.full((len(RECORDS), 16), 1e-3)
-    found = test_of(made)
+    found = timing_of(made)
     assert np.isnan(found.statistic)
     assert found.p_value == 1
     measured = [found.statistic] * 3
