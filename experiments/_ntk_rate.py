@@ -86,7 +86,6 @@ class FirstOrder(NamedTuple):
 class _Modes(NamedTuple):
     """What perturbs the contrastive modes, as matrices."""
 
-    kernel: jax.Array
     root: jax.Array  # of Λ
     coefficients: jax.Array  # c of all modes, columns
     gap: jax.Array  # γ_j / (γ_j - γ_k)
@@ -102,7 +101,6 @@ def _modes(cov, dim: int) -> _Modes:
     gammas, y = gammas[::-1], jnp.matmul(root, u[:, ::-1])
     q, r = jnp.linalg.qr(y[:, :dim])
     return _Modes(
-        kernel=kernel,
         root=_root(cov),
         coefficients=_swapped(y) / gammas,
         gap=gammas[:dim] / (gammas[:dim] - gammas[dim:, None]),
@@ -116,11 +114,11 @@ def _root(cov):
 
 
 def _unit(modes: _Modes, dim: int, noise):
-    """h of a unit, and Cᵀ a C and Cᵀ b C of all modes with the first d."""
+    """Cᵀ a C and Cᵀ b C of one unit, of all modes with the first d."""
     h = modes.root @ noise
     image = modes.coefficients.T @ jnp.maximum(h, 0)
     active = modes.root.T @ (modes.coefficients * jnp.where(h > 0, 1.0, 0.0)[:, None])
-    return h, 2 * jnp.outer(image, image[:dim]), 2 * active.T @ active[:, :dim]
+    return 2 * jnp.outer(image, image[:dim]), 2 * active.T @ active[:, :dim]
 
 
 def _changes(modes: _Modes, dim: int, change) -> tuple[jax.Array, jax.Array]:
@@ -144,7 +142,7 @@ def first_order(cov, dim: int, key, num_units: int) -> FirstOrder:
         return jnp.stack([jnp.sum(part**2) for part in _changes(modes, dim, change)])
 
     def of_unit(noise):
-        _, output, hidden = _unit(modes, dim, noise)
+        output, hidden = _unit(modes, dim, noise)
         mean = jnp.eye(len(output), dim)  # Cᵀ K C
         return forms(output + hidden - mean), forms(hidden)
 
@@ -153,42 +151,6 @@ def first_order(cov, dim: int, key, num_units: int) -> FirstOrder:
     each = jnp.stack([both + variance(kind, dim) * hidden for kind in KINDS])
     means, errors = each.mean(1), each.std(1) / num_units**0.5
     return FirstOrder(*np.asarray(jnp.stack([means, errors]).transpose(2, 0, 1).reshape(4, -1)))
-
-
-def scatter(cov, dim: int, key, num_units: int) -> np.ndarray:
-    r"""How a squared distance scatters over networks, for errors that do not rest on the sample's.
-
-    The variance of :math:`N \| \frac1N \sum_i D_i \|^2` is, for independent D of mean zero,
-    :math:`2 (1 - 1/N) \, \mathbb E \langle D_1, D_2 \rangle^2 + \mathrm{Var} \| D \|^2 / N`.
-    Few directions carry most of it, so squares are skewed nearly as those of one normal number are,
-    and a sample that happens to be low has a low scatter as well.
-
-    Returns:
-        Both terms over the square of the mean, without the factors of N: shape ``(3, 2, 2)``, for
-        the kernel, its first d eigenvalues and its embedding; for KINDS; and for the two terms.
-    """
-    modes = _modes(cov, dim)
-
-    def of_unit(noise):
-        h, output, hidden = _unit(modes, dim, noise[: len(cov)])
-        on, phi, v = jnp.where(h > 0, 1.0, 0.0), jnp.maximum(h, 0), noise[len(cov) :]
-        found = []
-        for c in (jnp.sum(v) ** 2 / dim, jnp.mean(v**2)):  # KINDS
-            whole = 2 * jnp.outer(phi, phi) + 2 * c * cov * jnp.outer(on, on) - modes.kernel
-            change = output + c * hidden - jnp.eye(len(output), dim)
-            found.append((whole.ravel(), *_changes(modes, dim, change)))
-        return found
-
-    noise = jax.random.normal(key, (num_units, len(cov) + dim))
-    by_kind = jax.jit(partial(jax.lax.map, of_unit, batch_size=64))(noise)
-    terms = np.zeros((3, 2, 2))
-    for k, measures in enumerate(by_kind):
-        for i, vectors in enumerate(measures):
-            products = np.asarray(vectors @ vectors.T)
-            own = np.diag(products)
-            pairs = (np.sum(products**2) - np.sum(own**2)) / (num_units * (num_units - 1))
-            terms[i, k] = np.array([2 * pairs, own.var()]) / own.mean() ** 2
-    return terms
 
 
 @partial(jax.jit, static_argnames="num_units")

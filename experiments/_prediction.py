@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslstep import kernel_pca, linear, simulate
+from sslstep import claims, kernel_pca, linear, simulate
 from sslstep.measure import spectrum
 
 #: What `distances` returns, in this order.
 MEASURES = ("embeddings of training pairs", "embeddings of held-out pairs", "curves", "step times")
 NUM_RECORDS = 200
+#: How far an exponent of the width may be from theory's -1/2, -3/4 or -1: half of what these differ
+#: by.
+EXPONENT_MARGIN = 0.125
 
 
 class Limit(NamedTuple):
@@ -148,15 +151,40 @@ def plateaus(step_times: np.ndarray, gammas: np.ndarray) -> list[tuple[int, floa
     return found
 
 
-def fit_exponent(widths: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
-    """Least squares of log distance on log width over networks, (W, S): slope, standard error.
+def exponents(widths: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Least squares of log distance on log width, (W, S), for each network of a width: (S,).
 
-    Equal weights, because networks of one width scatter by the same factor at every width as long
-    as distances are of first order; the error is from the scatter about the line.
+    Their mean is the exponent of all together. Equal weights, because networks of one width scatter
+    by the same factor at every width as long as distances are of first order.
     """
-    x = np.repeat(np.log(widths), distances.shape[1])
-    y = np.log(distances).ravel()
-    x = x - x.mean()
-    slope = (x @ y) / (x @ x)
-    rest = y - y.mean() - slope * x
-    return float(slope), float(np.sqrt(rest @ rest / (len(x) - 2) / (x @ x)))
+    x = np.log(widths) - np.log(widths).mean()
+    return (x @ np.log(distances)) / (x @ x)
+
+
+def exponent_claims(
+    what: str,
+    where: str,
+    widths: np.ndarray,
+    distances: np.ndarray,
+    *,
+    fit_from: int,
+    expected: float,
+    tolerance: float = EXPONENT_MARGIN,
+) -> list[claims.Claim]:
+    """That a distance, (W, S), is a power of the width: from `fit_from` on, and from all widths.
+
+    Theory's exponents are those of its leading term, hence of wide networks. What narrower ones add
+    to a fit is said beside it.
+    """
+    starts = sorted({widths[widths >= fit_from][0], widths[0]}, reverse=True)
+    return [
+        claims.over_seeds(
+            f"{what}: exponent of the width from {start} to {widths[-1]}",
+            where,
+            "=",
+            expected=expected,
+            measured=exponents(widths[widths >= start], distances[widths >= start]).tolist(),
+            tolerance=tolerance,
+        )
+        for start in starts
+    ]

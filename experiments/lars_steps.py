@@ -8,10 +8,12 @@ gradient descent and under LARS, both from small initialisation; solid: measured
 of LARS by `linear.lars_steps`. (C): the step at which each mode is learned against its γ, from two
 initial scales. (D): the ResNet of Figure 1 (C, D) under both: the step at which each dimension is
 learned. Expected: gradient descent learns a mode after 1 / γ times a logarithm of the initial
-scale; under LARS later modes of the linear model do not take as much longer, and the initial scale
-moves all nearly together. Of a ResNet, whose own kernel changes, it is what is to be seen.
-Preset cpu: the linear model in seconds, two ResNets in 2 to 4 minutes each on two cores, of which
-the first is that of Figure 1 (C, D), shared.
+scale; under LARS waits from mode to mode of the linear model become shorter, and the initial scale
+moves all modes nearly together. That law ends where γ_1 / γ_j comes near 1 / ρ, ρ being the length
+of a step over that of the weights: on a plateau LARS, whose steps are never shorter, then bounces
+in the modes that are learned. Of a ResNet, whose own kernel changes, it is what is to be seen, and
+one seed decides no claim about it: --seeds 0 1 2. Preset cpu: the linear model in seconds, two
+ResNets in 2 to 4 minutes each on two cores, of which the first is that of Figure 1 (C, D), shared.
 """
 
 from dataclasses import dataclass, replace
@@ -64,6 +66,7 @@ class Config(_training.Config):
 
 
 RULES = ("sgd", "lars")
+HALVES = ("half", "half_predicted")
 
 
 def run(config: Config, runs: Path) -> Arrays:
@@ -213,8 +216,13 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """The two laws, and that they are two."""
     out = []
     gammas, scales = arrays["gammas"], [f"{scale:g}" for scale in config.scales]
-    for rule, name in (("sgd", "gradient descent"), ("lars", "LARS")):
+    ratio = config.relative_rate * gammas[0] / gammas[-1]
+    of_lars = f", for ρ γ_1 / γ_d = {ratio:.2g}, where the law needs it far below 1"
+    waits = {}  # from mode to mode, measured and predicted: the common start drops out
+    for rule, name, domain in (("sgd", "gradient descent", ""), ("lars", "LARS", of_lars)):
         errors, slack = [], []
+        halves = [np.stack([arrays[f"{rule}/{s}/{key}"] for s in scales]) for key in HALVES]
+        waits[rule] = [np.diff(half, axis=1) for half in halves]
         for s in scales:
             half, predicted = arrays[f"{rule}/{s}/half"], arrays[f"{rule}/{s}/half_predicted"]
             errors.append(np.abs(half / predicted - 1))
@@ -228,44 +236,52 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
         out.append(
             claims.below(
                 f"linear model under {name}: steps at which modes are learned, relative error of "
-                f"the prediction (of the mode that comes closest to what is allowed)",
+                f"the prediction (of the mode that comes closest to what is allowed){domain}",
                 "Eq. 10, 16" if rule == "sgd" else "beyond the paper",
                 measured=float(error[worst]),
                 tolerance=float(allowed[worst]),
             )
         )
-    slope = {
-        rule: float(np.polyfit(np.log(gammas), np.log(arrays[f"{rule}/{scales[-1]}/half"]), 1)[0])
-        for rule in RULES
-    }
+    slope = float(np.polyfit(np.log(gammas), np.log(arrays[f"sgd/{scales[-1]}/half"]), 1)[0])
+    measured, predicted = waits["lars"]
+    growth = {rule: (of_rule[0][:, -1] / of_rule[0][:, 0]).max() for rule, of_rule in waits.items()}
     out += [
         claims.close(
             "linear model under gradient descent: a mode is learned after 1 / γ; the exponent",
             "Eq. 16",
             expected=-1.0,
-            measured=slope["sgd"],
+            measured=slope,
             # Of log(1/γ s(0)^2), about 2 log(1/α), a part grows as γ falls.
             tolerance=float(1 / np.log(1 / config.scales[-1])),
         ),
-        claims.above(
-            "linear model under LARS: not so; the exponent",
+        claims.below(
+            f"linear model under LARS: waits from mode to mode, largest relative error of the "
+            f"prediction{of_lars}",
             "beyond the paper",
-            expected=-0.5,  # nearer to 0 than to -1
-            measured=slope["lars"],
+            measured=float(np.abs(measured / predicted - 1).max()),
+            tolerance=0.02,
+        ),
+        claims.below(
+            "and they do not lengthen as those of gradient descent do: the last over the first, of "
+            "both initial scales the larger, over the same under gradient descent",
+            "beyond the paper",
+            expected=0.5,
+            measured=float(growth["lars"] / growth["sgd"]),
+            tolerance=0.0,
         ),
     ]
     spans = [
         _span(arrays[f"resnet/lars/{seed}"], arrays[f"resnet/sgd/{seed}"]) for seed in config.seeds
     ]
     out.append(
-        claims.below(
+        claims.over_seeds(
             "ResNet: step times lie closer together under LARS, by a fifth at least: the last over "
             "the first, of the dimensions learned by both rules, over the same under gradient "
             "descent",
             "beyond the paper",
+            "<=",
             expected=0.8,
-            measured=float(np.mean(spans)),
-            tolerance=0.0,
+            measured=spans,
         )
     )
     return out

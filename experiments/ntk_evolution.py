@@ -62,7 +62,7 @@ class Config:
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
     """Hidden units, increasing."""
     fit_from: int = 512
-    """The narrowest width that enters the exponents and the comparison of predictions."""
+    """The narrowest width of exponents, beside those of all, and of what predictions are worth."""
     num_draws: int = 64
     """Networks of each width at initialisation."""
     num_lazy: int = 6
@@ -113,7 +113,6 @@ def run(config: Config) -> Arrays:
         "widths": np.asarray(config.widths),
         "gammas": limit.gamma_modes.eigenvalues[: config.num_modes],
         "distance_rate": _ntk_rate.distance(cov, config.dim),
-        "scatter": _ntk_rate.scatter(cov, config.dim, key_units, min(2048, config.num_units)),
         **{f"rate_{name}": value for name, value in order._asdict().items()},
     }
     rows: dict[str, list[Any]] = {}

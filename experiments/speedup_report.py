@@ -266,16 +266,19 @@ def check(config: Any, arrays: Arrays) -> list[claims.Claim]:
             )
         if has_probe(arrays, case):
             differences = final_accuracy(arrays, case, best) - final_accuracy(arrays, case, "plain")
-            out.append(
-                claims.above(
-                    f"{what} ends as accurate as Barlow Twins: mean difference of probes",
-                    "App. G",
-                    expected=0.0,
-                    measured=float(np.mean(differences)),
-                    tolerance=accuracy_margin(arrays, case),
-                )
-            )
+            out.append(_as_accurate(what, differences))
     return out
+
+
+def _as_accurate(what: str, differences: np.ndarray) -> claims.Claim:
+    """No more than a point below; a spread over seeds is no excuse."""
+    return claims.over_seeds(
+        f"{what} ends as accurate as Barlow Twins: difference of probes",
+        "App. G",
+        ">=",
+        measured=differences.tolist(),
+        tolerance=0.01,
+    )
 
 
 def label_of(name: str) -> str:

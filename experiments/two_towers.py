@@ -183,12 +183,15 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """K_XX' = 0, and the finite towers against their prediction."""
     gammas, where = arrays["gammas"], "Section 5.2"
     step_errors = np.abs(arrays["trained_step_times"] / arrays["predicted_step_times"] - 1)
-    excess = step_errors.max(axis=1) / (2 * arrays["fluctuations"])
-    ranks = {name: arrays[f"{name}_ranks"] for name in ("trained", "predicted", "untrained")}
-    mean, predicted, before = (ranks[name].mean() for name in ranks)
-    # Over images: those of one image under several networks are not independent.
-    paired = (ranks["trained"] - ranks["predicted"]).mean(axis=0)
-    errors = [a.std(ddof=1) / a.size**0.5 for a in (paired, ranks["trained"].mean(axis=0))]
+    left = {
+        name: np.abs(arrays[f"{name}_curves"][:, -1] - 1).max(axis=1)
+        for name in ("trained", "predicted")
+    }
+    # Of each pair of networks: means over images.
+    ranks = {
+        name: arrays[f"{name}_ranks"].mean(axis=1) for name in ("trained", "predicted", "untrained")
+    }
+    predicted, before = (float(ranks[name].mean()) for name in ("predicted", "untrained"))
     return [
         claims.below(
             "with K_XX' = 0 the eigenvalues of K_Γ come in pairs ±γ: largest |γ_j + γ_-j| / γ_1",
@@ -197,39 +200,38 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             # Of a symmetric eigensolver, for this many eigenvalues.
             tolerance=float(10 * len(gammas) * np.finfo(gammas.dtype).eps),
         ),
-        claims.below(
-            f"step times follow the prediction: largest relative error over modes and "
-            f"{config.num_seeds} pairs of networks, {step_errors.max():.2g}, in units of twice its "
-            f"networks' fluctuation, {arrays['fluctuations'].mean():.2g} on average",
+        claims.over_seeds(
+            f"step times follow the prediction: largest relative error over modes (networks' NTKs "
+            f"are off by {arrays['fluctuations'].mean():.2g} on the learned modes)",
             where,
-            # A step takes 1/γ times the logarithm of the start. To first order either changes by
-            # the fluctuation at most, relative to itself; while it is small against the start.
-            measured=float(excess.max()),
-            tolerance=1.0,
+            "<=",
+            measured=step_errors.max(axis=1).tolist(),
+            # A step takes 1/γ times the logarithm of the start. A hidden unit's share of a mode's
+            # kernel is at worst a product of two squared normals, of relative variance 8: this is
+            # two standard deviations of their mean over the narrower tower.
+            tolerance=2 * (8 / min(config.widths)) ** 0.5,
         ),
-        claims.below(
+        claims.over_seeds(
             "all modes are learned: largest final |λ_j - 1|, beyond that predicted",
             where,
-            expected=float(np.abs(arrays["predicted_curves"][:, -1] - 1).max()),
-            measured=float(np.abs(arrays["trained_curves"][:, -1] - 1).max()),
-            # A step later by 2 fluctuations leaves more to learn: 1 - λ decays as exp(-8 γ t).
-            tolerance=float(2 * arrays["fluctuations"].max()),
+            "<=",
+            measured=(left["trained"] - left["predicted"]).tolist(),
+            tolerance=0.05,  # λ approaches 1 as e^-8γt: this is e^-3 from it, past the step
         ),
-        claims.close(
-            f"held-out images are matched across the views as well as predicted: mean rank of "
-            f"the right one of {config.num_test}, 0 best and 0.5 chance",
+        claims.over_seeds(
+            f"held-out images are matched across the views as well as predicted, {predicted:.3f}: "
+            f"mean rank of the right one of {config.num_test}, 0 best and 0.5 chance, beyond that",
             where,
-            expected=float(predicted),
-            measured=float(mean),
-            tolerance=float(3 * errors[0]),
+            "=",
+            measured=(ranks["trained"] - ranks["predicted"]).tolist(),
+            tolerance=0.1 * abs(0.5 - predicted),  # a tenth of what was to be learned
         ),
-        claims.below(
-            f"which the towers have learned: mean rank, {before:.3f} before training, in standard "
-            f"errors below chance",
+        claims.over_seeds(
+            f"which the towers have learned: mean rank, {before:.3f} before training, below chance",
             where,
-            expected=-3.0,
-            measured=float((mean - 0.5) / errors[1]),
-            tolerance=0.0,
+            "<=",
+            expected=0.5,
+            measured=ranks["trained"].tolist(),
         ),
     ]
 

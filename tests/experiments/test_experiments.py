@@ -27,6 +27,7 @@ from experiments import (
     animation,
     element_dynamics,
     faster_losses,
+    linear_claims,
     linear_model,
     report,
     resnet_small_init,
@@ -38,7 +39,7 @@ from experiments.__main__ import main as command
 from sslstep import claims
 
 SMALL = ["--num-images", "60", "--crop", "5", "--dim", "3", "--init-scale", "1e-4"]
-SMALL += ["--learning-rate", "1e-3", "--num-records", "400", "--num-draws", "200"]
+SMALL += ["--learning-rate", "1e-3", "--num-records", "400", "--num-draws", "1000"]
 FILES = {"config.json", "arrays.npz", "figure.png", "figure.pdf", "claims.json", "log.txt"}
 FILES |= {"about.json"}
 
@@ -68,6 +69,21 @@ def test_runs_write_their_folder_and_claims_hold(
     floats = [array for array in arrays.values() if array.dtype.kind == "f"]
     assert np.dtype(kind) in {array.dtype for array in floats}
     assert list(tmp_path.iterdir()) == [out]  # no draft
+
+
+def test_claims_on_the_start_need_draws_enough_to_tell():
+    """A mean that is right holds if draws are many; fewer never make a wrong one hold."""
+    config = linear_model.Config(dim=4)
+    degrees = np.arange(4, 0, -1.0)
+
+    def holds(squares, draws):
+        few = dataclasses.replace(config, num_draws=draws)
+        return [c.holds for c in linear_claims._check_alignment(few, {"initial_squares": squares})]
+
+    assert holds(degrees + 0.05, 2000) == [True]
+    assert holds(degrees + 0.05, 20) == [False]
+    for draws in (20, 2000):
+        assert holds(degrees - 1, draws) == [False]
 
 
 def test_faster_losses_on_one_spectrum(tmp_path, require_documented):

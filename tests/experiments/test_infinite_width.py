@@ -29,6 +29,37 @@ def test_a_small_run_and_its_claims(tmp_path, require_documented):
     assert arrays["mlp_correct"][-1].mean() > 1.5 * float(arrays["chance"])
 
 
+def _accuracies(shift, scatter=0.0):
+    """Two laziness factors, three networks each, whose probes are off from what is predicted."""
+    config = infinite_width.Config()
+    rng = np.random.default_rng(0)
+    gammas, t = 2.0 ** -np.arange(config.num_modes), np.geomspace(0.1, 1e4, 400)
+    tau = np.log(1e8) / (8 * gammas[: config.dim])
+    curves = 1 / (1 + np.exp(-8 * gammas[: config.dim] * (t[:, None] - tau)))
+    correct = np.zeros((len(infinite_width_claims.dims(config)), 1000), bool)
+    correct[:, :400] = True
+    off = shift + scatter * np.array([1.0, -1.0, 0.5])
+    measured = np.stack([rng.permutation(1000) < 1000 * (0.4 + each) for each in off])
+    arrays = {"mlp_correct": correct, "mlp_gammas": gammas, "t": t, "learning_rate": 0.01}
+    arrays |= {"predicted_step_times": np.tile(tau, (3, 1))}
+    arrays |= {"predicted_kernel_accuracy": np.full((3, len(t)), 0.4)}
+    for laziness in config.laziness:
+        name = f"network_{laziness:g}"
+        arrays |= {f"{name}_correct": measured, f"{name}_eigenvalues": np.tile(curves, (3, 1, 1))}
+        arrays |= {f"{name}_accuracy": np.outer(0.4 + off, np.ones(len(t)))}
+    made = infinite_width_claims._check_networks(config, arrays)
+    made += infinite_width_claims._check_accuracy(config, arrays)
+    return [claim.verdict for claim in made if "accuracy" in claim.statement]
+
+
+def test_accuracies_are_held_against_points_and_not_against_their_errors():
+    good, bad, noisy = _accuracies(0.005), _accuracies(0.1), _accuracies(0.04, scatter=0.08)
+    assert len(good) >= 5
+    assert set(good) == {"yes"}
+    assert set(bad) == {"NO"}
+    assert set(noisy) == {"undecided"}
+
+
 def test_without_networks_only_the_predictions(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel_claims, "measure", lambda *args: {})
     monkeypatch.setattr(kernel_claims, "check", lambda arrays: [])

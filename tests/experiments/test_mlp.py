@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _run, mlp, mlp_readings, results
+from experiments import _run, mlp, mlp_claims, mlp_readings, results
 from sslstep import claims, simulate
 
 SMALL = mlp.Config(num_images=12, crop=6, dim=3, width=256, num_records=100, num_draws=3)
@@ -38,6 +38,21 @@ def test_runs_write_their_folder_and_claims_hold(tmp_path, require_documented, c
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert len(made) >= 4
     require_documented("mlp", results.load(tmp_path).arrays)
+
+
+def test_claims_on_the_limit_are_not_helped_by_scatter():
+    config = mlp.Config(dim=3)
+    limit = np.array([3.0, 2.0, 1.0])
+
+    def verdict(deviations):
+        gammas = limit * (1 + np.asarray(deviations)[:, None])
+        arrays = {"gammas": gammas[0], "gammas_of_draws": gammas[1:], "infinite_gammas": limit}
+        return [claim.verdict for claim in mlp_claims._check_limit(config, arrays)]
+
+    assert verdict([0.02, -0.03, 0.01, 0.02]) == ["yes"]
+    assert verdict([0.2, 0.21, 0.19, 0.2]) == ["NO"]
+    # Within one standard deviation of the draws, which is what used to count.
+    assert verdict([0.3, -0.01, 0.25, 0.02]) == ["undecided"]
 
 
 def test_the_rotated_network_is_the_network():

@@ -214,6 +214,16 @@ def test_a_run_that_broke_off_has_learned_nothing():
     np.testing.assert_array_equal(times, [[3.0, 5.0], [np.inf, np.inf], [4.0, np.inf]])
 
 
+def test_as_accurate_is_within_a_point_whatever_the_spread():
+    def verdict(*differences):
+        return speedup_report._as_accurate("it", np.array(differences)).verdict
+
+    assert verdict(0.002, -0.003, 0.001, 0.0, -0.001) == "yes"
+    assert verdict(-0.05, -0.06, -0.055, -0.05, -0.058) == "NO"
+    assert verdict(-0.1, 0.09, 0.02, -0.08, 0.05) == "undecided"  # was within one deviation
+    assert verdict(0.0, np.nan, 0.0) == "NO"  # a run that broke off
+
+
 def test_ratios_have_student_s_interval():
     """Against scipy's own, on paired logarithms."""
     from scipy import stats

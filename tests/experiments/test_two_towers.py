@@ -16,11 +16,12 @@ def test_claims_hold_in_a_small_run(tmp_path, require_documented):
     out = tmp_path / "here"
     status = _run.main(two_towers.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])
     made = claims.load(out / "claims.json")
-    assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
+    failed = [claim for claim in made if claim.holds is False]
+    assert status == 0, claims.table([("failed", failed)])  # two pairs leave some undecided
     assert len(made) == 5
     arrays = results.load(out).arrays
     require_documented("two_towers", arrays)
-    assert (arrays["fluctuations"] < 0.25).all()  # the tolerance of step times says something
+    assert (arrays["fluctuations"] < 0.25).all()
     assert arrays["trained_ranks"].shape == (2, 40)
 
 
@@ -29,7 +30,34 @@ def test_colours_and_edges_of_few_images_are_learned_as_predicted(tmp_path):
     out = tmp_path / "here"
     _run.main(two_towers.EXPERIMENT, [*SMALL, "--views", "colour_edges", "--out", str(out)])
     made = claims.load(out / "claims.json")
-    assert all(claim.holds for claim in made[:-1]), claims.table([("made", made)])
+    assert all(claim.holds is not False for claim in made[:-1]), claims.table([("made", made)])
+
+
+def _arrays(late=1.02, left=0.01, rank=0.14, scatter=0.0):
+    """Four pairs of networks whose steps come late, that leave some unlearned, and their ranks."""
+    wave = 1 + scatter * np.array([1.0, -1.0, 1.0, -1.0])
+    images = np.ones(50)
+    ranks = {"trained": rank * wave, "predicted": np.full(4, 0.14), "untrained": np.full(4, 0.5)}
+    return {
+        "gammas": np.array([2.0, 1.0, -1.0, -2.0]),
+        "fluctuations": np.full(4, 0.1),
+        "predicted_step_times": np.ones((4, 2)),
+        "trained_step_times": np.outer(1 + (late - 1) * wave, np.ones(2)),
+        "predicted_curves": np.ones((4, 3, 2)),
+        "trained_curves": 1 - left * wave[:, None, None] * np.ones((4, 3, 2)),
+        **{f"{name}_ranks": np.outer(values, images) for name, values in ranks.items()},
+    }
+
+
+def test_claims_say_yes_and_no_and_scatter_never_says_yes():
+    def verdicts(**given):
+        made = two_towers.check(two_towers.Config(), _arrays(**given))
+        return [claim.verdict for claim in made]
+
+    assert verdicts() == ["yes"] * 5
+    assert verdicts(late=1.5, left=0.3, rank=0.55) == ["yes", "NO", "NO", "NO", "NO"]
+    noisy = verdicts(late=1.2, left=0.07, rank=0.2, scatter=2.0)
+    assert noisy == ["yes", *["undecided"] * 4]
 
 
 def test_halves_are_the_image():
