@@ -143,7 +143,7 @@ TIMES, GROWING = np.arange(10.0), np.arange(10.0) ** 2
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"times": -TIMES}, "differences of times"),
+        ({"times": -TIMES}, "times must increase"),
         ({"level": np.full(10, 3.0)}, "level is constant"),
         ({"level": np.full(10, np.nan)}, "level"),
         ({"times": np.full(10, np.inf)}, "times"),
