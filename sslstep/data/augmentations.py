@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, Shaped
 
+from sslstep import _keys
 from sslstep.data import _colour, _resample
 from sslstep.data.views import checked_images
 
@@ -217,7 +218,7 @@ def two_views(
         >>> x.shape, x_prime.shape
         ((8, 24, 24, 3), (8, 24, 24, 3))
     """
-    both = jax.vmap(jax.random.split)(keys)
+    both = jax.vmap(jax.random.split)(_keys.of_samples(keys))
     return augment(both[:, 0], images, views.first), augment(both[:, 1], images, views.second)
 
 
@@ -262,7 +263,7 @@ def augment(
             f"keys must be one typed key (jax.random.key) for each of the {shape[0]} images, got "
             f"dtype {keys.dtype} of shape {keys.shape}."
         )
-    return _augment(keys, jnp.asarray(images), augmentation)
+    return _augment(_keys.of_samples(keys), jnp.asarray(images), augmentation)
 
 
 @partial(jax.jit, static_argnames="augmentation")

@@ -1,5 +1,6 @@
 """One step of training, as a pure function."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -9,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
-from sslstep import _check, nn
+from sslstep import _check, _keys, nn
 from sslstep.losses import AxisName
 from sslstep.train._network import Network, forward_in_training, initial_variables
 
@@ -139,7 +140,12 @@ def make_step(
         network: as :class:`Network` says.
         loss_fn: ``loss_fn(z, z_prime)``, a scalar; on several devices it is given ``axis_name`` too
             and must return the loss of the whole batch, as those of :mod:`sslstep.losses` do.
-        optimizer: any of optax's, or of :mod:`sslstep.optim`.
+        optimizer: any of optax's, or of :mod:`sslstep.optim`. It is given the loss as ``value``,
+            its gradient as ``grad``, and the loss of this batch and these views as a function of
+            parameters, ``value_fn``, for line searches; the function for Sophia, ``obj_fn``; and
+            the function's gradient for SAM in its opaque mode, ``grad_fn``. Not those that want the
+            gradient of each sample (``optax.contrib.dpsgd``): the losses here are no sums over
+            samples.
         views_fn: ``views_fn(keys, images) -> (x, x_prime)`` with one key for each image, such as
             ``partial(data.two_views, views=data.barlow_twins_views(96))``.
         joint_views: whether both views pass through the network as one batch, so that batch norms
@@ -156,7 +162,8 @@ def make_step(
         ValueError: if ``num_microbatches`` is below 1, or, from the step, does not divide the
             batch.
         TypeError: from the step, if the network has not the form of :class:`Network`, or
-            ``loss_fn`` takes no ``axis_name`` on several devices.
+            ``loss_fn`` takes no ``axis_name`` on several devices, or the optimiser wants what a
+            step does not give it.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -174,6 +181,9 @@ def make_step(
         (1, ())
     """
     _check.require_at_least("num_microbatches", num_microbatches, 1)
+    optimizer = optax.with_extra_args_support(optimizer)
+    takes = inspect.signature(optimizer.update).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in takes.values())
 
     def embed(params, batch_stats, keys, images, axis_name):
         x, x_prime = views_fn(keys, images)
@@ -251,11 +261,32 @@ def make_step(
             )
         keys = _sample_keys(state, num, axis_name)
         compute = whole if num_microbatches == 1 else in_parts
-        loss, batch_stats, grads = compute(state, keys, images, axis_name)
-        if axis_name is not None:
-            # Each device's gradient is that of the sum of all devices' losses, which are equal.
-            grads = jax.lax.pmean(grads, axis_name)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+
+        def at(params):
+            loss, stats, grads = compute(state._replace(params=params), keys, images, axis_name)
+            if axis_name is not None:
+                # Each device's gradient is that of the sum of all devices' losses, which are equal.
+                grads = jax.lax.pmean(grads, axis_name)
+            return loss, stats, grads
+
+        loss, batch_stats, grads = at(state.params)
+        value_fn = _with_gradient(lambda params: at(params)[::2])
+        given = {
+            "value": loss,
+            "grad": grads,
+            "value_fn": value_fn,
+            "obj_fn": value_fn,
+            "grad_fn": lambda params, i: at(params)[2],
+        }
+        # Some of optax's take no more than they use.
+        given = {name: v for name, v in given.items() if name in takes or takes_any}
+        try:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **given)
+        except (TypeError, ValueError) as error:
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(
+                f"optimizer cannot make this step: {error} A step has the gradient of the whole "
+                f"batch, and gives the optimiser {', '.join(given)} beside it."
+            ) from error
         params = optax.apply_updates(state.params, updates)
         metrics = Metrics(loss, optax.tree.norm(grads))
         return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
@@ -263,12 +294,34 @@ def make_step(
     return step
 
 
+def _with_gradient(value_and_grads: Callable[[PyTree], tuple[Array, PyTree]]) -> Any:
+    """The value alone, a function of parameters whose derivative is the gradient that is given.
+
+    An optimiser may differentiate it as it likes: the gradient is that of all devices.
+    """
+    value: Any = jax.custom_vjp(lambda params: value_and_grads(params)[0])
+    value.defvjp(
+        value_and_grads,
+        lambda grads, cotangent: (
+            jax.tree.map(lambda grad: cotangent.astype(grad.dtype) * grad, grads),
+        ),
+    )
+
+    # Line searches hand on what they do not know, and ask that the function takes it.
+    def value_fn(params: PyTree, *, obj_fn: Any = None, grad_fn: Any = None) -> Array:
+        return value(params)
+
+    return value_fn
+
+
 def _sample_keys(state: TrainState, num: int, axis_name: AxisName) -> Array:
     """One key for each image of this device's share, by its place in the whole batch."""
     places = jnp.arange(num)
     if axis_name is not None:
         places = jax.lax.axis_index(axis_name) + jax.lax.axis_size(axis_name) * places
-    key = jax.random.fold_in(state.key, state.step)
+    typed = jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
+    key = _keys.of_samples(state.key if typed else jax.random.wrap_key_data(state.key))
+    key = jax.random.fold_in(key, state.step)
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
 
 

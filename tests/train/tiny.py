@@ -1,0 +1,64 @@
+"""The smallest run there is, for what does not depend on the network.
+
+python tiny.py FOLDER NUM_STEPS
+"""
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sslstep import losses, train
+
+
+class Linear:
+    """One matrix, or whatever parameters are given."""
+
+    def __init__(self, **others):
+        self.others = others
+
+    def init(self, key, x, train=False):
+        return {"params": {"w": jax.random.normal(key, (12, 3)), **self.others}}
+
+    def apply(self, variables, x, *, train, axis_name=None, mutable=False):
+        z = x.reshape(len(x), -1) @ variables["params"]["w"]
+        return ((z, z), {}) if mutable else (z, z)
+
+
+NETWORK = Linear()
+IMAGES = np.random.default_rng(0).normal(size=(32, 12)).astype(np.float32)
+
+
+def noisy(keys, x):
+    noise = jax.vmap(lambda key: jax.random.normal(key, (2, 12)))(keys)
+    return x + 0.3 * noise[:, 0], x + 0.3 * noise[:, 1]
+
+
+def state(network=NETWORK, optimizer=None, key=None):
+    key = jax.random.key(0) if key is None else key
+    return train.init_state(key, network, optimizer or optax.sgd(1e-2), jnp.asarray(IMAGES[:1]))
+
+
+def compiled(devices=1, parallel=None, optimizer=None, network=NETWORK, **settings):
+    loss = losses.simplified_barlow_twins
+    step = train.make_step(network, loss, optimizer or optax.sgd(1e-2), noisy, **settings)
+    return train.compile_step(step, devices=jax.devices()[:devices], parallel=parallel)
+
+
+def fit(folder=None, num_steps=4, step=None, start=None, **settings):
+    step, start = step or compiled(), start or state()
+    settings = {"batch_size": 8, "checkpoint_every": 10} | settings
+    return train.fit(step, start, IMAGES, num_steps=num_steps, folder=folder, **settings)
+
+
+def slow(state):
+    time.sleep(0.05)
+    return {"step_done": state.step}
+
+
+if __name__ == "__main__":
+    num_steps = int(sys.argv[2])
+    fit(sys.argv[1], num_steps, record=slow, record_at=range(num_steps + 1))
