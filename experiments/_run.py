@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import platform
 import re
 import shutil
@@ -28,6 +29,7 @@ from experiments import _images, _kept, _machine, report
 from experiments._images import UnfitError
 from experiments.report import MADE_FROM, SECONDS, SKIPPED
 from sslstep import _terminal, claims, plotting, train
+from sslstep.train._lock import held
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -75,32 +77,33 @@ def main(experiment: Experiment[C], args: Sequence[str] | None = None) -> int:
     if options.skip_done and _made_from(folder) == about[MADE_FROM]:
         print(f"{folder}: done before, from the same settings, images, code and versions")
         return _status(folder, claims.load(folder / "claims.json"), options.strict)
-    with _draft_of(folder) as draft, _logging_to(draft / "log.txt"):
-        log.info("%s, preset %s, %s", experiment.name, options.preset, _machine.short())
-        config = options.config
-        (draft / "config.json").write_text(
-            json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8"
-        )
-        start = time.perf_counter()
-        with precision(config):
-            runs = (options.runs,) if isinstance(options, TrainingOptions) else ()
-            try:
-                arrays = experiment.run(config, *runs)
-            except UnfitError as error:
-                if not (isinstance(options, ImageOptions) and options.skip_unfit):
-                    raise
-                _skip(folder, draft, f"{error}")
-                return 0
-            np.savez(draft / "arrays.npz", **arrays)
-            log.info("run: %.1f s", time.perf_counter() - start)
-            draw(experiment, config, arrays, draft)
-            results = experiment.check(config, arrays)
-        about[SECONDS] = round(time.perf_counter() - start)
-        (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        claims.save(draft / "claims.json", results)
-        log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
-        log.info("%s: %.1f s in all", folder, time.perf_counter() - start)
-    _replace(folder, draft)
+    with _held(folder):
+        with _draft_of(folder) as draft, _logging_to(draft / "log.txt"):
+            log.info("%s, preset %s, %s", experiment.name, options.preset, _machine.short())
+            config = options.config
+            (draft / "config.json").write_text(
+                json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8"
+            )
+            start = time.perf_counter()
+            with precision(config):
+                runs = (options.runs,) if isinstance(options, TrainingOptions) else ()
+                try:
+                    arrays = experiment.run(config, *runs)
+                except UnfitError as error:
+                    if not (isinstance(options, ImageOptions) and options.skip_unfit):
+                        raise
+                    _skip(folder, draft, f"{error}")
+                    return 0
+                np.savez(draft / "arrays.npz", **arrays)
+                log.info("run: %.1f s", time.perf_counter() - start)
+                draw(experiment, config, arrays, draft)
+                results = experiment.check(config, arrays)
+            about[SECONDS] = round(time.perf_counter() - start)
+            (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            claims.save(draft / "claims.json", results)
+            log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
+            log.info("%s: %.1f s in all", folder, time.perf_counter() - start)
+        _replace(folder, draft)
     return _status(folder, results, options.strict)
 
 
@@ -113,6 +116,21 @@ def _status(folder: Path, results: Sequence[claims.Claim], strict: bool) -> int:
 
 
 @contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep the place of the results for this command: a second one with the same is refused."""
+    place = Path(os.path.realpath(folder))
+    new_parents = [parent for parent in place.parents if not parent.exists()]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with held(place.with_name(place.name + ".lock"), f"out = {folder}"):
+            yield
+    finally:
+        with suppress(OSError):  # there are results in one of them, or another run has begun
+            for parent in new_parents:
+                parent.rmdir()
+
+
+@contextmanager
 def _draft_of(folder: Path) -> Iterator[Path]:
     """Where all is written: beside the old results, which only complete new ones replace.
 
@@ -121,8 +139,7 @@ def _draft_of(folder: Path) -> Iterator[Path]:
     """
     draft = folder.with_name(folder.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
-    new_parents = [parent for parent in draft.parents if not parent.exists()]
-    draft.mkdir(parents=True)
+    draft.mkdir()
     try:
         yield draft
     except BaseException:
@@ -130,9 +147,6 @@ def _draft_of(folder: Path) -> Iterator[Path]:
             print(f"what was computed is in {draft} until the next such run", file=sys.stderr)
         else:
             shutil.rmtree(draft)
-            with suppress(OSError):  # another run may have begun in one of them
-                for parent in new_parents:
-                    parent.rmdir()
         raise
 
 

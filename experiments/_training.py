@@ -5,9 +5,7 @@ experiment that wants the same run reads it, or goes on with it where it was int
 """
 
 import dataclasses
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -188,20 +186,19 @@ def fit(
             _keep(folder, state)
         return {**spectra(state), **accuracy(state)}
 
-    with _alone_in(folder):
-        run = train.fit(
-            train.compile_step(setup.step),
-            setup.state,
-            setup.images,
-            num_steps=recipe.num_steps,
-            batch_size=recipe.batch_size,
-            folder=folder,
-            record=record,
-            record_at=record_at,
-            checkpoint_every=config.checkpoint_every,
-            settings=settings,
-            progress=f"{name} {LABELS[method]}, seed {seed}".strip(),
-        )
+    run = train.fit(
+        train.compile_step(setup.step),
+        setup.state,
+        setup.images,
+        num_steps=recipe.num_steps,
+        batch_size=recipe.batch_size,
+        folder=folder,
+        record=record,
+        record_at=record_at,
+        checkpoint_every=config.checkpoint_every,
+        settings=settings,
+        progress=f"{name} {LABELS[method]}, seed {seed}".strip(),
+    )
     rates = recipe.rate(recipe.learning_rate)(np.arange(recipe.num_steps))
     times = np.concatenate([[0.0], np.cumsum(np.asarray(rates, float))])
     record_t = times[run.records["step"]]
@@ -210,18 +207,6 @@ def fit(
     records = {key: value[later] for key, value in run.records.items()}
     arrays = {"t": times[1:], "loss": run.metrics["loss"], "record_t": record_t[later], **records}
     return Trained(folder, arrays)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Refuse a folder where another process trains: two would write between each other's lines."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another process trains the run in {folder}: wait for it.") from error
-        yield
 
 
 def snapshots(folder: Path, like: train.TrainState) -> list[train.TrainState]:

@@ -7,13 +7,14 @@ or several, :func:`fit` runs it with metrics, records and checkpoints on disk.
 from sslstep.simulate import DivergenceError
 from sslstep.train._checkpoints import CheckpointError, Checkpoints, CorruptCheckpointWarning
 from sslstep.train._compile import CompiledStep, compile_step
-from sslstep.train._files import read_run
 from sslstep.train._full_batch import Descent, full_batch_descent
 from sslstep.train._init_scale import choose_init_scale
+from sslstep.train._lock import InUseError
 from sslstep.train._loop import Fit, Interrupted, fit
 from sslstep.train._network import Network
 from sslstep.train._order import batch_indices
 from sslstep.train._record import make_record
+from sslstep.train._rows import read_run
 from sslstep.train._step import Metrics, Step, TrainState, init_state, make_step
 from sslstep.train._tensorboard import write_tensorboard
 
@@ -25,6 +26,7 @@ __all__ = [
     "Descent",
     "DivergenceError",
     "Fit",
+    "InUseError",
     "Interrupted",
     "Metrics",
     "Network",

@@ -4,8 +4,11 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +34,12 @@ class Checkpoints:
 
     Each is a folder ``<step>/`` in Orbax's standard form, which appears only when it is complete,
     with a SHA-256 digest of all values beside them, so that not only missing files are noticed when
-    it is read but changed bytes too. Arrays are written from the host: a run may go on with another
-    number of devices.
+    it is read but changed bytes too. The first that is written is read back at once. Arrays are
+    written from the host: a run may go on with another number of devices.
 
     Args:
-        folder: where they lie; made if it does not exist.
+        folder: where they lie, whatever letters its path has; made if it does not exist. A ``~`` at
+            its beginning is the home.
         keep: how many of the latest to keep, at least 2: the last and the one to fall back to.
 
     Raises:
@@ -56,8 +60,8 @@ class Checkpoints:
     def __init__(self, folder: str | Path, keep: int = 3) -> None:
         if keep < 2:
             raise ValueError(f"keep must be at least 2, the last and the one before, got {keep}.")
-        self.folder = Path(folder).absolute()
-        self._keep, self._written = keep, False
+        self.folder = Path(os.path.expanduser(folder)).absolute()
+        self._keep, self._written, self._proven = keep, False, False
         # One process writes; others must not wait for one another here.
         own = jax.process_index()
         only_this = ocp.options.MultiprocessingOptions(
@@ -81,43 +85,47 @@ class Checkpoints:
 
         Args:
             step: its number. If there is one already, nothing is written.
-            tree: pytree of arrays; typed keys too.
+            tree: pytree of arrays, of no entries too; typed keys too.
 
         Raises:
             ValueError: if two arrays have one path once its parts are joined by slashes.
-            CheckpointError: if it could not be written, as on a full disk; earlier ones are intact.
+            TypeError: if a leaf is no array of numbers or truth values, and no key.
+            CheckpointError: if it could not be written, as on a full disk, or is the first and
+                cannot be read; earlier ones are intact.
         """
         if step in self.steps():
             return
-        if not self._written:  # until then this may be a reader of another process's folder
-            self._remove_drafts("*")  # which a killed process left
-            self._written = True
         leaves = _to_host(tree)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._checkpointer.save(
-                self.folder / str(step),
-                ocp.args.Composite(
-                    state=ocp.args.StandardSave(leaves),
-                    digest=ocp.args.JsonSave({"sha256": _digest(leaves)}),
-                ),
-            )
-        except Exception as error:
-            self._remove_drafts(str(step))
-            raise CheckpointError(
-                f"the checkpoint of step {step} could not be written to {self.folder} "
-                f"({_first_line(error)}). {self._intact()}"
-            ) from error
+        self._write(str(step), leaves)
+        if not self._proven:
+            self._prove(str(step), leaves)
         for old in self.steps()[: -self._keep]:
             shutil.rmtree(self.folder / str(old), ignore_errors=True)
+
+    def rehearse(self, tree: PyTree) -> None:
+        """Write a checkpoint, read it and remove it: better before a run than a day into it.
+
+        Args:
+            tree: as :meth:`save` takes it.
+
+        Raises:
+            ValueError, TypeError, CheckpointError: as :meth:`save`.
+        """
+        leaves = _to_host(tree)
+        try:
+            self._write(_REHEARSAL, leaves)
+            self._prove(_REHEARSAL, leaves)
+        finally:
+            shutil.rmtree(self.folder / _REHEARSAL, ignore_errors=True)
 
     def latest(self, like: PyTree) -> tuple[int, PyTree] | None:
         """Read the latest checkpoint that can be read.
 
         One that cannot, because a file is missing, cut short or changed, is renamed to
-        ``<step>.corrupt`` with a :class:`CorruptCheckpointWarning`, and the one before is read. Not
-        so where the reading itself fails, and may not the next time: too many open files, no
-        permission, a disk or a network that does not answer.
+        ``<step>.corrupt`` with a :class:`CorruptCheckpointWarning`, once the one before is read. If
+        none can be read, the cause may lie outside them, and none is renamed. Nor is any where the
+        reading itself fails, and may not the next time: too many open files, no permission, a disk
+        or a network that does not answer.
 
         Args:
             like: pytree of arrays of the shapes and dtypes that are expected, such as the initial
@@ -129,52 +137,140 @@ class Checkpoints:
         Raises:
             ValueError: if it holds something else than ``like``: another network or optimiser; or
                 if ``like`` could not be saved.
+            TypeError: if ``like`` could not be saved, as a leaf is no array.
             CheckpointError: if there are checkpoints, corrupt ones included, and none can be read.
             OSError: if the reading itself fails.
         """
         expected = _to_host(like)  # first: what cannot be saved is better refused before a run
+        failures: dict[int, str] = {}
         for step in reversed(self.steps()):
             path = self.folder / str(step)
             try:
-                found = self._checkpointer.restore(
-                    path,
-                    ocp.args.Composite(
-                        state=ocp.args.StandardRestore(_as_numpy(path)),
-                        digest=ocp.args.JsonRestore(),
-                    ),
-                )
-                leaves, digest = found["state"], found["digest"]["sha256"]
-                if _digest(leaves) != digest:
-                    raise ValueError("its values are not those that were written")
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                leaves = self._read(str(step))
+            except Exception as error:
+                if not path.exists():  # the run has gone on, and removed it
+                    return self.latest(like)
                 if _may_pass(error):
                     raise
-                kept = path.with_name(f"{step}.corrupt")
-                shutil.rmtree(kept, ignore_errors=True)
-                path.rename(kept)
-                warnings.warn(
-                    f"the checkpoint of step {step} cannot be read ({_first_line(error)}); it is "
-                    f"kept as {kept}, and the one before it is used.",
-                    CorruptCheckpointWarning,
-                    stacklevel=2,
-                )
+                failures[step] = self._first_line(error)
                 continue
+            for bad, reason in failures.items():
+                self._set_aside(bad, reason)
+            self._proven = True
             return step, _from_host(leaves, expected, like, path)
-        if corrupt := sorted(path.name for path in self.folder.glob("*.corrupt")):
+        corrupt = sorted(path.name for path in self.folder.glob("*.corrupt"))
+        if failures or corrupt:
+            each = [*(f"{step} ({reason})" for step, reason in failures.items()), *corrupt]
             raise CheckpointError(
-                f"none of the checkpoints in {self.folder} can be read: {', '.join(corrupt)}. To "
-                f"begin anew, name another folder, or remove this run's."
+                f"none of the checkpoints in {self.folder} can be read: {', '.join(each)}. All are "
+                f"left as they are. To begin anew, name another folder, or remove this run's."
             )
         return None
 
-    def _remove_drafts(self, step: str) -> None:
+    def _write(self, name: str, leaves: dict[str, np.ndarray]) -> None:
+        if not self._written:  # until then this may be a reader of another process's folder
+            self._remove_drafts("*")  # which a killed process left
+            shutil.rmtree(self.folder / _REHEARSAL, ignore_errors=True)
+            self._written = True
+        # Orbax refuses arrays without entries, which their dtypes and shapes tell in full.
+        empty = {n: [str(a.dtype), list(a.shape)] for n, a in leaves.items() if not a.size}
+        held = {name: leaf for name, leaf in leaves.items() if leaf.size}
+        about = {"sha256": _digest(leaves)} | ({"empty": empty} if empty else {})
+        parts = {"digest": ocp.args.JsonSave(about)}
+        parts |= {"state": ocp.args.StandardSave(held)} if held else {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _plain(self.folder) as folder:
+                self._checkpointer.save(folder / name, ocp.args.Composite(**parts))
+        except Exception as error:
+            self._remove_drafts(name)
+            raise CheckpointError(
+                f"the {_called(name)} could not be written to {self.folder} "
+                f"({self._first_line(error)}). {self._intact(name)}"
+            ) from error
+
+    def _prove(self, name: str, leaves: dict[str, np.ndarray]) -> None:
+        """Read what was written: what cannot be read is not there, though writing said nothing."""
+        try:
+            self._read(name)
+        except Exception as error:
+            raise CheckpointError(
+                f"the {_called(name)} was written to {self.folder}, and cannot be read there "
+                f"({self._first_line(error)}). {self._intact(name)}"
+            ) from error
+        self._proven = True
+
+    def _read(self, name: str) -> dict[str, np.ndarray]:
+        with _plain(self.folder) as folder:
+            path = folder / name
+            parts: dict[str, Any] = {"digest": ocp.args.JsonRestore()}
+            if (path / "state").exists():
+                parts["state"] = ocp.args.StandardRestore(_as_numpy(path))
+            found = self._checkpointer.restore(path, ocp.args.Composite(**parts))
+        leaves = dict(found["state"]) if "state" in parts else {}
+        for empty, (dtype, shape) in found["digest"].get("empty", {}).items():
+            leaves[empty] = np.zeros(shape, jnp.dtype(dtype))
+        if _digest(leaves) != found["digest"]["sha256"]:
+            raise ValueError("its values are not those that were written")
+        return leaves
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        """Keep a checkpoint that cannot be read, though an earlier one can, under another name."""
+        path, kept = self.folder / str(step), self.folder / f"{step}.corrupt"
+        again = 1
+        while kept.exists():
+            again += 1
+            kept = self.folder / f"{step}.{again}.corrupt"
+        with contextlib.suppress(OSError):  # such as of a reader who may not write here
+            path = path.rename(kept)
+        warnings.warn(
+            f"the checkpoint of step {step} cannot be read ({reason}); it is kept as {path}, and "
+            f"the one before it is used.",
+            CorruptCheckpointWarning,
+            stacklevel=3,
+        )
+
+    def _remove_drafts(self, name: str) -> None:
         """What was left half written."""
-        for draft in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+        for draft in self.folder.glob(f"{name}.orbax-checkpoint-tmp*"):
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _intact(self) -> str:
-        steps = self.steps()
+    def _intact(self, name: str) -> str:
+        steps = [step for step in self.steps() if str(step) != name]
         return f"Intact is that of step {steps[-1]}." if steps else "There is no earlier one."
+
+    def _first_line(self, error: BaseException) -> str:
+        text = str(error).strip() or type(error).__name__
+        return re.sub(_ALIAS, lambda _: str(self.folder), text.splitlines()[0])[:300]
+
+
+# The name of the checkpoint that is only tried.
+_REHEARSAL = "rehearsal"
+# A path that means the same to Orbax and TensorStore, which take other letters for patterns,
+# separators or addresses.
+_PLAIN = re.compile(r"(/[\w.+=,@-]*)+", re.ASCII)
+_LINK = "folder-of-checkpoints"
+_ALIAS = re.compile(rf"[^\s\"']*/{_LINK}")
+
+
+@contextlib.contextmanager
+def _plain(folder: Path) -> Iterator[Path]:
+    """A path to a folder that Orbax and TensorStore take as it is: a link, if its own is none."""
+    if _PLAIN.fullmatch(str(folder)) and len(str(folder)) < 1000:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="sslstep-") as where:
+        link = Path(where) / _LINK
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
+
+
+def _called(name: str) -> str:
+    return (
+        "checkpoint that is tried before the run"
+        if name == _REHEARSAL
+        else (f"checkpoint of step {name}")
+    )
 
 
 #: What may pass: it says nothing about the file.
@@ -201,7 +297,13 @@ def _to_host(tree: PyTree) -> dict[str, np.ndarray]:
                 f"two arrays of the tree have the path {name}, of which a checkpoint would keep "
                 f"one: choose names without slashes."
             )
-        leaves[name] = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        if array.dtype != bool and not jnp.issubdtype(array.dtype, np.number):
+            raise TypeError(
+                f"{name} of the tree must be an array of numbers, or a key, for a checkpoint to "
+                f"hold it, got {leaf!r:.80} of dtype {array.dtype}."
+            )
+        leaves[name] = array
     return leaves
 
 
@@ -229,7 +331,7 @@ def _from_host(
 
 
 def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+    return jnp.issubdtype(getattr(leaf, "dtype", np.dtype(object)), jax.dtypes.prng_key)
 
 
 def _as_numpy(path: Path) -> Any:
@@ -247,8 +349,3 @@ def _digest(leaves: dict[str, np.ndarray]) -> str:
         digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: lines of JSON, and the settings that it was made with."""
+"""What a run leaves on disk, and the settings that it was made with."""
 
 import json
 import math
@@ -15,9 +15,10 @@ from jaxtyping import Array
 
 from sslstep.simulate import DivergenceError
 from sslstep.train._checkpoints import CheckpointError, Checkpoints
+from sslstep.train._rows import JsonLines, as_arrays, changes_between, read_rows
 from sslstep.train._step import TrainState
 
-__all__ = ["columns", "read_rows", "read_run"]
+__all__ = ["RunFiles"]
 
 # In run.json: the step at which a run began, and the norms of its parameters there, by their paths.
 INITIAL = "initial "
@@ -40,7 +41,6 @@ class RunFiles:
         self._lines: dict[str, JsonLines] = {}
         self._seen: Mapping[str, Any] = {}
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             self._checkpoints = Checkpoints(folder / "checkpoints", keep)
 
     def require_same(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
@@ -83,19 +83,29 @@ class RunFiles:
                     f"{self.folder} holds a run whose checkpoints are gone: it cannot go on, and "
                     f"would be overwritten. Name another folder, or remove this one."
                 )
+            if found is None and self._checkpoints:
+                self._checkpoints.rehearse(state)
             # What was written after the checkpoint will be written again.
             for name, rows in (("metrics", self.metric_rows), ("records", self.record_rows)):
                 path = self.folder / f"{name}.jsonl"
                 self._lines[name] = JsonLines(path, found[0] if found else -1)
                 rows += read_rows(path)
-            last = self.metric_rows[-1]["step"] if self.metric_rows else int(state.step)
-            if found and last < found[0]:
-                warnings.warn(
-                    f"{self.folder / 'metrics.jsonl'} lacks the metrics of steps {last + 1} to "
-                    f"{found[0]}, which the run has done: somebody has cut it.",
-                    stacklevel=2,
-                )
+            if found:
+                self._warn_of_gaps(int(state.step), found[0])
         return found or (int(state.step), state)
+
+    def _warn_of_gaps(self, first: int, last: int) -> None:
+        """Say of which steps that the run has done the metrics are gone."""
+        there = {row["step"] for row in self.metric_rows}
+        gone = [step for step in range(first + 1, last + 1) if step not in there]
+        if gone:
+            steps = f"steps {gone[0]} to {gone[-1]}" if gone[1:] else f"step {gone[0]}"
+            some = "" if len(gone) == gone[-1] - gone[0] + 1 else "some of "
+            warnings.warn(
+                f"{self.folder}/metrics.jsonl lacks the metrics of {some}{steps}, which the run "
+                f"has done: somebody has cut or changed it.",
+                stacklevel=4,
+            )
 
     def metrics(self, first: int, metrics: Any) -> dict[str, Any]:
         """Write the metrics of the steps that began at `first`; refuse those not finite."""
@@ -111,14 +121,9 @@ class RunFiles:
             raise DivergenceError(self._diverged(rows[good.index(False)]))
         return rows[-1]
 
-    def record(self, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    def record(self, step: int, values: Any) -> dict[str, Any]:
         """Write one record."""
-        if "step" in values:
-            raise ValueError(
-                'record returned an entry "step", which is what each record has its own step '
-                "under: call it something else."
-            )
-        arrays = {name: np.asarray(value) for name, value in values.items()}
+        arrays = as_arrays(values)
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if broken:
             raise DivergenceError(
@@ -126,8 +131,20 @@ class RunFiles:
                 f"{self._return_to()}"
             )
         row = {"step": step} | {name: array.tolist() for name, array in arrays.items()}
+        before = self.record_rows[-1] if self.record_rows else row
         self._write("records", self.record_rows, [row])
+        if changes := changes_between(before, row):
+            warnings.warn(
+                f"record returned other entries after step {step} than after step "
+                f"{before['step']}: {', '.join(changes)}. All are kept; where one is missing, the "
+                f"records have NaN.",
+                stacklevel=4,
+            )
         return row
+
+    def failed_record(self, step: int) -> bool:
+        """Whether a run that goes on has none of where it stands: then to measure it had failed."""
+        return all(row["step"] != step for row in self.record_rows)
 
     def checkpoint(self, step: int, state: TrainState) -> None:
         """Write a checkpoint, after all lines up to it have reached the disk; none not finite."""
@@ -189,93 +206,6 @@ class RunFiles:
         return f"The checkpoint to return to is that of step {steps[-1]}."
 
 
-class JsonLines:
-    """A file of one JSON object a line, each with its step, that survives a crash.
-
-    Lines are handed to the operating system as they come: a killed process loses none of them.
-    """
-
-    def __init__(self, path: Path, last_step: int) -> None:
-        """Open for appending, after cutting off torn lines and those of steps after `last_step`."""
-        kept = 0
-        for line in _whole_lines(path):
-            if json.loads(line)["step"] > last_step:
-                break
-            kept += len(line)
-        # Unbuffered: what a full disk has refused must not be tried again by closing the file.
-        self._file = path.open("ab", buffering=0)
-        if path.stat().st_size > kept:
-            self._file.truncate(kept)
-
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        """Append, and hand over to the operating system."""
-        left = b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
-        while left:
-            left = left[self._file.write(left) :]
-
-    def sync(self) -> None:
-        """Wait until all lines are on the disk itself."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    """Lines up to the first that is not whole: what a crash or a full disk has cut."""
-    lines = []
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-        try:
-            if not line.endswith(b"\n") or not isinstance(json.loads(line)["step"], int):
-                break
-        except (ValueError, KeyError, TypeError):
-            break
-        lines.append(line)
-    return lines
-
-
-def read_run(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    r"""Read the metrics and the records of a run, finished or not, even while it runs.
-
-    Args:
-        folder: as given to :func:`fit`.
-
-    Returns:
-        ``(metrics, records)``, each a dictionary of arrays with one row for each line of
-        ``metrics.jsonl`` and ``records.jsonl``: ``step``, and what was measured after that many
-        steps (metrics: by the step that made it so many). Numbers are float64.
-
-    Raises:
-        FileNotFoundError: if the folder has no run.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from sslstep import train
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
-        ...     train.read_run(folder)[0]["loss"]
-        array([2.5])
-    """
-    folder = Path(folder)
-    if not (folder / "metrics.jsonl").is_file():
-        raise FileNotFoundError(f"{folder} has no run of train.fit: there is no metrics.jsonl.")
-    return columns(read_rows(folder / "metrics.jsonl")), columns(
-        read_rows(folder / "records.jsonl")
-    )
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; none if there is no file."""
-    return [json.loads(line) for line in _whole_lines(path)]
-
-
-def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Rows of equal keys, as one array for each key."""
-    return {name: np.asarray([row[name] for row in rows]) for name in (rows[0] if rows else ())}
-
-
 def _is_finite(leaf: Array) -> bool:
     return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(np.isfinite(np.asarray(leaf)).all())
 
@@ -332,5 +262,12 @@ def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if path.exists():
         return
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(dict(settings), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    draft.replace(path)
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(dict(settings), indent=1, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not leave an empty file of this name
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(error.errno, f"{path} could not be written ({error.strerror})") from error

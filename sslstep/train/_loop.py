@@ -2,8 +2,8 @@
 
 import contextlib
 import logging
+import os
 import signal
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +12,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from tqdm import tqdm
 
 from sslstep import _check
+from sslstep.simulate import DivergenceError
+from sslstep.train import _peers
 from sslstep.train._compile import CompiledStep
-from sslstep.train._files import INITIAL_NORM, INITIAL_STEP, RunFiles, columns
+from sslstep.train._files import INITIAL_NORM, INITIAL_STEP, RunFiles
+from sslstep.train._lock import held
 from sslstep.train._order import batch_indices
+from sslstep.train._rows import columns
+from sslstep.train._signals import Signals
 from sslstep.train._step import TrainState
 
 __all__ = ["Fit", "Interrupted", "fit"]
@@ -36,7 +40,8 @@ class Fit(NamedTuple):
     Attributes:
         state: after the last step.
         metrics: arrays of one row a step: ``step``, ``loss``, ``grad_norm``.
-        records: arrays of one row a record: ``step``, and what ``record`` measured.
+        records: arrays of one row a record: ``step``, and what ``record`` measured, as
+            :func:`read_run` has it.
     """
 
     state: TrainState
@@ -86,14 +91,24 @@ def fit(
       a checkpoint, and raises :class:`Interrupted`, also where that was its last step. A second
       Ctrl-C stops at once.
     - Killed: what came after the last checkpoint is done again.
+    - A second run in the folder at once, of this or another process: :class:`InUseError`, with the
+      holder's process. One that died blocks nobody.
+    - A state that no checkpoint can hold, or a folder in which none can be read: an error before
+      the first step.
     - A checkpoint that cannot be read: a warning, and the one before it.
-    - Metrics gone of steps that a checkpoint has: a warning, and it goes on from there.
+    - Metrics gone of steps that a checkpoint has: a warning, and it goes on from there. Lines that
+      cannot be read stay as they are.
+    - ``record`` fails: a checkpoint of that step, and its error. It returns other entries or shapes
+      than before: a warning; all is kept, with NaN where a number is missing.
     - A full disk: an error; earlier checkpoints and whole lines of the files are intact.
     - A loss or gradient that is not finite, or, at a checkpoint, a parameter or running average:
       :class:`DivergenceError`, before anything of it is saved.
 
     Over several processes, every one makes the same call; the first writes, in a folder that only
-    it needs to see.
+    it needs to see. What one of them raises, all raise.
+
+    Handlers of SIGTERM and SIGINT are put back after the run, also those that are not Python's, and
+    told of a signal once the run is saved.
 
     Args:
         step: from :func:`compile_step`.
@@ -104,13 +119,15 @@ def fit(
         batch_size: images in a batch, over all devices. Batches are those of
             :func:`batch_indices` with the state's key.
         folder: for the run's files; made if it does not exist. None: nothing is written.
-        record: ``record(state)``, a dictionary of arrays or numbers, such as :func:`make_record`
-            gives, none of them called ``step``. An entry ``learned`` is shown in the progress bar.
+        record: ``record(state)``, a dictionary of arrays or numbers, real ones or truth values,
+            such as :func:`make_record` gives, none of them called ``step``. An entry ``learned`` is
+            shown in the progress bar.
         record_at: at which steps to call it, within 0...num_steps.
         checkpoint_every: steps between checkpoints; there is one after the last step, too.
         keep: how many checkpoints to keep, at least 2.
         steps_per_dispatch: how many steps to hand to the devices at once. More than one pays where
-            a step is as short as a dispatch, some 0.1 ms to 1 ms.
+            a step is as short as a dispatch, some 0.1 ms to 1 ms. What is left before a record or
+            checkpoint is done in powers of two, so that few programs are compiled.
         settings: anything that JSON can hold and that determines the run. Written to
             ``settings.json``; a later call with others is refused. So is, by ``run.json``, one with
             another ``batch_size``, other images, or in ``state`` another key or initial parameters
@@ -124,12 +141,15 @@ def fit(
         ValueError: if an argument is out of range, ``record`` returns an entry ``step``, or the
             folder holds a run of other settings, another batch size, key, initial scale or images,
             another network or optimiser, or more steps, or settings that cannot be read.
-        TypeError: if ``step`` is not compiled, or JSON cannot hold ``settings``.
+        TypeError: if ``step`` is not compiled, JSON cannot hold ``settings``, the state has a leaf
+            that is no array, or ``record`` returns something else than numbers.
+        InUseError: as above.
         DivergenceError: as above, with the step, the last finite metrics and the checkpoint to
             return to.
         Interrupted: as above.
         CheckpointError, OSError: if files could not be written, no checkpoint can be read,
             or all are gone.
+        RuntimeError: what another process raised, if it is none of these.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpy as np, optax
@@ -147,90 +167,107 @@ def fit(
         >>> run.metrics["step"]
         array([1, 2, 3, 4])
     """
-    if not isinstance(step, CompiledStep):
-        raise TypeError(f"step must come from compile_step, got a {type(step).__name__}.")
-    for name, value, least in (
-        ("num_steps", num_steps, 0),
-        ("checkpoint_every", checkpoint_every, 1),
-        ("steps_per_dispatch", steps_per_dispatch, 1),
-    ):
-        _check.require_at_least(name, value, least)
-    record_steps = sorted({int(at) for at in record_at})
-    if record_steps and not 0 <= record_steps[0] <= record_steps[-1] <= num_steps:
-        raise ValueError(
-            f"record_at must lie within 0...num_steps = {num_steps}, got "
-            f"{record_steps[0]} to {record_steps[-1]}."
-        )
-    if record_steps and record is None:
-        raise ValueError("record_at says when to record, but record, what to measure, is missing.")
-    if record is not None and not record_steps:
-        raise ValueError("record says what to measure, but record_at, when, is missing or empty.")
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(images)}
-    if len(sizes) != 1:
-        raise ValueError(f"images must be arrays of one length, got lengths {sorted(sizes)}.")
-    batch_indices(state.key, 0, 0, batch_size, *sizes)  # refuses sizes that do not fit
-
     writer = jax.process_index() == 0
-    files = RunFiles(Path(folder) if folder is not None and writer else None, keep)
-    described = settings or {}, _seen(state, images, batch_size) if files.folder else {}
-    files.require_same(*described)
-    first_of_all = int(state.step)
-    start, state = _agree(*files.resume(state))
-    if start > num_steps:
-        files.close()
-        raise ValueError(
-            f"num_steps = {num_steps}, but the run has {start} already"
-            f"{f' in {folder}' if folder is not None else ''}: name another folder, or train on."
-        )
-    files.remember(*described)
-    stops = sorted({*record_steps, *range(0, num_steps, checkpoint_every), num_steps})
-    here = step.place(state)
-    placed = step.place(images) if start < num_steps else None
-    with _Signals() as signals, _bar(progress if writer else None, start, num_steps) as bar:
-
-        def show(row: Mapping[str, Any]) -> None:
-            bar.set_postfix(
-                {k: f"{row[k]:.4g}" for k in ("loss", "learned") if k in row}, refresh=False
+    at = tuple(sorted({int(each) for each in record_at}))
+    with contextlib.ExitStack() as stack:
+        with _peers.together():
+            steps = {"num_steps": num_steps, "checkpoint_every": checkpoint_every}
+            steps["steps_per_dispatch"] = steps_per_dispatch
+            _require_steps(step, steps, record, at)
+            num_images = _length(images)
+            batch_indices(state.key, 0, 0, batch_size, num_images)  # refuses sizes that do not fit
+            path = Path(os.path.expanduser(folder)) if folder is not None and writer else None
+            if path is not None:
+                path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(path / "lock", f"the run in {path}"))
+            files = RunFiles(path, keep)
+            stack.callback(files.close)
+            shared = folder is not None or jax.process_count() > 1
+            described = settings or {}, _seen(state, images, batch_size) if shared else {}
+            files.require_same(*described)
+            found = files.resume(state)
+        alike = {name: v for name, v in described[1].items() if not name.startswith(INITIAL_NORM)}
+        _peers.require_same_call({**steps, **alike, "record_at": at, "settings": described[0]})
+        first_of_all = int(state.step)
+        start, state = _peers.agree(*found)
+        if start > num_steps:
+            raise ValueError(
+                f"num_steps = {num_steps}, but the run has {start} already"
+                f"{f' in {folder}' if folder is not None else ''}: name another folder, or train "
+                f"on."
             )
+        with _peers.together():
+            files.remember(*described)
+        stops = sorted({*at, *range(0, num_steps, checkpoint_every), num_steps})
+        here = step.place(state)
+        placed = step.place(images) if start < num_steps else None
+        signals = stack.enter_context(Signals())
+        bar = stack.enter_context(_bar(progress if writer else None, start, num_steps))
+        failure: Exception | None = None
+        done, shown = start, {}
 
-        def checkpoint(at: int) -> None:
-            files.checkpoint(at, step.fetch(here))
+        def written(first: int, metrics: Any) -> None:
+            """Write metrics down. What fails here is raised when all processes can raise it."""
+            nonlocal failure
+            try:
+                if failure is None:
+                    shown.update(files.metrics(first, metrics))
+            except Exception as error:
+                if jax.process_count() == 1:
+                    raise
+                failure = error
 
-        try:
-            done = start
-            shown: dict[str, Any] = {}
-            if start == first_of_all and start in record_steps and record is not None:
-                files.record(start, record(step.fetch(here)))
-            pending, dispatches = None, 0
-            for stop in (stop for stop in stops if stop > start):
-                for first, count in _dispatches(done, stop, steps_per_dispatch):
-                    indices = batch_indices(state.key, first, count, batch_size, *sizes)
-                    here, metrics = step(here, placed, indices)
-                    # One dispatch runs while the one before it is written down.
-                    if pending is not None:
-                        shown |= files.metrics(*pending)
-                    pending, done = (first, step.fetch(metrics)), first + count
-                    show(shown)
-                    bar.update(count)
-                    dispatches += 1
-                    # Several processes must stop at one step, and asking all of them takes time.
-                    now = jax.process_count() == 1 or dispatches % _ASK_EVERY == 0
-                    if now and _anyone(signals.received):
-                        break
-                shown |= files.metrics(*pending) if pending is not None else {}
-                pending = None
-                if done in record_steps and record is not None:
-                    shown |= files.record(done, record(step.fetch(here)))
-                asked = _anyone(signals.received)
-                if asked or done % checkpoint_every == 0 or done == num_steps:
-                    checkpoint(done)
-                if asked:
+        def checkpoint() -> None:
+            with _peers.together():
+                files.checkpoint(done, step.fetch(here))
+
+        def recorded() -> None:
+            try:
+                with _peers.together():
+                    measured = record(step.fetch(here)) if record is not None else {}
+                    shown.update(files.record(done, measured))
+            except DivergenceError:
+                raise
+            except Exception:
+                if done > start:  # what was trained is not lost
+                    checkpoint()
+                raise
+
+        # A step is recorded where it is reached: a run that goes on has done so, unless it failed.
+        if start in at and (start == first_of_all or files.failed_record(start)):
+            recorded()
+        pending, dispatches = None, 0
+        for stop in (stop for stop in stops if stop > start):
+            for first, count in _dispatches(done, stop, steps_per_dispatch):
+                indices = batch_indices(state.key, first, count, batch_size, num_images)
+                here, metrics = step(here, placed, indices)
+                # One dispatch runs while the one before it is written down.
+                if pending is not None:
+                    written(*pending)
+                pending, done = (first, step.fetch(metrics)), first + count
+                show = {k: f"{shown[k]:.4g}" for k in ("loss", "learned") if k in shown}
+                bar.set_postfix(show, refresh=False)
+                bar.update(count)
+                dispatches += 1
+                # Several processes must stop at one step, and asking all of them takes time.
+                now = jax.process_count() == 1 or dispatches % _ASK_EVERY == 0
+                if now and _peers.anyone(signals.received, failure):
                     break
-        finally:
-            files.close()
+            if pending is not None:
+                written(*pending)
+            pending = None
+            asked = _peers.anyone(signals.received, failure)
+            if done in at:
+                recorded()
+                asked = _peers.anyone(signals.received)
+            if asked or done % checkpoint_every == 0 or done == num_steps:
+                checkpoint()
+            if asked:
+                break
     # One that came later, with the last checkpoint, must not be lost: the program may have more to
     # do. From here on signals do again what they did before.
-    if asked := _anyone(signals.received):
+    if asked := _peers.anyone(signals.received):
+        signals.hand_on()
         saved = "saved: the same call goes on from here"
         kept = "lost, as there is no folder" if folder is None else saved
         by = signal.Signals(asked).name
@@ -241,13 +278,41 @@ def fit(
     return Fit(step.fetch(here), columns(files.metric_rows), columns(files.record_rows))
 
 
+def _require_steps(
+    step: Any, steps: Mapping[str, int], record: Any, record_at: Sequence[int]
+) -> None:
+    if not isinstance(step, CompiledStep):
+        raise TypeError(f"step must come from compile_step, got a {type(step).__name__}.")
+    for name, value in steps.items():
+        _check.require_at_least(name, value, 0 if name == "num_steps" else 1)
+    if record_at and not 0 <= record_at[0] <= record_at[-1] <= steps["num_steps"]:
+        raise ValueError(
+            f"record_at must lie within 0...num_steps = {steps['num_steps']}, got "
+            f"{record_at[0]} to {record_at[-1]}."
+        )
+    if record_at and record is None:
+        raise ValueError("record_at says when to record, but record, what to measure, is missing.")
+    if record is not None and not record_at:
+        raise ValueError("record says what to measure, but record_at, when, is missing or empty.")
+
+
+def _length(images: PyTree) -> int:
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(images)}
+    if len(sizes) != 1:
+        raise ValueError(f"images must be arrays of one length, got lengths {sorted(sizes)}.")
+    return int(*sizes)
+
+
 def _dispatches(first: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
     """Cut the steps from one stop to the next: where, and how many.
 
-    Counted back from the stop, so that an interrupted run cuts what is left as it would have been.
+    As many at once as are allowed, or a power of two: each other number is another program to
+    compile. Counted back from the stop, so that an interrupted run cuts what is left as it would
+    have been.
     """
     while first < stop:
-        count = (stop - first) % most or most
+        rest = (stop - first) % most
+        count = 1 << (rest.bit_length() - 1) if rest else most
         yield first, count
         first += count
 
@@ -281,46 +346,6 @@ def _checksum(leaf: Any) -> str:
     """Of an array's bytes, at 1 GB or more a second."""
     flat = np.ascontiguousarray(leaf).reshape(-1)
     return f"{zlib.crc32(flat.view(np.uint8).data):08x}"
-
-
-class _Signals:
-    """Within a block, SIGTERM and the first SIGINT are noted instead of obeyed."""
-
-    received = 0
-
-    def __enter__(self) -> "_Signals":
-        self._before = {}
-        # Python handles signals in the main thread only.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.received == number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-def _anyone(received: int) -> int:
-    """A signal that any process has received."""
-    if jax.process_count() == 1:
-        return received
-    return int(np.max(multihost_utils.process_allgather(np.asarray(received))))
-
-
-def _agree(start: int, state: TrainState) -> tuple[int, TrainState]:
-    """Go on from where the first process does: only it reads checkpoints."""
-    if jax.process_count() == 1:
-        return start, state
-    bare = state._replace(key=jax.random.key_data(state.key))
-    start, bare = multihost_utils.broadcast_one_to_all((np.asarray(start), bare))
-    key = jax.random.wrap_key_data(bare.key, impl=jax.random.key_impl(state.key))
-    return int(start), bare._replace(key=key)
 
 
 @contextlib.contextmanager

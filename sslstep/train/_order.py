@@ -1,5 +1,7 @@
 """In which order a run sees its images: a pure function of its key."""
 
+import functools
+
 import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
@@ -48,10 +50,19 @@ def batch_indices(
     steps = np.arange(first_step, first_step + num_steps)
     out = np.empty((num_steps, batch_size), np.int32)
     for epoch in np.unique(steps // per_epoch):
-        seed = np.random.SeedSequence([*words, int(epoch)])
-        order = np.random.Generator(np.random.Philox(seed)).permutation(num_images)
+        order = _order(num_images, *words, int(epoch))
         inside = steps // per_epoch == epoch
         out[inside] = order[: per_epoch * batch_size].reshape(per_epoch, batch_size)[
             steps[inside] % per_epoch
         ]
     return out
+
+
+# The epoch that a run is in, and the one that it enters: a permutation takes long to draw.
+@functools.lru_cache(maxsize=2)
+def _order(num_images: int, *words: int) -> np.ndarray:
+    """Of all images in an epoch; read alone, as it is kept."""
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+    order = generator.permutation(num_images).astype(np.int32)
+    order.flags.writeable = False
+    return order

@@ -1,11 +1,13 @@
 """A run's metrics and records as TensorBoard reads them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from sslstep import _check
-from sslstep.train._files import read_run
+from sslstep.train._lock import held
+from sslstep.train._rows import read_run
 
 __all__ = ["write_tensorboard"]
 
@@ -42,6 +44,7 @@ def write_tensorboard(
 
     Raises:
         FileNotFoundError: if the folder has no run.
+        InUseError: if another process is writing this file.
         ModuleNotFoundError: if tensorboardX is not installed.
         ValueError: if ``num_modes`` is negative.
 
@@ -65,7 +68,7 @@ def write_tensorboard(
             name=error.name,
         ) from error
     _check.require_at_least("num_modes", num_modes, 0)
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))
     metrics, records = read_run(folder)
     # In the order in which fit writes them, so that what is written stays and more comes after it.
     rows = sorted(_rows(metrics, num_modes) + _rows(records, num_modes), key=lambda row: row[0])
@@ -74,18 +77,19 @@ def write_tensorboard(
     log_dir = folder / "tensorboard" if log_dir is None else Path(log_dir)
     log_dir.mkdir(parents=True, exist_ok=True)
     path, draft = log_dir / _NAME, log_dir / ".sslstep.draft"
-    writer = RecordWriter(str(draft))
-    try:
-        writer.write(Event(wall_time=began, file_version="brain.Event:2").SerializeToString())
-        for step, numbers in rows:
-            values = [Summary.Value(tag=tag, simple_value=x) for tag, x in numbers.items()]
-            event = Event(wall_time=began, step=step, summary=Summary(value=values))
-            writer.write(event.SerializeToString())
-        writer.close()
-        _append_or_replace(draft, path)
-    finally:
-        writer.close()
-        draft.unlink(missing_ok=True)
+    with held(log_dir / ".sslstep.lock", f"{path}"):
+        writer = RecordWriter(str(draft))
+        try:
+            writer.write(Event(wall_time=began, file_version="brain.Event:2").SerializeToString())
+            for step, numbers in rows:
+                values = [Summary.Value(tag=tag, simple_value=x) for tag, x in numbers.items()]
+                event = Event(wall_time=began, step=step, summary=Summary(value=values))
+                writer.write(event.SerializeToString())
+            writer.close()
+            _append_or_replace(draft, path)
+        finally:
+            writer.close()
+            draft.unlink(missing_ok=True)
     return path
 
 

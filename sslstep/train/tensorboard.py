@@ -23,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         print(write_tensorboard(options.folder, options.log_dir, num_modes=options.num_modes))
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+    except (OSError, ModuleNotFoundError, ValueError) as error:
         parser.exit(1, f"{error}\n")
 
 

@@ -208,13 +208,6 @@ def test_figures_without_labels(tmp_path):
         command(probe_accuracy.EXPERIMENT, tmp_path / "runs", tmp_path / "b", "--num-labelled", "0")
 
 
-def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
-    with _training._alone_in(tmp_path), pytest.raises(ValueError, match="another process trains"):
-        _training._alone_in(tmp_path).__enter__()
-    with _training._alone_in(tmp_path):
-        pass
-
-
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -139,14 +139,11 @@ def test_without_a_sound_checkpoint_it_does_not_start_over(copy):
     for step in ("10", "20", "30"):
         truncate(largest(copy / "checkpoints" / step))
     before = (copy / "metrics.jsonl").read_bytes()
-    with (
-        pytest.warns(train.CorruptCheckpointWarning),
-        pytest.raises(train.CheckpointError, match="none of the checkpoints"),
-    ):
-        training.fit(copy, 30)
     for _ in range(2):  # as a job that is queued again does
-        with pytest.raises(train.CheckpointError, match=r"none .* can be read: 10\.corrupt, 20"):
+        with pytest.raises(train.CheckpointError, match=r"none of the .*: 30 \(.*20 \(.*10 \("):
             training.fit(copy, 30)
+    # The cause may lie elsewhere: nothing is renamed.
+    assert train.Checkpoints(copy / "checkpoints").steps() == [10, 20, 30]
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(train.CheckpointError, match="a run whose checkpoints are gone"):
         training.fit(copy, 30)

@@ -191,7 +191,7 @@ def test_microbatches_and_several_steps_a_dispatch(name):
 
 def test_the_gradient_of_each_sample_is_not_to_be_had():
     with pytest.raises(ValueError, match="optimizer cannot make this step"):
-        run(optax.contrib.dpsgd(RATE, 1.0, 0.1, 0))
+        run(optax.contrib.differentially_private_aggregate(1.0, 0.1, key=0))
 
 
 def test_an_optimiser_that_wants_what_a_step_has_not():

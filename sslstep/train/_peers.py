@@ -1,0 +1,105 @@
+"""What the processes of one run tell each other: signals, errors, and how each was called."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from sslstep.simulate import DivergenceError
+from sslstep.train._checkpoints import CheckpointError
+from sslstep.train._lock import InUseError
+from sslstep.train._step import TrainState
+
+__all__ = ["agree", "anyone", "require_same_call", "together"]
+
+# What one process raises the others raise too, under these names; all else as a RuntimeError.
+_ERRORS = {
+    error.__name__: error
+    for error in (CheckpointError, DivergenceError, InUseError, OSError, TypeError, ValueError)
+}
+
+
+def anyone(received: int, failure: Exception | None = None) -> int:
+    """A signal that any process has received; what has failed on one is raised on all."""
+    if jax.process_count() > 1:
+        told = multihost_utils.process_allgather(np.asarray([received, failure is not None]))
+        if told[:, 1].any():
+            texts = _shared("" if failure is None else _described(failure))
+            first = int(np.argmax(told[:, 1]))
+            failure = failure or _of_another(first, *json.loads(texts[first]))
+        received = int(told[:, 0].max())
+    if failure is not None:
+        raise failure
+    return received
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """A block that each process runs by itself, and that succeeds on all or raises on all."""
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        failure = error
+    anyone(0, failure)
+
+
+def require_same_call(call: Mapping[str, Any]) -> None:
+    """Refuse calls that differ between processes, which would wait for each other in vain."""
+    if jax.process_count() == 1:
+        return
+    calls = [json.loads(text) for text in _shared(json.dumps(dict(call), default=str))]
+    for other, theirs in enumerate(calls):
+        names = [name for name in theirs if theirs[name] != calls[0].get(name)]
+        if names or len(theirs) != len(calls[0]):
+            name = (names or sorted(calls[0].keys() ^ theirs.keys()))[0]
+            raise ValueError(
+                f"every process must make the same call, and process {other} has another {name} "
+                f"than process 0: {theirs.get(name)!r:.100} and not {calls[0].get(name)!r:.100}."
+            )
+
+
+def agree(start: int, state: TrainState) -> tuple[int, TrainState]:
+    """Go on from where the first process does: only it reads checkpoints."""
+    if jax.process_count() == 1:
+        return start, state
+    bare = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state)
+    start, bare = multihost_utils.broadcast_one_to_all((np.asarray(start), bare))
+    return int(start), jax.tree.map(
+        lambda own, leaf: (
+            jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(own)) if _is_key(own) else leaf
+        ),
+        state,
+        bare,
+    )
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _described(failure: Exception) -> str:
+    kinds = [kind.__name__ for kind in type(failure).__mro__]
+    return json.dumps([next((kind for kind in kinds if kind in _ERRORS), kinds[0]), str(failure)])
+
+
+def _of_another(process: int, kind: str, text: str) -> Exception:
+    told = text if kind in _ERRORS else f"{kind}: {text}"
+    return _ERRORS.get(kind, RuntimeError)(f"process {process} of this run failed: {told}")
+
+
+def _shared(text: str) -> list[str]:
+    """The texts of all processes."""
+    own = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+    sizes = np.ravel(multihost_utils.process_allgather(np.asarray([len(own)])))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(own)] = own
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [bytes(row[:size]).decode("utf-8") for row, size in zip(rows, sizes, strict=True)]

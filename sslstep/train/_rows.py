@@ -1,0 +1,188 @@
+"""Lines of JSON, one for each step, and the arrays that are made of them."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["JsonLines", "as_arrays", "changes_between", "columns", "read_rows", "read_run"]
+
+
+class JsonLines:
+    """A file of one JSON object a line, each with its step, that survives a crash.
+
+    Lines are handed to the operating system as they come: a killed process loses none of them.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        """Open for appending, without what will be written again: steps after `last_step`.
+
+        Lines before these are left as they are, also those that cannot be read.
+        """
+        content = path.read_bytes() if path.exists() else b""
+        lines = content.splitlines(keepends=True)
+        rows = [_row(line) for line in lines]
+        stay = [row is not None and row["step"] <= last_step for row in rows]
+        num = len(stay) - stay[::-1].index(True) if True in stay else 0
+        kept = b"".join(
+            line
+            for line, row, early in zip(lines[:num], rows, stay, strict=False)
+            if early or row is None
+        )
+        if kept and not kept.endswith(b"\n"):
+            kept += b"\n"
+        if not content.startswith(kept):  # lines of later steps lie between
+            draft = path.with_suffix(".tmp")
+            draft.write_bytes(kept)
+            draft.replace(path)
+        # Unbuffered: what a full disk has refused must not be tried again by closing the file.
+        self._file = path.open("ab", buffering=0)
+        if path.stat().st_size > len(kept):
+            self._file.truncate(len(kept))
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Append, and hand over to the operating system."""
+        left = b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
+        while left:
+            left = left[self._file.write(left) :]
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk itself."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """What a line holds; None if a crash, a full disk or an editor has damaged it."""
+    try:
+        row = json.loads(line)
+        return row if isinstance(row["step"], int) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def read_run(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    r"""Read the metrics and the records of a run, finished or not, even while it runs.
+
+    Args:
+        folder: as given to :func:`fit`.
+
+    Returns:
+        ``(metrics, records)``, each a dictionary of arrays with one row for each line of
+        ``metrics.jsonl`` and ``records.jsonl``: ``step``, and what was measured after that many
+        steps (metrics: by the step that made it so many). Numbers are float64. Where a record lacks
+        an entry, or has fewer numbers in it than others, there is NaN; an entry whose number of
+        axes changes is an array of objects. Lines that cannot be read are passed over, with a
+        warning.
+
+    Raises:
+        FileNotFoundError: if the folder has no run.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from sslstep import train
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+        ...     train.read_run(folder)[0]["loss"]
+        array([2.5])
+    """
+    folder = Path(os.path.expanduser(folder))
+    if not (folder / "metrics.jsonl").is_file():
+        raise FileNotFoundError(f"{folder} has no run of train.fit: there is no metrics.jsonl.")
+    return columns(read_rows(folder / "metrics.jsonl")), columns(
+        read_rows(folder / "records.jsonl")
+    )
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that can be read, by their steps; none if there is no file.
+
+    Of several lines of one step the last counts.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    rows = [_row(line) for line in lines]
+    damaged = [n for n, row in enumerate(rows, start=1) if row is None and lines[n - 1].strip()]
+    # The last may be one that is just being written.
+    if damaged := [n for n in damaged if n < len(lines)]:
+        warnings.warn(
+            f"{path} has lines that cannot be read, which are passed over: {len(damaged)}, the "
+            f"first of them line {damaged[0]}.",
+            stacklevel=3,
+        )
+    by_step = {row["step"]: row for row in rows if row is not None}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """An array for each key, with NaN where a row has none, or fewer numbers than others."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: _column([row.get(name) for row in rows]) for name in names}
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    arrays = [None if value is None else np.asarray(value) for value in values]
+    present = [array for array in arrays if array is not None]
+    if len({array.shape for array in present}) == 1 and len(present) == len(arrays):
+        return np.asarray(values)
+    kinds = {(array.ndim, array.dtype.kind in "fiub") for array in present}
+    if len(kinds) > 1 or not all(numbers for _, numbers in kinds):  # no array of numbers holds all
+        found = np.empty(len(values), object)
+        for row, array in enumerate(arrays):
+            found[row] = array
+        return found
+    shape = np.max([array.shape for array in present], axis=0)
+    found = np.full((len(values), *shape.astype(int)), np.nan)
+    for row, array in enumerate(arrays):
+        if array is not None:
+            where: Any = (row, *map(slice, array.shape))
+            found[where] = array
+    return found
+
+
+def changes_between(before: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    """In what the entries of a record differ from those of the one before."""
+    found = []
+    for name in dict.fromkeys((*before, *row)):
+        old, new = (np.shape(each[name]) if name in each else None for each in (before, row))
+        if old != new:
+            told = "missing" if new is None else f"of shape {new}"
+            found.append(f"{name} is {'new' if old is None else told}")
+    return found
+
+
+def as_arrays(values: Any) -> dict[str, np.ndarray]:
+    """What `record` returned, as arrays of numbers, or an error that says which is none."""
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"record must return a dictionary of arrays or numbers, got {values!r:.80}."
+        )
+    arrays = {}
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise TypeError(f"record must name its entries by strings, got {name!r}.")
+        if name == "step":
+            raise ValueError(
+                'record returned an entry "step", which is what each record has its own step '
+                "under: call it something else."
+            )
+        try:
+            array = np.asarray(value)
+            real = array.dtype == bool or jnp.issubdtype(array.dtype, np.floating)
+            real = real or jnp.issubdtype(array.dtype, np.integer)
+        except (TypeError, ValueError):  # lists of several lengths, keys
+            real = False
+        if not real:
+            raise TypeError(
+                f"record must return arrays or numbers, of real type, got {name} = {value!r:.80}."
+            )
+        arrays[name] = array
+    return arrays
