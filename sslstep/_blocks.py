@@ -253,10 +253,13 @@ def _require_new(path: Path) -> None:
 
 
 def multiply(
-    tasks: list[Task], v: Array, batch_size: int, progress: bool | None, *, both_ways: bool
+    tasks: list[Task], v: Array, batch_size: int, progress: bool | None, first: Iterator[bool]
 ) -> Array:
-    """The matrix times v, each block used where it stands and where it is mirrored."""
-    total = jnp.zeros_like(v)
+    """The matrix times v, each block used where it stands and where it is mirrored.
+
+    `first` yields True for the first product with a matrix, which looks at its symmetry.
+    """
+    total, both_ways = jnp.zeros_like(v), next(first, False)
     for block in blocks(tasks, batch_size, v.dtype, progress, both_ways=both_ways):
         total = _add_product(total, block.values, v, block.row, block.column)
         if block.mirrored:

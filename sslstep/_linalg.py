@@ -28,7 +28,8 @@ def computed_in(dtype: jnp.dtype) -> jnp.dtype:
 
 def rounding(eigenvalues: Float[Array, " k"], factor: float) -> Float[Array, ""]:
     """`factor` times the eps of what computed them, relative to the largest eigenvalue."""
-    return factor * jnp.finfo(computed_in(eigenvalues.dtype)).eps * jnp.abs(eigenvalues).max()
+    eps = float(jnp.finfo(computed_in(eigenvalues.dtype)).eps)
+    return factor * eps * jnp.abs(eigenvalues).max()
 
 
 def solver_error(eigenvalues: Float[Array, " k"], size: int) -> Float[Array, ""]:

@@ -5,8 +5,7 @@ and to :math:`K(x_1, x_1)` without ``x2``: one of :mod:`sslstep.ntk.infinite`, o
 neural_tangents, or one's own. Compile it where it is not (``jax.jit(kernel_fn)``): it is called
 with blocks of ``batch_size`` samples, all of one shape whatever n is, since the last ones are
 filled up. Of a symmetric matrix only the blocks on and above the diagonal are computed, and the
-result is symmetric to the last bit. A kernel function that is not symmetric is refused: the blocks
-on the diagonal show it, and one beside it, which is computed both ways.
+result is symmetric to the last bit; one beside it, computed both ways, shows whether K is.
 
 :func:`matrix` and :func:`operator` are for samples; :func:`pairs`, :func:`pairs_operator` and
 :func:`test_train` for positive pairs, where :class:`TwoTowers` may stand for the kernel function.
@@ -349,20 +348,14 @@ def _matrix(
     return _blocks.assemble(tasks, shape, batch_size, dtype, progress)
 
 
-def _operator(
-    tasks: list[_blocks.Task], size: int, batch_size: int, progress: bool | None
-) -> Callable[[ArrayLike], Array]:
-    unseen = True  # whether blocks beside the diagonal are symmetric: once is enough
+def _operator(tasks: list[_blocks.Task], size: int, batch_size: int, progress: bool | None) -> Any:
+    first = iter([True])  # the first product looks at symmetry
 
     def multiply(v: Real[ArrayLike, "n b"]) -> Float[Array, "n b"]:
-        nonlocal unseen
         if _check.require_matrix("v", v, f"({size}, b)")[0] != size:
             raise ValueError(f"v must have shape ({size}, b), got {_check.shape_of(v)}.")
         _check.require_finite("v", v)
-        v = _check.as_float("v", v)
-        product = _blocks.multiply(tasks, v, batch_size, progress, both_ways=unseen)
-        unseen = unseen and not _check.is_concrete(product)
-        return product
+        return _blocks.multiply(tasks, _check.as_float("v", v), batch_size, progress, first)
 
     return multiply
 

@@ -11,17 +11,16 @@ from jaxtyping import Array
 from sslstep._linalg import eigh_descending, matmul, solver_error
 
 
-@partial(jax.jit, static_argnames=("dim", "involution", "given"))
+@partial(jax.jit, static_argnames=("involution", "given"))
 def solve(
-    kernel: Array, dim: int, involution: Callable[[Array], Array], given: np.dtype
+    kernel: Array, involution: Callable[[Array], Array], given: np.dtype
 ) -> tuple[Array, Array, Array, Array]:
-    """γ, c and residuals of the leading modes, and the eigenvalues of K̃.
+    """γ, c and residuals of all modes, and the eigenvalues of K̃.
 
     `given` is the dtype to which K̃ was rounded before.
     """
     size = kernel.shape[0]
     gammas, coefficients, spectrum = _all_modes(kernel, involution, given)
-    gammas, coefficients = gammas[:dim], coefficients[:, :dim]
     image = matmul(kernel, coefficients)
     norms = (
         jnp.linalg.norm(a, axis=0)
@@ -38,9 +37,15 @@ def _all_modes(
     """With K̃ = B Bᵀ and Bᵀ P B y = s γ y, c = P B y / sγ: no inverse of K̃ here either."""
     size = kernel.shape[0]
     spectrum, vectors = eigh_descending(kernel)
-    # The eigensolver's rounding, and that of the entries: eps ‖K̃‖_F at most, which is near the
-    # largest eigenvalue. As much is negligible to the Krylov iteration in float32.
-    negligible = float(max(size * jnp.finfo(kernel.dtype).eps, 10 * jnp.finfo(given).eps))
+    # The eigensolver's rounding, and that of the entries, half of what `_krylov.entries_rounding`
+    # allows: as much is negligible to the Krylov iteration in float32.
+    eps, single = (float(jnp.finfo(dtype).eps) for dtype in (given, jnp.float32))
+    negligible = jnp.asarray(
+        max(size * jnp.finfo(kernel.dtype).eps, 10 * min(eps, single)), kernel.dtype
+    )
+    if eps > single:
+        largest = jnp.where(spectrum[0] > 0, spectrum[0], 1)
+        negligible = negligible + eps / 2 * jnp.linalg.norm(spectrum) / largest
     positive = spectrum > negligible * spectrum[0]
     root = jnp.where(positive, jnp.sqrt(jnp.where(positive, spectrum, 1)), 0)
     factor = vectors * root[None, :]

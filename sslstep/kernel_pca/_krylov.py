@@ -4,8 +4,16 @@ With :math:`\langle u, v \rangle = u^\top \tilde K v` the operator :math:`T = P 
 self-adjoint for any symmetric P. A basis V that is orthonormal in it and :math:`W = \tilde K V`
 give the projection :math:`H = W^\top P W / s` of T, whose eigenpairs (γ, y) are Ritz pairs
 :math:`(\gamma, V y)`. Each iteration multiplies one block by K̃ and adds it to the basis; the next
-block is the residuals of the leading Ritz pairs. What is returned went through one more product, so
-that rounding which has built up along the way is gone and the residuals are its own.
+block is the residuals of the leading Ritz pairs.
+
+Columns of V are as long as their K̃-norm is short, and rounding with them: errors of W of size
+:math:`\epsilon \|\tilde K\|` are in the Ritz vectors multiplied by their length. So what is
+returned is found anew, in a basis Z of the images :math:`\tilde K c` and what P makes of them that
+is orthonormal as it is and invariant under P, where rounding is not amplified, by a product of its
+own. With :math:`Z^\top \tilde K Z = B B^\top` it is the dense solver's problem,
+:math:`B^\top P B y = s \gamma y, \; c = P B y / s \gamma`, in a few dimensions. What residuals
+are left there extend Z: as for any orthonormal basis extended so they can fall to
+:math:`\epsilon \|\tilde K\| / s`, what one product is rounded by.
 
 The first block is :math:`P \tilde K` times a random one, so that all lie in the range of
 :math:`P \tilde K`, as c does: K̃ may be singular.
@@ -17,13 +25,20 @@ solved on the host in float64.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from jaxtyping import Array
 
-from sslstep._linalg import matmul
+from sslstep.kernel_pca._columns import (
+    add_both,
+    inner,
+    normalised,
+    orthonormal,
+    subtract,
+    subtract_both,
+    times,
+)
 
 
 class ConvergenceError(RuntimeError):
@@ -84,7 +99,7 @@ def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple
     """The leading modes and the number of products, from a random block (N, b) and K̃ times it."""
     _require_symmetry(start, image)
     block, iteration = problem.involution(image), 1
-    basis, looks = _Basis(problem, _largest(start, image)), _Looks()
+    basis, looks = _Basis(problem, *_sizes(start, image)), _Looks()
     while True:
         more = basis.extend(block)
         iteration += 1
@@ -98,10 +113,8 @@ def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple
         if going_on and looks.excess > 1 and not looks.stalled:
             block = _residual(ritz, problem)
             continue
-        # P K̃ c / s γ is a step of the power method that costs no product, and has nothing in it
-        # that K̃ does not see.
-        ritz = _rayleigh_ritz(problem, _power_step(problem, ritz), basis.largest)
-        iteration += 1
+        ritz, products = _polish(ritz, limits, basis, limits.max_iterations - iteration)
+        iteration += products
         if _excess(ritz, limits, basis) <= 1:
             return ritz, iteration
         if not more or iteration + 2 > limits.max_iterations:
@@ -138,9 +151,10 @@ class _Looks:
 class _Basis:
     """V and W = K̃ V in blocks of one shape, and H. A direction that was dropped is zeros."""
 
-    def __init__(self, problem: Problem, largest: float) -> None:
+    def __init__(self, problem: Problem, largest: float, frobenius: float) -> None:
         self.problem = problem
         self.largest = largest  # Ritz value of K̃ so far: what is negligible is judged by it
+        self.frobenius = frobenius  # norm of K̃, roughly: entries' rounding is judged by it
         self.v: list[Array] = []
         self.w: list[Array] = []
         self.live = np.zeros(0, bool)
@@ -148,18 +162,20 @@ class _Basis:
 
     def extend(self, block: Array) -> bool:
         """Add a block, made orthonormal; False if it has nothing that the basis does not."""
-        block = _orthonormal(self._project(_normalised(block)))
+        block = orthonormal(self._project(normalised(block)))
         image = multiply(self.problem, block)
         for v, w in zip(self.v, self.w, strict=True):
-            block, image = _subtract_both(block, image, v, w)
-        gram = np.asarray(_inner(block, image), np.float64)
+            block, image = subtract_both(block, image, v, w)
+        gram = np.asarray(inner(block, image), np.float64)
         values, vectors = np.linalg.eigh((gram + gram.T) / 2)
         self.largest = max(self.largest, float(values[-1]))
-        require_positive(float(values[0]), self.largest, self.problem.dtype, self.problem.unit)
+        # Rayleigh quotients, as an oblique projection lengthens vectors; short ones are rounding.
+        lengths = np.einsum("ij,ik,kj->j", vectors, np.asarray(inner(block, block)), vectors)
+        self.require_positive(float((values / np.maximum(lengths, 1)).min()))
         kept = values > _negligible(self.problem) * self.largest
         scale = np.where(kept, np.where(kept, values, 1) ** -0.5, 0)
         turn = jnp.asarray(vectors * scale, self.problem.dtype)
-        self._append(_times(block, turn), _times(image, turn), kept)
+        self._append(times(block, turn), times(image, turn), kept)
         return bool(kept.any())
 
     def ritz(self) -> Ritz:
@@ -175,31 +191,37 @@ class _Basis:
         y = y[:, np.argsort(-eigenvalues, kind="stable")]
         eigenvalues = np.sort(eigenvalues)[::-1]
         parts = jnp.asarray(y.reshape(len(self.v), width, width), self.problem.dtype)
-        vectors, images = _times(self.v[0], parts[0]), _times(self.w[0], parts[0])
+        vectors, images = times(self.v[0], parts[0]), times(self.w[0], parts[0])
         for v, w, part in zip(self.v[1:], self.w[1:], parts[1:], strict=True):
-            vectors, images = _add_both(vectors, images, v, w, part)
+            vectors, images = add_both(vectors, images, v, w, part)
         return _with_residuals(self.problem, eigenvalues, vectors, images)
 
     def restarted(self, ritz: Ritz) -> "_Basis":
         """A basis of the Ritz vectors alone."""
-        basis = _Basis(self.problem, self.largest)
+        basis = _Basis(self.problem, self.largest, self.frobenius)
         live = np.asarray(jnp.abs(ritz.images).max(axis=0) > 0)
         basis.v, basis.w, basis.live = [ritz.vectors], [ritz.images], live
         basis.h = np.diag(ritz.eigenvalues)
         return basis
 
+    def require_positive(self, smallest: float) -> None:
+        """Raise if a Ritz value is too negative to be rounding."""
+        eps = float(jnp.finfo(self.problem.dtype).eps)
+        allowed = entries_rounding(self.problem.dtype, self.frobenius) + 30 * eps * self.largest
+        require_positive(smallest, self.largest, allowed, self.problem.unit)
+
     def _project(self, block: Array) -> Array:
         # P w of the last block is orthogonal to all but the last two, and residuals are to all, up
         # to rounding, which `extend` removes once the product is there.
         for v, w in zip(self.v[-2:], self.w[-2:], strict=True):
-            block = _subtract(block, v, w)
+            block = subtract(block, v, w)
         return block
 
     def _append(self, v: Array, w: Array, live: np.ndarray) -> None:
         self.v.append(v)
         self.w.append(w)
         turned = self.problem.involution(w)
-        new = np.concatenate([np.asarray(_inner(old, turned), np.float64) for old in self.w])
+        new = np.concatenate([np.asarray(inner(old, turned), np.float64) for old in self.w])
         new /= self.problem.scale
         old = len(self.h)
         new[old:] = (new[old:] + new[old:].T) / 2
@@ -207,11 +229,19 @@ class _Basis:
         self.live = np.concatenate([self.live, live])
 
 
-def require_positive(smallest: float, largest: float, dtype: np.dtype, unit: float = 1.0) -> None:
+def entries_rounding(dtype: np.dtype, frobenius: float) -> float:
+    """How far rounding can shift eigenvalues of a kernel that comes in this dtype.
+
+    Rounding entries shifts them by half its eps times the Frobenius norm at most. And entries may
+    be sums computed in float32, even where they come as float64: good to some 10 eps.
+    """
+    single, eps = (float(jnp.finfo(a).eps) for a in (jnp.float32, dtype))
+    return (20 * single + (eps if eps > single else 0)) * frobenius
+
+
+def require_positive(smallest: float, largest: float, allowed: float, unit: float = 1.0) -> None:
     """Raise if a kernel with these Ritz values is not positive semidefinite."""
-    # One that was rounded, to float32 even where it comes as float64, has negative eigenvalues of
-    # 1e-8 of the largest.
-    if smallest < -max(1e2 * float(jnp.finfo(dtype).eps), 1e-7) * largest:
+    if smallest < -allowed:
         raise ValueError(
             f"kernel is not positive semidefinite: its most negative Ritz value is "
             f"{smallest * unit:.3g}, its largest {largest * unit:.3g}. Is it a kernel over "
@@ -238,7 +268,7 @@ def multiply(problem: Problem, block: Array) -> Array:
 
 def _require_symmetry(block: Array, image: Array) -> None:
     """A symmetric kernel gives a symmetric ΩᵀK̃Ω."""
-    gram = np.asarray(_inner(block, image), np.float64)
+    gram = np.asarray(inner(block, image), np.float64)
     gap, size = np.abs(gram - gram.T).max(), np.abs(gram).max()
     # Rounding: sqrt(N) terms of size eps times the product of the norms.
     norms = [np.asarray(jnp.linalg.norm(a, axis=0)).max() for a in (block, image)]
@@ -249,56 +279,80 @@ def _require_symmetry(block: Array, image: Array) -> None:
         )
 
 
-def _largest(block: Array, image: Array) -> float:
-    """A lower bound of the largest eigenvalue of K̃."""
-    return float((jnp.linalg.norm(image, axis=0) / jnp.linalg.norm(block, axis=0)).max())
-
-
-def _power_step(problem: Problem, ritz: Ritz) -> Array:
-    turned = problem.involution(ritz.images)
-    gammas = np.abs(ritz.eigenvalues)
-    usable = gammas > 1e3 * float(jnp.finfo(problem.dtype).eps) * gammas.max()
-    factor = np.where(usable, 1 / np.where(usable, ritz.eigenvalues * problem.scale, 1), 0)
-    stepped = turned * jnp.asarray(factor, problem.dtype)[None, :]
-    return jnp.where(jnp.asarray(usable)[None, :], stepped, ritz.vectors)
+def _sizes(block: Array, image: Array) -> tuple[float, float]:
+    """Of K̃, from a random block: a bound below its largest eigenvalue, and its Frobenius norm."""
+    before, after = (
+        np.asarray(jnp.linalg.norm(array, axis=0), np.float64) for array in (block, image)
+    )
+    return float((after / before).max()), float(np.sqrt(np.mean(after**2)))
 
 
 def _negligible(problem: Problem) -> float:
-    """Directions in which K̃ is smaller, relative to its largest eigenvalue, are left out.
+    """Directions in which K̃ is smaller, relative to its largest eigenvalue, are left out of V.
 
     Their coefficients are huge, and mixing them into the others by rounding errors spoils these.
     """
     eps = float(jnp.finfo(problem.dtype).eps)
-    return (10 if eps > 1e-10 else 1e3) * eps
+    return 10 * eps if eps > 1e-10 else 1e-11
 
 
-def _rayleigh_ritz(problem: Problem, vectors: Array, largest: float) -> Ritz:
-    """The Ritz pairs of a block that is not orthonormal, by a product of its own."""
-    images = multiply(problem, vectors)
-    gram, turned = (
-        np.asarray(_inner(images, other), np.float64)
-        for other in (vectors, problem.involution(images))
-    )
-    sizes = np.asarray(jnp.linalg.norm(vectors, axis=0), np.float64)
-    live = np.flatnonzero(np.diagonal(gram) > _negligible(problem) * largest * sizes**2)
-    width, num = len(gram), len(live)
-    inside = np.ix_(live, live)
-    gram, turned = ((a[inside] + a[inside].T) / 2 for a in (gram, turned))
-    eigenvalues, y = np.zeros(width), np.zeros((width, width))
-    if num:
-        turned /= problem.scale
-        values, small = scipy.linalg.eigh(turned, gram)
-        values, small = values[::-1], small[:, ::-1]
-        # What a mode would take from one of much smaller γ is rounding, unless it is large: the
-        # power step has removed it. It would not be small, as coefficients grow as γ falls.
-        before = np.diagonal(turned) / np.diagonal(gram)
-        eps = float(jnp.finfo(problem.dtype).eps)
-        rounding = np.abs(small) * np.diagonal(gram)[:, None] ** 0.5 < 1e2 * eps
-        small = np.where(rounding & (2 * before[:, None] < values[None, :]), 0, small)
-        eigenvalues[:num], y[live, :num] = values, small
-    turn = jnp.asarray(y[:, np.argsort(-eigenvalues, kind="stable")], problem.dtype)
-    eigenvalues = np.sort(eigenvalues)[::-1]
-    return _with_residuals(problem, eigenvalues, _times(vectors, turn), _times(images, turn))
+def _polish(ritz: Ritz, limits: Limits, basis: _Basis, room: int) -> tuple[Ritz, int]:
+    """Ritz pairs whose residuals are not due to rounding, and the number of products it took."""
+    problem = basis.problem
+    z: list[Array] = []
+    w: list[Array] = []
+    block, signs = ritz.images, []
+    for products in range(1, min(room, 4) + 1):
+        block = normalised(block)
+        turned = problem.involution(block)
+        new = []
+        for sign in (1, -1):
+            part = block + jnp.asarray(sign, block.dtype) * turned
+            for _ in range(2):
+                for old in z:
+                    part = subtract(part, old, old)
+                part = orthonormal(part)
+            if bool(part.any()):
+                new.append(part)
+                signs.append(np.full(part.shape[1], sign))
+        if not new:
+            return ritz, products - 1
+        z += new
+        images = multiply(problem, jnp.concatenate(new, axis=1))
+        w += jnp.split(images, len(new), axis=1)
+        ritz = _projected(basis, z, w, np.concatenate(signs), len(ritz.eigenvalues))
+        if _excess(ritz, limits, basis) <= 1:
+            break
+        block = _residual(ritz, problem)
+    return ritz, products
+
+
+def _projected(
+    basis: _Basis, z: list[Array], w: list[Array], signs: np.ndarray, width: int
+) -> Ritz:
+    """The leading Ritz pairs in an orthonormal basis Z of which P keeps or changes the signs."""
+    problem = basis.problem
+    gram = np.block([[np.asarray(inner(a, b), np.float64) for b in w] for a in z])
+    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+    basis.largest = max(basis.largest, float(values[-1]))
+    basis.require_positive(float(values[0]))
+    negligible = 10 * float(jnp.finfo(problem.dtype).eps)
+    kept = values > negligible * basis.largest
+    factor = vectors[:, kept] * values[kept] ** 0.5
+    turned = signs[:, None] * factor
+    gammas, y = np.linalg.eigh(factor.T @ turned / problem.scale)
+    usable = np.abs(gammas) > negligible * np.abs(gammas).max(initial=0)
+    scaled = np.where(usable, 1 / np.where(usable, gammas * problem.scale, 1), 0)
+    gammas = np.where(usable, gammas, 0)
+    leading = np.argsort(-gammas, kind="stable")[:width]
+    missing = width - len(leading)
+    small = np.pad((turned @ (y * scaled))[:, leading], [(0, 0), (0, missing)])
+    eigenvalues = np.pad(gammas[leading], (0, missing))
+    parts = jnp.asarray(small.reshape(len(z), -1, width), problem.dtype)
+    c, images = times(z[0], parts[0]), times(w[0], parts[0])
+    for a, b, part in zip(z[1:], w[1:], parts[1:], strict=True):
+        c, images = add_both(c, images, a, b, part)
+    return _with_residuals(problem, eigenvalues, c, images)
 
 
 def _with_residuals(
@@ -319,9 +373,8 @@ def _residual(ritz: Ritz, problem: Problem) -> Array:
 
 def _ratios(ritz: Ritz, limits: Limits, basis: _Basis) -> np.ndarray:
     """Each wanted mode's residual over what is allowed."""
-    # What rounding leaves of a residual is of the order of eps times the largest eigenvalue of K̃,
-    # over s: no |γ| is larger. In float64 that is far below `tol` for any γ that matters, and the
-    # allowance is generous; in float32 the two are close.
+    # Rounding leaves of a residual, as of a product with K̃, some eps times K̃'s largest eigenvalue,
+    # over s: no |γ| is larger. In float64 that is far below `tol` for any γ that matters.
     problem = basis.problem
     eps = float(jnp.finfo(problem.dtype).eps)
     floor = (4 if eps > 1e-10 else 100) * eps * basis.largest / problem.scale
@@ -345,56 +398,3 @@ def _failure(ritz: Ritz, limits: Limits, basis: _Basis, iteration: int, more: bo
         f"relative to it is {relative:.1e} where tol = {limits.tol:.1e}. {hope}; or, if they span "
         f"more than {basis.problem.dtype} resolves, float64 or fewer modes; or solver='dense'."
     )
-
-
-@jax.jit
-def _normalised(block: Array) -> Array:
-    norms = jnp.linalg.norm(block, axis=0)
-    return block / jnp.where(norms > 0, norms, 1)[None, :]
-
-
-def _orthonormal(block: Array) -> Array:
-    """A nearly orthonormal basis of what projection left of a block of unit columns.
-
-    Zeros take the place of columns of which rounding alone is left, and of dependent ones.
-    """
-    eps = float(jnp.finfo(block.dtype).eps)
-    norms = np.asarray(jnp.linalg.norm(block, axis=0), np.float64)
-    scale = np.where(norms > 1e2 * eps, 1 / np.where(norms > 0, norms, 1), 0)
-    block = _times(block, jnp.asarray(np.diag(scale), block.dtype))
-    # What a Gram matrix does not resolve, directions shorter than sqrt(eps), the first pass
-    # lengthens and the second sees.
-    for last in (False, True):
-        values, vectors = np.linalg.eigh(np.asarray(_inner(block, block), np.float64))
-        noise = 4 * len(values) ** 0.5 * eps * max(1.0, values[-1])
-        turn = vectors * np.maximum(values, noise) ** -0.5
-        if last:
-            turn = np.where(values > noise, turn, 0)
-        block = _times(block, jnp.asarray(turn, block.dtype))
-    return block
-
-
-@jax.jit
-def _inner(a: Array, b: Array) -> Array:
-    return matmul(a.T, b)
-
-
-@jax.jit
-def _times(a: Array, b: Array) -> Array:
-    return matmul(a, b)
-
-
-@jax.jit
-def _add_both(vectors: Array, images: Array, v: Array, w: Array, part: Array):
-    return vectors + _times(v, part), images + _times(w, part)
-
-
-@jax.jit
-def _subtract(block: Array, v: Array, w: Array) -> Array:
-    return block - _times(v, _inner(w, block))
-
-
-@jax.jit
-def _subtract_both(block: Array, image: Array, v: Array, w: Array) -> tuple[Array, Array]:
-    part = _inner(v, image)
-    return block - _times(v, part), image - _times(w, part)

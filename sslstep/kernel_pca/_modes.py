@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Real, UInt32
 
 from sslstep import _check
-from sslstep._linalg import matmul
+from sslstep._linalg import computed_in, matmul
 from sslstep.kernel_pca import _dense, _krylov
 
 __all__ = ["KernelModes", "PrincipalModes", "contrastive_modes", "principal_modes"]
@@ -22,7 +22,13 @@ __all__ = ["KernelModes", "PrincipalModes", "contrastive_modes", "principal_mode
 Kernel = Real[Any, "N N"] | Callable[[Array], Array]
 
 
-SOLVERS = ("krylov", "dense")
+SOLVERS = ("auto", "krylov", "dense")
+
+#: Up to so many samples the dense solver takes a fraction of a second.
+SMALL = 500
+
+#: Up to so many, some minutes and 5 GB.
+LARGEST_DENSE = 8192
 
 
 class KernelModes(NamedTuple):
@@ -37,7 +43,8 @@ class KernelModes(NamedTuple):
             and a column of zeros.
         residuals: :math:`\|P \tilde K c_j - s \gamma_j c_j\| / (s \|c_j\|)`, shape ``(k,)``, in the
             units of γ; s is 2n, or N for :func:`principal_modes`, where P is the identity.
-        iterations: how many times a block was multiplied by the kernel; 0 for ``dense``.
+        iterations: how many times a block was multiplied by the kernel; 0 for ``dense``, or 1 if a
+            function was made an array for it.
     """
 
     eigenvalues: Float[Array, " k"]
@@ -56,7 +63,7 @@ def contrastive_modes(
     kernel: Kernel,
     dim: int,
     *,
-    solver: Literal["krylov", "dense"] = "krylov",
+    solver: Literal["auto", "krylov", "dense"] = "auto",
     num_pairs: int | None = None,
     dtype: Any = None,
     tol: float | None = None,
@@ -76,11 +83,20 @@ def contrastive_modes(
     feature space, and :func:`embed` turns the modes into embeddings.
 
     ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``, and
-    then verifies them with one more product; it needs neither the kernel as an array nor a copy of
-    it. ``"dense"`` decomposes the whole kernel, in float64 unless it is traced, for small n and
-    as a reference. It counts as zero what is below 10 eps of the kernel's own dtype, relative to
-    the largest eigenvalue of K̃ or to the largest \|γ\| (or below 2n eps of what it computes in, if
-    that is more). Only ``dense`` can be differentiated or used within `jit`.
+    then finds the modes anew in a basis in which rounding is not amplified, with a product or a few
+    more; it needs neither the kernel as an array nor a copy of it. ``"dense"`` decomposes the whole
+    kernel, in float64 unless it is traced. ``"auto"`` is the one that fits: ``dense`` up to
+    N = 500 samples, where a function is multiplied by the identity once, under tracing, and for
+    kernels in 16 bits; ``krylov`` beyond, and where that does not converge ``dense`` again, for
+    arrays of up to N = 8192. A function that large which does not converge is an error: nothing but
+    products is known of it, and its array may not fit in memory. Only ``dense`` can be
+    differentiated or used within `jit`.
+
+    Both count as zero what is below 10 eps of the kernel's own dtype, relative to the largest
+    eigenvalue of K̃ or to the largest \|γ\| (or below 2n eps of what ``dense`` computes in, if that
+    is more). Of a kernel in 16 bits it is 10 eps of float32 and half an eps of its own type times
+    the Frobenius norm of K̃, by which rounding its entries shifts them at most. A mode is known to
+    :math:`\epsilon \|\tilde K\| \, \gamma_j \|c_j\|^2`, whatever the solver.
 
     Args:
         kernel: K̃ over the samples ``[X, X']`` in this order (Eq. 22), symmetric and positive
@@ -88,7 +104,7 @@ def contrastive_modes(
             NumPy array, which may be memory-mapped, read in blocks of rows; or a function from a
             block v, ``(2n, b)``, to K̃ v, which then needs ``num_pairs``.
         dim: how many modes, d ≤ n: :math:`K_\Gamma` has at most n positive eigenvalues.
-        solver: ``"krylov"`` or ``"dense"``.
+        solver: ``"auto"``, ``"krylov"`` or ``"dense"``.
         num_pairs: n, for a kernel given as a function.
         dtype: of the blocks, for a kernel given as a function; default float.
         tol: largest residual of a mode, relative to its γ. Errors of γ are of the order of its
@@ -107,13 +123,15 @@ def contrastive_modes(
 
     Raises:
         ValueError: if the kernel is not square of even size, not symmetric, not positive
-            semidefinite (with its most negative Ritz value), or not finite; if d > n or another
+            semidefinite (with its most negative Ritz value, if it is below what rounding explains:
+            20 eps of float32 times the Frobenius norm of K̃, as a float64 kernel may have been
+            rounded before), or not finite; if d > n or another
             argument is out of range; if ``krylov`` is used within `jit`. ``dense`` sees all of the
             kernel; ``krylov`` what the vectors show that it multiplies, which lean to the leading
             modes: a negative eigenvalue far below those in size can escape it.
         TypeError: if d is no integer.
-        sslstep.kernel_pca.ConvergenceError: if ``tol`` is not met within ``max_iterations``, or
-            the kernel's type does not resolve so many modes.
+        sslstep.kernel_pca.ConvergenceError: if ``krylov`` does not meet ``tol`` within
+            ``max_iterations``, or the kernel's type does not resolve so many modes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -138,7 +156,7 @@ def principal_modes(
     kernel: Kernel,
     dim: int,
     *,
-    solver: Literal["krylov", "dense"] = "krylov",
+    solver: Literal["auto", "krylov", "dense"] = "auto",
     num_samples: int | None = None,
     dtype: Any = None,
     tol: float | None = None,
@@ -232,25 +250,52 @@ def _leading_modes(
     kernel: Kernel, size: int, dim: int, options: _Options, involution: Callable[[Array], Array]
 ) -> KernelModes:
     _check.require_one_of("solver", options.solver, SOLVERS)
-    if options.solver == "dense":
-        if callable(kernel):
-            raise ValueError("solver='dense' needs the kernel as an array, got a function.")
-        return _by_eigh(kernel, dim, involution)
-    if not _check.is_concrete(kernel):
-        raise ValueError(
-            "solver='krylov' runs until it has converged and cannot be traced by jit, vmap or "
-            "grad: use solver='dense' there."
-        )
-    matmul, dtype = _as_function(kernel, options.dtype)
+    if options.solver == "dense" and callable(kernel):
+        raise ValueError("solver='dense' needs the kernel as an array, got a function.")
     width = dim + max(8, dim // 4) if options.block_size is None else options.block_size
     _check.require_at_least("block_size", width, dim + 1)
     _check.require_at_least("max_iterations", options.max_iterations, 3)
+    if options.tol is not None:
+        _check.require_at_least("tol", options.tol, 0.0, strict=True)
+    if not callable(kernel):
+        if options.dtype is not None:
+            raise ValueError("dtype is for a kernel given as a function; an array has its own.")
+        if not _check.is_concrete(kernel):
+            if options.solver == "krylov":
+                raise ValueError(
+                    "solver='krylov' runs until it has converged and cannot be traced by jit, vmap "
+                    "or grad: use solver='dense' there."
+                )
+            return _by_eigh(kernel, dim, involution)
+    small = options.solver == "auto" and size <= SMALL
+    if options.solver == "dense" or (small and not callable(kernel)):
+        return _by_eigh(kernel, dim, involution)
+    multiply, dtype = _as_function(kernel, options.dtype)
+    problem = _krylov.Problem(multiply, involution, float(size), dtype)
+    if jnp.finfo(dtype).bits < 32:
+        if options.solver == "auto" and not callable(kernel) and size <= LARGEST_DENSE:
+            return _by_eigh(kernel, dim, involution)
+        raise ValueError(
+            f"solver='krylov' does not converge in {dtype}: give the kernel in float32 or float64, "
+            f"or use solver='dense'."
+        )
+    if small:
+        modes = _by_eigh(_krylov.multiply(problem, jnp.eye(size, dtype=dtype)), dim, involution)
+        return modes._replace(iterations=jnp.ones((), jnp.int32))
+    try:
+        return _by_krylov(problem, dim, min(width, size), options)
+    except _krylov.ConvergenceError:
+        if options.solver == "krylov" or callable(kernel) or size > LARGEST_DENSE:
+            raise
+        return _by_eigh(kernel, dim, involution)
+
+
+def _by_krylov(problem: _krylov.Problem, dim: int, width: int, options: _Options) -> KernelModes:
+    dtype = problem.dtype
     single = jnp.finfo(dtype).bits < 64
     tol = (1e-3 if single else 1e-6) if options.tol is None else options.tol
-    _check.require_at_least("tol", tol, 0.0, strict=True)
     key = jax.random.key(0) if options.key is None else options.key
-    start = jax.random.normal(key, (size, min(width, size)), dtype)
-    problem = _krylov.Problem(matmul, involution, float(size), dtype)
+    start = jax.random.normal(key, (int(problem.scale), width), dtype)
     limits = _krylov.Limits(dim, tol, options.max_iterations, max_blocks=24)
     image = _krylov.multiply(problem, start)
     # A power of 4, so that dividing by it or by its root rounds nothing.
@@ -269,24 +314,15 @@ def _leading_modes(
 def _as_function(kernel: Kernel, dtype: Any) -> tuple[Callable[[Array], Array], np.dtype]:
     """The product with a kernel, and the dtype of its blocks."""
     if callable(kernel):
-        return kernel, _precise(jnp.dtype(jnp.result_type(float) if dtype is None else dtype))
-    if dtype is not None:
-        raise ValueError("dtype is for a kernel given as a function; an array has its own.")
-    if isinstance(kernel, np.ndarray):
-        dtype = _precise(_check.as_float("kernel", kernel[:1, :1]).dtype)
-        return partial(_multiply_rows, kernel), dtype
-    kernel = _check.as_float("kernel", kernel)
-    return partial(_multiply, kernel), _precise(kernel.dtype)
-
-
-def _precise(dtype: np.dtype) -> np.dtype:
+        multiply, dtype = kernel, jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+    elif isinstance(kernel, np.ndarray):
+        dtype = _check.as_float("kernel", kernel[:1, :1]).dtype
+        multiply = partial(_multiply_rows, kernel)
+    else:
+        kernel = _check.as_float("kernel", kernel)
+        multiply, dtype = partial(_multiply, kernel), kernel.dtype
     _check.require_available(dtype)
-    if jnp.finfo(dtype).bits < 32:
-        raise ValueError(
-            f"solver='krylov' does not converge in {dtype}: give the kernel in float32 or float64, "
-            f"or use solver='dense'."
-        )
-    return dtype
+    return multiply, dtype
 
 
 @jax.jit
@@ -307,19 +343,21 @@ def _by_eigh(kernel: Any, dim: int, involution: Callable[[Array], Array]) -> Ker
     """By two eigendecompositions; in float64 where nothing is traced."""
     _check.require_symmetric("kernel", kernel)
     no_iterations = jnp.zeros((), jnp.int32)
-    if not _check.is_concrete(kernel):
-        kernel = _check.as_float("kernel", kernel)
-        gammas, c, residuals, _ = _dense.solve(kernel, dim, involution, kernel.dtype)
-        return KernelModes(gammas, c, residuals, no_iterations)
     dtype = _check.as_float("kernel", kernel).dtype
+    result = computed_in(dtype)
+    if not _check.is_concrete(kernel):
+        kernel = jnp.asarray(kernel, result)
+        gammas, c, residuals, _ = _dense.solve(kernel, involution, dtype)
+        return KernelModes(gammas[:dim], c[:, :dim], residuals[:dim], no_iterations)
     # Without x64 a float64 kernel of NumPy's gives float32 results, but was not rounded to it.
     given = getattr(kernel, "dtype", dtype)
     given = given if jnp.issubdtype(given, jnp.floating) else dtype
     with jax.enable_x64(True):
         kernel = jnp.asarray(kernel, jnp.float64)
-        gammas, c, residuals, spectrum = _dense.solve(kernel, dim, involution, given)
-        _krylov.require_positive(float(spectrum[-1]), float(spectrum[0]), dtype)
-        gammas, c, residuals = (a.astype(dtype) for a in (gammas, c, residuals))
+        gammas, c, residuals, spectrum = _dense.solve(kernel, involution, given)
+        allowed = _krylov.entries_rounding(given, float(jnp.linalg.norm(spectrum)))
+        _krylov.require_positive(float(spectrum[-1]), float(spectrum[0]), allowed)
+        gammas, c, residuals = (array[..., :dim].astype(result) for array in (gammas, c, residuals))
     return KernelModes(gammas, c, residuals, no_iterations)
 
 
@@ -329,7 +367,8 @@ def _warn_if_few(eigenvalues: Array) -> None:
     dim, missing = len(eigenvalues), int((np.asarray(eigenvalues) <= 0).sum())
     if missing:
         warnings.warn(
-            f"only {dim - missing} of the top {dim} eigenvalues are positive: {missing} "
+            f"only {dim - missing} of the top {dim} eigenvalues are positive beyond rounding: "
+            f"{missing} "
             f"dimension(s) of the embedding are never learned, and the loss is at least {missing}.",
             stacklevel=3,
         )
