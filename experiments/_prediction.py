@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslstep import claims, kernel_pca, linear, simulate
+from sslstep import claims, kernel_pca, linear, losses, simulate
 from sslstep.measure import spectrum
 
 #: What `distances` returns, in this order.
@@ -24,6 +24,7 @@ class Limit(NamedTuple):
     r"""Infinitely wide networks on n pairs, as a linear model on features of their kernel.
 
     Attributes:
+        kernel: K̃ over ``[X, X']``, shape ``(2n, 2n)``.
         features: Φ of ``[X, X']``, with :math:`\Phi \Phi^\top = \tilde K`, shape ``(2n, 2n)``.
         inverse: pseudo-inverse of Φ, transposed.
         gamma_modes: all modes of the features' Γ.
@@ -32,6 +33,7 @@ class Limit(NamedTuple):
         learning_rate: η.
     """
 
+    kernel: jax.Array
     features: jax.Array
     inverse: jax.Array
     gamma_modes: linear.Modes
@@ -67,7 +69,7 @@ def limit(kernel, k_test_train, dim: int, step_size: float) -> Limit:
     modes = kernel_pca.contrastive_modes(kernel, dim, solver="dense")
     features, inverse, gamma_modes = features_of(kernel, kernel.dtype)
     learning_rate = step_size / (4 * modes.eigenvalues[0])
-    return Limit(features, inverse, gamma_modes, modes, k_test_train, learning_rate)
+    return Limit(kernel, features, inverse, gamma_modes, modes, k_test_train, learning_rate)
 
 
 def record_at(limit: Limit, initial) -> np.ndarray:
@@ -89,14 +91,21 @@ def kernel_descent(limit: Limit, initial, initial_test, times) -> Outcome:
 
     On held-out points: the initial embeddings, and what the gradients add through the kernel.
     """
-    weights = initial.T @ limit.inverse
     at = np.rint(np.asarray(times / limit.learning_rate)).astype(int)
-    run = simulate.gradient_descent(
-        weights, limit.gamma_modes, limit.learning_rate, int(at[-1]), record_at=at
+    run = descent(limit, initial, at)
+    z = run.embeddings(limit.kernel, initial)
+    curves = jax.vmap(lambda z: spectrum.eigenvalues(*jnp.split(z, 2)))(z)
+    last = run._replace(coefficients=run.coefficients[-1:])
+    z_test = last.embeddings(limit.k_test_train, initial_test)[0]
+    return outcome(z[-1], z_test, curves, run.times)
+
+
+def descent(limit: Limit, initial, record_at) -> kernel_pca.KernelDescent:
+    """The same, at some steps."""
+    loss_fn, num_steps = losses.simplified_barlow_twins, int(record_at[-1])
+    return kernel_pca.gradient_descent(
+        limit.kernel, loss_fn, initial, limit.learning_rate, num_steps, record_at=record_at
     )
-    final = run.coefficients[-1] @ run.eigenvectors.T
-    z_test = initial_test + limit.k_test_train @ (limit.inverse @ (final - weights).T)
-    return outcome(limit.features @ final.T, z_test, run.eigenvalues, run.times)
 
 
 def closed_form_error(limit: Limit, initial) -> tuple[float, float]:

@@ -40,7 +40,7 @@ from experiments import (
 from experiments._images import Source, split_pairs
 from experiments._require import require, require_widths
 from experiments._run import Arrays, Experiment, command
-from sslstep import kernel_pca, nn, simulate, train
+from sslstep import kernel_pca, nn, train
 from sslstep.measure import alignment
 from sslstep.ntk import empirical, infinite
 
@@ -183,7 +183,10 @@ def _of_width(setting: Setting, cov, width: int, key, advance: Callable[[], Any]
             change = moved - kernels[1]
             parts = (hidden, change - hidden, change)
             norm = np.linalg.norm(kernels[1])
-            pull, descended = _descent(setting, *start)
+            initial, num_steps = start
+            run = _prediction.descent(setting.limit, initial, [num_steps])
+            (pull,) = run.coefficients
+            (descended,) = run.embeddings(setting.kernel, initial)
             theory = _ntk_rate.lazy_movement(
                 cov, pull, width, key_draw, num_units=config.num_units // 4
             )
@@ -257,17 +260,6 @@ def _train(setting: Setting, functions, params, x, *, lazy: bool):
     )
     learned = functions.embed(descent.params, x, params, scale).astype(float)
     return learned, (initial, num_steps), descent.params
-
-
-def _descent(setting: Setting, initial, num_steps: int) -> tuple[jax.Array, jax.Array]:
-    """Gradient descent of the limit from initial embeddings: g, and F_0 + K g."""
-    limit = setting.limit
-    weights = initial.T @ limit.inverse
-    run = simulate.gradient_descent(
-        weights, limit.gamma_modes, limit.learning_rate, num_steps, record_at=[num_steps]
-    )
-    final = run.coefficients[-1] @ run.eigenvectors.T
-    return limit.inverse @ (final - weights).T, limit.features @ final.T
 
 
 def _modes(kernel, dim: int) -> kernel_pca.KernelModes:

@@ -4,7 +4,9 @@ An infinitely wide network trained with the simplified Barlow Twins loss learns 
 its contrastive kernel one at a time. :func:`contrastive_modes` finds them by products with the
 kernel alone, :func:`embed` evaluates the embeddings anywhere, and :func:`gradient_flow_ssl` does
 both from a kernel function and positive pairs. When each mode is learned is a matter of its
-eigenvalue: see :mod:`sslstep.linear`, whose functions of γ and s(0) hold here as they are.
+eigenvalue: see :mod:`sslstep.linear`, whose functions of γ and s(0) hold here as they are. That is
+the theory of small starts; :func:`flow` and :func:`gradient_descent` train the kernel machine from
+any start, on any loss.
 """
 
 from sslstep.kernel_pca._embed import (
@@ -16,6 +18,7 @@ from sslstep.kernel_pca._embed import (
     learned_kernel,
 )
 from sslstep.kernel_pca._krylov import ConvergenceError
+from sslstep.kernel_pca._machine import KernelDescent, flow, gradient_descent
 from sslstep.kernel_pca._modes import (
     KernelModes,
     PrincipalModes,
@@ -25,6 +28,7 @@ from sslstep.kernel_pca._modes import (
 
 __all__ = [
     "ConvergenceError",
+    "KernelDescent",
     "KernelModes",
     "PrincipalModes",
     "align",
@@ -32,6 +36,8 @@ __all__ = [
     "embed",
     "embed_training",
     "final_singular_values",
+    "flow",
+    "gradient_descent",
     "gradient_flow_ssl",
     "learned_kernel",
     "principal_modes",

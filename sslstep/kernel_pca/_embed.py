@@ -237,7 +237,7 @@ def gradient_flow_ssl(
     initial: Float[ArrayLike, "N d"] | None = None,
     init_scale: Real[ArrayLike, ""] | None = None,
     learning_rate: Real[ArrayLike, ""] = 0.0,
-    solver: Literal["krylov", "dense"] = "krylov",
+    solver: Literal["auto", "krylov", "dense"] = "auto",
     store_kernel: bool = True,
     batch_size: int = 1000,
     progress: bool | None = None,
@@ -256,7 +256,11 @@ def gradient_flow_ssl(
         x: one view of each sample, shape ``(n, ...)``.
         x_prime: the other view, in the same order.
         dim: the embedding dimension d ≤ n.
-        initial: embeddings of ``[X, X']`` at initialisation, shape ``(2n, d)``.
+        initial: embeddings of ``[X, X']`` at initialisation, shape ``(2n, d)``. What is predicted
+            starts from the aligned start that they are equivalent to, not from themselves: at t = 0
+            it differs from ``initial`` by about the size of ``initial``, and at any time by an
+            amount that vanishes as they are scaled to zero (Result 4.6). From a start that is not
+            small, :func:`flow` is exact.
         init_scale: instead of ``initial``, the α of weights :math:`\mathcal N(0, \alpha^2)` on the
             kernel's features, for typical :math:`s_j(0)` (Eq. 21) and U = I.
         learning_rate: 0 for gradient flow, otherwise the step of gradient descent: see

@@ -1,12 +1,15 @@
 """Embeddings from modes: the loss they have, their norm, their dynamics, and what goes wrong."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
 
-from sslstep import gram, kernel_pca, linear, simulate
+from sslstep import gram, kernel_pca, linear, losses, simulate
+from sslstep.kernel_pca import _machine
 from sslstep.ntk import _neural_tangents, infinite
 
 
@@ -280,3 +283,83 @@ def test_wrong_calls(unchecked):
         kernel_pca.embed_training(jnp.ones((8, 8)))
     with pytest.raises(TypeError, match=r"dim must be an integer, got 2\.0"):
         kernel_pca.gradient_flow_ssl(gaussian_kernel, x, x, 2.0)
+
+
+def test_predictions_approach_the_exact_flow_as_the_start_shrinks(x64, pairs):
+    """At t = 0 they are the aligned start, not `initial`: off by its size, which vanishes."""
+    kernel = gaussian_kernel(both(pairs, jnp.float64))
+    direction = kernel @ jax.random.normal(jax.random.key(4), (80, 2)) / 80
+    distances = []
+    for alpha in (1e-2, 1e-4, 1e-6):
+        initial = alpha * direction
+        predict_fn = kernel_pca.gradient_flow_ssl(
+            gaussian_kernel, jnp.asarray(pairs[0]), jnp.asarray(pairs[1]), 2, initial=initial
+        )
+        modes = kernel_pca.contrastive_modes(kernel, 2)
+        start = kernel_pca.align(modes, initial).singular_values
+        times = jnp.linspace(0, 1.5, 25) * linear.half_rise_time(modes.eigenvalues, start).max()
+        exact = kernel_pca.flow(kernel, losses.simplified_barlow_twins, initial, times)
+        np.testing.assert_array_equal(exact[0], initial)
+        off = jnp.abs(predict_fn(times) - exact).max(axis=(1, 2))
+        assert 0 < float(off[0]) < 2 * float(jnp.abs(initial).max())
+        distances.append(float(off.max()))
+    assert distances[0] > 2 * distances[1] > 4 * distances[2]
+    assert distances[2] < 1e-2
+
+
+@pytest.mark.parametrize("loss_fn", [losses.simplified_barlow_twins, losses.vicreg])
+def test_a_kernel_machine_is_a_model_linear_in_its_features(x64, pairs, loss_fn):
+    """Descent of its weights, by automatic differentiation, on training and on new points."""
+    samples = both(pairs, jnp.float64)
+    points = samples[:5] * 2 - 1
+    weights = 0.3 * jax.random.normal(jax.random.key(0), (6, 3))
+    frozen = 0.1 * jax.random.normal(jax.random.key(1), (85, 3))  # what the kernel cannot change
+    start, start_test = jnp.split(jnp.concatenate([samples, points]) @ weights + frozen, [80])
+    eta = 1e-2 if loss_fn is losses.vicreg else 1e-3
+    run = kernel_pca.gradient_descent(
+        linear_kernel(samples), loss_fn, start, eta, 60, record_at=[0, 7, 60]
+    )
+
+    def loss(weights):
+        return loss_fn(*jnp.split(samples @ weights + frozen[:80], 2))
+
+    wanted = {}
+    for step in range(61):
+        wanted[step] = weights
+        weights = weights - eta * jax.grad(loss)(weights)
+    for points_, first, rest in ((samples, start, frozen[:80]), (points, start_test, frozen[80:])):
+        found = run.embeddings(linear_kernel(points_, samples), first)
+        for at, z in zip((0, 7, 60), found, strict=True):
+            np.testing.assert_allclose(z, points_ @ wanted[at] + rest, atol=1e-10)
+    np.testing.assert_allclose(run.loss, [loss(wanted[at]) for at in (0, 7, 60)], rtol=1e-10)
+    np.testing.assert_allclose(run.times, eta * np.array([0, 7, 60]), rtol=1e-12)
+    if loss_fn is losses.simplified_barlow_twins:  # descent of small steps is the flow
+        flow = kernel_pca.flow(linear_kernel(samples), loss_fn, start, run.times)
+        z = run.embeddings(linear_kernel(samples), start)
+        assert 0 < float(jnp.abs(flow - z).max()) < 0.05 * float(jnp.abs(z[-1] - z[0]).max())
+
+
+def test_what_a_kernel_machine_refuses(unchecked):
+    kernel, start, loss_fn = jnp.eye(6), jnp.ones((6, 2)), losses.simplified_barlow_twins
+    for message, arguments in (
+        (r"initial must have shape \(6, d\), a row for each row", (kernel, loss_fn, start[:5])),
+        ("kernel must be symmetric", (jnp.triu(jnp.ones((6, 6))), loss_fn, start)),
+        ("initial .* NaN", (kernel, loss_fn, start * jnp.nan)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kernel_pca.gradient_descent(*arguments, 0.1, 10)
+        with pytest.raises(ValueError, match=message):
+            kernel_pca.flow(*arguments, jnp.ones(1))
+    with pytest.raises(ValueError, match="n samples in num_views = 4 views, got 6 rows"):
+        kernel_pca.flow(kernel, loss_fn, start, jnp.ones(1), num_views=4)
+    with pytest.raises(simulate.DivergenceError, match="no longer finite at step 100"):
+        kernel_pca.gradient_descent(kernel, loss_fn, start, 1e3, 100, record_every=100)
+
+
+def test_sweeping_the_learning_rate_of_a_kernel_machine_compiles_nothing():
+    start, sizes = jax.random.normal(jax.random.key(0), (6, 2)), []
+    descend: Any = _machine._descend
+    for eta in (0.1, 0.2, 0.3):
+        kernel_pca.gradient_descent(jnp.eye(6), losses.simplified_barlow_twins, start, eta, 3)
+        sizes.append(descend._cache_size())
+    assert len(set(sizes)) == 1

@@ -1,0 +1,228 @@
+r"""A kernel machine trained: what the closed form of small starts is held against.
+
+A model that is linear in the features of a kernel, as a wide network is, moves its embeddings of
+the training samples by :math:`-\tilde K \, \partial L / \partial F` under gradient flow, and those
+of any other point by the same gradients through :math:`k(x)`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from sslstep import _check
+from sslstep._linalg import matmul
+from sslstep.simulate import DivergenceError, record_steps
+
+__all__ = ["KernelDescent", "flow", "gradient_descent"]
+
+
+class KernelDescent(NamedTuple):
+    r"""A recorded training run of a kernel machine.
+
+    Attributes:
+        times: effective time t = learning rate × step of each record, shape ``(T,)``.
+        loss: of the training samples, shape ``(T,)``.
+        coefficients: g, for which :math:`f(x, t) = f(x, 0) + g(t)^\top k(x)`, shape ``(T, N, d)``.
+    """
+
+    times: Float[Array, " T"]
+    loss: Float[Array, " T"]
+    coefficients: Float[Array, "T N d"]
+
+    def embeddings(
+        self, k_test_train: Float[ArrayLike, "n_test N"], initial: Float[ArrayLike, "n_test d"]
+    ) -> Float[Array, "T n_test d"]:
+        """f(x, t) of points, from their kernel with the training samples and f(x, 0)."""
+        k, g, initial = _check.as_floats(k_test_train, self.coefficients, initial)
+        return initial[None] + jax.vmap(partial(matmul, k))(g)
+
+
+def gradient_descent(
+    kernel: Real[ArrayLike, "N N"],
+    loss_fn: Callable[..., Any],
+    initial: Float[ArrayLike, "N d"],
+    learning_rate: Real[ArrayLike, ""],
+    num_steps: int,
+    record_every: int = 1,
+    *,
+    record_at: Sequence[int] | np.ndarray | None = None,
+    num_views: int = 2,
+) -> KernelDescent:
+    r"""Full-batch gradient descent of a kernel machine, exact from any start.
+
+    .. math:: g \leftarrow g - \eta \, \frac{\partial L}{\partial F}(F_0 + \tilde K g)
+
+    one product with the kernel a step, compiled as one loop. The part of :math:`F_0` that the
+    kernel cannot change, if it is singular, stays as it is, and counts in the loss.
+
+    Args:
+        kernel: K̃ over all views of n samples, one view after the other, shape ``(N, N)``.
+        loss_fn: from one array ``(n, d)`` for each view to a scalar, such as
+            :func:`sslstep.losses.simplified_barlow_twins`; a new function compiles anew.
+        initial: F(0), embeddings at initialisation, as rows in the kernel's order.
+        learning_rate: η; traced.
+        num_steps: how many steps.
+        record_every: record steps 0, ``record_every``, ... ``num_steps``; has to divide
+            ``num_steps``.
+        record_at: record these steps instead, increasing, within 0...num_steps.
+        num_views: V, with N = V n.
+
+    Returns:
+        :class:`KernelDescent`.
+
+    Raises:
+        ValueError: if shapes do not fit, the kernel is not symmetric, values are not finite,
+            ``learning_rate`` is not positive, or the steps are out of order.
+        sslstep.simulate.DivergenceError: if the run diverges.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep import kernel_pca, losses
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> kernel, start = x @ x.T, 1e-2 * x[:, :2]
+        >>> run = kernel_pca.gradient_descent(
+        ...     kernel, losses.simplified_barlow_twins, start, 0.05, 400, record_every=200
+        ... )
+        >>> [round(float(loss), 2) for loss in run.loss]
+        [2.0, 0.91, 0.0]
+        >>> run.embeddings(kernel, start).shape
+        (3, 20, 2)
+    """
+    kernel, initial = _prepare(kernel, initial, num_views)
+    _check.require_scalar("learning_rate", learning_rate, above=0.0)
+    steps = record_steps(num_steps, record_every, record_at)
+    learning_rate = jnp.asarray(learning_rate, initial.dtype)
+    counts = jnp.asarray(np.diff(steps, prepend=0))
+    coefficients, loss = _descend(kernel, initial, learning_rate, counts, loss_fn, num_views)
+    if _check.is_concrete(loss) and not np.isfinite(np.asarray(loss)).all():
+        bad = int(np.argmin(np.isfinite(np.asarray(loss))))
+        raise DivergenceError(
+            f"gradient descent diverged: the loss is no longer finite at step {steps[bad]}. The "
+            f"learning rate is {float(learning_rate):.3g}: take a smaller one."
+        )
+    times = learning_rate * jnp.asarray(steps, initial.dtype)
+    return KernelDescent(times, loss, coefficients)
+
+
+def flow(
+    kernel: Real[ArrayLike, "N N"],
+    loss_fn: Callable[..., Any],
+    initial: Float[ArrayLike, "N d"],
+    times: Float[ArrayLike, " T"],
+    *,
+    num_views: int = 2,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = 1_000_000,
+) -> Float[Array, "T N d"]:
+    r"""Gradient flow of a kernel machine, :math:`F' = -\tilde K \, \partial L / \partial F`.
+
+    Exact from any start, up to the tolerance of an adaptive integrator (Tsit5, of diffrax), where
+    :func:`gradient_flow_ssl` is the limit of small ones in closed form. It needs a product with the
+    kernel for each evaluation, and some evaluations for each time constant of the fastest mode. A
+    loss with kinks, as VICReg's hinge, takes many more, unless ``rtol`` is larger.
+
+    Args:
+        kernel: as for :func:`gradient_descent`.
+        loss_fn: as for :func:`gradient_descent`.
+        initial: as for :func:`gradient_descent`.
+        times: when to record, non-decreasing, from t ≥ 0, shape ``(T,)``.
+        num_views: as for :func:`gradient_descent`.
+        rtol: relative tolerance of a step. Default: the square root of eps times 1e-2.
+        atol: absolute tolerance. Default: ``rtol`` times the root mean square of ``initial``.
+        max_steps: of the integrator; an error beyond.
+
+    Returns:
+        The embeddings at each time, shape ``(T, N, d)``.
+
+    Raises:
+        ValueError: as :func:`gradient_descent`, or if ``times`` are negative or out of order.
+        RuntimeError: from diffrax, when ``max_steps`` do not suffice.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep import kernel_pca, linear, losses
+        >>> x = jax.random.normal(jax.random.key(0), (20, 4))
+        >>> z = kernel_pca.flow(
+        ...     x @ x.T, losses.simplified_barlow_twins, 0.1 * x[:, :2], jnp.array([0.0, 20.0])
+        ... )
+        >>> bool(jnp.allclose(z[0], 0.1 * x[:, :2]))
+        True
+        >>> linear.cross_correlation(*jnp.split(z[-1], 2)).round(3) + 0.0
+        Array([[1., 0.],
+               [0., 1.]], dtype=float32)
+    """
+    import diffrax  # here, so that theory alone needs only JAX
+
+    kernel, initial = _prepare(kernel, initial, num_views)
+    times = jnp.asarray(times, initial.dtype)
+    _check.require_vector("times", times, "(T,)")
+    _check.require_at_least("times", times, 0.0)
+    _check.require_increasing("times", times, strict=False)
+    relative = 1e-2 * float(jnp.finfo(initial.dtype).eps) ** 0.5 if rtol is None else rtol
+    largest = jnp.abs(initial).max()
+    unit = jnp.where(largest > 0, largest, 1)  # squares of small numbers underflow
+    scale = unit * jnp.where(largest > 0, jnp.sqrt(jnp.mean((initial / unit) ** 2)), 1)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(_velocity),
+        diffrax.Tsit5(),
+        t0=jnp.zeros((), times.dtype),
+        t1=jnp.maximum(times[-1], jnp.finfo(times.dtype).tiny),
+        dt0=None,
+        y0=initial,
+        args=(kernel, loss_fn, num_views),
+        saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=diffrax.PIDController(
+            rtol=relative, atol=relative * scale if atol is None else atol
+        ),
+        max_steps=max_steps,
+    )
+    return solution.ys
+
+
+def _prepare(kernel: ArrayLike, initial: ArrayLike, num_views: int) -> tuple[Array, Array]:
+    _check.require_symmetric("kernel", kernel)
+    size = _check.shape_of(kernel)[0]
+    _check.require_at_least("num_views", num_views, 1)
+    rows, _ = _check.require_matrix("initial", initial, f"({size}, d)")
+    if rows != size:
+        raise ValueError(
+            f"initial must have shape ({size}, d), a row for each row of the kernel, got "
+            f"{_check.shape_of(initial)}."
+        )
+    if size % num_views:
+        raise ValueError(
+            f"kernel must be over n samples in num_views = {num_views} views, got {size} rows."
+        )
+    _check.require_finite("initial", initial)
+    kernel, initial = _check.as_floats(kernel, initial)
+    return kernel, initial
+
+
+def _loss(z: Array, loss_fn: Callable[..., Any], num_views: int) -> Array:
+    return loss_fn(*jnp.split(z, num_views))
+
+
+def _velocity(t: ArrayLike, z: Array, args: tuple[Array, Callable[..., Any], int]) -> Array:
+    kernel, *rest = args
+    return -matmul(kernel, jax.grad(_loss)(z, *rest))
+
+
+@partial(jax.jit, static_argnames=("loss_fn", "num_views"))
+def _descend(kernel, initial, learning_rate, counts, loss_fn, num_views):
+    """g and the loss at each record; `counts` are the steps before each."""
+
+    def step(_, g):
+        return g - learning_rate * jax.grad(_loss)(initial + matmul(kernel, g), loss_fn, num_views)
+
+    def advance(g, count):
+        g = jax.lax.fori_loop(0, count, step, g)
+        return g, (g, _loss(initial + matmul(kernel, g), loss_fn, num_views))
+
+    return jax.lax.scan(advance, jnp.zeros_like(initial), counts)[1]
