@@ -156,8 +156,10 @@ def step_sharpness(
     """
     _check.require_scalar("low", low)
     _check.require_scalar("high", high)
-    if _check.is_concrete(low, high) and not float(high) > float(low):
-        raise ValueError(f"high must be above low, got {float(high):g} and {float(low):g}.")
+    if _check.is_concrete(low, high):
+        lower, upper = (np.asarray(level).item() for level in (low, high))
+        if not upper > lower:
+            raise ValueError(f"high must be above low, got {upper:g} and {lower:g}.")
     begin, middle, end = (step_times(times, eigenvalues, level) for level in (low, 0.5, high))
     whole = jnp.isfinite(end)
     gradual = whole & (end > begin)
