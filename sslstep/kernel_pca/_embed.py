@@ -258,9 +258,8 @@ def gradient_flow_ssl(
         dim: the embedding dimension d ≤ n.
         initial: embeddings of ``[X, X']`` at initialisation, shape ``(2n, d)``. What is predicted
             starts from the aligned start that they are equivalent to, not from themselves: at t = 0
-            it differs from ``initial`` by about the size of ``initial``, and at any time by an
-            amount that vanishes as they are scaled to zero (Result 4.6). From a start that is not
-            small, :func:`flow` is exact.
+            it differs from ``initial`` by about the size of ``initial``, and at any time by as
+            much as :func:`sslstep.linear.alignment_exponent` of their scale. :func:`flow` is exact.
         init_scale: instead of ``initial``, the α of weights :math:`\mathcal N(0, \alpha^2)` on the
             kernel's features, for typical :math:`s_j(0)` (Eq. 21) and U = I.
         learning_rate: 0 for gradient flow, otherwise the step of gradient descent: see
