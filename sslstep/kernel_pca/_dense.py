@@ -37,15 +37,11 @@ def _all_modes(
     """With K̃ = B Bᵀ and Bᵀ P B y = s γ y, c = P B y / sγ: no inverse of K̃ here either."""
     size = kernel.shape[0]
     spectrum, vectors = eigh_descending(kernel)
-    # The eigensolver's rounding, and that of the entries, half of what `_krylov.entries_rounding`
-    # allows: as much is negligible to the Krylov iteration in float32.
-    eps, single = (float(jnp.finfo(dtype).eps) for dtype in (given, jnp.float32))
-    negligible = jnp.asarray(
-        max(size * jnp.finfo(kernel.dtype).eps, 10 * min(eps, single)), kernel.dtype
-    )
-    if eps > single:
-        largest = jnp.where(spectrum[0] > 0, spectrum[0], 1)
-        negligible = negligible + eps / 2 * jnp.linalg.norm(spectrum) / largest
+    # The eigensolver's rounding, and that of entries to the given dtype: at most half an eps each,
+    # and so that times ‖K̃‖_F.
+    entries = jnp.linalg.norm(spectrum) / jnp.where(spectrum[0] > 0, spectrum[0], 1)
+    entries = float(jnp.finfo(given).eps) / 2 * entries
+    negligible = jnp.maximum(size * float(jnp.finfo(kernel.dtype).eps), entries)
     positive = spectrum > negligible * spectrum[0]
     root = jnp.where(positive, jnp.sqrt(jnp.where(positive, spectrum, 1)), 0)
     factor = vectors * root[None, :]

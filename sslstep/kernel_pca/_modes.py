@@ -92,10 +92,10 @@ def contrastive_modes(
     products is known of it, and its array may not fit in memory. Only ``dense`` can be
     differentiated or used within `jit`.
 
-    Both count as zero what is below 10 eps of the kernel's own dtype, relative to the largest
-    eigenvalue of K̃ or to the largest \|γ\| (or below 2n eps of what ``dense`` computes in, if that
-    is more). Of a kernel in 16 bits it is 10 eps of float32 and half an eps of its own type times
-    the Frobenius norm of K̃, by which rounding its entries shifts them at most. A mode is known to
+    Zero is, relative to the largest eigenvalue of K̃ or to the largest \|γ\|, what is below 10 eps
+    to ``krylov``; to ``dense`` what is below half an eps of the kernel's own dtype times its
+    Frobenius norm, by which rounding its entries shifts them at most (or below 2n eps of what it
+    computes in, if that is more). A mode is known to
     :math:`\epsilon \|\tilde K\| \, \gamma_j \|c_j\|^2`, whatever the solver.
 
     Args:
