@@ -23,90 +23,44 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 .DELETE_ON_ERROR:
 
 BIN := $(VENV)/bin
-FROM_DATA = $(if $(DATA),--data "$(DATA)") $(AND_DATA_DIR) $(SKIP)
 AND_DATA_DIR = $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+RUN = $(BIN)/python -m experiments run
+OPTIONS = --preset $(PRESET) $(if $(DATA),--data "$(DATA)") $(AND_DATA_DIR) $(ARGS)
 
-# fig2cf is part of fig5, and fig4 of fig3.
-QUICK := fig8 fig6 fig2ab fig9 fig1ab two_towers infinite_width fig1cd
-FIGURES := $(QUICK) width_sweep ntk_evolution fig5 fig3 fig7 tables lars_steps predicted_steps
-
-# A run of all says how far it is, leaves what an earlier one has done, and does not end where images
-# do not do for one experiment.
-figures: ALL := $(FIGURES)
-quick: ALL := $(QUICK)
-figures quick: SKIP := --skip-unfit
-figures quick: DONE := --skip-done
-# Three seeds decide claims about trained ResNets; one draws the figure in a third of the time.
-quick: SEEDS := --seeds 0
-
-PLACE = $(shell printf '%s\n' $(ALL) | grep -nx $@ | cut -d: -f1)
-
-# The second line begins the command, which may go on after the call.
-define EXPERIMENT
-$(if $(ALL),@echo "$@: $(PLACE) of $(words $(ALL))")
-$(BIN)/python -m experiments.$(1) --preset $(PRESET) $(DONE) $(ARGS)
-endef
+# A folder with a file experiment.py is a target.
+PAPER := $(notdir $(patsubst %/experiment.py,%,$(wildcard experiments/*/experiment.py)))
+BEYOND := $(notdir $(patsubst %/experiment.py,%,$(wildcard experiments/beyond/*/experiment.py)))
 
 ##@ Reproduce the paper
 .PHONY: figures
-figures: $(FIGURES)  ## every figure, at the preset PRESET, then the table of claims and results/index.html
-	$(BIN)/python -m experiments.claims
-	$(BIN)/python -m experiments report
-
-.PHONY: paper
-paper:  ## the same at the presets named paper, for a GPU: needs CIFAR-10 and STL-10, see data (takes DATA_DIR)
-	$(MAKE) figures PRESET=paper
+figures: $(VENV)/.run  ## every figure, at the preset PRESET, then the table of claims and results/index.html
+	$(RUN) --all $(OPTIONS)
 
 .PHONY: quick
-quick: $(QUICK)  ## the quicker ones, 6 to 12 minutes in all on two cores
-	$(BIN)/python -m experiments.claims
+quick: $(VENV)/.run  ## the quicker ones, 6 to 12 minutes in all on two cores
+	$(RUN) --all --quick $(OPTIONS)
 
-.PHONY: fig1ab
-fig1ab: $(VENV)/.run  ## Figure 1a, b: the linear model learns its modes in steps (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,linear_model) $(FROM_DATA)
+.PHONY: paper
+paper:  ## all at the presets named paper, for a GPU: needs CIFAR-10 and STL-10, see data (takes DATA_DIR)
+	$(MAKE) figures PRESET=paper
+
+.PHONY: $(PAPER) $(BEYOND)
+$(PAPER) $(BEYOND): $(VENV)/.run
+	$(RUN) $@ $(OPTIONS)
+
+# DATA of the study of speed-ups may be several names.
+speedup: OPTIONS = --preset $(PRESET) $(if $(DATA),--data $(DATA)) $(AND_DATA_DIR) $(ARGS)
 
 .PHONY: fig1cd
-fig1cd: $(VENV)/.run  ## Figure 1c, d: a ResNet learns its embedding one dimension at a time (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,resnet_small_init) --methods barlow_twins $(SEEDS) $(FROM_DATA)
-
-.PHONY: fig2ab
-fig2ab: $(VENV)/.run  ## Figure 2a, b: a wide MLP against the prediction of its NTK (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,mlp) $(FROM_DATA)
+fig1cd: $(VENV)/.run  ## Figure 1 (C, D): of Figure 5 the part of Barlow Twins
+	$(RUN) fig5 --methods barlow_twins $(OPTIONS)
 
 .PHONY: fig2cf
-fig2cf: $(VENV)/.run  ## Figure 2c to f: the same with SimCLR and VICReg (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,resnet_small_init) --methods simclr vicreg $(FROM_DATA)
+fig2cf: $(VENV)/.run  ## Figure 2 (C to F): of Figure 5 the part of SimCLR and VICReg
+	$(RUN) fig5 --methods simclr vicreg $(OPTIONS)
 
-.PHONY: fig3
-fig3: $(VENV)/.run  ## Figures 3 and 4: standard initialisation, eigenvalues in two bands (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,resnet_standard) $(FROM_DATA)
-
-.PHONY: fig4
-fig4: fig3  ## the same command
-
-.PHONY: fig5
-fig5: $(VENV)/.run  ## Figure 5: all three losses, embeddings and hidden representations (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,resnet_small_init) $(FROM_DATA)
-
-.PHONY: fig6
-fig6: $(VENV)/.run  ## Figure 6: element dynamics
-	$(call EXPERIMENT,element_dynamics)
-
-.PHONY: fig7
-fig7: $(VENV)/.run  ## Figure 7: accuracy of linear probes through training (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,probe_accuracy) $(FROM_DATA)
-
-.PHONY: fig8
-fig8: $(VENV)/.run  ## Figure 8: symmetry breaking
-	$(call EXPERIMENT,symmetry_breaking)
-
-.PHONY: fig9
-fig9: $(VENV)/.run  ## Figure 9: losses and gradients for faster learning, and what they are worth
-	$(call EXPERIMENT,faster_losses)
-
-.PHONY: tables
-tables: $(VENV)/.run  ## Tables 1 and 2: what ResNets learned against their NTK's prediction (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,embedding_alignment) $(FROM_DATA)
+.PHONY: fig3 fig4
+fig3 fig4: fig3_4
 
 .PHONY: report
 report: $(VENV)/.run  ## results/index.html: one page of all that results/ holds
@@ -114,50 +68,12 @@ report: $(VENV)/.run  ## results/index.html: one page of all that results/ holds
 
 .PHONY: claims
 claims: $(VENV)/.run  ## the paper's claims against what the runs in results/ measured
-	$(BIN)/python -m experiments.claims
+	$(BIN)/python -m experiments claims
 
 .PHONY: data
 data: data-name .venv-data/.run  ## fetch and prepare NAME=cifar10 or stl10 in DATA_DIR (installs TensorFlow, apart)
 # By path and with -P: `-m sslstep.data.prepare` would import the package, and with it JAX.
 	.venv-data/bin/python -P sslstep/data/prepare.py $(NAME) $(AND_DATA_DIR) $(ARGS)
-
-##@ Beyond the paper
-.PHONY: animation
-animation: $(VENV)/.run  ## embeddings while they are learned: a point, a line, a plane (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,animation) $(FROM_DATA)
-
-.PHONY: infinite_width
-infinite_width: $(VENV)/.run  ## Section 5: embeddings of infinitely wide networks, and their worth downstream (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,infinite_width) $(FROM_DATA)
-
-.PHONY: lars_steps
-lars_steps: $(VENV)/.run  ## how long plateaus last under LARS: not as 1/γ (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,lars_steps) $(FROM_DATA)
-
-.PHONY: mlp_readings
-mlp_readings: $(VENV)/.run  ## Figure 2a, b: what the text may mean by scaling weights by α, tried out (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,mlp_readings) $(FROM_DATA)
-
-.PHONY: ntk_evolution
-ntk_evolution: $(VENV)/.run  ## the NTK of finite networks: at initialisation for growing widths, and after training (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,ntk_evolution) $(FROM_DATA)
-
-.PHONY: predicted_steps
-predicted_steps: $(VENV)/.run  ## step times by the network's NTK, at the start and along training (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,predicted_steps) $(FROM_DATA)
-
-.PHONY: speedup
-speedup: $(VENV)/.run  ## what the speed-ups of Appendix G are worth: about an hour (takes DATA="photos cifar10", DATA_DIR)
-# Of which DATA may be several names.
-	$(call EXPERIMENT,speedup) $(if $(DATA),--data $(DATA)) $(AND_DATA_DIR)
-
-.PHONY: two_towers
-two_towers: $(VENV)/.run  ## Section 5.2: two networks on two kinds of views (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,two_towers) $(FROM_DATA)
-
-.PHONY: width_sweep
-width_sweep: $(VENV)/.run  ## finite networks against the infinitely wide one, at growing width (takes DATA, DATA_DIR)
-	$(call EXPERIMENT,width_sweep) $(FROM_DATA)
 
 ##@ Develop
 .PHONY: test
@@ -195,9 +111,14 @@ clean:  ## remove .venv, .venv-data, caches and built documentation
 
 .PHONY: help
 help:  ## this list
-	@awk 'BEGIN { FS = ":.*## " } \
-	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z0-9_]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+	@list() { for each in $$1/*/experiment.py; do \
+	    printf '  make %-15s %s\n' "$$(basename "$$(dirname "$$each")")" "$$(sed -n '1s/^r*"""//p' "$$each")"; done; }; \
+	part() { awk -v part="$$1" 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { inside = substr($$0, 5) == part } \
+	  inside && /^[a-z0-9_]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile; }; \
+	echo "Reproduce the paper"; part "Reproduce the paper"; list experiments; \
+	printf '\nBeyond the paper\n'; list experiments/beyond; \
+	printf '\nDevelop\n'; part Develop; printf '\nKeep house\n'; part "Keep house"
 	@echo
 	@echo "Variables, as in  make figures PRESET=paper"
 	@echo "  PRESET    of the experiments: cpu (default: minutes, no download) or paper (as published, or larger: one GPU)"

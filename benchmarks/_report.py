@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks._timing import Row
-from experiments import _machine
+from sslstep.experiment import _machine
 
 PACKAGES = ("jax", "jaxlib", "flax", "torch")
 

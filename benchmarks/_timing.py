@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import _machine
 from sslstep import _terminal
+from sslstep.experiment import _machine
 
 OURS = "sslstep"
 PRODUCT = 4096  # side of the matrices whose product tells the machine's rate

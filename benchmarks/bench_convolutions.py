@@ -19,9 +19,9 @@ import optax
 from jax import Array, lax
 
 from benchmarks._timing import OURS, Row, Rows, parser, print_machine, take_turns
-from experiments import _training
-from experiments._recipes import BarlowTwins
 from sslstep import _xla, losses, train
+from sslstep.experiment import training
+from sslstep.recipes import BarlowTwins
 
 REPEATS, CHANNELS = 4, 64
 JAX, OUTSIDE = "JAX, in a loop", "JAX, one after the other"
@@ -73,8 +73,8 @@ def single_layers(num: int, size: int) -> dict[str, dict[str, Callable[[], Any]]
 
 def training_step(num: int) -> dict[str, Callable[[], Any]]:
     """Of the experiments' network, in microbatches; last the whole batch at once."""
-    config, recipe = _training.Config(), BarlowTwins()
-    network = _training.network(config, recipe)
+    config, recipe = training.Config(), BarlowTwins()
+    network = training.network(config, recipe)
     sgd = optax.sgd(0.01)
     images = jax.random.normal(jax.random.key(0), (num, config.size, config.size, 3))
     state = train.init_state(jax.random.key(1), network, sgd, images[:1])

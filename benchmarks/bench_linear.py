@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks._timing import OURS, Row, Rows, parser, print_machine, take_turns
-from experiments.linear_model import Config, positive_pairs
+from experiments.fig1ab.config import Config
+from experiments.fig1ab.experiment import positive_pairs
 from sslstep import linear, simulate
 
 DENSE = "dense Γ, NumPy"

@@ -34,9 +34,9 @@ from benchmarks._timing import (
     print_machine,
     take_turns,
 )
-from experiments import _training
-from experiments._recipes import BarlowTwins
 from sslstep import _xla, losses
+from sslstep.experiment import training
+from sslstep.recipes import BarlowTwins
 
 HEAD = BarlowTwins(dim=512, hidden=(2048,))
 DEFAULTS, PYTORCH, COMPILED = "JAX's defaults", "PyTorch", "PyTorch, compiled"
@@ -46,7 +46,7 @@ class Configuration(NamedTuple):
     """A network, and the images of both views together."""
 
     name: str
-    network: _training.Config
+    network: training.Config
     recipe: BarlowTwins
     num_images: int
     size: int
@@ -59,31 +59,31 @@ class Configuration(NamedTuple):
 
 CONFIGURATIONS = {
     "resnet18": Configuration(
-        "ResNet-18, small stem", _training.Config(backbone="resnet18", stem="small"), HEAD, 32, 32
+        "ResNet-18, small stem", training.Config(backbone="resnet18", stem="small"), HEAD, 32, 32
     ),
     "resnet18_imagenet": Configuration(
         "ResNet-18, ImageNet stem",
-        _training.Config(backbone="resnet18", stem="imagenet"),
+        training.Config(backbone="resnet18", stem="imagenet"),
         HEAD,
         64,
         32,
     ),
     "resnet50": Configuration(
         "ResNet-50, ImageNet stem",
-        _training.Config(backbone="resnet50", stem="imagenet"),
+        training.Config(backbone="resnet50", stem="imagenet"),
         HEAD,
         32,
         96,
     ),
     "experiments": Configuration(
-        "the experiments' network", _training.Config(), BarlowTwins(), 512, _training.Config().size
+        "the experiments' network", training.Config(), BarlowTwins(), 512, training.Config().size
     ),
 }
 
 
 def jax_step(config, images):
     """``step(params, stats, state)``, and a function that makes its arguments."""
-    encoder = _training.network(config.network, config.recipe)
+    encoder = training.network(config.network, config.recipe)
     images = jnp.asarray(images)
     optimiser = optax.sgd(1e-3, momentum=0.9)
 
@@ -139,7 +139,7 @@ def by_pytorch(config, images, compiled):
 
     torch.set_num_threads(os.cpu_count() or 1)
     device = "cuda" if on_gpu() else "cpu"
-    network = network_like(_training.network(config.network, config.recipe)).to(device)
+    network = network_like(training.network(config.network, config.recipe)).to(device)
     images = torch.tensor(images.transpose(0, 3, 1, 2).copy()).to(device)
     embed = network
     if compiled:

@@ -19,23 +19,23 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks._timing import OURS, Row, Rows, installed, parser, print_machine, take_turns
-from experiments import _training
-from experiments._recipes import BarlowTwins
 from sslstep import data, losses, optim, train
+from sslstep.experiment import training
+from sslstep.recipes import BarlowTwins
 
 KEY = jax.random.key(0)
 
 
 def small():
     """The network of the experiments' cpu preset, its images, and the side of its views."""
-    config = _training.Config()
-    return _training.network(config, BarlowTwins()), data.photos().images[:256], config.size
+    config = training.Config()
+    return training.network(config, BarlowTwins()), data.photos().images[:256], config.size
 
 
 def resnet18():
     """A ResNet-18, and images of STL-10's size."""
-    config = _training.Config(backbone="resnet18", stem="imagenet")
-    network = _training.network(config, BarlowTwins(dim=512, hidden=(2048,)))
+    config = training.Config(backbone="resnet18", stem="imagenet")
+    network = training.network(config, BarlowTwins(dim=512, hidden=(2048,)))
     return network, data.photos(size=96).images[:64], 96
 
 

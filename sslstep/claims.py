@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import scipy.stats
 
 __all__ = ["Claim", "above", "below", "close", "count", "load", "over_seeds", "save", "table"]
 
@@ -167,6 +166,8 @@ def over_seeds(
     single = _claim(statement, where, expected, mean, tolerance, relation)
     if not np.isfinite(values).all():
         return single._replace(seeds=values)
+    import scipy.stats  # here, as it takes half a second to load
+
     half = math.inf
     if len(values) > 1:
         error = float(np.std(values, ddof=1)) / len(values) ** 0.5

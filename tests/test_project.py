@@ -19,8 +19,7 @@ import pytest
 import tyro
 
 import sslstep
-from experiments import __main__ as experiments_main
-from experiments import _run, claims, dry_run, results
+from sslstep.experiment import _run, cli, dry, find, load
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,26 +107,6 @@ def test_public_names_are_documented_and_annotated(path: str) -> None:
             assert inspect.Signature.empty not in hints, f"{path}.{name} lacks type hints"
 
 
-# Longer than 400 lines, and why.
-LONG = {
-    "tests/test_errata.py": "a test for each entry of docs/errata.md, in its order",
-    "tests/experiments/test_experiments.py": "every experiment goes through the same checks",
-    "tests/kernel_pca/test_modes.py": "both solvers go through the same cases",
-    "tests/train/test_fit.py": "its cases copy one finished run, and spoil it",
-}
-
-
-def test_files_are_short() -> None:
-    folders = ("sslstep", "experiments", "benchmarks", "tests")
-    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    long = {
-        path.relative_to(ROOT).as_posix()
-        for path in files
-        if len(path.read_text().splitlines()) > 400
-    }
-    assert long == LONG.keys(), "a file that passes 400 lines is two files, or has a reason"
-
-
 def read_setup_cfg() -> configparser.ConfigParser:
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
@@ -155,14 +134,15 @@ MAKE_VARIABLES = {"ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PRESET", "PYTHON"
 
 
 def make_targets() -> list[str]:
-    text = (ROOT / "Makefile").read_text()
-    return re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = " ".join(re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)).split()
+    return [*(name for name in named if name.isidentifier() or "-" in name), *find("experiments")]
 
 
 def test_make_alone_lists_every_target() -> None:
     listed = re.findall(r"^  make (\w+)", run_make().stdout, re.MULTILINE)
     assert {"figures", "test", "check", "docs", "bench", "clean", "data", "claims"} <= set(listed)
-    inner = {"data-name", "python-version"}
+    inner = {"data-name", "python-version", "fig3", "fig4"}
     assert set(listed) == set(make_targets()) - inner
     assert "$(" not in run_make().stdout  # awk prints what make would replace
 
@@ -174,47 +154,26 @@ def test_make_knows_how(target: str) -> None:
 
 
 def test_experiments_get_their_options() -> None:
-    options = ("PRESET=paper", "DATA=cifar10", "DATA_DIR=here", "ARGS=--strict")
-    commands = run_make("--dry-run", "figures", *options).stdout.splitlines()
-    drivers = [line for line in commands if "-m experiments." in line]
-    assert len(drivers) == 17
-    assert drivers[-1].endswith("-m experiments.claims")
-    for line in drivers[:-1]:
-        assert "--preset paper --skip-done --strict" in line
-        has_data = '--data "cifar10" --data-dir "here" --skip-unfit' in line
-        drawn = ("element_dynamics", "faster_losses", "symmetry_breaking")
-        assert has_data != any(name in line for name in drawn)
-        assert has_data == ("--skip-unfit" in line)
+    options = ("PRESET=paper", "DATA=/my pics", "DATA_DIR=my data", "ARGS=--strict")
+    given = '--preset paper --data "/my pics" --data-dir "my data" --strict'
+    for target, said in (
+        ("figures", "--all"),
+        ("quick", "--all --quick"),
+        ("fig1ab", "fig1ab"),
+        ("fig1cd", "fig5 --methods barlow_twins"),
+        ("fig4", "fig3_4"),
+        ("two_towers", "two_towers"),
+    ):
+        assert (
+            run_make("--dry-run", target, *options)
+            .stdout.splitlines()[-1]
+            .endswith(f"-m experiments run {said} {given}")
+        )
 
 
-def test_data_may_be_a_folder_with_blanks_or_of_speedup_several_names() -> None:
-    assert '--data "/my pics"' in run_make("--dry-run", "fig1ab", "DATA=/my pics").stdout
+def test_data_of_speedup_may_be_several_names() -> None:
     said = run_make("--dry-run", "speedup", "DATA=photos cifar10", "DATA_DIR=my data").stdout
     assert '--data photos cifar10 --data-dir "my data"' in said
-
-
-def test_one_figure_asked_for_is_not_skipped() -> None:
-    said = run_make("--dry-run", "fig1ab").stdout
-    assert "--skip" not in said
-    assert " of " not in said.partition("experiments.linear_model")[0].splitlines()[-1]
-    for name in ("ALL", "DONE", "SKIP"):  # what a shell has of these names
-        assert run_make("--dry-run", "fig1ab", **{name: "theirs"}).stdout == said
-
-
-def test_a_run_of_all_says_how_far_it_is_and_leaves_what_is_done() -> None:
-    for target in ("quick", "figures"):
-        lines = run_make("--dry-run", target, "ARGS=--no-skip-done").stdout.splitlines()
-        told = [line for line in lines if line.startswith("echo ")]
-        total = len(told)
-        assert [line.split('"')[1] for line in told[:2]] == [
-            f"fig8: 1 of {total}",
-            f"fig6: 2 of {total}",
-        ]
-        assert told[-1].endswith(f': {total} of {total}"')
-        for line in told:
-            command = lines[lines.index(line) + 1]
-            assert "-m experiments." in command
-            assert "--skip-done --no-skip-done" in command  # the last counts
 
 
 def test_make_names_a_python_that_will_not_do(tmp_path: Path) -> None:
@@ -282,26 +241,22 @@ class ParsedError(Exception):
 
 def read_command_line(program: str, words: list[str]) -> None:
     """Let a program read its command line and no more: it ends with SystemExit if it is wrong."""
-    examples = {"NAME": "linear_model", "FOLDER": "here", "...": "here", "$seed;": "0"}
+    examples = {"NAME": "fig1ab", "FOLDER": "here", "...": "here", "$seed;": "0"}
     words = [examples.get(word, word) for word in words if word != "done"]
     package, _, name = program.partition(".")
-    if package == "experiments" and not name and words[0] in ("list", "report"):
-        assert words[1:] == []
-        return
-    if package == "experiments" and not name and words[0] == "run":
-        name, *words = words[1:]
-    elif package == "experiments" and not name and words[0] == "claims":
-        name, *words = words
-    if package == "experiments" and name == "claims":
-        claims.main(words)
-    elif package == "experiments" and name == "dry_run":
-        tyro.cli(dry_run.Options, args=words)
-    elif package == "experiments" and name:
-        experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
-        _run._parse(experiment, words)
-    elif package == "experiments":
-        assert words[0] == "plot"
-        results.main(words[1:])
+    if package == "experiments":
+        assert not name
+        first, *rest = words
+        if first in ("list", "report"):
+            assert rest == []
+        elif first == "run":
+            name = "fig5" if rest[0] == "--all" else rest[0]
+            options = [word for word in rest if word not in (name, "--all", "--quick")]
+            _run._parse(load(find("experiments")[name]), options)
+        elif first == "dry":
+            tyro.cli(dry.Options, args=rest)
+        else:
+            assert cli.main("experiments", words) == 0
     else:
         module = importlib.import_module(program if name else f"{package}.__main__")
         sys.argv = ["program", *words]
@@ -373,8 +328,8 @@ def test_commands_that_are_wrong_are_noticed(command: str) -> None:
 @pytest.mark.usefixtures("only_parsed")
 def test_documented_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
     """Those that stand alone in a sentence belong to some experiment or benchmark."""
-    for name in experiments_main.experiments():
-        experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    for name in find("experiments"):
+        experiment = load(find("experiments")[name])
         for preset in experiment.presets:
             with pytest.raises(SystemExit):
                 _run._parse(experiment, ["--preset", preset, "--help"])

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import html
-import importlib
 import io
 import itertools
 import json
@@ -12,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +19,26 @@ import pytest
 from PIL import Image
 
 import sslstep
-from experiments import (
-    __main__,
+from experiments.beyond.animation import experiment as animation
+from experiments.beyond.animation import figure as animation_figure
+from experiments.fig1ab import claims as fig1ab_claims
+from experiments.fig1ab import experiment as fig1ab
+from experiments.fig8 import experiment as fig8
+from sslstep import claims
+from sslstep.experiment import (
+    _code,
     _kept,
     _machine,
     _run,
-    animation,
-    element_dynamics,
-    faster_losses,
-    linear_claims,
-    linear_model,
+    claims_table,
+    cli,
+    find,
+    load,
     report,
-    resnet_small_init,
     results,
-    symmetry_breaking,
 )
-from experiments import claims as claims_table
-from experiments.__main__ import main as command
-from sslstep import claims
 
+command = partial(cli.main, "experiments")
 SMALL = ["--num-images", "60", "--crop", "5", "--dim", "3", "--init-scale", "1e-4"]
 SMALL += ["--learning-rate", "1e-3", "--num-records", "400", "--num-draws", "1000"]
 FILES = {"config.json", "arrays.npz", "figure.png", "figure.pdf", "claims.json", "log.txt"}
@@ -48,9 +49,9 @@ FILES |= {"about.json"}
 @pytest.mark.parametrize(
     ("experiment", "args"),
     [
-        (element_dynamics.EXPERIMENT, []),
-        (symmetry_breaking.EXPERIMENT, []),
-        (linear_model.EXPERIMENT, SMALL),
+        (load("experiments.fig6"), []),
+        (load("experiments.fig8"), []),
+        (load("experiments.fig1ab"), SMALL),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -73,12 +74,12 @@ def test_runs_write_their_folder_and_claims_hold(
 
 def test_claims_on_the_start_need_draws_enough_to_tell():
     """A mean that is right holds if draws are many; fewer never make a wrong one hold."""
-    config = linear_model.Config(dim=4)
+    config = fig1ab.Config(dim=4)
     degrees = np.arange(4, 0, -1.0)
 
     def holds(squares, draws):
         few = dataclasses.replace(config, num_draws=draws)
-        return [c.holds for c in linear_claims._check_alignment(few, {"initial_squares": squares})]
+        return [c.holds for c in fig1ab_claims._check_alignment(few, {"initial_squares": squares})]
 
     assert holds(degrees + 0.05, 2000) == [True]
     assert holds(degrees + 0.05, 20) == [False]
@@ -89,27 +90,28 @@ def test_claims_on_the_start_need_draws_enough_to_tell():
 def test_faster_losses_on_one_spectrum(tmp_path, require_documented):
     """In single precision: six trainings compile, whatever the number of spectra."""
     args = ["--ratios", "30", "--shown", "30", "--dtype", "float32", "--strict"]
-    assert _run.main(faster_losses.EXPERIMENT, [*args, "--out", str(tmp_path / "here")]) == 0
+    assert _run.main(load("experiments.fig9"), [*args, "--out", str(tmp_path / "here")]) == 0
     assert {path.name for path in (tmp_path / "here").iterdir()} == FILES
-    require_documented("faster_losses", results.load(tmp_path / "here").arrays)
+    require_documented("fig9", results.load(tmp_path / "here").arrays)
 
 
 def test_folder_names_keep_different_runs_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _run.main(symmetry_breaking.EXPERIMENT, ["--num-times", "101"])
-    _run.main(symmetry_breaking.EXPERIMENT, ["--preset", "paper"])
-    folder = tmp_path / "results" / "symmetry_breaking"
+    _run.main(load("experiments.fig8"), ["--num-times", "101"])
+    _run.main(load("experiments.fig8"), ["--preset", "paper"])
+    folder = tmp_path / "results" / "fig8"
     assert {path.name for path in folder.iterdir()} == {"cpu+num_times=101", "paper"}
 
 
-def folder_name(*args, experiment=linear_model.EXPERIMENT):
+def folder_name(*args, name="fig1ab"):
+    experiment = load(f"experiments.{name}")
     return _run._folder_name(experiment, _run._parse(experiment, list(args)))
 
 
 def test_folder_names_that_are_shortened_still_differ():
     assert folder_name("--data", "cifar10", "--dim", "4") == "cpu+data=cifar10+dim=4"
     options = ("--barlow-twins.num-steps", "150")
-    name = folder_name(*options, experiment=resnet_small_init.EXPERIMENT)
+    name = folder_name(*options, name="fig5")
     assert name == "cpu+barlow_twins.num_steps=150"
     ambiguous = ("a/b_c", "a_b/c", "a_b_c", "a_b c", "a_b_ c", "a_b_c+dim=4", "a_b_c/dim=4")
     names = [folder_name("--data", data) for data in ambiguous]
@@ -125,24 +127,26 @@ def test_folder_names_that_are_shortened_still_differ():
 def test_an_interrupted_run_leaves_the_old_results(tmp_path, monkeypatch):
     out = tmp_path / "here"
     args = ["--num-times", "101", "--out", str(out)]
-    _run.main(symmetry_breaking.EXPERIMENT, args)
+    _run.main(load("experiments.fig8"), args)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
     def interrupted(config):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _run.main(symmetry_breaking.EXPERIMENT._replace(run=interrupted), args)
+        _run.main(load("experiments.fig8")._replace(run=interrupted), args)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert _run.main(symmetry_breaking.EXPERIMENT, args) == 0  # and the next run works
+    assert _run.main(load("experiments.fig8"), args) == 0  # and the next run works
 
 
 def test_results_that_are_done_are_left_if_asked(tmp_path, monkeypatch, capsys):
     args = ["--out", str(tmp_path / "here"), "--num-times", "101", "--skip-done"]
 
-    def runs(experiment=symmetry_breaking.EXPERIMENT, *more, status=0):
+    experiment = load("experiments.fig8")
+
+    def runs(*more, record=experiment, status=0):
         began = []
-        counted = experiment._replace(run=lambda config: began.append(1) or experiment.run(config))
+        counted = record._replace(run=lambda config: began.append(1) or record.run(config))
         assert _run.main(counted, [*args, *more]) == status
         return bool(began)
 
@@ -153,18 +157,16 @@ def test_results_that_are_done_are_left_if_asked(tmp_path, monkeypatch, capsys):
     assert "done before" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "here").iterdir()} == before
     # Without being asked, with other settings, and by another version of the code.
-    assert runs(symmetry_breaking.EXPERIMENT, "--no-skip-done")
-    assert runs(symmetry_breaking.EXPERIMENT, "--num-times", "102")
-    changed = tmp_path / "changed.py"
-    changed.write_text("")
-    monkeypatch.setattr(_kept, "_code", lambda: [changed])
+    assert runs("--no-skip-done")
+    assert runs("--num-times", "102")
+    monkeypatch.setattr(_code, "digest", lambda *modules: "changed")
     assert runs()
     assert not runs()
-    changed.write_text("# another letter")
+    monkeypatch.setattr(_code, "digest", lambda *modules: "changed again")
     failed = [claims.close("two is one", "-", expected=1, measured=2, tolerance=0.5)]
-    assert runs(symmetry_breaking.EXPERIMENT._replace(check=lambda *_: failed))
+    assert runs(record=experiment._replace(check=lambda *_: failed))
     # What did not hold still does not.
-    assert not runs(symmetry_breaking.EXPERIMENT, "--strict", status=1)
+    assert not runs("--strict", status=1)
     # Of results that are not whole.
     for name in ("arrays.npz", "figure.png"):
         assert not runs()
@@ -172,20 +174,24 @@ def test_results_that_are_done_are_left_if_asked(tmp_path, monkeypatch, capsys):
         assert runs()
     # Results of a version that did not write what they are made from.
     about = tmp_path / "here" / "about.json"
-    about.write_text(json.dumps({"experiment": "symmetry_breaking"}))
+    about.write_text(json.dumps({"experiment": "fig8"}))
     assert runs()
 
 
 def test_results_depend_on_what_is_installed_and_jax_s_variables(monkeypatch):
-    config = symmetry_breaking.EXPERIMENT.presets["cpu"]
+    config = load("experiments.fig8").presets["cpu"]
     assert {"jax", "numpy", "neural-tangents"} <= set(_machine.versions(*_machine.required()))
     assert "pytest" not in _machine.required()
-    assert _kept.made_from(config, Path("here")) != _kept.made_from(config, Path("there"))
-    made = [_kept.made_from(config), _kept.made_from(config)]
+
+    def made_from(runs=None):
+        return _kept.made_from("experiments.fig8", config, runs)
+
+    assert made_from(Path("here")) != made_from(Path("there"))
+    made = [made_from(), made_from()]
     monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "bfloat16")
-    made.append(_kept.made_from(config))
+    made.append(made_from())
     monkeypatch.setattr(_machine, "versions", lambda *_: {"jax": "0.0"})
-    made.append(_kept.made_from(config))
+    made.append(made_from())
     assert made[0] == made[1]
     assert len(set(made)) == 3
 
@@ -193,8 +199,8 @@ def test_results_depend_on_what_is_installed_and_jax_s_variables(monkeypatch):
 INTERRUPTED = """
 import signal, sys
 import jax
-from experiments import _run, symmetry_breaking
 from sslstep import train
+from sslstep.experiment import _run, load
 
 # In the background of a shell it would be ignored, as it is there for whoever runs these tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -208,7 +214,7 @@ def stop(config):
         jax.effects_barrier()
     signal.raise_signal(int(sys.argv[2]))
 
-_run.command(symmetry_breaking.EXPERIMENT._replace(run=stop), sys.argv[3:])
+sys.exit(_run.status(load("experiments.fig8")._replace(run=stop), sys.argv[3:]))
 """
 
 
@@ -236,11 +242,11 @@ def test_a_shell_is_told_of_an_interrupt(tmp_path, who, number, status):
 def test_a_run_that_cannot_start_leaves_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="num_times"):
-        _run.main(symmetry_breaking.EXPERIMENT, ["--num-times", "1"])
+        _run.main(load("experiments.fig8"), ["--num-times", "1"])
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "results").mkdir()
     with pytest.raises(ValueError, match="num_times"):
-        _run.main(symmetry_breaking.EXPERIMENT, ["--num-times", "1"])
+        _run.main(load("experiments.fig8"), ["--num-times", "1"])
     assert list(tmp_path.rglob("*")) == [tmp_path / "results"]  # which was there
 
 
@@ -248,7 +254,7 @@ def test_what_was_computed_before_an_error_is_kept_and_named(tmp_path, capsys):
     def wrong(config, arrays):
         raise ValueError("no claims")
 
-    experiment = symmetry_breaking.EXPERIMENT._replace(check=wrong)
+    experiment = load("experiments.fig8")._replace(check=wrong)
     args = ["--num-times", "101", "--out", str(tmp_path / "here")]
     with pytest.raises(ValueError, match="no claims"):
         _run.main(experiment, args)
@@ -259,7 +265,7 @@ def test_what_was_computed_before_an_error_is_kept_and_named(tmp_path, capsys):
 
 def test_a_failing_claim_is_said_and_counts_under_strict(tmp_path, capsys):
     failing = [claims.close("two is one", "-", expected=1, measured=2, tolerance=0.5)]
-    experiment = symmetry_breaking.EXPERIMENT._replace(check=lambda config, arrays: failing)
+    experiment = load("experiments.fig8")._replace(check=lambda config, arrays: failing)
     args = ["--num-times", "101", "--out", str(tmp_path / "here")]
     assert _run.main(experiment, args) == 0
     assert "1 claim(s) do not hold" in capsys.readouterr().err
@@ -302,16 +308,16 @@ def learned_one_by_one():
 
 def test_directions_come_in_the_order_in_which_they_are_learned():
     found, basis = learned_one_by_one()
-    directions = animation.learned_directions(found, 3)
+    directions = animation_figure.learned_directions(found, 3)
     np.testing.assert_allclose(np.abs(np.diag(basis[:, :3].T @ directions)), 1, atol=1e-6)
     with pytest.raises(ValueError, match="only 3 dimensions were learned: give a larger num_steps"):
-        animation.learned_directions(found, 4)
+        animation_figure.learned_directions(found, 4)
 
 
 def test_an_animation_is_a_result_like_others(tmp_path):
     arrays = learned_one_by_one()[0]
     out = tmp_path / "here"
-    experiment = animation.EXPERIMENT._replace(run=lambda config: arrays)
+    experiment = load("experiments.beyond.animation")._replace(run=lambda config: arrays)
     assert _run.main(experiment, ["--seconds", "1", "--out", str(out), "--strict"]) == 0
     assert {path.name for path in out.iterdir()} == FILES | {"embeddings.gif"}
     with Image.open(out / "embeddings.gif") as movie:
@@ -321,28 +327,29 @@ def test_an_animation_is_a_result_like_others(tmp_path):
 
 def test_an_animation_is_of_a_network_in_training(tmp_path, monkeypatch, require_documented):
     """Of a small one: what is recorded, and that too few dimensions are said to be too few."""
-    recipe = dataclasses.replace(
-        animation.resnet_small_init.CPU.barlow_twins, dim=3, batch_size=16, hidden=(8,)
-    )
-    small = dataclasses.replace(animation.resnet_small_init.CPU, barlow_twins=recipe)
-    monkeypatch.setattr(animation.resnet_small_init, "CPU", small)
+    recipe = dataclasses.replace(animation.fig5.CPU.barlow_twins, dim=3, batch_size=16, hidden=(8,))
+    small = dataclasses.replace(animation.fig5.CPU, barlow_twins=recipe)
+    monkeypatch.setattr(animation.fig5, "CPU", small)
     args = ["--num-points", "20", "--num-frames", "3", "--num-steps", "4"]
     with pytest.raises(ValueError, match="0 dimensions were learned: give a larger num_steps"):
-        _run.main(animation.EXPERIMENT, [*args, "--out", str(tmp_path / "here")])
+        _run.main(load("experiments.beyond.animation"), [*args, "--out", str(tmp_path / "here")])
     with np.load(tmp_path / "here.partial" / "arrays.npz") as found:
         assert found["z"].shape == (3, 20, 3)
         assert found["step"].tolist() == [0, 2, 4]
         require_documented("animation", found)
     with pytest.raises(ValueError, match="num_points must be >= 12, got 2"):
-        _run.main(animation.EXPERIMENT, ["--num-points", "2", "--out", str(tmp_path / "here")])
+        _run.main(
+            load("experiments.beyond.animation"),
+            ["--num-points", "2", "--out", str(tmp_path / "here")],
+        )
 
 
 def test_results_are_read_back_and_drawn_anew(tmp_path, capsys):
     folder = tmp_path / "result"
-    _run.main(symmetry_breaking.EXPERIMENT, ["--num-times", "101", "--out", str(folder)])
+    _run.main(load("experiments.fig8"), ["--num-times", "101", "--out", str(folder)])
     found = results.load(folder)
-    assert found.experiment is symmetry_breaking.EXPERIMENT
-    assert found.config == symmetry_breaking.Config(num_times=101)
+    assert found.experiment == load("experiments.fig8")
+    assert found.config == fig8.Config(num_times=101)
     with _run.precision(found.config):
         assert found.experiment.check(found.config, found.arrays) == found.claims
 
@@ -357,12 +364,12 @@ def test_results_are_read_back_and_drawn_anew(tmp_path, capsys):
     settings = json.loads((folder / "config.json").read_text())
     del settings["num_times"]  # as if added since
     (folder / "config.json").write_text(json.dumps(settings))
-    assert results.load(folder).config == symmetry_breaking.Config()
+    assert results.load(folder).config == fig8.Config()
     (folder / "config.json").write_text("{torn")
     capsys.readouterr()
     with pytest.raises(ValueError, match=r"config\.json is broken"):
         results.load(folder)
-    shutil.copytree(folder, tmp_path / "symmetry_breaking" / "cpu")
+    shutil.copytree(folder, tmp_path / "fig8" / "cpu")
     assert report.main(root=tmp_path) == 1
     assert "config.json is broken" in capsys.readouterr().err
     (folder / "config.json").write_text(json.dumps(settings | {"of_old": 1}))
@@ -379,9 +386,9 @@ def test_results_are_read_back_and_drawn_anew(tmp_path, capsys):
         results.load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", __main__.experiments())
+@pytest.mark.parametrize("name", find("experiments"))
 def test_settings_survive_json(tmp_path, name):
-    for default in importlib.import_module(f"experiments.{name}").EXPERIMENT.presets.values():
+    for default in load(find("experiments")[name]).presets.values():
         stored = json.loads(json.dumps(dataclasses.asdict(default)))
         assert results._config(default, stored, tmp_path) == default
 
@@ -389,13 +396,13 @@ def test_settings_survive_json(tmp_path, name):
 def test_list_names_every_experiment(capsys):
     assert command(["list"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert set(lines) == {*TARGETS, "dry_run"}
-    assert lines["faster_losses"].startswith("Figure 9: ")
+    assert set(lines) == set(TARGETS)
+    assert lines["fig9"].startswith("Figure 9: ")
     with pytest.raises(SystemExit, match="0"):
-        command(["run", "dry_run", "--help"])
+        command(["dry", "--help"])
     assert "--tflops" in capsys.readouterr().out
     assert command(["run", "nothing"]) == 2
-    assert "one of animation, dry_run, " in capsys.readouterr().err
+    assert "one of fig1ab, fig2ab, " in capsys.readouterr().err
     assert command([]) == 2
 
 
@@ -416,42 +423,33 @@ def test_help_of_every_command(capsys, asked):
     assert "unrecognized arguments: somewhere" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["claims", "report"])
-def test_what_is_a_command_is_a_module_too(commands, tmp_path, module):
-    status, shown, _ = commands(tmp_path / "out", module, "--help")
-    assert status == 0
-    assert f"usage: python -m experiments {module}" in shown
-
-
 def test_run_is_the_experiment_s_own_command(tmp_path):
     out = str(tmp_path / "here")
-    with pytest.raises(SystemExit) as stopped:
-        command(["run", "symmetry_breaking", "--num-times", "101", "--out", out])
-    assert stopped.value.code == 0
+    assert command(["run", "fig8", "--num-times", "101", "--out", out]) == 0
     assert {path.name for path in (tmp_path / "here").iterdir()} == FILES
 
 
 def test_the_report_is_one_page_of_everything(tmp_path, capsys):
     assert report.main(root=tmp_path) == 1
     assert "run `make figures` first" in capsys.readouterr().err
-    args = ["--num-times", "101", "--out", str(tmp_path / "symmetry_breaking" / "cpu")]
-    _run.main(symmetry_breaking.EXPERIMENT, args)
+    args = ["--num-times", "101", "--out", str(tmp_path / "fig8" / "cpu")]
+    _run.main(load("experiments.fig8"), args)
     (tmp_path / "other" / "cpu.partial").mkdir(parents=True)
     claims.save(tmp_path / "other" / "cpu.partial" / "claims.json", [])
     assert report.main(root=tmp_path) == 0
     text = (tmp_path / "index.html").read_text()
-    assert "symmetry_breaking/cpu" in text
+    assert "fig8/cpu" in text
     assert "other/" not in text
-    made = claims.load(tmp_path / "symmetry_breaking" / "cpu" / "claims.json")
+    made = claims.load(tmp_path / "fig8" / "cpu" / "claims.json")
     held = sum(claim.holds for claim in made)
     assert f"{held} of {len(made)} claims hold." in text
     for claim in made:
         assert html.escape(claim.statement) in text
         assert f"{claim.measured:.4g}" in text
-    figure = (tmp_path / "symmetry_breaking" / "cpu" / "figure.png").read_bytes()
+    figure = (tmp_path / "fig8" / "cpu" / "figure.png").read_bytes()
     assert base64.b64encode(figure).decode() in text
     assert "&quot;num_times&quot;: 101" in text
-    title, command_line, explanation = symmetry_breaking.__doc__.strip().split("\n\n")
+    title, command_line, explanation = fig8.__doc__.strip().split("\n\n")
     assert text.count(html.escape(title)) == 2  # in the list and in the section
     assert f"<pre>{command_line.strip()}</pre>" in text
     assert f"<p>{html.escape(explanation)}</p>" in text
@@ -487,8 +485,8 @@ def test_results_say_what_machine_and_code_made_them(tmp_path, monkeypatch):
     commit = git(tmp_path, "rev-parse", "--short", "HEAD")
     assert _machine.commit() == commit
     (inner / "file").write_text("changed")
-    out = tmp_path / "results" / "symmetry_breaking" / "cpu"
-    _run.main(symmetry_breaking.EXPERIMENT, ["--num-times", "101", "--out", str(out)])
+    out = tmp_path / "results" / "fig8" / "cpu"
+    _run.main(load("experiments.fig8"), ["--num-times", "101", "--out", str(out)])
     about = results.load(out).about
     assert about["commit"] == f"{commit}, and changes"
     assert about["sslstep"] == sslstep.__version__
@@ -568,12 +566,12 @@ def test_claims_of_part_of_a_run_count_once(tmp_path, capsys):
 
 
 def test_the_report_says_what_was_not_run(tmp_path):
-    folder = tmp_path / "probe_accuracy" / "cpu"
+    folder = tmp_path / "fig7" / "cpu"
     folder.mkdir(parents=True)
     (folder / report.SKIPPED).write_text("no labels in <here>\n")
     assert report.main(root=tmp_path) == 0  # though nothing else is there
     text = (tmp_path / "index.html").read_text()
-    assert "<td>probe_accuracy/cpu</td><td>no labels in &lt;here&gt;</td>" in text
+    assert "<td>fig7/cpu</td><td>no labels in &lt;here&gt;</td>" in text
     write_result(tmp_path / "mlp" / "cpu")
     assert report.main(root=tmp_path) == 0
     text = (tmp_path / "index.html").read_text()
@@ -583,11 +581,11 @@ def test_the_report_says_what_was_not_run(tmp_path):
 def test_blocks_of_the_documentation(tmp_path, monkeypatch, plain_blocks):
     """They read runs of several seeds back."""
     monkeypatch.chdir(tmp_path)
-    folders = [Path("results/linear_model", f"cpu{more}") for more in ("", "+seed=1", "+seed=2")]
-    assert _run.main(linear_model.EXPERIMENT, [*SMALL, "--out", str(folders[0])]) == 0
+    folders = [Path("results/fig1ab", f"cpu{more}") for more in ("", "+seed=1", "+seed=2")]
+    assert _run.main(load("experiments.fig1ab"), [*SMALL, "--out", str(folders[0])]) == 0
     for folder in folders[1:]:
         shutil.copytree(folders[0], folder)
-    trained = Path("results/resnet_small_init/cpu/arrays.npz")
+    trained = Path("results/fig5/cpu/arrays.npz")
     trained.parent.mkdir(parents=True)
     np.savez(trained, **{f"barlow_twins/{seed}/loss": np.full(5, seed) for seed in range(3)})
     names = {"np": np}
@@ -611,30 +609,46 @@ def test_blocks_of_the_documentation(tmp_path, monkeypatch, plain_blocks):
 )
 def test_bad_settings(tmp_path, args, error, message):
     with pytest.raises(error, match=message):
-        _run.main(linear_model.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])
+        _run.main(load("experiments.fig1ab"), [*SMALL, *args, "--out", str(tmp_path / "here")])
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("experiment", "args", "message"),
     [
-        (symmetry_breaking, ["--initial", "0"], "initial must lie between 0 and 1, got 0.0"),
-        (symmetry_breaking, ["--initial", "-1e-3"], "initial must lie between 0 and 1, got -0.001"),
-        (faster_losses, ["--curves-initial", "0"], "curves_initial must be > 0, got 0"),
-        (faster_losses, ["--curves", "0"], "curves must be > 0, got 0"),
-        (faster_losses, ["--curves"], "curves must be one or more, got none"),
-        (faster_losses, ["--leak", "0"], "leak must be > 0, got 0"),
-        (faster_losses, ["--rate", "0"], "rate must be > 0, got 0"),
-        (element_dynamics, ["--num-times", "1"], "num_times must be >= 2, got 1"),
-        (element_dynamics, ["--init-scale", "0"], "init_scale must lie between 0 and 1, or be 1"),
-        (element_dynamics, ["--init-scale", "10"], "init_scale must lie between 0 and 1, or be 1"),
-        (element_dynamics, ["--scales", "1", "0.1", "0.01", "0"], "scales must lie between 0 and"),
+        (load("experiments.fig8"), ["--initial", "0"], "initial must lie between 0 and 1, got 0.0"),
+        (
+            load("experiments.fig8"),
+            ["--initial", "-1e-3"],
+            "initial must lie between 0 and 1, got -0.001",
+        ),
+        (load("experiments.fig9"), ["--curves-initial", "0"], "curves_initial must be > 0, got 0"),
+        (load("experiments.fig9"), ["--curves", "0"], "curves must be > 0, got 0"),
+        (load("experiments.fig9"), ["--curves"], "curves must be one or more, got none"),
+        (load("experiments.fig9"), ["--leak", "0"], "leak must be > 0, got 0"),
+        (load("experiments.fig9"), ["--rate", "0"], "rate must be > 0, got 0"),
+        (load("experiments.fig6"), ["--num-times", "1"], "num_times must be >= 2, got 1"),
+        (
+            load("experiments.fig6"),
+            ["--init-scale", "0"],
+            "init_scale must lie between 0 and 1, or be 1",
+        ),
+        (
+            load("experiments.fig6"),
+            ["--init-scale", "10"],
+            "init_scale must lie between 0 and 1, or be 1",
+        ),
+        (
+            load("experiments.fig6"),
+            ["--scales", "1", "0.1", "0.01", "0"],
+            "scales must lie between 0 and",
+        ),
     ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
+    ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_bad_settings_of_what_has_no_images(tmp_path, experiment, args, message):
     with pytest.raises(ValueError, match=message):
-        _run.main(experiment.EXPERIMENT, [*args, "--out", str(tmp_path / "here")])
+        _run.main(experiment, [*args, "--out", str(tmp_path / "here")])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -650,7 +664,7 @@ def test_bad_settings_of_what_has_no_images(tmp_path, experiment, args, message)
 )
 def test_what_cannot_be_measured_is_a_claim_that_does_not_hold(tmp_path, args, unmeasured):
     """Good settings under which a curve is never where it is to be fitted, or crosses nothing."""
-    assert _run.main(symmetry_breaking.EXPERIMENT, [*args, "--out", str(tmp_path / "here")]) == 0
+    assert _run.main(load("experiments.fig8"), [*args, "--out", str(tmp_path / "here")]) == 0
     made = claims.load(tmp_path / "here" / "claims.json")
     lost = [claim for claim in made if np.isnan(claim.measured)]
     assert not any(claim.holds for claim in lost)
@@ -660,7 +674,7 @@ def test_what_cannot_be_measured_is_a_claim_that_does_not_hold(tmp_path, args, u
 
 def test_element_dynamics_where_rounding_hides_every_distance(tmp_path):
     args = ["--scales", "1e-30", "1e-31", "1e-32", "1e-33", "--out", str(tmp_path / "here")]
-    assert _run.main(element_dynamics.EXPERIMENT, args) == 0
+    assert _run.main(load("experiments.fig6"), args) == 0
     last = claims.load(tmp_path / "here" / "claims.json")[-1]
     assert "over the 0 decades" in last.statement
     assert np.isnan(last.measured)
@@ -671,53 +685,34 @@ def test_a_folder_that_is_not_a_result_is_never_replaced(tmp_path):
     treasure.parent.mkdir()
     treasure.write_text("all of it")
     with pytest.raises(ValueError, match="holds files that no experiment wrote"):
-        _run.main(symmetry_breaking.EXPERIMENT, ["--out", str(treasure.parent)])
+        _run.main(load("experiments.fig8"), ["--out", str(treasure.parent)])
     with pytest.raises(ValueError, match="is a file"):
-        _run.main(symmetry_breaking.EXPERIMENT, ["--out", str(treasure)])
+        _run.main(load("experiments.fig8"), ["--out", str(treasure)])
     assert treasure.read_text() == "all of it"
 
 
 def test_a_result_of_another_experiment_is_never_replaced(tmp_path):
     args = ["--num-times", "101", "--out", str(tmp_path / "here")]
-    _run.main(symmetry_breaking.EXPERIMENT, args)
-    with pytest.raises(ValueError, match="holds the results of symmetry_breaking"):
-        _run.main(faster_losses.EXPERIMENT, ["--out", str(tmp_path / "here")])
-    assert _run.main(symmetry_breaking.EXPERIMENT, args) == 0
+    _run.main(load("experiments.fig8"), args)
+    with pytest.raises(ValueError, match="holds the results of fig8"):
+        _run.main(load("experiments.fig9"), ["--out", str(tmp_path / "here")])
+    assert _run.main(load("experiments.fig8"), args) == 0
 
 
 def test_a_folder_of_data_that_nothing_is_taken_from(tmp_path):
     args = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "here")]
     with pytest.raises(ValueError, match="data_dir is where cifar10 and stl10 lie, but data is ph"):
-        _run.main(linear_model.EXPERIMENT, args)
+        _run.main(load("experiments.fig1ab"), args)
 
 
 def test_missing_data(tmp_path):
     args = ["--data", "cifar10", "--data-dir", str(tmp_path), "--out", str(tmp_path / "here")]
     with pytest.raises(FileNotFoundError, match="make data NAME=cifar10"):
-        _run.main(linear_model.EXPERIMENT, args)
+        _run.main(load("experiments.fig1ab"), args)
     assert list(tmp_path.iterdir()) == []
 
 
-TARGETS = {
-    "animation": "animation",
-    "element_dynamics": "fig6",
-    "embedding_alignment": "tables",
-    "faster_losses": "fig9",
-    "infinite_width": "infinite_width",
-    "lars_steps": "lars_steps",
-    "linear_model": "fig1ab",
-    "mlp": "fig2ab",
-    "mlp_readings": "mlp_readings",
-    "ntk_evolution": "ntk_evolution",
-    "predicted_steps": "predicted_steps",
-    "probe_accuracy": "fig7",
-    "resnet_small_init": "fig1cd",
-    "resnet_standard": "fig3",
-    "speedup": "speedup",
-    "symmetry_breaking": "fig8",
-    "two_towers": "two_towers",
-    "width_sweep": "width_sweep",
-}
+TARGETS = find("experiments")
 
 
 # What takes a process most of its time is to import what experiments rest on. So one process does
@@ -729,14 +724,14 @@ import flax.linen
 
 assert not any(name.startswith(("sslstep", "experiments")) for name in sys.modules)
 for line in sys.stdin:
-    out, name, *args = line.split()
+    out, *args = line.split()
     if os.fork() == 0:
         for number, which in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(f"{out}/{which}", os.O_WRONLY | os.O_CREAT), number)
-        sys.argv = [name, *args]
+        sys.argv = ["experiments", *args]
         status = 0
         try:
-            runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+            runpy.run_module("experiments", run_name="__main__", alter_sys=True)
         except SystemExit as exit:
             status = exit.code
         except BaseException:
@@ -751,14 +746,14 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def commands():
-    """Runs `python -m experiments.NAME ARGS` in a process of its own: its status and its output."""
+    """Runs `python -m experiments ARGS` in a process of its own: its status and its output."""
     server = subprocess.Popen(
         [sys.executable, "-c", COMMANDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
-    def run(out, name, *args):
+    def run(out, *args):
         out.mkdir()
-        print(out, name, *args, file=server.stdin, flush=True)
+        print(out, *args, file=server.stdin, flush=True)
         status = int(server.stdout.readline())
         return status, (out / "stdout").read_text(), (out / "stderr").read_text()
 
@@ -772,7 +767,7 @@ ALSO = {"infinite_width": ("--laziness",)}
 @pytest.mark.parametrize("name", TARGETS)
 def test_help_breaks_no_sentence(name):
     """tyro joins the lines of a paragraph, but for those that do not begin with a letter."""
-    lines = importlib.import_module(f"experiments.{name}").__doc__.splitlines()
+    lines = load(find("experiments")[name]).doc.splitlines()
     for before, line in itertools.pairwise(lines):
         assert not before.strip() or not line or line[0].isalpha() or line[0] == "`", line
 
@@ -780,15 +775,15 @@ def test_help_breaks_no_sentence(name):
 @pytest.mark.parametrize("name", TARGETS)
 def test_help(commands, tmp_path, name):
     """--help explains every option, and an unknown preset names the ones there are."""
-    status, shown, errors = commands(tmp_path / "help", name, "--help")
+    status, shown, errors = commands(tmp_path / "help", "run", name, "--help")
     assert status == 0, errors
-    assert f"make {TARGETS[name]}" in shown
+    assert f"python -m experiments run {name}" in shown
     for option in ("--preset", "--strict", "--out", *ALSO.get(name, ())):
         assert option in shown
-    on_images = name not in ("element_dynamics", "faster_losses", "symmetry_breaking")
+    on_images = name not in ("fig6", "fig8", "fig9")
     assert on_images == ("--skip-unfit" in shown)
-    status, _, errors = commands(tmp_path / "wrong", name, "--preset", "gpu")
+    status, _, errors = commands(tmp_path / "wrong", "run", name, "--preset", "gpu")
     assert status == 2
     assert "paper" in errors
-    assert errors.startswith(f"usage: python -m experiments.{name} ")
+    assert " ".join(errors.split()).startswith(f"usage: python -m experiments run {name} ")
     assert re.search(r"--preset \{cpu,paper[a-z_,]*\}", shown)

@@ -10,17 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import (
-    _images,
-    _run,
-    infinite_width,
-    linear_model,
-    probe_accuracy,
-    resnet_small_init,
-    results,
-)
-from experiments import claims as claims_table
+from experiments.fig1ab import experiment as fig1ab
 from sslstep import data
+from sslstep.experiment import _run, claims_table, image_data, load, results
 
 LINEAR = ["--num-images", "20", "--crop", "5", "--dim", "2", "--num-steps", "50"]
 LINEAR += ["--num-records", "20", "--num-draws", "20", "--scales", "1e-2", "1e-3"]
@@ -59,72 +51,74 @@ def classes(tmp_path_factory):
 
 
 def test_a_folder_without_classes_is_all_there_to_train_on(plain):
-    images, labels, _ = _images.choose(jax.random.key(0), plain, None, None)
+    images, labels, _ = image_data.choose(jax.random.key(0), plain, None, None)
     assert images.shape == (40, 32, 32, 3)
     assert (labels == -1).all()
-    large = _images.choose(jax.random.key(0), plain, 3, None, view=50).images
+    large = image_data.choose(jax.random.key(0), plain, 3, None, view=50).images
     assert large.shape == (3, 96, 96, 3)
-    with pytest.raises(_images.UnfitError, match=r"num_images = 41, but .*images has 40 images"):
-        _images.choose(jax.random.key(0), plain, 41, None)
-    with pytest.raises(_images.UnfitError, match="images: --num-images can be 40 at most"):
-        _images.choose(jax.random.key(0), plain, 41, None)
-    with pytest.raises(_images.UnfitError, match=r" 60, .*: --num-images \+ --num-test can be 40 "):
-        _images.split_pairs(jax.random.key(0), plain, 30, 30, None, 20)
-    with pytest.raises(_images.UnfitError, match="has no labelled images: that takes a folder"):
-        _images.labelled(plain, "train", None, 24)
+    with pytest.raises(image_data.UnfitError, match=r"num_images = 41, but .*images has 40 images"):
+        image_data.choose(jax.random.key(0), plain, 41, None)
+    with pytest.raises(image_data.UnfitError, match="images: --num-images can be 40 at most"):
+        image_data.choose(jax.random.key(0), plain, 41, None)
+    with pytest.raises(
+        image_data.UnfitError, match=r" 60, .*: --num-images \+ --num-test can be 40 "
+    ):
+        image_data.split_pairs(jax.random.key(0), plain, 30, 30, None, 20)
+    with pytest.raises(image_data.UnfitError, match="has no labelled images: that takes a folder"):
+        image_data.labelled(plain, "train", None, 24)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "stl10"])
 def test_data_that_are_missing_are_not_merely_unlabelled(tmp_path, name):
     with pytest.raises(data.DatasetNotFoundError):
-        _images.labelled(name, "train", str(tmp_path), 24)
+        image_data.labelled(name, "train", str(tmp_path), 24)
 
 
 def test_a_fifth_of_the_labelled_images_is_for_tests(classes):
-    train, test = (_images.labelled(classes, split, None, 24) for split in ("train", "test"))
+    train, test = (image_data.labelled(classes, split, None, 24) for split in ("train", "test"))
     assert (len(train.images), len(test.images)) == (40, 10)
     assert set(train.labels) == set(test.labels[:10]) == {0, 1}
     assert len(np.unique(train.labels[:10])) == 2  # not class by class
-    chosen = _images.choose(jax.random.key(0), classes, None, None).images
+    chosen = image_data.choose(jax.random.key(0), classes, None, None).images
     everything = {image.tobytes() for image in chosen}
     assert everything == {image.tobytes() for image in train.images}
     assert not everything & {image.tobytes() for image in test.images}
 
 
 def test_a_folder_is_told_by_what_is_in_it(tmp_path, plain):
-    assert _images.identity("photos", 24) == "photos"
-    name = _images.identity(plain, 24)
+    assert image_data.identity("photos", 24) == "photos"
+    name = image_data.identity(plain, 24)
     assert name.startswith("images-")
     assert "/" not in name
     write(tmp_path / "images", 3)
-    assert _images.identity(str(tmp_path / "images"), 24) != name
+    assert image_data.identity(str(tmp_path / "images"), 24) != name
 
 
 @pytest.mark.parametrize("name", ["imagenet", "./nowhere"])
 def test_neither_a_name_nor_a_folder(tmp_path, name):
     with pytest.raises(ValueError, match="one of photos, cifar10, stl10, or a folder of images"):
-        _run.main(linear_model.EXPERIMENT, ["--data", name, "--out", str(tmp_path / "here")])
+        _run.main(load("experiments.fig1ab"), ["--data", name, "--out", str(tmp_path / "here")])
 
 
-@pytest.mark.parametrize("name", _images.NAMES)
+@pytest.mark.parametrize("name", image_data.NAMES)
 def test_a_folder_of_a_data_sets_name_is_told_of(tmp_path, monkeypatch, recwarn, name):
     monkeypatch.chdir(tmp_path)
-    _images.require_used(linear_model.Config(data=name))
+    image_data.require_used(fig1ab.Config(data=name))
     assert not recwarn.list
     write(tmp_path / name, 3)
     with pytest.warns(UserWarning, match=f"not the folder ./{name} .* give --data ./{name}"):
-        _images.require_used(linear_model.Config(data=name))
+        image_data.require_used(fig1ab.Config(data=name))
     recwarn.clear()
-    _images.require_used(linear_model.Config(data=f"./{name}"))
+    image_data.require_used(fig1ab.Config(data=f"./{name}"))
     if name != "photos":  # the prepared data themselves
-        _images.require_used(linear_model.Config(data=name, data_dir="."))
+        image_data.require_used(fig1ab.Config(data=name, data_dir="."))
     assert not recwarn.list
 
 
 def test_an_experiment_on_images_of_one_s_own(tmp_path, monkeypatch, plain):
     monkeypatch.chdir(tmp_path)
-    assert _run.main(linear_model.EXPERIMENT, [*LINEAR, "--data", plain]) == 0
-    (folder,) = (tmp_path / "results" / "linear_model").iterdir()
+    assert _run.main(load("experiments.fig1ab"), [*LINEAR, "--data", plain]) == 0
+    (folder,) = (tmp_path / "results" / "fig1ab").iterdir()
     assert f"data={plain.replace('/', '_')}" in folder.name
     assert results.load(folder).config.data == plain
 
@@ -132,51 +126,56 @@ def test_an_experiment_on_images_of_one_s_own(tmp_path, monkeypatch, plain):
 @pytest.mark.parametrize("kind", ["plain", "classes"])
 def test_networks_are_trained_with_probes_where_there_are_labels(tmp_path, request, kind):
     source = request.getfixturevalue(kind)
-    args = [*TINY, *recipe(), "--data", source, "--runs", str(tmp_path / "runs")]
-    assert _run.main(resnet_small_init.EXPERIMENT, [*args, "--out", str(tmp_path / "here")]) == 0
+    args = [*TINY, *recipe(), "--seeds", "0", "--data", source]
+    args += ["--runs", str(tmp_path / "runs")]
+    assert _run.main(load("experiments.fig5"), [*args, "--out", str(tmp_path / "here")]) == 0
     arrays = results.load(tmp_path / "here").arrays
     assert ("barlow_twins/0/accuracy" in arrays) == (kind == "classes")
     said = (tmp_path / "here" / "log.txt").read_text()
     assert ("trained without probes" in said) == (kind == "plain")
     (run,) = (tmp_path / "runs").iterdir()
-    assert run.name.startswith(f"barlow_twins-{_images.identity(source, 8)}-seed0-")
+    assert run.name.startswith(f"barlow_twins-{image_data.identity(source, 8)}-seed0-")
 
 
 @pytest.mark.parametrize(
     ("experiment", "args", "why"),
     [
-        (infinite_width, [], "has no labelled images"),
-        (probe_accuracy, [*TINY, *recipe("small."), *recipe("standard.")], "no labelled images"),
-        (resnet_small_init, TINY, "batch_size = 256 is larger than the data"),
-        (linear_model, [], "num_images = 500, but"),
+        (load("experiments.beyond.infinite_width"), [], "has no labelled images"),
+        (
+            load("experiments.fig7"),
+            [*TINY, *recipe("small."), *recipe("standard.")],
+            "no labelled images",
+        ),
+        (load("experiments.fig5"), TINY, "batch_size = 256 is larger than the data"),
+        (load("experiments.fig1ab"), [], "num_images = 500, but"),
     ],
-    ids=lambda value: getattr(value, "__name__", None),
+    ids=lambda value: getattr(value, "name", None),
 )
 def test_what_images_do_not_do_for_is_skipped_if_asked(
     tmp_path, monkeypatch, capsys, plain, experiment, args, why
 ):
     monkeypatch.chdir(tmp_path)
     args = [*args, "--data", plain]
-    if experiment is resnet_small_init:
+    if experiment.name == "fig5":
         args[args.index("--num-probe") + 1] = "256"
-    with pytest.raises(_images.UnfitError, match=why):
-        _run.main(experiment.EXPERIMENT, args)
-    assert _run.main(experiment.EXPERIMENT, [*args, "--skip-unfit", "--strict"]) == 0
+    with pytest.raises(image_data.UnfitError, match=why):
+        _run.main(experiment, args)
+    assert _run.main(experiment, [*args, "--skip-unfit", "--strict"]) == 0
     assert claims_table.main() == 0
     (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("not run: "))
-    assert experiment.EXPERIMENT.name in line
+    assert experiment.name in line
     assert why in line
 
 
 def test_a_skip_is_forgotten_when_results_come(tmp_path, plain):
     out = tmp_path / "here"
     args = ["--data", plain, "--out", str(out)]
-    _run.main(linear_model.EXPERIMENT, [*args, "--skip-unfit"])
+    _run.main(load("experiments.fig1ab"), [*args, "--skip-unfit"])
     assert [path.name for path in out.iterdir()] == ["skipped.txt"]
-    assert _run.main(linear_model.EXPERIMENT, [*LINEAR, *args]) == 0
+    assert _run.main(load("experiments.fig1ab"), [*LINEAR, *args]) == 0
     assert not (out / "skipped.txt").exists()
     # Nor do results give way to it.
-    _run.main(linear_model.EXPERIMENT, [*args, "--skip-unfit"])
+    _run.main(load("experiments.fig1ab"), [*args, "--skip-unfit"])
     assert json.loads((out / "config.json").read_text())["num_images"] == 20
     assert not (out / "skipped.txt").exists()
 
@@ -188,13 +187,13 @@ def test_changed_images_are_other_images(tmp_path, plain):
     shutil.copytree(plain, tmp_path / "elsewhere")
     (folder / "one").symlink_to(tmp_path / "elsewhere")
     (folder / ".hidden").write_text("")
-    files = _images.files(str(folder), None)
+    files = image_data.files(str(folder), None)
     assert len(files) == len(list(Path(plain).glob("*.png")))
     os.utime(next((tmp_path / "elsewhere").glob("*.png")), (1, 1))
-    assert _images.files(str(folder), None) != files
+    assert image_data.files(str(folder), None) != files
     (tmp_path / "stl10" / "1.0.0").mkdir(parents=True)
     (tmp_path / "stl10" / "1.0.0" / "dataset_info.json").write_text("{}")
-    assert _images.files(["photos", "cifar10"], str(tmp_path)) == []
-    (info,) = _images.files("stl10", str(tmp_path))
+    assert image_data.files(["photos", "cifar10"], str(tmp_path)) == []
+    (info,) = image_data.files("stl10", str(tmp_path))
     assert Path(info[0]).name == "dataset_info.json"
-    assert _images.files(str(tmp_path / "nothing"), None) == []
+    assert image_data.files(str(tmp_path / "nothing"), None) == []

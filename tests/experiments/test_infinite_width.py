@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from experiments import _run, infinite_width, infinite_width_claims, kernel_claims, results
+from experiments.beyond.infinite_width import claims as infinite_width_claims
+from experiments.beyond.infinite_width import experiment as infinite_width
+from experiments.beyond.infinite_width import kernel_claims as infinite_width_kernel_claims
 from sslstep import claims
+from sslstep.experiment import _run, load, results
 
 SMALL = ["--num-images", "60", "--cnn-images", "24", "--num-test", "200", "--crop", "12"]
 SMALL += ["--num-modes", "12", "--dim", "4", "--width", "256", "--num-seeds", "1"]
@@ -13,7 +16,9 @@ SMALL += ["--num-records", "30"]
 
 def test_a_small_run_and_its_claims(tmp_path, require_documented):
     out = tmp_path / "here"
-    status = _run.main(infinite_width.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])
+    status = _run.main(
+        load("experiments.beyond.infinite_width"), [*SMALL, "--out", str(out), "--strict"]
+    )
     made = claims.load(out / "claims.json")
     assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
     assert len(made) >= 28
@@ -61,11 +66,11 @@ def test_accuracies_are_held_against_points_and_not_against_their_errors():
 
 
 def test_without_networks_only_the_predictions(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernel_claims, "measure", lambda *args: {})
-    monkeypatch.setattr(kernel_claims, "check", lambda arrays: [])
+    monkeypatch.setattr(infinite_width_kernel_claims, "measure", lambda *args: {})
+    monkeypatch.setattr(infinite_width_kernel_claims, "check", lambda arrays: [])
     out = tmp_path / "here"
     args = [*SMALL, "--laziness", "--out", str(out), "--strict"]
-    assert _run.main(infinite_width.EXPERIMENT, args) == 0
+    assert _run.main(load("experiments.beyond.infinite_width"), args) == 0
     assert len(claims.load(out / "claims.json")) == 2
     assert "t" not in results.load(out).arrays
 
@@ -85,14 +90,17 @@ def test_without_networks_only_the_predictions(tmp_path, monkeypatch):
 )
 def test_bad_settings(tmp_path, args, message):
     with pytest.raises(ValueError, match=message):
-        _run.main(infinite_width.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])
+        _run.main(
+            load("experiments.beyond.infinite_width"),
+            [*SMALL, *args, "--out", str(tmp_path / "here")],
+        )
 
 
 def test_printed_and_rootwise_agree():
     """On a well-conditioned kernel, where both forms of K_Γ are exact to rounding."""
     features = np.random.default_rng(0).standard_normal((12, 40))
     kernel = features @ features.T
-    matrix, inverse_root, condition = kernel_claims.printed(kernel)
-    ours, root = kernel_claims.rootwise(kernel)
+    matrix, inverse_root, condition = infinite_width_kernel_claims.printed(kernel)
+    ours, root = infinite_width_kernel_claims.rootwise(kernel)
     np.testing.assert_allclose(matrix, ours, atol=1e3 * np.finfo(float).eps * condition)
     np.testing.assert_allclose(root @ inverse_root, np.eye(12), atol=1e-12)

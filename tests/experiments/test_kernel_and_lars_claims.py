@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import (
-    embedding_alignment,
-    embedding_alignment_report,
-    lars_steps,
-    predicted_steps,
-)
+from experiments.beyond.lars_steps import claims as lars_steps_claims
+from experiments.beyond.lars_steps import experiment as lars_steps
+from experiments.beyond.predicted_steps import claims as predicted_steps_claims
+from experiments.beyond.predicted_steps import experiment as predicted_steps
+from experiments.tables import claims as tables_claims
+from experiments.tables import experiment as tables
 from sslstep import claims
 
 
@@ -24,11 +24,11 @@ def test_alignment_on_learned_directions():
     z = basis[:, :4] * np.array([2.0, 1.5, 1e-3, 1e-4]) @ np.linalg.qr(rng.normal(size=(4, 4)))[0]
     first = basis[:, :2] @ turn + basis[:, 4:6] @ rest
     predicted = np.concatenate([first, basis[:, 6:]], axis=1)
-    found = embedding_alignment._of_learned("it", z, predicted, 2)
+    found = tables._of_learned("it", z, predicted, 2)
     assert found["it"] == pytest.approx(0.45)
     assert found["it, learned"] == pytest.approx(0.9)
     assert found["it, gap outside"] == pytest.approx(2 / 2.2)
-    none = embedding_alignment._of_learned("it", z, predicted, 0)
+    none = tables._of_learned("it", z, predicted, 0)
     assert np.isnan([none["it, learned"], none["it, gap outside"]]).all()
     assert none["it"] == pytest.approx(0.45)
 
@@ -44,17 +44,17 @@ def _alignments(config, final, others, learned):
             arrays |= {f"{name}/final NTK, learned": learned}
             numbers = np.array([50, 100, 200, 400])
             arrays |= {f"{name}/numbers": numbers, f"{name}/held out": final - 0.5 / numbers**0.5}
-        for one, other in embedding_alignment_report.PAPER_TABLE_2:
+        for one, other in tables_claims.PAPER_TABLE_2:
             arrays[f"{one}/{other}/{seed}"] = others
     return arrays
 
 
 def test_claims_of_the_tables_are_over_seeds():
-    config = embedding_alignment.Config()
+    config = tables.Config()
     assert config.seeds == (0, 1, 2)
 
     def verdicts(*alignments, config=config):
-        made = embedding_alignment_report.check(config, _alignments(config, *alignments))
+        made = tables_claims.check(config, _alignments(config, *alignments))
         return [claim.verdict for claim in made]
 
     assert verdicts(0.6, 0.3, 0.7) == ["yes", "yes", "yes", "yes", "yes", "NO"] * 3 + ["yes"] * 3
@@ -99,7 +99,7 @@ def _next(wait):
 
 def _verdict_against_constant(predict):
     config = predicted_steps.Config()
-    made = predicted_steps.check(config, _predicted_arrays(config.seeds, predict))
+    made = predicted_steps_claims.check(config, _predicted_arrays(config.seeds, predict))
     return [claim.verdict for claim in made][1:3]
 
 
@@ -117,7 +117,7 @@ def test_step_times_of_a_kernel_are_held_against_a_constant_wait():
 
 
 def test_predictions_that_never_come_due_are_scored():
-    waits = predicted_steps._Waits(
+    waits = predicted_steps_claims._Waits(
         at=np.array([0.0, 1, 2, 3]),
         left=np.array([8.0, 7, 6, 5]),
         predicted=np.array([2.0, np.inf, 3.0, np.inf]),
@@ -125,27 +125,25 @@ def test_predictions_that_never_come_due_are_scored():
     )
     # Due and came; came but never due; due and never came; neither, of which nothing is known.
     np.testing.assert_allclose(
-        predicted_steps._most(waits.predicted, waits), [np.log(2), np.inf, np.inf]
+        predicted_steps_claims._most(waits.predicted, waits), [np.log(2), np.inf, np.inf]
     )
-    np.testing.assert_allclose(predicted_steps._least(waits), np.log([2, 3.5, 2, 1]))
+    np.testing.assert_allclose(predicted_steps_claims._least(waits), np.log([2, 3.5, 2, 1]))
     # A constant is known beyond the end: it is given all that it may be worth.
-    np.testing.assert_allclose(predicted_steps._most(16.0, waits), np.log([4, 8]))
+    np.testing.assert_allclose(predicted_steps_claims._most(16.0, waits), np.log([4, 8]))
     three = waits._replace(measured=np.array([1.0, 4.0, 4.0, np.inf]), left=np.full(4, 8.0))
-    found = predicted_steps.best_constant([three])
+    found = predicted_steps_claims.best_constant([three])
     assert found == 4 or found > 8  # of which two thirds are right, or which is never due
-    came = predicted_steps._Waits(*(part[:3] for part in three))
-    assert predicted_steps.best_constant([came]) == 4
+    came = predicted_steps_claims._Waits(*(part[:3] for part in three))
+    assert predicted_steps_claims.best_constant([came]) == 4
 
 
 def test_share_of_the_gap_that_finite_n_accounts_for():
     """Of a law that it fits, exactly; nothing where the alignment no longer grows."""
     numbers = np.array([50, 100, 200, 400])
-    limit, share = embedding_alignment_report.finite_n(numbers, 0.9 - 2 * numbers**-0.5)
+    limit, share = tables_claims.finite_n(numbers, 0.9 - 2 * numbers**-0.5)
     assert limit == pytest.approx(0.9)
     assert share == pytest.approx(0.1 / 0.2)
-    assert embedding_alignment_report.finite_n(numbers, np.full(4, 0.6))[1] == pytest.approx(
-        0, abs=1e-12
-    )
+    assert tables_claims.finite_n(numbers, np.full(4, 0.6))[1] == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-6])
@@ -196,15 +194,17 @@ def test_claims_of_lars():
     def law(gammas):
         return _law(gammas) / config.relative_rate
 
-    good = lars_steps.check(config, _lars_arrays(config, law, (15.0, 6.0)))
+    good = lars_steps_claims.check(config, _lars_arrays(config, law, (15.0, 6.0)))
     assert [claim.verdict for claim in good] == ["yes"] * 6, claims.table([("all", good)])
-    one = lars_steps.check(lars_steps.Config(), _lars_arrays(config, law, (15.0, 6.0)))
+    one = lars_steps_claims.check(lars_steps.Config(), _lars_arrays(config, law, (15.0, 6.0)))
     assert [claim.verdict for claim in one] == ["yes"] * 5 + ["undecided"]
-    bad = lars_steps.check(config, _lars_arrays(config, lambda gammas: 1e5 / gammas))
+    bad = lars_steps_claims.check(config, _lars_arrays(config, lambda gammas: 1e5 / gammas))
     failed = [claim.verdict for claim in bad]
     assert failed == ["yes", "NO", "yes", "NO", "NO", "NO"], claims.table([("all", bad)])
     # The common start, which made an exponent of the step times small, is no evidence.
-    shifted = lars_steps.check(config, _lars_arrays(config, lambda gammas: 1e6 + 1e3 / gammas))
+    shifted = lars_steps_claims.check(
+        config, _lars_arrays(config, lambda gammas: 1e6 + 1e3 / gammas)
+    )
     assert [claim.verdict for claim in shifted][3:5] == ["NO", "NO"]
 
 

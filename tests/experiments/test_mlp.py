@@ -1,16 +1,20 @@
 """The network of one hidden layer: what its experiments compute, small runs, and bad settings."""
 
 import dataclasses
+from importlib import import_module
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _run, mlp, mlp_claims, mlp_readings, results
+from experiments.beyond.mlp_readings import experiment as mlp_readings
+from experiments.fig2ab import claims as fig2ab_claims
+from experiments.fig2ab import experiment as fig2ab
 from sslstep import claims, simulate
+from sslstep.experiment import _run, load, results
 
-SMALL = mlp.Config(num_images=12, crop=6, dim=3, width=256, num_records=100, num_draws=3)
+SMALL = fig2ab.Config(num_images=12, crop=6, dim=3, width=256, num_records=100, num_draws=3)
 FILES = {"config.json", "arrays.npz", "figure.png", "figure.pdf", "claims.json", "log.txt"}
 FILES |= {"about.json"}
 
@@ -32,22 +36,22 @@ def options(config):
 )
 def test_runs_write_their_folder_and_claims_hold(tmp_path, require_documented, changes):
     args = [*options(dataclasses.replace(SMALL, **changes)), "--out", str(tmp_path), "--strict"]
-    status = _run.main(mlp.EXPERIMENT, args)
+    status = _run.main(load("experiments.fig2ab"), args)
     made = claims.load(tmp_path / "claims.json")
     assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert len(made) >= 4
-    require_documented("mlp", results.load(tmp_path).arrays)
+    require_documented("fig2ab", results.load(tmp_path).arrays)
 
 
 def test_claims_on_the_limit_are_not_helped_by_scatter():
-    config = mlp.Config(dim=3)
+    config = fig2ab.Config(dim=3)
     limit = np.array([3.0, 2.0, 1.0])
 
     def verdict(deviations):
         gammas = limit * (1 + np.asarray(deviations)[:, None])
         arrays = {"gammas": gammas[0], "gammas_of_draws": gammas[1:], "infinite_gammas": limit}
-        return [claim.verdict for claim in mlp_claims._check_limit(config, arrays)]
+        return [claim.verdict for claim in fig2ab_claims._check_limit(config, arrays)]
 
     assert verdict([0.02, -0.03, 0.01, 0.02]) == ["yes"]
     assert verdict([0.2, 0.21, 0.19, 0.2]) == ["NO"]
@@ -59,10 +63,10 @@ def test_the_rotated_network_is_the_network():
     """Gradient descent in the basis of the samples' span is gradient descent on the pixels."""
     config = dataclasses.replace(SMALL, scaled="none", num_steps=20, dtype="float64")
     with jax.enable_x64(True):
-        x = mlp.samples(config, jax.random.key(0))
-        network = mlp.initial_network(config, jax.random.key(1), x)
+        x = fig2ab.samples(config, jax.random.key(0))
+        network = fig2ab.initial_network(config, jax.random.key(1), x)
         assert network.x.shape == (24, 24)
-        measured, _ = mlp.learn(config, network, mlp.finite_kernel(network))
+        measured, _ = fig2ab.learn(config, network, fig2ab.finite_kernel(network))
 
         params = network.model.init(jax.random.key(1), jnp.asarray(x))
 
@@ -98,11 +102,11 @@ def test_the_infinite_kernel_is_the_limit_of_finite_ones(scaled, biases, correla
     """Mean of several draws, within four standard errors, relative to sqrt(K(x, x) K(x', x'))."""
     reading = {"scaled": scaled, "biases": biases, "correlation": correlation}
     config = dataclasses.replace(SMALL, num_images=3, init_scale=0.5, width=1024, **reading)
-    x = mlp.samples(config, jax.random.key(0))
+    x = fig2ab.samples(config, jax.random.key(0))
     with jax.enable_x64(True):
-        expected = mlp.infinite_kernel(config, x)
+        expected = fig2ab.infinite_kernel(config, x)
     keys = jax.random.split(jax.random.key(1), 6)
-    draws = np.stack([mlp.finite_kernel(mlp.initial_network(config, key, x)) for key in keys])
+    draws = np.stack([fig2ab.finite_kernel(fig2ab.initial_network(config, key, x)) for key in keys])
     # Entries are means over units, so that their relative deviation is of order width^-1/2: with
     # a factor of 2 for what one unit contributes to the trace, and 4 for the largest entry.
     scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
@@ -114,10 +118,10 @@ def test_scaled_outputs_start_small_with_the_kernel_unchanged():
     networks = {}
     for scaled in ("output", "none"):
         config = dataclasses.replace(SMALL, scaled=scaled)
-        x = mlp.samples(config, jax.random.key(0))
-        networks[scaled] = mlp.initial_network(config, jax.random.key(1), x)
+        x = fig2ab.samples(config, jax.random.key(0))
+        networks[scaled] = fig2ab.initial_network(config, jax.random.key(1), x)
     whole, small = networks["none"], networks["output"]
-    np.testing.assert_array_equal(mlp.finite_kernel(small), mlp.finite_kernel(whole))
+    np.testing.assert_array_equal(fig2ab.finite_kernel(small), fig2ab.finite_kernel(whole))
     z = np.asarray(whole.model.apply(whole.params, whole.x))
     left = np.asarray(small.model.apply(small.params, small.x) - small.offset)
     np.testing.assert_allclose(left, 1e-4 * z, atol=4 * np.finfo(np.float32).eps * np.abs(z).max())
@@ -126,7 +130,7 @@ def test_scaled_outputs_start_small_with_the_kernel_unchanged():
 @pytest.mark.parametrize("pixels", ["standardised", "unit", "symmetric", "centred", "bytes"])
 def test_pixels(pixels):
     config = dataclasses.replace(SMALL, pixels=pixels)
-    x = mlp.samples(config, jax.random.key(0))
+    x = fig2ab.samples(config, jax.random.key(0))
     assert x.shape == (24, 108)
     assert x.dtype == np.float64
     low, high = {"unit": (0, 1), "symmetric": (-1, 1), "centred": (-1, 1), "bytes": (0, 255)}.get(
@@ -145,10 +149,13 @@ def test_pixels(pixels):
 def test_readings(tmp_path, monkeypatch, require_documented):
     """A row for each reading; one that diverges is NaN and does not stop the others."""
     chosen = [mlp_readings.Reading("all", "unit"), mlp_readings.Reading("none", "bytes")]
-    monkeypatch.setattr(mlp_readings, "READINGS", tuple(chosen))
+    for part in ("experiment", "figure", "claims"):
+        module = import_module(f"experiments.beyond.mlp_readings.{part}")
+        if hasattr(module, "READINGS"):
+            monkeypatch.setattr(module, "READINGS", tuple(chosen))
     args = ["--num-images", "12", "--crop", "6", "--dim", "3", "--width", "256"]
     args += ["--num-steps", "50", "--learning-rate", "1e-2", "--out", str(tmp_path)]
-    assert _run.main(mlp_readings.EXPERIMENT, args) == 0
+    assert _run.main(load("experiments.beyond.mlp_readings"), args) == 0
     arrays = results.load(tmp_path).arrays
     require_documented("mlp_readings", arrays)
     assert np.isnan(arrays["losses"]).tolist() == [[False, False], [True, True]]
@@ -176,4 +183,4 @@ def test_readings(tmp_path, monkeypatch, require_documented):
 )
 def test_bad_settings(changes, error, message):
     with pytest.raises(error, match=message):
-        mlp.run(dataclasses.replace(SMALL, **changes))
+        fig2ab.run(dataclasses.replace(SMALL, **changes))

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _ntk_rate, _run, ntk_evolution, ntk_evolution_claims, results
+from experiments.beyond.ntk_evolution import claims as ntk_evolution_claims
+from experiments.beyond.ntk_evolution import experiment as ntk_evolution
+from experiments.beyond.ntk_evolution import ntk_rate as ntk_evolution_ntk_rate
 from sslstep import claims
+from sslstep.experiment import _run, load, results
 from sslstep.ntk import infinite
 
 SMALL = ["--num-images", "8", "--crop", "6", "--dim", "2", "--widths", "64", "256"]
@@ -16,7 +19,7 @@ SMALL += ["--num-units", "1024", "--num-modes", "4"]
 
 def test_a_small_run_measures_what_theory_says(tmp_path, require_documented):
     out = tmp_path / "here"
-    assert _run.main(ntk_evolution.EXPERIMENT, [*SMALL, "--out", str(out)]) == 0
+    assert _run.main(load("experiments.beyond.ntk_evolution"), [*SMALL, "--out", str(out)]) == 0
     made = claims.load(out / "claims.json")
     arrays = results.load(out).arrays
     require_documented("ntk_evolution", arrays)
@@ -101,8 +104,8 @@ def _units(rng, cov, num):
 
 def test_moments_of_a_unit_are_the_limit_and_those_of_a_simulation(x64):
     x = _pairs()
-    cov = np.asarray(_ntk_rate.covariance(jnp.asarray(x)))
-    found = _ntk_rate.squares(jnp.asarray(cov))
+    cov = np.asarray(ntk_evolution_ntk_rate.covariance(jnp.asarray(x)))
+    found = ntk_evolution_ntk_rate.squares(jnp.asarray(cov))
     np.testing.assert_allclose(found.kernel, infinite.mlp(1)(jnp.asarray(x)), rtol=1e-7, atol=1e-9)
     phi, on = _units(np.random.default_rng(0), cov, 200_000)
     a = 2 * np.einsum("ui,uj->uij", phi, phi)
@@ -127,13 +130,13 @@ def _span(kernel, dim):
     return values.real[first], np.linalg.qr(vectors.real[:, first])[0]
 
 
-@pytest.mark.parametrize("kind", _ntk_rate.KINDS)
+@pytest.mark.parametrize("kind", ntk_evolution_ntk_rate.KINDS)
 def test_rates_are_those_of_simulated_networks(x64, kind):
     dim, width, num = 2, 3000, 200
-    cov = np.asarray(_ntk_rate.covariance(jnp.asarray(_pairs())))
-    k = _ntk_rate.KINDS.index(kind)
-    order = _ntk_rate.first_order(jnp.asarray(cov), dim, jax.random.key(0), 8192)
-    kernel = np.asarray(_ntk_rate.squares(jnp.asarray(cov)).kernel)
+    cov = np.asarray(ntk_evolution_ntk_rate.covariance(jnp.asarray(_pairs())))
+    k = ntk_evolution_ntk_rate.KINDS.index(kind)
+    order = ntk_evolution_ntk_rate.first_order(jnp.asarray(cov), dim, jax.random.key(0), 8192)
+    kernel = np.asarray(ntk_evolution_ntk_rate.squares(jnp.asarray(cov)).kernel)
     gammas, basis = _span(kernel, dim)
     rng, rows = np.random.default_rng(3), []
     for _ in range(num):
@@ -144,7 +147,7 @@ def test_rates_are_those_of_simulated_networks(x64, kind):
         rows.append([distance, np.mean((values / gammas - 1) ** 2), np.sum(rest**2) / dim])
     measured, error = np.mean(rows, axis=0), np.std(rows, axis=0) / num**0.5
     expected = [
-        _ntk_rate.distance(jnp.asarray(cov), dim)[k] ** 2,
+        ntk_evolution_ntk_rate.distance(jnp.asarray(cov), dim)[k] ** 2,
         order.gamma[k],
         order.misalignment[k],
     ]
@@ -155,11 +158,15 @@ def test_rates_are_those_of_simulated_networks(x64, kind):
 
 
 def test_the_hidden_part_moves_as_width_to_minus_three_quarters(x64):
-    cov = _ntk_rate.covariance(jnp.asarray(_pairs(n=3)))
+    cov = ntk_evolution_ntk_rate.covariance(jnp.asarray(_pairs(n=3)))
     pull = jnp.asarray(np.random.default_rng(4).normal(size=(6, 2)))
     widths = np.array([1e4, 1e6])
     squared = [
-        float(_ntk_rate.lazy_movement(cov, pull, w, jax.random.key(5), num_units=40_000)[0])
+        float(
+            ntk_evolution_ntk_rate.lazy_movement(cov, pull, w, jax.random.key(5), num_units=40_000)[
+                0
+            ]
+        )
         for w in widths
     ]
     slope = np.diff(np.log(squared))[0] / 2 / np.diff(np.log(widths))[0]
@@ -180,4 +187,7 @@ def test_the_hidden_part_moves_as_width_to_minus_three_quarters(x64):
 )
 def test_bad_settings(tmp_path, args, message):
     with pytest.raises(ValueError, match=message):
-        _run.main(ntk_evolution.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])
+        _run.main(
+            load("experiments.beyond.ntk_evolution"),
+            [*SMALL, *args, "--out", str(tmp_path / "here")],
+        )

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments._require import require, require_widths
+from sslstep.experiment._require import require, require_widths
 
 GOOD = SimpleNamespace(
     num=2, sizes=(1, 3), rate=0.5, rates=(0.1, 2.0), share=0.5, scale=1.0, scales=(1.0, 0.5)

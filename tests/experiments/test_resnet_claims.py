@@ -3,16 +3,13 @@
 import numpy as np
 import pytest
 
-from experiments import (
-    _curves,
-    _recipes,
-    _training,
-    probe_accuracy,
-    resnet_small_init,
-    resnet_standard,
-)
+from experiments.fig3_4 import claims as fig3_4_claims
+from experiments.fig3_4 import experiment as fig3_4
+from experiments.fig3_4 import figure as fig3_4_figure
+from sslstep import recipes
+from sslstep.experiment import curves, load, training
 
-TIMES = 0.01 * _training.record_steps(2500, 120)
+TIMES = 0.01 * training.record_steps(2500, 120)
 STEP_TIMES = 1.5 * np.array([1, 1.3, 1.75, 2.1, 2.9, 3.5, 4.9, 5.7, 7.4, 9.2, 10.7, 13.5])
 
 
@@ -65,7 +62,7 @@ def between(at):
 
 
 def test_claims_of_runs_as_the_paper_has_them_hold():
-    found = verdicts(resnet_small_init, three(seen))
+    found = verdicts(load("experiments.fig5"), three(seen))
     assert set(found.values()) == {"yes"}, found
 
 
@@ -84,11 +81,11 @@ def test_claims_of_runs_as_the_paper_has_them_hold():
     ],
 )
 def test_each_claim_of_a_small_initialisation_can_fail(words, make, answer):
-    assert of(verdicts(resnet_small_init, three(make)), words) == answer
+    assert of(verdicts(load("experiments.fig5"), three(make)), words) == answer
 
 
 def test_one_seed_decides_nothing():
-    found = verdicts(resnet_small_init, three(seen), seeds=(1,))
+    found = verdicts(load("experiments.fig5"), three(seen), seeds=(1,))
     assert set(found.values()) == {"undecided"}
 
 
@@ -100,7 +97,7 @@ def test_claims_of_a_run_that_learns_nothing_do_not_hold():
         hidden = np.exp(np.outer((TIMES / 25) ** 2, np.linspace(1, 2, 40))) * 1e-3
         return seen(at) | {"correlation": grown, "covariance": grown, "hidden": hidden}
 
-    found = verdicts(resnet_small_init, three(nothing))
+    found = verdicts(load("experiments.fig5"), three(nothing))
     assert list(found.values()) == ["yes"] + 8 * ["NO"], found
 
 
@@ -113,17 +110,15 @@ def test_claims_of_one_band_or_of_bands_from_the_start_do_not_hold(gap):
     for seed in range(3):
         spectra = row * (1 + t[:, None]) * (1 + 0.01 * seed)
         arrays |= {f"simclr/{seed}/record_t": t, f"simclr/{seed}/covariance": spectra}
-    made = resnet_standard.check(resnet_standard.Config(methods=("simclr",)), arrays)
+    made = fig3_4_claims.check(fig3_4.Config(methods=("simclr",)), arrays)
     two_bands = gap < 1
     assert [claim.holds for claim in made] == [two_bands, not two_bands, False]
 
 
 def test_two_bands_are_marked_where_one_is_rejected():
     row = np.geomspace(1, 1e-4, 64)
-    assert np.isnan(resnet_standard._threshold(row))
-    assert resnet_standard._threshold(row * np.repeat([1, 1e-4], 32)) == pytest.approx(
-        1e-4, rel=0.1
-    )
+    assert np.isnan(fig3_4_figure._threshold(row))
+    assert fig3_4_figure._threshold(row * np.repeat([1, 1e-4], 32)) == pytest.approx(1e-4, rel=0.1)
 
 
 def probed(course, standard=0.5):
@@ -159,7 +154,7 @@ def drifting(at):
 
 
 def test_claims_of_probes_hold_where_accuracy_grows_at_the_steps():
-    found = verdicts(probe_accuracy, probed(by_steps))
+    found = verdicts(load("experiments.fig7"), probed(by_steps))
     assert set(found.values()) == {"yes"}, found
 
 
@@ -174,13 +169,13 @@ def test_claims_of_probes_hold_where_accuracy_grows_at_the_steps():
     ],
 )
 def test_each_claim_of_probes_can_fail(words, arrays):
-    assert of(verdicts(probe_accuracy, probed(by_steps) | arrays()), words) == "NO"
+    assert of(verdicts(load("experiments.fig7"), probed(by_steps) | arrays()), words) == "NO"
 
 
 def test_a_drifting_accuracy_is_no_growth_at_the_steps():
     """Its rank correlation with the dimensions learned is nearly one."""
     arrays = probed(drifting)
-    one = _training.run_of(arrays, "small/barlow_twins/0")
-    learned = _curves.learned_along(_recipes.BarlowTwins(), one)
-    assert _curves.rank_correlation(learned, one["accuracy"]) > 0.9
-    assert of(verdicts(probe_accuracy, arrays), "rises when dimensions") != "yes"
+    one = training.run_of(arrays, "small/barlow_twins/0")
+    learned = curves.learned_along(recipes.BarlowTwins(), one)
+    assert curves.rank_correlation(learned, one["accuracy"]) > 0.9
+    assert of(verdicts(load("experiments.fig7"), arrays), "rises when dimensions") != "yes"

@@ -2,27 +2,14 @@
 
 import json
 from dataclasses import fields, replace
-from importlib import import_module
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import (
-    __main__,
-    _curves,
-    _recipes,
-    _run,
-    _training,
-    embedding_alignment,
-    lars_steps,
-    predicted_steps,
-    probe_accuracy,
-    resnet_small_init,
-    resnet_standard,
-    results,
-)
-from sslstep import claims
+from experiments.fig5 import experiment as fig5
+from sslstep import claims, recipes
+from sslstep.experiment import _run, find, load, results, training
 
 SHARED = ["--size", "8", "--num-probe", "32", "--num-records", "6", "--num-images", "64"]
 SHARED += ["--num-labelled", "40", "--num-snapshots", "3", "--seeds", "0"]
@@ -53,13 +40,13 @@ def test_experiments_share_their_runs(runs, tmp_path):
     """A method from two initialisations is trained once each, whoever asks first."""
     methods = ["--methods", "simclr"]
     args = [*tiny("simclr"), *methods]
-    assert command(resnet_small_init.EXPERIMENT, runs, tmp_path / "small", *args) == 0
-    assert command(resnet_standard.EXPERIMENT, runs, tmp_path / "standard", *args) == 0
+    assert command(load("experiments.fig5"), runs, tmp_path / "small", *args) == 0
+    assert command(load("experiments.fig3_4"), runs, tmp_path / "standard", *args) == 0
     made = {path: path.stat().st_mtime_ns for path in runs.rglob("*.jsonl")}
     assert len(made) == 4
     both = tiny("small.simclr", "standard.simclr")
-    assert command(probe_accuracy.EXPERIMENT, runs, tmp_path / "probe", *both, *methods) == 0
-    assert command(resnet_small_init.EXPERIMENT, runs, tmp_path / "small", *args) == 0
+    assert command(load("experiments.fig7"), runs, tmp_path / "probe", *both, *methods) == 0
+    assert command(load("experiments.fig5"), runs, tmp_path / "small", *args) == 0
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.jsonl")} == made
     arrays = results.load(tmp_path / "small").arrays
     assert arrays["simclr/0/covariance"].shape == (len(arrays["simclr/0/record_t"]), 4)
@@ -76,7 +63,7 @@ def test_experiments_share_their_runs(runs, tmp_path):
 def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path, require_documented):
     """The last copy is the network that the run ends with."""
     args = [*tiny("barlow-twins"), "--num-pairs", "16", "--seeds", "0"]
-    assert command(predicted_steps.EXPERIMENT, runs, tmp_path / "here", *args) == 0
+    assert command(load("experiments.beyond.predicted_steps"), runs, tmp_path / "here", *args) == 0
     arrays = results.load(tmp_path / "here").arrays
     require_documented("predicted_steps", arrays)
     assert arrays["0/unlearned/predicted"].shape == (len(arrays["0/snapshot_t"]), 4)
@@ -84,9 +71,16 @@ def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path, require_doc
     assert (arrays["0/all/gammas"][:, 0] > 0).all()
     momentum = [*args, "--barlow-twins.momentum", "0.9"]
     with pytest.raises(ValueError, match="the theory is of plain gradient descent"):
-        command(predicted_steps.EXPERIMENT, runs, tmp_path / "b", *momentum)
+        command(load("experiments.beyond.predicted_steps"), runs, tmp_path / "b", *momentum)
     with pytest.raises(ValueError, match="num_snapshots must be >= 2"):
-        command(predicted_steps.EXPERIMENT, runs, tmp_path / "b", *args, "--num-snapshots", "0")
+        command(
+            load("experiments.beyond.predicted_steps"),
+            runs,
+            tmp_path / "b",
+            *args,
+            "--num-snapshots",
+            "0",
+        )
 
 
 def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path, require_documented):
@@ -95,13 +89,13 @@ def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path, require_docu
     args = [*tiny("barlow-twins", "simclr"), *methods]
     args += ["--num-pairs", "32", "--num-along", "32", "--num-held-out", "8"]  # compiled once
     args += ["--seeds", "0"]
-    assert command(embedding_alignment.EXPERIMENT, runs, tmp_path / "here", *args) == 0
+    assert command(load("experiments.tables"), runs, tmp_path / "here", *args) == 0
     table = (tmp_path / "here" / "table.md").read_text().splitlines()
     assert "|  | Barlow Twins | SimCLR |" in table
     assert table.count("| *the paper's* | *0.615* | *0.517* |") == 1
     assert "| *the paper's* | *0.504* |" in table  # of the only two methods
     arrays = results.load(tmp_path / "here").arrays
-    require_documented("embedding_alignment", arrays)
+    require_documented("tables", arrays)
     for key in ("final NTK", "top modes", "initial NTK", "random", "trace, fewer pairs"):
         assert 0 < arrays[f"simclr/0/{key}"] < 1
     assert arrays["barlow_twins/simclr/0"] > 4 / 64
@@ -111,44 +105,44 @@ def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path, require_docu
     made = claims.load(tmp_path / "here" / "claims.json")
     assert {claim.verdict for claim in made} <= {"undecided", "NO"}  # of one seed
     with pytest.raises(ValueError, match="num_pairs = 4 must lie between 2 dim = 8"):
-        command(embedding_alignment.EXPERIMENT, runs, tmp_path / "b", *args, "--num-pairs", "4")
+        command(load("experiments.tables"), runs, tmp_path / "b", *args, "--num-pairs", "4")
     with pytest.raises(ValueError, match="memory_gib must be > 0, got -1"):
-        command(embedding_alignment.EXPERIMENT, runs, tmp_path / "b", *args, "--memory-gib", "-1")
+        command(load("experiments.tables"), runs, tmp_path / "b", *args, "--memory-gib", "-1")
     with pytest.raises(ValueError, match="num_held_out = 32 leaves 0 of num_probe = 32 pairs"):
-        command(embedding_alignment.EXPERIMENT, runs, tmp_path / "b", *args, "--num-held-out", "32")
+        command(load("experiments.tables"), runs, tmp_path / "b", *args, "--num-held-out", "32")
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     args = [*tiny("barlow-twins"), "--methods", "barlow_twins"]
     runs, out = tmp_path / "runs", tmp_path / "here"
-    kept = _training._keep
+    kept = training._keep
 
     def interrupted(folder, state):
         if int(state.step) == 12:
             raise KeyboardInterrupt
         kept(folder, state)
 
-    monkeypatch.setattr(_training, "_keep", interrupted)
+    monkeypatch.setattr(training, "_keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        command(resnet_small_init.EXPERIMENT, runs, out, "--checkpoint-every", "4", *args)
-    monkeypatch.setattr(_training, "_keep", kept)
+        command(load("experiments.fig5"), runs, out, "--checkpoint-every", "4", *args)
+    monkeypatch.setattr(training, "_keep", kept)
     metrics = next(runs.rglob("metrics.jsonl"))
     before = metrics.read_bytes()
     assert not (out / "claims.json").exists()
-    assert command(resnet_small_init.EXPERIMENT, runs, out, "--checkpoint-every", "4", *args) == 0
+    assert command(load("experiments.fig5"), runs, out, "--checkpoint-every", "4", *args) == 0
     assert metrics.read_bytes() == before
     assert len(before.splitlines()) == 12
 
 
 @pytest.mark.parametrize(
     ("experiment", "methods"),
-    [(resnet_small_init, _recipes.METHODS), (resnet_standard, ("barlow_twins",))],
+    [(load("experiments.fig5"), recipes.METHODS), (load("experiments.fig3_4"), ("barlow_twins",))],
 )
 def test_the_paper_s_settings_run_too(tmp_path, experiment, methods):
     """Appendix D.2 with a small network on small images: optimisers, schedules, views, bfloat16."""
     paper = experiment.PAPER
     recipes = {}
-    for method in _recipes.METHODS:
+    for method in recipes.METHODS:
         recipe = paper.recipes.of(method)
         scale = 12 / recipe.num_steps
         recipes[method] = replace(
@@ -168,9 +162,9 @@ def test_the_paper_s_settings_run_too(tmp_path, experiment, methods):
         num_probe=32,
         num_labelled=40,
         num_records=6,
-        recipes=_recipes.Recipes(**recipes),
+        recipes=recipes.Recipes(**recipes),
     )
-    shrunk = experiment.EXPERIMENT._replace(presets={"cpu": config})
+    shrunk = experiment._replace(presets={"cpu": config})
     out = tmp_path / "here"
     assert _run.main(shrunk, ["--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
     arrays = results.load(out).arrays
@@ -181,8 +175,12 @@ def test_the_paper_s_settings_run_too(tmp_path, experiment, methods):
 def test_momentum_is_the_publication_s():
     """Nesterov's where settings are as published; without it, runs are those of before."""
     gradient, weight = jnp.ones(3), jnp.full(3, 2.0)
-    for experiment in (resnet_small_init, resnet_standard, embedding_alignment):
-        config = experiment.EXPERIMENT.presets["paper"]
+    for experiment in (
+        load("experiments.fig5"),
+        load("experiments.fig3_4"),
+        load("experiments.tables"),
+    ):
+        config = experiment.presets["paper"]
         recipe = config.recipes.simclr
         optimizer = recipe.make_optimizer()
         state = optimizer.init(weight)
@@ -194,18 +192,18 @@ def test_momentum_is_the_publication_s():
             expected = -recipe.learning_rate * (0.9 * momentum + decayed)
             np.testing.assert_allclose(step, expected, rtol=1e-6)
         assert not config.recipes.barlow_twins.nesterov
-        settings = _training._settings(config, "vicreg", config.recipes.vicreg, 0)
+        settings = training._settings(config, "vicreg", config.recipes.vicreg, 0)
         assert "nesterov" not in settings["recipe"]
-        assert _training._settings(config, "simclr", recipe, 0)["recipe"]["nesterov"]
+        assert training._settings(config, "simclr", recipe, 0)["recipe"]["nesterov"]
 
 
 def test_figures_without_labels(tmp_path):
     """Without labelled images there are spectra and no probes, and Figure 7 says what it misses."""
     args = [*tiny("vicreg"), "--methods", "vicreg", "--num-labelled", "0"]
-    assert command(resnet_small_init.EXPERIMENT, tmp_path / "runs", tmp_path / "here", *args) == 0
+    assert command(load("experiments.fig5"), tmp_path / "runs", tmp_path / "here", *args) == 0
     assert "vicreg/0/accuracy" not in results.load(tmp_path / "here").arrays
     with pytest.raises(ValueError, match="probes need labelled images"):
-        command(probe_accuracy.EXPERIMENT, tmp_path / "runs", tmp_path / "b", "--num-labelled", "0")
+        command(load("experiments.fig7"), tmp_path / "runs", tmp_path / "b", "--num-labelled", "0")
 
 
 @pytest.mark.parametrize(
@@ -222,24 +220,27 @@ def test_figures_without_labels(tmp_path):
 )
 def test_bad_settings_of_the_linear_model(tmp_path, args, message):
     with pytest.raises(ValueError, match=message):
-        command(lars_steps.EXPERIMENT, tmp_path, tmp_path / "here", *args)
+        command(load("experiments.beyond.lars_steps"), tmp_path, tmp_path / "here", *args)
 
 
-@pytest.mark.parametrize("experiment", [lars_steps, predicted_steps])
+@pytest.mark.parametrize(
+    "experiment",
+    [load("experiments.beyond.lars_steps"), load("experiments.beyond.predicted_steps")],
+)
 def test_what_trains_one_method_takes_no_other(tmp_path, capsys, experiment):
     with pytest.raises(SystemExit):
-        command(experiment.EXPERIMENT, tmp_path, tmp_path / "here", "--methods", "vicreg")
+        command(experiment, tmp_path, tmp_path / "here", "--methods", "vicreg")
     assert "--methods" in capsys.readouterr().err
 
 
 def test_a_batch_of_low_rank_has_levels_of_its_own():
     """With d above the batch's size, eigenvalues do not rise to 1 nor the loss to d - k."""
-    recipe = resnet_small_init.PAPER.recipes.barlow_twins
+    recipe = fig5.PAPER.recipes.barlow_twins
     assert not recipe.few_dimensions
     assert recipe.resting_losses() is None
     t = np.linspace(0, 40, 401)
     curves = 1e-4 + 0.11 / (1 + np.exp(-4 * (t[:, None] - np.array([5, 20, 70]))))
-    counted = _curves.count(recipe, {"record_t": t, "correlation": curves})
+    counted = curves.count(recipe, {"record_t": t, "correlation": curves})
     assert (counted.learned, counted.alone) == (2, 2)
     np.testing.assert_allclose(counted.plateaus, 0.11, rtol=1e-2)
 
@@ -249,34 +250,34 @@ def test_counting_steps():
     rise = lambda at: 1 / (1 + np.exp(-4 * (t - at)))  # noqa: E731
     curves = np.stack([rise(5), rise(5.3), rise(20), rise(30), rise(60)], axis=1)
     run = {"record_t": t, "correlation": curves, "covariance": 0.01 * curves + 1e-9}
-    for recipe in (_recipes.BarlowTwins(), _recipes.SimCLR()):
-        counted = _curves.count(recipe, run)
+    for recipe in (recipes.BarlowTwins(), recipes.SimCLR()):
+        counted = curves.count(recipe, run)
         assert (counted.learned, counted.alone) == (4, 2)
         level = 1 if recipe.measured == "correlation" else 0.01
         np.testing.assert_allclose(counted.plateaus, level, rtol=1e-6)
-    found = _curves.gaps(counted.rises)
+    found = curves.gaps(counted.rises)
     assert [k for k, _, _ in found] == [2, 3]
     np.testing.assert_allclose([(a + b) / 2 for _, a, b in found], [12.6, 25], atol=0.3)
-    assert _curves.spread(counted) > 5
-    higher = _curves.count(_recipes.BarlowTwins(), run, high=0.99)
+    assert curves.spread(counted) > 5
+    higher = curves.count(recipes.BarlowTwins(), run, high=0.99)
     assert (higher.learned, higher.alone) == (4, 2)
     assert (higher.rises.end[2] - higher.rises.begin[2]) > 1.5
-    nothing = _curves.count(_recipes.BarlowTwins(), run | {"correlation": 0 * curves})
+    nothing = curves.count(recipes.BarlowTwins(), run | {"correlation": 0 * curves})
     assert (nothing.learned, nothing.alone) == (0, 0)
-    assert _curves.gaps(nothing.rises) == []
-    assert _curves.spread(nothing) == 0
+    assert curves.gaps(nothing.rises) == []
+    assert curves.spread(nothing) == 0
 
 
 def test_records_and_copies_are_denser_at_first():
-    steps = _training.record_steps(1000, 40)
+    steps = training.record_steps(1000, 40)
     assert steps[0] == 0
     assert steps[-1] == 1000
     assert len(steps) <= 40
     assert (np.diff(steps[:5]) == 1).all()
-    copied = _training.snapshot_steps(steps, 6)
+    copied = training.snapshot_steps(steps, 6)
     assert {0, 1000} <= copied <= set(steps.tolist())
     assert 4 <= len(copied) <= 6
-    assert _training.snapshot_steps(steps, 0) == set()
+    assert training.snapshot_steps(steps, 0) == set()
 
 
 @pytest.mark.parametrize(
@@ -306,21 +307,21 @@ def test_records_and_copies_are_denser_at_first():
 )
 def test_bad_settings(tmp_path, args, message):
     with pytest.raises(ValueError, match=message):
-        command(resnet_small_init.EXPERIMENT, tmp_path, tmp_path / "here", *ALL, *args)
+        command(load("experiments.fig5"), tmp_path, tmp_path / "here", *ALL, *args)
 
 
 def recipes_of(config):
     """The recipes of a config, and of the recipes of all methods in it, by their names."""
     for field in fields(config):
         value = getattr(config, field.name)
-        if isinstance(value, _recipes.Recipe):
+        if isinstance(value, recipes.Recipe):
             yield field.name, value
-        elif isinstance(value, _recipes.Recipes):
+        elif isinstance(value, recipes.Recipes):
             yield from recipes_of(value)
 
 
-@pytest.mark.parametrize("name", __main__.experiments())
+@pytest.mark.parametrize("name", find("experiments"))
 def test_all_settings_of_presets_have_an_effect(name):
-    for config in import_module(f"experiments.{name}").EXPERIMENT.presets.values():
+    for config in load(find("experiments")[name]).presets.values():
         for method, recipe in recipes_of(config):
             recipe.require_effect(method)

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _run, _speedup_training, results, speedup, speedup_report
-from experiments._speedup_arms import ARMS, NAMES, whitened_mse
-from experiments._speedup_problems import Linear, Search
+from experiments.beyond.speedup import claims as speedup_claims
+from experiments.beyond.speedup import experiment as speedup
+from experiments.beyond.speedup import tuning as speedup_tuning
+from experiments.beyond.speedup.contenders import ARMS, NAMES, whitened_mse
+from experiments.beyond.speedup.tasks import Linear, Search
+from sslstep.experiment import _run, load, results
 
 RATES = (0.06, 0.2)
 SEARCH = Search(RATES, momentum=RATES, vicreg=RATES, adam=(0.01, 0.05), lars=(5.0, 20.0))
@@ -28,7 +31,7 @@ SMALL = replace(
 
 
 def experiment(config):
-    return speedup.EXPERIMENT._replace(presets={"cpu": config, "paper": config})
+    return load("experiments.beyond.speedup")._replace(presets={"cpu": config, "paper": config})
 
 
 def test_a_small_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
@@ -54,8 +57,8 @@ def test_a_small_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     def fails(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(_speedup_training, "train_once", fails)
-    monkeypatch.setattr(_speedup_training, "step_seconds", fails)
+    monkeypatch.setattr(speedup_tuning, "train_once", fails)
+    monkeypatch.setattr(speedup_tuning, "step_seconds", fails)
     assert _run.main(experiment(SMALL), args) == 0  # all was read
     with pytest.raises(AssertionError, match="trained again"):
         _run.main(experiment(replace(SMALL, seeds=(0, 2))), args)
@@ -70,7 +73,7 @@ def test_arms_side_by_side_are_as_one_after_the_other(tmp_path):
 
 
 def test_a_failing_arm_ends_the_others_at_their_next_run(tmp_path, monkeypatch):
-    once, begun = _speedup_training.train_once, []
+    once, begun = speedup_tuning.train_once, []
 
     def interrupted(built, compiled, measures, arm, *args, **kwargs):
         begun.append(arm.label)
@@ -78,13 +81,13 @@ def test_a_failing_arm_ends_the_others_at_their_next_run(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return once(built, compiled, measures, arm, *args, **kwargs)
 
-    monkeypatch.setattr(_speedup_training, "train_once", interrupted)
+    monkeypatch.setattr(speedup_tuning, "train_once", interrupted)
     with pytest.raises(KeyboardInterrupt):
         speedup.run(replace(SMALL, jobs=2), tmp_path)
     assert begun.count("Adam") == 1
     assert begun.count("preconditioned") <= 1  # it may have begun before the failure was seen
     assert not list(tmp_path.rglob("*preconditioned*"))
-    monkeypatch.setattr(_speedup_training, "train_once", once)
+    monkeypatch.setattr(speedup_tuning, "train_once", once)
     assert np.isfinite(speedup.run(SMALL, tmp_path)["linear/adam/times"]).all()
 
 
@@ -99,7 +102,7 @@ def test_every_arm_takes_a_step_that_lessens_its_loss(name):
         noise = jax.random.normal(jax.random.key(1), instance.images.shape)
         instance = instance._replace(images=np.asarray(instance.images + noise))
     own = {"alphas": 0.1, "softenings": 0.1, "leaks": 0.1, "widths": 0.1}.get(arm.own, 0.0)
-    compiled = _speedup_training.compile_arm(built, arm)
+    compiled = speedup_tuning.compile_arm(built, arm)
     state = compiled.init(instance)
     losses = []
     rate = 0.05 if arm.rates == "lars" else 1e-3
@@ -126,29 +129,29 @@ def test_whitened_loss_is_what_the_correlation_leaves():
 def test_times_are_of_what_lasts():
     steps, ones = np.arange(0, 60, 10), np.ones(2)
     curve = np.array([[0.0, 0.0], [0.6, 0.0], [0.1, 0.0], [0.9, 0.4], [0.9, 0.6], [0.9, 0.6]])
-    times = _speedup_training.times_of(steps, curve, ones, hold=3)
+    times = speedup_tuning.times_of(steps, curve, ones, hold=3)
     np.testing.assert_allclose(times, [25.0, np.inf])  # the first rise did not last
-    times = _speedup_training.times_of(steps, curve, ones, hold=2)
+    times = speedup_tuning.times_of(steps, curve, ones, hold=2)
     np.testing.assert_allclose(times, [25.0, 35.0])
-    times = _speedup_training.times_of(steps[:1], curve[4:5], ones, hold=1)
+    times = speedup_tuning.times_of(steps[:1], curve[4:5], ones, hold=1)
     np.testing.assert_allclose(times, [0.0, 0.0])
-    assert np.isinf(_speedup_training.times_of(steps[:1], curve[4:5], ones, hold=2)).all()
+    assert np.isinf(speedup_tuning.times_of(steps[:1], curve[4:5], ones, hold=2)).all()
 
 
 def test_what_is_thrown_too_far_is_not_learned():
     steps, ones = np.arange(0, 50, 10), np.ones(2)
     curve = np.array([[0.0, 0.0], [40.0, 0.8], [12.5, 0.9], [7.5, 0.9], [1.0, 1.0]])
-    times = _speedup_training.times_of(steps, curve, ones, hold=2)
+    times = speedup_tuning.times_of(steps, curve, ones, hold=2)
     np.testing.assert_allclose(times, [30.0, 30.0])  # the second waits for the first to be back
 
 
 def test_levels_of_vicreg_are_of_as_many_equal_ones():
-    levels = _speedup_training.levels_of(ARMS["vicreg"], 4)
+    levels = speedup_tuning.levels_of(ARMS["vicreg"], 4)
     assert (np.diff(levels) < 0).all()
     for k, level in enumerate(levels, start=1):
         spectrum = np.r_[np.full(k, level), np.zeros(4 - k)]
-        assert _speedup_training.learned(spectrum, levels)[:k].all()
-        assert not _speedup_training.learned(spectrum, levels)[k:].any()
+        assert speedup_tuning.learned(spectrum, levels)[:k].all()
+        assert not speedup_tuning.learned(spectrum, levels)[k:].any()
 
 
 def fake(problem, reached, lasts, seen):
@@ -176,7 +179,7 @@ def test_tuning_prefers_what_reaches_the_target_from_every_seed():
 
     seen = []
     attempt = fake(problem, reached, lambda candidate: True, seen)
-    found = _speedup_training.tune(attempt, ARMS["plain"], problem, (0, 1), ())
+    found = speedup_tuning.tune(attempt, ARMS["plain"], problem, (0, 1), ())
     assert found["chosen"][0] == 1.0  # twice the best of those that never fail
     assert found["lasts"]
     assert len(found["trials"]) == 8
@@ -194,14 +197,14 @@ def test_what_breaks_off_later_is_not_chosen_and_what_it_outran_gets_its_turn():
         return 10 / candidate.rate
 
     attempt = fake(problem, reached, lambda candidate: candidate.rate < 0.3, seen)
-    found = _speedup_training.tune(attempt, ARMS["plain"], problem, (0, 1), ())
+    found = speedup_tuning.tune(attempt, ARMS["plain"], problem, (0, 1), ())
     # 0.8 is fastest, then 0.8 times and over √2, and 0.4: all break off. 0.2 had been given up.
     assert max(found["trials"][:, 0]) == pytest.approx(0.8 * 2**0.5)
     given_up = found["trials"][found["trials"][:, 0] == 0.2, 2]
     assert given_up > problem.num_steps
     assert found["chosen"][0] == 0.2
     attempt = fake(problem, reached, lambda candidate: False, seen)
-    assert not _speedup_training.tune(attempt, ARMS["plain"], problem, (0, 1), ())["lasts"]
+    assert not speedup_tuning.tune(attempt, ARMS["plain"], problem, (0, 1), ())["lasts"]
 
 
 def test_a_run_that_broke_off_has_learned_nothing():
@@ -210,13 +213,13 @@ def test_a_run_that_broke_off_has_learned_nothing():
         "mlp/adam/finite": [True, False, True],
         "mlp/adam/eigenvalues": np.array([[[1.0, 1.0]], [[np.nan, np.nan]], [[1.1, 0.3]]]),
     }
-    times = speedup_report.times_learned(arrays, "mlp", "adam")
+    times = speedup_claims.times_learned(arrays, "mlp", "adam")
     np.testing.assert_array_equal(times, [[3.0, 5.0], [np.inf, np.inf], [4.0, np.inf]])
 
 
 def test_as_accurate_is_within_a_point_whatever_the_spread():
     def verdict(*differences):
-        return speedup_report._as_accurate("it", np.array(differences)).verdict
+        return speedup_claims._as_accurate("it", np.array(differences)).verdict
 
     assert verdict(0.002, -0.003, 0.001, 0.0, -0.001) == "yes"
     assert verdict(-0.05, -0.06, -0.055, -0.05, -0.058) == "NO"
@@ -229,12 +232,12 @@ def test_ratios_have_student_s_interval():
     from scipy import stats
 
     plain, arm = np.array([100.0, 130.0, 90.0, 110.0]), np.array([20.0, 30.0, 10.0, np.inf])
-    found = speedup_report.ratio(plain, arm)
+    found = speedup_claims.ratio(plain, arm)
     logs = np.log(plain[:3] / arm[:3])
     low, high = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
     np.testing.assert_allclose(found[:3], np.exp([logs.mean(), low, high]))
     assert found.num == 3
-    assert np.isnan(speedup_report.ratio(plain[:1], arm[:1]).mean)
+    assert np.isnan(speedup_claims.ratio(plain[:1], arm[:1]).mean)
 
 
 def test_time_to_accuracy_is_when_it_stays():
@@ -248,12 +251,12 @@ def test_time_to_accuracy_is_when_it_stays():
         ),
     }
     # Barlow Twins ends with 0.49 and 0.51, and their standard deviation is granted.
-    assert speedup_report.accuracy_margin(arrays, "photos") == pytest.approx(0.02 / 2**0.5)
-    times = speedup_report.times_to_accuracy(arrays, "photos", "adam")
+    assert speedup_claims.accuracy_margin(arrays, "photos") == pytest.approx(0.02 / 2**0.5)
+    times = speedup_claims.times_to_accuracy(arrays, "photos", "adam")
     np.testing.assert_allclose(times, [20.0, np.inf, 1.0])
-    assert speedup_report.probes_tell(arrays, "photos")
+    assert speedup_claims.probes_tell(arrays, "photos")
     arrays["photos/plain/accuracy"][:, 0] = [0.2, 0.6]  # on average nothing is gained for sure
-    assert not speedup_report.probes_tell(arrays, "photos")
+    assert not speedup_claims.probes_tell(arrays, "photos")
 
 
 def test_seconds_have_the_spread_of_their_timing_too():
@@ -261,11 +264,11 @@ def test_seconds_have_the_spread_of_their_timing_too():
         "mlp/plain/seconds": np.array([1.0, 2.0, 1.0, 1.0]),
         "mlp/adam/seconds": np.array([2.0, 4.0, 2.0, 3.0]),
     }
-    mean, error = speedup_report.cost(arrays, "mlp", "adam")
+    mean, error = speedup_claims.cost(arrays, "mlp", "adam")
     assert mean == pytest.approx((2 * 2 * 2 * 3) ** 0.25)
     assert error > 0
-    narrow = speedup_report.ratio(np.array([4.0, 8.0]), np.array([2.0, 4.0]))
-    wide = speedup_report.ratio(np.array([4.0, 8.0]), np.array([2.0, 4.0]), error=error)
+    narrow = speedup_claims.ratio(np.array([4.0, 8.0]), np.array([2.0, 4.0]))
+    wide = speedup_claims.ratio(np.array([4.0, 8.0]), np.array([2.0, 4.0]), error=error)
     assert narrow.low == pytest.approx(2.0)
     np.testing.assert_allclose([wide.low, wide.high], 2 * np.exp([-error, error]))
 

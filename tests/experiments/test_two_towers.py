@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _run, results, two_towers
+from experiments.beyond.two_towers import claims as two_towers_claims
+from experiments.beyond.two_towers import experiment as two_towers
 from sslstep import claims
+from sslstep.experiment import _run, load, results
 
 SMALL = ["--num-images", "40", "--num-test", "40", "--dim", "2", "--num-seeds", "2"]
 SMALL += ["--widths", "2048", "1024"]
@@ -14,7 +16,9 @@ SMALL += ["--widths", "2048", "1024"]
 
 def test_claims_hold_in_a_small_run(tmp_path, require_documented):
     out = tmp_path / "here"
-    status = _run.main(two_towers.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])
+    status = _run.main(
+        load("experiments.beyond.two_towers"), [*SMALL, "--out", str(out), "--strict"]
+    )
     made = claims.load(out / "claims.json")
     failed = [claim for claim in made if claim.holds is False]
     assert status == 0, claims.table([("failed", failed)])  # two pairs leave some undecided
@@ -28,7 +32,10 @@ def test_claims_hold_in_a_small_run(tmp_path, require_documented):
 def test_colours_and_edges_of_few_images_are_learned_as_predicted(tmp_path):
     """All claims but the last: 40 images are too few for these views to be matched on others."""
     out = tmp_path / "here"
-    _run.main(two_towers.EXPERIMENT, [*SMALL, "--views", "colour_edges", "--out", str(out)])
+    _run.main(
+        load("experiments.beyond.two_towers"),
+        [*SMALL, "--views", "colour_edges", "--out", str(out)],
+    )
     made = claims.load(out / "claims.json")
     assert all(claim.holds is not False for claim in made[:-1]), claims.table([("made", made)])
 
@@ -51,7 +58,7 @@ def _arrays(late=1.02, left=0.01, rank=0.14, scatter=0.0):
 
 def test_claims_say_yes_and_no_and_scatter_never_says_yes():
     def verdicts(**given):
-        made = two_towers.check(two_towers.Config(), _arrays(**given))
+        made = two_towers_claims.check(two_towers.Config(), _arrays(**given))
         return [claim.verdict for claim in made]
 
     assert verdicts() == ["yes"] * 5
@@ -107,4 +114,6 @@ def test_retrieval_ranks():
 )
 def test_bad_settings(tmp_path, args, message):
     with pytest.raises(ValueError, match=message):
-        _run.main(two_towers.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])
+        _run.main(
+            load("experiments.beyond.two_towers"), [*SMALL, *args, "--out", str(tmp_path / "here")]
+        )

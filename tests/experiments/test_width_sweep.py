@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _networks, _prediction, _run, results, width_sweep
 from sslstep import claims, gram, linear, nn
+from sslstep.experiment import _run, load, networks, prediction, results
 from sslstep.ntk import infinite
 
 SMALL = ["--num-images", "16", "--num-test", "8", "--crop", "8", "--dim", "2", "--num-seeds", "4"]
@@ -16,31 +16,33 @@ SMALL += ["--widths", "64", "1024", "--fit-from", "64"]
 def test_claims_hold_in_a_small_run(tmp_path, require_documented):
     out = tmp_path / "here"
     # Four networks leave exponents undecided or not; none is off.
-    status = _run.main(width_sweep.EXPERIMENT, [*SMALL, "--out", str(out), "--strict"])
+    status = _run.main(
+        load("experiments.beyond.width_sweep"), [*SMALL, "--out", str(out), "--strict"]
+    )
     made = claims.load(out / "claims.json")
     failed = [claim for claim in made if claim.holds is False]
     assert status == 0, claims.table([("failed", failed)])
     exponents = [claim for claim in made if "exponent" in claim.statement]
-    assert len(exponents) == 2 * len(_prediction.MEASURES)  # 64 is where the fit starts anyway
+    assert len(exponents) == 2 * len(prediction.MEASURES)  # 64 is where the fit starts anyway
     assert all(len(claim.seeds) == 4 for claim in exponents)
     arrays = results.load(out).arrays
     require_documented("width_sweep", arrays)
     distances = arrays["distances"]
-    assert distances.shape == (2, 2, 4, len(_prediction.MEASURES))
+    assert distances.shape == (2, 2, 4, len(prediction.MEASURES))
     assert (distances > 0).all()
 
 
 def test_exponent_of_a_power_law():
     widths = np.array([64, 256, 1024])
-    slopes = _prediction.exponents(widths, 3.0 * widths[:, None] ** -0.7 * np.ones(4))
+    slopes = prediction.exponents(widths, 3.0 * widths[:, None] ** -0.7 * np.ones(4))
     np.testing.assert_allclose(slopes, np.full(4, -0.7), atol=1e-12)
 
 
 def test_plateaus_are_between_steps_that_are_far_apart():
     gammas = np.array([1.0, 0.5, 0.25, 0.125]) / 8  # time constants 1, 2, 4, 8
     tau = np.array([10.0, 26.0, 55.0, np.inf])
-    assert _prediction.plateaus(tau, gammas) == [(1, pytest.approx(10 + 16 / 3))]
-    assert _prediction.plateaus(tau[:1], gammas[:1]) == []
+    assert prediction.plateaus(tau, gammas) == [(1, pytest.approx(10 + 16 / 3))]
+    assert prediction.plateaus(tau[:1], gammas[:1]) == []
 
 
 def test_the_mean_exponent_is_that_of_ordinary_least_squares():
@@ -49,7 +51,7 @@ def test_the_mean_exponent_is_that_of_ordinary_least_squares():
     distances = widths[:, None] ** -0.5 * np.exp(0.3 * rng.normal(size=(4, 5)))
     x = np.repeat(np.log(widths), 5)
     expected = np.polyfit(x, np.log(distances).ravel(), 1)[0]
-    assert _prediction.exponents(widths, distances).mean() == pytest.approx(expected, rel=1e-9)
+    assert prediction.exponents(widths, distances).mean() == pytest.approx(expected, rel=1e-9)
 
 
 def _exponent_claims(power, scatter, seeds=8):
@@ -60,7 +62,7 @@ def _exponent_claims(power, scatter, seeds=8):
     distances = widths[:, None] ** power * np.exp(scatter * noise)
     return [
         claim.verdict
-        for claim in _prediction.exponent_claims(
+        for claim in prediction.exponent_claims(
             "distance", "-", widths, distances, fit_from=512, expected=-0.5
         )
     ]
@@ -79,7 +81,7 @@ def test_narrow_networks_are_said_beside_the_wide_ones():
     widths = np.array([64, 128, 256, 512, 1024, 2048])
     noise = np.exp(0.05 * np.random.default_rng(0).normal(size=(6, 8)))
     distances = noise * (widths**-0.5 * (1 + 400 / widths))[:, None]
-    wide, every = _prediction.exponent_claims(
+    wide, every = prediction.exponent_claims(
         "distance", "-", widths, distances, fit_from=1024, expected=-0.5, tolerance=0.3
     )
     assert (wide.verdict, every.verdict) == ("yes", "NO")
@@ -92,10 +94,10 @@ def test_rotated_network_is_the_same_network(x64, parameterization):
     model = nn.MLP(3, 20, 2, parameterization, dtype=jnp.float64)
     key_x, key = jax.random.split(jax.random.key(0))
     x = jax.random.normal(key_x, (7, 30))
-    basis = _networks.basis(x[:4], x[4:])
+    basis = networks.basis(x[:4], x[4:])
     drawn = model.init(key, basis.T)
-    (rotated,) = _networks.rotated(basis, model, x)
-    z = model.apply(_networks.init(key, basis, model=model), rotated)
+    (rotated,) = networks.rotated(basis, model, x)
+    z = model.apply(networks.init(key, basis, model=model), rotated)
     np.testing.assert_allclose(z, model.apply(drawn, x), rtol=1e-10, atol=1e-12)
 
 
@@ -109,7 +111,7 @@ def _small_limit():
     k_test_train = gram.test_train(kernel_fn, x_test, x, x_prime, progress=False)
     initial = 0.3 * jax.random.normal(keys[2], (16, 2))
     initial_test = 0.3 * jax.random.normal(keys[3], (4, 2))
-    return _prediction.limit(kernel, k_test_train, 2, 0.2), kernel, (initial, initial_test)
+    return prediction.limit(kernel, k_test_train, 2, 0.2), kernel, (initial, initial_test)
 
 
 def test_kernel_descent_is_gradient_descent_in_function_space(x64):
@@ -121,7 +123,7 @@ def test_kernel_descent_is_gradient_descent_in_function_space(x64):
         c = linear.cross_correlation(*jnp.split(z, 2))
         return jnp.sum((c - jnp.eye(2)) ** 2)
 
-    predicted = _prediction.kernel_descent(limit, z, z_test, eta * jnp.array([0, steps]))
+    predicted = prediction.kernel_descent(limit, z, z_test, eta * jnp.array([0, steps]))
     for _ in range(steps):
         gradient = jax.grad(loss)(z)
         z, z_test = z - eta * kernel @ gradient, z_test - eta * limit.k_test_train @ gradient
@@ -131,7 +133,7 @@ def test_kernel_descent_is_gradient_descent_in_function_space(x64):
 
 def test_closed_form_approaches_kernel_flow_as_the_start_shrinks(x64):
     limit, _, (initial, _) = _small_limit()
-    found = [_prediction.closed_form_error(limit, s * initial) for s in (1e-2, 1e-6, 1e-10)]
+    found = [prediction.closed_form_error(limit, s * initial) for s in (1e-2, 1e-6, 1e-10)]
     assert (np.diff([measured for measured, _ in found]) < 0).all()
     measured, first_order = found[-1]
     assert measured == pytest.approx(first_order, rel=1e-2)
@@ -139,11 +141,11 @@ def test_closed_form_approaches_kernel_flow_as_the_start_shrinks(x64):
 
 def test_distances_leave_out_what_starts_learned_and_count_what_is_never_learned():
     embeddings, curves = np.ones((4, 2)), np.zeros((3, 2))
-    a = _prediction.Outcome(embeddings, embeddings, curves, np.array([0.0, np.inf]))
-    b = _prediction.Outcome(2 * embeddings, embeddings, curves, np.array([0.0, 5.0]))
-    assert _prediction.distances(a, b, 10.0) == pytest.approx([0.5, 0.0, 0.0, 1.0])
+    a = prediction.Outcome(embeddings, embeddings, curves, np.array([0.0, np.inf]))
+    b = prediction.Outcome(2 * embeddings, embeddings, curves, np.array([0.0, 5.0]))
+    assert prediction.distances(a, b, 10.0) == pytest.approx([0.5, 0.0, 0.0, 1.0])
     none = b._replace(step_times=np.zeros(2))
-    assert np.isnan(_prediction.distances(none, b, 10.0)[3])  # and a claim on it does not hold
+    assert np.isnan(prediction.distances(none, b, 10.0)[3])  # and a claim on it does not hold
 
 
 @pytest.mark.parametrize(
@@ -160,4 +162,6 @@ def test_distances_leave_out_what_starts_learned_and_count_what_is_never_learned
 )
 def test_bad_settings(tmp_path, args, message):
     with pytest.raises(ValueError, match=message):
-        _run.main(width_sweep.EXPERIMENT, [*SMALL, *args, "--out", str(tmp_path / "here")])
+        _run.main(
+            load("experiments.beyond.width_sweep"), [*SMALL, *args, "--out", str(tmp_path / "here")]
+        )

@@ -5,12 +5,12 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from experiments import _curves, _recipes, _training
-from sslstep import claims
+from sslstep import claims, recipes
+from sslstep.experiment import curves, training
 from sslstep.measure import steps
 
-RECORDS = 0.01 * _training.record_steps(2500, 120)
-RECIPE = _recipes.BarlowTwins()
+RECORDS = 0.01 * training.record_steps(2500, 120)
+RECIPE = recipes.BarlowTwins()
 LEVEL = 0.05
 
 
@@ -41,7 +41,7 @@ def run(rng, *, shared, noise):
 
 
 def timing_of(made):
-    return _curves.timing(RECIPE, made, _curves.hidden_volume(RECIPE, made))
+    return curves.timing(RECIPE, made, curves.hidden_volume(RECIPE, made))
 
 
 def verdicts_of(shares):
@@ -97,14 +97,14 @@ def test_a_drift_is_no_common_timing():
     for _ in range(num):
         made = run(rng, shared=False, noise=0.0)
         drift = 0.3 + 0.05 * np.log(1 + RECORDS) + 0.005 * rng.normal(size=len(RECORDS))
-        p_values.append(_curves.timing(RECIPE, made, drift).p_value)
+        p_values.append(curves.timing(RECIPE, made, drift).p_value)
     assert np.mean(np.array(p_values) <= LEVEL) <= LEVEL + 3 * np.sqrt(LEVEL / num)
 
 
 def test_what_cannot_be_tested_is_nan():
     """No step between two others, or nothing that grows: a claim about it does not hold."""
     made = run(np.random.default_rng(0), shared=True, noise=0.0)
-    assert np.isnan(_curves.timing(RECIPE, made, np.full(len(RECORDS), 0.3)).statistic)
+    assert np.isnan(curves.timing(RECIPE, made, np.full(len(RECORDS), 0.3)).statistic)
     made["correlation"] = np.full((len(RECORDS), 16), 1e-3)
     found = timing_of(made)
     assert np.isnan(found.statistic)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from experiments import _run, symmetry_breaking
 from sslstep import train
+from sslstep.experiment import _run, load
 from sslstep.train import _lock
 
 SCRIPT = Path(tiny.__file__)
@@ -95,7 +95,7 @@ def test_where_there_are_no_locks_it_says_so(tmp_path, monkeypatch):
 
 def test_a_second_command_with_the_same_results_is_refused(tmp_path):
     """It would leave the settings of one beside the claims of the other."""
-    out, experiment = tmp_path / "new" / "results", symmetry_breaking.EXPERIMENT
+    out, experiment = tmp_path / "new" / "results", load("experiments.fig8")
     (tmp_path / "link").symlink_to(tmp_path / "new")
 
     def run(config):
@@ -113,7 +113,7 @@ def test_a_command_that_fails_leaves_no_lock(tmp_path):
     def fails(config):
         raise ValueError("no")
 
-    failing = symmetry_breaking.EXPERIMENT._replace(run=fails)
+    failing = load("experiments.fig8")._replace(run=fails)
     with pytest.raises(ValueError, match="no"):
         _run.main(failing, ["--out", str(tmp_path / "new" / "results")])
     assert os.listdir(tmp_path) == []

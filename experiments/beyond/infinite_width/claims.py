@@ -1,0 +1,138 @@
+"""What the infinite-width run tests about networks: spectra, steps and accuracy."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.beyond.infinite_width import kernel_claims
+from experiments.beyond.infinite_width.config import Config, dims
+from sslstep import claims, linear
+from sslstep.experiment import Arrays, prediction
+from sslstep.measure import spectrum
+
+if TYPE_CHECKING:
+    pass
+
+# What is no difference of two accuracies.
+POINTS = 0.03
+
+
+def check(config: "Config", arrays: Arrays) -> list[claims.Claim]:
+    """Every claim of the run."""
+    results = [*kernel_claims.check(arrays), *_check_spectra(arrays)]
+    if config.laziness:
+        results += [*_check_networks(config, arrays), *_check_accuracy(config, arrays)]
+    return results
+
+
+def _check_spectra(arrays) -> list[claims.Claim]:
+    return [
+        claims.below(
+            f"γ_j of K_Γ is at most that of K̃ / 2n, {name.upper()}: largest ratio",
+            "Section 5.2",
+            expected=1.0,
+            measured=float((arrays[f"{name}_gammas"] / arrays[f"{name}_principal_gammas"]).max()),
+            tolerance=1e-10,
+        )
+        for name in ("mlp", "cnn")
+    ]
+
+
+def _check_networks(config, arrays) -> list[claims.Claim]:
+    results = []
+    for laziness in config.laziness:
+        what = f"network, a = {laziness:g}, width {config.width}"
+        eigenvalues = arrays[f"network_{laziness:g}_eigenvalues"]
+        results.append(
+            claims.above(
+                f"{what}: all d modes are learned, least eigenvalue of C at the end",
+                "Fig. 2",
+                expected=1.0,
+                measured=float(eigenvalues[:, -1].min()),
+                # They approach 1 as e^-8γt: this is e^-3 from it, past the step.
+                tolerance=0.05,
+            )
+        )
+    # Of the laziest.
+    name = f"network_{config.laziness[-1]:g}"
+    what = f"network, a = {config.laziness[-1]:g}, width {config.width}"
+    deviation, allowed = _step_time_errors(config, arrays)
+    results.append(
+        claims.below(
+            f"{what}: step times predicted at infinite width, largest relative error (of "
+            f"{np.abs(deviation).max():.3f}), over what its finite width explains",
+            "Section 5.1",
+            measured=float((np.abs(deviation) / allowed).max()),
+            tolerance=1.0,
+        )
+    )
+    along = arrays["predicted_kernel_accuracy"] - arrays[f"{name}_accuracy"]
+    return [
+        *results,
+        claims.over_seeds(
+            f"{what}: accuracy along training, largest difference from the kernel's model from "
+            f"the network's start",
+            "Eq. 40",
+            "<=",
+            measured=np.abs(along).max(axis=1).tolist(),
+            tolerance=2 * POINTS,  # the largest of many records
+        ),
+    ]
+
+
+def _step_time_errors(config, arrays) -> tuple[np.ndarray, np.ndarray]:
+    """Relative errors of the step times of the laziest networks, and what width explains of them.
+
+    A hidden unit's share of a mode's kernel is at worst a product of two squared normals, of
+    relative variance 8, and two standard deviations of their mean over the width are allowed. And
+    at finite width the outputs' kernels differ and are not quite orthogonal: the modes learned
+    first carry a part of size width^-1/2 into the others, which start from there if that is more
+    than their own start.
+    """
+    expected, eta = arrays["predicted_step_times"], float(arrays["learning_rate"])
+    measured = network_step_times(arrays, config.laziness[-1])
+    gammas = arrays["mlp_gammas"][: config.dim]
+    growth = 8 * np.asarray(linear.effective_eigenvalue(gammas, eta)) * expected
+    lifted = np.log1p(np.exp(growth) / config.width)
+    return measured / expected - 1, 2 * (8 / config.width) ** 0.5 + lifted / growth
+
+
+def network_step_times(arrays: Arrays, laziness: float) -> np.ndarray:
+    """When the eigenvalues of C rose in the networks of each seed."""
+    curves = arrays[f"network_{laziness:g}_eigenvalues"]
+    return np.stack([spectrum.step_times(arrays["t"], each) for each in curves])
+
+
+def _check_accuracy(config, arrays) -> list[claims.Claim]:
+    at = list(dims(config))
+    predicted = arrays["mlp_correct"].mean(axis=1)
+    expected, results = float(predicted[at.index(config.dim)]), []
+    for laziness in config.laziness:
+        results.append(
+            claims.over_seeds(
+                f"probe's accuracy at d = {config.dim}, predicted without training, and of the "
+                f"network trained with a = {laziness:g}, on the same images",
+                "Section 5.2, generalization",
+                "=",
+                expected=expected,
+                measured=arrays[f"network_{laziness:g}_correct"].mean(axis=1).tolist(),
+                tolerance=POINTS,
+            )
+        )
+    t, along = arrays["t"], arrays[f"network_{config.laziness[-1]:g}_accuracy"]
+    # Of the lazy networks.
+    tau = network_step_times(arrays, config.laziness[-1]).mean(axis=0)
+    for learned, middle in prediction.plateaus(tau, arrays["mlp_gammas"][: config.dim]):
+        if learned in at:
+            results.append(
+                claims.over_seeds(
+                    f"the lazy network's accuracy between steps {learned} and {learned + 1} is "
+                    f"that of the first {learned} dimension(s)",
+                    "Eq. 40",
+                    "=",
+                    expected=float(predicted[at.index(learned)]),
+                    measured=[float(np.interp(middle, t, row)) for row in along],
+                    tolerance=POINTS,
+                )
+            )
+    return results

@@ -1,0 +1,56 @@
+"""The settings of the study of infinitely wide networks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sslstep.experiment.image_data import Source
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings; each is one option of the command."""
+
+    data: Source = "photos"
+    """Where the images come from: by name, or a folder of one's own."""
+    data_dir: str | None = None
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
+    num_images: int = 500
+    """n, the number of positive pairs, whose first views are the probe's labelled samples."""
+    cnn_images: int = 300
+    """n for the CNN's kernel, which costs far more; the first of them."""
+    num_test: int = 2000
+    """Test images, at most; of each the crop in the middle."""
+    crop: int = 20
+    """Side of a crop, in pixels."""
+    pool: int = 2
+    """Crops are averaged over squares of this side, in pixels; 1 keeps them."""
+    depth: int = 1
+    """Hidden layers of the MLP."""
+    cnn_depth: int = 3
+    """3x3 convolutions of the CNN, each with stride 2, before its features are flattened."""
+    num_modes: int = 64
+    """Modes of each kernel that are computed, and dimensions that are probed."""
+    dim: int = 8
+    """Embedding dimension d of the trained networks, and of panel D."""
+    width: int = 1024
+    """Width of the trained networks."""
+    laziness: tuple[float, ...] = (1.0, 10.0)
+    """Factors a on the output of the trained networks, ascending; none of them: no training."""
+    num_seeds: int = 3
+    """Networks trained for each factor; one decides no claim about them."""
+    init_scale: float = 0.01
+    """α, of the initial embeddings relative to those of the network as it is drawn."""
+    step_size: float = 0.5
+    """Learning rate, relative to the largest stable one."""
+    num_records: int = 60
+    """Records along training, logarithmically spaced."""
+    penalty: float = 0.1
+    """Ridge penalty μ of panel D: a dimension counts once its variance is of this size."""
+    seed: int = 0
+    """Seed of the choice of images, the crops and the networks."""
+
+
+def dims(config: "Config") -> np.ndarray:
+    """The numbers of dimensions that are probed."""
+    return np.unique(np.r_[np.geomspace(1, config.num_modes, 13).round().astype(int), config.dim])

@@ -1,0 +1,197 @@
+"""Finite networks trained on the infinite-width run's pairs, and what was expected of them."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from experiments.beyond.infinite_width.config import Config
+from sslstep import kernel_pca, linear, losses, nn, simulate, train
+from sslstep.experiment import Arrays, log
+from sslstep.measure import alignment, probe, spectrum
+
+if TYPE_CHECKING:
+    pass
+
+
+class Task(NamedTuple):
+    """Pairs, and labelled samples: those of the first view, and the test crops."""
+
+    x: jax.Array
+    x_prime: jax.Array
+    labels: jax.Array
+    x_test: jax.Array
+    labels_test: jax.Array
+
+
+class Predicted(NamedTuple):
+    """The modes of a kernel, and their functions, C^T k(x), on the labelled samples."""
+
+    modes: kernel_pca.KernelModes
+    functions: jax.Array
+    functions_test: jax.Array
+
+
+class Records(NamedTuple):
+    """Along training: C's eigenvalues, embeddings of the labelled samples and of the test crops."""
+
+    eigenvalues: jax.Array
+    z: jax.Array
+    z_test: jax.Array
+
+
+def networks(config: "Config", key: jax.Array, task: Task, predicted: Predicted) -> Arrays:
+    """Networks trained from the same start at each laziness, and what was to be expected."""
+    model, modes = nn.MLP(config.dim, config.width, config.depth), predicted.modes
+    gammas = modes.eigenvalues[: config.dim]
+    eta = float(config.step_size * linear.max_learning_rate(modes.eigenvalues))
+    both = jnp.concatenate([task.x, task.x_prime])
+    pairs, test = (a.reshape(len(a), -1).astype(jnp.float32) for a in (both, task.x_test))
+    draws = [model.init(k, pairs[:1]) for k in jax.random.split(key, config.num_seeds)]
+    starts = [(model.apply(params, pairs), model.apply(params, test)) for params in draws]
+    initial = [config.init_scale * jnp.asarray(start[0], float) for start in starts]
+    aligned = [kernel_pca.align(modes, f0).singular_values for f0 in initial]
+    step_times = [linear.half_rise_time(gammas, s, learning_rate=eta) for s in aligned]
+    # Until the last mode, of a network somewhat slower than predicted, has come to rest.
+    num_steps = int((1.1 * np.max(step_times) + 0.6 / gammas[-1]) / eta)
+    at = np.unique(np.geomspace(1, num_steps, config.num_records).astype(int))
+    loss_fn, measure = partial(_loss, model), partial(_measure, model)
+    rows: dict[str, list[Any]] = {}
+    total = num_steps * config.num_seeds * len(config.laziness)
+    with tqdm(total=total, desc="networks", unit=" steps", disable=None) as bar:
+
+        def advance(step: int) -> None:
+            bar.update(bar.n // num_steps * num_steps + int(step) - bar.n)
+
+        for seed, params in enumerate(draws):
+            kernel = _kernel_descent(predicted, initial[seed], eta, at)
+            theory = _expected(config, task, predicted, aligned[seed], eta, at)
+            theory |= _judged(config, task, predicted, kernel, kernel.z_test[-1], prefix="kernel_")
+            _append(rows, "predicted", {**theory, "step_times": jnp.sort(step_times[seed])})
+            for laziness in config.laziness:
+                run = train.full_batch_descent(
+                    loss_fn,
+                    params,
+                    eta / laziness**2,
+                    num_steps,
+                    args=(pairs, test, *starts[seed], laziness, config.init_scale),
+                    record_at=at,
+                    measure=measure,
+                    progress=advance,
+                )
+                result = _judged(config, task, predicted, run.records, kernel.z_test[-1])
+                _append(rows, f"network_{laziness:g}", result)
+                log.info("network of seed %d, a = %g: %s", seed, laziness, _summary(result, theory))
+    arrays = {name: np.stack(values) for name, values in rows.items()}
+    return arrays | {"t": eta * at, "learning_rate": eta, "num_steps": num_steps}
+
+
+def _embed(model, params, x, start, laziness, init_scale):
+    laziness, init_scale = (jnp.asarray(a, start.dtype) for a in (laziness, init_scale))
+    return laziness * (model.apply(params, x) - start) + init_scale * start
+
+
+def _loss(model, params, pairs, test, start, start_test, laziness, init_scale):
+    z = _embed(model, params, pairs, start, laziness, init_scale)
+    return losses.simplified_barlow_twins(*jnp.split(z, 2))
+
+
+def _measure(model, params, pairs, test, start, start_test, laziness, init_scale):
+    z, z_prime = jnp.split(_embed(model, params, pairs, start, laziness, init_scale), 2)
+    z_test = _embed(model, params, test, start_test, laziness, init_scale)
+    return Records(spectrum.eigenvalues(z, z_prime), z, z_test)
+
+
+def _kernel_descent(predicted: Predicted, initial, eta, at) -> Records:
+    """What `_measure` gives, of the kernel's own model from the very embeddings of a network.
+
+    Unlike Eqs. 40 and 42 it takes the initial embeddings to be as large as they are.
+    """
+    modes = predicted.modes
+    start = initial.T @ modes.coefficients
+    every = linear.Modes(modes.eigenvalues, jnp.eye(len(modes.eigenvalues)))
+    run = simulate.gradient_descent(start, every, eta, int(at[-1]), record_at=at)
+    functions = predicted.functions, predicted.functions_test
+    z, z_test = (jnp.einsum("nk,tdk->tnd", h, run.coefficients) for h in functions)
+    return Records(run.eigenvalues, z, z_test)
+
+
+def _expected(config, task, predicted, start, eta, at) -> Arrays:
+    """Eqs. 10, 40 and 42."""
+    dim, t = config.dim, eta * at[:, None]
+    gammas = predicted.modes.eigenvalues[:dim]
+    accuracy = probe.accuracy_along(
+        predicted.functions[:, :dim],
+        task.labels,
+        predicted.functions_test[:, :dim],
+        task.labels_test,
+        linear.singular_value(t, gammas, start, learning_rate=eta),
+        config.penalty,
+        num_classes=num_classes_of(task),
+    )
+    curves = linear.mode_eigenvalue(t, gammas, start, learning_rate=eta)
+    return {"eigenvalues": curves, "accuracy": accuracy}
+
+
+def _judged(config, task, predicted, records, reference, prefix="") -> Arrays:
+    """Embeddings along training: their accuracy, and at the end their span and what is right."""
+    eigenvalues, z, z_test = records
+    top = predicted.functions_test[:, : config.dim]
+    labels = task.labels, task.labels_test
+    result = {
+        "eigenvalues": eigenvalues,
+        "accuracy": _along(z, z_test, *labels, config.penalty, num_classes=num_classes_of(task)),
+        "correct": correct(task, z[-1], z_test[-1]),
+        "alignment": alignment.subspace_alignment(z_test[-1].astype(float), top),
+        "kernel_alignment": alignment.subspace_alignment(z_test[-1].astype(float), reference),
+    }
+    return {prefix + name: array for name, array in result.items()}
+
+
+@partial(jax.jit, static_argnames="num_classes")
+def _along(z, z_test, labels, labels_test, penalty, *, num_classes):
+    targets = jax.nn.one_hot(labels, num_classes)
+    targets -= targets.mean(axis=0, keepdims=True)  # the classes' sizes say nothing about a sample
+
+    def accuracy(each):
+        z, z_test = (a.astype(float) for a in each)
+        return probe.accuracy(probe.ridge(z, targets, penalty), z_test, labels_test)
+
+    return jax.lax.map(accuracy, (z, z_test))
+
+
+def _append(rows: dict[str, list[Any]], name: str, result: Arrays) -> None:
+    for key, array in result.items():
+        rows.setdefault(f"{name}_{key}", []).append(np.asarray(array))
+
+
+def _summary(result: Arrays, theory: Arrays) -> str:
+    right = float(np.mean(result["correct"])), float(np.mean(theory["kernel_correct"]))
+    return (
+        f"accuracy {right[0]:.4f} (kernel from its start {right[1]:.4f}), alignment with the top "
+        f"modes {float(result['alignment']):.4f}, with the kernel from its start "
+        f"{float(result['kernel_alignment']):.4f}"
+    )
+
+
+def num_classes_of(task: Task) -> int:
+    """The number of classes c."""
+    return int(max(task.labels.max(), task.labels_test.max())) + 1
+
+
+def correct(task: Task, z: jax.Array, z_test: jax.Array) -> jax.Array:
+    """Which test samples a linear probe on embeddings classifies right."""
+    return _probed(z, task.labels, z_test, task.labels_test, num_classes=num_classes_of(task))
+
+
+@partial(jax.jit, static_argnames="num_classes")
+def _probed(z, labels, z_test, labels_test, *, num_classes):
+    """With the penalty of least leave-one-out error."""
+    z, targets = z.astype(float), jax.nn.one_hot(labels, num_classes)
+    penalties = jnp.var(z, axis=0).sum() * jnp.geomspace(1e-7, 1.0, 22)
+    best = penalties[jnp.argmin(probe.loo_error(z, targets, penalties))]
+    predictions = probe.predict(probe.ridge(z, targets, best), z_test.astype(float))
+    return jnp.argmax(predictions, axis=1) == labels_test

@@ -1,0 +1,93 @@
+"""The claims, and the numbers that they compare."""
+
+import numpy as np
+
+from experiments.beyond.lars_steps.experiment import Config
+from sslstep import claims
+from sslstep.experiment import Arrays
+
+HALVES = ("half", "half_predicted")
+
+
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    """The two laws, and that they are two."""
+    out = []
+    gammas, scales = arrays["gammas"], [f"{scale:g}" for scale in config.scales]
+    ratio = config.relative_rate * gammas[0] / gammas[-1]
+    of_lars = f", for ρ γ_1 / γ_d = {ratio:.2g}, where the law needs it far below 1"
+    waits = {}  # from mode to mode, measured and predicted: the common start drops out
+    for rule, name, domain in (("sgd", "gradient descent", ""), ("lars", "LARS", of_lars)):
+        errors, slack = [], []
+        halves = [np.stack([arrays[f"{rule}/{s}/{key}"] for s in scales]) for key in HALVES]
+        waits[rule] = [np.diff(half, axis=1) for half in halves]
+        for s in scales:
+            half, predicted = arrays[f"{rule}/{s}/half"], arrays[f"{rule}/{s}/half_predicted"]
+            errors.append(np.abs(half / predicted - 1))
+            # A step multiplies by 1 + x, x = 4γη, where flow does by e^x, and records lie apart;
+            # under LARS, what is not aligned at the start adds less than one e-fold to |W|.
+            apart = np.diff(arrays[f"{rule}/{s}/step"])[0]
+            descent = 2 * gammas * config.learning_rate + apart / predicted
+            slack.append(descent if rule == "sgd" else 1 / (config.relative_rate * predicted))
+        error, allowed = np.concatenate(errors), np.concatenate(slack)
+        worst = int(np.argmax(error - allowed))
+        out.append(
+            claims.below(
+                f"linear model under {name}: steps at which modes are learned, relative error of "
+                f"the prediction (of the mode that comes closest to what is allowed){domain}",
+                "Eq. 10, 16" if rule == "sgd" else "beyond the paper",
+                measured=float(error[worst]),
+                tolerance=float(allowed[worst]),
+            )
+        )
+    slope = float(np.polyfit(np.log(gammas), np.log(arrays[f"sgd/{scales[-1]}/half"]), 1)[0])
+    measured, predicted = waits["lars"]
+    growth = {rule: (of_rule[0][:, -1] / of_rule[0][:, 0]).max() for rule, of_rule in waits.items()}
+    out += [
+        claims.close(
+            "linear model under gradient descent: a mode is learned after 1 / γ; the exponent",
+            "Eq. 16",
+            expected=-1.0,
+            measured=slope,
+            # Of log(1/γ s(0)^2), about 2 log(1/α), a part grows as γ falls.
+            tolerance=float(1 / np.log(1 / config.scales[-1])),
+        ),
+        claims.below(
+            f"linear model under LARS: waits from mode to mode, largest relative error of the "
+            f"prediction{of_lars}",
+            "beyond the paper",
+            measured=float(np.abs(measured / predicted - 1).max()),
+            tolerance=0.02,
+        ),
+        claims.below(
+            "and they do not lengthen as those of gradient descent do: the last over the first, of "
+            "both initial scales the larger, over the same under gradient descent",
+            "beyond the paper",
+            expected=0.5,
+            measured=float(growth["lars"] / growth["sgd"]),
+            tolerance=0.0,
+        ),
+    ]
+    spans = [
+        _span(arrays[f"resnet/lars/{seed}"], arrays[f"resnet/sgd/{seed}"]) for seed in config.seeds
+    ]
+    out.append(
+        claims.over_seeds(
+            "ResNet: step times lie closer together under LARS, by a fifth at least: the last over "
+            "the first, of the dimensions learned by both rules, over the same under gradient "
+            "descent",
+            "beyond the paper",
+            "<=",
+            expected=0.8,
+            measured=spans,
+        )
+    )
+    return out
+
+
+def _span(lars: np.ndarray, sgd: np.ndarray) -> float:
+    """Last over first step time, under LARS over under gradient descent; NaN if there are none."""
+    common = min(np.isfinite(lars).sum(), np.isfinite(sgd).sum())
+    if common < 2:
+        return float("nan")
+    last_over_first = [np.sort(found)[common - 1] / found.min() for found in (lars, sgd)]
+    return float(last_over_first[0] / last_over_first[1])

@@ -1,0 +1,169 @@
+r"""How long plateaus last under LARS: not as 1 / γ.
+
+    make lars_steps    or    python -m experiments run lars_steps
+
+The paper trains Barlow Twins and VICReg with LARS and plots them against learning rate times step,
+though its theory is of gradient descent. (A, B): a linear model of prescribed eigenvalues γ_j under
+gradient descent and under LARS, both from small initialisation; solid: measured, dashed: predicted,
+of LARS by `linear.lars_steps`. (C): the step at which each mode is learned against its γ, from two
+initial scales. (D): the ResNet of Figure 1 (C, D) under both: the step at which each dimension is
+learned. Expected: gradient descent learns a mode after 1 / γ times a logarithm of the initial
+scale; under LARS waits from mode to mode of the linear model become shorter, and the initial scale
+moves all modes nearly together. That law ends where γ_1 / γ_j comes near 1 / ρ, ρ being the length
+of a step over that of the weights: on a plateau LARS, whose steps are never shorter, then bounces
+in the modes that are learned. Of a ResNet, whose own kernel changes, it is what is to be seen, and
+one seed decides no claim about it: --seeds 0 1 2. Preset cpu: the linear model in seconds, two
+ResNets in 2 to 4 minutes each on two cores, of which the first is that of Figure 1 (C, D), shared.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from experiments.beyond.predicted_steps import experiment as predicted_steps
+from experiments.fig5 import experiment as fig5
+from sslstep import linear, optim
+from sslstep.experiment import Arrays, Experiment, curves, training
+from sslstep.experiment._require import require
+from sslstep.measure import spectrum
+from sslstep.recipes import BarlowTwins
+
+LARS = replace(
+    fig5.CPU.barlow_twins,
+    optimizer="lars",
+    learning_rate=1.0,
+    bias_learning_rate=0.01,
+    momentum=0.9,
+)
+
+
+@dataclass(frozen=True)
+class Config(training.Config):
+    """Settings; each is one option of the command."""
+
+    methods: tyro.conf.Suppress[tuple[Any, ...]] = ("barlow_twins",)
+    """Of the ResNets: no option."""
+    num_modes: int = 8
+    """Modes of the linear model, all of which are learned."""
+    exponent: float = 1.5
+    """γ_j = j to the power of minus this."""
+    scales: tuple[float, ...] = (1e-3, 1e-6)
+    """Initial scales α of the linear model."""
+    relative_rate: float = 2e-4
+    """Length of a step of LARS over that of the weights: its learning rate times its trust."""
+    learning_rate: float = 1e-2
+    """Learning rate of the linear model's gradient descent."""
+    sgd: BarlowTwins = fig5.CPU.barlow_twins
+    """The ResNet under gradient descent: the run of Figure 1 (C, D)."""
+    lars: BarlowTwins = LARS
+    """The ResNet under LARS, at a constant rate."""
+
+
+RULES = ("sgd", "lars")
+
+
+def run(config: Config, runs: Path) -> Arrays:
+    """The linear model from each scale, and the two ResNets, by both rules."""
+    positive = ("relative_rate", "exponent", "scales", "learning_rate")
+    require(config, at_least={"num_modes": 2}, positive=positive)
+    if len(set(config.scales)) < 2 or len(set(config.scales)) < len(config.scales):
+        raise ValueError(f"scales must be two or more, each once, got {config.scales}.")
+    recipes: list[Any] = [(rule, getattr(config, rule)) for rule in RULES]
+    training.require_valid(config, recipes)
+    gammas = np.arange(1, config.num_modes + 1) ** -config.exponent
+    arrays: Arrays = {"gammas": gammas}
+    for scale in config.scales:
+        for rule, found in _linear_model(config, gammas, scale).items():
+            arrays |= {f"{rule}/{scale:g}/{key}": value for key, value in found.items()}
+    for seed in config.seeds:
+        for rule in RULES:
+            recipe = getattr(config, rule)
+            run = training.fit(config, "barlow_twins", recipe, seed, runs, name=f"{rule}:").arrays
+            middle = curves.count(recipe, run).rises.middle
+            found = np.interp(middle, run["record_t"], run["step"])
+            found[~np.isfinite(middle)] = np.inf
+            arrays[f"resnet/{rule}/{seed}"] = found
+    return arrays
+
+
+def _linear_model(config: Config, gammas: np.ndarray, scale: float) -> dict[str, Arrays]:
+    """Curves and step counts of one initial scale by both rules, measured and predicted."""
+    dim = len(gammas)
+    with jax.enable_x64(True):
+        matrix = jnp.diag(jnp.asarray(gammas))
+        key = jax.random.key(config.seeds[0])
+        weights = linear.init_weights(key, dim, dim, scale, dtype=jnp.float64)
+        modes = linear.modes(matrix)
+        initial = linear.align(weights, modes).singular_values
+        t = jnp.geomspace(1e-3, 3 * linear.half_rise_time(gammas[-1], initial[-1]), 20_000)
+        curves = np.asarray(linear.mode_eigenvalue(t[:, None], gammas[None], initial[None]))
+        lars_at = np.asarray(linear.lars_steps(t, gammas, initial, config.relative_rate))
+        sgd_at = np.asarray(t) / config.learning_rate
+        out = {}
+        rules = {
+            "sgd": (optim.sgd(config.learning_rate), sgd_at),
+            "lars": (
+                optim.lars(
+                    1.0,
+                    momentum=0.0,
+                    weight_decay=0.0,
+                    trust_coefficient=config.relative_rate,
+                ),
+                lars_at,
+            ),
+        }
+        for rule, (optimizer, at) in rules.items():
+            half = np.asarray([np.interp(0.5, curve, at) for curve in curves.T])
+            steps, measured = _descend(optimizer, weights, matrix, int(1.3 * half[-1]))
+            out[rule] = {
+                "step": steps,
+                "measured": measured,
+                "predicted": np.stack([np.interp(steps, at, curve) for curve in curves.T], axis=1),
+                "half": np.asarray(spectrum.step_times(steps.astype(float), measured)),
+                "half_predicted": half,
+            }
+        return out
+
+
+def _descend(
+    optimizer: optax.GradientTransformation, weights: Any, matrix: Any, num_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of C at some 2000 steps of a linear model under any optimiser."""
+    every = max(1, num_steps // 2000)
+
+    def step(carry: Any, _: Any) -> Any:
+        weights, state = carry
+        gradient = jax.grad(linear.loss)(weights, matrix)
+        updates, state = optimizer.update(gradient, state, weights)
+        return (optax.apply_updates(weights, updates), state), None
+
+    def stretch(carry: Any, _: Any) -> Any:
+        carry, _ = jax.lax.scan(step, carry, length=every)
+        c = carry[0] @ matrix @ carry[0].T
+        return carry, jnp.linalg.eigvalsh((c + c.T) / 2)[::-1]
+
+    run = jax.jit(partial(jax.lax.scan, stretch, length=max(2, num_steps // every)))
+    _, eigenvalues = run((weights, optimizer.init(weights)))
+    return every * np.arange(1, len(eigenvalues) + 1), np.asarray(eigenvalues)
+
+
+EXPERIMENT = Experiment(
+    {
+        "cpu": Config(),
+        "paper": Config(
+            **{**training.shared(fig5.PAPER), "methods": ("barlow_twins",)},
+            sgd=predicted_steps.PAPER.barlow_twins,
+            lars=replace(fig5.PAPER.recipes.barlow_twins, dim=16),
+        ),
+    },
+    run,
+    trains=True,
+    minutes=12,
+)

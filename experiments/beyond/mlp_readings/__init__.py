@@ -1,0 +1,1 @@
+"""experiments.beyond.mlp_readings."""

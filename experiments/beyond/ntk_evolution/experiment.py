@@ -1,0 +1,292 @@
+r"""The NTK of finite networks: at initialisation for growing widths, and after training.
+
+    make ntk_evolution    or    python -m experiments run ntk_evolution
+
+ReLU networks of one hidden layer, widths 64 to 4096, on pairs of crops. At initialisation: the
+distance of their NTK, scalar (Appendix D.5) and trace, from the infinite-width kernel (A), of the
+eigenvalues of its contrastive modes (B) and of the subspace that it predicts (C). Then they are
+trained on the simplified Barlow Twins loss, lazily and from small weights: eigenvalues (D), the
+kernel's movement (E), and how well the NTK at the start, at the end and at infinite width predicts
+what was learned (F). Expected: rates and constants without a fit. One to three minutes on two
+cores.
+
+Distances fall like width^-1/2 and misalignments, squares of angles, like 1 / width: the NTK is a
+mean over independent units. The constants are closed or averages over units (`_ntk_rate`).
+
+Lazy: initial embeddings made small by subtraction (sslstep.nn.centred). The movement falls, of the
+output weights' part like 1 / width and of the hidden weights' like width^-3/4, slower because
+rectifiers switch. Small: all weights times α with α² width^1/2 = κ fixed, the width at which a
+network is no longer lazy. To learn embeddings of size 1 the product of a unit's weights has to
+become of order width^-1/2, so the kernel moves by O(1 / κ) at every width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from tqdm import tqdm
+
+from experiments.beyond.ntk_evolution import ntk_rate
+from sslstep import kernel_pca, nn, train
+from sslstep.experiment import Arrays, Experiment, networks, prediction
+from sslstep.experiment._require import require, require_widths
+from sslstep.experiment.image_data import Source, split_pairs
+from sslstep.measure import alignment
+from sslstep.ntk import empirical, infinite
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings; each is one option of the command."""
+
+    data: Source = "photos"
+    """Where the images come from: by name, or a folder of one's own."""
+    data_dir: str | None = None
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
+    num_images: int = 32
+    """n, the number of positive pairs."""
+    crop: int = 20
+    """Side of a crop, in pixels."""
+    dim: int = 4
+    """Embedding dimension d."""
+    widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
+    """Hidden units, increasing."""
+    fit_from: int = 512
+    """The narrowest width of exponents, beside those of all, and of what predictions are worth."""
+    num_draws: int = 64
+    """Networks of each width at initialisation."""
+    num_lazy: int = 6
+    """How many of each width are trained lazily."""
+    num_small: int = 4
+    """And from small weights."""
+    init_scale: float = 0.1
+    """Initial embeddings in lazy training, relative to the plain network's."""
+    small_scale: float = 0.5
+    """κ = α² width^1/2, with α the scale of small weights."""
+    step_size: float = 0.2
+    """4 η γ_1 in lazy training; stable below 1."""
+    small_step_size: float = 0.04
+    """4 η γ_1 from small weights, whose kernel grows by about 1 / κ."""
+    num_units: int = 8192
+    """Units drawn for the averages of theory."""
+    num_modes: int = 10
+    """Eigenvalues shown."""
+    seed: int = 0
+    """Seed of the choice of images, the crops and the networks."""
+    memory_gib: float = 2.0
+    """Memory that the NTK may take, in GiB."""
+
+
+class Setting(NamedTuple):
+    """What all networks are compared with."""
+
+    config: Config
+    x: jax.Array
+    basis: jax.Array
+    limit: prediction.Limit
+    kernel: jax.Array
+
+
+def run(config: Config) -> Arrays:
+    """Networks of every width at initialisation, some trained in two ways, and theory."""
+    _require_valid(config)
+    key_data, key_networks, key_units = jax.random.split(jax.random.key(config.seed), 3)
+    # The held-out pair is not used.
+    x, _ = split_pairs(key_data, config.data, config.num_images, 1, config.data_dir, config.crop)
+    kernel = infinite.mlp(1)(x)
+    limit = prediction.limit(kernel, kernel[:1], config.dim, config.step_size)
+    basis = networks.basis(x)
+    setting = Setting(config, x, basis, limit, kernel)
+    cov = ntk_rate.covariance(x)
+    order = ntk_rate.first_order(cov, config.dim, key_units, config.num_units)
+    arrays: Arrays = {
+        "widths": np.asarray(config.widths),
+        "gammas": limit.gamma_modes.eigenvalues[: config.num_modes],
+        "distance_rate": ntk_rate.distance(cov, config.dim),
+        **{f"rate_{name}": value for name, value in order._asdict().items()},
+    }
+    rows: dict[str, list[Any]] = {}
+    per_width = config.num_draws + config.num_lazy + config.num_small
+    with tqdm(total=len(config.widths) * per_width, unit=" networks", disable=None) as bar:
+        for width, key in zip(
+            config.widths, jax.random.split(key_networks, len(config.widths)), strict=True
+        ):
+            found = _of_width(setting, cov, width, key, bar.update)
+            for name, value in found.items():
+                rows.setdefault(name, []).append(value)
+    arrays |= {name: np.stack(values) for name, values in rows.items()}
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def _require_valid(config: Config) -> None:
+    twice = ("num_images", "num_draws", "num_lazy", "num_small", "num_units")
+    require(
+        config,
+        at_least={"dim": 1, "num_modes": config.dim, **dict.fromkeys(twice, 2)},
+        positive=("small_scale", "memory_gib"),
+        at_most_one=("init_scale", "step_size", "small_step_size"),
+    )
+    require_widths(config.widths, config.fit_from)
+    most = max(config.num_lazy, config.num_small)
+    if config.num_draws < most:
+        raise ValueError(f"num_draws = {config.num_draws}, but {most} of them are to be trained.")
+    if config.num_modes >= config.num_images:
+        raise ValueError(
+            f"num_modes = {config.num_modes} must be below num_images = {config.num_images}."
+        )
+
+
+def _of_width(setting: Setting, cov, width: int, key, advance: Callable[[], Any]) -> Arrays:
+    """Everything about networks of one width; arrays of (draws, ...)."""
+    config = setting.config
+    model = nn.MLP(config.dim, width)
+    (x,) = networks.rotated(setting.basis, model, setting.x)
+    functions = networks.functions(model.apply)
+    ntk = _kernels(config, x, width)
+    expected = _predicted(setting, setting.kernel)
+    keys = jax.random.split(key, config.num_draws)
+    found: dict[str, list[Any]] = {}
+
+    def add(**values: Any) -> None:
+        for name, value in values.items():
+            found.setdefault(name, []).append(np.asarray(value))
+
+    for s, key_draw in enumerate(keys):
+        drawn = networks.init(key_draw, setting.basis, model=model)
+        kernels = [ntk(drawn, kind) for kind in ntk_rate.KINDS]
+        modes = [_modes(kernel, config.num_modes) for kernel in kernels]
+        gammas = np.stack([m.eigenvalues for m in modes])
+        deviation = gammas[:, : config.dim] / setting.limit.modes.eigenvalues - 1
+        add(
+            distance=[_relative(kernel, setting.kernel) for kernel in kernels],
+            initial_gammas=gammas,
+            deviation=np.sqrt(np.mean(deviation**2, axis=1)),
+            misalignment=[
+                alignment.misalignment(_predicted(setting, k), expected) for k in kernels
+            ],
+        )
+        advance()
+        if s < config.num_lazy:
+            learned, start, final = _train(setting, functions, drawn, x, lazy=True)
+            moved = ntk(final, "trace")
+            hidden = ntk(final, "trace", hidden_only=True) - ntk(drawn, "trace", hidden_only=True)
+            change = moved - kernels[1]
+            parts = (hidden, change - hidden, change)
+            norm = np.linalg.norm(kernels[1])
+            initial, num_steps = start
+            run = prediction.descent(setting.limit, initial, [num_steps])
+            (pull,) = run.coefficients
+            (descended,) = run.embeddings(setting.kernel, initial)
+            theory = ntk_rate.lazy_movement(
+                cov, pull, width, key_draw, num_units=config.num_units // 4
+            )
+            add(
+                lazy_movement=[np.linalg.norm(part) / norm for part in parts],
+                lazy_theory=np.asarray(theory) / np.linalg.norm(setting.kernel) ** 2,
+                lazy_misalignment=_misalignments(setting, learned, kernels[1], moved),
+                lazy_floor=alignment.misalignment(descended, expected),
+                lazy_gammas=_modes(moved, config.num_modes).eigenvalues,
+            )
+            advance()
+        if s < config.num_small:
+            scale = (config.small_scale / width**0.5) ** 0.5  # α
+            small = nn.scale_init(drawn, scale)
+            learned, _, final = _train(setting, functions, small, x, lazy=False)
+            begun = scale**2 * kernels[1]
+            moved = ntk(final, "trace")
+            cosine = np.vdot(moved, begun) / (np.linalg.norm(moved) * np.linalg.norm(begun))
+            add(
+                small_movement=_relative(moved, begun),
+                small_cosine=cosine,
+                small_misalignment=_misalignments(setting, learned, begun, moved),
+                small_gammas=_modes(moved, config.num_modes).eigenvalues / scale**2,
+                small_scalar=_misalignments(setting, learned, begun, ntk(final, "scalar"))[1],
+            )
+            advance()
+    return {name: np.stack(values) for name, values in found.items()}
+
+
+def _kernels(config: Config, x, width: int) -> Callable[..., np.ndarray]:
+    """The NTK of a network of some width, or the part of its hidden weights; float64."""
+    model: Any = nn.MLP(config.dim, width, dtype=jnp.float64)
+    x, limit = x.astype(jnp.float64), int(config.memory_gib * 2**30)
+
+    def whole(params, x):
+        return model.apply(params, x)
+
+    def by_hidden(output, hidden, x):
+        return model.apply({"params": {"hidden_1": hidden, "output": output}}, x)
+
+    def ntk(params, kind: Any, *, hidden_only: bool = False) -> np.ndarray:
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+        hidden, output = params["params"]["hidden_1"], params["params"]["output"]
+        apply_fn: Any = Partial(by_hidden, output) if hidden_only else whole
+        trained = hidden if hidden_only else params
+        return np.asarray(empirical.ntk(apply_fn, trained, x, kind=kind, memory_limit=limit))
+
+    return ntk
+
+
+def _train(setting: Setting, functions, params, x, *, lazy: bool):
+    """What a network learned, its initial embeddings and the number of steps, and its parameters.
+
+    In 1.6 times the steps that the last mode needs by the kernel at initialisation.
+    """
+    config, limit = setting.config, setting.limit
+    scale = jnp.float32(config.init_scale if lazy else 1.0)
+    initial = functions.embed(params, x, params, scale).astype(float)
+    if not lazy:
+        # The same modes, of a kernel α² times as large.
+        ratio = config.small_scale / params["params"]["output"]["kernel"].shape[0] ** 0.5
+        modes = limit.modes._replace(
+            eigenvalues=ratio * limit.modes.eigenvalues,
+            coefficients=limit.modes.coefficients / ratio**0.5,
+        )
+        rate = config.small_step_size / (4 * modes.eigenvalues[0])
+        limit = limit._replace(modes=modes, learning_rate=rate)
+    num_steps = int(prediction.record_at(limit, initial)[-1])
+    descent = train.full_batch_descent(
+        functions.loss, params, limit.learning_rate, num_steps, args=(x, params, scale)
+    )
+    learned = functions.embed(descent.params, x, params, scale).astype(float)
+    return learned, (initial, num_steps), descent.params
+
+
+def _modes(kernel, dim: int) -> kernel_pca.KernelModes:
+    return kernel_pca.contrastive_modes(jnp.asarray(kernel), dim, solver="dense")
+
+
+def _predicted(setting: Setting, kernel) -> jax.Array:
+    """Eq. 49."""
+    return kernel_pca.embed_training(_modes(kernel, setting.config.dim))
+
+
+def _relative(kernel, reference) -> float:
+    return float(np.linalg.norm(kernel - reference) / np.linalg.norm(reference))
+
+
+def _misalignments(setting: Setting, learned, *kernels) -> list[float]:
+    """Of what was learned with the prediction by the kernels and by the limit."""
+    kernels = (*kernels, setting.kernel)
+    return [float(alignment.misalignment(learned, _predicted(setting, k))) for k in kernels]
+
+
+EXPERIMENT = Experiment(
+    {
+        "cpu": Config(),
+        "paper": Config(
+            data="cifar10",
+            num_images=128,
+            dim=10,
+            widths=tuple(2**k for k in range(6, 17)),
+            num_modes=20,
+            memory_gib=40.0,
+        ),
+    },
+    run,
+    minutes=3,
+)

@@ -1,0 +1,143 @@
+"""The figure of `ntk_evolution`."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.beyond.ntk_evolution import ntk_rate
+from experiments.beyond.ntk_evolution.experiment import Config
+from sslstep import plotting
+from sslstep.experiment import Arrays
+
+if TYPE_CHECKING:
+    pass
+
+THEORIES: tuple[dict[str, Any], ...] = (plotting.THEORY, {**plotting.THEORY, "linestyle": ":"})
+
+
+def plot(config: "Config", arrays: Arrays) -> Any:
+    """Three rates at initialisation; eigenvalues, movement and predictions after training."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
+
+    fig, axes = plt.subplots(2, 3, figsize=(7.2, 5.0))
+    (distance, gamma, angle), (spectra, movement, learned) = axes
+    widths = arrays["widths"]
+    for ax in (distance, gamma, angle, movement, learned):
+        ax.set(xscale="log", yscale="log", xlabel="width", xlim=(0.7 * widths[0], 1.4 * widths[-1]))
+        ax.set_xticks(widths[:: max(1, len(widths) // 3)])
+        ax.xaxis.set_major_formatter("{x:.0f}")
+        ax.minorticks_off()
+    panels = (
+        (distance, "distance", arrays["distance_rate"], -0.5),
+        (gamma, "deviation", arrays["rate_gamma"] ** 0.5, -0.5),
+        (angle, "misalignment", arrays["rate_misalignment"], -1.0),
+    )
+    for ax, name, rates, power in panels:
+        _plot_rate(ax, arrays, name, rates, power)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+    distance.set(ylabel=r"$\|\Theta-K\|_F\,/\,\|K\|_F$, rms", title="kernel at initialisation")
+    gamma.set(ylabel=r"$\gamma_j(\Theta)\,/\,\gamma_j(K)-1$, rms")
+    gamma.set(title=f"its first {config.dim} eigenvalues")
+    angle.set(ylabel="misalignment $1-a$, mean", title="embedding it predicts")
+    distance.legend(loc="lower left")
+    _plot_spectra(spectra, arrays)
+    _plot_movement(movement, arrays)
+    _plot_learned(learned, arrays)
+    plotting.label_panels(axes.flat)
+    return fig
+
+
+def _mean_and_error(values) -> tuple[np.ndarray, np.ndarray]:
+    """Over draws."""
+    return values.mean(axis=1), values.std(axis=1, ddof=1) / values.shape[1] ** 0.5
+
+
+def _rms_and_error(values) -> tuple[np.ndarray, np.ndarray]:
+    mean, error = _mean_and_error(values**2)
+    return mean**0.5, error / (2 * mean**0.5)
+
+
+def _plot_rate(ax, arrays, name, rates, power) -> None:
+    widths = arrays["widths"].astype(float)
+    # What theory gives is the mean of the square, or of the misalignment itself.
+    summary = _mean_and_error if name == "misalignment" else _rms_and_error
+    for k, kind in enumerate(ntk_rate.KINDS):
+        color = plotting.CATEGORIES[k]
+        style: Any = {"color": color, "mfc": "white" if k else color, "markersize": 4}
+        ax.errorbar(
+            widths * (1 + 0.05 * k),  # side by side
+            *summary(arrays[name][..., k]),
+            fmt="os"[k],
+            linewidth=0.8,
+            label=f"{kind} NTK",
+            **style,
+        )
+        ax.plot(widths, rates[k] * widths**power, **THEORIES[k], label=f"{kind}, theory", zorder=0)
+
+
+def _plot_spectra(ax, arrays) -> None:
+    blue, red, *_ = plotting.CATEGORIES
+    j = np.arange(1, len(arrays["gammas"]) + 1)
+    unit = arrays["gammas"][0]
+    narrow, wide = arrays["initial_gammas"][[0, -1], :, 1].mean(axis=1) / unit
+    low, high = arrays["widths"][[0, -1]]
+    looks = (
+        (arrays["small_gammas"][-1].mean(0) / unit, "^", red, red, 4, f"small, trained, {high}"),
+        (narrow, "s", blue, "white", 5, f"initial, {low}"),
+        (wide, "o", blue, blue, 2.5, f"initial, {high}"),
+        (arrays["lazy_gammas"][-1].mean(0) / unit, "x", "0.3", "0.3", 6, f"lazy, trained, {high}"),
+    )
+    for values, marker, color, face, size, label in looks:
+        ax.plot(j, values, marker, color=color, mfc=face, markersize=size, label=label)
+    ax.plot(j, arrays["gammas"] / unit, **plotting.THEORY, label="infinite width")
+    ax.set(yscale="log", xlabel="mode $j$", title="eigenvalues, trace NTK")
+    ax.set(ylabel=r"$\gamma_j\,/\,\gamma_1(K)$", xticks=j[1::2])
+    _make_room(ax, above=0.75)
+    ax.legend(loc="upper right", fontsize=6, labelspacing=0.25)
+
+
+def _make_room(ax, above: float = 0.0, below: float = 0.0) -> None:
+    """For a legend, as fractions of a logarithmic axis."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(low * (high / low) ** -below, high * (high / low) ** above)
+
+
+def _plot_movement(ax, arrays) -> None:
+    blue, red, green, orange, _ = plotting.CATEGORIES
+    widths = arrays["widths"].astype(float)
+    looks = (
+        (arrays["small_movement"], "^", red, red, "small weights"),
+        (arrays["lazy_movement"][..., 2], "o", blue, blue, "lazy"),
+        (arrays["lazy_movement"][..., 0], "s", green, "white", "its part by hidden weights"),
+        (arrays["lazy_movement"][..., 1], "v", orange, "white", "its part by output weights"),
+    )
+    for values, marker, color, face, label in looks:
+        style: Any = {"color": color, "mfc": face, "markersize": 4, "linewidth": 0.8}
+        ax.errorbar(widths, *_rms_and_error(values), fmt=marker, label=label, **style)
+    theory = arrays["lazy_theory"][..., 0].mean(axis=1) ** 0.5
+    ax.plot(widths, theory, **plotting.THEORY, label="theory, hidden weights")
+    ax.set(ylabel=r"$\|\Theta_T-\Theta_0\|_F\,/\,\|\Theta_0\|_F$, rms", title="training moves it")
+    _make_room(ax, above=0.55)
+    ax.legend(loc="upper right", fontsize=6, labelspacing=0.25)
+
+
+def _plot_learned(ax, arrays) -> None:
+    blue, red, *_ = plotting.CATEGORIES
+    widths = arrays["widths"].astype(float)
+    small, lazy = (arrays[f"{name}_misalignment"] for name in ("small", "lazy"))
+    looks = (
+        (small[..., 0], "v", red, "white", "small, initial NTK"),
+        (small[..., 1], "^", red, red, "small, final NTK"),
+        (lazy[..., 0], "o", blue, "white", "lazy, initial NTK"),
+        (lazy[..., 2], "x", blue, blue, "lazy, infinite width"),
+    )
+    for values, marker, color, face, label in looks:
+        style: Any = {"color": color, "mfc": face, "markersize": 4, "linewidth": 0.8}
+        ax.errorbar(widths, *_mean_and_error(values), fmt=marker, label=label, **style)
+    floor = arrays["lazy_floor"].mean(axis=1)
+    ax.plot(widths, floor, **plotting.THEORY, label="theory, lazy: descent of $K$")
+    ax.set(ylabel="misalignment $1-a$, mean", title="learned and predicted")
+    _make_room(ax, below=0.75)
+    ax.legend(loc="lower left", fontsize=6, labelspacing=0.25)

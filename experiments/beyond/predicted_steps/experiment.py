@@ -1,0 +1,166 @@
+r"""When the network's own NTK says that dimensions will be learned, against when they are.
+
+    make predicted_steps    or    python -m experiments run predicted_steps
+
+The paper leaves theory curves out of its ResNets' figures, as predictions from the initial NTK
+are poor. Here is how poor, and from when on they are good: at a dozen moments of the run of
+Figure 1 (C, D) the empirical NTK (Appendix D.5) of the fixed pairs is computed, batch norm's
+statistics held at those of the pairs, and the linear dynamics with that kernel are followed from
+the embeddings of that moment on, by gradient descent, until the run's end. (A): predicted against
+measured times of all dimensions, from the initial network and from later ones. (B): how far off
+the wait for the next dimension is, at each moment, by the kernel of all outputs alike, by that of
+the directions of the embedding that are not learned yet, and by no kernel: one constant wait, the
+best in hindsight. (C): eigenvalues of the kernel of all outputs. Preset cpu, three seeds: two to
+five minutes on two cores beyond the runs themselves, which are shared.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax.tree_util import Partial
+
+from experiments.fig5 import experiment as fig5
+from sslstep import kernel_pca, linear, simulate
+from sslstep.experiment import Arrays, Experiment, curves, prediction, training
+from sslstep.experiment._require import require
+from sslstep.measure import spectrum
+from sslstep.ntk import empirical
+from sslstep.recipes import BarlowTwins
+
+
+@dataclass(frozen=True)
+class Config(training.Config):
+    """Settings; each is one option of the command."""
+
+    methods: tyro.conf.Suppress[tuple[Any, ...]] = ("barlow_twins",)
+    """Only Barlow Twins: the theory is of its loss. No option."""
+    seeds: tuple[int, ...] = fig5.SEEDS
+    """One run of each: a claim about trained networks is over seeds."""
+    barlow_twins: BarlowTwins = fig5.CPU.barlow_twins
+    """How it is trained."""
+    num_pairs: int = 256
+    """Pairs of the kernel; the first of the fixed ones."""
+    kernel: Literal["scalar", "trace"] = "scalar"
+    """NTK of the mean output, as in Appendix D.5; or the mean over outputs, in d times the time."""
+
+
+# Of which outputs the kernel is: of all alike, or of those directions that are not learned yet.
+OUTPUTS = ("all", "unlearned")
+
+
+def run(config: Config, runs: Path) -> Arrays:
+    """The run, and what each of its snapshots' NTK makes of the rest of it."""
+    recipe = config.barlow_twins
+    training.require_valid(config, [("barlow_twins", recipe)])
+    if recipe.optimizer != "sgd" or recipe.momentum or recipe.schedule != "constant":
+        raise ValueError(
+            "the theory is of plain gradient descent: optimizer must be sgd, momentum 0, schedule "
+            f"constant, got {recipe.optimizer}, {recipe.momentum}, {recipe.schedule}."
+        )
+    if recipe.off_diagonal != 1 or recipe.batch_norm or not recipe.symmetrise:
+        raise ValueError(
+            "the theory is of Eq. 1: off_diagonal must be 1, without batch_norm, with symmetrise."
+        )
+    require(config, at_least={"num_snapshots": 2})
+    training.require_pairs(config, "num_pairs", recipe.dim)
+    arrays: Arrays = {}
+    for seed in config.seeds:
+        trained = training.fit(config, "barlow_twins", recipe, seed, runs, name="predicted steps:")
+        setup = training.prepare(config, recipe, seed)
+        states = training.snapshots(trained.folder, setup.state)
+        t = trained.arrays["t"]
+        times = np.concatenate([[0.0], t])[[int(state.step) for state in states]]
+        arrays |= {
+            f"{seed}/snapshot_t": times,
+            f"{seed}/measured": curves.count(recipe, trained.arrays).rises.middle,
+            f"{seed}/record_t": trained.arrays["record_t"],
+        }
+        x = jnp.concatenate([setup.x[: config.num_pairs], setup.x_prime[: config.num_pairs]])
+        apply_fn = _along_directions(setup.model)
+        found = [
+            _predict(config, setup.model, apply_fn, state, x, t[-1] - time)
+            for state, time in zip(states, times, strict=True)
+        ]
+        for which in OUTPUTS:
+            gammas, waits = (
+                np.stack(part) for part in zip(*(one[which] for one in found), strict=True)
+            )
+            arrays[f"{seed}/{which}/gammas"] = gammas
+            arrays[f"{seed}/{which}/predicted"] = times[:, None] + waits
+    return arrays
+
+
+def _predict(
+    config: Config, model: Any, apply_fn: Any, state: Any, x: jax.Array, span: float
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of OUTPUTS each: γ_j of one network's NTK, and how long each dimension takes by it alone."""
+    batch_stats = training.settled(model, state.params, state.batch_stats, x)
+    directions = {"all": jnp.eye(config.barlow_twins.dim)}
+    initial = apply_fn(directions["all"], batch_stats, state.params, x)
+    values, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(initial, 2)))
+    # Eigenvectors of C; where all are learned there is nothing to leave out.
+    unlearned = vectors * (values < 0.5)[None, :]
+    directions["unlearned"] = unlearned if bool((values < 0.5).any()) else directions["all"]
+    out = {}
+    for which in OUTPUTS:
+        bound = Partial(apply_fn, directions[which], batch_stats)
+        kernel = empirical.ntk(bound, state.params, x, kind=config.kernel)
+        # A mean over all d outputs, of which those left out are 0.
+        number = float(jnp.sum(directions[which] ** 2))
+        out[which] = _follow(config, kernel * (len(values) / number), initial, span)
+    return out
+
+
+def _follow(
+    config: Config, kernel: jax.Array, initial: jax.Array, span: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """γ_j of a kernel, and when gradient descent with it learns each dimension within a span."""
+    recipe = config.barlow_twins
+    with jax.enable_x64(True):
+        kernel, initial = (jnp.asarray(np.asarray(a), jnp.float64) for a in (kernel, initial))
+        gammas = kernel_pca.contrastive_modes(kernel, recipe.dim, solver="dense").eigenvalues
+        _, inverse, modes = prediction.features_of(kernel, jnp.float32)
+        rate = min(recipe.learning_rate, 0.5 * float(linear.max_learning_rate(modes.eigenvalues)))
+        every = max(1, int(span / rate) // 1000)
+        num_steps = every * max(1, int(np.ceil(span / rate / every)))
+        descent = simulate.gradient_descent(initial.T @ inverse, modes, rate, num_steps, every)
+        waits = spectrum.step_times(descent.times, descent.eigenvalues)
+    return np.asarray(gammas), np.asarray(waits)
+
+
+def _along_directions(model: Any) -> Any:
+    """The embedding along some directions, with batch norm's statistics, given both.
+
+    One function for all networks of a run, so that its NTK is compiled once.
+    """
+
+    def apply_fn(directions: jax.Array, batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
+        return training.evaluated(model, params, batch_stats, x).z @ directions
+
+    return apply_fn
+
+
+PAPER = Config(
+    **{**training.shared(fig5.PAPER), "methods": ("barlow_twins",)},
+    # Appendix D.2 but for what the theory is not of: plain gradient descent, C symmetrised, and no
+    # more dimensions than a batch can tell apart.
+    barlow_twins=replace(
+        fig5.PAPER.recipes.barlow_twins,
+        dim=16,
+        optimizer="sgd",
+        bias_learning_rate=None,
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup_steps=0,
+        symmetrise=True,
+    ),
+    num_pairs=1024,
+)
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=12)

@@ -1,0 +1,71 @@
+"""The figure, drawn from the arrays of a run."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.beyond.predicted_steps.claims import _later, _waits, best_constant
+from experiments.beyond.predicted_steps.experiment import OUTPUTS, Config
+from sslstep import plotting
+from sslstep.experiment import Arrays, curves
+
+COLORS = (*plotting.CATEGORIES[:2], "0.6")
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """Predicted against measured, the next wait, and the kernel's eigenvalues."""
+    import matplotlib.pyplot as plt
+
+    fig, (ax_all, ax_next, ax_modes) = plt.subplots(1, 3, figsize=(7.0, 2.5))
+    seed = config.seeds[0]
+    measured, times = arrays[f"{seed}/measured"], arrays[f"{seed}/snapshot_t"]
+    learned = np.isfinite(measured)
+    chosen = np.unique(np.linspace(0, len(times) - 2, 4).round().astype(int))
+    markers = "osD^"  # of moments, and of what predicts
+    predicted = arrays[f"{seed}/unlearned/predicted"]
+    for i, color, marker in zip(chosen, plotting.mode_colors(len(chosen)), markers, strict=False):
+        # Dimensions that the network has learned already are no prediction.
+        shown = learned & (measured > times[i]) & np.isfinite(predicted[i])
+        label = f"from t = {times[i]:.2g}"
+        ax_all.loglog(
+            measured[shown], predicted[i][shown], marker, color=color, markersize=4, label=label
+        )
+    if learned.any():
+        span = [measured[learned].min() / 2, 2 * measured[learned].max()]
+        ax_all.plot(span, span, **plotting.THEORY)
+    ax_all.set_xlabel("measured step time")
+    ax_all.set_ylabel("predicted step time")
+    ax_all.legend()
+    every = {which: [_waits(arrays, other, which) for other in config.seeds] for which in OUTPUTS}
+    constant = best_constant([_later(waits) for waits in every["unlearned"]])
+    looks: list[tuple[str, str, float | None]]
+    looks = [(f"NTK of {which} outputs", which, None) for which in OUTPUTS]
+    looks += [(f"always {constant:.2g}", "unlearned", constant)]
+    for (name, which, wait), color, marker in zip(looks, COLORS, markers, strict=False):
+        for k, waits in enumerate(every[which]):
+            predicted = waits.predicted if wait is None else np.full(len(waits.at), wait)
+            # Only what is due and has come by the end of the run has a place here.
+            both = np.isfinite(predicted) & np.isfinite(waits.measured)
+            ratio = np.full(len(waits.at), np.nan)
+            np.divide(predicted, waits.measured, out=ratio, where=both)
+            style: Any = {"markersize": 4, "color": color, "label": None if k else name}
+            ax_next.semilogy(ratio, marker + "-", **style)
+    at = every["unlearned"][0].at
+    ax_next.axhline(1.0, **plotting.THEORY)
+    ax_next.set_xticks(np.arange(len(at)), [f"{time:.2g}" for time in at], rotation=60)
+    ax_next.set_xlabel("from the network at $t$")
+    ax_next.set_ylabel("next wait, predicted / measured")
+    ax_next.set_ylim(bottom=ax_next.get_ylim()[0] / 10)
+    ax_next.legend(loc="lower left")
+    gammas = arrays[f"{seed}/all/gammas"]
+    for j, color in enumerate(plotting.mode_colors(gammas.shape[1])):
+        ax_modes.plot(np.maximum(times, times[1] / 3), gammas[:, j], ".-", color=color)
+    ax_modes.set_xscale("log")
+    ax_modes.set_yscale("log")
+    ax_modes.set_xlabel("effective time $t$")
+    ax_modes.set_ylabel(r"eigenvalues $\gamma_j$ of the NTK")
+    shown = curves.seed_shown(config.seeds).removeprefix(", ")
+    for ax, which in ((ax_all, shown), (ax_next, "all seeds" if shown else ""), (ax_modes, shown)):
+        ax.set_title(which, fontsize=8)
+    plotting.label_panels([ax_all, ax_next, ax_modes])
+    return fig

@@ -1,0 +1,164 @@
+"""What is compared in the study of speed-ups: losses, gradients and optimisers, by name."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sslstep import losses, optim
+from sslstep.recipes import BarlowTwins
+
+Name = Literal[
+    "plain",
+    "vicreg",
+    "momentum",
+    "adam",
+    "lars",
+    "whitening",
+    "preconditioned",
+    "sharpened",
+    "smoothed",
+    "quartic",
+    "hinge",
+    "sharpened_smoothed",
+    "combined",
+    "combined_momentum",
+    "preconditioned_vicreg",
+]
+NAMES: tuple[Name, ...] = get_args(Name)
+Rates = Literal["descent", "momentum", "vicreg", "adam", "lars"]
+Kind = Literal["reference", "obvious", "remedy", "combination"]
+# From an arm's own number, which may be traced, to the loss of a batch.
+ByNumber = Callable[[Any], Callable[..., jax.Array]]
+
+
+class Arm(NamedTuple):
+    """One way of training.
+
+    Attributes:
+        label: for figures and tables.
+        kind: what is to be beaten, what one would try first, Appendix G's, and several together.
+        loss: from the arm's own number, which may be traced, to the loss of a batch.
+        optimizer: from the learning rate, which may be traced, to the optimiser.
+        own: the name of the setting that lists values of the arm's own number; None: it has none.
+        rates: which list of learning rates to search.
+        measured: whose eigenvalues say how many dimensions are learned; None: none do.
+    """
+
+    label: str
+    kind: Kind
+    loss: ByNumber
+    optimizer: Callable[[Any], optax.GradientTransformation] = optim.sgd
+    own: Literal["alphas", "softenings", "leaks", "widths"] | None = None
+    rates: Rates = "descent"
+    measured: Literal["correlation", "covariance"] | None = "correlation"
+
+
+# Eq. 1: λ = 1 and no batch norm, as the paper trains Barlow Twins.
+_barlow_twins = BarlowTwins().loss_fn()
+# What combinations have besides their own number: δ and ε.
+SOFTENING, LEAK = 1e-3, 0.1
+
+
+def _fixed(loss: Callable[..., jax.Array]) -> ByNumber:
+    """A loss without a number of its own."""
+    return lambda _: loss
+
+
+def _by_eigenvalues(loss: Callable[..., jax.Array], own: str) -> ByNumber:
+    """A loss on transformed eigenvalues, by its own number."""
+    return lambda value: partial(loss, batch_norm=False, **{own: value})
+
+
+def _preconditioned(loss: Callable[..., jax.Array], **settings: Any) -> ByNumber:
+    """A loss with preconditioned gradients, by α."""
+    return lambda alpha: optim.preconditioned(loss, alpha=alpha, **settings)
+
+
+def _sharpened_smoothed(leak: Any) -> Callable[..., jax.Array]:
+    """The square root of eigenvalues below 1; above, almost nothing."""
+
+    def transform(x: jax.Array) -> jax.Array:
+        return losses.smooth(losses.sharpen(x, SOFTENING), leak)
+
+    return partial(losses.spectral_barlow_twins, transform=transform, batch_norm=False)
+
+
+def whitened_mse(z: jax.Array, z_prime: jax.Array) -> jax.Array:
+    r"""Mean squared distance of the two views' whitened embeddings (Ermolov et al. 2021).
+
+    Both are whitened by the Cholesky factor of the covariance of the 2n embeddings, with a
+    thousandth of its mean eigenvalue added to the diagonal. The loss is 2 (d - tr C), C being the
+    correlation of what is whitened.
+    """
+    both = jnp.concatenate([z, z_prime])
+    centred = both - both.mean(axis=0, keepdims=True)
+    covariance = centred.T @ centred / centred.shape[0]
+    d = covariance.shape[0]
+    ridge = 1e-3 * jnp.trace(covariance) / d
+    factor = jnp.linalg.cholesky(covariance + ridge * jnp.eye(d, dtype=z.dtype))
+    white = jax.scipy.linalg.solve_triangular(factor, centred.T, lower=True)
+    first, second = jnp.split(white, 2, axis=1)
+    return jnp.sum((first - second) ** 2) / z.shape[0]
+
+
+_smoothed = partial(losses.smoothed_barlow_twins, leak=LEAK, batch_norm=False)
+_momentum = partial(optim.sgd, momentum=0.9)
+
+ARMS: Mapping[str, Arm] = {
+    "plain": Arm("Barlow Twins", "reference", _fixed(_barlow_twins)),
+    "vicreg": Arm(
+        "VICReg", "reference", _fixed(losses.vicreg), rates="vicreg", measured="covariance"
+    ),
+    "momentum": Arm("momentum 0.9", "obvious", _fixed(_barlow_twins), _momentum, rates="momentum"),
+    "adam": Arm("Adam", "obvious", _fixed(_barlow_twins), optax.adam, rates="adam"),
+    "lars": Arm(
+        "LARS",
+        "obvious",
+        _fixed(_barlow_twins),
+        partial(optim.lars, weight_decay=0.0),
+        rates="lars",
+    ),
+    "whitening": Arm("whitening", "obvious", _fixed(whitened_mse), measured=None),
+    "preconditioned": Arm("preconditioned", "remedy", _preconditioned(_barlow_twins), own="alphas"),
+    "sharpened": Arm(
+        "sharpened",
+        "remedy",
+        _by_eigenvalues(losses.sharpened_barlow_twins, "softening"),
+        own="softenings",
+    ),
+    "smoothed": Arm(
+        "smoothed", "remedy", _by_eigenvalues(losses.smoothed_barlow_twins, "leak"), own="leaks"
+    ),
+    "quartic": Arm(
+        "quartic", "remedy", _fixed(partial(losses.quartic_barlow_twins, batch_norm=False))
+    ),
+    "hinge": Arm(
+        "hinge", "remedy", _by_eigenvalues(losses.hinge_barlow_twins, "width"), own="widths"
+    ),
+    "sharpened_smoothed": Arm(
+        "sharpened, smoothed", "combination", _sharpened_smoothed, own="leaks"
+    ),
+    "combined": Arm(
+        "preconditioned, smoothed", "combination", _preconditioned(_smoothed), own="alphas"
+    ),
+    "combined_momentum": Arm(
+        "the same, momentum 0.9",
+        "combination",
+        _preconditioned(_smoothed),
+        _momentum,
+        own="alphas",
+        rates="momentum",
+    ),
+    "preconditioned_vicreg": Arm(
+        "preconditioned VICReg",
+        "combination",
+        _preconditioned(losses.vicreg, centre=True),
+        own="alphas",
+        rates="vicreg",
+        measured="covariance",
+    ),
+}

@@ -1,0 +1,342 @@
+r"""What the speed-ups of Appendix G are worth, against what one would try first.
+
+    make speedup    or    python -m experiments run speedup
+
+Barlow Twins as the paper trains it and VICReg, by gradient descent; the same with momentum, Adam,
+LARS; whitened embeddings; and the remedies: preconditioned gradients (Eq. 52), sharpened, smoothed,
+quartic and hinge losses (G.2, G.3), and some of them together. On a linear model, on a network of
+one hidden layer, and on a ResNet. Every arm is tuned with the same number of trials from two seeds,
+over its learning rate and, if it has one, its own number; then trained from five others.
+Measured: steps to each number of learned dimensions, and to the accuracy of a linear probe that
+tuned Barlow Twins ends with; seconds, by steps timed in turn; final accuracy and effective rank.
+
+Rows of the figure: problems. Columns: how many times fewer steps and seconds than tuned Barlow
+Twins from the same seed, with 95% intervals; the final accuracy; the effective rank. table.md has
+all numbers. Two arms are trained at a time. Interrupted, it goes on at the arms where it was.
+"""
+
+import platform
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from tqdm import tqdm
+
+from experiments.beyond.speedup import contenders, tasks, tuning
+from experiments.beyond.speedup.contenders import ARMS
+from experiments.beyond.speedup.tasks import MLP, Linear, ResNet, Search
+from sslstep.experiment import Arrays, Experiment, _kept, training
+
+# Rates a factor of four apart, from where all is slow to where it is unstable.
+LINEAR = Linear(
+    Search(
+        descent=(0.04, 0.16, 0.64, 2.56),
+        momentum=(0.01, 0.04, 0.16, 0.64),
+        vicreg=(0.01, 0.04, 0.16, 0.64),
+        adam=(0.008, 0.032, 0.128, 0.512),
+        lars=(2.4, 9.6, 38.4, 153.6),
+    ),
+    target=8,
+    init_scale=1e-2,
+    num_steps=8000,
+)
+
+
+ONE_LAYER = MLP(
+    Search(
+        descent=(0.0005, 0.002, 0.008, 0.032),
+        momentum=(0.0001, 0.0004, 0.0016, 0.0064),
+        vicreg=(0.0003, 0.0012, 0.0048, 0.0192),
+        adam=(0.0003, 0.0012, 0.0048, 0.0192),
+        lars=(0.3, 1.2, 4.8, 19.2),
+    ),
+    target=4,
+    num_steps=1200,
+)
+
+
+RESNET = ResNet(
+    Search(
+        descent=(0.005, 0.02, 0.08, 0.32),
+        momentum=(0.001, 0.004, 0.016, 0.064),
+        vicreg=(0.0006, 0.0024, 0.0096, 0.0384),
+        adam=(0.0003, 0.0012, 0.0048, 0.0192),
+        lars=(0.3, 1.2, 4.8, 19.2),
+    ),
+    num_steps=800,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings; each is one option of the command."""
+
+    problems: tuple[tasks.Name, ...] = tasks.NAMES
+    """What is trained: the linear model, the network of one hidden layer, the ResNet."""
+    arms: tuple[contenders.Name, ...] = contenders.NAMES
+    """Ways to train it; plain is what the others are compared with."""
+    data: tuple[Literal["photos", "cifar10", "stl10"], ...] = ("photos",)
+    """Images of the ResNet; each is a problem. The MLP has the first."""
+    data_dir: str | None = None
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of images, views and initial parameters."""
+    tuning_seeds: tuple[int, ...] = (1000, 1001)
+    """On which arms are tuned; none of the others."""
+    alphas: tuple[float, float, float] = (0.1, 0.3, 0.03)
+    """Values of the preconditioner's α, relative to the largest eigenvalue; the first with every
+    learning rate, the others with the best."""
+    softenings: tuple[float, float, float] = (1e-2, 1e-1, 1e-3)
+    """Values of the sharpened loss's δ."""
+    leaks: tuple[float, float, float] = (0.1, 0.3, 0.01)
+    """Values of the smoothed losses' ε."""
+    widths: tuple[float, float, float] = (0.1, 0.3, 0.03)
+    """Values of the hinge loss's half width."""
+    linear: Linear = LINEAR
+    """The linear model."""
+    mlp: MLP = ONE_LAYER
+    """The network of one hidden layer."""
+    resnet: ResNet = RESNET
+    """The ResNet."""
+    backbone: Literal["small", "resnet18", "resnet50"] = "small"
+    """The ResNet; small: width 8, three stages of one basic block."""
+    stem: Literal["imagenet", "small", "small_stride2"] = "small_stride2"
+    """Its first layers: 7x7 with stride 2 and pooling; 3x3; 3x3 with stride 2."""
+    size: int = 16
+    """Side of the views in pixels."""
+    num_probe: int = 256
+    """Pairs on which spectra are measured, the same throughout."""
+    num_labelled: int = 1024
+    """Labelled images of each split, for linear probes of hidden representations."""
+    measure_every: int = 5
+    """Steps between spectra."""
+    num_records: int = 14
+    """How many times a probe is trained."""
+    hold: int = 5
+    """For how many spectra a dimension has to stay learned to count."""
+    settle: int = 200
+    """In tuning, for how many steps after the target was reached it must stay so."""
+    rounds: int = 7
+    """How many times the arms' steps are timed, in turn."""
+    round_seconds: float = 0.3
+    """How long that takes of one arm, about."""
+    jobs: int = 2
+    """Arms that are tuned and trained at a time. No result depends on it; steps are timed alone."""
+
+
+PAPER = Config(
+    data=("cifar10", "stl10"),
+    backbone="resnet18",
+    stem="small",
+    size=32,
+    num_probe=2048,
+    num_labelled=5000,
+    mlp=MLP(ONE_LAYER.search, dim=64, target=48, batch_size=512, num_steps=10_000, width=2048),
+    resnet=ResNet(
+        RESNET.search,
+        dim=64,
+        target=48,
+        batch_size=512,
+        num_steps=20_000,
+        hidden=(2048,),
+    ),
+    measure_every=20,
+    num_records=40,
+    settle=2000,
+    jobs=1,
+)
+
+
+def cases(config: Config) -> Iterator[tuple[str, Any, str]]:
+    """Each problem: its name, its settings, its images."""
+    for name in config.problems:
+        for source in config.data if name == "resnet" else config.data[:1]:
+            yield (source if name == "resnet" else name), getattr(config, name), source
+
+
+def run(config: Config, runs: Path) -> Arrays:
+    """Tune, train and time every arm on every problem, or read what was done before."""
+    _require_valid(config)
+    arrays: Arrays = {}
+    for case, problem, source in cases(config):
+        found = _study(config, runs / "speedup", case, problem, source)
+        arrays |= {f"{case}/{name}": value for name, value in found.items()}
+    return arrays
+
+
+def _study(config: Config, folder: Path, case: str, problem: Any, source: str) -> Arrays:
+    """All arms on one problem."""
+    built = _build(case, problem, _images_of(config, source))
+    measures = tuning.make_measures(built)
+    settings = tuning.Settings(config.measure_every, config.num_records, config.hold, config.settle)
+    described = {
+        "format": tuning.FORMAT,
+        "settings": settings,
+        "seeds": config.seeds,
+        "tuning_seeds": config.tuning_seeds,
+        "problem": problem,
+        "images": _described(config, case, source),
+    }
+
+    def train_arm(name: str, begin: Callable[[str], None]) -> Arrays:
+        arm = ARMS[name]
+        own = getattr(config, arm.own) if arm.own else ()
+        make = partial(
+            tuning.run_arm,
+            *(built, measures, arm, problem, config.seeds, config.tuning_seeds, own, settings),
+            begin,
+        )
+        return _kept.kept(folder, f"{case}-{name}", {**described, "arm": name, "own": own}, make)
+
+    names = [name for name in config.arms if _applies(case, name)]
+    # Its trials, and the best one once more to the end.
+    trials = len(problem.search.descent) + tuning.NUM_REFINED + 1
+    per_arm = trials * len(config.tuning_seeds) + len(config.seeds)
+    arrays: Arrays = {}
+    chosen: dict[str, tuple[contenders.Arm, tuning.Candidate]] = {}
+    with tqdm(total=per_arm * len(names), desc=case, unit=" runs", disable=None) as bar:
+        for name, found in _side_by_side(train_arm, names, config.jobs, bar, per_arm):
+            arrays |= {f"{name}/{key}": value for key, value in found.items()}
+            candidate = tuning.Candidate(*map(float, found["chosen"]))
+            chosen[name] = (ARMS[name], candidate)
+    steps = {name: candidate for name, (_, candidate) in chosen.items()}
+    seconds = _kept.kept(
+        folder,
+        f"{case}-seconds",
+        {**described, "rounds": config.rounds, "chosen": steps, "host": platform.node()},
+        partial(
+            tuning.step_seconds,
+            *(built, chosen, problem, config.tuning_seeds[0]),
+            rounds=config.rounds,
+            seconds=config.round_seconds,
+        ),
+    )
+    return arrays | {f"{name}/seconds": value for name, value in seconds.items()}
+
+
+def _side_by_side(
+    train_arm: Callable[[str, Callable[[str], None]], Arrays],
+    names: Sequence[str],
+    jobs: int,
+    bar: "tqdm[Any]",
+    per_arm: int,
+) -> Iterator[tuple[str, Arrays]]:
+    """Each arm and what it gives, in order, so many at a time: a small network leaves cores idle.
+
+    An arm says when it begins a run; if another failed, or the user interrupted, it ends there.
+    """
+    stopped = threading.Event()
+    x64 = jax.config.read("jax_enable_x64")  # what a context sets holds in its own thread only
+
+    def one(name: str) -> Arrays:
+        begun = 0
+
+        def begin(label: str) -> None:
+            nonlocal begun
+            if stopped.is_set():
+                raise CancelledError
+            begun += 1
+            bar.set_postfix_str(label)
+            bar.update()
+
+        with jax.enable_x64(x64):
+            found = train_arm(name, begin)
+        bar.update(per_arm - begun)
+        return found
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            futures = {name: pool.submit(one, name) for name in names}
+            for future in as_completed(futures.values()):
+                future.result()  # the first failure, not the first arm's
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    yield from ((name, future.result()) for name, future in futures.items())
+
+
+def _applies(case: str, arm: str) -> bool:
+    """All eigenvectors of the linear model are equally invariant: whitened, nothing is to learn."""
+    return case != "linear" or arm != "whitening"
+
+
+def _images_of(config: Config, source: Any) -> training.Config:
+    return training.Config(
+        data=source,
+        data_dir=config.data_dir,
+        backbone=config.backbone,
+        stem=config.stem,
+        size=config.size,
+        num_probe=config.num_probe,
+        num_labelled=config.num_labelled,
+    )
+
+
+def _described(config: Config, case: str, source: str) -> dict[str, Any] | None:
+    """What of the images determines a result."""
+    names = ("backbone", "stem", "size", "num_probe", "num_labelled")
+    if case == "linear":
+        return None
+    return {"data": source, **{name: getattr(config, name) for name in names}}
+
+
+def _build(case: str, problem: Any, images: training.Config) -> tasks.Built:
+    if case == "linear":
+        return tasks.build_linear(problem)
+    return tasks.build_images(problem, images)
+
+
+def _require_valid(config: Config) -> None:
+    for name in ("problems", "arms", "data", "seeds", "tuning_seeds"):
+        values = getattr(config, name)
+        if not values or len(set(values)) != len(values):
+            raise ValueError(f"{name} must be one or more, each once, got {values}.")
+    if "plain" not in config.arms:
+        raise ValueError("arms must include plain, with which the others are compared.")
+    if set(config.tuning_seeds) & set(config.seeds):
+        raise ValueError(
+            f"tuning_seeds must not be among seeds, got {config.tuning_seeds} and {config.seeds}."
+        )
+    for name in ("measure_every", "hold", "rounds", "jobs", "num_labelled", "settle"):
+        least = 0 if name in ("num_labelled", "settle") else 1
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
+    if config.num_records < 3:
+        raise ValueError(f"num_records must be >= 3, got {config.num_records}.")
+    for name in ("alphas", "softenings", "leaks", "widths"):
+        if len(set(getattr(config, name))) != 3 or min(getattr(config, name)) <= 0:
+            raise ValueError(
+                f"{name} must be three numbers above 0, as many as other arms have more rates, got "
+                f"{getattr(config, name)}."
+            )
+    for name in config.problems:
+        problem = getattr(config, name)
+        if config.num_probe < 4 * problem.dim:
+            raise ValueError(
+                f"num_probe = {config.num_probe} must be at least 4 {name}.dim = {4 * problem.dim}."
+            )
+        if not 1 <= problem.target <= problem.dim:
+            raise ValueError(
+                f"{name}.target = {problem.target} must lie within 1...{name}.dim = {problem.dim}."
+            )
+        if problem.num_steps % config.measure_every or problem.num_steps < 1:
+            raise ValueError(
+                f"{name}.num_steps = {problem.num_steps} must be a multiple of measure_every = "
+                f"{config.measure_every}."
+            )
+        rates = list(vars(problem.search).values())
+        if len({len(part) for part in rates}) != 1 or not rates[0] or min(map(min, rates)) <= 0:
+            raise ValueError(
+                f"{name}.search must have as many learning rates for each arm, all above 0."
+            )
+    if "whitening" in config.arms and not config.num_labelled:
+        raise ValueError("num_labelled must be >= 1: of whitened embeddings only probes tell.")
+
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=60, alone=True)

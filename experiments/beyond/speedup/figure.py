@@ -1,0 +1,180 @@
+"""How the study of speed-ups is drawn."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.beyond.speedup.claims import (
+    TITLES,
+    arms_of,
+    cases_of,
+    final_accuracy,
+    has_probe,
+    label_of,
+    mean_and_deviation,
+    probes_tell,
+    ratios,
+    target,
+    times_learned,
+)
+from experiments.beyond.speedup.contenders import ARMS
+from sslstep import plotting
+from sslstep.experiment import Arrays
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKERS = {"reference": "o", "obvious": "s", "remedy": "D", "combination": "^"}
+COLORS = {
+    "reference": "black",
+    "obvious": plotting.CATEGORIES[1],
+    "remedy": plotting.CATEGORIES[0],
+    "combination": plotting.CATEGORIES[2],
+}
+LABELS = {
+    "dimensions": "speed-up to k dims",
+    "accuracy": "speed-up to accuracy",
+    "final accuracy": "final accuracy",
+    "rank": "effective rank of $h$",
+}
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+
+
+def plot(config: Any, arrays: Arrays) -> dict[str, Any]:
+    """The trade-off, arm by arm; and how dimensions are learned."""
+    return {"figure": _trade_off(config, arrays), "learned": _learned(config, arrays)}
+
+
+def _trade_off(config: Any, arrays: Arrays) -> Any:
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+
+    cases = cases_of(arrays)
+    rows = [len(arms_of(config, arrays, case)) for case in cases]
+    # What no problem has needs no column.
+    tell = any(probes_tell(arrays, case) for case in cases)
+    probe = any(has_probe(arrays, case) for case in cases)
+    columns = ["dimensions", *["accuracy"] * tell, *["final accuracy", "rank"] * probe]
+    fig, axes = plt.subplots(
+        len(cases),
+        len(columns),
+        figsize=(7.4, 0.9 + 0.155 * sum(rows) + 0.35 * len(cases)),
+        squeeze=False,
+        gridspec_kw={"height_ratios": rows},
+    )
+    for case, line in zip(cases, axes, strict=True):
+        names = arms_of(config, arrays, case)
+        for ax in line:
+            ax.set_yticks(range(len(names)), labels=[])
+            ax.set_ylim(len(names) - 0.5, -0.5)
+            ax.grid(axis="y", color="0.92", linewidth=0.5)
+        line[0].set_yticks(range(len(names)), labels=[label_of(name) for name in names], fontsize=6)
+        title = f"{TITLES[case]}: k = {target(config, case)}"
+        line[0].set_title(title, loc="left", fontsize=8)
+        for y, name in enumerate(names):
+            for column, ax in zip(columns, line, strict=True):
+                _arm(config, arrays, case, name, y, column, ax)
+        for column, ax in zip(columns, line, strict=True):
+            if not _has(arrays, case, column):
+                ax.set_axis_off()
+                continue
+            reference = 1.0
+            if column == "final accuracy":
+                reference = mean_and_deviation(final_accuracy(arrays, case, "plain"))[0]
+            if column != "rank":
+                ax.axvline(reference, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
+            if column in ("dimensions", "accuracy"):
+                _ratio_axis(ax)
+    for column, ax in zip(columns, axes[-1], strict=True):
+        ax.set_xlabel(LABELS[column])
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, color=COLORS[kind], label=kind)
+        for kind, marker in MARKERS.items()
+    ]
+    for label, face in (("by steps", "0.3"), ("by seconds", "white")):
+        handles.append(
+            Line2D([], [], linestyle="", marker="o", color="0.3", markerfacecolor=face, label=label)
+        )
+    fig.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=6, markerscale=0.7)
+    return fig
+
+
+def _has(arrays: Arrays, case: str, column: str) -> bool:
+    """Whether a problem has anything to show there."""
+    if column == "accuracy":
+        return probes_tell(arrays, case)
+    return column == "dimensions" or has_probe(arrays, case)
+
+
+def _arm(
+    config: Any, arrays: Arrays, case: str, name: str, y: int, column: str, ax: "Axes"
+) -> None:
+    """One row of one panel."""
+    arm = ARMS[name]
+    color = COLORS[arm.kind]
+    style: dict[str, Any] = {"fmt": MARKERS[arm.kind], "color": color, "markersize": 3.5}
+    style |= {"elinewidth": 0.8, "capsize": 0}
+    if not _has(arrays, case, column) or (column == "dimensions" and arm.measured is None):
+        return
+    if column in ("final accuracy", "rank"):
+        ranks = arrays[f"{case}/{name}/rank_h"]
+        values = final_accuracy(arrays, case, name) if column == "final accuracy" else ranks
+        mean, deviation = mean_and_deviation(values)
+        ax.errorbar(mean, y, xerr=deviation, **style)
+        return
+    pair = ratios(config, arrays, case, name, to=column)
+    for value, shift, face in zip(pair, (-0.17, 0.17), (color, "white"), strict=True):
+        if np.isfinite(value.mean):
+            error = [[value.mean - value.low], [value.high - value.mean]]
+            faint = 1.0 if value.num == len(config.seeds) else 0.35
+            ax.errorbar(
+                value.mean, y + shift, xerr=error, markerfacecolor=face, alpha=faint, **style
+            )
+
+
+def _ratio_axis(ax: "Axes") -> None:
+    """Logarithmic, with ticks at powers of two or four."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    low, high = max(min(low, 0.8), 0.1), min(max(high, 2.5), 300)
+    base = 2 if high / low < 64 else 4
+    powers = [float(base) ** k for k in range(-4, 9) if low <= float(base) ** k <= high]
+    ax.set_xlim(low, high)
+    ax.set_xticks(powers, labels=[f"{p:g}" if p >= 1 else f"1/{1 / p:g}" for p in powers])
+    ax.set_xticks([], minor=True)
+
+
+def _learned(config: Any, arrays: Arrays) -> Any:
+    """How many dimensions are learned along training, the median over seeds."""
+    import matplotlib.pyplot as plt
+
+    cases, kinds = cases_of(arrays), ("obvious", "remedy", "combination")
+    fig, axes = plt.subplots(
+        len(cases), 3, figsize=(7.2, 1.3 + 1.6 * len(cases)), squeeze=False, sharey="row"
+    )
+    for case, line in zip(cases, axes, strict=True):
+        for ax, kind in zip(line, kinds, strict=True):
+            shown = [
+                name
+                for name in arms_of(config, arrays, case)
+                if ARMS[name].measured is not None and ARMS[name].kind in ("reference", kind)
+            ]
+            colors = ["black", "0.5", *plotting.CATEGORIES]
+            for name, color, dash in zip(shown, colors, DASHES, strict=False):
+                times = np.sort(np.median(times_learned(arrays, case, name), axis=0))
+                there = np.maximum(times[np.isfinite(times)], 1)
+                counts = np.arange(1, len(there) + 1)
+                ax.step(
+                    there, counts, where="post", color=color, ls=dash, lw=1.1, label=label_of(name)
+                )
+                ax.plot(there[-1:], counts[-1:], ".", color=color, markersize=3)
+            ax.set_xscale("log")
+        line[0].set_ylabel(f"{TITLES[case]}\ndimensions learned", fontsize=7)
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
+    plotting.label_panels(list(axes.ravel()))
+    for ax in axes[-1]:
+        ax.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=1, fontsize=6, handlelength=3
+        )
+    return fig

@@ -1,0 +1,159 @@
+"""On what speed-ups are compared: a linear model, a network of one hidden layer, a ResNet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen
+
+from sslstep import data, nn, train
+from sslstep.experiment import training
+from sslstep.recipes import BarlowTwins
+
+Name = Literal["linear", "mlp", "resnet"]
+NAMES: tuple[Name, ...] = get_args(Name)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The learning rates to begin with, the same number for each arm: the best is then refined."""
+
+    descent: tuple[float, ...]
+    """Learning rates of gradient descent on Barlow Twins and its variants."""
+    momentum: tuple[float, ...]
+    """The same with momentum 0.9."""
+    vicreg: tuple[float, ...]
+    """Learning rates of gradient descent on VICReg."""
+    adam: tuple[float, ...]
+    """Learning rates of Adam."""
+    lars: tuple[float, ...]
+    """Learning rates of LARS."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What all problems have."""
+
+    search: Search
+    """Learning rates."""
+    dim: int = 8
+    """Embedding dimension d."""
+    target: int = 6
+    """The number of learned dimensions to which arms are tuned."""
+    init_scale: float = 0.3
+    """α, by which every initial parameter is multiplied."""
+    batch_size: int = 64
+    """Pairs in a batch."""
+    num_steps: int = 1000
+    """Steps of the runs that are compared; tuning stops there, too."""
+
+
+@dataclass(frozen=True)
+class Linear(Problem):
+    """A linear model, whose features' cross-covariance has prescribed eigenvalues; full batches."""
+
+    ratio: float = 100.0
+    """γ_1 / γ_d; the eigenvalues between are spaced evenly in the logarithm."""
+    negative: float = 0.1
+    """The size of the one negative eigenvalue, over γ_d's."""
+
+
+@dataclass(frozen=True)
+class MLP(Problem):
+    """One hidden layer on the pixels of images' crops."""
+
+    width: int = 256
+    """Width of the hidden layer."""
+
+
+@dataclass(frozen=True)
+class ResNet(Problem):
+    """The ResNet of the other experiments, smaller."""
+
+    hidden: tuple[int, ...] = (128,)
+    """Widths of the projector's hidden layers."""
+
+
+class Instance(NamedTuple):
+    """A problem of one seed."""
+
+    state: train.TrainState  # without an optimiser's
+    images: np.ndarray
+    x: jax.Array  # fixed pairs, on which embeddings are measured
+    x_prime: jax.Array
+
+
+class Built(NamedTuple):
+    """A problem, ready to train."""
+
+    network: Any
+    views_fn: Callable[..., tuple[jax.Array, jax.Array]]
+    instance: Callable[[int], Instance]  # of a seed
+    accuracy: Callable[[train.TrainState], dict[str, Any]]  # of a probe; {} if there is none
+
+
+class _LinearModel(linen.Module):
+    dim: int
+
+    @linen.compact
+    def __call__(self, x: Any, *, train: bool, axis_name: Any = None) -> nn.Outputs:
+        """Its hidden representation is the input."""
+        weights = linen.initializers.normal(x.shape[-1] ** -0.5)
+        return nn.Outputs(x, linen.Dense(self.dim, use_bias=False, kernel_init=weights)(x))
+
+
+class _HiddenLayer(linen.Module):
+    width: int
+
+    @linen.compact
+    def __call__(self, x: Any, *, train: bool, axis_name: Any = None) -> jax.Array:
+        """The representation of images, whose values in [0, 1] have mean and variance near 0, 1."""
+        pixels = 4 * (x.reshape(len(x), -1) - 0.5)
+        return jax.nn.relu(linen.Dense(self.width)(pixels))
+
+
+def build_linear(problem: Linear) -> Built:
+    """The linear model: sample i has one feature, of which it has √(m |γ_i|)."""
+    network = _LinearModel(problem.dim)
+    learned = np.geomspace(1, 1 / problem.ratio, problem.dim)
+    beyond = [learned[-1] * learned[1], -problem.negative * learned[-1]]
+    gammas = np.concatenate([learned, beyond])
+    x = np.diag(np.sqrt(len(gammas) * np.abs(gammas)))
+    pairs = np.stack([x, x * np.sign(gammas)], axis=1).astype(np.float32)
+
+    def views(_: Any, pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return pairs[:, 0], pairs[:, 1]
+
+    def instance(seed: int) -> Instance:
+        first, second = views(None, jnp.asarray(pairs))
+        state = initial(jax.random.key(seed), network, first, problem.init_scale)
+        return Instance(state, pairs, first, second)
+
+    return Built(network, views, instance, lambda state: {})
+
+
+def build_images(problem: MLP | ResNet, images: training.Config) -> Built:
+    """A network on two crops of each image, and the probe of its hidden representations."""
+    hidden = () if isinstance(problem, MLP) else problem.hidden
+    recipe = BarlowTwins(dim=problem.dim, hidden=hidden, batch_size=problem.batch_size)
+    if isinstance(problem, MLP):
+        network = nn.Encoder(_HiddenLayer(problem.width), recipe.head())
+    else:
+        network = training.network(images, recipe)
+    views_fn = partial(data.two_views, views=recipe.make_views(images.size))
+
+    def instance(seed: int) -> Instance:
+        chosen, _, x, x_prime, key = training.samples(images, views_fn, seed)
+        return Instance(initial(key, network, x, problem.init_scale), chosen, x, x_prime)
+
+    return Built(network, views_fn, instance, training.accuracy_of(images, recipe, network))
+
+
+def initial(key: jax.Array, network: Any, x: jax.Array, scale: float) -> train.TrainState:
+    """A state without an optimiser's."""
+    return train.init_state(key, network, optax.identity(), x, init_scale=scale)

@@ -1,0 +1,1 @@
+"""experiments.beyond.two_towers."""

@@ -1,0 +1,64 @@
+"""The claims, and the numbers that they compare."""
+
+import numpy as np
+
+from experiments.beyond.two_towers.experiment import Config
+from sslstep import claims
+from sslstep.experiment import Arrays
+
+
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    """K_XX' = 0, and the finite towers against their prediction."""
+    gammas, where = arrays["gammas"], "Section 5.2"
+    step_errors = np.abs(arrays["trained_step_times"] / arrays["predicted_step_times"] - 1)
+    left = {
+        name: np.abs(arrays[f"{name}_curves"][:, -1] - 1).max(axis=1)
+        for name in ("trained", "predicted")
+    }
+    # Of each pair of networks: means over images.
+    ranks = {
+        name: arrays[f"{name}_ranks"].mean(axis=1) for name in ("trained", "predicted", "untrained")
+    }
+    predicted, before = (float(ranks[name].mean()) for name in ("predicted", "untrained"))
+    return [
+        claims.below(
+            "with K_XX' = 0 the eigenvalues of K_Γ come in pairs ±γ: largest |γ_j + γ_-j| / γ_1",
+            where,
+            measured=float(np.abs(gammas + gammas[::-1]).max() / gammas[0]),
+            # Of a symmetric eigensolver, for this many eigenvalues.
+            tolerance=float(10 * len(gammas) * np.finfo(gammas.dtype).eps),
+        ),
+        claims.over_seeds(
+            f"step times follow the prediction: largest relative error over modes (networks' NTKs "
+            f"are off by {arrays['fluctuations'].mean():.2g} on the learned modes)",
+            where,
+            "<=",
+            measured=step_errors.max(axis=1).tolist(),
+            # A step takes 1/γ times the logarithm of the start. A hidden unit's share of a mode's
+            # kernel is at worst a product of two squared normals, of relative variance 8: this is
+            # two standard deviations of their mean over the narrower tower.
+            tolerance=2 * (8 / min(config.widths)) ** 0.5,
+        ),
+        claims.over_seeds(
+            "all modes are learned: largest final |λ_j - 1|, beyond that predicted",
+            where,
+            "<=",
+            measured=(left["trained"] - left["predicted"]).tolist(),
+            tolerance=0.05,  # λ approaches 1 as e^-8γt: this is e^-3 from it, past the step
+        ),
+        claims.over_seeds(
+            f"held-out images are matched across the views as well as predicted, {predicted:.3f}: "
+            f"mean rank of the right one of {config.num_test}, 0 best and 0.5 chance, beyond that",
+            where,
+            "=",
+            measured=(ranks["trained"] - ranks["predicted"]).tolist(),
+            tolerance=0.1 * abs(0.5 - predicted),  # a tenth of what was to be learned
+        ),
+        claims.over_seeds(
+            f"which the towers have learned: mean rank, {before:.3f} before training, below chance",
+            where,
+            "<=",
+            expected=0.5,
+            measured=ranks["trained"].tolist(),
+        ),
+    ]

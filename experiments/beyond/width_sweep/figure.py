@@ -1,0 +1,76 @@
+"""The figure, drawn from the arrays of a run."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.beyond.width_sweep.experiment import PARAMETERIZATIONS, Config
+from sslstep import plotting
+from sslstep.experiment import Arrays
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """Distances against width, the curves of two networks, and the closed form's own error."""
+    import matplotlib.pyplot as plt
+
+    fig = plt.figure(figsize=(7.0, 4.4))
+    grid = fig.add_gridspec(2, 3)
+    first = fig.add_subplot(grid[0, 0])
+    top = [first, *(fig.add_subplot(grid[0, i], sharey=first) for i in (1, 2))]
+    bottom = [fig.add_subplot(grid[1, i]) for i in range(3)]
+    titles = ("embeddings, relative", r"eigenvalues of $C$, largest", "step times, relative")
+    for ax, title, measures in zip(top, titles, ((0, 1), (2,), (3,)), strict=True):
+        _plot_distances(ax, config, arrays, measures)
+        ax.set(xlabel="width", xscale="log", yscale="log", title=title)
+    low = 10 ** np.floor(np.log10(arrays["distances"].mean(axis=2).min()))
+    first.set(ylabel="distance from prediction", ylim=(low, 1.2))
+    first.plot([], [], "D", color="grey", markersize=4, label="training pairs")
+    first.plot([], [], "D", color="grey", mfc="white", markersize=4, label="held-out pairs")
+    first.legend(loc="lower left")
+    top[2].legend(*_legend(top[2]), loc="upper right")
+    for ax, name, width in ((bottom[0], "narrow", 0), (bottom[1], "wide", -1)):
+        t, curves, predicted = (arrays[f"{name}_{x}"] for x in ("t", "curves", "predicted"))
+        texts = {"experiment": "trained", "theory": "predicted"}
+        plotting.mode_curves(ax, t[1:], curves[1:], predicted[1:], **texts)
+        ax.set(xlabel="effective time $t$", ylabel=r"eigenvalues of $C$", ylim=(-0.05, 1.35))
+        ax.set(xscale="log", xlim=(t[1], t[-1]), title=f"width {arrays['widths'][width]}")
+    bottom[0].legend(loc="upper left", ncols=2)
+    scales, measured, first_order = arrays["closed_form"].T
+    bottom[2].plot(scales, measured, "o", color=plotting.CATEGORIES[2], label="Eq. 42")
+    bottom[2].plot(scales, first_order, **plotting.THEORY, label="what it leaves out")
+    bottom[2].set(xscale="log", yscale="log", xlabel=r"init scale $\alpha$")
+    bottom[2].set(ylabel="distance from gradient flow", title="closed form, infinite width")
+    bottom[2].legend(loc="lower right")
+    plotting.label_panels([*top, *bottom])
+    return fig
+
+
+def _legend(ax) -> tuple[list[Any], list[str]]:
+    """The entries of an axis with error bars shown as markers only."""
+    handles, labels = ax.get_legend_handles_labels()
+    return [getattr(handle, "lines", [handle])[0] for handle in handles], labels
+
+
+def _plot_distances(ax, config, arrays, measures) -> None:
+    widths = arrays["widths"]
+    fitted = widths >= config.fit_from
+    for p, name in enumerate(PARAMETERIZATIONS):
+        color = plotting.CATEGORIES[p]
+        for i in measures:
+            values = arrays["distances"][p, :, :, i]
+            ax.errorbar(
+                widths * (1 + 0.08 * p),  # side by side
+                values.mean(axis=1),
+                values.std(axis=1, ddof=1) / values.shape[1] ** 0.5,
+                fmt="os"[p],
+                color=color,
+                mfc="white" if i == 1 else color,
+                markersize=4,
+                linewidth=0.8,
+                label=name if len(measures) == 1 else None,
+            )
+    values = arrays["distances"][:, fitted][..., measures]
+    x = widths[fitted].astype(float)
+    middle = np.exp(np.log(values).mean()) * np.exp(np.log(x).mean()) ** 0.5
+    label = r"$\propto$ width$^{-1/2}$" if len(measures) == 1 else None
+    ax.plot(x, middle * x**-0.5, **plotting.THEORY, label=label, zorder=5)

@@ -1,0 +1,36 @@
+"""The figure, drawn from the arrays of a run."""
+
+from typing import Any
+
+from experiments.fig1ab.config import Config
+from sslstep import plotting
+from sslstep.experiment import Arrays, panels
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """Loss, eigenvalues, and the error of the predicted step times."""
+    import matplotlib.pyplot as plt
+
+    fig, (loss, eigenvalues, error) = plt.subplots(
+        3, 1, figsize=(5.0, 6.2), height_ratios=(3, 3, 2)
+    )
+    measured = "gradient descent"
+    panels.loss(loss, arrays, experiment=measured, theory=r"predicted step time $\tau_j$")
+    panels.eigenvalues(
+        eigenvalues, arrays, experiment=measured, theory=r"predicted $\gamma_j s_j^2(t)$"
+    )
+    eigenvalues.legend(loc="center", bbox_to_anchor=(0.33, 0.45))
+    left = 0.3 * arrays["predicted_step_times"][0]
+    for ax in (loss, eigenvalues):
+        ax.set(xscale="log", xlim=(left, arrays["t"][-1]))
+    eigenvalues.set_xlabel(panels.TIME)
+    kinds = (
+        ("predicted_step_times_flow", "s", 7, "white", r"Eq. 16, gradient flow"),
+        ("predicted_step_times", "o", 3.5, panels.BLUE, "with the rate of gradient descent"),
+    )
+    error.axhspan(-2, 2, color="0.9", zorder=0, linewidth=0)
+    panels.step_time_errors(error, arrays, kinds)
+    error.set(ylim=(min(-3, error.get_ylim()[0]), max(3, error.get_ylim()[1])))
+    error.legend(loc="lower right")
+    plotting.label_panels((loss, eigenvalues, error))
+    return fig

@@ -1,0 +1,315 @@
+r"""Figure 2 (A, B): a wide network of one hidden layer learns in steps; its NTK says when.
+
+    make fig2ab    or    python -m experiments run fig2ab
+
+A ReLU network of width 2048 in PyTorch's parameterisation learns 50 images, two random 20x20 crops
+each, in 7000 steps of full-batch gradient descent (Appendix D.1). (A) loss and (B) eigenvalues of
+C, with the prediction of the neural tangent kernel at initialisation; (C) the modes' amplitudes on
+a logarithmic scale; (D) the errors of the predicted step times. Expected: ten modes are learned,
+the first when predicted. The second steps come up to twice too early, because the first ones move
+the weights: to second order that seeds the other modes a hundred times above where they would have
+been. From the embeddings at the step before, each step comes when the same kernel says, as nearly
+as the kernel is constant. Half a minute to one on two cores.
+
+As printed ("weights are scaled upon initialization by α", 1e-4), nothing is learned:
+preset `literal` runs that, and `python -m experiments run mlp_readings` compares the ways to
+read it. Presets `cpu` (photographs) and `paper` (CIFAR-10 from --data-dir) scale the
+initial embeddings by α instead of the weights; `last_layer` scales the output layer alone,
+whose steps come when predicted.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from sslstep import data, kernel_pca, linear, losses, nn, train
+from sslstep.experiment import Arrays, Experiment
+from sslstep.experiment._require import require
+from sslstep.experiment.image_data import Source, crop_pairs
+from sslstep.measure import spectrum
+from sslstep.ntk import empirical, infinite
+
+Scaled = Literal["output", "all", "weights", "first", "last", "none"]
+
+
+Pixels = Literal["standardised", "unit", "symmetric", "centred", "bytes"]
+
+
+Biases = Literal["both", "hidden", "none"]
+
+
+Correlation = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Settings that every reading of the text has; each is one option of the command."""
+
+    data: Source = "photos"
+    """Where the images come from: by name, or a folder of one's own."""
+    data_dir: str | None = None
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
+    num_images: int = 50
+    """n, the number of positive pairs."""
+    crop: int = 20
+    """Side of a crop, in pixels."""
+    dim: int = 10
+    """Embedding dimension d."""
+    width: int = 2048
+    """Width of the hidden layer."""
+    init_scale: float = 1e-4
+    """α."""
+    learning_rate: float = 1e-4
+    """η of gradient descent."""
+    num_steps: int = 7000
+    """Steps of gradient descent."""
+    seed: int = 0
+    """Seed of the choice of images, the crops and the initial parameters."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Floating-point type of the training; kernels are in float64."""
+
+
+@dataclass(frozen=True)
+class Config(Shared):
+    """Settings; each is one option of the command."""
+
+    pixels: Pixels = "standardised"
+    """Each channel standardised; or in [0, 1], in [-1, 1], [0, 1] less the mean image, 0...255."""
+    biases: Biases = "both"
+    """Which layers have them."""
+    scaled: Scaled = "output"
+    """What α multiplies: embeddings; all parameters; weights, not biases; one layer's; nothing."""
+    correlation: Correlation = "mean"
+    """Whether C is the mean over the pairs (Eq. 2) or, undivided, their sum."""
+    num_records: int = 600
+    """Records along the run, logarithmically spaced."""
+    num_draws: int = 8
+    """Other initialisations, for the spread of the finite network's kernel."""
+
+
+class Network(NamedTuple):
+    """A network at initialisation and its data, in a basis of the samples' span."""
+
+    model: nn.MLP
+    params: Any
+    x: jax.Array  # (2n, min(2n, m)): samples [X, X']
+    offset: jax.Array  # (2n, d): what is subtracted from its outputs
+    gain: float  # what they are then multiplied by
+
+
+def run(config: Config) -> Arrays:
+    """Training, predictions by three kernels, and how far the kernel moved."""
+    least = {"num_images": 1, "dim": 3, "num_records": 2, "num_steps": 1, "num_draws": 2}
+    require(config, at_least=least, positive=("init_scale", "learning_rate"))
+    key_data, key_network, key_draws = jax.random.split(jax.random.key(config.seed), 3)
+    x = samples(config, key_data)
+    network = initial_network(config, key_network, x)
+    kernel = finite_kernel(network)
+    arrays, final = learn(config, network, kernel)
+    with jax.enable_x64(True):
+        limit = _modes(config, infinite_kernel(config, x))
+        aligned = kernel_pca.align(limit, arrays["initial_embeddings"])
+        arrays |= _prefixed("infinite", predict(config, limit, aligned.singular_values, 0.0))
+    change = finite_kernel(network._replace(params=final)) - kernel
+    arrays["kernel_change"] = np.linalg.norm(change) / np.linalg.norm(kernel)
+    # To first order, the relative change of γ_j.
+    c = arrays["coefficients"]
+    arrays["gamma_changes"] = np.einsum("ij,ik,kj->j", c, change, c)
+    draws = []
+    for key in tqdm(jax.random.split(key_draws, config.num_draws), "other networks", disable=None):
+        other = initial_network(config, key, x)
+        with jax.enable_x64(True):
+            draws.append(_modes(config, finite_kernel(other)).eigenvalues)
+    arrays["gammas_of_draws"] = np.asarray(draws)
+    return arrays
+
+
+def samples(config: Config, key: jax.Array) -> np.ndarray:
+    """Features of two crops of each image, [X, X'], shape (2n, m), float64."""
+    keys, num = jax.random.split(key), config.num_images
+    crops = jnp.concatenate(crop_pairs(keys, config.data, num, config.data_dir, config.crop))
+    with jax.enable_x64(True):
+        standardise = config.pixels == "standardised"
+        x = np.asarray(data.flatten(crops, dtype=jnp.float64, standardise=standardise))
+    if config.pixels == "symmetric":
+        return 2 * x - 1
+    if config.pixels == "centred":
+        return x - x.mean(axis=0)
+    return 255 * x if config.pixels == "bytes" else x
+
+
+def initial_network(config: Config, key: jax.Array, x: np.ndarray) -> Network:
+    """The network and its samples, both rotated into the samples' span.
+
+    Outside that span weights of the first layer see no input and have no gradient. So with
+    x = r q^T the network of weights q^T W on inputs r is the same at every step, and smaller.
+    """
+    model = nn.MLP(
+        config.dim,
+        config.width,
+        parameterization="standard",
+        bias_std=None if config.biases == "none" else "fan_in",
+        output_bias=config.biases == "both",
+        dtype=jnp.dtype(config.dtype),
+    )
+    params = model.init(key, jnp.asarray(x[:1], config.dtype))["params"]
+    q, r = np.linalg.qr(x.T)
+    weights = q.T @ np.asarray(params["hidden_1"]["kernel"], np.float64)
+    params["hidden_1"]["kernel"] = jnp.asarray(weights, config.dtype)
+    wheres: dict[str, Any] = {
+        "all": lambda path: True,
+        "weights": lambda path: path.endswith("kernel"),
+        "first": lambda path: "hidden" in path,
+        "last": lambda path: "output" in path,
+    }
+    params = {"params": params}
+    if config.scaled in wheres:  # not "output", which is below, nor "none"
+        params = nn.scale_init(params, config.init_scale, wheres[config.scaled])
+    rotated = jnp.asarray(r.T, config.dtype)
+    rest = 1 - config.init_scale if config.scaled == "output" else 0.0
+    outputs: Any = model.apply(params, rotated)
+    return Network(model, params, rotated, rest * outputs, _gain(config))
+
+
+def _gain(config) -> float:
+    # The sum over n pairs is the mean over them of embeddings sqrt(n) times as large.
+    return float(config.num_images) ** 0.5 if config.correlation == "sum" else 1.0
+
+
+def finite_kernel(network: Network) -> np.ndarray:
+    """The NTK of a finite network over its samples, float64, averaged over its d outputs."""
+    with jax.enable_x64(True):
+        apply_fn: Any = network.model.clone(dtype=jnp.float64).apply
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.params)
+        x = network.x.astype(jnp.float64)
+        return network.gain**2 * np.asarray(empirical.ntk(apply_fn, params, x, kind="trace"))
+
+
+def infinite_kernel(config: Config, x: np.ndarray) -> np.ndarray:
+    """The NTK's leading term at the width, for the reading of the config, under x64."""
+    options: Any = {"parameterization": "standard", "bias_std": "fan_in"}
+    if config.biases == "none":
+        options["bias_std"] = None
+    if config.scaled == "weights" and config.biases != "none":
+        options["weight_std"] = config.init_scale / 3**0.5
+        options["bias_std"] = 1 / (3 * x.shape[1]) ** 0.5
+    outer = infinite.mlp(1, config.width, kernel="nngp", **options)(x)
+    # The part of the output weights: sum over units of h(x) h(x'); then that of the first layer.
+    by_last = config.width * outer / options.get("weight_std", 3**-0.5) ** 2
+    by_first = infinite.mlp(1, config.width, **options)(x) - by_last
+    scale = config.init_scale
+    of_hidden = scale if config.scaled in ("all", "first") else 1.0
+    of_output = scale if config.scaled in ("all", "last") else 1.0
+    if config.scaled == "weights" and config.biases == "none":
+        of_hidden = of_output = scale
+    bias = 1.0 if config.biases == "both" else 0.0
+    kernel = of_hidden**2 * by_last + of_output**2 * by_first + bias
+    return _gain(config) ** 2 * np.asarray(kernel)
+
+
+def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays, Any]:
+    """Gradient descent and what the kernel predicts; with the final parameters."""
+    model, gain = network.model, network.gain
+
+    def embeddings(params, x, offset):
+        return gain * (model.apply(params, x) - offset)
+
+    def loss_fn(params, x, offset):
+        z, z_prime = jnp.split(embeddings(params, x, offset), 2)
+        return losses.simplified_barlow_twins(z, z_prime)
+
+    def measure(params, x, offset):
+        z = embeddings(params, x, offset)
+        return loss_fn(params, x, offset), spectrum.eigenvalues(*jnp.split(z, 2)), z
+
+    at = np.unique(np.geomspace(1, config.num_steps, config.num_records).astype(int))
+    with tqdm(total=config.num_steps, unit=" steps", unit_scale=True, disable=None) as bar:
+
+        def advance(step: int) -> None:
+            bar.update(int(step) - bar.n)
+
+        descent = train.full_batch_descent(
+            loss_fn,
+            network.params,
+            config.learning_rate,
+            config.num_steps,
+            args=(network.x, network.offset),
+            record_at=np.r_[0, at],
+            measure=measure,
+            progress=advance,
+        )
+        jax.block_until_ready(descent)
+    loss, eigenvalues, z = descent.records
+    times = np.asarray(descent.times, np.float64)
+    step_times = np.asarray(spectrum.step_times(descent.times, eigenvalues))
+    with jax.enable_x64(True):
+        modes = _modes(config, kernel)
+        embedded = jnp.asarray(np.asarray(z, np.float64))
+        align = jax.jit(jax.vmap(lambda z: kernel_pca.align(modes, z).singular_values))
+        values = np.abs(np.asarray(align(embedded)))
+        curves = predict(config, modes, values[0], times[:, None])
+        more = kernel_pca.contrastive_modes(
+            jnp.asarray(kernel), min(2 * config.dim, config.num_images), solver="dense"
+        )
+        images = embedded[-1].T @ more.coefficients
+        arrays: Arrays = {
+            "t": times,
+            # How much of each mode, also beyond the first d, is in the final embeddings.
+            "mode_shares": more.eigenvalues * jnp.sum(images**2, axis=0),
+            "loss": loss,
+            "eigenvalues": eigenvalues,
+            "step_times": step_times,
+            "singular_values": values,
+            "coefficients": modes.coefficients,
+            "initial_embeddings": embedded[0],
+            "updated_step_times": _updated(config, modes, times, step_times, values),
+            **curves,
+        }
+    return {name: np.asarray(array) for name, array in arrays.items()}, descent.params
+
+
+def _modes(config, kernel) -> kernel_pca.KernelModes:
+    return kernel_pca.contrastive_modes(jnp.asarray(kernel), config.dim, solver="dense")
+
+
+def predict(config: Config, modes: kernel_pca.KernelModes, start: Any, t: Any) -> Arrays:
+    """Eigenvalues of C at the times t and step times, sorted as those of C are; under x64."""
+    eta, gammas = config.learning_rate, modes.eigenvalues
+    curves = linear.mode_eigenvalue(t, gammas, start, learning_rate=eta)
+    return {
+        "gammas": np.asarray(gammas),
+        "predicted_singular_values": linear.singular_value(t, gammas, start, learning_rate=eta),
+        "predicted_eigenvalues": -np.sort(-np.asarray(curves), axis=-1),
+        "predicted_step_times": np.sort(
+            np.asarray(linear.half_rise_time(gammas, start, learning_rate=eta))
+        ),
+    }
+
+
+def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
+    return {f"{prefix}_{name}": np.asarray(array) for name, array in arrays.items()}
+
+
+def _updated(config, modes, times, step_times, values) -> np.ndarray:
+    """Each step's time, predicted from the embeddings at the step before it."""
+    updated = np.full(config.dim, np.inf)
+    for j, before in enumerate(np.r_[0.0, step_times[:-1]]):
+        if np.isfinite(before):
+            record = min(int(np.searchsorted(times, before)), len(times) - 1)
+            later = predict(config, modes, values[record], 0.0)["predicted_step_times"]
+            updated[j] = times[record] + later[j]
+    return updated
+
+
+PRESETS = {
+    "cpu": Config(),
+    "paper": Config(data="cifar10"),
+    "literal": Config(data="cifar10", scaled="all"),
+    "last_layer": Config(scaled="last", num_steps=24_000),
+}
+
+EXPERIMENT = Experiment(PRESETS, run, minutes=0.5, quick=())

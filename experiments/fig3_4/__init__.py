@@ -1,0 +1,1 @@
+"""experiments.fig3_4."""

@@ -1,0 +1,70 @@
+"""The figure, drawn from the arrays of a run."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.fig3_4.claims import LEVEL, _one_mode, spectra
+from experiments.fig3_4.experiment import Config
+from sslstep import plotting
+from sslstep.experiment import Arrays, curves
+from sslstep.measure import steps
+from sslstep.recipes import LABELS
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """Figure 3 and Figure 4, of the first seed."""
+    return {"figure": _traces(config, arrays), "histograms": _histograms(config, arrays)}
+
+
+def _traces(config: Config, arrays: Arrays) -> Any:
+    import matplotlib.pyplot as plt
+
+    columns = len(config.methods)
+    fig, axes = plt.subplots(1, columns, figsize=(0.4 + 2.2 * columns, 2.5), squeeze=False)
+    for method, ax in zip(config.methods, axes[0], strict=True):
+        t, eigenvalues = spectra(config, method, config.seeds[0], arrays)
+        curves.eigenvalue_curves(ax, t, eigenvalues)
+        middles = [_threshold(row) for row in eigenvalues[1:]]
+        ax.plot(t[1:], middles, **plotting.THEORY, label="between two bands")
+        ax.set_xscale("log")
+        ax.set_xlim(t[1], t[-1])
+        ax.set_xlabel(r"effective time $t$")
+        ax.set_title(LABELS[method] + curves.seed_shown(config.seeds), fontsize=8)
+    axes[0, 0].set_ylabel("eigenvalues of embeddings")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center")
+    plotting.label_panels(list(axes[0]))
+    return fig
+
+
+def _histograms(config: Config, arrays: Arrays) -> Any:
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    columns, rows = len(config.methods), 5
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(0.4 + 2.2 * columns, 4.8), squeeze=False, sharex="col"
+    )
+    for column, method in enumerate(config.methods):
+        t, eigenvalues = spectra(config, method, config.seeds[0], arrays)
+        top = float(eigenvalues.max())
+        least = max(1e-9 * top, float(eigenvalues[eigenvalues > 0].min()))
+        edges = np.geomspace(least, top, 41)
+        later = [np.argmin(np.abs(np.log(t[1:] / at))) for at in np.geomspace(t[1], t[-1], rows)]
+        for ax, i in zip(axes[:, column], [0, *(1 + int(k) for k in later[1:])], strict=True):
+            ax.hist(np.clip(eigenvalues[i], edges[0], None), edges, color=plotting.CATEGORIES[0])
+            ax.axvline(_threshold(eigenvalues[i]), **plotting.THEORY)
+            ax.set_xscale("log")
+            ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+            told = f"$t$ = {t[i]:.3g}, $p$ = {_one_mode(eigenvalues[i]):.1g}"
+            ax.set_title(told, loc="right", fontsize=7, pad=2)
+        title = LABELS[method] + curves.seed_shown(config.seeds)
+        axes[0, column].set_title(title, loc="left", fontsize=8)
+        axes[-1, column].set_xlabel("eigenvalue")
+    axes[rows // 2, 0].set_ylabel("number of eigenvalues")
+    return fig
+
+
+def _threshold(row: np.ndarray) -> float:
+    """The middle of the widest gap where a spectrum has two bands, NaN where it may have one."""
+    return steps.widest_gap(row).threshold if _one_mode(row) < LEVEL else np.nan

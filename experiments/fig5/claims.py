@@ -1,0 +1,126 @@
+"""The claims, and the numbers that they compare."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.fig5.experiment import Config
+from sslstep import claims
+from sslstep.experiment import Arrays, curves, training
+from sslstep.recipes import LABELS, Recipe
+
+
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    """For each method, over all seeds: how many steps, how separate, and where else they show."""
+    out: list[claims.Claim] = []
+    for method in config.methods:
+        recipe = config.recipes.of(method)
+        of_seed = [training.run_of(arrays, f"{method}/{seed}") for seed in config.seeds]
+        out += _claims_of(method, recipe, of_seed)
+    return out
+
+
+def _claims_of(method: Any, recipe: Recipe, of_seed: list[Arrays]) -> list[claims.Claim]:
+    """The claims about one method's runs, each of the mean over seeds."""
+    name = LABELS[method]
+    counts = [curves.count(recipe, one) for one in of_seed]
+    heuristic = 1e-6 if method == "simclr" else 1e-3
+    out = [
+        claims.over_seeds(
+            f"{name}: the largest eigenvalue at the start, its decimal logarithm (the paper "
+            f"proposes {heuristic:g})",
+            "App. D.2",
+            "=",
+            expected=float(np.log10(heuristic)),
+            measured=[np.log10(one[recipe.measured][0, 0]) for one in of_seed],
+            tolerance=1.0,
+        ),
+        claims.over_seeds(
+            f"{name}: dimensions learned",
+            "Fig. 1 (D), 2 (D, F)",
+            ">=",
+            expected=recipe.dim / 2,
+            measured=[counted.learned for counted in counts],
+        ),
+        *(
+            claims.over_seeds(
+                f"{name}: the fraction of them that rises alone, from 0.1 to {high:g} of its "
+                f"plateau while no other does",
+                "Section 6",
+                ">=",
+                expected=0.5,
+                measured=[_alone(recipe, one, high) for one in of_seed],
+            )
+            for high in (0.7, 0.9)
+        ),
+        claims.over_seeds(
+            f"{name}: they are not learned all at once: the spread of step times over how long "
+            f"rises take, its decimal logarithm (simultaneous growth: 0)",
+            "Section 6",
+            ">=",
+            measured=[_logarithm(curves.spread(counted)) for counted in counts],
+        ),
+        *(
+            claims.over_seeds(
+                f"{name}: hidden representations grow when embeddings do: the share of all places "
+                f"between its neighbours at which {what} grows less than during a rise (by "
+                f"chance: 0.5)",
+                "Fig. 5",
+                ">=",
+                expected=0.5,
+                measured=[curves.timing(recipe, one, level(one)).statistic for one in of_seed],
+            )
+            for what, level in (
+                ("log det of their covariance", lambda one: curves.hidden_volume(recipe, one)),
+                ("their entropy rank", lambda one: curves.entropy_rank(one["hidden"])),
+            )
+        ),
+    ]
+    if recipe.resting_losses() is not None:
+        out += _theory_claims(name, method, recipe, list(zip(of_seed, counts, strict=True)))
+    return out
+
+
+def _alone(recipe: Recipe, run: Arrays, high: float) -> float:
+    """The fraction of the learned dimensions that rises alone."""
+    counted = curves.count(recipe, run, high)
+    return counted.alone / max(counted.learned, 1)
+
+
+def _logarithm(value: float) -> float:
+    """Decimal; of 0, which no rises have, minus infinity."""
+    return float(np.log10(value)) if value else -np.inf
+
+
+def _theory_claims(
+    name: str, method: Any, recipe: Recipe, runs: list[tuple[Arrays, curves.Counted]]
+) -> list[claims.Claim]:
+    """What theory says of levels: the loss between steps, the eigenvalues after theirs."""
+    exact = method == "barlow_twins"
+    return [
+        claims.over_seeds(
+            f"{name}: between steps the training loss rests where theory has it"
+            + (", at d - k" if exact else ", but for its invariance term, which theory leaves out")
+            + "; the median size of the difference",
+            "Fig. 1 (C), Eq. 14" if exact else "beyond the paper",
+            "<=",
+            measured=[_size(curves.resting_loss_errors(recipe, *run)) for run in runs],
+            # A tenth of a step; no theory says how large VICReg's invariance term is.
+            tolerance=0.1 if exact else 1.0,
+        ),
+        claims.over_seeds(
+            f"{name}: between steps the mean of the learned eigenvalues is where theory has it"
+            + (", at 1" if exact else ", from near d down to 1")
+            + "; the median size of the relative difference",
+            "Eq. 13, Fig. 1 (D)" if exact else "beyond the paper",
+            "<=",
+            measured=[_size(curves.resting_eigenvalue_errors(recipe, *run)) for run in runs],
+            # As close as a figure shows; no theory says how much other modes disturb the level.
+            tolerance=0.05,
+        ),
+    ]
+
+
+def _size(errors: list[float]) -> float:
+    """The median size; infinite if there are none, as of a run without gaps between rises."""
+    return float(np.median(np.abs(errors))) if errors else np.inf

@@ -1,0 +1,38 @@
+"""The figure, drawn from the arrays of a run."""
+
+from typing import Any
+
+from experiments.fig5.experiment import Config
+from sslstep import plotting
+from sslstep.experiment import Arrays, curves, training
+from sslstep.recipes import LABELS
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """A row for each method, of its first seed: loss, embeddings, hidden representations."""
+    import matplotlib.pyplot as plt
+
+    rows = len(config.methods)
+    fig, axes = plt.subplots(rows, 3, figsize=(6.8, 0.4 + 1.65 * rows), squeeze=False)
+    for method, (ax_loss, ax_modes, ax_hidden) in zip(config.methods, axes, strict=True):
+        recipe = config.recipes.of(method)
+        one = training.run_of(arrays, f"{method}/{config.seeds[0]}")
+        t, eigenvalues = one["record_t"], one[recipe.measured]
+        ax_loss.plot(one["t"], one["loss"], color="0.3", linewidth=0.6, label="training loss")
+        curves.plateaus(ax_loss, recipe)
+        ax_loss.legend(loc="lower left", frameon=True, framealpha=1.0, edgecolor="none")
+        counted = curves.count(recipe, one)
+        curves.eigenvalue_curves(ax_modes, t, eigenvalues)
+        curves.eigenvalue_curves(ax_hidden, t, one["hidden"][:, : 2 * recipe.dim])
+        for ax in (ax_loss, ax_modes, ax_hidden):
+            ax.set_xscale("log")
+            ax.set_xlim(t[1], t[-1])
+            curves.step_marks(ax, counted)
+        which = "$C$" if recipe.measured == "correlation" else "$z$"
+        ax_loss.set_ylabel(f"{LABELS[method]}{curves.seed_shown(config.seeds)}\nloss")
+        ax_modes.set_ylabel(f"eigenvalues ({which})")
+        ax_hidden.set_ylabel("eigenvalues ($h$)")
+    for ax in axes[-1]:
+        ax.set_xlabel(r"effective time $t$")
+    plotting.label_panels(list(axes.ravel()))
+    return fig

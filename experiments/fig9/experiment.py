@@ -1,0 +1,233 @@
+r"""Figure 9: losses and gradients for faster self-supervised learning, and what they are worth.
+
+    make fig9    or    python -m experiments run fig9
+
+Modewise losses of Appendix G (A to D) and that of preconditioned gradients (E), and their
+descent (F to J), each at the same fraction of the largest learning rate that it bears. Then a
+linear model is trained with each, by gradient descent on embeddings of pairs, from a small
+random start: the step at which each mode is learned (K), and how many times fewer steps all of
+them take than with plain Barlow Twins (L), against the mode equations' closed forms. Half a
+minute to one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sslstep import landscape, linear, losses, optim
+from sslstep.experiment import Arrays, Experiment
+from sslstep.experiment._require import require
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings; each is one option of the command."""
+
+    ratios: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0)
+    """γ_1 over γ_d of the linear models trained."""
+    shown: float = 100.0
+    """Which of them (K) shows."""
+    dim: int = 3
+    """Embedding dimension d; γ_1 = 1 ... γ_d fall geometrically."""
+    negative: float = 0.3
+    """Size of Γ's most negative eigenvalue, over γ_d."""
+    init_scale: float = 1e-4
+    """α of the weights."""
+    softening: float = 1e-3
+    """δ of the sharpened loss."""
+    leak: float = 0.1
+    """ε of the smoothed loss."""
+    width: float = 0.2
+    """w of the hinge."""
+    alpha: float = 0.1
+    """α of the preconditioner, relative to the largest eigenvalue."""
+    rate: float = 0.2
+    """Learning rate, over the largest stable one of each."""
+    high_rate: float = 0.9
+    """The same of a second training, which only has to come to rest."""
+    curves: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
+    """γ of the modes drawn in (F) to (J)."""
+    curves_initial: float = 1e-3
+    """Their start, in the rescaled coordinate."""
+    seed: int = 0
+    """Seed of the initial weights."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Floating-point type of all computations."""
+
+
+def landscapes(config: Config) -> dict[str, landscape.ModewiseLoss]:
+    """What one mode descends; of the preconditioner, each but the first."""
+    return {
+        "plain": landscape.plain(),
+        "sharpened": landscape.sharpened(config.softening),
+        "smoothed": landscape.smoothed(config.leak),
+        "quartic": landscape.quartic(),
+        "hinge": landscape.hinge(config.width),
+        "preconditioned": landscape.preconditioned(landscape.plain(), config.alpha),
+    }
+
+
+def batch_losses(config: Config) -> dict[str, Callable[..., jax.Array]]:
+    """The same as losses of embeddings, as one would train a network with."""
+    simplified = losses.simplified_barlow_twins
+    return {
+        "plain": simplified,
+        "sharpened": partial(
+            losses.sharpened_barlow_twins, softening=config.softening, batch_norm=False
+        ),
+        "smoothed": partial(losses.smoothed_barlow_twins, leak=config.leak, batch_norm=False),
+        "quartic": partial(losses.quartic_barlow_twins, batch_norm=False),
+        "hinge": partial(losses.hinge_barlow_twins, width=config.width, batch_norm=False),
+        "preconditioned": optim.preconditioned(simplified, alpha=config.alpha),
+    }
+
+
+def run(config: Config) -> Arrays:
+    """Landscapes, curves, and the linear model's steps, measured and predicted."""
+    require(
+        config,
+        at_least={"dim": 2, "negative": 0},
+        positive=("curves", "curves_initial", "init_scale", "leak", "rate", "high_rate"),
+    )
+    if not config.curves:
+        raise ValueError("curves must be one or more, got none.")
+    if config.shown not in config.ratios or min(config.ratios) <= 1:
+        raise ValueError(
+            f"shown must be one of ratios, all of which exceed 1, got {config.shown} and "
+            f"{config.ratios}."
+        )
+    dtype = jnp.dtype(config.dtype)
+    grid, arrays = jnp.linspace(-1.6, 1.6, 401, dtype=dtype), {}
+    arrays["grid"] = grid
+    arrays["curves_gammas"] = jnp.asarray(config.curves, dtype)
+    for name, loss in landscapes(config).items():
+        arrays[f"{name}/loss"] = loss.value(grid**2)
+        arrays.update(_curves(config, name, loss, arrays["curves_gammas"]))
+    trainings = {name: _trainer(loss) for name, loss in batch_losses(config).items()}
+    for ratio in config.ratios:
+        eigenvalues = spectrum_of(config, ratio, dtype)
+        key = jax.random.key(config.seed)
+        weights = linear.init_weights(
+            key, config.dim, len(eigenvalues), config.init_scale, dtype=dtype
+        )
+        modes = linear.Modes(eigenvalues, jnp.eye(len(eigenvalues), dtype=dtype))
+        start = linear.align(weights, modes).singular_values
+        for name, train in trainings.items():
+            limit = _limit(config, name, eigenvalues)
+            predicted = _predicted_times(config, name, eigenvalues[: config.dim], start)
+            for kind, part in (("", config.rate), ("high_", config.high_rate)):
+                if kind and ratio != config.shown:
+                    continue
+                rate = part * limit
+                most = jnp.ceil(2 * predicted[-1] / rate).astype(int) + 100
+                steps, final = train(weights, eigenvalues, rate, most)
+                arrays[f"{name}/{ratio:g}/{kind}steps"] = steps
+                arrays[f"{name}/{ratio:g}/{kind}final"] = final
+            arrays[f"{name}/{ratio:g}/limit"] = limit
+            arrays[f"{name}/{ratio:g}/predicted"] = predicted / (config.rate * limit)
+            arrays[f"{name}/{ratio:g}/speedup"] = _speedup(config, name, eigenvalues, start)
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def spectrum_of(config: Config, ratio: float, dtype: Any) -> jax.Array:
+    """Γ's eigenvalues: d that are learned, one that is not, and a negative one."""
+    learned = jnp.geomspace(1, 1 / ratio, config.dim, dtype=dtype)
+    step = learned[1] / learned[0]
+    beyond = jnp.stack([learned[-1] * step, -config.negative * learned[-1]])
+    return jnp.concatenate([learned, beyond])
+
+
+def _limit(config: Config, name: str, eigenvalues: jax.Array) -> jax.Array:
+    if name == "preconditioned":
+        return linear.preconditioned_max_learning_rate(eigenvalues, config.alpha)
+    return landscape.max_learning_rate(landscapes(config)[name], eigenvalues)
+
+
+def _predicted_times(config: Config, name: str, gammas: jax.Array, start: jax.Array) -> jax.Array:
+    """When each mode is at one half, by the mode equation from the aligned start."""
+    loss, rescaled = landscapes(config)[name], jnp.sqrt(gammas) * start
+    times = landscape.step_time(loss, gammas, rescaled)
+    if name == "preconditioned":  # modes that are learned together with the first: in full
+        t = jnp.linspace(0, 2 * times[-1] + linear.half_rise_time(gammas[0], start[0]), 20_001)
+        t = t.astype(times.dtype)
+        curves = linear.preconditioned_eigenvalues(t, gammas, start, config.alpha)
+        times = jnp.stack([jnp.interp(0.5, curve, t) for curve in curves.T])
+    return times
+
+
+def _speedup(config: Config, name: str, eigenvalues: jax.Array, start: jax.Array) -> jax.Array:
+    """How many times fewer steps the last mode takes, in closed form."""
+    gammas, plain = eigenvalues[: config.dim], landscape.plain()
+    if name != "preconditioned":
+        loss, s0 = landscapes(config)[name], jnp.sqrt(gammas[-1]) * start[-1]
+        return landscape.speedup(loss, eigenvalues, gammas[-1], s0)
+    rates = _limit(config, name, eigenvalues) / landscape.max_learning_rate(plain, eigenvalues)
+    return rates * linear.preconditioning_speedup(gammas, start, config.alpha)[-1]
+
+
+def _curves(
+    config: Config, name: str, loss: landscape.ModewiseLoss, gammas: jax.Array
+) -> dict[str, jax.Array]:
+    """Closed-form trajectories, and gradient descent of the same modes, by steps."""
+    rate = config.rate * landscape.max_learning_rate(loss, gammas)
+    last = landscape.step_time(landscape.plain(), gammas[-1], config.curves_initial)
+    num = int(1.2 * last / (config.rate * landscape.max_learning_rate(landscape.plain(), gammas)))
+    steps = jnp.arange(num + 1, dtype=gammas.dtype)
+    closed = landscape.trajectory(
+        loss, steps[:, None] * rate, gammas[None, :], config.curves_initial
+    )
+
+    def step(s: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        return s + 2 * rate * gammas * s * loss.force(s**2), s
+
+    start = jnp.full_like(gammas, config.curves_initial)
+    _, descent = jax.jit(partial(jax.lax.scan, step, length=num + 1))(start)
+    return {f"{name}/curves": closed, f"{name}/descent": descent, f"{name}/rate": rate}
+
+
+def _trainer(loss_fn: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Gradient descent of a linear model; one compilation for all spectra and rates.
+
+    The pairs are one sample for each feature, so Γ is diagonal; where its eigenvalue is negative
+    the second view is the first, turned round.
+    """
+
+    @jax.jit
+    def train(weights, eigenvalues, rate, most):
+        x = jnp.diag(jnp.sqrt(len(eigenvalues) * jnp.abs(eigenvalues)))
+        x_prime = x * jnp.sign(eigenvalues)[None, :]
+        gradient = jax.grad(lambda w: loss_fn(x @ w.T, x_prime @ w.T))
+
+        def spectrum(w):
+            c = (w * eigenvalues[None, :]) @ w.T
+            return jnp.linalg.eigvalsh((c + c.T) / 2)[::-1]
+
+        def step(state):
+            w, before, crossed, k = state
+            w = w - rate * gradient(w)
+            now = spectrum(w)
+            part = (0.5 - before) / jnp.where(now > before, now - before, 1)
+            crosses = (before < 0.5) & (now >= 0.5) & jnp.isinf(crossed)
+            crossed = jnp.where(crosses, k.astype(now.dtype) + part, crossed)
+            return w, now, crossed, k + 1
+
+        def goes_on(state):
+            _, _, crossed, k = state
+            return (k < most) & jnp.isinf(crossed).any()
+
+        never = jnp.full((len(weights),), jnp.inf, weights.dtype)
+        begin = (weights, spectrum(weights), never, jnp.zeros((), int))
+        w, _, crossed, k = jax.lax.while_loop(goes_on, step, begin)
+        # As many steps again, to see where it comes to rest.
+        w = jax.lax.fori_loop(0, k, lambda _, w: w - rate * gradient(w), w)
+        return crossed, spectrum(w)
+
+    return train
+
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": Config()}, run, minutes=0.6, quick=())

@@ -1,0 +1,177 @@
+"""What `tables` shows: Tables 1 and 2 beside the paper's, and its claims."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.tables.experiment import Config
+from experiments.tables.paper import PAPER_TABLE_1, PAPER_TABLE_2
+from sslstep import claims
+from sslstep.experiment import Arrays, training
+from sslstep.measure import alignment
+from sslstep.recipes import LABELS
+
+if TYPE_CHECKING:
+    pass
+
+# Bars of Table 1: key, label, hatch.
+BARS = (
+    ("final NTK", "final NTK (Eq. 49)", "///"),
+    ("top modes", "its leading eigenvectors", "..."),
+    ("initial NTK", "initial NTK", "xx"),
+    ("random", "random subspace", ""),
+)
+
+
+def values(config: "Config", arrays: Arrays, method: str, key: str) -> np.ndarray:
+    """Of all seeds, in the first axis; without those that lack it."""
+    names = [f"{method}/{seed}/{key}" for seed in config.seeds]
+    return np.array([arrays[name] for name in names if name in arrays])
+
+
+def _chance(config: "Config", method: Any) -> float:
+    return alignment.chance_level(config.recipes.of(method).dim, 2 * config.num_pairs)
+
+
+def table(config: "Config", arrays: Arrays) -> str:
+    """Tables 1 and 2, the mean over the seeds and its range, in Markdown."""
+    methods = config.methods
+    few = f"NTK, {config.num_along} pairs"
+    kinds = [(f"{kind}, fewer pairs", f"final {kind} {few}") for kind in ("scalar", "trace")]
+    predictions = [("final NTK", "final NTK"), *kinds]
+    learned = [(f"{key}, learned", f"learned directions: {label}") for key, label in predictions]
+    learned += [
+        (f"{key}, gap outside", f"share of the gap in others: {label}")
+        for key, label in predictions
+    ]
+    first = [["", *(LABELS[method] for method in methods)]]
+    for k, (key, label) in enumerate([*(bar[:2] for bar in BARS), *kinds, *learned]):
+        first.append([label, *(_cell(values(config, arrays, method, key)) for method in methods)])
+        if k < 2:
+            first.append(["*the paper's*", *(f"*{PAPER_TABLE_1[m][k]:.3f}*" for m in methods)])
+    counts = (values(config, arrays, method, "learned") for method in methods)
+    numbers = (", ".join(str(int(number)) for number in of_seeds) for of_seeds in counts)
+    dims = [config.recipes.of(method).dim for method in methods]
+    first.append(["learned, of d", *(f"{n} of {d}" for n, d in zip(numbers, dims, strict=True))])
+    found = {pair: _of_pair(config, arrays, *pair) for pair in PAPER_TABLE_2}
+    pairs = {pair: alignments for pair, alignments in found.items() if len(alignments)}
+    second = [
+        ["", *(f"{LABELS[one]} and {LABELS[other]}" for one, other in pairs)],
+        ["what they learned, against each other", *map(_cell, pairs.values())],
+        ["*the paper's*", *(f"*{PAPER_TABLE_2[pair]:.3f}*" for pair in pairs)],
+    ]
+    about = (
+        f"n = {config.num_pairs} pairs, seeds {', '.join(map(str, config.seeds))}: mean and range. "
+        f"The paper's are of ResNet-50, d = 50, on STL-10."
+    )
+    parts = [f"### Table 1: alignment with the NTK\n\n{about}\n\n{_markdown(first)}"]
+    if pairs:
+        parts.append(f"### Table 2: alignment of two methods\n\n{_markdown(second)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(of_seeds: np.ndarray) -> str:
+    if not len(of_seeds):
+        return "-"  # of an older version
+    mean = f"{of_seeds.mean():.3f}"
+    return mean if len(of_seeds) == 1 else f"{mean} ({of_seeds.min():.2f} to {of_seeds.max():.2f})"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
+
+
+def _of_pair(config: "Config", arrays: Arrays, one: str, other: str) -> np.ndarray:
+    """Alignment of two methods, of all seeds that have it."""
+    names = [f"{one}/{other}/{seed}" for seed in config.seeds]
+    return np.array([arrays[name] for name in names if name in arrays])
+
+
+def finite_n(numbers: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    r"""What held-out alignment tends to, :math:`a_\infty` of :math:`a_\infty - c n^{-1/2}`.
+
+    And the share of the gap from 1, at the largest n, that is owed to finite n:
+    :math:`(a_\infty - a_n) / (1 - a_n)`. By least squares on the larger half of the numbers.
+    """
+    if len(numbers) < 2:
+        return float("nan"), float("nan")
+    last = slice(min(len(numbers) // 2, len(numbers) - 2), None)
+    limit = np.polyfit(numbers[last] ** -0.5, values[last], 1)[1]
+    return float(limit), float((limit - values[-1]) / (1 - values[-1]))
+
+
+def check(config: "Config", arrays: Arrays) -> list[claims.Claim]:
+    """Tables 1 and 2, what else predicts, and what finite n accounts for."""
+    out: list[claims.Claim] = []
+    for method in config.methods:
+        name, chance = LABELS[method], _chance(config, method)
+        found = {key: values(config, arrays, method, key) for key, *_ in BARS}
+        learned = values(config, arrays, method, "final NTK, learned")
+        of_paper, of_paper_top = PAPER_TABLE_1[method]
+        tables = (
+            ("final NTK", "the prediction of the final NTK", of_paper),
+            ("top modes", "the final NTK's leading eigenvectors", of_paper_top),
+        )
+        for key, what, value in tables:
+            out.append(
+                claims.over_seeds(
+                    f"{name}: alignment with {what} is ten times chance, {chance:.3f} (the paper: "
+                    f"{value}, ResNet-50, d = 50)",
+                    "Table 1",
+                    ">=",
+                    expected=10 * chance,
+                    measured=found[key].tolist(),
+                )
+            )
+        differences = (
+            ("the final NTK predicts better than the initial one", "App. E", "initial NTK"),
+            (
+                f"and better than its own leading eigenvectors (the paper: by "
+                f"{of_paper - of_paper_top:.3f})",
+                "Table 1",
+                "top modes",
+            ),
+        )
+        for what, where, key in differences:
+            out.append(
+                claims.over_seeds(
+                    f"{name}: {what}, difference",
+                    where,
+                    ">=",
+                    measured=(found["final NTK"] - found[key]).tolist(),
+                )
+            )
+        runs = [training.run_of(arrays, f"{method}/{seed}") for seed in config.seeds]
+        out += [
+            claims.over_seeds(
+                f"{name}: the learned directions, by as many predicted ones, are predicted better "
+                f"than all {config.recipes.of(method).dim}, difference",
+                "beyond the paper",
+                ">=",
+                measured=(learned - found["final NTK"]).tolist(),
+            ),
+            claims.over_seeds(
+                f"{name}: finite n accounts for most of the gap from 1, by the trend of held-out "
+                f"pairs up to n = {runs[0]['numbers'][-1]}; share",
+                "App. E",
+                ">=",
+                expected=0.5,
+                measured=[finite_n(one["numbers"], one["held out"])[1] for one in runs],
+            ),
+        ]
+    for (one, other), value in PAPER_TABLE_2.items():
+        alignments = _of_pair(config, arrays, one, other)
+        if len(alignments):
+            chance = max(_chance(config, one), _chance(config, other))
+            out.append(
+                claims.over_seeds(
+                    f"{LABELS[one]} and {LABELS[other]}: alignment of what they learned is ten "
+                    f"times chance, {chance:.3f} (the paper: {value})",
+                    "Table 2",
+                    ">=",
+                    expected=10 * chance,
+                    measured=alignments.tolist(),
+                )
+            )
+    return out

@@ -1,0 +1,229 @@
+r"""Tables 1 and 2: what networks have learned, against what their NTK predicts (Appendix E).
+
+    make tables    or    python -m experiments run tables
+
+Networks trained with Barlow Twins, SimCLR and VICReg embed n pairs of views. Their embeddings, as
+a subspace of functions on the 2n images, are held against those that Eq. 49 predicts from the
+network's own empirical NTK after training, and against the NTK's leading eigenvectors (Table 1);
+and the three methods' against each other (Table 2). The measure is the normalised subspace
+alignment, 1 for equal spans and d / 2n by chance. It weighs all d directions alike, of which fewer
+may have been learned: the k learned ones are held against the first k predicted as well, and what
+of the gap to 1 lies in the others is counted. Beyond the paper: the same by NTKs of the start
+and along training, and by the trace NTK; how far the kernel itself moves; and the prediction for
+held-out pairs from ever more pairs, which says how much of the gap to 1 is owed to n. Batch norm's
+statistics are held at those of the pairs. (A) Table 1. (B) alignment by the NTK of time t. (C) the
+kernel's movement. (D) held-out pairs. table.md has both tables, with the paper's values. Preset
+cpu: the runs of Figure 5 (d = 16, small networks), three seeds, and 40 s a method and seed beyond.
+Preset paper: Appendix E (ResNet-50, d = 50, STL-10), on a GPU.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from experiments.fig5 import experiment as fig5
+from experiments.tables import paper
+from sslstep import kernel_pca
+from sslstep.experiment import Arrays, Experiment, curves, training
+from sslstep.experiment._require import require
+from sslstep.measure import alignment
+from sslstep.ntk import empirical
+from sslstep.recipes import Method, Recipe, Recipes
+
+
+@dataclass(frozen=True)
+class Config(fig5.Config):
+    """Settings; each is one option of the command."""
+
+    num_pairs: int = 1000
+    """n, the pairs of Tables 1 and 2; the first of the fixed ones."""
+    num_held_out: int = 256
+    """Pairs whose embeddings are predicted from others: the last of the fixed ones."""
+    num_along: int = 256
+    """Pairs of the kernels along training, of which there are many, and of trace NTKs."""
+    memory_gib: float = 3.0
+    """Memory that the NTK may take, in GiB."""
+
+
+def run(config: Config, runs: Path) -> Arrays:
+    """Each run's alignments, and its embeddings for Table 2."""
+    training.require_valid(config, [(m, config.recipes.of(m)) for m in config.methods])
+    dim = max(config.recipes.of(method).dim for method in config.methods)
+    for name in ("num_pairs", "num_held_out", "num_along"):
+        training.require_pairs(config, name, dim)
+    rest = config.num_probe - config.num_held_out
+    if rest < 2 * dim:
+        raise ValueError(
+            f"num_held_out = {config.num_held_out} leaves {rest} of num_probe = "
+            f"{config.num_probe} pairs to predict from: at least 2 dim = {2 * dim} are needed."
+        )
+    require(config, at_least={"num_snapshots": 2}, positive=("memory_gib",))
+    arrays: Arrays = {}
+    for seed in config.seeds:
+        embeddings: dict[Method, np.ndarray] = {}
+        for method in config.methods:
+            recipe = config.recipes.of(method)
+            trained = training.fit(config, method, recipe, seed, runs, name="alignment:")
+            learned = curves.count(recipe, trained.arrays).learned
+            found = _of_run(config, recipe, seed, trained, learned)
+            embeddings[method] = found.pop("embeddings")
+            arrays |= {f"{method}/{seed}/{key}": value for key, value in found.items()}
+        for one, other in paper.PAPER_TABLE_2:
+            if {one, other} <= set(config.methods):
+                value = _alignment(embeddings[one], embeddings[other])
+                arrays[f"{one}/{other}/{seed}"] = np.asarray(value)
+    return arrays
+
+
+def _of_run(
+    config: Config, recipe: Recipe, seed: int, trained: training.Trained, learned: int
+) -> Arrays:
+    """All alignments of one run, which has learned so many dimensions."""
+    setup = training.prepare(config, recipe, seed)
+    states = training.snapshots(trained.folder, setup.state)
+    steps = [int(state.step) for state in states]
+    ntk = _Kernels(config, setup)
+    final, n = states[-1], config.num_pairs
+    kernel, z = ntk.of(final, n)
+    modes = _modes(kernel, recipe.dim)
+    initial_kernel, _ = ntk.of(states[0], n)
+    random = np.random.default_rng(seed).normal(size=z.shape)
+    found = {
+        "embeddings": z,
+        "learned": np.asarray(learned),
+        **_of_learned("final NTK", z, _embedding(modes), learned),
+        "top modes": _alignment(z, _top(kernel, recipe.dim)),
+        "initial NTK": _alignment(z, _embedding(_modes(initial_kernel, recipe.dim))),
+        "random": _alignment(z, random),
+    }
+
+    # Along training and the two kinds of NTK, on the same, fewer pairs.
+    m = config.num_along
+    along, cosines = [], []
+    few, z_few = ntk.of(final, m)
+    for state in states:
+        of_state = few if state is final else ntk.of(state, m)[0]
+        along.append(_alignment(z_few, _embedding(_modes(of_state, recipe.dim))))
+        norms = np.linalg.norm(of_state) * np.linalg.norm(few)
+        cosines.append(np.vdot(of_state, few) / norms)
+    trace, _ = ntk.of(final, m, "trace")
+    for kind, few_kernel in (("scalar", few), ("trace", trace)):
+        predicted = _embedding(_modes(few_kernel, recipe.dim))
+        found |= _of_learned(f"{kind}, fewer pairs", z_few, predicted, learned)
+    found["snapshot_t"] = np.concatenate([[0.0], trained.arrays["t"]])[steps]
+    found["along"], found["cosine"] = np.array(along), np.array(cosines)
+    return found | _held_out(config, recipe, ntk, final)
+
+
+def _of_learned(name: str, z: np.ndarray, predicted: np.ndarray, learned: int) -> Arrays:
+    """The alignment of all directions, that of the k learned ones, and where the gap from 1 lies.
+
+    Learned are the k directions of the embeddings of largest variance, and held against the first k
+    predicted. The gap is the mean over all d directions of what the d predicted ones miss of each.
+    """
+    if not learned:
+        nothing = np.asarray(np.nan)
+        return {
+            name: _alignment(z, predicted),
+            f"{name}, learned": nothing,
+            f"{name}, gap outside": nothing,
+        }
+    directions = np.linalg.svd(z, full_matrices=False)[0]
+    basis = np.linalg.qr(predicted)[0]
+    missed = 1 - np.sum((basis.T @ directions) ** 2, axis=0)
+    return {
+        name: _alignment(z, predicted),
+        f"{name}, learned": _alignment(directions[:, :learned], predicted[:, :learned]),
+        f"{name}, gap outside": missed[learned:].sum() / missed.sum(),
+    }
+
+
+def _held_out(config: Config, recipe: Recipe, ntk: "_Kernels", state: Any) -> Arrays:
+    """Alignment on the last pairs of the prediction from ever more of the others."""
+    total, tested = config.num_probe, config.num_held_out
+    most = total - tested
+    numbers = [n for n in most // 2 ** np.arange(8) if n >= 2 * recipe.dim][::-1]
+    kernel, z = ntk.of(state, total)
+    views = np.arange(2 * total).reshape(2, total)
+    test = views[:, most:].ravel()
+    values = []
+    for n in numbers:
+        # Pairs as they come are as good as chosen at random.
+        train = views[:, :n].ravel()
+        modes = _modes(kernel[np.ix_(train, train)], recipe.dim)
+        with jax.enable_x64(True):
+            predicted = kernel_pca.embed(modes, kernel[np.ix_(test, train)])
+        values.append(_alignment(z[test], np.asarray(predicted)))
+    inside = _alignment(z[test], _embedding(_modes(kernel[np.ix_(test, test)], recipe.dim)))
+    return {"numbers": np.array(numbers), "held out": np.array(values), "own pairs": inside}
+
+
+class _Kernels:
+    """NTKs of one run's networks on the first of its fixed pairs, and their embeddings."""
+
+    def __init__(self, config: Config, setup: training.Setup) -> None:
+        self.limit, self.setup = int(config.memory_gib * 2**30), setup
+
+        def apply_fn(batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
+            return training.evaluated(setup.model, params, batch_stats, x).z
+
+        self.apply_fn = apply_fn
+
+    def of(self, state: Any, num: int, kind: Any = "scalar") -> tuple[np.ndarray, np.ndarray]:
+        """The kernel (2 num, 2 num) and the embeddings (2 num, d), in float64."""
+        x = jnp.concatenate([self.setup.x[:num], self.setup.x_prime[:num]])
+        stats = training.settled(self.setup.model, state.params, state.batch_stats, x)
+        apply_fn = Partial(self.apply_fn, stats)
+        kernel = empirical.ntk(apply_fn, state.params, x, kind=kind, memory_limit=self.limit)
+        z = jnp.concatenate([apply_fn(state.params, part) for part in jnp.array_split(x, 8)])
+        return np.asarray(kernel, float), np.asarray(z, float)
+
+
+def _modes(kernel: np.ndarray, dim: int) -> kernel_pca.KernelModes:
+    with jax.enable_x64(True):
+        return kernel_pca.contrastive_modes(kernel, dim)
+
+
+def _embedding(modes: kernel_pca.KernelModes) -> np.ndarray:
+    """Eq. 49."""
+    with jax.enable_x64(True):
+        return np.asarray(kernel_pca.embed_training(modes))
+
+
+def _top(kernel: np.ndarray, dim: int) -> np.ndarray:
+    """The kernel's leading eigenvectors, P_NTK."""
+    return np.linalg.eigh(kernel)[1][:, -dim:]
+
+
+def _alignment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    with jax.enable_x64(True):
+        return np.asarray(alignment.subspace_alignment(a, b))
+
+
+def _paper(recipe: Recipe, init_scale: float) -> Any:
+    return replace(recipe, dim=50, init_scale=init_scale)
+
+
+SMALL = fig5.PAPER
+
+
+# Appendix E: that of Figure 5 but for d and the initial scale.
+PAPER = Config(
+    **{
+        **training.shared(SMALL),
+        "recipes": Recipes(
+            barlow_twins=_paper(SMALL.recipes.barlow_twins, 0.542),
+            simclr=_paper(SMALL.recipes.simclr, 0.284),
+            vicreg=_paper(SMALL.recipes.vicreg, 0.604),
+        ),
+    },
+    num_held_out=1024,
+    memory_gib=40.0,
+)
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=11)

@@ -1,0 +1,61 @@
+"""The figure, drawn from the arrays of a run."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.tables import claims, paper
+from experiments.tables.experiment import Config
+from sslstep import plotting
+from sslstep.experiment import Arrays, training
+from sslstep.recipes import LABELS
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """Table 1 as bars, alignment and kernel along training, and held-out pairs."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.8))
+    (ax_bars, ax_along), (ax_moved, ax_held) = axes
+    width = 0.8 / len(claims.BARS)
+    for k, (key, label, hatch) in enumerate(claims.BARS):
+        values = [claims.values(config, arrays, method, key) for method in config.methods]
+        at = np.arange(len(values)) + (k - (len(claims.BARS) - 1) / 2) * width
+        means, spread = ([f(v) for v in values] for f in (np.mean, np.ptp))
+        error = np.array(spread) / 2 if len(config.seeds) > 1 else None
+        ax_bars.bar(
+            at, means, width, yerr=error, label=label, hatch=hatch, color=f"{0.95 - 0.2 * k}",
+            edgecolor="0.2", linewidth=0.6, capsize=2,
+        )  # fmt: skip
+        if k < 2:
+            of_paper = [paper.PAPER_TABLE_1[method][k] for method in config.methods]
+            name = "the paper's (ResNet-50, $d = 50$)" if k == 0 else None
+            ax_bars.plot(at, of_paper, "kD", markersize=3.5, markerfacecolor="w", label=name)
+    ax_bars.set_xticks(range(len(config.methods)), [LABELS[m] for m in config.methods])
+    ax_bars.set_ylim(0, 1.45)
+    ax_bars.set_ylabel("subspace alignment")
+    ax_bars.legend(loc="upper center", ncols=2, fontsize=6)
+    styles = ("o-", "s--", "D:")
+    for method, color, style in zip(config.methods, plotting.CATEGORIES, styles, strict=False):
+        for seed in config.seeds:
+            one = training.run_of(arrays, f"{method}/{seed}")
+            name = LABELS[method] if seed == config.seeds[0] else None
+            settings = {"color": color, "markersize": 3, "linewidth": 1, "label": name}
+            t = np.maximum(one["snapshot_t"], one["snapshot_t"][1] / 3)
+            ax_along.semilogx(t, one["along"], style, **settings)
+            ax_moved.semilogx(t, one["cosine"], style, **settings)
+            ax_held.semilogx(one["numbers"], one["held out"], style, base=2, **settings)
+    for ax in (ax_along, ax_moved):
+        ax.set_xlabel("effective time $t$ (leftmost: 0)")
+        ax.set_ylim(0, 1.05)
+    ax_along.set_ylabel("alignment by the NTK of $t$")
+    ax_moved.set_ylabel("cosine of NTK($t$) and final NTK")
+    ax_held.set_xlabel("pairs $n$ that predict")
+    ax_held.set_ylabel("alignment on held-out pairs")
+    ax_held.set_ylim(0, 1.05)
+    numbers = arrays[f"{config.methods[0]}/{config.seeds[0]}/numbers"]
+    ax_held.set_xticks(numbers, [str(n) for n in numbers], minor=False)
+    ax_held.minorticks_off()
+    ax_along.legend(loc="lower right", fontsize=7)
+    plotting.label_panels([ax_bars, ax_along, ax_moved, ax_held])
+    return fig

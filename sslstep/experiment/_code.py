@@ -1,0 +1,80 @@
+"""The code that modules depend on: their imports, and the imports of those, within one project."""
+
+import ast
+import hashlib
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def digest(*modules: str) -> str:
+    """A digest of the code of modules and of all that they import, directly or not.
+
+    Comments, docstrings and layout do not count. Modules count if they belong to ``sslstep`` or to
+    the package of one of the modules. Nothing is imported.
+
+    Args:
+        modules: dotted names; names of modules that do not exist are passed over.
+
+    Returns:
+        Twelve hexadecimal digits.
+    """
+    parts = [f"{name}:{_meaning(path)}" for name, path in sorted(files(*modules).items())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def files(*modules: str) -> dict[str, Path]:
+    """The files that :func:`digest` reads, by their modules' names."""
+    projects = {"sslstep", *(name.partition(".")[0] for name in modules)}
+    found: dict[str, Path] = {}
+    todo = list(modules)
+    while todo:
+        name = todo.pop()
+        path = None if name in found else _path(name)
+        if path is None:
+            continue
+        found[name] = path
+        todo += [name.rpartition(".")[0]] if "." in name else []
+        todo += [each for each in _imports(path) if each.partition(".")[0] in projects]
+    return found
+
+
+@cache
+def _imports(path: Path) -> tuple[str, ...]:
+    """Modules that a file may import; of `from a import b` both a and a.b, if there is one."""
+    found = []
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            found += [each.name for each in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found += [node.module, *(f"{node.module}.{each.name}" for each in node.names)]
+    return tuple(found)
+
+
+@cache
+def _meaning(path: Path) -> str:
+    """A digest of a file's syntax tree, without docstrings."""
+    tree = _tree(path)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                del body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _path(name: str) -> Path | None:
+    top, _, rest = name.partition(".")
+    spec = find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    place = Path(next(iter(spec.submodule_search_locations)), *rest.split(".") if rest else ())
+    for path in (place / "__init__.py", place.with_name(place.name + ".py")):
+        if path.is_file():
+            return path
+    return None

@@ -1,0 +1,333 @@
+"""The command of one experiment: its options, and one folder of results."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar
+
+import jax
+import numpy as np
+import tyro
+
+from sslstep import claims, plotting, train
+from sslstep.experiment import _kept, _machine, image_data, report
+from sslstep.experiment._record import Arrays, Experiment, log
+from sslstep.experiment.image_data import UnfitError
+from sslstep.experiment.report import MADE_FROM, SECONDS, SKIPPED
+from sslstep.train._lock import held
+
+C = TypeVar("C")
+P = TypeVar("P", bound=str)
+
+
+def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
+    """Run an experiment from its command line; returns the exit status."""
+    options = _parse(experiment, sys.argv[1:] if args is None else list(args))
+    folder = options.out or Path("results") / experiment.name / _folder_name(experiment, options)
+    _require_replaceable(experiment, folder)
+    image_data.require_used(options.config)
+    about = _about(experiment, options)  # now, as the commit may change in the meantime
+    if options.skip_done and _made_from(folder) == about[MADE_FROM]:
+        print(f"{folder}: done before, from the same settings, images, code and versions")
+        return _status(folder, claims.load(folder / "claims.json"), options.strict)
+    with _held(folder):
+        with _draft_of(folder) as draft, _logging_to(draft / "log.txt"):
+            log.info("%s, preset %s, %s", experiment.name, options.preset, _machine.short())
+            config = options.config
+            (draft / "config.json").write_text(
+                json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8"
+            )
+            start = time.perf_counter()
+            with precision(config):
+                runs = (options.runs,) if isinstance(options, TrainingOptions) else ()
+                try:
+                    arrays = experiment.run(config, *runs)
+                except UnfitError as error:
+                    if not (isinstance(options, ImageOptions) and options.skip_unfit):
+                        raise
+                    _skip(folder, draft, f"{error}")
+                    return 0
+                np.savez(draft / "arrays.npz", **arrays)
+                log.info("run: %.1f s", time.perf_counter() - start)
+                draw(experiment, config, arrays, draft)
+                results = experiment.check(config, arrays)
+            about[SECONDS] = round(time.perf_counter() - start)
+            (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            claims.save(draft / "claims.json", results)
+            log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
+            log.info("%s: %.1f s in all", folder, time.perf_counter() - start)
+        _replace(folder, draft)
+    return _status(folder, results, options.strict)
+
+
+def _status(folder: Path, results: Sequence[claims.Claim], strict: bool) -> int:
+    """Say how many claims do not hold; they count if `strict`."""
+    failed = sum(claim.holds is False for claim in results)
+    if failed:
+        print(f"{failed} claim(s) do not hold: see {folder}/claims.json", file=sys.stderr)
+    return 1 if failed and strict else 0
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep the place of the results for this command: a second one with the same is refused."""
+    place = Path(os.path.realpath(folder))
+    new_parents = [parent for parent in place.parents if not parent.exists()]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with held(place.with_name(place.name + ".lock"), f"out = {folder}"):
+            yield
+    finally:
+        with suppress(OSError):  # there are results in one of them, or another run has begun
+            for parent in new_parents:
+                parent.rmdir()
+
+
+@contextmanager
+def _draft_of(folder: Path) -> Iterator[Path]:
+    """Where all is written: beside the old results, which only complete new ones replace.
+
+    Of a run that ends before it has computed anything nothing is left, as it has said why. One that
+    ends later may have computed for hours: its arrays are kept, and it says where.
+    """
+    draft = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        yield draft
+    except BaseException:
+        if (draft / "arrays.npz").is_file():
+            print(f"what was computed is in {draft} until the next such run", file=sys.stderr)
+        else:
+            shutil.rmtree(draft)
+        raise
+
+
+def _replace(folder: Path, draft: Path) -> None:
+    """Put new results in the place of old ones, which are whole until then."""
+    old = folder.with_name(folder.name + ".old.partial")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _skip(folder: Path, draft: Path, why: str) -> None:
+    """Say why nothing is run, and leave that where results would be, unless there are some."""
+    log.info("%s: skipped. %s", folder, why)
+    shutil.rmtree(draft)
+    if not (folder / "claims.json").is_file():
+        folder.mkdir(exist_ok=True)
+        (folder / SKIPPED).write_text(why + "\n", encoding="utf-8")
+
+
+def precision(config: Any) -> Any:
+    """A context with x64 as an experiment of these settings runs, draws and checks in."""
+    return jax.enable_x64(getattr(config, "dtype", "float64") == "float64")
+
+
+def draw(experiment: Experiment, config: Any, arrays: Arrays, folder: Path) -> list[Path]:
+    """Write the figures, and the table if there is one; returns their paths."""
+    with plotting.style():
+        figures = experiment.plot(config, arrays)
+        named = figures if isinstance(figures, dict) else {"figure": figures}
+        paths = [path for name, fig in named.items() for path in plotting.save(fig, folder, name)]
+        if experiment.movie is not None:
+            paths.append(experiment.movie(config, arrays, folder))
+    if experiment.table is not None:
+        paths.append(folder / "table.md")
+        paths[-1].write_text(experiment.table(config, arrays), encoding="utf-8")
+    return paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Generic[C, P]):
+    """What every experiment's command takes; P are the names of its presets."""
+
+    config: Annotated[C, tyro.conf.arg(name="")]
+    preset: P
+    """Which defaults to start from: cpu needs no download; paper is as published or, of what is
+    beyond the paper, larger. In some experiments both are the same."""
+    out: Path | None = None
+    """Folder of the results. Default: results/<experiment>/<preset and what differs from it>."""
+    strict: bool = False
+    """Exit with status 1 if a claim does not hold; an undecided one is no failure."""
+    skip_done: bool = False
+    """Where there are results that were made from the same settings, images and code, with the same
+    versions and on the same processor and devices, leave them as they are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageOptions(Options[C, P]):
+    """What the commands of experiments on images take."""
+
+    skip_unfit: bool = False
+    """Where the images do not do (too few, no labels), say so and exit with status 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions(ImageOptions[C, P]):
+    """What the commands of experiments that train networks, which are on images, take."""
+
+    runs: Path = Path("results/training")
+    """Folder of the training runs, which these experiments share and go on with."""
+
+
+def _parse(experiment: Experiment, args: list[str]) -> Options[Any, str]:
+    """Read the options: first the preset, because it sets the defaults of all the others."""
+    package = experiment.module.partition(".")[0]
+    prog = f"python -m {package} run {experiment.name}"
+    finder = argparse.ArgumentParser(prog, add_help=False, allow_abbrev=False)
+    finder.add_argument("--preset", choices=list(experiment.presets), default="cpu")
+    preset = finder.parse_known_args(args)[0].preset
+    default = experiment.presets[preset]
+    kind: Any = ImageOptions if hasattr(default, "data") else Options
+    if experiment.trains:
+        kind = TrainingOptions
+    options = kind[type(default), Literal[tuple(experiment.presets)]]
+    return tyro.cli(
+        options,
+        prog=prog,
+        description=experiment.doc,
+        args=args,
+        default=options(default, preset),
+    )
+
+
+def status(experiment: Experiment, args: Sequence[str]) -> int:
+    """The exit status of an experiment's command; an error of the user's is one line."""
+    try:
+        return main(experiment, args)
+    except (OSError, ValueError, FloatingPointError) as error:
+        print(f"{experiment.name}: {error}", file=sys.stderr)
+        return 1
+    except train.Interrupted as interrupted:  # it has said why
+        if interrupted.code == 128 + signal.SIGINT:
+            _die_of_interrupt()
+        sys.exit(interrupted.code)
+    except (KeyboardInterrupt, jax.errors.JaxRuntimeError) as error:
+        # What is raised in a function that JAX calls, such as progress, is an error of JAX's.
+        if not isinstance(error, KeyboardInterrupt) and "KeyboardInterrupt" not in str(error):
+            raise
+        print(f"{experiment.name}: interrupted; earlier results are as they were", file=sys.stderr)
+        _die_of_interrupt()
+
+
+def _die_of_interrupt() -> NoReturn:
+    """End of SIGINT itself: of a program that merely exits a shell thinks that it saw to Ctrl-C."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+    sys.exit(128 + signal.SIGINT)  # where it is blocked
+
+
+def _require_replaceable(experiment: Experiment, folder: Path) -> None:
+    """Refuse to replace anything but the results of an earlier run of the same experiment."""
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held - {SKIPPED} and "claims.json" not in held:
+        raise ValueError(
+            f"out = {folder} holds files that no experiment wrote (there is no claims.json). It "
+            f"would be replaced as a whole: name a new folder."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out = {folder} is a file: name a folder.")
+    made_by = report.read_about(folder).get("experiment")
+    if made_by not in (None, experiment.name):
+        raise ValueError(
+            f"out = {folder} holds the results of {made_by}, which would be replaced: name another."
+        )
+
+
+def _folder_name(experiment: Experiment, options: Options[Any, str]) -> str:
+    """The preset and each setting that differs from it: no run replaces another's results."""
+    default = dict(_flat(dataclasses.asdict(experiment.presets[options.preset])))
+    changed = {
+        key: value
+        for key, value in _flat(dataclasses.asdict(options.config))
+        if value != default[key] and key != "data_dir"
+    }
+
+    def plain(value: Any) -> str:
+        return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    # Options of recipes have no "recipes." before them either.
+    exact = [f"{key.removeprefix('recipes.')}={plain(value)}" for key, value in changed.items()]
+    # A name has no "/" and no blanks, and "+" is what stands between settings.
+    shown = [re.sub("[/+]", "_", part).replace(" ", "") for part in exact]
+    name = "+".join([options.preset, *shown])
+    if shown == exact and len(name) <= 150:
+        return name
+    told = name if shown == exact else json.dumps(exact)
+    end = hashlib.sha256(told.encode()).hexdigest()[:12]
+    return f"{name if len(name) <= 150 else name[:130]}-{end}"  # names end at 255
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings of settings under joined names."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", setting) for inner, setting in _flat(value))
+        else:
+            yield key, value
+
+
+def _about(experiment: Experiment, options: Options[Any, str]) -> dict[str, Any]:
+    """What made these results, beside their settings."""
+    what, _, explanation = experiment.doc.partition("\n")
+    return {
+        "experiment": experiment.name,
+        "module": experiment.module,
+        "what": what,
+        "explanation": explanation.strip("\n"),
+        "preset": options.preset,
+        "date": time.strftime("%Y-%m-%d"),
+        "device": _machine.devices(),
+        "host": _machine.host(),
+        "Python": platform.python_version(),
+        **_machine.versions(*_machine.PACKAGES),
+        "commit": _machine.commit(),
+        MADE_FROM: _kept.made_from(
+            experiment.module, options.config, getattr(options, "runs", None)
+        ),
+    }
+
+
+def _made_from(folder: Path) -> str | None:
+    """Of earlier results, whole ones, if there are any and they say so."""
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    whole = held >= {"arrays.npz", "claims.json", "config.json"} and any(
+        name.endswith(".png") for name in held
+    )
+    return report.read_about(folder).get(MADE_FROM) if whole else None
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Log to a file and, as plain lines, to standard output."""
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handlers: list[logging.Handler] = [to_file, logging.StreamHandler(sys.stdout)]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+        to_file.close()

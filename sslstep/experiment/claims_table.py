@@ -1,0 +1,57 @@
+"""Print every claim that the runs in results/ made, each once: `make claims`."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sslstep import _terminal, claims
+from sslstep.experiment.report import SKIPPED, finished, repeated, skipped
+
+
+def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
+    """Print the table; the exit status is 1 where nothing of what is asked for has been run yet."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments claims",
+        description="Print the claims of the runs in results/, and whether they hold.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of experiments (default: all)")
+    names = parser.parse_args(args).names
+    folders = [path for path in sorted(finished(root)) if _of(path, names)]
+    without = [path for path in sorted(skipped(root)) if _of(path, names)]
+    found = {path.parent.name for path in (*folders, *without)}
+    if missing := [name for name in names if name not in found]:
+        print(f"nothing of {', '.join(missing)} in {root.resolve()}", file=sys.stderr)
+        return 1
+    if not found:
+        print(f"no claims in {root.resolve()}: run `make figures` first", file=sys.stderr)
+        return 1
+    try:
+        runs = [(folder, claims.load(folder / "claims.json")) for folder in folders]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    again = repeated(runs)
+    groups = [(str(path.relative_to(root)), made) for path, made in runs if path not in again]
+    print(claims.table(groups))
+    for path, other in again.items():
+        print(
+            f"counted once: all claims of {path.relative_to(root)} are among those of "
+            f"{other.relative_to(root)}"
+        )
+    for path in without:
+        why = (path / SKIPPED).read_text(encoding="utf-8").strip()
+        print(f"not run: {path.relative_to(root)}: {why}")
+    return 0
+
+
+def _of(folder: Path, names: Sequence[str]) -> bool:
+    """Whether a folder of results is of one of the experiments; of any if there are none."""
+    return not names or folder.parent.name in names
+
+
+if __name__ == "__main__":
+    _terminal.accept_any_text()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,115 @@
+"""What training at a preset would take, without training: sizes, memory, operations, hours.
+
+    python -m experiments dry [NAME ...] [--preset paper]
+
+For each experiment that trains by recipes and each method: the step is compiled as it would run,
+for shapes alone, without data or memory; then a few steps are taken on random images with a smaller
+batch. Hours are from the counted operations at the rate given by --tflops, which you should take
+from a step timed on your device.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from sslstep import train
+from sslstep.experiment import training
+from sslstep.experiment._record import find, load
+from sslstep.recipes import METHODS, Method, Recipe, Recipes
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings; each is one option of the command."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Experiments (default: all that train by recipes)."""
+    preset: str = "paper"
+    """Preset of the experiments."""
+    methods: tuple[Method, ...] = METHODS
+    """Methods whose steps are compiled, each a row for each experiment."""
+    tflops: float = 50.0
+    """Rate that your device reaches, in 10^12 operations a second, for the estimated hours."""
+    batch: int = 4
+    """Pairs in a batch of the steps that are taken here; 0 to take none."""
+    steps: int = 2
+    """How many steps are taken here, after the first, which is not timed."""
+
+
+def main(package: str, args: Sequence[str]) -> int:
+    """Print the table; returns the exit status."""
+    prog = f"python -m {package} dry"
+    options = tyro.cli(Options, prog=prog, description=__doc__, args=list(args))
+    known = find(package)
+    if unknown := [name for name in options.names if name not in known]:
+        raise SystemExit(f"no experiment {unknown[0]!r}: one of {', '.join(known)}")
+    titles = ("pairs", "steps", "parameters", "TFLOP/step", "state MiB", "step MiB", "hours")
+    print(f"{'':24}" + "".join(f"{title:>12}" for title in titles) + f"{'taken here':>28}")
+    for name in options.names or known:
+        config: Any = load(known[name]).presets.get(options.preset)
+        if isinstance(getattr(config, "recipes", None), Recipes):
+            for method in options.methods:
+                _row(name, method, config, options)
+    return 0
+
+
+def _row(name: str, method: Method, config: Any, options: Options) -> None:
+    recipe = config.recipes.of(method)
+    step, state = _step(config, recipe)
+    images = jax.ShapeDtypeStruct((recipe.batch_size, *_image(config)), jnp.uint8)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, images).compile()
+    memory: Any = compiled.memory_analysis()
+    counted: Any = compiled.cost_analysis()
+    flops = float(counted["flops"])
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    row = (
+        f"{recipe.batch_size:12}{recipe.num_steps:12}{parameters:12}{flops / 1e12:12.3g}"
+        f"{memory.argument_size_in_bytes / 2**20:12.0f}"
+        f"{memory.temp_size_in_bytes / 2**20:12.0f}"
+        f"{recipe.num_steps * flops / (options.tflops * 1e12) / 3600:12.2g}"
+    )
+    print(f"{name + ' ' + method:24}{row}", end="", flush=True)
+    print(f"{_take(config, recipe, options):>28}" if options.batch else "", flush=True)
+
+
+def _image(config: training.Config) -> tuple[int, int, int]:
+    side = 96 if config.data == "stl10" else 32
+    return side, side, 3
+
+
+def _step(config: training.Config, recipe: Recipe) -> tuple[train.Step, Any]:
+    """The step, and the shapes of its state."""
+    parts = training.parts(config, recipe)
+    x = jax.ShapeDtypeStruct((1, config.size, config.size, 3), jnp.float32)
+    return parts.step, jax.eval_shape(_init(parts, recipe), jax.random.key(0), x)
+
+
+def _init(parts: training.Parts, recipe: Recipe) -> Any:
+    def init(key: jax.Array, x: jax.Array) -> train.TrainState:
+        return train.init_state(key, parts.model, parts.optimizer, x, init_scale=recipe.init_scale)
+
+    return init
+
+
+def _take(config: training.Config, recipe: Recipe, options: Options) -> str:
+    """A few steps with a smaller batch, on random images."""
+    parts = training.parts(config, recipe)
+    x = jnp.zeros((1, config.size, config.size, 3))
+    state = jax.jit(_init(parts, recipe))(jax.random.key(0), x)
+    compiled = jax.jit(parts.step, donate_argnums=0)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (options.batch, *_image(config)), np.uint8)
+    state, metrics = jax.block_until_ready(compiled(state, images))
+    start = time.perf_counter()
+    for _ in range(options.steps):
+        state, metrics = jax.block_until_ready(compiled(state, images))
+    seconds = (time.perf_counter() - start) / max(1, options.steps)
+    if not np.isfinite(metrics.loss):
+        raise FloatingPointError(f"the loss is {metrics.loss} after {options.steps + 1} steps")
+    return f"{2 * options.batch / seconds:.1f} views/s, loss {float(metrics.loss):.4g}"

@@ -1,0 +1,51 @@
+"""Panels that figures of step-wise learning share: loss, eigenvalues, errors of step times."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sslstep import plotting
+from sslstep.experiment._record import Arrays
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: The name of the time axis.
+TIME = r"effective time $t$ = learning rate $\times$ step"
+BLUE = plotting.CATEGORIES[0]
+
+
+def loss(ax: "Axes", arrays: Arrays, *, experiment: str, theory: str) -> None:
+    """A loss that starts at d and falls by one at a time, with the predicted step times."""
+    plotting.time_marks(ax, arrays["predicted_step_times"], label=theory)
+    ax.plot(arrays["t"], arrays["loss"], color=BLUE, linewidth=1.8, label=experiment)
+    dim = arrays["eigenvalues"].shape[1]
+    ax.set(ylabel=r"loss $\mathcal{L}$", yticks=range(0, dim + 1, 2), ylim=(-0.2, None))
+    ax.legend(loc="lower left", frameon=True, framealpha=1, edgecolor="none")
+
+
+def eigenvalues(ax: "Axes", arrays: Arrays, *, experiment: str, theory: str) -> None:
+    """Those of C, measured and predicted; the legend is left to the caller."""
+    measured, predicted = arrays["eigenvalues"], arrays["predicted_eigenvalues"]
+    plotting.mode_curves(ax, arrays["t"], measured, predicted, experiment=experiment, theory=theory)
+    ax.set(ylabel=r"eigenvalues of $C$", ylim=(-0.05, 1.1))
+
+
+def step_time_errors(
+    ax: "Axes", arrays: Arrays, kinds: Sequence[tuple[str, str, float, str, str]]
+) -> None:
+    """How far predicted step times are from the measured ones, in percent.
+
+    Args:
+        ax: where to draw.
+        arrays: with `step_times`; modes that are not learned have no error.
+        kinds: of predictions: their array, marker, size, face and label.
+    """
+    times = arrays["step_times"]
+    modes, measured = np.arange(1, len(times) + 1), np.where(np.isfinite(times), times, np.nan)
+    for name, marker, size, face, label in kinds:
+        deviation = 100 * (arrays[name] / measured - 1)
+        ax.plot(modes, deviation, marker, color=BLUE, mfc=face, markersize=size, label=label)
+    ax.axhline(0, color="0.5", linewidth=0.6, zorder=0)
+    ax.set(xlabel=r"mode $j$", ylabel="predicted $-$ measured\nstep time (%)", xticks=modes)

@@ -1,0 +1,238 @@
+"""One page of all results: `python -m experiments report` writes results/index.html.
+
+The page holds all it shows: figures, claims, tables, settings, data, device, versions, run time.
+"""
+
+import argparse
+import base64
+import html
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sslstep import _terminal, claims
+
+# Figures and animations, by the ends of their names. PDFs are the same figures again.
+IMAGES = {".png": "image/png", ".gif": "image/gif"}
+
+# In a folder of results: why there are none.
+SKIPPED = "skipped.txt"
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a; }
+img { max-width: 100%; }
+table { border-collapse: collapse; font-size: 0.85rem; margin: 1rem 0; display: block;
+  overflow-x: auto; }
+th, td { border-bottom: 1px solid #ddd; padding: 0.25rem 0.6rem; text-align: left;
+  vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+tr.fails td { background: #fdecea; }
+pre { white-space: pre-wrap; font-size: 0.8rem; background: #f6f6f6; padding: 0.6rem; }
+details { margin: 0.5rem 0; }
+.about { color: #555; font-size: 0.85rem; }
+"""
+
+# In about.json; the second is a digest of all that the results depend on.
+SECONDS = "seconds of the last call"
+MADE_FROM = "made from"
+
+NOTE = """<p class="about">Seconds are of the last call, figures and claims included; training runs
+that it found done and read from disk are not in them. What a claim expects is what the paper says
+or predicts. Where that is words, or of a larger network, it is a bound of ours, and the paper's
+number, if there is one, is in the claim. The measured value must be equal to it (=), at most
+(&lt;=) or at least (&gt;=) it, up to the tolerance.</p>"""
+
+
+def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
+    """Write the page; the exit status is 1 where nothing has been run yet."""
+    argparse.ArgumentParser(
+        prog="python -m experiments report",
+        description="Write results/index.html: one page of all that results/ holds.",
+    ).parse_args(args)
+    folders, without = sorted(finished(root), key=_place), sorted(skipped(root), key=_place)
+    if not folders and not without:
+        print(f"nothing in {root.resolve()}: run `make figures` first", file=sys.stderr)
+        return 1
+    draft = root / "index.html.partial"
+    try:
+        draft.write_text(page(folders, without), encoding="utf-8")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    draft.replace(root / "index.html")
+    print(root / "index.html")
+    return 0
+
+
+def finished(root: Path) -> Iterator[Path]:
+    """Folders of whole results."""
+    for path in root.glob("*/*/claims.json"):
+        if not path.parent.name.endswith(".partial"):
+            yield path.parent
+
+
+def skipped(root: Path) -> Iterator[Path]:
+    """Folders of what was not run, which say why."""
+    for path in root.glob(f"*/*/{SKIPPED}"):
+        yield path.parent
+
+
+def repeated(runs: Sequence[tuple[Path, Sequence[claims.Claim]]]) -> dict[Path, Path]:
+    """Folders all of whose claims another of the same experiment makes too, and which that is.
+
+    So it is of one method's run where all methods have been run: to the last digit, as they share
+    the training. Whoever counts claims would count those twice.
+    """
+    kept: list[tuple[Path, set[str]]] = []
+    found = {}
+    for folder, made in sorted(runs, key=lambda run: -len(run[1])):
+        these = set(map(str, made))  # as text, in which a NaN equals another
+        holders = [path for path, those in kept if path.parent == folder.parent and these <= those]
+        if these and holders:
+            found[folder] = holders[0]
+        else:
+            kept.append((folder, these))
+    return found
+
+
+def page(folders: list[Path], without: list[Path]) -> str:
+    """All of them, with a list at the head, and of what was not run why."""
+    read = [(folder, claims.load(folder / "claims.json")) for folder in folders]
+    again = repeated(read)
+    counted = [claim for folder, made in read if folder not in again for claim in made]
+    held = claims.count(counted)
+    held += "".join(
+        f"<br>Counted once: all claims of {html.escape(_title(folder))} are among those of "
+        f"{html.escape(_title(other))}."
+        for folder, other in again.items()
+    )
+    rows = [
+        [
+            f'<a href="#{_anchor(folder)}">{html.escape(_title(folder))}</a>',
+            _text(read_about(folder).get("what", "")),
+            claims.count(made).replace(" claims hold", "").rstrip("."),
+            read_about(folder).get(SECONDS, ""),
+        ]
+        for folder, made in read
+    ]
+    contents = _table(["experiment", "what it shows", "claims that hold", "seconds"], rows)
+    if without:
+        why = [
+            [_title(folder), (folder / SKIPPED).read_text(encoding="utf-8").strip()]
+            for folder in without
+        ]
+        contents += "\n" + _table(
+            ["not run", "why"], [[html.escape(cell) for cell in row] for row in why]
+        )
+    sections = "\n".join(_section(folder, made) for folder, made in read)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n<title>sslstep: results</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>sslstep: results</h1>\n"
+        f"<p>{held}</p>\n{contents}\n{NOTE}\n{sections}\n</body>\n</html>\n"
+    )
+
+
+def _section(folder: Path, made: list[claims.Claim]) -> str:
+    about = read_about(folder)
+    parts = [f'<h2 id="{_anchor(folder)}">{html.escape(_title(folder))}</h2>']
+    for name in ("experiment", MADE_FROM):  # one is in the title, the other nothing to read
+        about.pop(name, None)
+    said = [about.pop("what", ""), *about.pop("explanation", "").split("\n\n")]
+    parts += [_paragraph(text) for text in said if text]
+    about |= {
+        key: value for key, value in read_json(folder / "config.json").items() if key == "data"
+    }
+    facts = "; ".join(f"{key}: {value}" for key, value in about.items())
+    if facts:
+        parts.append(f'<p class="about">{html.escape(facts)}</p>')
+    for figure in sorted(path for path in folder.iterdir() if path.suffix in IMAGES):
+        image = base64.b64encode(figure.read_bytes()).decode()
+        name, kind = html.escape(figure.stem), IMAGES[figure.suffix]
+        parts.append(f'<p><img alt="{name}" src="data:{kind};base64,{image}"></p>')
+    rows = [
+        [
+            "<br>".join(html.escape(text) for text in (claim.statement, claim.spread) if text),
+            html.escape(claim.where),
+            f"{claim.measured:.4g}",
+            html.escape(f"{claim.relation} {claim.expected:.4g}"),
+            f"{claim.tolerance:.4g}",
+            claim.verdict,
+        ]
+        for claim in made
+    ]
+    head = ["claim", "where", "measured", "expected", "tolerance", "holds"]
+    parts.append(_table(head, rows, fails=[claim.holds is False for claim in made]))
+    for name, title in (("table.md", "table"), ("config.json", "settings")):
+        if (folder / name).is_file():
+            text = html.escape((folder / name).read_text(encoding="utf-8"))
+            parts.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
+    return "\n".join(parts)
+
+
+def _paragraph(text: str) -> str:
+    """Of a docstring: commands are indented in it."""
+    kind = "pre" if text.startswith("    ") else "p"
+    return f"<{kind}>{_text(text.strip())}</{kind}>"
+
+
+def _text(text: str) -> str:
+    """As HTML, with `code` as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def _table(head: list[str], rows: list[list[Any]], fails: list[bool] | None = None) -> str:
+    """Cells are HTML already."""
+    lines = ["<table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
+    for number, row in enumerate(rows):
+        kind = ' class="fails"' if fails and fails[number] else ""
+        cells = "".join(f"<td{_kind(cell)}>{cell}</td>" for cell in row)
+        lines.append(f"<tr{kind}>{cells}</tr>")
+    return "\n".join([*lines, "</table>"])
+
+
+def _kind(cell: Any) -> str:
+    try:
+        float(cell)
+    except ValueError:
+        return ""
+    return ' class="number"'
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What the run says of itself; nothing if it was made before runs did."""
+    return read_json(folder / "about.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The settings in a file; none without a file."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is broken ({error}): remove its folder, or run it anew."
+        ) from error
+
+
+def _title(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def _anchor(folder: Path) -> str:
+    return html.escape(_title(folder).replace("/", "-"), quote=True)
+
+
+def _place(folder: Path) -> tuple[int, str]:
+    """The paper's figures come first, then the experiments of packages within the package."""
+    return read_about(folder).get("module", "..").count("."), _title(folder)
+
+
+if __name__ == "__main__":
+    _terminal.accept_any_text()
+    sys.exit(main(sys.argv[1:]))

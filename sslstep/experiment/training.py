@@ -1,0 +1,383 @@
+"""What experiments that train ResNets share: their settings, and runs that are trained only once.
+
+A run is one method, one recipe, one seed. Its folder is named after its settings, and every
+experiment that wants the same run reads it, or goes on with it where it was interrupted.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import serialization
+from jax.tree_util import Partial
+
+from sslstep import data, nn, train
+from sslstep.experiment import _kept, image_data
+from sslstep.experiment._record import log
+from sslstep.experiment._require import require
+from sslstep.experiment.image_data import Source
+from sslstep.measure import probe
+from sslstep.recipes import LABELS, METHODS, Method, Recipe, Recipes
+
+# Of what a run's folder holds. Counted up when code changes what a run of the same settings is.
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings that all methods share; each is one option of the command."""
+
+    methods: tuple[Method, ...] = METHODS
+    """Which to train."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of images, views and initial parameters; each is a run of its own."""
+    data: Source = "photos"
+    """Where the images come from: by name (stl10: its unlabelled split), or a folder."""
+    data_dir: str | None = None
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
+    num_images: int = 0
+    """How many of them to train on, chosen at random; 0 for all."""
+    backbone: Literal["small", "resnet18", "resnet50"] = "small"
+    """small: width 8, three stages of one basic block."""
+    stem: Literal["imagenet", "small", "small_stride2"] = "small_stride2"
+    """First layers: 7x7 with stride 2 and pooling; 3x3; 3x3 with stride 2."""
+    size: int = 24
+    """Side of the views in pixels."""
+    num_probe: int = 1024
+    """Pairs on which spectra are measured, the same throughout; a multiple of every batch."""
+    num_labelled: int = 2048
+    """Labelled images of each split, for linear probes of hidden representations; 0 for none."""
+    num_records: int = 120
+    """How many times all is measured, at most: half of them evenly, half ever more rarely."""
+    num_snapshots: int = 12
+    """How many times a copy of the parameters is kept, at most, ever more rarely; 0 for none."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, from which an interrupted run goes on."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which the network computes; parameters are float32 either way."""
+
+
+def shared(config: Config) -> dict[str, Any]:
+    """The settings that all experiments have, without those of one."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
+
+
+class Trained(NamedTuple):
+    """A run: where it lies, and its arrays.
+
+    `t` and `loss` after each step, `record_t` and what was recorded then; t is effective time.
+    """
+
+    folder: Path
+    arrays: dict[str, np.ndarray]
+
+
+def network(config: Config, recipe: Recipe) -> nn.Encoder:
+    """The encoder: a ResNet and the method's projector."""
+    dtype = jnp.dtype(config.dtype)
+    settings: dict[str, Any] = {
+        "stem": config.stem,
+        "dtype": dtype,
+        "zero_init_residual": recipe.zero_init_residual,
+    }
+    if config.backbone == "small":
+        backbone = nn.ResNet(stage_sizes=(1, 1, 1), width=8, **settings)
+    else:
+        make = nn.resnet18 if config.backbone == "resnet18" else nn.resnet50
+        backbone = make(**settings)
+    return nn.Encoder(backbone, recipe.head(dtype=dtype))
+
+
+class Parts(NamedTuple):
+    """What training does, whatever the images."""
+
+    model: nn.Encoder
+    optimizer: optax.GradientTransformation
+    views_fn: Callable[..., tuple[jax.Array, jax.Array]]
+    step: train.Step
+
+
+def parts(config: Config, recipe: Recipe) -> Parts:
+    """Network, optimiser, views and the step that is made of them."""
+    views_fn = partial(data.two_views, views=recipe.make_views(config.size))
+    model, optimizer = network(config, recipe), recipe.make_optimizer()
+    step = train.make_step(model, recipe.loss_fn(), optimizer, views_fn)
+    return Parts(model, optimizer, views_fn, step)
+
+
+class Samples(NamedTuple):
+    """What a run of one seed sees."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    x: jax.Array  # the fixed pairs
+    x_prime: jax.Array
+    key: jax.Array  # for the network
+
+
+def samples(config: Config, views_fn: Callable[..., Any], seed: int) -> Samples:
+    """The images, and the pairs on which spectra are measured."""
+    key_data, key_probe, key_network = jax.random.split(jax.random.key(seed), 3)
+    images, labels, _ = image_data.choose(
+        key_data, config.data, config.num_images or None, config.data_dir, view=config.size
+    )
+    fixed = images[np.arange(config.num_probe) % len(images)]
+    x, x_prime = jax.jit(views_fn)(jax.random.split(key_probe, len(fixed)), fixed)
+    return Samples(images, labels, x, x_prime, key_network)
+
+
+class Setup(NamedTuple):
+    """All that a run is made of."""
+
+    model: nn.Encoder
+    step: train.Step
+    state: train.TrainState
+    images: np.ndarray
+    labels: np.ndarray
+    x: jax.Array  # the fixed pairs
+    x_prime: jax.Array
+
+
+def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
+    """The step, its initial state, the images, and the pairs on which spectra are measured."""
+    model, optimizer, views_fn, step = parts(config, recipe)
+    images, labels, x, x_prime, key = samples(config, views_fn, seed)
+    if len(images) < recipe.batch_size:
+        raise image_data.UnfitError(
+            f"batch_size = {recipe.batch_size} is larger than the data: {len(images)} images. A "
+            f"smaller one is an option that ends with batch-size, where the command has one."
+        )
+    state = train.init_state(key, model, optimizer, x, init_scale=recipe.init_scale)
+    return Setup(model, step, state, images, labels, x, x_prime)
+
+
+def fit(
+    config: Config, method: Method, recipe: Recipe, seed: int, runs: Path, *, name: str = ""
+) -> Trained:
+    """Train, go on with what `runs` has of this very run, or read it if it is whole."""
+    setup = prepare(config, recipe, seed)
+    spectra = train.make_record(
+        setup.model,
+        setup.x,
+        setup.x_prime,
+        batch_size=recipe.batch_size,
+        normalise=recipe.normalises,
+    )
+    try:
+        accuracy = accuracy_of(config, recipe, setup.model)
+    except image_data.UnfitError as error:
+        log.info("trained without probes: %s", error)
+        config = dataclasses.replace(config, num_labelled=0)
+        accuracy = accuracy_of(config, recipe, setup.model)
+    settings = _settings(config, method, recipe, seed)
+    folder = runs / _folder_name(settings)
+    record_at = record_steps(recipe.num_steps, config.num_records)
+    copied = snapshot_steps(record_at, config.num_snapshots)
+
+    def record(state: train.TrainState) -> dict[str, Any]:
+        if int(state.step) in copied:
+            _keep(folder, state)
+        return {**spectra(state), **accuracy(state)}
+
+    run = train.fit(
+        train.compile_step(setup.step),
+        setup.state,
+        setup.images,
+        num_steps=recipe.num_steps,
+        batch_size=recipe.batch_size,
+        folder=folder,
+        record=record,
+        record_at=record_at,
+        checkpoint_every=config.checkpoint_every,
+        settings=settings,
+        progress=f"{name} {LABELS[method]}, seed {seed}".strip(),
+    )
+    rates = recipe.rate(recipe.learning_rate)(np.arange(recipe.num_steps))
+    times = np.concatenate([[0.0], np.cumsum(np.asarray(rates, float))])
+    record_t = times[run.records["step"]]
+    # A warm-up's first rate is 0: its step takes no time.
+    later = np.diff(record_t, prepend=-1.0) > 0
+    records = {key: value[later] for key, value in run.records.items()}
+    arrays = {"t": times[1:], "loss": run.metrics["loss"], "record_t": record_t[later], **records}
+    return Trained(folder, arrays)
+
+
+def snapshots(folder: Path, like: train.TrainState) -> list[train.TrainState]:
+    """The copies of the network that a run in `folder` has kept, oldest first, without optimisers.
+
+    `like` is a state of that network.
+    """
+    paths = sorted((folder / "snapshots").glob("*.msgpack"), key=lambda path: int(path.stem))
+    if not paths:
+        raise FileNotFoundError(
+            f"{folder} has no copies of the network: remove it to train it again."
+        )
+    found = []
+    for path in paths:
+        target = {"params": like.params, "batch_stats": like.batch_stats}
+        kept = jax.tree.map(jnp.asarray, serialization.from_bytes(target, path.read_bytes()))
+        step = jnp.asarray(int(path.stem), like.step.dtype)
+        found.append(like._replace(step=step, opt_state=(), **kept))
+    return found
+
+
+def _keep(folder: Path, state: train.TrainState) -> None:
+    """Write a copy of the network, as a whole or not at all."""
+    path = folder / "snapshots" / f"{int(state.step)}.msgpack"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    kept = {"params": state.params, "batch_stats": state.batch_stats}
+    draft.write_bytes(serialization.to_bytes(kept))
+    draft.replace(path)
+
+
+def evaluated(model: nn.Encoder, params: Any, batch_stats: Any, x: jax.Array) -> nn.Outputs:
+    """h and z of images by a network whose batch norms' statistics are held."""
+    outputs: Any = model.apply({"params": params, "batch_stats": batch_stats}, x, train=False)
+    return outputs
+
+
+@partial(jax.jit, static_argnames="model")
+def settled(model: Any, params: Any, batch_stats: Any, x: jax.Array) -> Any:
+    """Running averages that have converged to the statistics of these images."""
+
+    def update(_: Any, batch_stats: Any) -> Any:
+        variables = {"params": params, "batch_stats": batch_stats}
+        return model.apply(variables, x, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+
+    # A tenth of the new value each time: 0.9^80 is 2e-4.
+    return jax.lax.fori_loop(0, 80, update, batch_stats)
+
+
+def snapshot_steps(record_at: np.ndarray, num: int) -> set[int]:
+    """Some of the steps at which there are records: the first, the last, and ever more rarely."""
+    if not num:
+        return set()
+    wanted = np.concatenate([[0], np.geomspace(1, record_at[-1], num)[1:]])
+    return {int(record_at[np.argmin(np.abs(record_at - step))]) for step in wanted}
+
+
+def fit_all(config: Config, recipes: Recipes, runs: Path, name: str) -> dict[str, np.ndarray]:
+    """Every method from every seed, seed by seed; each run's arrays as `method/seed/array`."""
+    require_valid(config, [(method, recipes.of(method)) for method in config.methods])
+    arrays: dict[str, np.ndarray] = {}
+    for seed in config.seeds:
+        for method in config.methods:
+            run = fit(config, method, recipes.of(method), seed, runs, name=name)
+            arrays |= {f"{method}/{seed}/{key}": value for key, value in run.arrays.items()}
+    return arrays
+
+
+def run_of(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays of one of :func:`fit_all`'s runs, `method/seed`, under their plain names."""
+    start = f"{prefix}/"
+    return {key[len(start) :]: value for key, value in arrays.items() if key.startswith(start)}
+
+
+def accuracy_of(
+    config: Config, recipe: Recipe, model: nn.Encoder
+) -> Callable[[train.TrainState], dict[str, Any]]:
+    """A ridge probe of hidden representations on labelled images, as Figure 7 follows them.
+
+    The backbone is in evaluation mode. Features are standardised, as they begin very small; the
+    penalty is the best by leave-one-out on the training split.
+    """
+    if not config.num_labelled:
+        return lambda state: {}
+    splits = []
+    for split in ("train", "test"):
+        found = image_data.labelled(config.data, split, config.data_dir, config.size)
+        margin = [(side - config.size) // 2 for side in found.images.shape[1:3]]
+        middle = found.images[: config.num_labelled, margin[0] :, margin[1] :]
+        middle = middle[:, : config.size, : config.size]
+        splits.append((jnp.asarray(middle), jnp.asarray(found.labels[: config.num_labelled])))
+    (images, labels), (images_test, labels_test) = splits
+    classes = len(found.label_names)
+    normalise = recipe.make_views(config.size).first
+
+    def embed(params: Any, batch_stats: Any, x: jax.Array) -> jax.Array:
+        if normalise.mean is not None and normalise.std is not None:
+            x = (x - jnp.asarray(normalise.mean)) / jnp.asarray(normalise.std)
+        return evaluated(model, params, batch_stats, x).h
+
+    grid = jnp.geomspace(1e-5, 1.0, 11)
+
+    @jax.jit
+    def accuracy(h: jax.Array, h_test: jax.Array) -> jax.Array:
+        mean, deviation = h.mean(axis=0), h.std(axis=0)
+        scale = jnp.where(deviation > 0, deviation, 1)
+        h, h_test = ((part - mean) / scale for part in (h, h_test))
+        targets = jax.nn.one_hot(labels, classes)
+        best = grid[jnp.argmin(probe.loo_error(h, targets, grid))]
+        return probe.accuracy(probe.ridge(h, targets, best), h_test, labels_test)
+
+    def measure(state: train.TrainState) -> dict[str, Any]:
+        frozen = Partial(embed, state.params, state.batch_stats)
+        h, h_test = (probe.embed_images(frozen, part) for part in (images, images_test))
+        return {"accuracy": accuracy(h, h_test)}
+
+    return measure
+
+
+def _settings(config: Config, method: Method, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """All that determines a run."""
+    apart = ("methods", "seeds", "data_dir", "checkpoint_every")
+    kept = {name: value for name, value in shared(config).items() if name not in apart}
+    recipe_settings = dataclasses.asdict(recipe)
+    if not recipe.nesterov:
+        del recipe_settings["nesterov"]  # runs from before there was a choice are the same
+    kept["data"] = image_data.identity(config.data, config.size)
+    return {"format": FORMAT, **kept, "method": method, "seed": seed, "recipe": recipe_settings}
+
+
+def _folder_name(settings: dict[str, Any]) -> str:
+    """Readable, and different for different settings."""
+    name = f"{settings['method']}-{settings['data']}-seed{settings['seed']}"
+    return f"{name}-{_kept.digest(settings)}"
+
+
+def record_steps(num_steps: int, num: int) -> np.ndarray:
+    """Steps evenly over the run, and as many geometrically, as the first rises are fast."""
+    evenly = np.linspace(0, num_steps, num - num // 2)
+    rarely = np.geomspace(1, num_steps, num // 2)
+    return np.unique(np.concatenate([evenly, rarely]).round().astype(int))
+
+
+def require_valid(config: Config, recipes: list[tuple[str, Recipe]]) -> None:
+    """Refuse settings that the library would only refuse later, or in other words."""
+    for name in ("methods", "seeds"):
+        values = getattr(config, name)
+        if not values or len(set(values)) != len(values):
+            raise ValueError(f"{name} must be one or more, each once, got {values}.")
+    never_negative = dict.fromkeys(("num_images", "num_labelled", "num_snapshots"), 0)
+    require(config, at_least={"size": 1, "checkpoint_every": 1, "num_records": 2, **never_negative})
+    for name, recipe in recipes:
+        require(
+            recipe,
+            at_least={"dim": 1, "batch_size": 1, "num_steps": 1},
+            positive=("learning_rate", "init_scale"),
+            of=f"{name}.",
+        )
+        recipe.require_effect(name)
+        if config.num_probe % recipe.batch_size or config.num_probe < 4 * recipe.dim:
+            raise ValueError(
+                f"num_probe = {config.num_probe} must be a multiple of {name}.batch_size = "
+                f"{recipe.batch_size}, and at least 4 {name}.dim = {4 * recipe.dim}: a correlation "
+                f"of few samples has few dimensions."
+            )
+
+
+def require_pairs(config: Any, name: str, dim: int) -> None:
+    """Refuse a number of pairs, out of the fixed ones, whose kernel would have too few modes."""
+    if not 2 * dim <= getattr(config, name) <= config.num_probe:
+        raise ValueError(
+            f"{name} = {getattr(config, name)} must lie between 2 dim = {2 * dim} and num_probe = "
+            f"{config.num_probe}."
+        )
