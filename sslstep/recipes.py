@@ -233,8 +233,10 @@ class VICReg(Recipe):
     covariance: float = 1.0
     """ν, the weight of covariances."""
 
-    def _levels(self) -> landscape.VICRegPlateau:
-        """While k = 0...d dimensions are learned."""
+    def _levels(self) -> landscape.VICRegPlateau | None:
+        """While k = 0...d dimensions are learned; None where no closed form holds."""
+        if self.covariance <= 0 or self.variance < 16 * self.covariance:
+            return None
         return landscape.vicreg_plateau(
             np.arange(self.dim + 1),
             self.dim,
@@ -244,11 +246,13 @@ class VICReg(Recipe):
 
     def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
         """The k-th dimension to be learned rises to the level of k equal ones."""
-        return np.asarray(self._levels().eigenvalue[1:])
+        levels = self._levels()
+        return super().plateaus(eigenvalues) if levels is None else np.asarray(levels.eigenvalue[1:])
 
     def resting_losses(self) -> np.ndarray | None:
         """All but the invariance term."""
-        return np.asarray(self._levels().loss) if self.few_dimensions else None
+        levels = self._levels() if self.few_dimensions else None
+        return None if levels is None else np.asarray(levels.loss)
 
     def head(self, **settings: Any) -> nn.Projector:
         """The publication's."""
