@@ -247,7 +247,9 @@ class VICReg(Recipe):
     def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
         """The k-th dimension to be learned rises to the level of k equal ones."""
         levels = self._levels()
-        return super().plateaus(eigenvalues) if levels is None else np.asarray(levels.eigenvalue[1:])
+        return (
+            super().plateaus(eigenvalues) if levels is None else np.asarray(levels.eigenvalue[1:])
+        )
 
     def resting_losses(self) -> np.ndarray | None:
         """All but the invariance term."""

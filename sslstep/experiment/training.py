@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 
 from sslstep import data, nn, train
 from sslstep.experiment import _kept, image_data
-from sslstep.experiment._record import log
+from sslstep.experiment._record import Arrays, log
 from sslstep.experiment._require import require
 from sslstep.experiment.image_data import Source
 from sslstep.measure import probe
@@ -275,7 +275,7 @@ def fit_all(config: Config, recipes: Recipes, runs: Path, name: str) -> dict[str
     return arrays
 
 
-def run_of(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def run_of(arrays: Arrays, prefix: str) -> Arrays:
     """The arrays of one of :func:`fit_all`'s runs, `method/seed`, under their plain names."""
     start = f"{prefix}/"
     return {key[len(start) :]: value for key, value in arrays.items() if key.startswith(start)}

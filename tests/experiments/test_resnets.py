@@ -140,12 +140,12 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
 )
 def test_the_paper_s_settings_run_too(tmp_path, experiment, methods):
     """Appendix D.2 with a small network on small images: optimisers, schedules, views, bfloat16."""
-    paper = experiment.PAPER
-    recipes = {}
+    paper = experiment.presets["paper"]
+    shortened = {}
     for method in recipes.METHODS:
         recipe = paper.recipes.of(method)
         scale = 12 / recipe.num_steps
-        recipes[method] = replace(
+        shortened[method] = replace(
             recipe,
             dim=4,
             batch_size=16,
@@ -162,7 +162,7 @@ def test_the_paper_s_settings_run_too(tmp_path, experiment, methods):
         num_probe=32,
         num_labelled=40,
         num_records=6,
-        recipes=recipes.Recipes(**recipes),
+        recipes=recipes.Recipes(**shortened),
     )
     shrunk = experiment._replace(presets={"cpu": config})
     out = tmp_path / "here"
