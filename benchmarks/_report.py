@@ -22,7 +22,7 @@ def machine() -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "CPU": _machine.host(),
         # In a process of its own, as whoever asks takes hold of a GPU.
-        "device": _machine.output(sys.executable, "-m", "experiments._machine"),
+        "device": _machine.output(sys.executable, "-m", "sslstep.experiment._machine"),
         "load at the start": f"{load} (1, 5 and 15 minutes)",
         "Python": platform.python_version(),
         **_machine.versions(*PACKAGES),

@@ -198,7 +198,8 @@ def kernel_table(options: argparse.Namespace, rows: Rows) -> None:
     print(f"{'':24}{'seconds':>9}{'ratio':>13}{'MiB':>7}")
     ways = (OURS, "neural_tangents")
     found = {way: in_own_process(measure_kernel, vars(options), way) for way in ways}
-    assert abs(found["neural_tangents"]["sum"] / found[OURS]["sum"] - 1) < 1e-10
+    # Between equal samples the arc cosine of neural_tangents loses half of the digits.
+    assert abs(found["neural_tangents"]["sum"] / found[OURS]["sum"] - 1) < 1e-8
     for way, row in found.items():
         case = f"the kernel, {options.pairs} pairs, float64"
         ratio = rows.add(case, way, row["seconds"], row["MiB"]).ratio

@@ -188,7 +188,7 @@ def test_load_knows_what_there_is() -> None:
     with pytest.raises(
         ValueError, match="must be one of 'photos', 'cifar10', 'stl10', got 'mnist'"
     ):
-        data.load("experiments.beyond.mnist")
+        data.load("mnist")
     with pytest.raises(ValueError, match=r"got '/my/cats'; a folder is read by image_folder"):
         data.load("/my/cats")
     with pytest.raises(
@@ -211,7 +211,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 def test_nothing_there_by_default(tmp_path: Path) -> None:
-    message = message_of(lambda: data.load("experiments.beyond.cifar10"))
+    message = message_of(lambda: data.load("cifar10"))
     assert f"{tmp_path}/default/cifar10, but there is no such folder" in message
     assert "the folder that holds cifar10/<version>: data_dir, --data-dir, or the env" in message
     assert message.endswith("make data NAME=cifar10")
