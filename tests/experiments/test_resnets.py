@@ -9,7 +9,7 @@ import pytest
 
 from experiments.fig5 import experiment as fig5
 from sslstep import claims, recipes
-from sslstep.experiment import _run, find, load, results, training
+from sslstep.experiment import _run, curves, find, load, results, training
 
 SHARED = ["--size", "8", "--num-probe", "32", "--num-records", "6", "--num-images", "64"]
 SHARED += ["--num-labelled", "40", "--num-snapshots", "3", "--seeds", "0"]
@@ -239,8 +239,8 @@ def test_a_batch_of_low_rank_has_levels_of_its_own():
     assert not recipe.few_dimensions
     assert recipe.resting_losses() is None
     t = np.linspace(0, 40, 401)
-    curves = 1e-4 + 0.11 / (1 + np.exp(-4 * (t[:, None] - np.array([5, 20, 70]))))
-    counted = curves.count(recipe, {"record_t": t, "correlation": curves})
+    z = 1e-4 + 0.11 / (1 + np.exp(-4 * (t[:, None] - np.array([5, 20, 70]))))
+    counted = curves.count(recipe, {"record_t": t, "correlation": z})
     assert (counted.learned, counted.alone) == (2, 2)
     np.testing.assert_allclose(counted.plateaus, 0.11, rtol=1e-2)
 
@@ -248,8 +248,8 @@ def test_a_batch_of_low_rank_has_levels_of_its_own():
 def test_counting_steps():
     t = np.linspace(0, 40, 401)
     rise = lambda at: 1 / (1 + np.exp(-4 * (t - at)))  # noqa: E731
-    curves = np.stack([rise(5), rise(5.3), rise(20), rise(30), rise(60)], axis=1)
-    run = {"record_t": t, "correlation": curves, "covariance": 0.01 * curves + 1e-9}
+    z = np.stack([rise(5), rise(5.3), rise(20), rise(30), rise(60)], axis=1)
+    run = {"record_t": t, "correlation": z, "covariance": 0.01 * z + 1e-9}
     for recipe in (recipes.BarlowTwins(), recipes.SimCLR()):
         counted = curves.count(recipe, run)
         assert (counted.learned, counted.alone) == (4, 2)
