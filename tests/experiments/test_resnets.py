@@ -262,7 +262,7 @@ def test_counting_steps():
     higher = curves.count(recipes.BarlowTwins(), run, high=0.99)
     assert (higher.learned, higher.alone) == (4, 2)
     assert (higher.rises.end[2] - higher.rises.begin[2]) > 1.5
-    nothing = curves.count(recipes.BarlowTwins(), run | {"correlation": 0 * curves})
+    nothing = curves.count(recipes.BarlowTwins(), run | {"correlation": 0 * z})
     assert (nothing.learned, nothing.alone) == (0, 0)
     assert curves.gaps(nothing.rises) == []
     assert curves.spread(nothing) == 0
