@@ -95,6 +95,7 @@ def self_supervised_trajectory(
         >>> round(float(landscape.self_supervised_trajectory(10.0, 1.0, -1e-6)), 3)
         -1.0
     """
+    _check.require_at_least("t", t, 0.0, on_host=True)
     t, rate, initial = _check.as_floats(t, eigenvalue, initial)
     return quartic(t, 4 * rate, 4 * rate, initial)
 
