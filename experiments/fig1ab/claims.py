@@ -1,7 +1,5 @@
 """The statements of Section 4 that Figure 1 (A, B)'s run tests: measurements and claims."""
 
-from typing import TYPE_CHECKING
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,11 +8,8 @@ from experiments.fig1ab.measures import SMALL_DIMS, _fine
 from sslstep import claims, linear
 from sslstep.experiment import Arrays, prediction
 
-if TYPE_CHECKING:
-    pass
 
-
-def check(config: "Config", arrays: Arrays) -> list[claims.Claim]:
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """Every claim of the run."""
     return [
         *_check_steps(config, arrays),

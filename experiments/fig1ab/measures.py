@@ -13,7 +13,7 @@ from sslstep.experiment import Arrays
 SMALL_DIMS = (2, 3)
 
 
-def measure(config: "Config", key: jax.Array, modes: linear.Modes, weights: jax.Array) -> Arrays:
+def measure(config: Config, key: jax.Array, modes: linear.Modes, weights: jax.Array) -> Arrays:
     """Everything that `check` looks at besides the run itself."""
     keys = jax.random.split(key, 3)
     arrays = _aligned_start(config, modes, weights)

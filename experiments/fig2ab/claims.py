@@ -1,18 +1,13 @@
 """What the experiment `fig2ab` must show: see experiments/fig2ab/."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from experiments.fig2ab.experiment import Config
 from sslstep import claims
 from sslstep.experiment import Arrays, prediction
 
-if TYPE_CHECKING:
-    pass
 
-
-def check(config: "Config", arrays: Arrays) -> list[claims.Claim]:
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """Claims about a run that learns, or about one that does not leave its first plateau."""
     learns = arrays["predicted_step_times"][0] < arrays["t"][-1]
     of_training = _check_learning if learns else _check_plateau

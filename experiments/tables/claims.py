@@ -1,6 +1,6 @@
 """What `tables` shows: Tables 1 and 2 beside the paper's, and its claims."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from sslstep.experiment import Arrays, training
 from sslstep.measure import alignment
 from sslstep.recipes import LABELS
 
-if TYPE_CHECKING:
-    pass
-
 # Bars of Table 1: key, label, hatch.
 BARS = (
     ("final NTK", "final NTK (Eq. 49)", "///"),
@@ -23,17 +20,17 @@ BARS = (
 )
 
 
-def values(config: "Config", arrays: Arrays, method: str, key: str) -> np.ndarray:
+def values(config: Config, arrays: Arrays, method: str, key: str) -> np.ndarray:
     """Of all seeds, in the first axis; without those that lack it."""
     names = [f"{method}/{seed}/{key}" for seed in config.seeds]
     return np.array([arrays[name] for name in names if name in arrays])
 
 
-def _chance(config: "Config", method: Any) -> float:
+def _chance(config: Config, method: Any) -> float:
     return alignment.chance_level(config.recipes.of(method).dim, 2 * config.num_pairs)
 
 
-def table(config: "Config", arrays: Arrays) -> str:
+def table(config: Config, arrays: Arrays) -> str:
     """Tables 1 and 2, the mean over the seeds and its range, in Markdown."""
     methods = config.methods
     few = f"NTK, {config.num_along} pairs"
@@ -82,7 +79,7 @@ def _markdown(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
 
 
-def _of_pair(config: "Config", arrays: Arrays, one: str, other: str) -> np.ndarray:
+def _of_pair(config: Config, arrays: Arrays, one: str, other: str) -> np.ndarray:
     """Alignment of two methods, of all seeds that have it."""
     names = [f"{one}/{other}/{seed}" for seed in config.seeds]
     return np.array([arrays[name] for name in names if name in arrays])
@@ -101,7 +98,7 @@ def finite_n(numbers: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     return float(limit), float((limit - values[-1]) / (1 - values[-1]))
 
 
-def check(config: "Config", arrays: Arrays) -> list[claims.Claim]:
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """Tables 1 and 2, what else predicts, and what finite n accounts for."""
     out: list[claims.Claim] = []
     for method in config.methods:

@@ -7,15 +7,12 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sslstep.experiment import _code, _machine, image_data
 from sslstep.experiment._record import Arrays
-
-if TYPE_CHECKING:
-    pass
 
 
 def kept(

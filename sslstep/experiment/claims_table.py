@@ -1,12 +1,11 @@
 """Print every claim that the runs in results/ made, each once: `make claims`."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sslstep import _terminal, claims
+from sslstep import claims
 from sslstep.experiment.report import SKIPPED, finished, repeated, skipped
 
 
@@ -49,9 +48,3 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
 def _of(folder: Path, names: Sequence[str]) -> bool:
     """Whether a folder of results is of one of the experiments; of any if there are none."""
     return not names or folder.parent.name in names
-
-
-if __name__ == "__main__":
-    _terminal.accept_any_text()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
-    sys.exit(main(sys.argv[1:]))

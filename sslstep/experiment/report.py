@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sslstep import _terminal, claims
+from sslstep import claims
 
 # Figures and animations, by the ends of their names. PDFs are the same figures again.
 IMAGES = {".png": "image/png", ".gif": "image/gif"}
@@ -231,8 +231,3 @@ def _anchor(folder: Path) -> str:
 def _place(folder: Path) -> tuple[int, str]:
     """The paper's figures come first, then the experiments of packages within the package."""
     return read_about(folder).get("module", "..").count("."), _title(folder)
-
-
-if __name__ == "__main__":
-    _terminal.accept_any_text()
-    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,5 @@
 """What the infinite-width run tests about networks: spectra, steps and accuracy."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from experiments.beyond.infinite_width import kernel_claims
@@ -10,14 +8,11 @@ from sslstep import claims, linear
 from sslstep.experiment import Arrays, prediction
 from sslstep.measure import spectrum
 
-if TYPE_CHECKING:
-    pass
-
 # What is no difference of two accuracies.
 POINTS = 0.03
 
 
-def check(config: "Config", arrays: Arrays) -> list[claims.Claim]:
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """Every claim of the run."""
     results = [*kernel_claims.check(arrays), *_check_spectra(arrays)]
     if config.laziness:

@@ -51,6 +51,6 @@ class Config:
     """Seed of the choice of images, the crops and the networks."""
 
 
-def dims(config: "Config") -> np.ndarray:
+def dims(config: Config) -> np.ndarray:
     """The numbers of dimensions that are probed."""
     return np.unique(np.r_[np.geomspace(1, config.num_modes, 13).round().astype(int), config.dim])

@@ -1,7 +1,7 @@
 """Finite networks trained on the infinite-width run's pairs, and what was expected of them."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,6 @@ from experiments.beyond.infinite_width.config import Config
 from sslstep import kernel_pca, linear, losses, nn, simulate, train
 from sslstep.experiment import Arrays, log
 from sslstep.measure import alignment, probe, spectrum
-
-if TYPE_CHECKING:
-    pass
 
 
 class Task(NamedTuple):
@@ -43,7 +40,7 @@ class Records(NamedTuple):
     z_test: jax.Array
 
 
-def networks(config: "Config", key: jax.Array, task: Task, predicted: Predicted) -> Arrays:
+def networks(config: Config, key: jax.Array, task: Task, predicted: Predicted) -> Arrays:
     """Networks trained from the same start at each laziness, and what was to be expected."""
     model, modes = nn.MLP(config.dim, config.width, config.depth), predicted.modes
     gammas = modes.eigenvalues[: config.dim]

@@ -1,16 +1,11 @@
 """What `ntk_evolution` claims: exponents and constants of theory, over networks."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from experiments.beyond.ntk_evolution import ntk_rate
 from experiments.beyond.ntk_evolution.experiment import Config
 from sslstep import claims
 from sslstep.experiment import Arrays, prediction
-
-if TYPE_CHECKING:
-    pass
 
 WHERE = "Section 5, beyond the paper"
 MISALIGNMENT = "misalignment of the predicted embedding"
@@ -19,7 +14,7 @@ MISALIGNMENT = "misalignment of the predicted embedding"
 CONSTANT_MARGIN = 0.25
 
 
-def check(config: "Config", arrays: Arrays) -> list[claims.Claim]:
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """Rates at initialisation, movement in training, and predictions of what is learned."""
     return [
         *_check_initial(config, arrays),

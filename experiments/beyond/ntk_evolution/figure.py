@@ -1,6 +1,6 @@
 """The figure of `ntk_evolution`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -9,13 +9,10 @@ from experiments.beyond.ntk_evolution.experiment import Config
 from sslstep import plotting
 from sslstep.experiment import Arrays
 
-if TYPE_CHECKING:
-    pass
-
 THEORIES: tuple[dict[str, Any], ...] = (plotting.THEORY, {**plotting.THEORY, "linestyle": ":"})
 
 
-def plot(config: "Config", arrays: Arrays) -> Any:
+def plot(config: Config, arrays: Arrays) -> Any:
     """Three rates at initialisation; eigenvalues, movement and predictions after training."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
