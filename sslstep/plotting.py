@@ -25,6 +25,7 @@ __all__ = [
     "label_panels",
     "mode_colors",
     "mode_curves",
+    "mode_key",
     "save",
     "style",
     "time_marks",
@@ -91,6 +92,28 @@ def mode_colors(num: int) -> np.ndarray:
     return mpl.colormaps["viridis"](np.linspace(0.0, 0.85, num))
 
 
+def mode_key(axes: Any, num: int, *, label: str = "mode $j$") -> None:
+    """The key of :func:`mode_colors`: a narrow bar of colours beside the axes, from 1 to num.
+
+    Args:
+        axes: the panel, or a list of panels, beside which it stands.
+        num: how many modes there are.
+        label: what is counted.
+    """
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    colors = mpl.colors.ListedColormap(mode_colors(num))
+    norm = mpl.colors.BoundaryNorm(np.arange(num + 1) + 0.5, num)
+    fig = np.ravel(np.asarray(axes, object))[0].figure
+    bar = fig.colorbar(
+        plt.cm.ScalarMappable(norm, colors), ax=axes, label=label, aspect=40, pad=0.01,
+        ticks=np.unique(np.linspace(1, num, min(num, 5)).round()),
+    )  # fmt: skip
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(which="both", length=0)
+
+
 def mode_curves(
     ax: "Axes",
     t: ArrayLike,
@@ -100,7 +123,7 @@ def mode_curves(
     experiment: str = "experiment",
     theory: str = "theory",
 ) -> None:
-    """One curve for each mode: measured solid and coloured, predicted dashed and black on top.
+    """One curve for each mode: measured solid, predicted dashed on top in the same hue, darker.
 
     Args:
         ax: where to draw.
@@ -113,7 +136,8 @@ def mode_curves(
     measured, predicted = np.asarray(measured), np.asarray(predicted)
     for j, color in enumerate(mode_colors(measured.shape[1])):
         ax.plot(t, measured[:, j], color=color, linewidth=2.2, label=experiment if j == 0 else None)
-        ax.plot(t, predicted[:, j], **THEORY, label=theory if j == 0 else None)
+        dark = (*0.4 * color[:3], 1.0)
+        ax.plot(t, predicted[:, j], **{**THEORY, "color": dark}, label=theory if j == 0 else None)
 
 
 def time_marks(ax: "Axes", times: ArrayLike, *, label: str) -> None:

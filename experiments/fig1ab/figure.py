@@ -28,9 +28,9 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ("predicted_step_times_flow", "s", 7, "white", r"Eq. 16, gradient flow"),
         ("predicted_step_times", "o", 3.5, panels.BLUE, "with the rate of gradient descent"),
     )
-    error.axhspan(-2, 2, color="0.9", zorder=0, linewidth=0)
     panels.step_time_errors(error, arrays, kinds)
     error.set(ylim=(min(-3, error.get_ylim()[0]), max(3, error.get_ylim()[1])))
     error.legend(loc="lower right")
+    plotting.mode_key(eigenvalues, arrays["eigenvalues"].shape[1])
     plotting.label_panels((loss, eigenvalues, error))
     return fig

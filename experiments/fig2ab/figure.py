@@ -41,5 +41,6 @@ def plot(config: Config, arrays: Arrays) -> Any:
     error.legend(loc="upper left")
     if not np.isfinite(arrays["step_times"]).any():
         error.text(0.5, 0.3, "no mode is learned", transform=error.transAxes, ha="center")
+    plotting.mode_key([eigenvalues, error], arrays["eigenvalues"].shape[1])
     plotting.label_panels(axes.flat)
     return fig

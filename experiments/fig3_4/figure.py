@@ -11,6 +11,8 @@ from sslstep.experiment import Arrays, curves
 from sslstep.measure import steps
 from sslstep.recipes import LABELS
 
+GAP = "widest gap of a spectrum with two bands"
+
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Figure 3 and Figure 4, of the first seed."""
@@ -25,14 +27,15 @@ def _traces(config: Config, arrays: Arrays) -> Any:
     for method, ax in zip(config.methods, axes[0], strict=True):
         t, eigenvalues = spectra(config, method, config.seeds[0], arrays)
         curves.eigenvalue_curves(ax, t, eigenvalues)
-        middles = [_threshold(row) for row in eigenvalues[1:]]
-        ax.plot(t[1:], middles, **plotting.THEORY, label="between two bands")
+        low, high = np.array([_gap(row) for row in eigenvalues[1:]]).T
+        ax.fill_between(t[1:], low, high, color="0.85", linewidth=0, zorder=0, label=GAP)
         ax.set_xscale("log")
         ax.set_xlim(t[1], t[-1])
         ax.set_xlabel(r"effective time $t$")
         ax.set_title(LABELS[method] + curves.seed_shown(config.seeds), fontsize=8)
     axes[0, 0].set_ylabel("eigenvalues of embeddings")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center")
+    plotting.mode_key(list(axes[0]), eigenvalues.shape[1], label="eigenvalue, from the largest")
     plotting.label_panels(list(axes[0]))
     return fig
 
@@ -52,19 +55,25 @@ def _histograms(config: Config, arrays: Arrays) -> Any:
         edges = np.geomspace(least, top, 41)
         later = [np.argmin(np.abs(np.log(t[1:] / at))) for at in np.geomspace(t[1], t[-1], rows)]
         for ax, i in zip(axes[:, column], [0, *(1 + int(k) for k in later[1:])], strict=True):
-            ax.hist(np.clip(eigenvalues[i], edges[0], None), edges, color=plotting.CATEGORIES[0])
-            ax.axvline(_threshold(eigenvalues[i]), **plotting.THEORY)
+            ax.hist(eigenvalues[i], edges, color=plotting.CATEGORIES[0])
+            ax.axvspan(*_gap(eigenvalues[i]), color="0.85", linewidth=0, zorder=0, label=GAP)
             ax.set_xscale("log")
             ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             told = f"$t$ = {t[i]:.3g}, $p$ = {_one_mode(eigenvalues[i]):.1g}"
+            if off := int(np.sum(eigenvalues[i] < least)):
+                told = f"{off} not positive, {told}"
             ax.set_title(told, loc="right", fontsize=7, pad=2)
         title = LABELS[method] + curves.seed_shown(config.seeds)
         axes[0, column].set_title(title, loc="left", fontsize=8)
         axes[-1, column].set_xlabel("eigenvalue")
     axes[rows // 2, 0].set_ylabel("number of eigenvalues")
+    fig.legend(*axes[-1, 0].get_legend_handles_labels(), loc="outside lower center")
     return fig
 
 
-def _threshold(row: np.ndarray) -> float:
-    """The middle of the widest gap where a spectrum has two bands, NaN where it may have one."""
-    return steps.widest_gap(row).threshold if _one_mode(row) < LEVEL else np.nan
+def _gap(row: np.ndarray) -> tuple[float, float]:
+    """The ends of the widest gap where a spectrum has two bands, NaN where it may have one."""
+    if _one_mode(row) >= LEVEL:
+        return np.nan, np.nan
+    gap = steps.widest_gap(row)
+    return gap.threshold / gap.ratio**0.5, gap.threshold * gap.ratio**0.5

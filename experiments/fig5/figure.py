@@ -20,7 +20,6 @@ def plot(config: Config, arrays: Arrays) -> Any:
         t, eigenvalues = one["record_t"], one[recipe.measured]
         ax_loss.plot(one["t"], one["loss"], color="0.3", linewidth=0.6, label="training loss")
         curves.plateaus(ax_loss, recipe)
-        ax_loss.legend(loc="lower left", frameon=True, framealpha=1.0, edgecolor="none")
         counted = curves.count(recipe, one)
         curves.eigenvalue_curves(ax_modes, t, eigenvalues)
         curves.eigenvalue_curves(ax_hidden, t, one["hidden"][:, : 2 * recipe.dim])
@@ -34,5 +33,10 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax_hidden.set_ylabel("eigenvalues ($h$)")
     for ax in axes[-1]:
         ax.set_xlabel(r"effective time $t$")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    key = "eigenvalue, from the largest"
+    plotting.mode_key(list(axes[:, 1]), eigenvalues.shape[1], label=key)
+    plotting.mode_key(list(axes[:, 2]), 2 * recipe.dim, label=key)
     plotting.label_panels(list(axes.ravel()))
     return fig

@@ -1,5 +1,6 @@
 """The figure, drawn from the arrays of a run."""
 
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,13 @@ def plot(config: Config, arrays: Arrays) -> Any:
             if name == "small":
                 ax_dims.axhline(along[:, 0].mean(), color=color, **UNTRAINED)
         recipe = config.small.of(method)
-        for one in of_seed_runs(config, "small", method, arrays):
+        of_seed = of_seed_runs(config, "small", method, arrays)
+        for seed, one, marker in zip(config.seeds, of_seed, cycle("os^Dv"), strict=False):
             learned = curves.learned_along(recipe, one)
             dims = np.unique(learned)
             means = [100 * one["accuracy"][learned == k].mean() for k in dims]
-            ax_dims.plot(dims, means, "o-", color=plotting.CATEGORIES[0], markersize=3)
+            line = {"color": plotting.CATEGORIES[0], "markersize": 3, "linewidth": 0.8}
+            ax_dims.plot(dims, means, f"{marker}-", **line, label=f"seed {seed}")
         for each in (ax, ax_dims):
             each.axhline(100 * float(arrays["chance"]), **CHANCE, label="most frequent label")
         ax.set_xscale("symlog", linthresh=10)
@@ -54,6 +57,13 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax_dims.set_xlabel("dimensions learned")
     for row in axes:
         row[0].set_ylabel("probe accuracy (%)")
+    axes[1, 0].legend(*_seeds(axes[1, 0]), loc="upper left")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     plotting.label_panels(list(axes.ravel()))
     return fig
+
+
+def _seeds(ax: Any) -> tuple[list[Any], list[str]]:
+    handles, labels = ax.get_legend_handles_labels()
+    found = [pair for pair in zip(handles, labels, strict=True) if pair[1].startswith("seed")]
+    return [handle for handle, _ in found], [label for _, label in found]

@@ -9,28 +9,30 @@ from experiments.fig9.experiment import Config
 from sslstep import plotting
 from sslstep.experiment import Arrays
 
+COLORS = dict(zip(NAMES, ["black", *plotting.CATEGORIES], strict=True))
+
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Landscapes, their descent, and the linear model."""
+    """Landscapes and their descent, and what they are worth on the linear model."""
+    return {"figure": _landscapes(arrays), "speedups": _speedups(config, arrays)}
+
+
+def _landscapes(arrays: Arrays) -> Any:
     import matplotlib.pyplot as plt
 
-    fig = plt.figure(figsize=(7.4, 6.0))
-    subfigures: Any = fig.subfigures(2, 1, height_ratios=(1.35, 1))
-    upper, lower = subfigures
-    axes = upper.subplots(2, 5, sharey="row", sharex="row")
+    fig, axes = plt.subplots(2, 5, figsize=(7.4, 3.6), sharey="row", sharex="row")
     grid, columns = arrays["grid"], ["plain", "sharpened", "smoothed", "quartic", "preconditioned"]
-    colors = dict(zip(NAMES, ["black", *plotting.CATEGORIES], strict=True))
     for ax, name in zip(axes[0], columns, strict=True):
         if name != "plain":
             ax.plot(grid, arrays["plain/loss"], color="0.75", linewidth=1.0)
-        ax.plot(grid, arrays[f"{name}/loss"], color=colors[name])
+        ax.plot(grid, arrays[f"{name}/loss"], color=COLORS[name])
         ax.set(title=name, xlabel=r"$\bar{s}_j$", ylim=(-0.1, 2.4), xlim=(-1.6, 1.6))
     hinged = axes[0, 3]
-    hinged.plot(grid, arrays["hinge/loss"], "--", color=colors["hinge"])
+    hinged.plot(grid, arrays["hinge/loss"], "--", color=COLORS["hinge"])
     hinged.set_title("")
     hinged.set_title("quartic, hinge", loc="right")
     top = float(np.interp(0, grid, arrays["preconditioned/loss"]))
-    axes[0, 4].annotate(f"{top:.1f} at 0", (0, 2.2), ha="center", va="top", fontsize=6)
+    axes[0, 4].annotate(f"{top:.1f} at 0", (0, 1.5), ha="center", va="top", fontsize=6)
     axes[0, 0].set_ylabel(r"loss $\mathcal{L}_j$")
     gammas, num = arrays["curves_gammas"], len(arrays["plain/curves"])
     for ax, name in zip(axes[1], columns, strict=True):
@@ -42,12 +44,23 @@ def plot(config: Config, arrays: Arrays) -> Any:
             ax.plot(at, descent[::every, j], "x", color=color, markersize=2.5, mew=0.6)
         ax.set(xlabel="step", ylim=(-0.05, 1.15), xlim=(0, num))
     axes[1, 0].set_ylabel(r"$\bar{s}_j$")
-    axes[1, 4].legend(loc="lower right", handlelength=1.2, fontsize=6)
-    steps_ax, ratio_ax = lower.subplots(1, 2)
+    handles, labels = axes[1, 4].get_legend_handles_labels()
+    for style, label in (("-", "closed form"), ("x", "gradient descent")):
+        handles += axes[1, 4].plot([], [], style, color="0.4", markersize=3)
+        labels.append(label)
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    plotting.label_panels(axes.flat)
+    return fig
+
+
+def _speedups(config: Config, arrays: Arrays) -> Any:
+    import matplotlib.pyplot as plt
+
+    fig, (steps_ax, ratio_ax) = plt.subplots(1, 2, figsize=(7.0, 3.0))
     markers = dict(zip(NAMES, "os^DvP", strict=True))
     modes = np.arange(1, config.dim + 1)
     for i, name in enumerate(NAMES):
-        key, color = f"{name}/{config.shown:g}", colors[name]
+        key, color = f"{name}/{config.shown:g}", COLORS[name]
         beside = modes + 0.06 * (i - 2.5)
         settings = {"color": color, "markersize": 4, "label": name}
         steps_ax.plot(beside, arrays[f"{key}/steps"], markers[name], **settings)
@@ -73,5 +86,5 @@ def plot(config: Config, arrays: Arrays) -> Any:
     ratio_ax.plot([], [], "o", color="0.4", markersize=4, label="trained")
     ratio_ax.plot([], [], **{**plotting.THEORY, "color": "0.4"}, label="closed form")
     ratio_ax.legend(loc="best", fontsize=6)
-    plotting.label_panels([*axes.flat, steps_ax, ratio_ax])
+    plotting.label_panels([steps_ax, ratio_ax])
     return fig

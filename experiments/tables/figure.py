@@ -21,20 +21,20 @@ def plot(config: Config, arrays: Arrays) -> Any:
     for k, (key, label, hatch) in enumerate(claims.BARS):
         values = [claims.values(config, arrays, method, key) for method in config.methods]
         at = np.arange(len(values)) + (k - (len(claims.BARS) - 1) / 2) * width
-        means, spread = ([f(v) for v in values] for f in (np.mean, np.ptp))
-        error = np.array(spread) / 2 if len(config.seeds) > 1 else None
         ax_bars.bar(
-            at, means, width, yerr=error, label=label, hatch=hatch, color=f"{0.95 - 0.2 * k}",
-            edgecolor="0.2", linewidth=0.6, capsize=2,
+            at, np.mean(values, axis=1), width, label=label, hatch=hatch,
+            color=f"{0.95 - 0.2 * k}", edgecolor="0.2", linewidth=0.6,
         )  # fmt: skip
+        dots = ax_bars.plot(at, values, "o", color="black", markersize=2)
+        dots[0].set_label("of one seed" if k == 0 and len(config.seeds) > 1 else None)
         if k < 2:
             of_paper = [paper.PAPER_TABLE_1[method][k] for method in config.methods]
             name = "the paper's (ResNet-50, $d = 50$)" if k == 0 else None
             ax_bars.plot(at, of_paper, "kD", markersize=3.5, markerfacecolor="w", label=name)
     ax_bars.set_xticks(range(len(config.methods)), [LABELS[m] for m in config.methods])
-    ax_bars.set_ylim(0, 1.45)
+    ax_bars.set_ylim(0, 1)
     ax_bars.set_ylabel("subspace alignment")
-    ax_bars.legend(loc="upper center", ncols=2, fontsize=6)
+    ax_bars.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=2, fontsize=6)
     styles = ("o-", "s--", "D:")
     for method, color, style in zip(config.methods, plotting.CATEGORIES, styles, strict=False):
         for seed in config.seeds:

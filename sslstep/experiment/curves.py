@@ -146,11 +146,21 @@ def resting_eigenvalue_errors(recipe: Recipe, run: Arrays, counted: Counted) -> 
 
 
 def plateaus(ax: "Axes", recipe: Recipe) -> None:
-    """Where theory has the loss rest."""
+    """Where theory has the loss rest, and with how many dimensions learned, where there is room."""
     levels = recipe.resting_losses()
-    for k, level in enumerate(() if levels is None else levels):
+    if levels is None:
+        return
+    apart, last = 0.07 * np.ptp(levels), np.inf
+    for k, level in enumerate(levels):
         if k % max(1, recipe.dim // 16) == 0:
-            ax.axhline(level, **FAINT, label="theory" if k == 0 else None)
+            name = "theory: loss with $k$ dimensions learned"
+            ax.axhline(level, **FAINT, label=name if k == 0 else None)
+            if last - level >= apart:
+                ax.annotate(
+                    f"$k={k}$" if k == 0 else f"{k}", (0.01, level), fontsize=5, color="0.4",
+                    xycoords=("axes fraction", "data"), va="bottom",
+                )  # fmt: skip
+                last = level
 
 
 def eigenvalue_curves(ax: "Axes", t: np.ndarray, eigenvalues: np.ndarray) -> None:
@@ -167,5 +177,6 @@ def eigenvalue_curves(ax: "Axes", t: np.ndarray, eigenvalues: np.ndarray) -> Non
 
 def step_marks(ax: "Axes", counted: Counted) -> None:
     """When dimensions of the embedding are learned."""
-    for time in counted.rises.middle[np.isfinite(counted.rises.middle)]:
-        ax.axvline(float(time), color="0.5", linestyle=":", linewidth=0.6, zorder=0)
+    for j, time in enumerate(counted.rises.middle[np.isfinite(counted.rises.middle)]):
+        name = "a dimension is learned" if j == 0 else None
+        ax.axvline(float(time), color="0.5", linestyle=":", linewidth=0.6, zorder=0, label=name)

@@ -26,10 +26,18 @@ def loss(ax: "Axes", arrays: Arrays, *, experiment: str, theory: str) -> None:
 
 
 def eigenvalues(ax: "Axes", arrays: Arrays, *, experiment: str, theory: str) -> None:
-    """Those of C, measured and predicted; the legend is left to the caller."""
+    """Those of C, measured and predicted, and the modes' numbers where each is predicted to rise.
+
+    The legend is left to the caller.
+    """
     measured, predicted = arrays["eigenvalues"], arrays["predicted_eigenvalues"]
     plotting.mode_curves(ax, arrays["t"], measured, predicted, experiment=experiment, theory=theory)
-    ax.set(ylabel=r"eigenvalues of $C$", ylim=(-0.05, 1.1))
+    ax.set(ylabel=r"eigenvalues of $C$", ylim=(-0.05, 1.15))
+    for j, time in enumerate(arrays["predicted_step_times"], start=1):
+        if time < arrays["t"][-1]:
+            ax.annotate(
+                f"{j}", (time, 1), xycoords=("data", "axes fraction"), fontsize=6, ha="center"
+            )
 
 
 def step_time_errors(

@@ -49,7 +49,7 @@ class Scene:
         solid.set(xlim=(-bound, bound), ylim=(-bound, bound), zlim=(-bound, bound))
         for axis, name in zip("xyz", ("first", "second", "third"), strict=True):
             getattr(solid, f"set_{axis}label")(name, labelpad=-8)
-        solid.tick_params(labelbottom=False, labelleft=False, labelright=False, length=0)
+        solid.tick_params(labelsize=5, pad=-4, length=0)
         loss = arrays["loss"]
         loss_ax.plot(np.arange(1, len(loss) + 1), loss, color="0.4", lw=0.8)
         for j, color in enumerate(plotting.mode_colors(self.eigenvalues.shape[1])):

@@ -41,6 +41,8 @@ _LAZY: tuple[dict[str, Any], ...] = (
 
 
 def _plot_times(config, arrays, ax) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     if not config.laziness:
         j = np.arange(1, config.num_modes + 1)
         ax.loglog(j, arrays["mlp_step_times"], **plotting.THEORY, label="MLP")
@@ -54,7 +56,9 @@ def _plot_times(config, arrays, ax) -> None:
         expected = arrays["predicted_step_times"].mean(axis=0)
         ax.semilogy(j, expected, **plotting.THEORY, label="infinite width")
         ax.set_xticks(j)
-        ax.tick_params(axis="y", which="minor", labelleft=False)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="mode $j$", ylabel=r"step time $\tau_j$ (learning rate $\times$ steps)")
     ax.legend(loc="lower right")
 
@@ -62,15 +66,17 @@ def _plot_times(config, arrays, ax) -> None:
 def _plot_by_dim(config, arrays, ax) -> None:
     d, (_, _, green, orange, _) = dims(config), plotting.CATEGORIES
     num_test = int(arrays["num_test"])
-    ax.plot(d, _percent(arrays["mlp_correct"]), **plotting.THEORY, label="MLP, SSL")
-    style: Any = {"color": "black", "linestyle": ":", "linewidth": 1.0}
-    ax.plot(d, _percent(arrays["mlp_principal_correct"]), **style, label="MLP, kernel PCA")
-    n = f" ($n = {config.cnn_images}$)" if config.cnn_images != config.num_images else ""
-    dashed: Any = {**plotting.THEORY, "color": green}
-    ax.plot(d, _percent(arrays["cnn_correct"]), **dashed, label=f"CNN, SSL{n}")
-    ax.plot(
-        d, _percent(arrays["cnn_principal_correct"]), **{**style, "color": green}, label="CNN, PCA"
+    unequal = config.cnn_images != config.num_images
+    n, n_cnn = (
+        f", $n = {size}$" if unequal else "" for size in (config.num_images, config.cnn_images)
     )
+    ax.plot(d, _percent(arrays["mlp_correct"]), **plotting.THEORY, label=f"MLP, SSL{n}")
+    style: Any = {"color": "black", "linestyle": ":", "linewidth": 1.0}
+    ax.plot(d, _percent(arrays["mlp_principal_correct"]), **style, label=f"MLP, kernel PCA{n}")
+    dashed: Any = {**plotting.THEORY, "color": green}
+    ax.plot(d, _percent(arrays["cnn_correct"]), **dashed, label=f"CNN, SSL{n_cnn}")
+    label = f"CNN, kernel PCA{n_cnn}"
+    ax.plot(d, _percent(arrays["cnn_principal_correct"]), **{**style, "color": green}, label=label)
     random = _percent(arrays["random_correct"].mean(axis=0))
     ax.plot(d, random, color=orange, label="untrained network")
     for laziness, look in zip(config.laziness, _LAZY, strict=False):

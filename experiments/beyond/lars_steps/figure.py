@@ -24,6 +24,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.set_xlabel(f"step of {names[rule]}")
         ax.set_ylabel(r"eigenvalues of $C$")
         ax.set_ylim(0, 1.15)
+        ax.set_title(rf"linear model, $\alpha$ = {first}")
     axes[0, 1].legend(loc="upper left")
     ax = axes[1, 0]
     markers = {"sgd": "o", "lars": "s"}

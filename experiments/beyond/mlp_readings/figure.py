@@ -27,7 +27,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=7)
     ax.plot([], [], "|", color="black", markersize=9, label="predicted from the initial NTK")
     ax.plot([], [], "o", color=blue, markersize=3.5, label="network")
-    ax.axvline(config.num_steps, color="0.5", linewidth=0.8)
+    ax.axvline(config.num_steps, color="0.5", linewidth=0.8, label="end of training")
     ax.annotate("loss", (1.02, -1), xycoords=("axes fraction", "data"), va="center", fontsize=7)
     ax.set(xscale="log", xlim=(1, last), ylim=(len(READINGS) - 0.4, -1.4))
     ax.set(xlabel="step at which a mode is learned", yticks=rows)

@@ -49,11 +49,10 @@ def plot(config: Config, arrays: Arrays) -> Any:
             ratio = np.full(len(waits.at), np.nan)
             np.divide(predicted, waits.measured, out=ratio, where=both)
             style: Any = {"markersize": 4, "color": color, "label": None if k else name}
-            ax_next.semilogy(ratio, marker + "-", **style)
-    at = every["unlearned"][0].at
+            shown_at = np.maximum(waits.at, waits.at[1] / 3)
+            ax_next.loglog(shown_at, ratio, marker + "-", **style)
     ax_next.axhline(1.0, **plotting.THEORY)
-    ax_next.set_xticks(np.arange(len(at)), [f"{time:.2g}" for time in at], rotation=60)
-    ax_next.set_xlabel("from the network at $t$")
+    ax_next.set_xlabel("from the network at $t$ (leftmost: 0)")
     ax_next.set_ylabel("next wait, predicted / measured")
     ax_next.set_ylim(bottom=ax_next.get_ylim()[0] / 10)
     ax_next.legend(loc="lower left")
@@ -62,7 +61,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax_modes.plot(np.maximum(times, times[1] / 3), gammas[:, j], ".-", color=color)
     ax_modes.set_xscale("log")
     ax_modes.set_yscale("log")
-    ax_modes.set_xlabel("effective time $t$")
+    ax_modes.set_xlabel("effective time $t$ (leftmost: 0)")
+    plotting.mode_key(ax_modes, gammas.shape[1])
     ax_modes.set_ylabel(r"eigenvalues $\gamma_j$ of the NTK")
     shown = curves.seed_shown(config.seeds).removeprefix(", ")
     for ax, which in ((ax_all, shown), (ax_next, "all seeds" if shown else ""), (ax_modes, shown)):

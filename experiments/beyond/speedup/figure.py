@@ -32,78 +32,69 @@ COLORS = {
     "combination": plotting.CATEGORIES[2],
 }
 LABELS = {
-    "dimensions": "speed-up to k dims",
-    "accuracy": "speed-up to accuracy",
-    "final accuracy": "final accuracy",
+    "dimensions": "speed-up to {k} dimensions",
+    "accuracy": "speed-up to Barlow Twins' final accuracy",
+    "final accuracy": "final accuracy of the probe",
     "rank": "effective rank of $h$",
 }
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 
 
 def plot(config: Any, arrays: Arrays) -> dict[str, Any]:
-    """The trade-off, arm by arm; and how dimensions are learned."""
-    return {"figure": _trade_off(config, arrays), "learned": _learned(config, arrays)}
+    """The speed-ups, arm by arm; what the probe says; and how dimensions are learned."""
+    cases = cases_of(arrays)
+    figures = {
+        "figure": _arms(config, arrays, [(case, "dimensions") for case in cases], columns=2),
+        "learned": _learned(config, arrays),
+    }
+    probed = [case for case in cases if has_probe(arrays, case)]
+    if probed:
+        shown = [(case, column) for column in ("final accuracy", "rank") for case in probed]
+        shown += [(case, "accuracy") for case in probed if probes_tell(arrays, case)]
+        figures["accuracy"] = _arms(config, arrays, shown, columns=len(probed))
+    return figures
 
 
-def _trade_off(config: Any, arrays: Arrays) -> Any:
+def _arms(config: Any, arrays: Arrays, shown: list[tuple[str, str]], columns: int) -> Any:
+    """A panel for each problem and number shown, a line of it for each arm."""
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
-    cases = cases_of(arrays)
-    rows = [len(arms_of(config, arrays, case)) for case in cases]
-    # What no problem has needs no column.
-    tell = any(probes_tell(arrays, case) for case in cases)
-    probe = any(has_probe(arrays, case) for case in cases)
-    columns = ["dimensions", *["accuracy"] * tell, *["final accuracy", "rank"] * probe]
+    rows = -(-len(shown) // columns)
+    most = max(len(arms_of(config, arrays, case)) for case, _ in shown)
     fig, axes = plt.subplots(
-        len(cases),
-        len(columns),
-        figsize=(7.4, 0.9 + 0.155 * sum(rows) + 0.35 * len(cases)),
-        squeeze=False,
-        gridspec_kw={"height_ratios": rows},
+        rows, columns, figsize=(7.2, 0.5 + rows * (0.6 + 0.16 * most)), squeeze=False
     )
-    for case, line in zip(cases, axes, strict=True):
+    for ax in axes.flat[len(shown) :]:
+        ax.set_axis_off()
+    for i, ((case, column), ax) in enumerate(zip(shown, axes.flat, strict=False)):
         names = arms_of(config, arrays, case)
-        for ax in line:
-            ax.set_yticks(range(len(names)), labels=[])
-            ax.set_ylim(len(names) - 0.5, -0.5)
-            ax.grid(axis="y", color="0.92", linewidth=0.5)
-        line[0].set_yticks(range(len(names)), labels=[label_of(name) for name in names], fontsize=6)
-        title = f"{TITLES[case]}: k = {target(config, case)}"
-        line[0].set_title(title, loc="left", fontsize=8)
+        same = i % columns and names == arms_of(config, arrays, shown[i - 1][0])
+        labels = [] if same else [label_of(name) for name in names]
+        ax.set_yticks(range(len(names)), labels=labels)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.grid(axis="y", color="0.92", linewidth=0.5)
         for y, name in enumerate(names):
-            for column, ax in zip(columns, line, strict=True):
-                _arm(config, arrays, case, name, y, column, ax)
-        for column, ax in zip(columns, line, strict=True):
-            if not _has(arrays, case, column):
-                ax.set_axis_off()
-                continue
-            reference = 1.0
-            if column == "final accuracy":
-                reference = mean_and_deviation(final_accuracy(arrays, case, "plain"))[0]
-            if column != "rank":
-                ax.axvline(reference, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
-            if column in ("dimensions", "accuracy"):
-                _ratio_axis(ax)
-    for column, ax in zip(columns, axes[-1], strict=True):
-        ax.set_xlabel(LABELS[column])
+            _arm(config, arrays, case, name, y, column, ax)
+        if column in ("dimensions", "accuracy"):
+            ax.axvline(1, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
+            _ratio_axis(ax)
+        elif column == "final accuracy":
+            plain = mean_and_deviation(final_accuracy(arrays, case, "plain"))[0]
+            ax.axvline(plain, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
+        ax.set_title(TITLES[case])
+        ax.set_xlabel(LABELS[column].format(k=target(config, case)))
     handles = [
         Line2D([], [], linestyle="", marker=marker, color=COLORS[kind], label=kind)
         for kind, marker in MARKERS.items()
     ]
-    for label, face in (("by steps", "0.3"), ("by seconds", "white")):
-        handles.append(
-            Line2D([], [], linestyle="", marker="o", color="0.3", markerfacecolor=face, label=label)
-        )
-    fig.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=6, markerscale=0.7)
+    if any(column in ("dimensions", "accuracy") for _, column in shown):
+        for label, face in (("by steps", "0.3"), ("by seconds", "white")):
+            style: Any = {"linestyle": "", "marker": "o", "color": "0.3", "markerfacecolor": face}
+            handles.append(Line2D([], [], label=label, **style))
+    fig.legend(handles=handles, loc="outside upper center", ncols=len(handles), markerscale=0.7)
+    plotting.label_panels(axes.flat[: len(shown)])
     return fig
-
-
-def _has(arrays: Arrays, case: str, column: str) -> bool:
-    """Whether a problem has anything to show there."""
-    if column == "accuracy":
-        return probes_tell(arrays, case)
-    return column == "dimensions" or has_probe(arrays, case)
 
 
 def _arm(
@@ -114,7 +105,7 @@ def _arm(
     color = COLORS[arm.kind]
     style: dict[str, Any] = {"fmt": MARKERS[arm.kind], "color": color, "markersize": 3.5}
     style |= {"elinewidth": 0.8, "capsize": 0}
-    if not _has(arrays, case, column) or (column == "dimensions" and arm.measured is None):
+    if column == "dimensions" and arm.measured is None:
         return
     if column in ("final accuracy", "rank"):
         ranks = arrays[f"{case}/{name}/rank_h"]

@@ -39,6 +39,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     ranks.plot(grid, below["trained"], color=blue, linewidth=2.2, label="trained")
     ranks.plot(grid, below["predicted"], **plotting.THEORY, label="predicted")
     ranks.plot(grid, below["untrained"], ":", color="grey", label="before training")
+    ranks.plot([0, 1], [0, 1], color="0.7", linewidth=0.6, zorder=0, label="chance")
     ranks.set(xlabel="rank of the other view, 0 best", ylabel="fraction of\nheld-out images")
     ranks.legend(loc="lower right")
     plotting.label_panels((loss, eigenvalues, ranks))

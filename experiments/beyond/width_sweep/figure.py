@@ -69,6 +69,11 @@ def _plot_distances(ax, config, arrays, measures) -> None:
                 linewidth=0.8,
                 label=name if len(measures) == 1 else None,
             )
+    left = 0.8 * widths[0]
+    if not fitted.all():
+        middle = (widths[~fitted][-1] * widths[fitted][0]) ** 0.5
+        ax.axvspan(left, middle, color="0.92", linewidth=0, zorder=0, label="not fitted")
+    ax.set_xlim(left, 1.3 * widths[-1])
     values = arrays["distances"][:, fitted][..., measures]
     x = widths[fitted].astype(float)
     middle = np.exp(np.log(values).mean()) * np.exp(np.log(x).mean()) ** 0.5
