@@ -7,6 +7,8 @@ DATA ?=
 DATA_DIR ?=
 ARGS ?=
 NAME ?=
+LOCK ?= requirements.lock
+URL ?=
 
 # Those of the environment are somebody else's.
 ALL :=
@@ -98,13 +100,38 @@ BUILD_DOCS = $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build/html
 bench: $(VENV)/.bench $(VENV)/.torch  ## all benchmarks, ten minutes each at most, into results/benchmarks/report.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: canary
+canary:  ## the tests on the newest of everything, pre-releases too, in .venv-canary made anew
+	rm -rf .venv-canary
+	UV_PRERELEASE=allow $(MAKE) test VENV=.venv-canary LOCK=
+
+.PHONY: lock
+lock: $(VENV)/.uv  ## requirements.lock: the newest versions that setup.cfg admits, for each Python
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate --no-header \
+	  --override overrides.txt --all-extras setup.cfg --output-file requirements.lock
+
+# Built from what is committed. A package index shows README by itself, so its links need an address.
+.PHONY: dist
+dist: $(VENV)/.uv  ## dist/: sdist and wheel, installed and tried in an empty environment (URL: of the repository)
+	rm -rf dist build && mkdir -p build/source build/elsewhere
+	git archive HEAD | tar -x -C build/source
+	@test -n "$(URL)" || echo "README keeps its relative links: give URL=https://... to publish" >&2
+	test -z "$(URL)" || sed -i -E -e 's#(!\[[^]]*\]\()([^):]+\))#\1$(URL)/raw/main/\2#g' \
+	  -e 's#(^|[^!])(\[[^]]*\]\()([^):]+\))#\1\2$(URL)/blob/main/\3#g' build/source/README.md
+	$(BIN)/uv build --quiet --out-dir dist build/source
+	$(PYTHON) -m venv build/empty
+	$(UV_INSTALL) build/empty/bin/python dist/*.whl
+	awk '/^```python/ { on = 1; next } /^```/ { on = 0 } on' README.md > build/elsewhere/readme.py
+	cd build/elsewhere && ../empty/bin/python readme.py && ../empty/bin/python -m sslstep --versions
+	ls -l dist && du -sh build/empty
+
 ##@ Keep house
 .PHONY: install
 install: $(VENV)/.run  ## the environment for experiments, and nothing else
 
 .PHONY: clean
 clean:  ## remove .venv, .venv-data, caches and built documentation
-	rm -rf $(VENV) .venv-data docs/_build build *.egg-info
+	rm -rf $(VENV) .venv-data .venv-canary docs/_build build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "results/ is kept: remove it yourself if you want every experiment run from scratch"
@@ -126,21 +153,22 @@ help:  ## this list
 	@echo "  ARGS      more options for the experiments, pytest or the benchmarks; with figures, for each run"
 	@echo "            (figures, paper and quick leave results that are still those of these settings,"
 	@echo "            images, code and versions: --no-skip-done makes them again)"
+	@echo "  LOCK      versions to install, default requirements.lock; LOCK= is the newest that setup.cfg admits"
 	@echo "  PYTHON    3.11, 3.12 or 3.13, default python3; VENV  the environment made with it, default .venv"
 
 # Environments. A stamp stands for one set of extras installed, once and again when setup.cfg changes.
 # uv, because it can leave out what neural-tangents asks for and nothing uses: see overrides.txt.
-EXTRAS :=
-$(VENV)/.test: EXTRAS := [test]
-$(VENV)/.docs: EXTRAS := [docs]
-$(VENV)/.check: EXTRAS := [check,docs]
-$(VENV)/.bench: EXTRAS := [bench]
+EXTRAS := all
+$(VENV)/.test: EXTRAS := all,test
+$(VENV)/.docs: EXTRAS := all,docs
+$(VENV)/.check: EXTRAS := all,check,docs
+$(VENV)/.bench: EXTRAS := all,bench
 
 UV_INSTALL = $(BIN)/uv pip install --quiet --python
 
 $(VENV)/.run $(VENV)/.test $(VENV)/.docs $(VENV)/.check $(VENV)/.bench: \
-  setup.cfg pyproject.toml overrides.txt $(VENV)/.uv
-	$(UV_INSTALL) $(BIN)/python --override overrides.txt --editable '.$(EXTRAS)'
+  setup.cfg pyproject.toml overrides.txt $(LOCK) $(VENV)/.uv
+	$(UV_INSTALL) $(BIN)/python --override overrides.txt $(if $(LOCK),--constraint $(LOCK)) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 # PyTorch, to compare with.

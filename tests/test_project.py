@@ -121,6 +121,70 @@ def test_every_requirement_has_a_floor() -> None:
         assert re.fullmatch(r"[\w-]+>=\d+(\.\d+)*", requirement), requirement
 
 
+def test_the_lock_has_every_requirement() -> None:
+    """At a version that setup.cfg admits; `make lock` renews it."""
+    locked = (ROOT / "requirements.lock").read_text()
+    config = read_setup_cfg()
+    lines = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    for name, floor in re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(lines), re.MULTILINE):
+        found = re.findall(rf"^{name.lower().replace('_', '-')}==([\d.]+)", locked, re.MULTILINE)
+        assert found, name
+        parts = [[int(part) for part in version.split(".")] for version in (floor, *found)]
+        assert min(parts[1:]) >= parts[0], name
+
+
+def test_versions_of_a_report() -> None:
+    command = [sys.executable, "-m", "sslstep", "--versions"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = dict(line.split(maxsplit=1) for line in said.splitlines())
+    assert found["sslstep"] == sslstep.__version__
+    assert {"python", "machine", "jax", "flax", "neural-tangents"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("package", "call", "extra"),
+    [
+        ("sklearn", "from sslstep import data; data.photos()", "images"),
+        ("PIL", "from sslstep import data; data.image_folder('.', 32)", "images"),
+        (
+            "tensorflow_datasets",
+            "from sslstep import data; data.cifar10(data_dir='{tfds}')",
+            "tfds",
+        ),
+        ("array_record", "from sslstep import data; data.cifar10(data_dir='{tfds}')", "tfds"),
+        ("matplotlib", "import sslstep.plotting", "plot"),
+        ("tyro", "import sslstep.experiment", "experiments"),
+        ("tensorboardX", "from sslstep import train; train.write_tensorboard('.')", "tensorboard"),
+        (
+            "neural_tangents",
+            "from sslstep.ntk import infinite; k = infinite.cnn(2); k(x)",
+            "infinite",
+        ),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_its_extra(
+    package: str, call: str, extra: str, tmp_path: Path
+) -> None:
+    """In an interpreter that does not find it; theory and fully connected kernels need none."""
+    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
+    (tmp_path / "cifar10" / "3.0.2" / "dataset_info.json").write_text("{}")
+    (tmp_path / "cifar10" / "3.0.2" / "cifar10-train.array_record-00000-of-00001").touch()
+    said = run_python(f"""
+import sys
+sys.modules[{package!r}] = None
+import jax.numpy as jnp, sslstep.linear, sslstep.train
+from sslstep.ntk import infinite
+x = jnp.ones((2, 4, 4, 3))
+infinite.mlp(2)(x.reshape(2, -1))
+try:
+    {call.replace("{tfds}", str(tmp_path))}
+except ModuleNotFoundError as error:
+    print(error)
+""")
+    assert f"needs {package}, which is not installed" in said
+    assert f"pip install 'sslstep[{extra}]'" in said
+
+
 def run_make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs make as from a shell that has variables, though this test may itself be run by make."""
     environment = {k: v for k, v in os.environ.items() if k not in MAKE_VARIABLES} | variables

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sslstep import _check
+from sslstep import _check, _extras
 from sslstep.data._errors import DatasetNotFoundError
 
 # Of photographs, by their usual endings; those that Pillow has a reader for are read.
@@ -26,6 +26,7 @@ _Passed = dict[str, list[str]]
 
 def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Images (n, size, size, 3), labels (n,), and the labels' names."""
+    _extras.require("PIL", by="a folder of images", extra="images")
     from PIL import Image, ImageOps
 
     _check.require_at_least("size", size, 1)

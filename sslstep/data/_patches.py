@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from sslstep import _extras
 from sslstep.data._errors import DatasetNotFoundError
 
 SPLITS = ("train", "test")
@@ -85,23 +86,21 @@ def cut(split: str, size: int) -> list[Patch]:
 
 def read(photograph: Photograph) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of a photograph, from the installed package that ships it."""
+    _extras.require("PIL", photograph.package, by="data.photos", extra="images")
     from PIL import Image
 
     # Located without being imported: scikit-learn takes a second, and only its folder matters.
     spec = find_spec(photograph.package)
-    if spec is None or not spec.submodule_search_locations:
-        where = f"{photograph.distribution} is not installed"
-    else:
-        path = Path(spec.submodule_search_locations[0]) / photograph.path
-        if path.is_file():
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
-        where = f"{path} is missing"
-    raise DatasetNotFoundError(
-        f"photos: the photograph {photograph.name!r} ships inside {photograph.distribution}, but "
-        f"{where}. To install it anew:  "
-        f"python -m pip install --force-reinstall {photograph.distribution}"
-    )
+    folders = spec.submodule_search_locations if spec else None
+    path = Path((folders or [""])[0]) / photograph.path
+    if not path.is_file():
+        raise DatasetNotFoundError(
+            f"photos: the photograph {photograph.name!r} ships inside {photograph.distribution}, "
+            f"but {path} is missing. To install it anew:  "
+            f"python -m pip install --force-reinstall {photograph.distribution}"
+        )
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def columns(width: int, split: str) -> tuple[int, int]:

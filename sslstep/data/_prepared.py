@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from sslstep import _extras
 from sslstep.data._errors import DatasetNotFoundError
 
 FORMAT = "array_record"
@@ -126,6 +127,8 @@ def _versions(folder: Path) -> dict[tuple[int, ...], Path]:
 
 def _open(request: Request, folder: Path) -> Any:
     """TFDS's builder for the folder, which is known to have the split in the format."""
+    packages = ("tensorflow_datasets", "array_record", "PIL")
+    _extras.require(*packages, by=f"data.{request.name}", extra="tfds")
     import tensorflow_datasets as tfds
 
     try:

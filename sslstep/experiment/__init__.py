@@ -6,8 +6,11 @@ function that computes its arrays, and the record :class:`Experiment`; a module 
 ``sslstep.experiment.cli.start``.
 """
 
+from sslstep import _extras
 from sslstep.experiment._record import Arrays as Arrays
 from sslstep.experiment._record import Experiment, find, load
 from sslstep.experiment._record import log as log
+
+_extras.require("tyro", by="sslstep.experiment", extra="experiments")
 
 __all__ = ["Experiment", "find", "load"]

@@ -21,6 +21,8 @@ import jax
 import jax.extend.core
 from jax.interpreters import ad
 
+from sslstep import _extras
+
 _EXPORTER = "neural_tangents.experimental"
 
 
@@ -38,7 +40,8 @@ def load_neural_tangents() -> types.ModuleType:
         neural_tangents`` finds it too.
 
     Raises:
-        ImportError: if it is not installed, or does not fit the installed JAX.
+        ModuleNotFoundError: if it is not installed; the message names the extra.
+        ImportError: if it does not fit the installed JAX.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -52,6 +55,9 @@ def load_neural_tangents() -> types.ModuleType:
     imported = sys.modules.get("neural_tangents")
     if imported is not None:
         return imported
+    _extras.require(
+        "neural_tangents", by="an infinitely wide network with convolutions", extra="infinite"
+    )
     _forget()
     try:
         with _lent_names(), warnings.catch_warnings():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sslstep import _check
+from sslstep import _check, _extras
 from sslstep.train._lock import held
 from sslstep.train._rows import read_run
 
@@ -57,16 +57,11 @@ def write_tensorboard(
         ...     train.write_tensorboard(folder).parent.name
         'tensorboard'
     """
-    try:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-        from tensorboardX.record_writer import RecordWriter
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"write_tensorboard needs tensorboardX, and {error.name} is not installed: "
-            f"pip install tensorboardX, or in a checkout pip install '.[tensorboard]'.",
-            name=error.name,
-        ) from error
+    _extras.require("tensorboardX", by="write_tensorboard", extra="tensorboard")
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.record_writer import RecordWriter
+
     _check.require_at_least("num_modes", num_modes, 0)
     folder = Path(os.path.expanduser(folder))
     metrics, records = read_run(folder)
