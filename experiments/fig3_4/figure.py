@@ -61,7 +61,8 @@ def _histograms(config: Config, arrays: Arrays) -> Any:
             ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             told = f"$t$ = {t[i]:.3g}, $p$ = {_one_mode(eigenvalues[i]):.1g}"
             if off := int(np.sum(eigenvalues[i] < least)):
-                told = f"{off} not positive, {told}"
+                note = f"{off} not positive"
+                ax.annotate(note, (0.01, 0.85), xycoords="axes fraction", fontsize=6)
             ax.set_title(told, loc="right", fontsize=7, pad=2)
         title = LABELS[method] + curves.seed_shown(config.seeds)
         axes[0, column].set_title(title, loc="left", fontsize=8)

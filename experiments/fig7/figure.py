@@ -46,8 +46,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
             learned = curves.learned_along(recipe, one)
             dims = np.unique(learned)
             means = [100 * one["accuracy"][learned == k].mean() for k in dims]
-            line = {"color": plotting.CATEGORIES[0], "markersize": 3, "linewidth": 0.8}
-            ax_dims.plot(dims, means, f"{marker}-", **line, label=f"seed {seed}")
+            thin: Any = {"color": plotting.CATEGORIES[0], "markersize": 3, "linewidth": 0.8}
+            ax_dims.plot(dims, means, f"{marker}-", **thin, label=f"seed {seed}")
         for each in (ax, ax_dims):
             each.axhline(100 * float(arrays["chance"]), **CHANCE, label="most frequent label")
         ax.set_xscale("symlog", linthresh=10)
