@@ -1,9 +1,8 @@
-"""Checks of arguments, shared by the public functions.
+"""Argument checks shared by the public functions.
 
-Shapes are known even while JAX traces, so they are always checked. Values are known only for
-concrete arrays: the checks that look at values pass silently under `jit`, `vmap` and `grad`. Inside
-a traced function even operations on concrete arrays are traced, unless told otherwise: hence
-`ensure_compile_time_eval`.
+Shapes are static under JAX's transformations and are always checked. Values are known only for
+concrete arrays: checks of values pass under `jit`, `vmap` and `grad`. Inside a traced function JAX
+traces operations on concrete arrays too, so these checks run in `ensure_compile_time_eval`.
 """
 
 import inspect
@@ -14,27 +13,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-#: What to do about a Γ that is not symmetric.
+#: Hint of the error for an asymmetric Γ.
 OF_DATA = " For data use cross_correlation(x, x_prime), which symmetrises."
 
 
 def is_concrete(*values: Any) -> bool:
-    """Whether none of the values is being traced."""
+    """True if no value is a tracer."""
     return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 def is_traced(*values: Any) -> bool:
-    """Whether any of the values is being traced, or whatever is computed now."""
+    """True if any value is a tracer, or if JAX is tracing the current operations."""
     return not is_concrete(jnp.zeros(()), *values)
 
 
 def shape_of(value: Any) -> tuple[int, ...]:
-    """The shape of anything array-like, without copying it."""
+    """Shape of an array-like value, without a copy."""
     return tuple(np.shape(value))
 
 
 def as_float(name: str, value: Any) -> jax.Array:
-    """An array of floating dtype; bytes and integers are converted: their products would wrap."""
+    """Convert to a floating-point array; products of bytes or integers would overflow."""
     array = jnp.asarray(value)
     if jnp.issubdtype(array.dtype, jnp.floating):
         return array
@@ -44,13 +43,13 @@ def as_float(name: str, value: Any) -> jax.Array:
 
 
 def as_precise(name: str, value: Any) -> jax.Array:
-    """As :func:`as_float`, in float32 at least: decompositions know no shorter type."""
+    """Convert to an array of float32 or wider, the types that decompositions support."""
     array = as_float(name, value)
     return array if jnp.finfo(array.dtype).bits >= 32 else array.astype(jnp.float32)
 
 
 def as_floats(*values: Any) -> list[jax.Array]:
-    """Arrays of one floating dtype; Python numbers and integers adapt to the others."""
+    """Convert to arrays of one common floating dtype; Python numbers do not widen it."""
     default = jnp.result_type(float)
     values = tuple(v if _is_float_or_number(v) else jnp.asarray(v, default) for v in values)
     dtype = jnp.result_type(*values)
@@ -65,13 +64,13 @@ def _is_float_or_number(value: Any) -> bool:
 
 
 def require_available(dtype: Any, otherwise: str = "") -> None:
-    """Raise if JAX would compute in less than this dtype, as in place of float64 without x64."""
+    """Raise if JAX would replace this dtype by a narrower one: float64 without x64."""
     if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
         raise ValueError(f"dtype = {jnp.dtype(dtype)} needs x64 enabled{otherwise}.")
 
 
 def require_matrix(name: str, value: Any, wanted: str) -> tuple[int, int]:
-    """Check that `value` is a non-empty matrix and return its shape."""
+    """Check that `value` is a non-empty matrix and return its shape; `wanted` describes it."""
     shape = shape_of(value)
     if len(shape) != 2:
         raise ValueError(f"{name} must be a matrix of shape {wanted}, got shape {shape}.")
@@ -81,7 +80,7 @@ def require_matrix(name: str, value: Any, wanted: str) -> tuple[int, int]:
 
 
 def require_vector(name: str, value: Any, wanted: str, *, least: int = 1) -> None:
-    """Check that `value` is a vector of at least so many numbers."""
+    """Check that `value` is a vector of at least `least` numbers."""
     shape = shape_of(value)
     if len(shape) != 1:
         raise ValueError(f"{name} must be a vector of shape {wanted}, got shape {shape}.")
@@ -114,7 +113,7 @@ def require_scalar(
     at_most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Check that `value` is one number: an array would broadcast into another problem."""
+    """Check that `value` is a scalar within the bounds; an array would broadcast silently."""
     if isinstance(value, Mapping | str):
         raise TypeError(f"{name} must be a number, got a {type(value).__name__}.")
     shape = shape_of(value)
@@ -124,7 +123,7 @@ def require_scalar(
 
 
 def require_symmetric(name: str, value: Any, hint: str = "") -> None:
-    """Raise if a matrix is not square or, where its values are known, not symmetric."""
+    """Raise if a matrix is not square, or if its concrete values are not finite and symmetric."""
     rows, columns = require_matrix(name, value, "(m, m)")
     if rows != columns:
         raise ValueError(f"{name} must be square, of shape (m, m), got shape {(rows, columns)}.")
@@ -135,10 +134,10 @@ def require_symmetric(name: str, value: Any, hint: str = "") -> None:
 def require_transpose(
     name: str, value: Any, other: Any, hint: str = "", *, beside: Any = 0.0
 ) -> None:
-    """Raise if concrete values are not the transpose of the others, up to rounding.
+    """Raise if a concrete `value` is not the transpose of `other`, up to rounding.
 
-    Both may be parts of a matrix whose largest entries are `beside` them: rounding is relative to
-    these.
+    Rounding is relative to the largest entry of `value` and `beside`. If both arguments are blocks
+    of a matrix, `beside` holds the block with its largest entries.
     """
     if not is_concrete(value, other):
         return
@@ -147,9 +146,9 @@ def require_transpose(
         matrix, other = as_precise(name, value), as_precise(name, other)
         gap = float(jnp.abs(matrix - other.T).max())
         scale = max(float(jnp.abs(array).max()) for array in (matrix, as_precise(name, beside)))
-    # Two sums of n products, added up in float32 at least, differ by some sqrt(n) of its eps: 1e3
-    # eps admit n of about a million. Each is then rounded to the matrix's own type, which lets
-    # them differ by one eps of that, and a power or an exponential of them by a few.
+    # Two sums of n products, accumulated in float32 or wider, differ by about sqrt(n) eps: 1e3 eps
+    # admit n of a million. Rounding to the matrix's own type adds one eps of that type, and a power
+    # or an exponential of the sums adds a few.
     admitted = 1e3 * min(eps, float(jnp.finfo(jnp.float32).eps)) + 4 * eps
     if gap > admitted * scale:
         raise ValueError(
@@ -159,14 +158,14 @@ def require_transpose(
 
 
 def require_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
-    """Raise if the value is none of those allowed."""
+    """Raise if the value is not among the allowed ones."""
     allowed = tuple(allowed)
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
 
 
 def require_increasing(name: str, values: Any, *, strict: bool = True) -> None:
-    """Raise if concrete numbers, in a row, do not increase (or, if not strict, decrease)."""
+    """Raise if a concrete sequence does not increase; repeats are allowed if not `strict`."""
     if not is_concrete(values):
         return
     row = np.asarray(values)
@@ -190,10 +189,10 @@ def require_at_least(
     below: float | None = None,
     on_host: bool = False,
 ) -> None:
-    """Raise if a concrete number, or any element of an array, lies below the bound (or on it).
+    """Raise if any element of a concrete value is below the bound (if `strict`, or equal to it).
 
-    `on_host` is for elementwise functions: they look at numbers and arrays of NumPy's alone, since
-    reading one of JAX's means waiting for a device.
+    With `on_host` JAX arrays pass unchecked, because reading one waits for the device; elementwise
+    functions use it.
     """
     if on_host and isinstance(value, jax.Array):
         return
@@ -210,7 +209,7 @@ def require_within(
     at_most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raise if a concrete number, or any element of an array, lies beyond one of the bounds."""
+    """Raise if any element of a concrete value violates one of the bounds."""
     if not is_concrete(value):
         return
     array = np.asarray(value)
@@ -222,21 +221,21 @@ def require_within(
     ):
         if bound is None:
             continue
-        good = compare(array, bound)  # NaN fails each
+        good = compare(array, bound)  # NaN fails
         if not good.all():
             shown = array.item() if array.ndim == 0 else array[~good].flat[0].item()
             raise ValueError(f"{name} must be {relation} {bound:g}, got {shown:g}.")
 
 
 def require_key(name: str, value: Any) -> None:
-    """Raise if the value is no random key, typed or of the old kind, such as a seed."""
+    """Raise if the value is neither a typed nor a raw random key; a seed is not a key."""
     dtype = getattr(value, "dtype", None)
     if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
         raise TypeError(f"{name} must be a random key, such as jax.random.key(0), got {value!r}.")
 
 
 def takes(function: Callable[..., Any], *args: Any, **settings: Any) -> bool:
-    """Whether a function can be called so, by its signature; what shows none is believed."""
+    """True if the signature accepts the call, or if the callable has no readable signature."""
     try:
         signature = inspect.signature(function)
     except ValueError:
@@ -249,7 +248,7 @@ def takes(function: Callable[..., Any], *args: Any, **settings: Any) -> bool:
 
 
 def parameters(function: Callable[..., Any]) -> str:
-    """What a function takes, in parentheses, without types."""
+    """Parameter list of a function in parentheses, without types."""
     bare = [
         each.replace(annotation=inspect.Parameter.empty)
         for each in inspect.signature(function).parameters.values()

@@ -1,4 +1,4 @@
-"""Random keys of which each draws for one sample."""
+"""Random keys with one key for each sample."""
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,11 @@ _COUNTER_BASED = "threefry2x32"
 
 
 def of_samples(keys: Array) -> Array:
-    """Keys whose draws under ``vmap`` are those that each key makes by itself.
+    """Convert keys so that each sample's draws under ``vmap`` depend on its own key alone.
 
-    JAX's ``rbg`` and ``unsafe_rbg`` keys draw for a whole batch from its first key: what an image
-    gets would depend on the images beside it, and thus on the number of devices. Such keys seed
-    keys of the default kind, which are returned as they are; so is what is no typed key.
+    Under ``vmap`` JAX's ``rbg`` and ``unsafe_rbg`` keys draw a whole batch from its first key. An
+    image's draws would depend on the other images, and so on the number of devices. These keys seed
+    ``threefry2x32`` keys. Keys of that kind and raw keys are returned unchanged.
     """
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if not typed or f"{jax.random.key_impl(keys)}" == _COUNTER_BASED:

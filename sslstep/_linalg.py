@@ -1,49 +1,49 @@
-"""Linear algebra that several modules share."""
+"""Linear algebra shared by several modules."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-#: The precision of a product's own dtype: by default accelerators use less.
+#: Multiply in the full precision of the dtype; accelerators default to less.
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """A matrix product in the precision of its dtype: by default accelerators use less."""
+    """Matrix product in the full precision of its dtype; accelerators default to less."""
     return jnp.matmul(a, b, precision=HIGHEST)
 
 
 def singular_values(matrix: Array) -> Array:
-    """Singular values, in descending order, in memory of the matrix's own size.
+    """Singular values in descending order.
 
-    Unless told otherwise, svd makes room for square bases, (n, n) and (d, d), wanted or not.
+    ``full_matrices=False`` keeps svd from allocating square bases, (n, n) and (d, d).
     """
     return jnp.linalg.svd(matrix, full_matrices=False, compute_uv=False)
 
 
 def computed_in(dtype: jnp.dtype) -> jnp.dtype:
-    """What a decomposition of a matrix of this dtype is computed in: float32 at least."""
+    """Dtype in which a matrix of this dtype is decomposed: float32 or wider."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def rounding(eigenvalues: Float[Array, " k"], factor: float) -> Float[Array, ""]:
-    """`factor` times the eps of what computed them, relative to the largest eigenvalue."""
+    """`factor` times eps of the eigensolver's dtype, times the largest absolute eigenvalue."""
     eps = float(jnp.finfo(computed_in(eigenvalues.dtype)).eps)
     return factor * eps * jnp.abs(eigenvalues).max()
 
 
 def solver_error(eigenvalues: Float[Array, " k"], size: int) -> Float[Array, ""]:
-    """How far an eigensolver's values may lie from those of a matrix of `size` rows, at most.
+    """Bound on the absolute error of eigenvalues that eigh computes of a matrix of `size` rows.
 
-    eigh spreads an eigenvalue of multiplicity m over some sqrt(m) eps of the largest (measured: 8
-    at m = 5, 30 at m = 300), and returns zeros of low rank as 10 eps or less (up to m = 1200).
+    eigh spreads an eigenvalue of multiplicity m over about sqrt(m) eps of the largest (measured: 8
+    eps at m = 5, 30 at m = 300). It returns zero eigenvalues as 10 eps or less (up to m = 1200).
     """
     return rounding(eigenvalues, 8 + 4 * size**0.5)
 
 
 @jax.custom_jvp
 def eigh_descending(matrix: Array) -> tuple[Array, Array]:
-    """Eigendecomposition in descending order whose derivative is finite at repeated eigenvalues."""
+    """Eigendecomposition in descending order, with finite derivatives at repeated eigenvalues."""
     eigenvalues, eigenvectors = jnp.linalg.eigh(matrix)
     return eigenvalues[::-1], eigenvectors[:, ::-1]
 

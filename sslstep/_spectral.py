@@ -1,6 +1,6 @@
-r"""Scalar functions of C's eigenvalues (Appendix G), and their traces as functions of C itself.
+r"""Spectral functions of C (Appendix G): transformations g of its eigenvalues, and traces of φ(C).
 
-The transformations g are here once, for the losses of a batch and for the landscapes of one mode.
+Losses of a batch and landscapes of one mode share them.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ def sharpen(eigenvalue: ArrayLike, softening: ArrayLike = 1e-4) -> Array:
     .. math:: g(\lambda) = \operatorname{sign}(\lambda)\,
         \frac{\sqrt{|\lambda| + \delta} - \sqrt\delta}{\sqrt{1 + \delta} - \sqrt\delta}
 
-    The square root, with a slope at zero that is bounded by :math:`1 / 2\sqrt\delta` for small δ,
-    and still 1 at 1. A part for transformations of one's own.
+    The square root, softened so that its slope at zero is finite (about :math:`1 / 2\sqrt\delta`
+    for small δ) and :math:`g(1) = 1`. Compose it with other functions to build a transformation.
 
     Args:
         eigenvalue: λ, any shape.
@@ -40,7 +40,7 @@ def sharpen(eigenvalue: ArrayLike, softening: ArrayLike = 1e-4) -> Array:
         >>> import jax.numpy as jnp
         >>> from functools import partial
         >>> from sslstep import losses
-        >>> def both(x):  # sharpened below 1, smoothed above
+        >>> def both(x):  # sharpen below 1, smooth above
         ...     return losses.smooth(losses.sharpen(x, 1e-3), leak=0.1)
         >>> loss_fn = partial(losses.spectral_barlow_twins, transform=both, batch_norm=False)
         >>> both(jnp.array([0.0, 0.25, 1.0, 4.0])).round(2)
@@ -49,8 +49,8 @@ def sharpen(eigenvalue: ArrayLike, softening: ArrayLike = 1e-4) -> Array:
     eigenvalue = _check.as_float("eigenvalue", eigenvalue)
     delta = jnp.asarray(softening, eigenvalue.dtype)
     squared = jnp.abs(eigenvalue) + delta
-    squared = jnp.where(squared > 0, squared, 1)  # else both are 0, and so is g
-    # The same without the differences.
+    squared = jnp.where(squared > 0, squared, 1)  # λ = δ = 0, where g = 0
+    # The quotient above, rationalised: no difference of nearly equal numbers.
     ends = (jnp.sqrt(1 + delta) + jnp.sqrt(delta)) / (jnp.sqrt(squared) + jnp.sqrt(delta))
     return eigenvalue * ends
 
@@ -60,7 +60,7 @@ def smooth(eigenvalue: ArrayLike, leak: ArrayLike = 0.0) -> Array:
 
     .. math:: g(\lambda) = \min\big(\lambda,\; 1 + \varepsilon (1 - \lambda)\big)
 
-    Almost flat above 1. At the kink its derivative is that from below.
+    The identity up to 1, and almost flat above. At the kink its derivative is the one from below.
 
     Args:
         eigenvalue: λ, any shape.
@@ -81,14 +81,14 @@ def smooth(eigenvalue: ArrayLike, leak: ArrayLike = 0.0) -> Array:
 
 
 def flatten(eigenvalue: Array, width: ArrayLike) -> Array:
-    """1 within [1 - w, 1 + w], outside λ moved towards 1 by w."""
+    """Map [1 - w, 1 + w] to 1, and move λ outside this interval towards 1 by w."""
     w = jnp.asarray(width, eigenvalue.dtype)
     rest = eigenvalue - 1
     return 1 + jnp.where(rest > w, rest - w, jnp.where(rest < -w, rest + w, 0))
 
 
 def square(eigenvalue: Array) -> Array:
-    """λ (2 - λ), for which (g - 1)² is (1 - λ)⁴."""
+    """g(λ) = λ (2 - λ), so that (g - 1)² = (1 - λ)⁴."""
     return eigenvalue * (2 - eigenvalue)
 
 
@@ -98,10 +98,11 @@ def squared_distance(transform: Scalar) -> Scalar:
 
 
 def trace(function: Scalar, matrix: Array) -> Array:
-    r"""Σ φ(λ_i) over the eigenvalues of a symmetric matrix.
+    r"""Σ φ(λ_i) over the eigenvalues of a symmetric matrix, for φ = `function`.
 
-    Its derivative V φ'(λ) Vᵀ is finite and exact at ties, and so is the second, by divided
-    differences. `function` may close over traced numbers, and is differentiated by them too.
+    The gradient V φ'(λ) Vᵀ is finite and exact at repeated eigenvalues. The second derivative is
+    too: it uses divided differences of φ'. `function` may close over traced numbers, and the trace
+    is differentiable by them.
     """
     converted, constants = jax.closure_convert(function, matrix[0, 0])
     return _trace(partial(_spread, converted), matrix, tuple(constants))
@@ -116,7 +117,7 @@ def _slope(function, x, args):
 
 
 def _change(function, x, args):
-    """The derivative of φ along the tangents of its arguments but the first."""
+    """Derivative of φ along the tangents of all its arguments but the first."""
     args, tangents = args
     return jax.jvp(partial(function, x), (args,), (tangents,))[1]
 
@@ -125,7 +126,7 @@ def _map(function, x, args):
     return jax.vmap(function, (0, None))(x, args)
 
 
-# In these two all that is traced comes in as an argument: functions are pure, and closures of none.
+# The next two functions take every traced value as an argument; `function` closes over none.
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _trace(function, matrix, args):
     return jnp.sum(_map(function, jnp.linalg.eigvalsh(matrix), args))
@@ -174,7 +175,7 @@ def _is_zero(tangent):
 
 
 def _moving(args, tangents):
-    """The arguments with their tangents, or None if nothing is differentiated by them."""
+    """The arguments with their tangents, or None if all tangents are zero."""
     leaves, structure = jax.tree.flatten(args)
     dots = jax.tree.leaves(tangents, is_leaf=_is_zero)
     if all(map(_is_zero, dots)):
@@ -186,12 +187,12 @@ def _moving(args, tangents):
 
 
 def _divided_differences(slope: Callable[..., Array], eigenvalues: Array, args: Any) -> Array:
-    """(h(λ_i) - h(λ_j)) / (λ_i - λ_j), between near eigenvalues the mean of h' instead."""
+    """(h(λ_i) - h(λ_j)) / (λ_i - λ_j) for h = `slope`; the mean of h' for close eigenvalues."""
     eps = float(jnp.finfo(eigenvalues.dtype).eps)
     values = _map(slope, eigenvalues, args)
     low, high = eigenvalues[None, :], eigenvalues[:, None]
     gaps, size = high - low, jnp.abs(high) + jnp.abs(low)
-    # Eigenvalues are known to some eps of the largest; the quadrature is right to gap^6.
+    # Eigenvalues are known to a few eps of the largest; the quadrature's error is of order gap^6.
     near = jnp.abs(gaps) <= jnp.maximum(eps ** (1 / 3) * size, 100 * eps * jnp.max(size))
     differences = (values[:, None] - values[None, :]) / jnp.where(near, 1, gaps)
 
@@ -199,7 +200,7 @@ def _divided_differences(slope: Callable[..., Array], eigenvalues: Array, args: 
         flat = _map(jax.grad(slope), x.reshape(-1), args)
         return flat.reshape(x.shape)
 
-    # Gauss and Legendre's three points.
+    # Three-point Gauss-Legendre quadrature.
     offset = gaps * (0.6**0.5 / 2)
     middle = (low + high) / 2
     mean = (5 * curvature(middle - offset) + 5 * curvature(middle + offset)) / 18
@@ -207,13 +208,13 @@ def _divided_differences(slope: Callable[..., Array], eigenvalues: Array, args: 
 
 
 def resting_rate(force: Scalar, rest: Array, ceiling: Callable[[Array], ArrayLike]) -> Array:
-    r"""The largest x = ηγ with which every start below `rest` comes to rest.
+    r"""Largest x = ηγ at which gradient descent from every start below `rest` converges.
 
-    A step takes λ to F(λ) = λ (1 + 2 x force(λ))². The starts stay within [0, highest], and an
-    interval map without a 2-cycle takes every start to a fixed point (Coppel 1955). Hence F(F(λ)) <
-    λ is asked of all λ above the minimum that move. Also, the highest must not exceed `ceiling`, a
-    function of x. Both are found on grids, which leaves a relative error of 1e-5; how steep the
-    minimum itself is has to be looked at beside.
+    A step maps λ to F(λ) = λ (1 + 2 x force(λ))² and keeps these starts within [0, highest]. A
+    continuous map of an interval without a 2-cycle takes every start to a fixed point (Coppel
+    1955): the test is F(F(λ)) < λ for all λ above the minimum that F moves. In addition the highest
+    λ may not exceed ``ceiling(x)``. Grids approximate both conditions to a relative error of 1e-5.
+    The caller tests the slope at the minimum.
     """
     inside = rest * jax.nn.sigmoid(jnp.linspace(-40, 40, 10_001, dtype=rest.dtype))
     places = jnp.linspace(0, 1, 4001, dtype=rest.dtype)[1:]
@@ -226,7 +227,7 @@ def resting_rate(force: Scalar, rest: Array, ceiling: Callable[[Array], ArrayLik
         above = rest + (highest - rest) * places
         once = advance(x, above)
         returns = (once < above) & (advance(x, once) < above)
-        # Closer to the minimum than 1% the change of two steps may drown in rounding.
+        # Within 1% of the minimum the change of two steps may be below rounding.
         fine = (above <= 1.01 * rest) | (once == above) | returns
         return fine.all() & (highest <= ceiling(x))
 

@@ -1,9 +1,9 @@
-r"""A measured number held against the paper's statement.
+r"""Claims: statements of the paper compared with measured values.
 
-A :class:`Claim` is one statement, where the paper makes it, the value it predicts, the value a run
-measured, and how far apart they may be. Experiments make claims and write them to ``claims.json``;
-``make claims`` prints them all. Training a network amplifies rounding until it is as good as
-another seed: a claim about trained networks is made :func:`over_seeds`, and may stay undecided.
+A :class:`Claim` holds a statement, its source, the predicted value, the measured value and the
+tolerance. Experiments write their claims to ``claims.json``; ``make claims`` prints all of them.
+Training amplifies rounding errors to the size of the variation between seeds. A claim about trained
+networks is therefore made :func:`over_seeds`, and may remain undecided.
 """
 
 import json
@@ -18,20 +18,19 @@ __all__ = ["Claim", "above", "below", "close", "count", "load", "over_seeds", "s
 
 
 class Claim(NamedTuple):
-    """One statement with its evidence.
+    """A statement and the values that support or contradict it.
 
     Attributes:
-        statement: what is claimed, in a sentence.
-        where: the equation, figure or section it comes from; or "beyond the paper".
-        expected: the predicted value.
-        measured: the measured value; over several seeds, their mean.
-        tolerance: how far ``measured`` may lie from ``expected``, on the side or sides that count.
-        holds: whether it does; None if the seeds leave it undecided.
-        relation: on which side the measured value must lie: ``"="``, both within the tolerance;
-            ``"<="``, at most so far above the expected one; ``">="``, at most so far below; ``""``
-            in files of before it was written down.
-        interval: the confidence interval of the mean over seeds; None for a single number.
-        seeds: the value of each seed; empty for a single number.
+        statement: the claim, as a sentence.
+        where: equation, figure or section of the paper; or "beyond the paper".
+        expected: predicted value.
+        measured: measured value; the mean if there are several seeds.
+        tolerance: largest admitted difference between ``measured`` and ``expected``.
+        holds: whether the claim holds; None if the seeds leave it undecided.
+        relation: which differences count: ``"="``, both above and below ``expected``; ``"<="``,
+            only above; ``">="``, only below; ``""`` in older files, which did not store it.
+        interval: confidence interval of the mean over seeds; None for a single value.
+        seeds: value of each seed; empty for a single value.
     """
 
     statement: str
@@ -46,12 +45,12 @@ class Claim(NamedTuple):
 
     @property
     def verdict(self) -> Literal["yes", "NO", "undecided"]:
-        """The outcome as tables print it."""
+        """Outcome as printed in tables."""
         return "undecided" if self.holds is None else "yes" if self.holds else "NO"
 
     @property
     def spread(self) -> str:
-        """The interval over seeds, in words; empty for a single number."""
+        """Description of the interval over seeds; empty for a single value."""
         if self.interval is None:
             return ""
         if len(self.seeds) == 1:
@@ -63,17 +62,17 @@ class Claim(NamedTuple):
 def close(
     statement: str, where: str, *, expected: float, measured: float, tolerance: float
 ) -> Claim:
-    """The measured value lies within ``tolerance`` (absolute) of the expected one.
+    """Claim that ``measured`` is within ``tolerance`` of ``expected``.
 
     Args:
-        statement: what is claimed, in a sentence.
-        where: the equation, figure or section it comes from; or "beyond the paper".
-        expected: the predicted value.
-        measured: the measured value; NaN or infinity never hold.
-        tolerance: how far they may be apart.
+        statement: the claim, as a sentence.
+        where: equation, figure or section of the paper; or "beyond the paper".
+        expected: predicted value.
+        measured: measured value; NaN and infinity never hold.
+        tolerance: largest admitted absolute difference.
 
     Returns:
-        The claim, and whether it holds.
+        The claim.
 
     Example:
         >>> from sslstep import claims
@@ -86,10 +85,17 @@ def close(
 def below(
     statement: str, where: str, *, expected: float = 0.0, measured: float, tolerance: float
 ) -> Claim:
-    """The measured value exceeds the expected one by ``tolerance`` at most.
+    """Claim that ``measured`` is at most ``expected + tolerance``, as for errors and residuals.
 
-    For errors and residuals: ``expected`` is what they would be at best, usually zero. The rest is
-    as in :func:`close`.
+    Args:
+        statement: the claim, as a sentence.
+        where: equation, figure or section of the paper; or "beyond the paper".
+        expected: ideal value, usually zero.
+        measured: measured value; NaN and infinity never hold.
+        tolerance: largest admitted excess.
+
+    Returns:
+        The claim.
 
     Example:
         >>> from sslstep import claims
@@ -102,9 +108,17 @@ def below(
 def above(
     statement: str, where: str, *, expected: float, measured: float, tolerance: float = 0.0
 ) -> Claim:
-    """The measured value falls short of the expected one by ``tolerance`` at most.
+    """Claim that ``measured`` is at least ``expected - tolerance``.
 
-    Arguments are those of :func:`close`.
+    Args:
+        statement: the claim, as a sentence.
+        where: equation, figure or section of the paper; or "beyond the paper".
+        expected: predicted value.
+        measured: measured value; NaN and infinity never hold.
+        tolerance: largest admitted shortfall.
+
+    Returns:
+        The claim.
 
     Example:
         >>> from sslstep import claims
@@ -124,30 +138,31 @@ def over_seeds(
     tolerance: float = 0.0,
     confidence: float = 0.95,
 ) -> Claim:
-    r"""The mean over seeds lies within ``tolerance`` of the expected value, with confidence.
+    r"""Claim about the mean over seeds, decided by its confidence interval.
 
-    Student's interval of the mean of n seeds,
+    The interval of the mean of n seeds is Student's,
 
-    .. math:: \bar x \pm t_{n-1,\,(1 + c)/2}\, \hat\sigma / \sqrt n ,
+    .. math:: \bar x \pm t_{n-1,\,(1 + c)/2}\, \hat\sigma / \sqrt n .
 
-    decides. The claim holds if the whole interval satisfies the relation, does not hold if no point
-    of it does, and is undecided otherwise. So a larger spread never makes a claim hold, and one
+    The claim holds if every point of the interval satisfies the relation, fails if no point does,
+    and is undecided otherwise. A larger spread therefore never makes a claim hold, and a single
     seed decides nothing.
 
     Args:
-        statement: what is claimed, in a sentence.
-        where: the equation, figure or section it comes from; or "beyond the paper".
-        relation: ``"="``, ``"<="`` or ``">="``, as in :class:`Claim`.
-        expected: the predicted value.
-        measured: one value of each seed; the claim does not hold if one is NaN or infinite.
-        tolerance: how far the mean may lie from the expected value.
-        confidence: c, of the two-sided interval.
+        statement: the claim, as a sentence.
+        where: equation, figure or section of the paper; or "beyond the paper".
+        relation: ``"="`` for a mean within ``tolerance`` of ``expected``, ``"<="`` for one of at
+            most ``expected + tolerance``, ``">="`` for one of at least ``expected - tolerance``.
+        expected: predicted value.
+        measured: one value for each seed; the claim fails if any is NaN or infinite.
+        tolerance: largest admitted difference of the mean.
+        confidence: level c of the two-sided interval.
 
     Returns:
-        The claim, with its interval and the seeds' values.
+        The claim, with the interval and the value of each seed.
 
     Raises:
-        ValueError: if there is no value, or the confidence is not between 0 and 1.
+        ValueError: if ``measured`` is empty, or if ``confidence`` is not between 0 and 1.
 
     Example:
         >>> from sslstep import claims
@@ -159,14 +174,14 @@ def over_seeds(
     """
     values = tuple(float(value) for value in measured)
     if not values:
-        raise ValueError("measured holds no value: wanted one of each seed.")
+        raise ValueError("measured is empty: give one value for each seed.")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
     mean = float(np.mean(values))
     single = _claim(statement, where, expected, mean, tolerance, relation)
     if not np.isfinite(values).all():
         return single._replace(seeds=values)
-    import scipy.stats  # here, as it takes half a second to load
+    import scipy.stats  # late: loading takes half a second
 
     half = math.inf
     if len(values) > 1:
@@ -190,11 +205,11 @@ def _claim(statement, where, expected, measured, tolerance, relation) -> Claim:
 
 
 def save(path: str | Path, claims: Sequence[Claim]) -> None:
-    """Write claims as JSON, replacing the file in one step.
+    """Write claims to a JSON file, which is replaced atomically.
 
     Args:
-        path: of the file.
-        claims: in the order they should be read.
+        path: path of the file.
+        claims: the claims, in order.
 
     Example:
         >>> import pathlib, tempfile
@@ -206,7 +221,7 @@ def save(path: str | Path, claims: Sequence[Claim]) -> None:
     """
     path = Path(path)
     draft = path.with_suffix(".tmp")
-    # JSON has no NaN or infinity; as strings they survive and `load` turns them back.
+    # JSON has no NaN or infinity: they are stored as strings, which `load` converts back.
     rows = [{k: _plain(v) for k, v in claim._asdict().items()} for claim in claims]
     draft.write_text(
         json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
@@ -215,16 +230,16 @@ def save(path: str | Path, claims: Sequence[Claim]) -> None:
 
 
 def load(path: str | Path) -> list[Claim]:
-    """Read what :func:`save` wrote.
+    """Read claims that :func:`save` wrote.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Returns:
-        The claims.
+        The claims, in the order of the file.
 
     Raises:
-        ValueError: if the file is not a list of claims; the message names it.
+        ValueError: if the file is not JSON or not a list of claims.
 
     Example:
         See :func:`save`.
@@ -243,13 +258,13 @@ def load(path: str | Path) -> list[Claim]:
 
 
 def table(groups: Iterable[tuple[str, Sequence[Claim]]]) -> str:
-    """All claims as a plain text table, one group below the other, with a count at the end.
+    """Format claims as a plain text table, group by group, with a count at the end.
 
     Args:
-        groups: pairs of a title, such as the run's name, and its claims.
+        groups: pairs of a title, such as a run's name, and the claims under it.
 
     Returns:
-        The table, as lines of text.
+        The table, lines separated by newlines.
 
     Example:
         >>> from sslstep import claims
@@ -277,10 +292,10 @@ def table(groups: Iterable[tuple[str, Sequence[Claim]]]) -> str:
 
 
 def count(claims: Sequence[Claim]) -> str:
-    """How many hold, and how many are undecided, in a sentence.
+    """Sentence that counts the claims that hold and those that are undecided.
 
     Args:
-        claims: of any runs.
+        claims: any claims.
 
     Returns:
         The sentence.

@@ -1,8 +1,8 @@
-r"""Optimisers and schedules of the source publications, and the preconditioner of Appendix G.
+r"""Optimisers and schedules of Barlow Twins, SimCLR and VICReg; Appendix G's preconditioner.
 
-Optimisers are put together from optax's parts: each is an ``optax.GradientTransformation``, and
-works wherever those do. A learning rate is a number or a schedule, a function of the step. The
-preconditioner acts on the embeddings instead, within the loss: any optimiser goes with it.
+Optimisers are of type ``optax.GradientTransformation``. A learning rate is a number or a schedule,
+which maps the step to a number. The preconditioner acts on the gradient by the embeddings, inside
+the loss, and combines with any optimiser.
 """
 
 from collections.abc import Callable
@@ -31,36 +31,35 @@ def lars(
     weight_decay: float = 1e-6,
     trust_coefficient: float = 1e-3,
 ) -> optax.GradientTransformation:
-    r"""LARS as Barlow Twins and VICReg use it (You et al. 2017).
+    r"""LARS (You et al. 2017), in the variant of Barlow Twins and VICReg.
 
     For each array of weights w with gradient g,
 
     .. math:: g \leftarrow g + \beta w, \qquad
         g \leftarrow \kappa \frac{\|w\|}{\|g\|}\, g, \qquad
-        m \leftarrow \mu m + g, \qquad w \leftarrow w - \eta\, m,
+        m \leftarrow \mu m + g, \qquad w \leftarrow w - \eta\, m.
 
-    the second only if neither norm is 0. Arrays of one dimension (biases, the scales and shifts of
-    batch norms) have neither weight decay nor adaptation: their first two steps are left out.
+    The second step is skipped if either norm is 0. One-dimensional arrays (biases, scales and
+    shifts of batch norms) skip the first two steps: they have no weight decay and no adaptation.
 
-    The learning rate is applied after the momentum, as PyTorch does. ``optax.lars`` applies it
-    before, so that a changing rate acts with a delay, and adapts all parameters unless told
-    otherwise.
+    The learning rate multiplies the momentum, as in PyTorch. ``optax.lars`` multiplies the gradient
+    before the momentum, which delays changes of the rate, and adapts all parameters by default.
 
-    As the second step forgets the size of g, a weight's speed does not follow the gradient's:
-    plateaus of a loss need not last as long as under gradient descent.
+    The second step removes the size of g. Plateaus of the loss therefore do not last as long as
+    under gradient descent (:func:`sslstep.linear.lars_steps`).
 
     Args:
-        learning_rate: η.
-        bias_learning_rate: η of one-dimensional arrays; None: the same.
+        learning_rate: η, a number or a schedule.
+        bias_learning_rate: η of one-dimensional arrays; None for ``learning_rate``.
         momentum: μ.
         weight_decay: β.
         trust_coefficient: κ.
 
     Returns:
-        The optimiser. Its ``update`` wants the parameters.
+        The optimiser. Its ``update`` needs the parameters.
 
     Raises:
-        ValueError: if a number is negative or an array.
+        ValueError: if an argument is negative or an array.
 
     Example:
         >>> from sslstep import optim
@@ -95,23 +94,23 @@ def sgd(
     nesterov: bool = False,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    r"""Stochastic gradient descent, weight decay added to the gradient as in PyTorch.
+    r"""Stochastic gradient descent with weight decay in the gradient, as in PyTorch.
 
-    .. math:: m \leftarrow \mu m + g + \beta w, \qquad w \leftarrow w - \eta\, m
+    .. math:: m \leftarrow \mu m + g + \beta w, \qquad w \leftarrow w - \eta\, m,
 
-    and with Nesterov's momentum :math:`w \leftarrow w - \eta\, (\mu m + g + \beta w)`.
+    or, with Nesterov momentum, :math:`w \leftarrow w - \eta\, (\mu m + g + \beta w)`.
 
     Args:
-        learning_rate: η.
+        learning_rate: η, a number or a schedule.
         momentum: μ.
-        nesterov: whether to use Nesterov's momentum, as SimCLR's TensorFlow code does.
-        weight_decay: β, of all parameters.
+        nesterov: whether to use Nesterov momentum, as SimCLR's TensorFlow code does.
+        weight_decay: β, applied to all parameters.
 
     Returns:
-        The optimiser. Its ``update`` wants the parameters if there is weight decay.
+        The optimiser. Its ``update`` needs the parameters if ``weight_decay`` is not 0.
 
     Raises:
-        ValueError: if a number is negative or an array.
+        ValueError: if an argument is negative or an array.
 
     Example:
         >>> from sslstep import optim
@@ -127,7 +126,7 @@ def sgd(
 
 
 def _require_rate(name: str, rate: optax.ScalarOrSchedule | None) -> None:
-    """Schedules pass: what they give is known only in training."""
+    """Check a learning rate; the values of a schedule are unknown and pass."""
     if rate is not None and not callable(rate):
         _check.require_scalar(name, rate, at_least=0.0)
 
@@ -305,24 +304,24 @@ def preconditioned(
 def warmup_cosine(
     peak: float, *, warmup_steps: int, total_steps: int, end_factor: float = 1e-3
 ) -> optax.Schedule:
-    r"""A rate that rises linearly from 0, then falls along half a cosine, step by step.
+    r"""Learning rate with linear warm-up from 0 and cosine decay, per step.
 
     .. math:: \eta(k) = \begin{cases} \eta_0\, k / w & k < w \\
         \eta_0 \left( q + (1 - q) f \right), \quad
         q = \tfrac12 \left(1 + \cos \pi \tfrac{k - w}{n - w}\right) & w \le k \le n \end{cases}
 
     Args:
-        peak: η₀.
-        warmup_steps: w; 10 epochs in the publications.
-        total_steps: n.
-        end_factor: f, what fraction of the peak is left at the end.
+        peak: largest rate η₀.
+        warmup_steps: length w of the warm-up; 10 epochs in the publications.
+        total_steps: length n of the schedule.
+        end_factor: final rate as a fraction f of the peak.
 
     Returns:
-        The schedule: from the step, counted from 0, to the rate.
+        The schedule, which maps the step, counted from 0, to the rate.
 
     Raises:
-        ValueError: if the warm-up is not shorter than the whole, or a number is negative
-            or an array.
+        ValueError: if ``warmup_steps`` is negative or not below ``total_steps``, or if ``peak`` or
+            ``end_factor`` is negative or an array.
 
     Example:
         >>> from sslstep import optim
@@ -343,7 +342,7 @@ def warmup_cosine(
         decay_steps=total_steps,
         end_value=peak * end_factor,
     )
-    # optax counts in integers, which do not mix with floats where promotion is strict.
+    # optax counts steps in integers; strict dtype promotion rejects integers beside floats.
     return lambda step: schedule(jnp.asarray(step, jnp.result_type(float)))
 
 

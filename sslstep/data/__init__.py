@@ -1,8 +1,8 @@
-"""Images, and the positive pairs made of them.
+"""Image data sets, and positive pairs of random views.
 
-Every source gives a whole split as one array of bytes, a :class:`Dataset`. The photographs need no
-network; CIFAR-10 and STL-10 are read from what tensorflow-datasets prepared, without TensorFlow;
-:func:`image_folder` reads files of one's own.
+A source returns a whole split as a :class:`Dataset`, one array of bytes. :func:`photos` needs no
+download. :func:`cifar10` and :func:`stl10` read files that tensorflow-datasets prepared, without
+TensorFlow. :func:`image_folder` reads your own files.
 """
 
 from sslstep.data.augmentations import (

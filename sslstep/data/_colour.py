@@ -1,4 +1,4 @@
-"""Operations on the colours of a batch of images in [0, 1], with one strength for each image."""
+"""Colour operations on a batch of images in [0, 1], with a strength for each image."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -7,14 +7,14 @@ from sslstep._linalg import matmul
 
 __all__ = ["greyscale", "jitter", "shift_hue", "solarise"]
 
-# ITU-R 601-2, as Pillow converts to "L".
+# Weights of ITU-R 601-2, as in Pillow's conversion to "L".
 _LUMA = (0.299, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def greyscale(images: Float[Array, "n h w 3"]) -> Float[Array, "n h w 1"]:
-    """Luma: .299 R + .587 G + .114 B."""
-    # A matrix product: sums of slices would be fused with, and thrice repeat, what comes before.
+    """Luma of each pixel: .299 R + .587 G + .114 B."""
+    # A sum of slices would be fused with its operand's computation and repeat it three times.
     luma = jnp.asarray(_LUMA, images.dtype)[:, None]
     return matmul(images, luma[None, None])
 
@@ -22,7 +22,11 @@ def greyscale(images: Float[Array, "n h w 3"]) -> Float[Array, "n h w 1"]:
 def blend(
     images: Float[Array, "n h w 3"], kind: Int[Array, " n"], factor: Float[Array, " n"]
 ) -> Float[Array, "n h w 3"]:
-    """``factor x + (1 - factor) base``, clipped; the base is black, the mean grey, or the grey."""
+    """``factor x + (1 - factor) base``, clipped to [0, 1].
+
+    The base depends on `kind`: black for brightness, the image's mean grey for contrast, and each
+    pixel's grey for saturation.
+    """
     kind, factor = kind.reshape(-1, 1, 1, 1), factor.reshape(-1, 1, 1, 1)
     grey = greyscale(images)
     base = jnp.where(kind == CONTRAST, grey.mean(axis=(1, 2), keepdims=True), grey)
@@ -33,13 +37,13 @@ def blend(
 def shift_hue(
     images: Float[Array, "n h w 3"], shift: Float[Array, " n"]
 ) -> Float[Array, "n h w 3"]:
-    """The hue turned by ``shift`` of a full circle, saturation and value kept (HSV)."""
+    """Rotate the hue by ``shift`` of a full circle, at fixed saturation and value (HSV)."""
     red, green, blue = (images[..., i] for i in range(3))
     top, bottom = images.max(axis=-1), images.min(axis=-1)
     chroma = top - bottom
     safe = jnp.where(chroma > 0, chroma, 1.0)
-    # Not top == red: what is compiled into one loop may be computed twice, and rounded differently.
-    # Of channels that are all but equal, either formula is right.
+    # Not `top == red`: a fused loop may compute both sides separately and round them differently.
+    # For channels that are equal up to rounding either formula is right.
     hue = jnp.where(
         (red >= green) & (red >= blue),
         (green - blue) / safe,
@@ -59,13 +63,17 @@ def shift_hue(
 def jitter(
     images: Float[Array, "n h w 3"], order: Int[Array, "n 4"], strength: Float[Array, "n 4"]
 ) -> Float[Array, "n h w 3"]:
-    """Brightness, contrast, saturation and hue changed, in an order of each image's own.
+    """Change brightness, contrast, saturation and hue, in a separate order for each image.
 
-    ``order[i]`` is a permutation of (0, 1, 2, 3), the four in that order; ``strength[i]`` holds
-    the factors of the first three (1: no change) and the shift of the hue (0: no change).
+    Args:
+        images: images in [0, 1].
+        order: for each image, a permutation of the operations (0: brightness, 1: contrast,
+            2: saturation, 3: hue).
+        strength: for each image, the factors of brightness, contrast and saturation (1: no change)
+            and the shift of the hue (0: no change).
     """
-    # Any order is up to three blends, the hue, up to three blends: the hue, the dearest, is then
-    # computed once, where computing all four at each of four places would need it four times.
+    # Every order is up to three blends, the hue shift, and up to three blends. The hue shift is the
+    # most expensive operation, and this form computes it once.
     hue_at = jnp.argmax(order == HUE, axis=1)
     factors = jnp.take_along_axis(strength, order, axis=1)
 
@@ -82,5 +90,5 @@ def jitter(
 
 
 def solarise(images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-    """Inverted where a byte would be at least 128, that is from 0.5 on."""
+    """Invert values of at least 0.5 (128 of a byte)."""
     return jnp.where(images >= 0.5, 1 - images, images)

@@ -1,10 +1,10 @@
-"""The error of every source whose data cannot be had."""
+"""The error for data that cannot be read."""
 
 __all__ = ["DatasetNotFoundError"]
 
 
 class DatasetNotFoundError(FileNotFoundError):
-    """The data asked for are not on this computer, or not whole.
+    """Data are missing, incomplete or damaged.
 
-    The message says what was looked for, where, and what to do about it.
+    The message names the data, the place where they were expected, and the remedy.
     """

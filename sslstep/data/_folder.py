@@ -1,4 +1,4 @@
-"""Images of one's own, from a folder of files."""
+"""Reads a folder of image files."""
 
 import warnings
 from collections import defaultdict
@@ -11,21 +11,21 @@ import numpy as np
 from sslstep import _check, _extras
 from sslstep.data._errors import DatasetNotFoundError
 
-# Of photographs, by their usual endings; those that Pillow has a reader for are read.
+# Endings of image files. Files of formats that the installed Pillow supports are read.
 ENDINGS = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe"),
     *(".jpeg", ".jpg", ".jpx", ".jxl", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga"),
     *(".tif", ".tiff", ".webp"),
 )
 
-# Folders that archives and systems leave behind. In some lie thumbnails.
+# Folders that archive tools and operating systems create. Some hold thumbnails.
 _LEFT_BEHIND = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 
 _Passed = dict[str, list[str]]
 
 
 def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Images (n, size, size, 3), labels (n,), and the labels' names."""
+    """Read images (n, size, size, 3), labels (n,) and label names; warn of skipped files."""
     _extras.require("PIL", by="a folder of images", extra="images")
     from PIL import Image, ImageOps
 
@@ -36,8 +36,8 @@ def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ..
     told = _told(passed)
     if not found:
         raise DatasetNotFoundError(
-            f"there are no images in {folder}: files that end with {', '.join(readable())}, in it "
-            f"or in a folder for each class.{' Passed over: ' + told if told else ''}"
+            f"there are no images in {folder}, nor in its folders, which are taken for classes. "
+            f"Image files end with {', '.join(readable())}.{' Skipped: ' + told if told else ''}"
         )
     images = np.empty((len(found), size, size, 3), np.uint8)
     for place, (path, _) in enumerate(found):
@@ -49,18 +49,18 @@ def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ..
             middle = whole.crop((left, top, left + side, top + side))
             images[place] = np.asarray(middle.resize((size, size), Image.Resampling.BICUBIC))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DatasetNotFoundError(f"{path} is no image that can be read: {error}") from error
+            raise DatasetNotFoundError(f"{path} cannot be read as an image: {error}") from error
     if told:
         warnings.warn(
-            f"of {folder}, {len(found)} images are read, of classes {', '.join(names) or 'none'}. "
-            f"Passed over: {told}",
+            f"{len(found)} images read from {folder}, classes: {', '.join(names) or 'none'}. "
+            f"Skipped: {told}",
             stacklevel=3,
         )
     return images, np.array([label for _, label in found], np.int32), names
 
 
 def readable() -> tuple[str, ...]:
-    """The endings that Pillow can open, with what was registered with it."""
+    """Endings of the formats that Pillow can open, registered plugins included."""
     from PIL import Image
 
     known = Image.registered_extensions()
@@ -70,9 +70,10 @@ def readable() -> tuple[str, ...]:
 def labelled_files(
     folder: Path,
 ) -> tuple[list[tuple[Path, int]], tuple[str, ...], _Passed]:
-    """The images in the order in which they are read, with their labels; the labels' names.
+    """List the images in a folder.
 
-    Last, what else was found, by the reason for which it is passed over.
+    Returns:
+        Pairs of path and label, in reading order; the label names; the skipped paths, by reason.
     """
     endings = readable()
     passed: _Passed = defaultdict(list)
@@ -85,34 +86,32 @@ def labelled_files(
             found += [(path, len(names)) for path in paths]
             names.append(each.name)
         else:
-            passed["folder(s) without an image that can be read, which are no classes"].append(
-                each.name
-            )
+            passed["folder(s) without a readable image"].append(each.name)
     return found, tuple(names), dict(passed)
 
 
 def _entries(folder: Path, passed: _Passed) -> tuple[list[Path], list[Path]]:
-    """Files and folders, linked ones too; none that is hidden or that a system left behind."""
+    """Files and folders in a folder, linked ones included, hidden and system ones excluded."""
     files, folders = [], []
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         if path.is_dir():
             if path.name.lower() in _LEFT_BEHIND:
-                passed["folder(s) that archives and systems leave behind"].append(str(path))
+                passed["folder(s) of an archive tool or operating system"].append(str(path))
             else:
                 folders.append(path)
         elif path.is_file():
             files.append(path)
         elif path.is_symlink():
-            passed["link(s) that lead nowhere"].append(str(path))
+            passed["dead link(s)"].append(str(path))
     return files, folders
 
 
 def _below(folder: Path, above: tuple[Path, ...], passed: _Passed) -> Iterator[Path]:
-    """All files in a folder and in those in it."""
+    """All files in a folder, at any depth."""
     if any(folder.samefile(each) for each in above):
-        passed["link(s) to a folder that holds them"].append(str(folder))
+        passed["link(s) to a folder that contains the link"].append(str(folder))
         return
     files, folders = _entries(folder, passed)
     yield from files
@@ -128,16 +127,14 @@ def _images(
         if ending in endings:
             yield path
         elif ending in ENDINGS:
-            reason = f"image(s) that Pillow as installed cannot open ({ending})"
+            reason = f"image(s) that the installed Pillow cannot open ({ending})"
             passed[reason].append(str(path.relative_to(folder)))
         else:
-            passed["file(s) whose ending is not one of images"].append(
-                str(path.relative_to(folder))
-            )
+            passed["file(s) without an ending of images"].append(str(path.relative_to(folder)))
 
 
 def _told(passed: _Passed) -> str:
-    """How many for each reason, with the first as an example."""
+    """Description of skipped paths: a count and an example for each reason."""
     reasons = (
         f"{len(paths)} {reason}, such as {min(paths)}" for reason, paths in sorted(passed.items())
     )
@@ -145,14 +142,14 @@ def _told(passed: _Passed) -> str:
 
 
 def _eight_bit(image: Any, file_format: str | None) -> Any:
-    """An image of Pillow's with at most 8 bits a channel: its own conversion clips larger ones."""
+    """Scale a greyscale image of 16 bits to 8 bits; Pillow's own conversion clips it."""
     from PIL import Image
 
-    # Mode I has 32 bits, of which these two formats fill 16.
+    # Mode I has 32 bits. PNG and PPM files of this mode hold 16-bit values.
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
         kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
-        raise ValueError(f"its values are {kind}, and which of them is white is not known.")
+        raise ValueError(f"its values are {kind}, and the value of white is unknown.")
     return image

@@ -1,7 +1,7 @@
-"""How the embedded photographs become a labelled set of patches.
+"""Cuts ten photographs into a labelled set of patches.
 
-Everything is integer arithmetic on decoded pixels, and the order comes from a hash of each window's
-place, so the set does not depend on platform, random generator or library version.
+All arithmetic on decoded pixels is in integers, and a hash of each window's position sets the
+order. The patches therefore do not depend on platform, random generator or library version.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ from sslstep.data._errors import DatasetNotFoundError
 
 SPLITS = ("train", "test")
 
-# Windows start every STRIDES[size] pixels of the photograph, at each of the scales.
+# Windows start every STRIDES[size] pixels of the photograph, at every scale.
 STRIDES = {32: 16, 96: 24}
 SCALES = (1, 2, 4)
 
-# A patch is kept if its pixels vary by at least this many levels of 255: its standard deviation in
-# each channel, as a root mean square over the channels. Of 10000 images of CIFAR-10 one is flatter.
+# A patch is kept if its standard deviation, as a root mean square over the channels, is at least
+# this many levels of 255. One of 10000 images of CIFAR-10 is below it.
 MIN_DEVIATION = 8
 
 
 class Photograph(NamedTuple):
-    """Where a photograph lies: `path` inside the installed package of the distribution named."""
+    """A photograph: file `path` in the package `package` of the installed `distribution`."""
 
     name: str
     distribution: str
@@ -51,9 +51,9 @@ PHOTOGRAPHS = (
 
 
 class Patch(NamedTuple):
-    """A patch and the window that it was averaged from, in pixels of photograph number `label`.
+    """A patch, and the window of photograph number `label` that was averaged to it.
 
-    The window has its upper left corner at (`top`, `left`) and sides of `scale` times the patch's.
+    The window's upper left corner is (`top`, `left`); its sides are `scale` times the patch's.
     """
 
     label: int
@@ -63,13 +63,13 @@ class Patch(NamedTuple):
     pixels: UInt8[np.ndarray, "size size 3"]
 
     def lot(self, purpose: str) -> bytes:
-        """A hash of the window's place: sorting by it shuffles, the same way everywhere."""
+        """Hash of the window's position, by which patches are sorted to shuffle them."""
         place = f"{purpose} {PHOTOGRAPHS[self.label].name} {self.scale} {self.top} {self.left}"
         return hashlib.blake2b(place.encode(), digest_size=8).digest()
 
 
 def cut(split: str, size: int) -> list[Patch]:
-    """The patches of one split: equally many of each photograph, drawn by lot, and shuffled."""
+    """Shuffled patches of one split, equally many from each photograph."""
     each = [
         list(_patches_of(label, read(photograph), split, size))
         for label, photograph in enumerate(PHOTOGRAPHS)
@@ -80,23 +80,23 @@ def cut(split: str, size: int) -> list[Patch]:
         for patches in each
         for patch in sorted(patches, key=lambda patch: patch.lot("draw"))[:fewest]
     ]
-    # By another lot: those drawn of many have lower lots than those drawn of few.
+    # A second hash: the first one is biased by the number of patches that were drawn from.
     return sorted(drawn, key=lambda patch: patch.lot("shuffle"))
 
 
 def read(photograph: Photograph) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of a photograph, from the installed package that ships it."""
+    """Read the pixels of a photograph from the installed package that contains it."""
     _extras.require("PIL", photograph.package, by="data.photos", extra="images")
     from PIL import Image
 
-    # Located without being imported: scikit-learn takes a second, and only its folder matters.
+    # Found without importing the package: importing scikit-learn takes a second.
     spec = find_spec(photograph.package)
     folders = spec.submodule_search_locations if spec else None
     path = Path((folders or [""])[0]) / photograph.path
     if not path.is_file():
         raise DatasetNotFoundError(
-            f"photos: the photograph {photograph.name!r} ships inside {photograph.distribution}, "
-            f"but {path} is missing. To install it anew:  "
+            f"photos: the photograph {photograph.name!r} is part of {photograph.distribution}, "
+            f"but {path} is missing. To reinstall it:  "
             f"python -m pip install --force-reinstall {photograph.distribution}"
         )
     with Image.open(path) as image:
@@ -104,13 +104,13 @@ def read(photograph: Photograph) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def columns(width: int, split: str) -> tuple[int, int]:
-    """First and one past the last column of a split: the right third is for testing."""
+    """First column of a split, and one past its last; the test split is the right third."""
     border = width - width // 3
     return (0, border) if split == "train" else (border, width)
 
 
 def scales(height: int, width: int, size: int) -> list[int]:
-    """The scales at which either split of a photograph holds at least one window."""
+    """Scales at which both splits of a photograph have room for a window."""
     return [scale for scale in SCALES if scale * size <= min(height, width // 3)]
 
 
@@ -120,7 +120,7 @@ def _patches_of(
     height, width, _ = photograph.shape
     first, end = columns(width, split)
     for scale in scales(height, width, size):
-        # The region is cut out before it is averaged: no pixel of the other split comes in.
+        # The region is cut out before averaging, so that no pixel of the other split enters.
         region = _box_average(photograph[:, first:end], scale)
         step = STRIDES[size] // scale
         windows = np.lib.stride_tricks.sliding_window_view(region, (size, size), axis=(0, 1))
@@ -136,7 +136,7 @@ def _patches_of(
 
 
 def _box_average(pixels: UInt8[np.ndarray, "h w 3"], scale: int) -> UInt8[np.ndarray, "i j 3"]:
-    """Mean over blocks of scale × scale pixels, rounded half up; incomplete blocks are left out."""
+    """Mean over blocks of scale × scale pixels, rounded half up; incomplete blocks are dropped."""
     height, width = (side // scale for side in pixels.shape[:2])
     blocks = pixels[: height * scale, : width * scale].reshape(height, scale, width, scale, 3)
     total = blocks.sum((1, 3), dtype=np.uint32)
@@ -144,16 +144,16 @@ def _box_average(pixels: UInt8[np.ndarray, "h w 3"], scale: int) -> UInt8[np.nda
 
 
 def _varied(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> Bool[np.ndarray, "rows columns"]:
-    """Which windows of size × size pixels, by their upper left corner, are not nearly constant."""
+    """Mask, by upper left corner, of the size × size windows that are not nearly constant."""
     values = pixels.astype(np.int64)
     count = size**2
-    # count² times the variance of each channel: exact, where a division would round.
+    # count² times the variance of each channel is an exact integer.
     variance = count * _window_sums(values**2, size) - _window_sums(values, size) ** 2
     return variance.sum(-1) >= pixels.shape[-1] * (MIN_DEVIATION * count) ** 2
 
 
 def _window_sums(values: Int[np.ndarray, "h w c"], size: int) -> Int[np.ndarray, "rows columns c"]:
-    """The sum over every window of size × size, by its upper left corner."""
+    """Sum over each window of size × size pixels, by upper left corner."""
     up_to = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0), (0, 0)))
     rows = up_to[size:] - up_to[:-size]
     return rows[:, size:] - rows[:, :-size]

@@ -1,7 +1,7 @@
-"""Reads what tensorflow-datasets prepared: no TensorFlow, no network.
+"""Reads data prepared by tensorflow-datasets, without TensorFlow and without network.
 
-The folder is found here, not by ``tfds.builder``, which would import the builder's code and may ask
-the network. Images are decoded here, not by the data source, which takes twice as long.
+``tfds.builder`` would import the builder's code and may use the network: the folder is found here.
+TFDS's data source decodes images at half the speed of Pillow: they are decoded here.
 """
 
 import io
@@ -21,16 +21,16 @@ from sslstep.data._errors import DatasetNotFoundError
 
 FORMAT = "array_record"
 
-# Records decoded at a time by one thread.
+# Records that a thread decodes at a time.
 _CHUNK = 256
-# Decoding releases Python's lock, but for images smaller than this most of the time goes to what
-# does not, and more threads are slower than one.
+# Decoding releases Python's global lock. Below this size most of the time is spent holding it, and
+# several threads are slower than one.
 _SIDE_WORTH_THREADS = 64
 _MAX_THREADS = 4
 
 
 class Request(NamedTuple):
-    """What is looked for: a split of a data set with square images, below `data_dir`."""
+    """A split of a data set of square images, to be read from below `data_dir`."""
 
     name: str
     split: str
@@ -39,11 +39,11 @@ class Request(NamedTuple):
 
     @property
     def root(self) -> Path:
-        """The absolute folder that `data_dir` means."""
+        """Absolute path of `data_dir`."""
         return root_of(self.data_dir)
 
     def error(self, problem: str, *, anew: bool = False) -> DatasetNotFoundError:
-        """An error that says what was looked for, what is wrong, and the command that mends it."""
+        """Error that names the data, the problem and the command that prepares the data."""
         command = f"make data NAME={self.name}"
         if self.data_dir is not None:
             command += f" DATA_DIR={shlex.quote(str(self.root))}"
@@ -57,13 +57,13 @@ class Request(NamedTuple):
 
 
 def root_of(data_dir: str | Path | None) -> Path:
-    """The absolute folder of all data sets; None is TFDS's own default."""
+    """Absolute folder of all data sets; TFDS's default if `data_dir` is None."""
     given = data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     return Path(given).expanduser().absolute()
 
 
 class _Chunk(NamedTuple):
-    """Records `start` to `end` of the split, all in one file."""
+    """Records `start` to `end` of the split, which one file holds."""
 
     path: Path
     start: int
@@ -71,7 +71,7 @@ class _Chunk(NamedTuple):
 
 
 def read(request: Request) -> tuple[UInt8[np.ndarray, "n h w 3"], Int[np.ndarray, " n"]]:
-    """Images and labels of a split, in the order in which they are stored."""
+    """Read images and labels of a split, in stored order."""
     builder = _open(request, _newest_version(request))
     chunks = list(_chunks(builder, request))
     total = chunks[-1].end
@@ -84,7 +84,7 @@ def read(request: Request) -> tuple[UInt8[np.ndarray, "n h w 3"], Int[np.ndarray
         try:
             for key, record in zip(keys, source.__getitems__(list(keys)), strict=True):
                 images[key], labels[key] = _decode(record, request.side)
-        except Exception as error:  # whatever array_record, protobuf or Pillow make of broken files
+        except Exception as error:  # array_record, protobuf and Pillow raise errors of many types
             raise request.error(
                 f"{chunk.path.name} in {chunk.path.parent} is damaged ({_line(error)})", anew=True
             ) from error
@@ -110,14 +110,14 @@ def _newest_version(request: Request) -> Path:
     )
     if request.data_dir is None:
         problem += (
-            f". If it lies elsewhere, name the folder that holds {name}/<version>: data_dir, "
-            f"--data-dir, or the environment variable TFDS_DATA_DIR"
+            f". If the data are elsewhere, give the folder with {name}/<version> as data_dir, "
+            f"as --data-dir, or in the environment variable TFDS_DATA_DIR"
         )
     raise request.error(problem)
 
 
 def _versions(folder: Path) -> dict[tuple[int, ...], Path]:
-    """Folders of prepared data, by their versions."""
+    """Folders of prepared data, by version."""
     return {
         tuple(map(int, path.parent.name.split("."))): path.parent
         for path in folder.glob("*/dataset_info.json")
@@ -126,7 +126,7 @@ def _versions(folder: Path) -> dict[tuple[int, ...], Path]:
 
 
 def _open(request: Request, folder: Path) -> Any:
-    """TFDS's builder for the folder, which is known to have the split in the format."""
+    """TFDS's builder for the folder, after checking that it has the split and the format."""
     packages = ("tensorflow_datasets", "array_record", "PIL")
     _extras.require(*packages, by=f"data.{request.name}", extra="tfds")
     import tensorflow_datasets as tfds
@@ -135,14 +135,14 @@ def _open(request: Request, folder: Path) -> Any:
         builder = tfds.builder_from_directory(folder)
         splits = sorted(builder.info.splits)
         formats = sorted(str(form.value) for form in builder.info.available_file_formats())
-    except Exception as error:  # JSON, protobuf and TFDS each have their own
+    except Exception as error:  # JSON, protobuf and TFDS raise errors of their own types
         raise request.error(
-            f"the description of the data in {folder} cannot be read ({_line(error)})", anew=True
+            f"dataset_info.json in {folder} cannot be read ({_line(error)})", anew=True
         ) from error
     if FORMAT not in formats:
         raise request.error(
             f"{folder} holds only the format {' and '.join(formats)}, which cannot be read without "
-            f"TensorFlow (preparing adds {FORMAT} beside it and downloads nothing)"
+            f"TensorFlow (preparing adds {FORMAT} files and downloads nothing)"
         )
     name = request.split.partition("[")[0]
     if name not in splits:
@@ -162,9 +162,9 @@ def _data_source(builder: Any, split: str) -> Any:
 
 
 def _chunks(builder: Any, request: Request) -> Iterator[_Chunk]:
-    """The split in pieces, none of which spans two files; each file exists."""
+    """The split in pieces, each within one file; raise if a file is missing."""
     info = builder.info
-    if info.file_format.value != FORMAT:  # another is TFDS's choice, and ours lies beside it
+    if info.file_format.value != FORMAT:  # TFDS prefers another of the formats in the folder
         info.set_file_format(FORMAT, override=True, override_if_initialized=True)
     instructions = info.splits[request.split].file_instructions
     if not instructions:
@@ -198,7 +198,7 @@ def _decode(record: bytes, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
 def _with_progress(
     work: Callable[[_Chunk], int], chunks: list[_Chunk], total: int, request: Request
 ) -> None:
-    """Run over the chunks in threads, with a progress bar where there is a terminal."""
+    """Apply `work` to the chunks in threads, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     threads = min(_MAX_THREADS, os.cpu_count() or 1) if request.side >= _SIDE_WORTH_THREADS else 1

@@ -1,4 +1,4 @@
-"""Random crops; resizing and blurring as products with one small matrix for each axis."""
+"""Random crop boxes; resizing and blurring as a product with a matrix for each axis."""
 
 import math
 
@@ -10,13 +10,13 @@ from sslstep._linalg import HIGHEST
 
 __all__ = ["apply_separable", "blur_matrix", "blur_radius", "crop_box", "resize_matrix"]
 
-_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+_ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
 
 
 def crop_box(
     key: Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Array, Array, Array, Array]:
-    """The crop's top, left, height and width, all whole numbers, as float32."""
+    """Draw a random crop: top, left, height and width, whole numbers in float32."""
     area, aspect, places = jax.random.split(key, 3)
     low, high = scale
     areas = height * width * jax.random.uniform(area, (_ATTEMPTS,), minval=low, maxval=high)
@@ -38,17 +38,17 @@ def crop_box(
     left = jnp.where(
         found, jnp.floor(u[1] * (width - columns + 1)), 1.0 * ((width - last_columns) // 2)
     )
-    # A product just below the bound may be rounded up to it.
+    # Rounding may lift a product to its exclusive upper bound.
     return jnp.minimum(top, height - rows), jnp.minimum(left, width - columns), rows, columns
 
 
 def resize_matrix(
     first: Float[Array, ""], length: Float[Array, ""], size: int, out: int
 ) -> Float[Array, "{out} {size}"]:
-    r"""What takes pixels ``first ... first + length`` of a row of ``size`` to ``out`` pixels.
+    r"""Matrix that resizes pixels ``first ... first + length`` of a row of ``size`` to ``out``.
 
-    The cubic kernel of Keys with a = -1/2 (1981), widened by the factor by which the row shrinks,
-    normalised within the window: what Pillow computes for a crop followed by ``Image.BICUBIC``.
+    The weights are the cubic kernel of Keys (1981) with a = -1/2, widened by the factor of
+    shrinking and normalised within the window, as in Pillow's crop and ``Image.BICUBIC`` resize.
     """
     scale = length / out
     width = jnp.maximum(scale, 1.0)
@@ -67,8 +67,8 @@ def _cubic(x: Array) -> Array:
 
 
 def blur_matrix(sigma: Float[Array, ""], size: int, radius: int) -> Float[Array, "{size} {size}"]:
-    """Convolution with a sampled Gaussian of ``2 radius + 1`` taps; edge pixels are repeated."""
-    # Pixels beyond an edge hold the edge's value: their weights are added to its weight.
+    """Matrix of a Gaussian filter with ``2 radius + 1`` taps and repeated edge pixels."""
+    # Pixels beyond an edge have the edge pixel's value: their weights are added to its weight.
     places = jnp.arange(-radius, size + radius, dtype=jnp.float32)
     distance = places[None, :] - jnp.arange(size, dtype=jnp.float32)[:, None]
     weights = jnp.exp(-0.5 * (distance / sigma) ** 2)
@@ -80,14 +80,14 @@ def blur_matrix(sigma: Float[Array, ""], size: int, radius: int) -> Float[Array,
 
 
 def blur_radius(sigma_max: float) -> int:
-    """Where a Gaussian may be cut: four standard deviations."""
+    """Radius of a Gaussian filter in pixels: four standard deviations."""
     return math.ceil(4 * sigma_max)
 
 
 def apply_separable(
     rows: Float[Array, "n out h"], columns: Float[Array, "n out w"], images: Float[Array, "n h w c"]
 ) -> Float[Array, "n out out c"]:
-    """Both matrices of each image applied, along its rows first, clipped to [0, 1] each time."""
+    """Apply a matrix to the width and one to the height of each image; clip to [0, 1] each time."""
     wide = jnp.einsum("now,nhwc->nhoc", columns, images, precision=HIGHEST)
     wide = jnp.clip(wide, 0.0, 1.0)
     return jnp.clip(jnp.einsum("noh,nhpc->nopc", rows, wide, precision=HIGHEST), 0.0, 1.0)

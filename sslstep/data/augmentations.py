@@ -1,9 +1,9 @@
-r"""Augmentations: the publications' random views of images, computed where the network runs.
+r"""Augmentations: random views of images, computed on the device that trains.
 
-A view is described by an :class:`Augmentation`, a pair of them by :class:`Views`. The functions
-are pure, have static shapes, and take one random key for each image, so that a batch split over
-devices gives the same views as a whole one. They belong inside the compiled training step, with
-the images as bytes on the device; :func:`sslstep.train.make_step` puts them there.
+An :class:`Augmentation` describes a view, and :class:`Views` a pair of views. The functions are
+pure and take one random key for each image, so that the views do not depend on the number of
+devices. They run inside the compiled training step (:func:`sslstep.train.make_step`), on images
+that are bytes on the device.
 """
 
 import math
@@ -35,30 +35,32 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Augmentation(NamedTuple):
-    """One view's random operations, in the order in which they are done.
+    """Random operations that make a view, in the order of application.
 
-    Hashable, and static under ``jax.jit``: what has probability 0 is not compiled. The defaults
-    leave everything out but the crop and the flip.
+    Hashable, and static under ``jax.jit``: operations of probability 0 are not compiled. By default
+    only the crop and the flip are active.
 
     Attributes:
-        size: side of the result, in pixels.
-        scale: between which fractions of the image's area the crop's lies, uniformly. None: the
-            crop is a window of ``size`` pixels, not resized.
-        ratio: between which aspect ratios, log-uniformly.
-        flip: probability of mirroring left and right.
-        jitter: probability of the colour jitter.
-        brightness: b; the factor is uniform in [max(0, 1 - b), 1 + b]; likewise the next two.
-        contrast: towards the mean grey.
-        saturation: towards the grey of each pixel.
-        hue: the shift is uniform in [-hue, hue], 1 being a full circle.
-        grey: probability of removing the colours.
+        size: side of the view in pixels.
+        scale: range of the crop's area as a fraction of the image's, drawn uniformly. None: the
+            crop is a window of ``size`` pixels and is not resized.
+        ratio: range of the crop's aspect ratio, drawn log-uniformly.
+        flip: probability of a horizontal flip.
+        jitter: probability of the colour jitter (brightness, contrast, saturation and hue).
+        brightness: range b of the brightness factor, uniform in [max(0, 1 - b), 1 + b].
+        contrast: range c of the factor that scales the distance from the image's mean grey, uniform
+            in [max(0, 1 - c), 1 + c].
+        saturation: range s of the factor that scales the distance from each pixel's grey, uniform
+            in [max(0, 1 - s), 1 + s].
+        hue: range h of the hue shift, uniform in [-h, h]; 1 is a full circle.
+        grey: probability of conversion to grey.
         blur: probability of a Gaussian blur.
-        sigma: between which standard deviations, in pixels, uniformly.
-        blur_radius: where the Gaussian is cut, in pixels, at least 0; None: at four times the
-            largest σ.
-        solarise: probability of inverting what is brighter than a half.
-        mean: subtracted from each channel at the end; None: nothing.
-        std: by which each is then divided, positive.
+        sigma: range of the blur's standard deviation in pixels, drawn uniformly.
+        blur_radius: radius of the blur's filter in pixels, at least 0; None: four times the largest
+            standard deviation.
+        solarise: probability of inverting all values of at least 0.5.
+        mean: constant subtracted from each channel at the end; None: no subtraction.
+        std: positive divisor of each channel, after the subtraction; None: no division.
     """
 
     size: int
@@ -80,11 +82,11 @@ class Augmentation(NamedTuple):
 
 
 class Views(NamedTuple):
-    """Two views' augmentations.
+    """Augmentations of a pair of views.
 
     Attributes:
-        first: of the first view.
-        second: of the second.
+        first: augmentation of the first view.
+        second: augmentation of the second view.
     """
 
     first: Augmentation
@@ -92,16 +94,16 @@ class Views(NamedTuple):
 
 
 def barlow_twins_views(size: int) -> Views:
-    """The views of Barlow Twins (Zbontar et al. 2021, App. A), which are BYOL's.
+    """Views of Barlow Twins (Zbontar et al. 2021, Appendix A) and BYOL.
 
-    Resized crop, flip, colour jitter, grey, blur (always in the first view, with probability 0.1 in
-    the second), solarisation (in the second, 0.2), ImageNet's mean and deviation.
+    Resized crop, flip, colour jitter, conversion to grey, blur (probability 1 in the first view,
+    0.1 in the second), solarisation (0 and 0.2), normalisation by ImageNet's mean and deviation.
 
     Args:
         size: side of the views in pixels.
 
     Returns:
-        :class:`Views`.
+        The augmentations of both views.
 
     Example:
         >>> from sslstep import data
@@ -123,15 +125,15 @@ def barlow_twins_views(size: int) -> Views:
 
 
 def vicreg_views(size: int, *, symmetric: bool = False) -> Views:
-    """The views of VICReg (Bardes et al. 2022).
+    """Views of VICReg (Bardes et al. 2022).
 
     Args:
         size: side of the views in pixels.
-        symmetric: whether both views have blur 0.5 and solarisation 0.1, as the publication's
-            Appendix C.1 says; else those of :func:`barlow_twins_views`, as its code does.
+        symmetric: if true, both views have blur 0.5 and solarisation 0.1, as in the publication's
+            Appendix C.1; if false, they are :func:`barlow_twins_views`, as in its code.
 
     Returns:
-        :class:`Views`.
+        The augmentations of both views.
 
     Example:
         >>> from sslstep import data
@@ -145,15 +147,18 @@ def vicreg_views(size: int, *, symmetric: bool = False) -> Views:
 
 
 def simclr_views(size: int, *, strength: float = 1.0, blur: float = 0.5) -> Views:
-    """The views of SimCLR (Chen et al. 2020): crop, flip, jitter, grey, blur, for both alike.
+    """Views of SimCLR (Chen et al. 2020): the same crop, flip, jitter, grey and blur for both.
+
+    Views are not normalised. The blur's filter has a radius of a twentieth of ``size``.
 
     Args:
         size: side of the views in pixels.
-        strength: of the colour jitter; the publication has 1 for ImageNet, 0.5 for CIFAR-10.
-        blur: its probability; the publication has none, 0, for CIFAR-10.
+        strength: strength of the colour jitter; the publication has 1 for ImageNet and 0.5 for
+            CIFAR-10.
+        blur: probability of the blur; the publication has 0.5 for ImageNet and 0 for CIFAR-10.
 
     Returns:
-        :class:`Views`. Not normalised. The Gaussian is cut at a twentieth of the size.
+        The augmentations of both views.
 
     Example:
         >>> from sslstep import data
@@ -175,14 +180,14 @@ def simclr_views(size: int, *, strength: float = 1.0, blur: float = 0.5) -> View
 
 
 def crop_views(size: int, *, flip: float = 0.5) -> Views:
-    """Two windows of each image, not resized, each flipped or not.
+    """Views that are windows of the image, not resized, with a random horizontal flip.
 
     Args:
         size: side of the windows in pixels.
-        flip: probability of mirroring left and right.
+        flip: probability of the flip.
 
     Returns:
-        :class:`Views`.
+        The augmentations of both views.
 
     Example:
         >>> from sslstep import data
@@ -196,18 +201,19 @@ def crop_views(size: int, *, flip: float = 0.5) -> Views:
 def two_views(
     keys: Key[Array, " n"], images: Shaped[ArrayLike, "n h w c"], views: Views
 ) -> tuple[Float[Array, "n s s c"], Float[Array, "n t t c"]]:
-    """Two independent random views of each image.
+    """Draw two independent random views of each image.
 
     Args:
-        keys: one for each image.
-        images: as :func:`augment` takes them.
+        keys: typed random keys (``jax.random.key``), one for each image.
+        images: bytes, or floats in [0, 1], shape ``(n, h, w, c)``.
         views: the two augmentations; static.
 
     Returns:
-        ``(x, x_prime)``.
+        ``(x, x_prime)``, the first and the second view of each image, in float32 for bytes and in
+        the images' dtype for floats.
 
     Raises:
-        ValueError: as :func:`augment`.
+        ValueError: under the conditions of :func:`augment`.
 
     Example:
         >>> import jax
@@ -225,28 +231,29 @@ def two_views(
 def augment(
     keys: Key[Array, " n"], images: Shaped[ArrayLike, "n h w c"], augmentation: Augmentation
 ) -> Float[Array, "n s s c"]:
-    r"""One random view of each image.
+    r"""Draw one random view of each image.
 
-    In the order of :class:`Augmentation`: a crop drawn as torchvision's ``RandomResizedCrop`` draws
-    it (ten attempts, then the largest centred crop of an admitted ratio) and resized with Pillow's
-    bicubic kernel; a flip; brightness, contrast, saturation and hue, each image in its own random
-    order; grey; Gaussian blur with edge pixels repeated; solarisation; normalisation. Colours are
-    numbers in [0, 1], clipped after each operation as bytes would be, but not rounded to bytes.
+    The operations, in order: a crop, drawn as in torchvision's ``RandomResizedCrop`` (ten attempts,
+    then the largest centred crop of an admitted ratio) and resized with Pillow's bicubic kernel; a
+    horizontal flip; brightness, contrast, saturation and hue in a random order for each image;
+    conversion to grey; Gaussian blur with repeated edge pixels; solarisation; normalisation. Values
+    are clipped to [0, 1] after each operation and not rounded to bytes.
 
     Args:
-        keys: one for each image, typed (``jax.random.key``).
-        images: bytes, or floating-point numbers in [0, 1], shape ``(n, h, w, c)``; c must be 3 if
-            there are operations on colours. Values are checked where they are known. Within a
-            compiled step they are not, and what is outside of [0, 1] is clipped: check them before
-            by :func:`checked_images`.
-        augmentation: what to do; static.
+        keys: typed random keys (``jax.random.key``), one for each image.
+        images: bytes, or floats in [0, 1], shape ``(n, h, w, c)``; c must be 3 for jitter and grey.
+            Inside a compiled function values are unknown, and values outside [0, 1] are clipped:
+            apply :func:`checked_images` beforehand.
+        augmentation: the operations and their ranges; static.
 
     Returns:
-        Shape ``(n, size, size, c)``, float32 for bytes, else of the images' dtype.
+        Views of shape ``(n, size, size, c)``, in float32 for bytes and in the images' dtype for
+        floats.
 
     Raises:
-        ValueError: if shapes do not fit, ``images`` is of another dtype or not within [0, 1], or a
-            number of ``augmentation`` is out of range; the message names it.
+        ValueError: if ``images`` is not a batch of images of bytes or of floats in [0, 1]; if
+            ``keys`` does not hold one typed key for each image; or if a field of ``augmentation``
+            is out of range.
 
     Example:
         >>> import jax
@@ -324,7 +331,7 @@ def _resized_crop(
 
 
 def _jitter_draws(keys: Array, a: Augmentation) -> tuple[Array, Array]:
-    """The order of the four operations and their strengths, neutral ones without jitter."""
+    """Draw order and strengths of the four operations; images without jitter get neutral ones."""
     order_keys, strength_keys = jax.vmap(jax.random.split)(keys).T
     order = jax.vmap(lambda key: jax.random.permutation(key, 4))(order_keys)
     draws = _uniform(strength_keys, 5)
@@ -371,11 +378,13 @@ def _require_valid(a: Augmentation, shape: Sequence[int]) -> None:
     if a.blur_radius is not None and a.blur_radius < 0:
         raise ValueError(f"blur_radius must be at least 0, got {a.blur_radius}.")
     if (a.jitter or a.grey) and channels != 3:
-        raise ValueError(f"jitter and grey want images of 3 channels, got {channels}.")
+        raise ValueError(f"jitter and grey need images of 3 channels, got {channels}.")
     for name in ("mean", "std"):
         value = getattr(a, name)
         if value is not None and len(value) not in (1, channels):
-            raise ValueError(f"{name} must have one number for each of {channels} channels.")
+            raise ValueError(
+                f"{name} must have one number for each of {channels} channels, got {value}."
+            )
         if value is not None and not all(map(math.isfinite, value)):
             raise ValueError(f"{name} must be finite, got {value}.")
     if a.std is not None and min(a.std) <= 0:

@@ -1,9 +1,8 @@
-"""Fetch CIFAR-10 or STL-10 and prepare it for sslstep: run once, where there is TensorFlow.
+"""Download CIFAR-10 or STL-10 and prepare it for sslstep; needs TensorFlow, once.
 
-tensorflow-datasets prepares data with TensorFlow, which sslstep itself does not use. So this file
-is run by its path, by ``make data``, in an environment that need not hold sslstep or JAX: it
-imports the standard library and tensorflow_datasets, no more. What to install is in
-``requirements-prepare.txt``.
+tensorflow-datasets prepares data with TensorFlow, which sslstep does not use. ``make data``
+therefore runs this file by path in a separate environment (``requirements-prepare.txt``), without
+sslstep and JAX. It imports only the standard library and tensorflow_datasets.
 """
 
 import argparse
@@ -26,31 +25,31 @@ FORMAT = "array_record"
 
 NEEDED = ("tensorflow", "tensorflow_datasets", "array_record", "importlib_resources")
 
-# The archive, what is in it, and the prepared data are each about as large as the archive.
+# The archive, its extracted content and the prepared data are about equally large.
 SPACE_PER_ARCHIVE_BYTE = 3
 
 EPILOG = """\
-The archives are 0.2 GB (cifar10) and 2.6 GB (stl10); three times as much disk space is needed,
-two thirds of which is free again after deleting DIR/downloads. Interrupted, run it again: a
-finished download is kept. Without network, put the archive into DIR/downloads/manual first. Data
-that are there in the tfrecord format are copied into the array_record format, beside it.
+The archives are 0.2 GB (cifar10) and 2.6 GB (stl10). Preparing needs three times as much disk
+space; deleting DIR/downloads afterwards frees two thirds of it. If the program is interrupted, run
+it again: a finished download is kept. Without network, put the archive into DIR/downloads/manual
+first. Data prepared in tfrecord format are copied to array_record files in the same folder.
 """
 
 
 class PreparationError(Exception):
-    """What a user can mend; the message is one line."""
+    """A failure that the user can fix; the message is one line."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepare what the command line asks for; the exit status."""
+    """Run the command line and return the exit status."""
     options = parser().parse_args(arguments)
-    # Numbers are only copied here: no log of TensorFlow's start, and no GPU taken.
+    # TensorFlow only copies data here: it needs no start-up log and no GPU.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     try:
         print(prepare(options.name, options.data_dir, overwrite=options.overwrite))
     except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again to go on", file=sys.stderr)
+        print("\ninterrupted: run the same command again to continue", file=sys.stderr)
         return 130
     except PreparationError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -71,16 +70,16 @@ def parser() -> argparse.ArgumentParser:
         "--data-dir",
         metavar="DIR",
         type=lambda text: Path(text).expanduser().absolute(),
-        help="where prepared data lie (default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets)",
+        help="folder of prepared data (default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets)",
     )
     wanted.add_argument(
-        "--overwrite", action="store_true", help="prepare anew what is there, when it is damaged"
+        "--overwrite", action="store_true", help="replace prepared data, for example damaged ones"
     )
     return wanted
 
 
 def prepare(name: str, data_dir: Path | None, *, overwrite: bool = False) -> str:
-    """Make sure that a data set is there in array_record format; a line to say what is there."""
+    """Prepare a data set in array_record format, if necessary; return a line of report."""
     missing = [module for module in NEEDED if find_spec(module) is None]
     if missing:
         raise PreparationError(
@@ -89,54 +88,54 @@ def prepare(name: str, data_dir: Path | None, *, overwrite: bool = False) -> str
         )
     import tensorflow_datasets as tfds
 
-    # Of the class, not of a builder, which would read what is there, and that may be damaged.
+    # From the class: a builder would read the prepared data, which may be damaged.
     urls = tfds.builder_cls(name).url_infos
     if data_dir is None:
         data_dir = Path(tfds.core.constants.DATA_DIR).expanduser().absolute()
     folder = data_dir / name / str(tfds.builder_cls(name).VERSION)
     if folder.exists() and not overwrite:
-        done = "was there already"
+        done = "was already prepared"
         if FORMAT not in formats(folder):
             copy_records(tfds.builder_from_directory(folder))
-            done = f"was there, and is now also in {FORMAT} format"
+            done = f"was already prepared, and has been copied to {FORMAT} format"
     else:
         require_space(urls, folder)
         require_network(urls, data_dir / "downloads")
         generate(name, folder)
-        done = "is prepared"
+        done = "has been prepared"
     return f"{name} {done}: {contents(tfds.builder_from_directory(folder))} in {folder}"
 
 
 def formats(folder: Path) -> list[str]:
-    """The formats in which a folder holds its records."""
+    """Formats in which a folder holds its records."""
     info = read_info(folder)
     return [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """TFDS's description of a prepared folder."""
+    """Read TFDS's description of a prepared folder."""
     try:
         return dict(json.loads((folder / "dataset_info.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise PreparationError(
             f"{folder} has no readable dataset_info.json ({error}): "
-            f"prepare it anew with --overwrite"
+            f"prepare it again with --overwrite"
         ) from error
 
 
 def contents(builder: Any) -> str:
-    """The splits and their numbers of images; every file is there."""
+    """List the splits and their numbers of images; raise if a file is missing."""
     builder.info.set_file_format(FORMAT, override=True, override_if_initialized=True)
     for split in builder.info.splits.values():
         missing = [path for path in split.filepaths if not path.is_file()]
         if missing:
-            raise PreparationError(f"{missing[0]} is missing: prepare anew with --overwrite")
+            raise PreparationError(f"{missing[0]} is missing: prepare again with --overwrite")
     counts = [f"{name} {split.num_examples}" for name, split in builder.info.splits.items()]
     return ", ".join(counts)
 
 
 def generate(name: str, folder: Path) -> None:
-    """Download and prepare. What was there is removed if that succeeds, and kept if not."""
+    """Download and prepare; existing data are removed on success and restored on failure."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import download_manager, extractor
 
@@ -156,7 +155,7 @@ def generate(name: str, folder: Path) -> None:
 
 @contextmanager
 def set_aside(folder: Path) -> Iterator[None]:
-    """Move a folder away, and back if the body fails."""
+    """Rename a folder during the body; delete it on success, restore it on failure."""
     aside = folder.with_name(f"{folder.name}.replaced")
     if folder.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -171,7 +170,7 @@ def set_aside(folder: Path) -> Iterator[None]:
 
 
 def require_space(urls: dict[str, Any], folder: Path) -> None:
-    """Fail before the download if the disk cannot hold what it leads to."""
+    """Raise if the disk has too little space for the archive and the prepared data."""
     needed = SPACE_PER_ARCHIVE_BYTE * sum(int(info.size) for info in urls.values())
     there = next(parent for parent in folder.parents if parent.exists())
     free = shutil.disk_usage(there).free
@@ -183,26 +182,29 @@ def require_space(urls: dict[str, Any], folder: Path) -> None:
 
 
 def require_network(urls: dict[str, Any], downloads: Path) -> None:
-    """Fail at once if the archive has to be fetched and cannot: TFDS would try for minutes."""
+    """Raise if an archive must be downloaded and the server is out of reach.
+
+    TFDS alone would retry for minutes.
+    """
     fetched = " ".join(note.read_text(encoding="utf-8") for note in downloads.rglob("*.INFO"))
     for url, info in urls.items():
         manual = downloads / "manual" / info.filename
         if manual.is_file() or url in fetched:
-            continue  # by the user or by TFDS, which checks what it is
+            continue  # already downloaded; TFDS verifies the checksum
         try:
             request = urllib.request.Request(url, method="HEAD")
             urllib.request.urlopen(request, timeout=30).close()
         except urllib.error.HTTPError:
-            pass  # an answer: TFDS will say what is wrong with it
+            pass  # the server answers: TFDS reports the error
         except OSError as error:
             raise PreparationError(
-                f"cannot reach {url} ({error}): try again, or fetch it elsewhere and put it at "
-                f"{manual}"
+                f"cannot reach {url} ({error}): try again, or download it on another computer and "
+                f"put it at {manual}"
             ) from error
 
 
 def copy_records(builder: Any) -> None:
-    """Copy prepared data from tfrecord into array_record format, in the same folder."""
+    """Copy prepared data from tfrecord to array_record format, in the same folder."""
     from tensorflow_datasets.core import file_adapters as adapters
 
     folder = Path(builder.data_path)
@@ -210,7 +212,7 @@ def copy_records(builder: Any) -> None:
     if source.FILE_SUFFIX not in formats(folder):
         raise PreparationError(
             f"{folder} holds the format {' and '.join(formats(folder))}, which is not supported: "
-            f"prepare it anew with --overwrite"
+            f"prepare it again with --overwrite"
         )
     try:
         for split in builder.info.splits.values():
@@ -223,7 +225,7 @@ def copy_records(builder: Any) -> None:
                     partial, ((None, record) for record in records)
                 )
                 partial.replace(target)
-        # Last, so that an interrupted copy does not count as made.
+        # Written last, so that an interrupted copy is not listed.
         info = read_info(folder)
         info["alternativeFileFormats"] = [*info.get("alternativeFileFormats", []), FORMAT]
         partial = folder / "dataset_info.json.partial"

@@ -1,4 +1,4 @@
-"""Where images come from: embedded photographs, TFDS's CIFAR-10 and STL-10, a folder of files."""
+"""Image sources: embedded photographs, CIFAR-10 and STL-10 from TFDS, folders of files."""
 
 import re
 from pathlib import Path
@@ -15,12 +15,12 @@ __all__ = ["Dataset", "DatasetNotFoundError", "cifar10", "image_folder", "load",
 
 
 class Dataset(NamedTuple):
-    """One split of a set of images.
+    """One split of an image data set.
 
     Attributes:
-        images: bytes in RGB, shape ``(n, h, w, 3)``.
-        labels: indices into ``label_names``, shape ``(n,)``; -1 is unlabelled.
-        label_names: a name for each label.
+        images: RGB bytes, shape ``(n, h, w, 3)``.
+        labels: indices into ``label_names``, shape ``(n,)``; -1 for an unlabelled image.
+        label_names: name of each label.
     """
 
     images: UInt8[np.ndarray, "n h w 3"]
@@ -29,7 +29,7 @@ class Dataset(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """A data set that tensorflow-datasets knows."""
+    """Properties of a data set that tensorflow-datasets prepares."""
 
     side: int
     splits: tuple[str, ...]
@@ -63,22 +63,24 @@ def load(
     size: int | None = None,
     data_dir: str | Path | None = None,
 ) -> Dataset:
-    """One split of a data set, by its name.
+    """Load a split of a data set by name.
 
     Args:
-        name: ``"photos"``, ``"cifar10"`` or ``"stl10"``.
-        split: one that the data set has, or a part of one, such as ``"train[:1000]"``.
-        size: side of the images in pixels. The photographs come in 32 and 96, of which 32 is the
-            default; CIFAR-10 has 32 and STL-10 has 96, and nothing is resized.
-        data_dir: as for :func:`cifar10`; the photographs do not need it.
+        name: ``"photos"``, ``"cifar10"`` or ``"stl10"``; :func:`image_folder` reads a folder.
+        split: a split of the data set, or a part of one, such as ``"train[:1000]"``.
+        size: side of the images in pixels: 32 (default) or 96 for the photographs, 32 for CIFAR-10,
+            96 for STL-10. Images are not resized.
+        data_dir: folder that holds ``<name>/<version>`` as TFDS prepared it; None for TFDS's
+            default, the environment variable ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``. Not
+            used for the photographs.
 
     Returns:
-        The split, whole unless a part was asked for.
+        The split.
 
     Raises:
-        ValueError: if there is no such data set, or it has no such split or size. A folder of
-            one's own is no name: :func:`image_folder` reads it.
-        DatasetNotFoundError: if the data are not there, as for :func:`cifar10`.
+        ValueError: if the data set does not exist, or has no such split or size.
+        DatasetNotFoundError: if the data are missing, lack the split, are in a format that needs
+            TensorFlow, or are damaged.
 
     Example:
         >>> from sslstep import data
@@ -89,23 +91,20 @@ def load(
         return photos(split, 32 if size is None else size)
     if name not in _PREPARED:
         known = ", ".join(map(repr, ("photos", *_PREPARED)))
-        raise ValueError(
-            f"name must be one of {known}, got {name!r}; a folder is read by image_folder."
-        )
+        raise ValueError(f"name must be one of {known}, got {name!r}; image_folder reads a folder.")
     if size not in (None, _PREPARED[name].side):
         raise ValueError(f"size of {name} is {_PREPARED[name].side}, got {size}.")
     return _prepared_split(name, split, data_dir)
 
 
 def photos(split: str = "train", size: int = 32) -> Dataset:
-    """Patches of ten photographs that scikit-image and scikit-learn carry: no network, no download.
+    """Load patches of the ten photographs in scikit-image and scikit-learn, without a download.
 
-    The label of a patch is the photograph that it comes from. Windows of 1, 2 and 4 times the size
-    asked for, as far as they fit, are averaged down to it. The right third of a photograph is the
-    test split and the rest the training split, cut apart before anything is averaged: no pixel is
-    in both. Within a split windows overlap. Nearly constant patches are left out. Each photograph
-    gives equally many, and the order is shuffled, the same everywhere, so that the first n patches
-    are a fair sample.
+    The label of a patch is its photograph. Windows of 1, 2 and 4 times ``size`` are averaged to
+    ``size``, at the scales at which they fit. The right third of each photograph is the test split
+    and the rest the training split; they share no pixel. Within a split windows overlap. Nearly
+    constant patches are dropped. Each photograph contributes equally many patches. They are
+    shuffled in an order that is the same everywhere: the first n are a fair sample.
 
     Args:
         split: ``"train"`` or ``"test"``, or a part of one, such as ``"train[:1000]"`` or
@@ -113,10 +112,11 @@ def photos(split: str = "train", size: int = 32) -> Dataset:
         size: side of the patches in pixels, 32 or 96.
 
     Returns:
-        At most 6310 training or 2390 test patches of size 32; 810 or 270 of size 96.
+        Up to 6310 training or 2390 test patches of size 32; up to 810 or 270 of size 96.
 
     Raises:
-        ValueError: if there is no such split or size, or the part of it is none.
+        ValueError: if ``split`` or ``size`` is not one of the above, or if the part of the split is
+            malformed, out of range or empty.
         DatasetNotFoundError: if a photograph is missing from its package.
 
     Example:
@@ -138,70 +138,71 @@ def photos(split: str = "train", size: int = 32) -> Dataset:
 
 
 def cifar10(split: str = "train", data_dir: str | Path | None = None) -> Dataset:
-    """CIFAR-10, which ``make data NAME=cifar10`` has prepared; read without TensorFlow.
+    """Load CIFAR-10, prepared once by ``make data NAME=cifar10``, without TensorFlow.
 
-    The newest version below the folder is taken, in the order in which TFDS shuffled it.
+    The newest version in the folder is read, in the order in which TFDS shuffled it.
 
     Args:
-        split: ``"train"`` or ``"test"``, or a part of one as TFDS writes it, such as
+        split: ``"train"`` or ``"test"``, or a part of one in TFDS's notation, such as
             ``"train[:1000]"``.
-        data_dir: the folder that holds ``cifar10/<version>``, on a local disk. None is TFDS's own
-            default: the environment variable ``TFDS_DATA_DIR`` or else ``~/tensorflow_datasets``.
+        data_dir: local folder that holds ``cifar10/<version>``; None for TFDS's default, the
+            environment variable ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
 
     Returns:
-        At most 50000 or 10000 images of 32×32 pixels, with their labels.
+        Up to 50000 training or 10000 test images of 32×32 pixels, with labels.
 
     Raises:
-        ValueError: if there is no such split.
-        DatasetNotFoundError: if the data are not there, lack the split, are in a format that needs
-            TensorFlow, or are damaged. The message has the command that prepares them.
+        ValueError: if ``split`` does not exist or selects no images.
+        DatasetNotFoundError: if the data are missing, lack the split, are in a format that needs
+            TensorFlow, or are damaged. The message contains the command that prepares the data.
     """
     return _prepared_split("cifar10", split, data_dir)
 
 
 def stl10(split: str = "unlabelled", data_dir: str | Path | None = None) -> Dataset:
-    """STL-10, which ``make data NAME=stl10`` has prepared; read without TensorFlow.
+    """Load STL-10, prepared once by ``make data NAME=stl10``, without TensorFlow.
 
     Args:
         split: ``"unlabelled"``, ``"train"`` or ``"test"``, or a part of one, such as
-            ``"unlabelled[:1000]"``. All of ``unlabelled`` takes 2.8 GB of memory.
-        data_dir: as for :func:`cifar10`.
+            ``"unlabelled[:1000]"``. The whole of ``unlabelled`` takes 2.8 GB of memory.
+        data_dir: local folder that holds ``stl10/<version>``; None for TFDS's default, the
+            environment variable ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
 
     Returns:
-        At most 100000, 5000 or 8000 images of 96×96 pixels. In ``unlabelled`` all labels are -1.
+        Up to 100000, 5000 or 8000 images of 96×96 pixels. All labels of ``unlabelled`` are -1.
 
     Raises:
-        ValueError: as for :func:`cifar10`.
-        DatasetNotFoundError: as for :func:`cifar10`.
+        ValueError: if ``split`` does not exist or selects no images.
+        DatasetNotFoundError: if the data are missing, lack the split, are in a format that needs
+            TensorFlow, or are damaged. The message contains the command that prepares the data.
     """
     return _prepared_split("stl10", split, data_dir)
 
 
 def image_folder(folder: str | Path, size: int) -> Dataset:
-    """Images of one's own, all of them in memory.
+    """Load your own image files, all into memory.
 
-    Each is turned as its camera says, converted to RGB, cut to the square in its middle and resized
-    (bicubic, averaged where it shrinks). Of greyscale with 16 bits, 65535 is white.
+    Each image is rotated by its EXIF orientation, converted to RGB, cropped to its central square
+    and resized (bicubic, averaged where it shrinks). In greyscale images of 16 bits 65535 is white.
+
+    Files are recognised by their endings and read if the installed Pillow supports the format (HEIC
+    needs a registered ``pillow_heif``). Links are followed. Files and folders whose names begin
+    with a dot are ignored. A warning counts everything else that is skipped: other files,
+    unsupported formats, dead links, folders without images, system folders such as ``__MACOSX``.
 
     Args:
-        folder: image files, or a folder of them for each class, or both. Classes are the folders
-            in which an image lies, at any depth, in alphabetical order; files are in the order of
-            their paths within one. Links are followed. Files are known as images by their endings,
-            and read if Pillow can: JPEG 2000 and AVIF as a rule, HEIC once ``pillow_heif`` is
-            registered with it. What begins with a dot is passed over, as the thumbnails and
-            checkpoints that programs hide. A warning says what else was passed over, how much, and
-            why: other files, images that Pillow cannot open, dead links, folders without images,
-            and such as ``__MACOSX``.
+        folder: a folder with image files, with a folder of them for each class, or with both.
+            Images of a class may lie at any depth. Classes are in alphabetical order; images are in
+            the order of their paths within each class.
         size: side of the images in pixels.
 
     Returns:
-        The images. Files that lie in ``folder`` itself have the label -1, those in a folder of it,
-        at any depth, the label of that name.
+        The images. The label of an image is its class, or -1 if the file is in ``folder`` itself.
 
     Raises:
-        DatasetNotFoundError: if there is no such folder, no image in it, or one that cannot be
-            read, with its path: it is damaged, larger than Pillow allows, or of 32-bit integers or
-            floating-point numbers, of which it is not known which is white.
+        DatasetNotFoundError: if ``folder`` does not exist or contains no image, or if an image is
+            damaged, larger than Pillow allows, or made of 32-bit integers or floating-point
+            numbers, whose value of white is unknown.
         ValueError: if ``size`` is below 1.
 
     Example:
@@ -220,18 +221,19 @@ def image_folder(folder: str | Path, size: int) -> Dataset:
 
 
 def _part(split: str, written: str, num: int) -> slice:
-    """What TFDS takes a part of a split of so many images to be, such as [:1000] or [50%:]."""
+    """Slice of a split of `num` images that TFDS's notation denotes, such as [:1000] or [50%:]."""
     found = re.fullmatch(r"(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", written)
     if found is None:
         raise ValueError(
-            f"split {split!r} of photos must be as 'train', 'train[:10]' or 'train[5%:]'."
+            f"split of photos must have the form 'train', 'train[:10]' or 'train[5%:]', "
+            f"got {split!r}."
         )
     bounds = []
     for bound, default in zip(found.groups(), ("0", str(num)), strict=True):
         text = bound or default
         place = round(int(text[:-1]) * num / 100) if text.endswith("%") else int(text)
         if abs(place) > num:
-            raise ValueError(f"split {split!r} of photos is incompatible with {num} images.")
+            raise ValueError(f"split {split!r} of photos goes beyond its {num} images.")
         bounds.append(place + num if text.startswith("-") else place)
     if bounds[0] >= bounds[1]:
         raise ValueError(f"split {split!r} of photos selects no images.")

@@ -1,4 +1,4 @@
-r"""Positive pairs: two random views of each image, and images as feature vectors."""
+r"""Positive pairs of random crops, images as feature vectors, checks of images."""
 
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from sslstep import _check
 
 __all__ = ["checked_images", "flatten", "random_crop_pairs"]
 
-# Half a level of a byte: what lies beyond [0, 1] by no more is as good as clipped.
+# Half a level of a byte: values outside [0, 1] by no more are accepted.
 _ROUNDING = 0.5 / 255
 
 
@@ -21,7 +21,7 @@ def random_crop_pairs(
     images: Shaped[ArrayLike, "n h w c"],
     size: int,
 ) -> tuple[Shaped[Array, "n {size} {size} c"], Shaped[Array, "n {size} {size} c"]]:
-    r"""Two random crops of each image, the positive pairs of Section 4.4.
+    r"""Draw two random crops of each image, the positive pairs of Section 4.4.
 
     A crop of image i is the window
 
@@ -29,22 +29,22 @@ def random_crop_pairs(
         \qquad r \sim \mathcal{U}\{0, \dots, h - \text{size}\},
         \quad s \sim \mathcal{U}\{0, \dots, w - \text{size}\},
 
-    both ends included, with r and s drawn independently for each image and each of the two views.
-    Nothing is padded or resized. With ``size`` equal to h and w both views are the image itself.
+    with r and s drawn independently for each image and each view. Both ends are included. Images
+    are neither padded nor resized.
 
     Args:
-        key: a random key, typed (``jax.random.key``) or raw (``jax.random.PRNGKey``).
-        images: shape ``(n, h, w, c)``, of any dtype.
-        size: side of the crops in pixels, at least 1 and at most min(h, w). Static: another size
-            compiles another program.
+        key: random key, typed (``jax.random.key``) or raw (``jax.random.PRNGKey``).
+        images: images of any dtype, shape ``(n, h, w, c)``.
+        size: side of the crops in pixels, from 1 to min(h, w); static.
 
     Returns:
-        ``(crops, crops_prime)``, each of shape ``(n, size, size, c)`` and the images' dtype: row i
-        of both comes from image i.
+        ``(crops, crops_prime)``, each of shape ``(n, size, size, c)`` and the images' dtype. Row i
+        of both is a crop of image i.
 
     Raises:
-        ValueError: if ``images`` is empty or not of four dimensions, or ``size`` does not fit.
-        TypeError: if ``key`` is no key.
+        ValueError: if ``images`` is empty or does not have shape ``(n, h, w, c)``, or if ``size``
+            is out of range.
+        TypeError: if ``key`` is not a random key.
 
     Example:
         >>> import jax
@@ -87,29 +87,28 @@ def flatten(
     mean: Float[ArrayLike, " c"] | None = None,
     std: Float[ArrayLike, " c"] | None = None,
 ) -> Float[Array, "n h*w*c"]:
-    r"""Images as feature vectors: bytes to numbers in [0, 1], one row for each image.
+    r"""Convert images to feature vectors in [0, 1], one row for each image.
 
-    With ``standardise`` each channel has its mean subtracted and is divided by its standard
-    deviation, both taken over all pixels of all the given images: one constant each for a channel,
-    so that the images keep their differences. A channel that is constant over the set becomes zero.
+    With ``standardise`` each channel is shifted by its mean and divided by its standard deviation
+    over all pixels of all images. A channel that is constant becomes zero.
 
-    The two views of a positive pair should share these constants: flatten them together, as below,
-    or give ``mean`` and ``std``.
+    Both views of a positive pair should be standardised by the same constants: flatten them
+    together, as in the example, or give ``mean`` and ``std``.
 
     Args:
         images: bytes, shape ``(n, h, w, c)``.
         dtype: floating-point type of the result; static.
         standardise: whether to standardise each channel; static.
-        mean: per channel, shape ``(c,)``, for pixels in [0, 1]: used in place of the images' own.
-        std: likewise, all positive.
+        mean: mean of each channel for pixels in [0, 1], shape ``(c,)``; None for the images' mean.
+        std: positive deviation of each channel, shape ``(c,)``; None for the images' deviation.
 
     Returns:
-        Shape ``(n, h * w * c)``, with c varying fastest.
+        Feature vectors, shape ``(n, h * w * c)``, with c varying fastest.
 
     Raises:
-        ValueError: if ``images`` is not bytes of four dimensions or is empty; if ``dtype`` is not a
-            floating-point type; if ``mean`` or ``std`` is given without ``standardise``, does not
-            have one value for each channel, ``mean`` is not finite, or ``std`` is not positive.
+        ValueError: if ``images`` is empty or not bytes of shape ``(n, h, w, c)``; if ``dtype`` is
+            not a floating-point type; if ``mean`` or ``std`` is given without ``standardise`` or
+            does not have shape ``(c,)``; if ``mean`` is not finite; or if ``std`` is not positive.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -138,7 +137,7 @@ def flatten(
 def _standardised(pixels: Array, mean: ArrayLike | None, std: ArrayLike | None) -> Array:
     every_pixel = (0, 1, 2)
     if std is None:
-        # Asked of the pixels: the mean of equal numbers is rounded and leaves a deviation.
+        # By the extremes: the rounded mean of equal numbers leaves a nonzero deviation.
         constant = pixels.max(every_pixel) == pixels.min(every_pixel)
         std = jnp.where(constant, jnp.inf, pixels.std(every_pixel))
     if mean is None:
@@ -148,22 +147,21 @@ def _standardised(pixels: Array, mean: ArrayLike | None, std: ArrayLike | None) 
 
 
 def checked_images(images: Shaped[ArrayLike, "n h w c"]) -> Shaped[ArrayLike, "n h w c"]:
-    """The images, if they are what views are made of: bytes, or numbers in [0, 1].
+    """Return the images after checking that they are bytes, or floats in [0, 1].
 
-    Within a compiled step values are not known, and what lies outside of [0, 1] would be clipped:
-    most of an image in 0...255, half of a standardised one. Check floats before they are trained
-    on: ``train.fit(step, state, data.checked_images(images), ...)``.
+    Views clip values outside [0, 1], and a compiled training step cannot check them. Check floats
+    before training: ``train.fit(step, state, data.checked_images(images), ...)``.
 
     Args:
-        images: shape ``(n, h, w, c)``.
+        images: images, shape ``(n, h, w, c)``.
 
     Returns:
-        The images as they were given.
+        ``images``, unchanged.
 
     Raises:
-        ValueError: if ``images`` is empty or not of four dimensions or has its channels first, or
-            is of another dtype, or a value is NaN or outside of [0, 1] by more than half a level of
-            a byte.
+        ValueError: if ``images`` is empty, does not have shape ``(n, h, w, c)``, has its channels
+            first, is neither bytes nor floats, or holds NaN or a value outside [0, 1] by more than
+            half a level of a byte.
 
     Example:
         >>> import numpy as np
@@ -181,10 +179,10 @@ def checked_images(images: Shaped[ArrayLike, "n h w c"]) -> Shaped[ArrayLike, "n
         with jax.ensure_compile_time_eval():
             array: Any = images if hasattr(images, "min") else jnp.asarray(images)
             least, most = float(array.min()), float(array.max())
-        if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):  # NaN is neither
+        if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):  # NaN fails
             raise ValueError(
                 f"images of floats must lie in [0, 1], got {least:g} to {most:g} in shape {shape}: "
-                f"give bytes (uint8), divide by 255, or normalise after the views."
+                f"give bytes (uint8), divide by 255, or normalise the views instead."
             )
     return images
 
@@ -192,17 +190,17 @@ def checked_images(images: Shaped[ArrayLike, "n h w c"]) -> Shaped[ArrayLike, "n
 def require_images(images: ArrayLike) -> tuple[int, ...]:
     """Check that `images` is a non-empty batch of images and return its shape."""
     if hasattr(images, "images"):
-        raise ValueError("images must be an array, got a Dataset: give its attribute images.")
+        raise ValueError("images must be an array, got a Dataset: give its field `images`.")
     shape = _check.shape_of(images)
     if len(shape) != 4:
         raise ValueError(f"images must have shape (n, h, w, c), got shape {shape}.")
     if 0 in shape:
         raise ValueError(
-            f"images is empty: shape {shape}, wanted (n, h, w, c) with every size >= 1."
+            f"images is empty: got shape {shape}, wanted (n, h, w, c) with every size >= 1."
         )
     if shape[1] in (1, 3) and min(shape[2:]) > 4:
         raise ValueError(
-            f"images must have shape (n, h, w, c), got shape {shape}, which has its channels first."
+            f"images must have shape (n, h, w, c), got shape {shape} with channels first."
         )
     return shape
 

@@ -1,6 +1,7 @@
-r"""Neural tangent kernels: :mod:`~sslstep.ntk.infinite` and :mod:`~sslstep.ntk.empirical`.
+r"""Neural tangent kernels of infinitely wide and of finite networks.
 
-Each is imported when it is first used.
+They are in :mod:`~sslstep.ntk.infinite` and :mod:`~sslstep.ntk.empirical`, which are imported on
+first use.
 """
 
 from sslstep._lazy import submodules

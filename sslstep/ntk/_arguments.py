@@ -1,4 +1,4 @@
-"""Arguments that the functions of empirical kernels share."""
+"""Checks and conversions of the arguments of empirical kernels."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ def samples(name: str, value: ArrayLike) -> Array:
 
 
 def both_samples(x1: ArrayLike, x2: ArrayLike | None) -> tuple[Array, Array]:
-    """x1, and x2 or x1 again."""
+    """Check and convert both sets of samples; ``x2=None`` stands for x1."""
     first = samples("x1", x1)
     if x2 is None:
         return first, first
@@ -42,23 +42,24 @@ def both_samples(x1: ArrayLike, x2: ArrayLike | None) -> tuple[Array, Array]:
         ("dtype", first.dtype, second.dtype),
     ):
         if a != b:
-            raise ValueError(f"samples of x1 and x2 must have one {what}, got {a} and {b}.")
+            raise ValueError(f"samples of x1 and x2 must have the same {what}, got {a} and {b}.")
     return first, second
 
 
 def parameters(params: PyTree) -> PyTree:
-    """As arrays; checked to be floating-point ones, and parameters only."""
+    """Check that `params` holds floating-point parameters only, and convert them to arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError("params holds no arrays.")
     _require_no_collections([path for path, _ in leaves])
-    nnx: Any = sys.modules.get("flax.nnx")  # without it there are no variables of its kinds
+    nnx: Any = sys.modules.get("flax.nnx")  # not imported: there are no variables of its types
     kinds = () if nnx is None else (nnx.BatchStat, nnx.Cache, nnx.Intermediate, nnx.RngState)
     for node in jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, kinds)):
         if isinstance(node, kinds):
             raise ValueError(
-                f"params holds a {type(node).__name__} of flax.nnx, which is no parameter: split "
-                f"the model with nnx.split(model, nnx.Param, ...) and bind the rest to apply_fn."
+                f"params holds a {type(node).__name__} of flax.nnx, which is not a parameter: "
+                f"split the model with nnx.split(model, nnx.Param, ...), and bind the rest to "
+                f"apply_fn."
             )
     for path, leaf in leaves:
         dtype = getattr(leaf, "dtype", None)
@@ -68,7 +69,7 @@ def parameters(params: PyTree) -> PyTree:
             found = f"is a {type(leaf).__name__}" if dtype is None else f"has dtype {dtype}"
             raise ValueError(
                 f"params must hold floating-point arrays: params{jax.tree_util.keystr(path)} "
-                f"{found}. Bind what is no parameter to apply_fn."
+                f"{found}. Bind arrays that are not parameters to apply_fn."
             )
     if not any(np.size(leaf) for _, leaf in leaves):
         raise ValueError("params holds no numbers: all its arrays are of size 0.")
@@ -76,7 +77,7 @@ def parameters(params: PyTree) -> PyTree:
 
 
 def _require_no_collections(paths: Sequence[tuple[Any, ...]]) -> None:
-    """Raise if 'params' stands beside other names, as in what `init` of a flax module returns."""
+    """Raise if a dictionary holds 'params' beside other keys, like flax variables."""
     names = [tuple(getattr(entry, "key", entry) for entry in path) for path in paths]
     for path in names:
         for depth, name in enumerate(path):
@@ -86,18 +87,18 @@ def _require_no_collections(paths: Sequence[tuple[Any, ...]]) -> None:
             others = ", ".join(sorted(repr(other) for other in beside - {"params"}))
             if others:
                 raise ValueError(
-                    f"params holds {others} beside 'params', as flax's variables do: what is no "
-                    f"parameter would be differentiated by too. Give variables['params'] and bind "
-                    f"the rest to apply_fn (jax.tree_util.Partial); or if all are parameters, "
-                    f"call that entry something else."
+                    f"params holds {others} beside 'params', like flax variables, and the kernel "
+                    f"would treat all of them as parameters. Give variables['params'] and bind the "
+                    f"rest to apply_fn with jax.tree_util.Partial. If all are parameters, rename "
+                    f"the entry 'params'."
                 )
 
 
 def output_dim(apply_fn: Callable[..., Any], params: PyTree, x: Array) -> int:
-    """d, of a model that maps n samples to shape (n, d), each by itself."""
+    """Output dimension d of the model, after checking that it maps n samples to shape (n, d)."""
     dim = _output_dim(apply_fn, params, x, 1)
     if dim != _output_dim(apply_fn, params, x, _separate.TOGETHER):
-        raise ValueError("apply_fn must return embeddings of one length d, whatever n is.")
+        raise ValueError("apply_fn must return shape (n, d) with d independent of n.")
     if dim == 0:
         raise ValueError("apply_fn must return embeddings of shape (n, d), got d = 0.")
     return dim
@@ -109,10 +110,10 @@ def _output_dim(apply_fn: Callable[..., Any], params: PyTree, x: Array, num: int
         out = jax.eval_shape(apply_fn, params, given)
     except Exception as error:
         shape, dtype = given.shape, given.dtype
-        error.add_note(f"This came of apply_fn(params, x) with x of shape {shape} and {dtype}.")
+        error.add_note(f"Raised by apply_fn(params, x) with x of shape {shape} and {dtype}.")
         raise
     if not hasattr(out, "shape"):
-        hint = " Pick one of them." if isinstance(out, tuple | list | Mapping) else ""
+        hint = " Select one of its arrays." if isinstance(out, tuple | list | Mapping) else ""
         raise TypeError(
             f"apply_fn must return one array of shape (n, d), got a {type(out).__name__}.{hint}"
         )
@@ -131,7 +132,7 @@ def _number(num: int) -> str:
 
 
 def num_bytes(name: str, value: Any) -> int:
-    """A number of bytes, such as 2e9, as a whole number."""
+    """Convert a number of bytes, such as 2e9, to an integer."""
     _check.require_scalar(name, value)
     if isinstance(value, bool) or not np.issubdtype(np.asarray(value).dtype, np.number):
         raise TypeError(f"{name} must be a number of bytes, got {value!r}.")
@@ -141,14 +142,14 @@ def num_bytes(name: str, value: Any) -> int:
 
 
 def blocks(x: Array, batch_size: int) -> Array:
-    """Samples in blocks of one size, the last filled up with copies of the last sample."""
+    """Split samples into blocks of equal size, padding the last block with the last sample."""
     num = -(-len(x) // batch_size)
     filler = jnp.broadcast_to(x[-1:], (num * batch_size - len(x), *x.shape[1:]))
     return jnp.concatenate([x, filler]).reshape(num, batch_size, *x.shape[1:])
 
 
 def accumulator(dtype: DTypeLike | None, params: PyTree) -> np.dtype:
-    """As asked, or the widest dtype of the parameters; at least float32."""
+    """Dtype of sums: the given one, or the widest dtype of the parameters and float32."""
     widest = max((jnp.result_type(leaf) for leaf in jax.tree.leaves(params)), key=_bits)
     if dtype is None:
         return np.dtype(widest if _bits(widest) >= 32 else np.float32)
@@ -163,7 +164,7 @@ def _bits(dtype: DTypeLike) -> int:
 
 
 def require_count(name: str, value: Any) -> None:
-    """Check for a whole number of at least 1."""
+    """Raise if the value is not an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ValueError(f"{name} must be a whole number, got {value!r}.")
     _check.require_at_least(name, value, 1)

@@ -1,11 +1,11 @@
-"""Inner products of per-sample gradients, of one layer at a time and whichever way is cheaper.
+"""Inner products of per-sample gradients, layer by layer, in the cheaper of two orders.
 
-Of a layer with P positions, fan-in K and fan-out C, for samples i and j,
+For a layer with P positions, fan-in K and fan-out C, and for samples i and j,
 
     sum_kc G_i[k, c] G_j[k, c] = sum_pq (rows_i[p] . rows_j[q]) (cotangents_i[p] . cotangents_j[q]).
 
-The left side forms gradients, 2 P K C operations a sample, and then takes 2 K C for each pair; the
-right side takes 2 P^2 (K + C) for each pair and forms none.
+The left side costs 2 P K C operations a sample, which form the gradients, and 2 K C for each pair.
+The right side forms no gradients and costs 2 P^2 (K + C) for each pair.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ from jaxtyping import Array
 from sslstep.ntk._program import Captured
 from sslstep.ntk._sites import Site
 
-# What an entry of the two position-by-position matrices costs to multiply and add up, in operations
-# of a matrix product.
+# Cost of multiplying and summing an entry of the two position-by-position matrices, in units of an
+# operation of a matrix product.
 _ENTRY = 60
-# Rows of a symmetric matrix that are computed at a time, from the diagonal on.
+# Rows of a symmetric matrix computed at a time, each from the diagonal on.
 _STRIP = 128
 
 
@@ -36,11 +36,12 @@ def contract(
     dtype: Any,
     workspace: int,
 ) -> Array:
-    """The sum over all parameters of inner products of gradients; of one block if `second` is None.
+    """Inner products of the gradients of two blocks of samples, summed over all parameters.
 
-    With `full` of each direction with each, shape (n1, D, n2, D); else summed over equal
-    directions, shape (n1, 1, n2, 1). Of one block, entries below the diagonal are not defined.
-    Layers wait for each other, so that one works at a time; those of equal shapes compile once.
+    With `second` None the kernel is that of the first block with itself, and entries below the
+    diagonal are undefined. With `full` the result has shape (n1, D, n2, D), one entry for each pair
+    of directions; otherwise equal directions are summed, and the shape is (n1, 1, n2, 1). Layers
+    are computed one after the other to save memory; layers of equal shapes compile once.
     """
     arrays = (*first.cotangents, *first.gradients)
     n1, num = arrays[0].shape[0], arrays[0].shape[1] if full else 1
@@ -63,7 +64,7 @@ def _add_site(total, first, second, *, site: Site, full: bool, workspace: int) -
     def prepare(block):
         x, cotangents = block
         cotangents = site.columns(cotangents)
-        if not full:  # summed over directions, as over channels
+        if not full:  # directions are summed like channels
             cotangents = jnp.moveaxis(cotangents, 2, 3)
             cotangents = cotangents.reshape(*cotangents.shape[:3], -1)[:, :, None]
         return x, cotangents
@@ -90,13 +91,13 @@ def _add_others(total, first, second, *, full: bool) -> Array:
 
 
 class _Pairs:
-    """Which pairs of samples of two blocks are wanted, and by what rows they are computed."""
+    """Pairs of samples of two blocks, cut into strips of rows."""
 
     def __init__(self, n1: int, n2: int, symmetric: bool) -> None:
         self.n1, self.n2 = n1, n2
         self.num_samples = n1 if symmetric else n1 + n2
         size = _STRIP if symmetric else n1
-        # Rows from and to, and the column that they begin with.
+        # First row, one past the last row, and first column of each strip.
         self.strips = [
             (start, min(start + size, n1), start if symmetric else 0)
             for start in range(0, n1, size)
@@ -104,7 +105,7 @@ class _Pairs:
         self.num = sum((stop - start) * (n2 - begin) for start, stop, begin in self.strips)
 
     def fill(self, left: Any, right: Any, product: Callable[..., Array], dtype: Any) -> Array:
-        """product(rows of left, rows of right), of the strips' rows and the columns they need."""
+        """Compute the strips by `product(rows of left, rows of right, dtype)` and join them."""
 
         def cut(tree, start, stop):
             return jax.tree.map(lambda leaf: leaf[start:stop], tree)
@@ -117,7 +118,7 @@ class _Pairs:
 
 
 def _inner(left: Array, right: Array, dtype: Any) -> Array:
-    """(n1, F, E) and (n2, F, E) to (n1, F, n2, F)."""
+    """Inner products over the last axis: (n1, F, E) and (n2, F, E) to (n1, F, n2, F)."""
     (n1, f, _), n2 = left.shape, len(right)
     a, b = (value.reshape(-1, value.shape[-1]) for value in (left, right))
     product = jnp.matmul(a, b.T, precision="highest", preferred_element_type=dtype)
@@ -125,7 +126,7 @@ def _inner(left: Array, right: Array, dtype: Any) -> Array:
 
 
 def operations(site: Site, pairs: _Pairs, num: int, fan_out: int) -> tuple[int, int]:
-    """By gradients, and by positions; `fan_out` is channels times the directions summed."""
+    """Operations by gradients and by positions; `fan_out` is channels times summed directions."""
     product = 2 * site.groups * site.fan_in * fan_out * num
     by_gradients = (pairs.num_samples * site.positions + pairs.num * num) * product
     entries = site.groups * site.positions**2
@@ -134,7 +135,7 @@ def operations(site: Site, pairs: _Pairs, num: int, fan_out: int) -> tuple[int, 
 
 
 def _by_positions(site, first, second, pairs: _Pairs, dtype, workspace: int) -> Array:
-    """Without gradients: products of inputs times products of cotangents, over pairs of places."""
+    """Right side: products of inputs times products of cotangents, over pairs of positions."""
 
     def prepare(block):
         x, cotangents = block
@@ -162,13 +163,13 @@ def _by_positions(site, first, second, pairs: _Pairs, dtype, workspace: int) -> 
 
 
 def _by_gradients(site, first, second, pairs: _Pairs, dtype, workspace: int) -> Array:
-    """Gradients, a part of the outputs at a time so that they fit, and their products."""
+    """Left side: gradients and their products, for as many outputs at a time as memory holds."""
     num, fan_out = first[1].shape[2], first[1].shape[-1]
     entries = pairs.num_samples * num * site.groups * site.fan_in * fan_out
-    # Gradients are there twice, once in each order of axes.
+    # Gradients are held twice, in two orders of axes.
     parts = _divisor(fan_out, 2 * entries * jnp.dtype(dtype).itemsize / workspace)
     patches = site.groups * site.positions * site.fan_in * jnp.dtype(dtype).itemsize
-    size = max(1, workspace // (8 * patches))  # patches, reordered, and what they are made of
+    size = max(1, workspace // (8 * patches))  # patches, reordered patches and their sources
 
     def split(block):
         x, cotangents = block
@@ -176,7 +177,7 @@ def _by_gradients(site, first, second, pairs: _Pairs, dtype, workspace: int) -> 
         return x, jnp.moveaxis(cotangents.reshape(shape), -2, 0)
 
     def of_group(rows, columns):
-        columns = jnp.moveaxis(columns, 0, 1).reshape(len(rows), -1)  # of all directions
+        columns = jnp.moveaxis(columns, 0, 1).reshape(len(rows), -1)  # all directions
         return jnp.matmul(columns.T, rows, **_exact(dtype)).reshape(num, -1)
 
     def gradients(x, cotangents):
@@ -201,9 +202,9 @@ def _by_gradients(site, first, second, pairs: _Pairs, dtype, workspace: int) -> 
 
 
 def _of_groups(function: Callable[..., Array], *arrays: Array, axes: tuple[int, ...]) -> Array:
-    """The function of each group, along a leading axis; `axes`: which axis of an array they are.
+    """Apply the function to each group and stack the results; `axes` are the arrays' group axes.
 
-    One group is not mapped over: of products with an axis of length 1 XLA copies the results.
+    A single group is not mapped: XLA would copy the results of products with an axis of length 1.
     """
     if arrays[0].shape[axes[0]] > 1:
         return jax.vmap(function, in_axes=axes)(*arrays)
@@ -215,10 +216,10 @@ def _exact(dtype: Any) -> dict[str, Any]:
 
 
 def _at_least(value: Array, dtype: Any) -> Array:
-    """In `dtype` where that is wider; half precision is multiplied as it is, and added wider."""
+    """Convert to `dtype` if it is float64; half precision is multiplied as is and summed wider."""
     return value.astype(dtype) if jnp.finfo(dtype).bits == 64 else value
 
 
 def _divisor(number: int, at_least: float) -> int:
-    """The smallest divisor that is large enough, or the number itself."""
+    """Smallest divisor of `number` that is at least `at_least`, or `number` itself."""
     return next((d for d in range(1, number) if number % d == 0 and d >= at_least), number)

@@ -1,8 +1,8 @@
-r"""Fully connected networks: the recursion over layers, in terms of lengths and of angles.
+r"""Kernels of fully connected networks, by a recursion over layers in lengths and angles.
 
-The covariance of two samples is :math:`r r' \cos\theta`, and the kernel of rectifiers is linear in
-θ where θ is small: a cosine in float32 knows an angle near zero to 3e-4 only. So layers hand on
-lengths r, :math:`u = 1 - \cos\theta` and :math:`v = 1 + \cos\theta`, each to its own precision.
+The covariance of two samples is :math:`r r' \cos\theta`. For small θ the kernel of rectifiers is
+linear in θ, but a cosine in float32 determines θ only to 3e-4. Layers therefore pass on the lengths
+r, :math:`u = 1 - \cos\theta` and :math:`v = 1 + \cos\theta`, each with full relative precision.
 """
 
 import math
@@ -20,7 +20,10 @@ from sslstep.ntk._layers import Network, Scales
 def kernel_matrix(
     network: Network, kernel: str, scales: Scales, x1: Array, x2: Array | None
 ) -> tuple[Array, Array, Array]:
-    """The kernel; the largest K(x, x), the mean of both sides; and whether that is above zero."""
+    """Kernel matrix, its scale, and whether both inputs are nonzero.
+
+    The scale is the geometric mean of the largest K(x, x) of each input.
+    """
     unit1, r1 = _directions(x1)
     unit2, r2 = (unit1, r1) if x2 is None else _directions(x2)
     u, v = chords(unit1, unit2)
@@ -35,7 +38,7 @@ def kernel_matrix(
 
 
 def _directions(x: Array) -> tuple[Array, Array]:
-    """Samples of length 1, or 0, and the root mean square of what they were."""
+    """Samples normalised to length 1 (or 0), and their root mean squares."""
     largest = jnp.abs(x).max(axis=1, keepdims=True)
     scaled = x / _or_one(largest)
     length = _root(jnp.sum(scaled**2, axis=1, keepdims=True))
@@ -46,16 +49,15 @@ def _directions(x: Array) -> tuple[Array, Array]:
 def chords(x: Array, y: Array) -> tuple[Array, Array]:
     """1 - cos and 1 + cos of the angles between directions x (n1, m) and y (n2, m).
 
-    Their errors are those of a product of matrices, or if that is float32 and angles near 0 or π
-    occur, of one with twice as many digits: of Σ h h' over parts of x and y with so few digits that
-    all sums are exact, and of what remains (Ozaki et al., 2012).
+    In float32, if angles near 0 or π occur, the product has twice as many digits: x and y are split
+    into parts with so few digits that sums of their products are exact (Ozaki et al., 2012).
     """
     cosines = _product(x, y)
     u, v = 1 - cosines, 1 + cosines
     eps = float(jnp.finfo(x.dtype).eps)
     if jnp.finfo(x.dtype).bits == 64:
         return jnp.where(u < 8 * eps, 0.0, u), jnp.where(v < 8 * eps, 0.0, v)
-    # An angle is known to the error of its cosine divided by itself.
+    # The error of an angle is the error of its cosine divided by the angle.
     near = jnp.minimum(u, v).min() < eps**0.25
     return jax.lax.cond(near, _exact_chords, lambda x, y: (u, v), x, y)
 
@@ -68,9 +70,9 @@ def _chords_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def _exact_chords(x: Array, y: Array) -> tuple[Array, Array]:
-    """Of ½|x ± y|² = (½|x|² + ½|y|²) ± x·y each of three parts by itself; the first two exactly."""
-    # A sum of products is at most the product of lengths, here 1 and √m 2^-12: with multiples of
-    # 2^-22 and of √m 2^-34 it has 24 bits.
+    """½|x ∓ y|² = (½|x|² + ½|y|²) ∓ x·y as a sum of three parts, the first two of them exact."""
+    # A sum of products is at most the product of the lengths, here 1 and √m 2^-12. As a multiple of
+    # 2^-22 and of √m 2^-34 it fits into 24 bits.
     steps = (2.0**-11, 2.0 ** (math.ceil(math.log2(x.shape[1]) / 2) - 23))
 
     def parts(x):
@@ -123,12 +125,12 @@ def _through_layers(
         if layer < depth:
             r1, r2, u, v, slope = _activated(network.activation, r1, r2, u, v)
             ntk = ntk * slope
-            fan_in = network.width or 1  # where it is None, nothing depends on it
+            fan_in = network.width or 1  # None: the kernel does not depend on the width
     return ntk if kernel == "ntk" else r1 * r2 * (1 - u)
 
 
 def _with_bias(bias_std, r1, r2, u, v):
-    """Of vectors that get one more component, the same for all samples."""
+    """Lengths and angles of vectors after a component equal to the bias is appended to all."""
 
     def longer(r):
         length = _hypotenuse(r, bias_std)
@@ -143,7 +145,7 @@ def _with_bias(bias_std, r1, r2, u, v):
 
 
 def _activated(name, r1, r2, u, v):
-    """Lengths and angles after the activation, and what it multiplies the NTK by."""
+    """Lengths and angles after the activation, and its factor in the NTK."""
     if name == "linear":
         return r1, r2, u, v, jnp.ones_like(u)
     if name == "relu":
@@ -162,7 +164,7 @@ def _rectified(u, v):
     """(π - θ) / π, and 1 minus the cosine of the angle between rectified samples."""
     root_u, root_v = jnp.sqrt(u), jnp.sqrt(v)
     theta = 2 * jnp.arctan2(root_u, root_v)
-    # Off by eps θ, so that the angle between rectified samples is off by eps.
+    # The error is eps θ, which makes the error of the angle between rectified samples eps.
     lower = (root_u * root_v - theta * (1 - u)) / jnp.pi
     return (jnp.pi - theta) / jnp.pi, jnp.maximum(u - lower, 0.0)
 
@@ -172,14 +174,15 @@ def _rectified_jvp(primals: Any, tangents: Any) -> Any:
     (u, v), (du, dv) = primals, tangents
     slope, below = _rectified(u, v)
     by_u = (du - dv) / 2  # as u + v = 2
-    # (π - θ) has a kink at 0 and π: the mean of both sides' derivatives.
+    # π - θ has a kink at 0 and at π: its derivative there is the mean of both sides.
     kink = u * v < (16 * jnp.finfo(u.dtype).eps) ** 2
     sine = jnp.sqrt(jnp.where(kink, 1.0, u * v))
     return (slope, below), (jnp.where(kink, 0.0, -by_u / (jnp.pi * sine)), slope * by_u)
 
 
-# For s = scale r, with cos = s / √(1 + s²) and sin = 1 / √(1 + s²) of each side, both covariances
-# of u ~ N(0, [[r², c], [c, r'²]]) are functions of t = cos cos' (1 - u) and of e = 1 - t².
+# Let s = scale r, cos = s / √(1 + s²) and sin = 1 / √(1 + s²) on either side. For the activations
+# below, both covariances of Gaussians with covariance [[r², c], [c, r'²]] are functions of
+# t = cos cos' (1 - u) and of 1 - t².
 
 
 def _tilted(scale, r1, r2, u, v):
@@ -196,7 +199,7 @@ def _erf(r1, r2, u, v):
 
 
 def _gelu(r1, r2, u, v):
-    """Tsuchida et al. (2021)."""
+    """Covariance and slope of GELU (Tsuchida et al., 2021)."""
     cosines, sines, t, root = _tilted(1.0, r1, r2, u, v)
     angle = jnp.arctan2(t, root)
     rest = t**2 * sines / root + cosines**2 * root / sines
@@ -206,7 +209,7 @@ def _gelu(r1, r2, u, v):
 
 
 def _hypotenuse(a, b):
-    """√(a² + b²), where squares leave the range too, and with a derivative of 0 at 0."""
+    """√(a² + b²) without overflow or underflow of the squares, with derivative 0 at 0."""
     a, b = jnp.abs(a), jnp.abs(b)
     larger = jnp.maximum(a, b)
     safe = _or_one(larger)
@@ -214,7 +217,7 @@ def _hypotenuse(a, b):
 
 
 def _root(value: Array) -> Array:
-    """With a derivative of 0 at 0."""
+    """Square root with derivative 0 at 0."""
     return jnp.where(value > 0, jnp.sqrt(_or_one(value)), 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Descriptions of networks, hashable, and those of images as neural_tangents' layers."""
+"""Hashable descriptions of infinitely wide networks, and kernels of convolutional ones."""
 
 import math
 import warnings
@@ -14,10 +14,10 @@ ACTIVATIONS = ("erf", "gelu", "linear", "relu")
 
 
 class Network(NamedTuple):
-    """All of a network but its traced numbers. Hashable: it is the key of a compiled kernel."""
+    """Static description of a network. Hashable, because it is the key of a compiled kernel."""
 
     layers: str  # "dense", "conv" or "residual"
-    blocks: tuple[int, ...]  # hidden layers, or residual blocks of each stage
+    blocks: tuple[int, ...]  # number of hidden layers, or of residual blocks in each stage
     width: int | None
     parameterization: str
     activation: str
@@ -30,19 +30,19 @@ class Network(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """The traced numbers of a network."""
+    """Traced numbers of a network."""
 
     weight_std: Array
-    bias_std: Array  # 1 where the network has none or takes it from the fan-in
+    bias_std: Array  # 1 if there are no biases or if the fan-in sets their scale
     init_scale: Array
 
 
 def kernel_matrix(
     network: Network, kernel: str, scales: Scales, x1: Array, x2: Array | None
 ) -> tuple[Array, Array, Array]:
-    """The kernel; its largest entry; and whether that is above zero but for rounding."""
+    """Kernel matrix, its largest entry, and whether the exact kernel is nonzero."""
     with warnings.catch_warnings():
-        # Asks for a layer with weights of its own in one of two branches; there is one.
+        # neural_tangents asks for a weight layer in one of two branches; there is one.
         warnings.filterwarnings("ignore", "`FanIn` layers assume independent inputs")
         return _scaled_kernel(network, kernel, scales, x1, x2)
 
@@ -50,7 +50,7 @@ def kernel_matrix(
 def _scaled_kernel(
     network: Network, kernel: str, scales: Scales, x1: Array, x2: Array | None
 ) -> tuple[Array, Array, Array]:
-    """With every initial parameter times `init_scale`."""
+    """Kernel matrix, largest entry and flag for parameters multiplied by `init_scale`."""
     weight_std, bias_std, alpha = scales
     degree = _degree(network, kernel)
     if degree is not None:
@@ -60,15 +60,15 @@ def _scaled_kernel(
     stds = (alpha * weight_std, alpha * bias_std if network.bias == "fixed" else bias_std)
     matrix = _kernel_fn(network, *stds, x1.shape[1:])(x1, x2, kernel)
     if kernel == "ntk" and network.parameterization == "ntk":
-        # A scale in front of a parameter is in the derivative by it, and thus squared in the NTK.
-        # Ours belongs to the initial parameter, where no derivative knows of it.
+        # In neural_tangents α multiplies the parameter inside the network and squares in the NTK.
+        # `init_scale` multiplies the initial parameter only: derivatives do not contain it.
         matrix = matrix / alpha**2
     nonzero = jnp.any(x1 != 0) & (True if x2 is None else jnp.any(x2 != 0))
     return matrix, jnp.abs(matrix).max(), nonzero
 
 
 def output_constant(network: Network, scales: Scales, shape: tuple[int, ...]) -> Array:
-    """What the output bias adds to every entry of the NTK."""
+    """Constant that the output bias adds to every entry of the NTK."""
     if not network.output_bias:
         return jnp.zeros_like(scales.bias_std)
     if network.parameterization == "standard":
@@ -78,7 +78,7 @@ def output_constant(network: Network, scales: Scales, shape: tuple[int, ...]) ->
 
 
 def _degree(network: Network, kernel: str) -> int | None:
-    """d, where all parameters times α make the kernel α^d times as large; None if there is no d."""
+    """Degree d with K(α θ) = α^d K(θ) for all parameters θ; None if K is not homogeneous."""
     homogeneous = network.activation in ("linear", "relu") and network.layers != "residual"
     if network.bias is not None or not homogeneous:
         return None
@@ -87,7 +87,7 @@ def _degree(network: Network, kernel: str) -> int | None:
 
 def _kernel_fn(network: Network, weight_std: Array, bias_std: Array, shape: tuple[int, ...]) -> Any:
     stax = _neural_tangents.load_neural_tangents().stax
-    width = network.width or 1  # where it is None, nothing depends on it
+    width = network.width or 1  # None: the kernel does not depend on the width
 
     def settings(fan_in: int) -> dict[str, Any]:
         return {
@@ -125,7 +125,7 @@ def _kernel_fn(network: Network, weight_std: Array, bias_std: Array, shape: tupl
 
 
 def bias_std_of(network: Network, weight_std: Array, bias_std: Array, fan_in: int) -> Array | None:
-    """Of a layer of that fan-in."""
+    """Scale of the biases of a layer with this fan-in; None without biases."""
     if network.bias is None:
         return None
     return bias_std if network.bias == "fixed" else weight_std / fan_in**0.5
@@ -139,7 +139,7 @@ def _output_fan_in(network: Network, shape: tuple[int, ...]) -> int:
 
 
 def feature_map(network: Network, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of the last layer's features; zero or less where nothing is left."""
+    """Height and width of the last layer's features; zero or negative if the image is too small."""
     if network.layers == "conv":
         strides = [network.strides] * network.blocks[0]
     else:

@@ -1,9 +1,8 @@
-"""The one place that imports neural_tangents, whose last release predates today's JAX.
+"""Imports neural_tangents 0.6.5, which by itself fails to import on JAX after 0.5.
 
-Release 0.6.5 takes a few names from where JAX no longer has them. All of them live on under
-`jax.extend.core`, are trivial, or are only used as a dictionary's key, so they can be lent to JAX
-for as long as the import takes. Its TensorFlow exporter, which is imported along with it, is
-replaced by an empty module.
+The release uses names that JAX has moved to `jax.extend.core` or removed. They are added to JAX's
+modules during the import and removed afterwards. The release's TensorFlow exporter is replaced by
+an empty module.
 """
 
 import functools
@@ -28,20 +27,20 @@ _EXPORTER = "neural_tangents.experimental"
 
 @functools.cache
 def load_neural_tangents() -> types.ModuleType:
-    """The package neural_tangents, which by itself does not import on JAX after 0.5.
+    """Import neural_tangents, which by itself fails to import on JAX after 0.5.
 
-    Names that it asks of JAX and that JAX no longer has are lent for as long as the import takes;
-    JAX's namespace is then as before. Its exporter to TensorFlow is left out. Kernels, ``nt.batch``
-    and linearisation work; ``NtkImplementation.AUTO`` and ``STRUCTURED_DERIVATIVES`` do not, for
-    which there is :func:`sslstep.ntk.empirical.ntk`.
+    Names that JAX has moved or removed are added to it during the import only. The exporter to
+    TensorFlow is left out. Kernels, ``nt.batch`` and linearisation work;
+    ``NtkImplementation.AUTO`` and ``STRUCTURED_DERIVATIVES`` do not: use
+    :func:`sslstep.ntk.empirical.ntk`.
 
     Returns:
-        The package; the user's own import of it if there was one. A later ``import
-        neural_tangents`` finds it too.
+        The package. If it has been imported before, that module is returned. A later ``import
+        neural_tangents`` finds it.
 
     Raises:
-        ModuleNotFoundError: if it is not installed; the message names the extra.
-        ImportError: if it does not fit the installed JAX.
+        ModuleNotFoundError: if neural_tangents is not installed; the message names the extra.
+        ImportError: if it is incompatible with the installed JAX.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -61,21 +60,21 @@ def load_neural_tangents() -> types.ModuleType:
     _forget()
     try:
         with _lent_names(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it says of JAX is nothing a user can mend
+            warnings.simplefilter("ignore")  # warnings about JAX, which users cannot resolve
             return importlib.import_module("neural_tangents")
     except (ImportError, AttributeError) as error:
         _forget()
         raise ImportError(
             f"neural_tangents {_version('neural-tangents')} does not import on JAX "
             f"{jax.__version__} (Python {sys.version.split()[0]}): {error}. Infinite-width kernels "
-            f"need it. Known to work: neural_tangents 0.6.5 with JAX 0.10 to 0.12. Install one of "
-            f"these, or give a kernel function of your own."
+            f"of images need it. neural_tangents 0.6.5 works with JAX 0.10 to 0.12. Install one of "
+            f"these, or use your own kernel function."
         ) from error
 
 
 @contextmanager
 def _lent_names() -> Iterator[None]:
-    """Names that neural_tangents asks JAX for and JAX does not have, until the block ends."""
+    """Add names that neural_tangents needs and JAX lacks to JAX's modules during the block."""
     lent: list[tuple[types.ModuleType, str]] = []
     modules: list[str] = []
 
@@ -107,7 +106,7 @@ def _lent_names() -> Iterator[None]:
 
 def _has(module: types.ModuleType, name: str) -> bool:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a name that is merely deprecated still serves
+        warnings.simplefilter("ignore")  # a deprecated name still works
         return hasattr(module, name)
 
 
@@ -126,7 +125,7 @@ def _safe_map(function: Any, *sequences: Any) -> list[Any]:
 
 
 def _forget() -> None:
-    """Drop what a failed import, ours or the user's, left behind."""
+    """Remove modules that a failed import left in `sys.modules`."""
     for name in [m for m in sys.modules if m.split(".")[0] == "neural_tangents"]:
         del sys.modules[name]
 

@@ -23,32 +23,38 @@ def operator(
     batch_size: int = 64,
     num_columns: int = 8,
 ) -> Callable[[Float[ArrayLike, "n b"]], Float[Array, "n b"]]:
-    r"""v → Θ v without Θ, by one VJP and one JVP for each column.
+    r"""Empirical NTK as an operator: compute Θ v by one VJP and one JVP for each column of v.
 
     .. math:: \Theta v = J (J^\top v), \qquad
               J = \nabla_\theta \frac{1}{\sqrt d} \sum_k f_k(x_i) \text{ for "scalar"},
 
-    and for "trace" the mean of :math:`J_k J_k^\top v` over outputs. For positive pairs give both
-    views one after the other: it is then the K̃ of Eq. 22 that
-    :func:`sslstep.kernel_pca.contrastive_modes` takes as it is. It pays where n² numbers are too
-    many: each column costs some five forward passes over all samples, so that of n columns
+    and for "trace" the mean of :math:`J_k J_k^\top v` over outputs k. With the two views of
+    positive pairs concatenated in ``x``, Θ is K̃ of Eq. 22:
+    :func:`sslstep.kernel_pca.contrastive_modes` accepts the operator. A column costs about five
+    forward passes over all samples. Use the operator if n² numbers do not fit in memory; otherwise
     :func:`ntk` is far cheaper.
 
     Args:
-        apply_fn: as in :func:`ntk`.
-        params: as in :func:`ntk`.
+        apply_fn: the model, ``apply_fn(params, x) -> (n, d)``, which must map each sample
+            independently. Bind other arrays with :class:`jax.tree_util.Partial`.
+        params: parameters, a pytree of floating-point arrays; for a flax module its collection
+            ``"params"``.
         x: samples, shape ``(n, ...)``.
-        kind: ``"scalar"``, or ``"trace"`` in d times the time.
-        batch_size: samples whose passes are held at a time.
-        num_columns: columns of v done at a time; each takes as much memory as the parameters.
+        kind: ``"scalar"``, or ``"trace"``, which takes d times as long.
+        batch_size: number of samples that pass through the model at a time.
+        num_columns: number of columns of v per pass; each needs as much memory as the parameters.
 
     Returns:
-        A function from v, shape ``(n, b)``, to Θ v, of the same shape and dtype. Traceable. J^T v
-        is added up over blocks in float32 at least, and rounded to the parameters' precision once.
+        A traceable function from v, shape ``(n, b)``, to Θ v in the shape and dtype of v. J^T v is
+        summed over blocks in float32 or wider and rounded to the parameters' precision once. It
+        raises ValueError if v does not have n rows or is not finite.
 
     Raises:
-        ValueError: as :func:`ntk`; when called, if v does not fit or is not finite.
-        TypeError: as :func:`ntk`.
+        ValueError: if ``x`` is empty or not finite; if ``params`` is not floating-point throughout
+            or holds other collections of flax; if ``apply_fn`` does not return floats ``(n, d)`` or
+            lets samples interact; if ``kind`` is unknown; or if ``batch_size`` or ``num_columns``
+            is not an integer of at least 1.
+        TypeError: if ``x`` is not an array of numbers, or ``apply_fn`` does not return one array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,7 +96,7 @@ def operator(
 
 
 def _multiply(apply_fn, params, blocks, directions, columns):
-    """(columns, n) to the same, times d."""
+    """Multiply rows (columns, n) by d Θ."""
     num_samples = columns.shape[1]
     filled = blocks.shape[0] * blocks.shape[1] - num_samples
     columns = jnp.pad(columns, ((0, 0), (0, filled)))

@@ -1,15 +1,15 @@
-"""A model read as a program: where its parameters act on a sample, and what they meet there.
+"""Analysis of a model's program (jaxpr): the layers that are linear in a parameter.
 
-A convolution or a product of matrices with a parameter is linear in it, and the gradient of one
-sample by that parameter is the sum over positions p of an outer product,
+A convolution or matrix product is linear in its parameter. The gradient of one sample by that
+parameter is a sum of outer products over positions p,
 
     G[k, c] = sum_p rows[p, k] cotangents[p, c],
 
-of what the layer read (patches of its input) and the gradient by what it gave. Inner products of
-such gradients need not form G, and nothing but these two arrays has to be kept. Both come from one
-forward and one backward pass over many samples at once: zeros are added to what the layer gives,
-and the derivative is taken by those. Whatever else parameters do (biases, scales, weights that are
-normalised or used twice) is differentiated as it stands.
+where rows are patches of the layer's input and cotangents are the gradient by its output. These two
+arrays determine all inner products of gradients. One forward and one backward pass over many
+samples gives both: zeros are added to each layer's output, and the derivative is taken by the
+zeros. All other uses of parameters (biases, scales, weights that are normalised or used twice) are
+differentiated directly.
 """
 
 import math
@@ -25,38 +25,38 @@ from jaxtyping import Array, PyTree
 
 from sslstep.ntk._sites import Site, conv_site, dot_site
 
-# Calls whose body is read as if it stood there. What has a derivative of its own stays a call.
+# Calls that are inlined. Calls with custom derivatives are not among them.
 _CALLS = ("pjit", "jit", "closed_call", "core_call", "remat2", "checkpoint", "remat")
-# What gives the entries of one array in another order or precision: inner products stay the same.
+# Operations that change only the order or precision of entries, and so no inner product.
 _SAME_ENTRIES = ("reshape", "transpose", "squeeze", "expand_dims", "rev", "copy", "copy_p")
 
 
 class Captured(NamedTuple):
-    """What one block of samples meets in the parameters; D directions of outputs."""
+    """Arrays of a block of samples that determine its gradients, for D directions of outputs."""
 
-    inputs: tuple[Array, ...]  # of each site, (samples, *its shape)
-    cotangents: tuple[Array, ...]  # by what each site gives, (samples, D, *its shape)
-    gradients: tuple[Array, ...]  # by each other array of parameters, (samples, D, its size)
+    inputs: tuple[Array, ...]  # input of each site, (samples, *shape)
+    cotangents: tuple[Array, ...]  # gradient by the output of each site, (samples, D, *shape)
+    gradients: tuple[Array, ...]  # gradient by each other parameter array, (samples, D, size)
 
 
 @dataclass(frozen=True)
 class Program:
-    """The model of one sample, without calls, and split in two: what depends on x, and what not."""
+    """The model of one sample with inlined calls, split by dependence on the sample."""
 
     jaxpr: Any
     consts: Sequence[Any]
     num_fixed: int
-    once: list[Any]  # equations of parameters and constants alone
-    each: list[Any]  # equations that every sample has to go through
-    sites: dict[int, Site]  # by position in `each`
-    factors: dict[int, list[Any]]  # numbers by which a site's parameter is multiplied before
-    others: list[Any]  # variables of `once` by which gradients are taken as they stand
-    other_leaves: list[int]  # the arrays of parameters that those are made of
+    once: list[Any]  # equations that depend on parameters and constants only
+    each: list[Any]  # equations that depend on the sample
+    sites: dict[int, Site]  # by index in `each`
+    factors: dict[int, list[Any]]  # scalars that multiply the parameter of a site
+    others: list[Any]  # variables of `once` that are differentiated directly
+    other_leaves: list[int]  # indices of the parameter arrays that determine `others`
 
     def capture(
         self, fixed: Sequence[Any], leaves: Sequence[Array], samples: Array, directions: Array
     ) -> Captured:
-        """One forward pass, and one backward pass for each direction (D, d)."""
+        """Run one forward pass, and one backward pass for each of the directions (D, d)."""
 
         def constants(chosen):
             values = list(leaves)
@@ -114,10 +114,10 @@ class Program:
         return jax.vmap(of_sample)(samples)
 
     def sizes(self, num_directions: int) -> tuple[int, int]:
-        """Bytes of one sample: what `capture` returns, and an upper bound of what it needs beside.
+        """Bytes for one sample: the result of `capture`, and a bound on its working memory.
 
-        The bound: every intermediate result, in the backward pass twice the largest, and twice the
-        gradients that are taken as they stand.
+        The bound is the sum of all intermediate results, plus, for each direction, twice the
+        largest intermediate result and twice the gradients that are taken directly.
         """
         sites = self.sites.values()
         kept = sum(site.x_bytes for site in sites)
@@ -132,7 +132,7 @@ class Program:
 
 
 def read(apply_fn: Callable[..., Array], fixed: PyTree, params: PyTree, sample: Any) -> Program:
-    """The program of `apply_fn(fixed, params, x)` for one sample; arrays may be shapes only."""
+    """Analyse `apply_fn(fixed, params, x)` for one sample; arguments may be shapes only."""
     fixed_leaves, fixed_tree = jax.tree.flatten(fixed)
     leaves, tree = jax.tree.flatten(params)
     num_fixed, num_leaves = len(fixed_leaves), len(leaves)
@@ -155,7 +155,7 @@ def read(apply_fn: Callable[..., Array], fixed: PyTree, params: PyTree, sample: 
 
 
 def _without_calls(jaxpr, consts, values, trained) -> list[Any]:
-    """Evaluate, going into calls. `trained`: which values depend on parameters."""
+    """Evaluate a jaxpr with inlined calls; `trained` flags the values that depend on parameters."""
     env = dict(zip(jaxpr.constvars, consts, strict=True))
     env |= dict(zip(jaxpr.invars, values, strict=True))
     on_params = {var for var, is_so in zip(jaxpr.invars, trained, strict=True) if is_so}
@@ -171,8 +171,8 @@ def _without_calls(jaxpr, consts, values, trained) -> list[Any]:
         elif name == "platform_index":
             platform.update(equation.outvars)
         elif name == "cond" and equation.invars[0] in platform and any(flags):
-            # One computation written for several platforms. What is meant for any of them is
-            # likeliest to show the parameter whole.
+            # A computation with a branch for each platform. The default branch is the most likely
+            # one to use the parameter as a whole.
             branches = equation.params["branches"]
             names = equation.params.get("branches_platforms") or (None,)
             body = branches[names.index(None) if None in names else -1]
@@ -203,7 +203,7 @@ def _split(jaxpr, consts, num_fixed: int, num_leaves: int) -> Program:
                 on_params.update(equation.outvars)
     uses = Counter(var for equation in jaxpr.eqns for var in equation.invars if _is_var(var))
     uses.update(var for var in jaxpr.outvars if _is_var(var))
-    # Arrays of parameters in any order, times numbers, that are used once.
+    # Parameter arrays used once, reordered or multiplied by scalars at most; their factors.
     whole: dict[Any, list[Any]] = {var: [] for var in leaves if uses[var] == 1}
     for equation in once:
         found = _whole(equation, whole, on_params)
@@ -227,13 +227,13 @@ def _split(jaxpr, consts, num_fixed: int, num_leaves: int) -> Program:
 
 
 def _site(equation, whole, on_sample) -> Site | None:
-    """The equation as a site, if it is a layer with a whole array of parameters, used only here."""
+    """The equation as a site, if it is linear in a whole parameter array that only it uses."""
     name = equation.primitive.name
     if name not in ("conv_general_dilated", "dot_general"):
         return None
     ends = (*equation.invars, equation.outvars[0])
     if any(jnp.issubdtype(var.aval.dtype, jnp.complexfloating) for var in ends):
-        return None  # the products are of real numbers
+        return None  # the contraction is for real numbers
     if any(var.aval.size == 0 for var in ends):
         return None
     for weights, x in ((1, 0), (0, 1)):
@@ -244,7 +244,7 @@ def _site(equation, whole, on_sample) -> Site | None:
 
 
 def _repeats(equation, on_params) -> bool:
-    """Whether parameters are repeated, as a bias over positions: left for each sample to do."""
+    """True if the equation repeats parameters, as a bias over positions; done for each sample."""
     if equation.primitive.name != "broadcast_in_dim":
         return False
     source = equation.invars[0]
@@ -252,7 +252,7 @@ def _repeats(equation, on_params) -> bool:
 
 
 def _whole(equation, whole, on_params) -> list[Any] | None:
-    """The factors of what the equation gives, if that is whole: its entries, times a number."""
+    """Factors of the equation's output if it is a whole parameter array times scalars, or None."""
     name, target = equation.primitive.name, equation.outvars[0]
     for place, source in enumerate(equation.invars):
         if not _is_among(source, whole):
@@ -269,7 +269,7 @@ def _whole(equation, whole, on_params) -> list[Any] | None:
 
 
 def _num_bytes(equation) -> int:
-    """Of all results of an equation, those inside of loops and calls included."""
+    """Bytes of all results of an equation, including those inside loops and calls."""
     shapes = [var.aval for var in equation.outvars if hasattr(var.aval, "dtype")]
     total = sum(shape.size * shape.dtype.itemsize for shape in shapes)
     inner = jax.tree.leaves(
@@ -296,7 +296,7 @@ def _read(env: dict[Any, Any], atom: Any) -> Any:
 
 
 def _evaluate(jaxpr: Any, equation: Any, env: dict[Any, Any]) -> None:
-    """Evaluate one equation of a program, as a program of its own."""
+    """Evaluate one equation and add its results to `env`."""
     inputs = list(dict.fromkeys(filter(_is_var, equation.invars)))
     alone = jaxpr.replace(
         constvars=[], invars=inputs, outvars=list(equation.outvars), eqns=[equation]

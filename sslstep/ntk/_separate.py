@@ -1,4 +1,4 @@
-"""Whether a model maps each sample by itself."""
+"""Test that a model maps each sample independently of the others."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,15 @@ from jaxtyping import Array, PyTree
 
 from sslstep import _check, _xla
 
-# So many samples at a time show whether they see each other.
+# Number of samples that are compared with each alone.
 TOGETHER = 4
 
 
 def require_separate(apply_fn: Partial, params: PyTree, x: Array, consts: Sequence[Any]) -> None:
-    """Raise if an output, or its derivative by the parameters, depends on the other samples.
+    """Raise if outputs, or their derivatives by the parameters, depend on other samples.
 
-    Four samples at once are held against each alone. They may differ by rounding: half the digits,
-    or more where parameters and samples that are rounded otherwise give more.
+    Four samples at once are compared with each alone. The tolerance is half the digits plus
+    ten times the effect of perturbing parameters and samples by eps.
     """
     if not _check.is_concrete(x, *consts, *jax.tree.leaves((apply_fn, params))):
         return
@@ -28,15 +28,15 @@ def require_separate(apply_fn: Partial, params: PyTree, x: Array, consts: Sequen
         found, rounding = (float(value) for value in compiled(apply_fn, params, chosen))
     if found > rounding:
         raise ValueError(
-            f"apply_fn must map each sample by itself: of {TOGETHER} samples at once, outputs or "
-            f"derivatives differ by {found:.2g} from those of each alone (relatively; rounding "
-            f"explains {rounding:.1g}). Batch norm has to use its running averages, and dropout to "
-            f"be off."
+            f"apply_fn must map each sample independently: for {TOGETHER} samples at once, outputs "
+            f"or derivatives differ from those of each sample alone by a relative {found:.2g} "
+            f"(rounding explains {rounding:.1g}). Use batch norm with running averages, and no "
+            f"dropout."
         )
 
 
 def _interaction(apply_fn: Partial, params: PyTree, x: Array) -> tuple[Array, Array]:
-    """Relative differences: of samples together and alone, and what rounding may make of them."""
+    """Relative difference between samples together and alone, and its tolerance."""
     keys = jax.random.split(jax.random.key(0), 3)
     x = _unlike(keys[0], x)
 
@@ -66,7 +66,7 @@ def _interaction(apply_fn: Partial, params: PyTree, x: Array) -> tuple[Array, Ar
 
 
 def _unlike(key: Array, x: Array) -> Array:
-    """Samples that differ even where those given are alike: floats made smaller, others shifted."""
+    """Make samples distinct, even equal ones: scale floats at random, shift other types."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         shifts = [jnp.roll(sample.ravel(), place) for place, sample in enumerate(x)]
         return jnp.stack(shifts).reshape(x.shape)
@@ -83,7 +83,7 @@ def _rounded(eps: float, key: Array, leaf: Array) -> Array:
 
 
 def _apart(a: PyTree, b: PyTree) -> Array:
-    """|a - b| / |b| over whole trees, of what is finite in both."""
+    """Relative distance |a - b| / max(|a|, |b|) of two trees, over entries finite in both."""
     wide = jnp.result_type(float)
     a, b = (
         jnp.concatenate([leaf.ravel().astype(wide) for leaf in jax.tree.leaves(tree)])
@@ -99,7 +99,7 @@ def _apart(a: PyTree, b: PyTree) -> Array:
 
 
 def _coarsest(program: Any) -> float:
-    """The largest eps of all floating types in a program."""
+    """Largest eps among the floating types in a program."""
     return max(float(jnp.finfo(dtype).eps) for dtype in _dtypes(program.jaxpr))
 
 

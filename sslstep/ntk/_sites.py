@@ -18,15 +18,15 @@ _FEW_POSITIONS = 4
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One use of one parameter, which has shape (groups, fan_in, fan_out) up to order.
+    """A layer that is linear in a parameter of shape (groups, fan_in, fan_out), up to order.
 
-    Two that do the same with arrays of the same shapes and dtypes are equal.
+    Sites with equal `key` are equal.
 
-    `rows` takes what the layer reads, samples first, to (samples, groups, positions, fan_in), and
-    `columns` what it gives, (samples, D, *y_shape), to (samples, groups, D, positions, fan_out).
+    `rows` converts inputs of the layer, samples first, to (samples, groups, positions, fan_in).
+    `columns` converts outputs (samples, D, *y_shape) to (samples, groups, D, positions, fan_out).
     """
 
-    operands: tuple[int, int]  # of the equation: the layer's input, the parameter
+    operands: tuple[int, int]  # indices of the layer's input and the parameter in the equation
     groups: int
     positions: int
     fan_in: int
@@ -38,7 +38,7 @@ class Site:
     rows: Callable[[Array], Array]
     columns: Callable[[Array], Array]
     apply: Callable[[Array, Array], Array] | None  # a faster way to evaluate the layer
-    key: tuple[Any, ...]  # all that determines the above
+    key: tuple[Any, ...]  # operation, settings, shapes and dtypes, which determine the fields above
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Site) and self.key == other.key
@@ -48,7 +48,7 @@ class Site:
 
 
 def dot_site(equation: Any, x: int, weights: int) -> Site | None:
-    """Of a dot_general; None if samples and parameter share batch dimensions."""
+    """Site of a dot_general; None if samples and parameter share batch dimensions."""
     contracting, batch = equation.params["dimension_numbers"]
     if any(batch):
         return None
@@ -72,7 +72,7 @@ def dot_site(equation: Any, x: int, weights: int) -> Site | None:
 
 
 def conv_site(equation: Any, x: int, weights: int) -> Site | None:
-    """Of a conv_general_dilated whose kernel is the parameter."""
+    """Site of a conv_general_dilated; None if the parameter is not its kernel."""
     settings = equation.params
     if x != 0 or settings["batch_group_count"] != 1:
         return None

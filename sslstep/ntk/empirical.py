@@ -1,9 +1,9 @@
-r"""The neural tangent kernel of a finite network, exact and within a given memory.
+r"""The neural tangent kernel of a finite network, exact and within a memory limit.
 
-A forward and a backward pass over a block of samples give, for every convolution and every product
-with a matrix of parameters, what the layer read and the gradient by what it gave. The kernel is
-contracted from these, a layer at a time, whichever way costs less: through per-sample gradients, or
-where a layer has few positions without forming them (docs/empirical_ntk.md).
+A forward and a backward pass over a block of samples give the input and the output gradient of
+every convolution and matrix product. The kernel is contracted from these, layer by layer, in the
+cheaper of two orders: with per-sample gradients or, for layers with few positions, without
+(docs/empirical_ntk.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,7 @@ from sslstep.ntk._operator import operator
 __all__ = ["ntk", "operator"]
 
 GIBIBYTE = 2**30
-# How many samples may pass through the model at a time where not all can, and by how many more a
-# pass takes longer: few do not keep a processor busy.
+# Sizes of a pass if not all samples fit, and the overhead of a pass in samples.
 _AT_A_TIME = (32, 16, 8, 4, 2, 1)
 _PASS = 8
 
@@ -43,62 +42,59 @@ def ntk(
     devices: Sequence[jax.Device] | None = None,
     progress: bool | None = None,
 ) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 d d"]:
-    r"""The empirical NTK (Appendix D.5), exact for any network and any tree of parameters.
+    r"""Compute the empirical NTK (Appendix D.5), exact for any network and tree of parameters.
 
-    A model of d outputs has a d x d block for each pair of samples,
+    A model with d outputs has a d x d block for each pair of samples,
 
-    .. math:: \Theta_{kl}(x, x') = \nabla_\theta f_k(x) \cdot \nabla_\theta f_l(x'),
+    .. math:: \Theta_{kl}(x, x') = \nabla_\theta f_k(x) \cdot \nabla_\theta f_l(x').
 
-    where the theory of Section 5 knows one number. In the limit of infinite width a block is that
-    number times the identity, and both ways to reduce it give the number:
+    The theory of Section 5 has a scalar kernel. At infinite width a block is this scalar times the
+    identity, which both reductions recover:
 
-    - ``"scalar"``: :math:`\frac1d \sum_{kl} \Theta_{kl}`, the kernel of the one function
-      :math:`\frac{1}{\sqrt d} \sum_k f_k`, as the paper computes it. The default, for its cost: one
-      backward pass instead of d.
+    - ``"scalar"``: :math:`\frac1d \sum_{kl} \Theta_{kl}`, the kernel of the function
+      :math:`\frac{1}{\sqrt d} \sum_k f_k`, which the paper uses. It needs one backward pass.
     - ``"trace"``: :math:`\frac1d \sum_k \Theta_{kk}`. It does not depend on the basis of the
-      outputs, and averaging over d outputs it lies closer to the limit, where the d(d - 1)
-      off-diagonal terms of ``"scalar"`` are noise that no d averages out.
-    - ``"full"``: :math:`\Theta_{kl}` itself, for few samples and outputs.
+      outputs, and is closer to the limit: the d(d - 1) off-diagonal terms of ``"scalar"`` are
+      noise that does not average out. It needs d backward passes.
+    - ``"full"``: the blocks :math:`\Theta_{kl}`, for few samples and outputs.
 
-    Samples are taken in blocks such that what is held at a time stays within ``memory_limit``; of
-    several blocks, passes are repeated for each pair of blocks. With ``x2=None`` only blocks on and
-    above the diagonal are computed. Products are in full precision and added up in ``dtype``.
+    Samples are processed in blocks that fit into ``memory_limit``. With several blocks, passes are
+    repeated for each pair of blocks. With ``x2=None`` blocks below the diagonal are not computed.
 
     Args:
         apply_fn: the model, ``apply_fn(params, x) -> (n, d)``, such as a flax module's ``apply``.
-            Samples must not interact: batch normalisation has to use fixed statistics, and dropout
-            to be off. Four samples at once are held against each alone, their outputs and
-            derivatives, which takes the memory of a few gradients; where samples or parameters are
-            traced, shapes only. Compiled once for each function: hand over the same one, not a new
-            lambda at every call, and nothing that reads what changes, as with ``jax.jit``: it would
-            be that of the first call. Arrays that change between calls, such as those statistics,
-            are bound with :class:`jax.tree_util.Partial`, flags with ``functools.partial``.
-        params: what to differentiate by; a pytree of floating-point arrays. Of a flax module's
-            variables the collection ``"params"``: others beside it are refused.
+            It must map each sample independently: batch norm with fixed statistics, no dropout.
+            This is checked on four samples, except under a trace. As with ``jax.jit``, a function
+            is compiled once: pass the same function at every call, without hidden state. Bind
+            arrays that change between calls with :class:`jax.tree_util.Partial`, and flags with
+            ``functools.partial``.
+        params: parameters, a pytree of floating-point arrays; for a flax module its collection
+            ``"params"`` without the others.
         x1: samples, shape ``(n1, ...)``.
-        x2: other samples, shape ``(n2, ...)``; those of ``x1`` if None.
+        x2: other samples, shape ``(n2, ...)``; None for ``x1``.
         kind: ``"scalar"``, ``"trace"`` or ``"full"``.
-        memory_limit: bytes that may be held beside parameters and samples, on each device. An upper
-            bound of what a block needs is computed from the model (all its intermediate results).
-        batch_size: samples in a block, in place of what follows from ``memory_limit``, which then
-            only bounds the products' working space.
-        dtype: of sums and result. Default: that of the parameters, and at least float32.
-            float64 needs x64 enabled; products of float32 gradients are then exact.
-        devices: over which the rows of blocks are spread, one thread each. Default: where JAX puts
-            it.
-        progress: show a bar over pairs of blocks. Default: if there are several, on a terminal.
+        memory_limit: bytes that may be used on each device, besides parameters and samples.
+        batch_size: number of samples in a block. None: as many as ``memory_limit`` admits. If it is
+            given, ``memory_limit`` bounds only the working space of products.
+        dtype: dtype of sums and result, float32 or float64 (with x64 enabled). None: the widest
+            dtype of the parameters and float32. Products are in full precision.
+        devices: devices over which rows of blocks are distributed, with a thread for each. None:
+            JAX's default device.
+        progress: whether to show a progress bar over pairs of blocks. None: on a terminal, if there
+            are several pairs.
 
     Returns:
-        The kernel, shape ``(n1, n2)``, or ``(n1, n2, d, d)`` if full, in ``dtype``; exactly
-        symmetric with ``x2=None``.
+        The kernel in ``dtype``, of shape ``(n1, n2)``, or ``(n1, n2, d, d)`` for ``"full"``. It is
+        exactly symmetric with ``x2=None``.
 
     Raises:
-        ValueError: if samples are empty, not finite or of different shapes or dtypes, parameters
-            not all floating-point or with other collections of flax, ``apply_fn`` does not return
-            floats ``(n, d)`` or lets samples interact, ``memory_limit`` is too small for one
-            sample, or another argument is not one of the above.
-        TypeError: if samples are no array of numbers, ``apply_fn`` does not return one array, or
-            ``memory_limit`` is no number.
+        ValueError: if samples are empty, not finite, or of different shapes or dtypes; if
+            ``params`` is not floating-point throughout or holds other collections of flax; if
+            ``apply_fn`` does not return floats ``(n, d)``, lets samples interact or does not depend
+            on ``params``; if ``memory_limit`` is too small for one sample; or if ``kind``,
+            ``batch_size``, ``dtype`` or ``devices`` is not one of the above.
+        TypeError: if samples are not an array of numbers, ``apply_fn`` does not return one array,
+            or ``memory_limit`` is not a number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -136,46 +132,46 @@ def ntk(
 
 
 class _Plan(NamedTuple):
-    """How the work is cut."""
+    """Division of the work into blocks and passes."""
 
     kind: Literal["scalar", "trace", "full"]
     dim: int
     batch_size: int  # samples in a block
-    at_a_time: int  # of them, that pass through the model together
+    at_a_time: int  # samples of a block that pass through the model together
     num_directions: int  # outputs whose backward passes are held at a time
     workspace: int  # bytes for products
     dtype: np.dtype
 
     def block_of(self, num: int) -> int:
-        """The size of blocks of so many samples: no larger than it takes, in whole passes."""
+        """Size of the blocks of `num` samples: as small as possible, in whole passes."""
         part = min(self.at_a_time, num)
         return min(self.batch_size, -(-num // part) * part)
 
 
 def _plan(program, nums, dim, kind, memory_limit, batch_size, dtype) -> _Plan:
-    """The most samples, and for the trace the most outputs, that fit; nums: (n,) or (n1, n2)."""
+    """Choose the largest blocks and numbers of directions that fit; nums: (n,) or (n1, n2)."""
     num = dim if kind == "full" else 1
-    # The result is there once whole and once in parts.
+    # The result is held twice: whole and in parts.
     result = 2 * nums[0] * nums[-1] * num**2 * dtype.itemsize
     workspace = memory_limit // 4
     free = memory_limit - workspace - result
     largest = max(nums)
 
     def fitting(directions):
-        """Samples in a block, and how many of them at a time."""
+        """Number of samples in a block, and in a pass."""
         kept, beside = program.sizes(directions)
         if sum(nums) * kept + largest * beside <= free:
             return largest, largest
         found, least = (0, 1), float("inf")
         for part in _AT_A_TIME:
-            # What all samples keep, or those of two blocks, and what one pass needs beside.
+            # Memory left for the arrays of all samples, or of two blocks, beside one pass.
             left = free - part * (kept + beside)
             whole = [-(-num // part) * part for num in nums]
             size = max(whole) if sum(whole) * kept <= left else left // (2 * kept) // part * part
             if size < 1:
                 continue
             num = -(-largest // size)
-            size = -(-largest // (num * part)) * part  # blocks of nearly one size
+            size = -(-largest // (num * part)) * part  # blocks of nearly equal size
             cost = num * (num + 1) * size * (1 + _PASS / part)
             if cost < least:
                 found, least = (size, part), cost
@@ -190,8 +186,9 @@ def _plan(program, nums, dim, kind, memory_limit, batch_size, dtype) -> _Plan:
     if found < 1:
         kept, beside = program.sizes(directions)
         raise ValueError(
-            f"memory_limit = {memory_limit} bytes is too small: it takes {3 * kept + beside} for a "
-            f"block of one sample, {result} for the kernel, and a quarter for products."
+            f"memory_limit = {memory_limit} bytes is too small: a block of one sample needs "
+            f"{3 * kept + beside} bytes, the kernel {result}, and a quarter of the limit is "
+            f"reserved for products."
         )
     return _Plan(kind, dim, found, at_a_time, directions, max(workspace, 1), dtype)
 
@@ -207,13 +204,13 @@ def _kernel(
     devices: Sequence[jax.Device] | None,
     progress: bool | None,
 ) -> Array:
-    """All pairs of blocks, from samples (blocks, size, ...)."""
-    from tqdm import tqdm  # here, so that importing costs no more than JAX
+    """Compute the kernel of all pairs of blocks of samples (blocks, size, ...)."""
+    from tqdm import tqdm  # late, to keep importing the module cheap
 
     known = (rows, columns, *program.consts, *jax.tree.leaves((apply_fn, params)))
     concrete = not _check.is_traced(*known)
     used = _xla.devices_of(rows) if devices is None else devices
-    # Within what is being traced it is part of that.
+    # Inside a trace the computation is part of the traced program.
     capture: Any = _xla.jit(_capture, used) if concrete else _capture
     parts: dict[tuple[int, int], Array] = {}
     sites, full = list(program.sites.values()), plan.kind == "full"
@@ -231,7 +228,7 @@ def _kernel(
                     if not (symmetric and i == j):
                         right = capture(*model, _passes(plan, columns[j], device), directions)
                     part = _contraction.contract(sites, left, right, full=full, **settings)
-                    del right  # before the next pass takes memory, and after all is done
+                    del right  # frees memory before the next pass
                     parts[i, j] = part if (i, j) not in parts else parts[i, j] + part
                     if concrete:
                         jax.block_until_ready(parts[i, j])
@@ -239,7 +236,7 @@ def _kernel(
                 del left
 
     def in_thread(device: jax.Device, own: range) -> None:
-        # A thread has settings of its own.
+        # JAX's settings are local to a thread.
         with jax.enable_x64(x64), jax.default_matmul_precision(precision):
             work(device, own)
 
@@ -249,7 +246,7 @@ def _kernel(
     with tqdm(total=total, desc="NTK", unit=" blocks", disable=hidden) as bar:
         if devices is None or not concrete:
             work(None, range(len(rows)))
-        else:  # rows of blocks in turn, as those of a symmetric kernel grow shorter
+        else:  # rows are interleaved, as those of a symmetric kernel become shorter
             with ThreadPoolExecutor(len(devices)) as pool:
                 own = [range(k, len(rows), len(devices)) for k in range(len(devices))]
                 list(pool.map(in_thread, devices, own))
@@ -258,7 +255,7 @@ def _kernel(
 
 
 def _joined(plan: _Plan, parts: Any, num_rows: int, num_columns: int, symmetric: bool) -> Array:
-    """One kernel of parts (size, F, size, F)."""
+    """Join parts (size, F, size, F) to one kernel."""
     strips = []
     for i in range(num_rows):
         strip = []
@@ -277,7 +274,7 @@ def _joined(plan: _Plan, parts: Any, num_rows: int, num_columns: int, symmetric:
 
 
 def _directions(plan: _Plan) -> list[Array]:
-    """Combinations of outputs along which to differentiate, in groups (D, d)."""
+    """Linear combinations of outputs to differentiate, in groups (D, d)."""
     if plan.kind == "scalar":
         return [jnp.ones((1, plan.dim))]
     size = plan.num_directions
@@ -294,7 +291,7 @@ def _read(apply_fn, params, shape, dtype) -> _program.Program:
 
 
 def _passes(plan: _Plan, block: Array, device: jax.Device | None) -> Array:
-    """A block's samples as they pass through the model: (passes, samples at a time, ...)."""
+    """Reshape the samples of a block to passes: (passes, samples at a time, ...)."""
     block = jax.device_put(block, device)
     return block.reshape(-1, min(plan.at_a_time, len(block)), *block.shape[1:])
 

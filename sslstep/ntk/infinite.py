@@ -1,37 +1,37 @@
 r"""Kernels of infinitely wide networks, in closed form.
 
-As its hidden layers become wide, a network's neural tangent kernel (NTK; Jacot et al., 2018)
+As the hidden layers of a network become wide, its neural tangent kernel (NTK; Jacot et al., 2018)
 
 .. math:: K(x, x') = \sum_\theta \frac{\partial f(x)}{\partial\theta}
     \frac{\partial f(x')}{\partial\theta}
 
-tends to a limit which the architecture and the scale of the initial parameters determine. So does
-the covariance of its initial outputs, the NNGP kernel. The recursions over convolutional layers are
+tends to a limit that depends on the architecture and the scale of the initial parameters only. The
+covariance of its initial outputs tends to the NNGP kernel. Recursions over convolutional layers are
 those of the neural_tangents library (Novak et al., 2020).
 
-**Layers.** A layer with fan-in m takes h to
+**Layers.** A layer with fan-in m maps h to
 
-- :math:`\sigma_w m^{-1/2} W h + \sigma_b b` for ``parameterization="ntk"``: the entries of W and b
-  are drawn with variance α², and by default :math:`\sigma_w = \sqrt 2`;
-- :math:`W h + b` for ``parameterization="standard"``: the entries of W have variance
-  :math:`\alpha^2 \sigma_w^2 / m` and those of b :math:`\alpha^2 \sigma_b^2`. By default
-  :math:`\sigma_w = 1 / \sqrt 3`, which is PyTorch's :math:`U(\pm 1 / \sqrt m)`. The NTK grows in
-  proportion to the width, which has to be given: the kernel is the leading term at that width.
+- :math:`\sigma_w m^{-1/2} W h + \sigma_b b` for ``parameterization="ntk"``. The entries of W and b
+  have variance α², and by default :math:`\sigma_w = \sqrt 2`.
+- :math:`W h + b` for ``parameterization="standard"``. The entries of W have variance
+  :math:`\alpha^2 \sigma_w^2 / m` and those of b :math:`\alpha^2 \sigma_b^2`. The default
+  :math:`\sigma_w = 1 / \sqrt 3` is PyTorch's :math:`U(\pm 1 / \sqrt m)`. The NTK grows in
+  proportion to the width. The kernel is the leading term at the given width.
 
 Here α is ``init_scale``, :math:`\sigma_w` ``weight_std`` and :math:`\sigma_b` ``bias_std``. α
-multiplies the parameters that training starts from; the function of the parameters stays as it
-is. With L hidden layers of rectifiers and no biases, in either parameterisation,
+multiplies the initial parameters and leaves the network's function of its parameters unchanged.
+With L hidden layers of rectifiers and no biases, in either parameterisation,
 
 .. math:: K_\alpha = \alpha^{2L} K_1, \qquad
     K^\mathrm{NNGP}_\alpha = \alpha^{2 (L + 1)} K^\mathrm{NNGP}_1.
 
-**Precision.** Kernels are computed in float64, with x64 enabled or not, and rounded to the dtype of
-x1 at the end; between samples of one direction they are right to about 1e-8. A traced computation
+**Precision.** Kernels are computed in float64, with or without x64 enabled, and rounded to the
+dtype of x1 at the end. Between parallel samples they are exact to about 1e-8. A traced computation
 cannot change its precision: under `jit`, `grad` or `vmap` without x64 it is float32 throughout.
-:func:`mlp` is right to a few eps per layer there too, as it computes with angles instead of their
-cosines. :func:`cnn` and :func:`resnet` are off by up to 1e-3 on the diagonal: leave those
-uncompiled, as they compile themselves. Where the NTK of rectifiers has a kink, between samples of
-one direction or of opposite ones, its derivative is the mean of those on both sides.
+:func:`mlp` then is exact to a few eps per layer, because it computes with angles instead of their
+cosines. :func:`cnn` and :func:`resnet` are off by up to 1e-3 on the diagonal. Do not compile those:
+they compile themselves. Between parallel or antiparallel samples the NTK of rectifiers has a kink;
+its derivative there is the mean of both sides.
 """
 
 import contextlib
@@ -72,57 +72,59 @@ def mlp(
     kernel: Kernel = "ntk",
     activation: Activation = "relu",
 ) -> KernelFn:
-    r"""The kernel of a fully connected network.
+    r"""Kernel function of an infinitely wide fully connected network.
 
-    With rectifiers, :math:`\Sigma^0 = x \cdot x' / m_0` and :math:`\Theta^0 = 0`, each layer
-    makes of them, in the ``"ntk"`` parameterisation,
+    From :math:`\Sigma^0 = x \cdot x' / m_0` and :math:`\Theta^0 = 0`, each linear layer maps, in
+    the ``"ntk"`` parameterisation,
 
     .. math:: \Lambda = \sigma_w^2 \Sigma + \sigma_b^2, \qquad
         \Theta \leftarrow \Lambda + \alpha^2 \sigma_w^2 \Theta, \qquad
         \Sigma \leftarrow \alpha^2 \Lambda,
 
-    and in the ``"standard"`` one, with fan-in m and the 1 only where there are biases,
+    and in the ``"standard"`` parameterisation, with fan-in m and the 1 only if there are biases,
 
     .. math:: \Theta \leftarrow m \Sigma + 1 + \alpha^2 \sigma_w^2 \Theta, \qquad
         \Sigma \leftarrow \alpha^2 (\sigma_w^2 \Sigma + \sigma_b^2).
 
-    Between layers, with :math:`\cos\theta = \Sigma(x, x') / \sqrt{\Sigma(x, x) \Sigma(x', x')}`,
+    Each layer of rectifiers, with
+    :math:`\cos\theta = \Sigma(x, x') / \sqrt{\Sigma(x, x) \Sigma(x', x')}`, maps
 
     .. math:: \Theta \leftarrow \frac{\pi - \theta}{2\pi} \Theta, \qquad \Sigma \leftarrow
         \sqrt{\Sigma(x, x) \Sigma(x', x')}\;
         \frac{\sin\theta + (\pi - \theta) \cos\theta}{2\pi}.
 
-    The NTK is the last Θ, the NNGP kernel the last Σ. A network with several outputs has this
-    kernel for each of them, and zero between them.
+    The NTK is the last Θ, and the NNGP kernel the last Σ. In a network with several outputs each
+    output has this kernel, and the kernel between two outputs is zero.
 
     Args:
-        depth: the number of hidden layers L ≥ 1.
-        width: of the hidden layers; must be given with ``parameterization="standard"`` or
-            ``bias_std="fan_in"``, and has no effect otherwise.
-        parameterization: ``"ntk"`` or ``"standard"``, see above.
-        weight_std: :math:`\sigma_w > 0`. Default: :math:`\sqrt 2` (``"ntk"``) or
+        depth: number L ≥ 1 of hidden layers.
+        width: width of the hidden layers; required for ``parameterization="standard"`` and for
+            ``bias_std="fan_in"``, without effect otherwise.
+        parameterization: ``"ntk"`` or ``"standard"``, defined at the top of this module.
+        weight_std: :math:`\sigma_w > 0`; traced. None: :math:`\sqrt 2` (``"ntk"``) or
             :math:`1 / \sqrt 3` (``"standard"``).
-        bias_std: :math:`\sigma_b \ge 0` of the hidden layers' biases; ``"fan_in"`` for
-            :math:`\sigma_w / \sqrt m` in a layer of fan-in m, PyTorch's biases. None: no biases,
-            which is not the same as biases that start at zero.
-        init_scale: α > 0. Traced, as the two above are: other values compile nothing anew.
-        output_bias: whether the output layer has a bias too. In the ``"standard"``
-            parameterisation it adds exactly 1 to every entry of the NTK, in the ``"ntk"`` one
-            :math:`\sigma_b^2`, whatever α is.
+        bias_std: :math:`\sigma_b \ge 0` of the biases; traced. ``"fan_in"``: PyTorch's
+            :math:`\sigma_w / \sqrt m` in a layer of fan-in m. None: no biases. A scale of 0 means
+            biases that start at zero and are trained.
+        init_scale: α > 0; traced.
+        output_bias: whether the output layer has a bias. It adds a constant to every entry of the
+            NTK, for any α: 1 in the ``"standard"`` parameterisation, :math:`\sigma_b^2` in
+            ``"ntk"``.
         kernel: ``"ntk"`` or ``"nngp"``.
         activation: ``"relu"``, ``"erf"``, ``"gelu"`` or ``"linear"``.
 
     Returns:
-        ``kernel_fn(x1, x2=None)``, pure: from inputs of shapes ``(n1, ...)`` and ``(n2, ...)``,
-        flattened, to K of shape ``(n1, n2)`` in the dtype of x1. Without x2 it is K(x1, x1),
-        symmetric to the last bit. Integers, such as pixels, are converted to the default float. It
-        is compiled once for each shape. It raises ValueError if inputs are not of one shape, not
-        finite or empty; if K leaves the range of its dtype; or if the constant of the output bias
-        is more than 1000 times as large as the rest, which float32 would round away. What depends
-        on values is not checked under `jit`: K is 0, infinite or NaN where it leaves the range.
+        A pure function ``kernel_fn(x1, x2=None)``. It maps inputs of shapes ``(n1, ...)`` and
+        ``(n2, ...)``, which are flattened, to K of shape ``(n1, n2)`` in the dtype of x1. Integers
+        are converted to the default float. ``x2=None`` stands for x1; K is then exactly symmetric.
+        The function compiles once for each shape. It raises ValueError if inputs are empty, not
+        finite or of different shapes; if K exceeds the range of its dtype; or if the constant of
+        the output bias is more than 1000 times as large as the rest of K, which float32 would round
+        away. Under `jit` values are not checked, and K may be 0, infinite or NaN.
 
     Raises:
-        ValueError: if an argument is out of range or unknown, or ``width`` is missing.
+        ValueError: if an argument is out of range or unknown, if ``width`` is required and None, or
+            if ``output_bias`` is true without ``bias_std``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -155,37 +157,44 @@ def cnn(
     kernel: Kernel = "ntk",
     activation: Activation = "relu",
 ) -> KernelFn:
-    r"""The kernel of a convolutional network.
+    r"""Kernel function of an infinitely wide convolutional network.
 
-    ``depth`` times a convolution and the activation, then all features (``"flatten"``) or their
-    means over the image (``"average"``), then a linear layer. The fan-in of a convolution is
-    :math:`k^2` times its input channels, of the last layer the number of features it sees. α acts
-    as in :func:`mlp`.
+    The network has ``depth`` convolutions, each followed by the activation, and a linear layer that
+    reads all features (``pool="flatten"``) or their means over the image (``"average"``). The
+    fan-in of a convolution is :math:`k^2` times its input channels, and that of the linear layer is
+    the number of features that it reads.
 
-    The cost of an entry grows with the number of pixels with ``"flatten"``, and with its square
-    with ``"average"``: images of 32 x 32 pixels take a GPU, or few samples at a time.
+    The cost of an entry of the kernel grows in proportion to the number of pixels for
+    ``"flatten"``, and to its square for ``"average"``. Images of 32 x 32 pixels need a GPU, or few
+    samples at a time.
 
     Args:
-        depth: the number of convolutions L ≥ 1.
-        channels: of every convolution; where it is needed, as ``width`` of :func:`mlp`.
-        filter_size: k, in pixels.
-        strides: of every convolution, in pixels.
+        depth: number L ≥ 1 of convolutions.
+        channels: channels of every convolution; required for ``parameterization="standard"`` and
+            for ``bias_std="fan_in"``, without effect otherwise.
+        filter_size: side k of the filters in pixels.
+        strides: stride of every convolution in pixels.
         padding: ``"SAME"`` (zeros), ``"VALID"`` (none) or ``"CIRCULAR"``.
         pool: ``"flatten"`` or ``"average"``.
-        parameterization: as in :func:`mlp`.
-        weight_std: as in :func:`mlp`.
-        bias_std: as in :func:`mlp`; a bias belongs to a channel.
-        init_scale: as in :func:`mlp`.
-        output_bias: as in :func:`mlp`.
-        kernel: as in :func:`mlp`.
-        activation: as in :func:`mlp`.
+        parameterization: ``"ntk"`` or ``"standard"``, defined at the top of this module.
+        weight_std: :math:`\sigma_w > 0`; traced. None: :math:`\sqrt 2` (``"ntk"``) or
+            :math:`1 / \sqrt 3` (``"standard"``).
+        bias_std: :math:`\sigma_b \ge 0` of the biases, one for each channel; traced. ``"fan_in"``:
+            :math:`\sigma_w / \sqrt m` in a layer of fan-in m. None: no biases.
+        init_scale: factor α > 0 of all initial parameters; traced.
+        output_bias: whether the linear layer has a bias.
+        kernel: ``"ntk"`` or ``"nngp"``.
+        activation: ``"relu"``, ``"erf"``, ``"gelu"`` or ``"linear"``.
 
     Returns:
-        ``kernel_fn(x1, x2=None)``, as of :func:`mlp`, from images of shape ``(n, h, w, c)``.
+        A pure function ``kernel_fn(x1, x2=None)`` of images of shape ``(n, h, w, c)``, with the
+        result, the checks and the errors of :func:`mlp`'s.
 
     Raises:
-        ValueError: as :func:`mlp`.
-        ImportError: if neural_tangents does not fit the installed JAX.
+        ValueError: if an argument is out of range or unknown, if ``channels`` is required and None,
+            or if ``output_bias`` is true without ``bias_std``.
+        ModuleNotFoundError: if neural_tangents is not installed.
+        ImportError: if neural_tangents is incompatible with the installed JAX.
 
     Example:
         >>> import jax
@@ -215,39 +224,47 @@ def resnet(
     kernel: Kernel = "ntk",
     activation: Activation = "relu",
 ) -> KernelFn:
-    r"""The kernel of a residual network with pre-activation blocks (He et al., 2016, Fig. 4e).
+    r"""Kernel function of an infinitely wide residual network (He et al., 2016, Fig. 4e).
 
-    A convolution, the blocks, the activation φ, flattening or averaging as in :func:`cnn`, and a
-    linear layer. A block takes h to
+    The network is a convolution, pre-activation blocks, the activation φ, and a linear layer that
+    reads all features (``pool="flatten"``) or their means over the image (``"average"``). A block
+    maps h to
 
-    .. math:: S(h) + \mathrm{conv}(\varphi(\mathrm{conv}(\varphi(h)))),
+    .. math:: S(h) + \mathrm{conv}(\varphi(\mathrm{conv}(\varphi(h)))).
 
-    and all convolutions pad with zeros. S is the identity, except in the first block of every stage
-    but the first: there the block's first convolution has stride 2 and S is a convolution of
-    size 1 and stride 2. There is no normalisation, and all stages have the same number of channels.
+    S is the identity, except in the first block of the second and later stages: there S is a
+    convolution of size 1 and stride 2, and the block's first convolution has stride 2. Convolutions
+    pad with zeros. There is no normalisation, and all stages have the same number of channels.
 
-    The terms of the sum scale with different powers of α, so no power of α factors out; α is
-    applied to every layer and is exact all the same.
+    The terms of the sum scale with different powers of α. The kernel is therefore not a power of α
+    times a fixed kernel; it is computed for the given α.
 
     Args:
-        num_blocks: the number of blocks; or that of each stage, such as ``(2, 2, 2, 2)``.
-        channels: of every convolution; where it is needed, as ``width`` of :func:`mlp`.
-        filter_size: of the convolutions, in pixels.
+        num_blocks: number of blocks in a single stage, or a sequence with the number of each stage,
+            such as ``(2, 2, 2, 2)``.
+        channels: channels of every convolution; required for ``parameterization="standard"`` and
+            for ``bias_std="fan_in"``, without effect otherwise.
+        filter_size: side of the filters in pixels.
         pool: ``"flatten"`` or ``"average"``.
-        parameterization: as in :func:`mlp`.
-        weight_std: as in :func:`mlp`.
-        bias_std: as in :func:`mlp`; a bias belongs to a channel.
-        init_scale: as in :func:`mlp`.
-        output_bias: as in :func:`mlp`.
-        kernel: as in :func:`mlp`.
-        activation: as in :func:`mlp`.
+        parameterization: ``"ntk"`` or ``"standard"``, defined at the top of this module.
+        weight_std: :math:`\sigma_w > 0`; traced. None: :math:`\sqrt 2` (``"ntk"``) or
+            :math:`1 / \sqrt 3` (``"standard"``).
+        bias_std: :math:`\sigma_b \ge 0` of the biases, one for each channel; traced. ``"fan_in"``:
+            :math:`\sigma_w / \sqrt m` in a layer of fan-in m. None: no biases.
+        init_scale: factor α > 0 of all initial parameters; traced.
+        output_bias: whether the linear layer has a bias.
+        kernel: ``"ntk"`` or ``"nngp"``.
+        activation: ``"relu"``, ``"erf"``, ``"gelu"`` or ``"linear"``.
 
     Returns:
-        ``kernel_fn(x1, x2=None)``, as of :func:`mlp`, from images of shape ``(n, h, w, c)``.
+        A pure function ``kernel_fn(x1, x2=None)`` of images of shape ``(n, h, w, c)``, with the
+        result, the checks and the errors of :func:`mlp`'s.
 
     Raises:
-        ValueError: as :func:`mlp`.
-        ImportError: if neural_tangents does not fit the installed JAX.
+        ValueError: if an argument is out of range or unknown, if ``channels`` is required and None,
+            or if ``output_bias`` is true without ``bias_std``.
+        ModuleNotFoundError: if neural_tangents is not installed.
+        ImportError: if neural_tangents is incompatible with the installed JAX.
 
     Example:
         >>> import jax
@@ -323,14 +340,15 @@ def _kernel_fn(
         x1: Real[ArrayLike, "n1 ..."], x2: Real[ArrayLike, "n2 ..."] | None = None
     ) -> Float[Array, "n1 n2"]:
         concrete = _check.is_concrete(x1, x2, *scales)
-        # At once, even if something else is being traced: a trace has one precision.
+        # Evaluated at once even inside a trace, which cannot change its precision.
         with jax.ensure_compile_time_eval() if concrete else contextlib.nullcontext():
             x1 = _require_inputs("x1", x1, network)
             if x2 is not None:
                 x2 = _require_inputs("x2", x2, network)
                 if x1.shape[1:] != x2.shape[1:]:
                     raise ValueError(
-                        f"x1 and x2 must hold samples of one shape, got {x1.shape} and {x2.shape}."
+                        f"samples of x1 and x2 must have the same shape, got arrays of shape "
+                        f"{x1.shape} and {x2.shape}."
                     )
             if not concrete:
                 return _evaluate(network, kernel, _as_scales(scales), x1, x2)[0]
@@ -349,13 +367,13 @@ def _as_scales(scales: tuple[ArrayLike, ...]) -> _layers.Scales:
 
 @partial(jax.jit, static_argnames=("network", "kernel"))
 def _evaluate(network, kernel, scales, x1, x2):
-    """The kernel in the dtype of x1; its size, whether that is above zero, and without the bias."""
+    """Kernel matrix in the dtype of x1, its scale, whether it is nonzero, scale without bias."""
     wide = jnp.result_type(float)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         inputs = x1.astype(wide), None if x2 is None else x2.astype(wide)
         engine = _dense if network.layers == "dense" else _layers
         matrix, size, nonzero = engine.kernel_matrix(network, kernel, scales, *inputs)
-        matrix = jax.lax.optimization_barrier(matrix)  # or XLA computes it once for each use below
+        matrix = jax.lax.optimization_barrier(matrix)  # keeps XLA from computing it for each use
         rest = matrix - _layers.output_constant(network, scales, x1.shape[1:])
     if x2 is None:
         matrix = (matrix + matrix.T) / 2
@@ -366,11 +384,11 @@ def _require_inputs(name: str, x: ArrayLike, network: _layers.Network) -> Array:
     shape = _check.shape_of(x)
     wanted = "(n, ...)" if network.layers == "dense" else "(n, height, width, channels)"
     if len(shape) < 2 or 0 in shape or (network.layers != "dense" and len(shape) != 4):
-        raise ValueError(f"{name} must have shape {wanted}, none of them 0, got shape {shape}.")
+        raise ValueError(f"{name} must have shape {wanted} with no size 0, got shape {shape}.")
     if network.layers != "dense" and min(_layers.feature_map(network, shape[1:])) < 1:
         raise ValueError(
-            f"images of shape {shape[1:]} are too small: {sum(network.blocks)} convolution(s) of "
-            f"size {network.filter_size} without padding leave nothing of them."
+            f"images of {name}, of shape {shape[1:]}, are too small: {sum(network.blocks)} "
+            f"convolution(s) of size {network.filter_size} without padding leave no pixels."
         )
     _check.require_finite(name, x)
     x = _check.as_float(name, x)
@@ -391,7 +409,7 @@ def _require_representable(
         )
     if kernel == "ntk" and dtype != jnp.float64 and 0 < 1e3 * rest < size:
         raise ValueError(
-            f"the output bias adds a constant to every entry, next to which the rest of the kernel "
-            f"({rest:.3g} at most) would be rounded away in {dtype}: give float64 inputs, with x64 "
-            f"enabled, or leave output_bias=False."
+            f"the output bias adds a constant to every entry of the kernel, and {dtype} would "
+            f"round away the rest ({rest:.3g} at most): give float64 inputs, with x64 enabled, or "
+            f"set output_bias=False."
         )

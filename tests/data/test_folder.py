@@ -19,7 +19,7 @@ def test_classes_are_folders_in_order(tmp_path):
     for place, image in zip(places, pixels, strict=True):
         write(tmp_path / place, image)
     (tmp_path / "cats" / "notes.txt").write_text("no image")
-    with pytest.warns(UserWarning, match=r"1 file\(s\) whose ending .* such as cats/notes\.txt\."):
+    with pytest.warns(UserWarning, match=r"1 file\(s\) without an ending .* as cats/notes\.txt\."):
         images, labels, names = data.image_folder(tmp_path, 8)
     np.testing.assert_array_equal(images, pixels[[3, 2, 1, 0]])
     assert labels.tolist() == [-1, 0, 0, 1]
@@ -55,10 +55,10 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
         data.image_folder(tmp_path, 0)
     content = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(data.DatasetNotFoundError, match=r"cut\.png is no image that can be read"):
+    with pytest.raises(data.DatasetNotFoundError, match=r"cut\.png cannot be read as an image"):
         data.image_folder(tmp_path, 8)
     (tmp_path / "cut.png").write_bytes(b"no image at all")
-    with pytest.raises(data.DatasetNotFoundError, match=r"cut\.png is no image that can be read"):
+    with pytest.raises(data.DatasetNotFoundError, match=r"cut\.png cannot be read as an image"):
         data.image_folder(tmp_path, 8)
 
 
@@ -99,14 +99,16 @@ def test_16_bits_of_a_ppm_are_scaled_too(tmp_path):
 )
 def test_what_has_no_white_is_refused(tmp_path, kind, said):
     Image.fromarray(np.full((4, 4), 1, kind)).save(tmp_path / "deep.tif")
-    with pytest.raises(data.DatasetNotFoundError, match=rf"deep\.tif is no image .* are {said}"):
+    with pytest.raises(data.DatasetNotFoundError, match=rf"deep\.tif cannot be read .* are {said}"):
         data.image_folder(tmp_path, 4)
 
 
 def test_what_is_larger_than_pillow_allows_is_named(tmp_path, monkeypatch):
     write(tmp_path / "large.png", np.zeros((8, 8, 3)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
-    with pytest.raises(data.DatasetNotFoundError, match=r"large\.png is no image .* exceeds limit"):
+    with pytest.raises(
+        data.DatasetNotFoundError, match=r"large\.png cannot be read .* exceeds limit"
+    ):
         data.image_folder(tmp_path, 4)
 
 
@@ -118,18 +120,19 @@ def test_what_is_no_class_shifts_no_label_and_is_told(tmp_path):
     (tmp_path / "bare").mkdir()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.md").touch()
-    with pytest.warns(UserWarning, match="Passed over") as caught:
+    with pytest.warns(UserWarning, match="Skipped") as caught:
         _, labels, names = data.image_folder(tmp_path, 8)
     assert names == ("cats", "dogs")
     assert labels.tolist() == [0, 1]
     (told,) = [str(each.message) for each in caught]
     for part in (
-        "2 images are read, of classes cats, dogs",
-        "1 image(s) that Pillow as installed cannot open (.heic), such as cats/1.HEIC",
-        "1 link(s) that lead nowhere, such as " + str(tmp_path / "cats" / "2.png"),
-        "1 folder(s) that archives and systems leave behind",
-        "2 folder(s) without an image that can be read, which are no classes, such as bare",
-        "1 file(s) whose ending is not one of images, such as notes/a.md",
+        "2 images read from ",
+        "classes: cats, dogs. Skipped: ",
+        "1 image(s) that the installed Pillow cannot open (.heic), such as cats/1.HEIC",
+        "1 dead link(s), such as " + str(tmp_path / "cats" / "2.png"),
+        "1 folder(s) of an archive tool or operating system",
+        "2 folder(s) without a readable image, such as bare",
+        "1 file(s) without an ending of images, such as notes/a.md",
     ):
         assert part in told, told
 
@@ -148,7 +151,7 @@ def test_linked_folders_are_read_and_circles_are_not(tmp_path):
     (inside / "cats" / "more").symlink_to(outside)
     (inside / "dogs").symlink_to(outside)
     (outside / "deep" / "back").symlink_to(outside)
-    with pytest.warns(UserWarning, match=r"2 link\(s\) to a folder that holds them"):
+    with pytest.warns(UserWarning, match=r"2 link\(s\) to a folder that contains the link"):
         _, labels, names = data.image_folder(inside, 8)
     assert (labels.tolist(), names) == ([0, 0, 1], ("cats", "dogs"))
 
@@ -165,5 +168,5 @@ def test_what_pillow_reads_is_read(tmp_path, ending):
 def test_a_folder_of_what_cannot_be_read_says_so(tmp_path):
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats" / "1.heic").touch()
-    with pytest.raises(data.DatasetNotFoundError, match=r"no images .* Passed over: .*\(\.heic\)"):
+    with pytest.raises(data.DatasetNotFoundError, match=r"no images .* Skipped: .*\(\.heic\)"):
         data.image_folder(tmp_path, 8)

@@ -189,7 +189,7 @@ def test_load_knows_what_there_is() -> None:
         ValueError, match="must be one of 'photos', 'cifar10', 'stl10', got 'mnist'"
     ):
         data.load("mnist")
-    with pytest.raises(ValueError, match=r"got '/my/cats'; a folder is read by image_folder"):
+    with pytest.raises(ValueError, match=r"got '/my/cats'; image_folder reads a folder"):
         data.load("/my/cats")
     with pytest.raises(
         ValueError, match="split of cifar10 must be one of 'train', 'test', got 'unl"
@@ -213,7 +213,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_nothing_there_by_default(tmp_path: Path) -> None:
     message = message_of(lambda: data.load("cifar10"))
     assert f"{tmp_path}/default/cifar10, but there is no such folder" in message
-    assert "the folder that holds cifar10/<version>: data_dir, --data-dir, or the env" in message
+    assert "the folder with cifar10/<version> as data_dir, as --data-dir, or in the env" in message
     assert message.endswith("make data NAME=cifar10")
 
 
@@ -318,7 +318,7 @@ def test_description_damaged(write: Any, tmp_path: Path, file: str, content: str
     written = write()
     (written.folder / file).write_text(content)
     message = message_of(lambda: data.cifar10("train", tmp_path))
-    assert f"the description of the data in {written.folder} cannot be read" in message
+    assert f"dataset_info.json in {written.folder} cannot be read" in message
     assert message.endswith("ARGS=--overwrite")
 
 

@@ -144,7 +144,7 @@ def test_not_a_batch_of_images(function: object, unchecked: None) -> None:
         ValueError, match=r"images must have shape \(n, h, w, c\), got shape \(4, 4"
     ):
         function(np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"images is empty: shape \(0, 4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"images is empty: got shape \(0, 4, 4, 3\)"):
         function(np.zeros((0, 4, 4, 3), np.uint8))
 
 
@@ -161,7 +161,7 @@ def test_flatten_is_pixels_over_255(dtype: jnp.dtype) -> None:
 
 def test_crops_of_a_data_set_or_by_a_number_for_a_key(unchecked: None) -> None:
     found = Dataset(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int32), ("one",))
-    with pytest.raises(ValueError, match="got a Dataset: give its attribute images"):
+    with pytest.raises(ValueError, match="got a Dataset: give its field `images`"):
         random_crop_pairs(jax.random.key(0), found, 2)
     with pytest.raises(TypeError, match="key must be "):
         random_crop_pairs(0, found.images, 2)

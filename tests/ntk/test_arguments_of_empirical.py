@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 
 from sslstep.ntk import empirical
 
-SEPARATE = "apply_fn must map each sample by itself"
+SEPARATE = "apply_fn must map each sample independently"
 key = jax.random.key
 
 
@@ -174,7 +174,7 @@ def test_state_of_nnx():
 
     x = samples()
     graph, state = nnx.split(Net(nnx.Rngs(0)))
-    with pytest.raises(ValueError, match=r"a BatchStat of flax\.nnx, which is no parameter"):
+    with pytest.raises(ValueError, match=r"a BatchStat of flax\.nnx, which is not a parameter"):
         empirical.ntk(lambda s, x: nnx.merge(graph, s)(x), state, x)
     graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
     assert empirical.ntk(lambda p, x: nnx.merge(graph, p, rest)(x), params, x).shape == (8, 8)
@@ -211,8 +211,8 @@ def with_output(function):
         ({"memory_limit": 0}, "memory_limit must be a number of bytes, at least 1, got 0"),
         ({"memory_limit": -2.0}, r"memory_limit must be a number of bytes, at least 1, got -2\.0"),
         ({"batch_size": 3.0}, r"batch_size must be a whole number, got 3\.0"),
-        (with_output(lambda z: (z, z)), r"one array of shape \(n, d\), got a tuple. Pick one"),
-        (with_output(lambda z: {"z": z}), r"one array of shape \(n, d\), got a dict. Pick one"),
+        (with_output(lambda z: (z, z)), r"one array of shape \(n, d\), got a tuple. Select one"),
+        (with_output(lambda z: {"z": z}), r"one array of shape \(n, d\), got a dict. Select one"),
         (with_output(lambda z: None), r"one array of shape \(n, d\), got a NoneType"),
         (with_output(lambda z: z.sum()), r"for one sample of shape \(2,\) it returned shape \(\)"),
         (with_output(lambda z: z[0]), r"for one sample of shape \(2,\) it returned shape \(3,\)"),
@@ -225,7 +225,7 @@ def with_output(function):
         ({"x1": None}, "x1 must be one array of samples, got a NoneType"),
         ({"x1": [[1.0, 2.0], [1.0]]}, "x1 must hold samples of one shape"),
         ({"x1": np.array(["a"])}, "x1 must be an array of numbers, got dtype <U1"),
-        ({"x2": jnp.ones((3, 2), jnp.float16)}, "one dtype, got float32 and float16"),
+        ({"x2": jnp.ones((3, 2), jnp.float16)}, "the same dtype, got float32 and float16"),
         ({"x2": jnp.ones((0, 2))}, r"x2 must hold samples, .* got shape \(0, 2\)"),
         ({"params": jax.random.key(0)}, "floating-point arrays: params has dtype key<fry>"),
         ({"params": [jnp.ones((2, 3)), "adam"]}, r"floating-point arrays: params\[1\] is a str"),

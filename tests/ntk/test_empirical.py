@@ -277,7 +277,7 @@ def test_operator_is_a_kernel_for_contrastive_modes(x64):
     ("settings", "message"),
     [
         ({"kind": "mean"}, "kind must be one of 'scalar', 'trace', 'full', got 'mean'"),
-        ({"memory_limit": 100}, "memory_limit = 100 bytes is too small: it takes"),
+        ({"memory_limit": 100}, "memory_limit = 100 bytes is too small: a block of one"),
         ({"params": jnp.ones((2, 3), int)}, "floating-point arrays: params has dtype int32"),
         ({"params": {}}, "params holds no arrays"),
         ({"dtype": jnp.float64}, "dtype = float64 needs x64"),
@@ -288,7 +288,7 @@ def test_operator_is_a_kernel_for_contrastive_modes(x64):
         ({"batch_size": 0}, "batch_size must be >= 1"),
         ({"x1": jnp.ones((0, 2))}, "x1 must hold samples"),
         ({"x1": jnp.full((2, 2), jnp.nan)}, "x1 of shape .* NaN"),
-        ({"x2": jnp.ones((3, 4))}, r"one shape, got \(2,\) and \(4,\)"),
+        ({"x2": jnp.ones((3, 4))}, r"the same shape, got \(2,\) and \(4,\)"),
         (
             {"apply_fn": lambda params, x: x.sum(axis=1)},
             r"\(n, d\): for one sample of shape \(2,\)",
