@@ -347,8 +347,8 @@ def _kernel_fn(
                 x2 = _require_inputs("x2", x2, network)
                 if x1.shape[1:] != x2.shape[1:]:
                     raise ValueError(
-                        f"samples of x1 and x2 must have the same shape, got arrays of shape "
-                        f"{x1.shape} and {x2.shape}."
+                        f"samples of x1 and x2 must have the same shape, got {x1.shape[1:]} and "
+                        f"{x2.shape[1:]}."
                     )
             if not concrete:
                 return _evaluate(network, kernel, _as_scales(scales), x1, x2)[0]
