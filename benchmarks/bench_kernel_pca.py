@@ -154,7 +154,7 @@ def measure_scale(settings: Settings, name: str) -> dict[str, Any]:
             matmul, 64, num_pairs=options.scale_pairs, block_size=options.block_size
         )
     lap("modes")
-    k_test = gram.test_train(kernel_fn, x_test, x, x_prime, progress=False)
+    k_test = gram.to_pairs(kernel_fn, x_test, x, x_prime, progress=False)
     z = jax.block_until_ready(kernel_pca.embed(modes, k_test))
     lap("test points")
     assert z.shape == (NUM_TEST, 64)

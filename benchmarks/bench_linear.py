@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks._timing import OURS, Row, Rows, parser, print_machine, take_turns
 from experiments.fig1ab.config import Config
 from experiments.fig1ab.experiment import positive_pairs
-from sslstep import linear, simulate
+from sslstep import dynamics, linear, simulate
 
 DENSE = "dense Γ, NumPy"
 
@@ -65,7 +65,7 @@ def full_run(weights, gamma, modes, rate) -> None:
     """The dense loop compared until all ten modes are learned; Figure 1's run timed."""
     steps = int(20.0 / rate)
     at = np.unique(np.geomspace(1, steps, 100).astype(int))
-    run = simulate.gradient_descent(weights, modes, rate, steps, record_at=at)
+    run = simulate.gradient_descent(weights, modes, rate, steps, record_at=at, keep_weights=True)
     ours_at, recorded = np.asarray(run.weights), set(at.tolist())
     w, eye, worst = np.asarray(weights), np.eye(len(weights)), 0.0
     for step in range(1, steps + 1):
@@ -98,7 +98,7 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
         gamma = linear.cross_correlation(*positive_pairs(config, keys[0], keys[1]))
         modes = jax.block_until_ready(linear.modes(gamma))
         weights = linear.init_weights(keys[2], 10, len(gamma), 1e-7, gamma.dtype)
-        rate = 0.5 * float(linear.max_learning_rate(modes.eigenvalues))
+        rate = 0.5 * float(dynamics.max_learning_rate(modes.eigenvalues))
         on_host = np.asarray(weights), np.asarray(gamma)
         calls = {
             OURS: lambda: ours(weights, modes, rate, steps),

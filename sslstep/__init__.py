@@ -14,9 +14,9 @@ from sslstep._lazy import submodules
 __all__ = [
     "claims",
     "data",
+    "dynamics",
     "gram",
     "kernel_pca",
-    "landscape",
     "linear",
     "losses",
     "measure",

@@ -14,7 +14,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from sslstep import _check
-from sslstep._bisection import bisect
 from sslstep._linalg import matmul
 
 Scalar = Callable[[Array], Array]
@@ -205,32 +204,3 @@ def _divided_differences(slope: Callable[..., Array], eigenvalues: Array, args: 
     middle = (low + high) / 2
     mean = (5 * curvature(middle - offset) + 5 * curvature(middle + offset)) / 18
     return jnp.where(near, mean + 8 * curvature(middle) / 18, differences)
-
-
-def resting_rate(force: Scalar, rest: Array, ceiling: Callable[[Array], ArrayLike]) -> Array:
-    r"""Largest x = ηγ at which gradient descent from every start below `rest` converges.
-
-    A step maps λ to F(λ) = λ (1 + 2 x force(λ))² and keeps these starts within [0, highest]. A
-    continuous map of an interval without a 2-cycle takes every start to a fixed point (Coppel
-    1955): the test is F(F(λ)) < λ for all λ above the minimum that F moves. In addition the highest
-    λ may not exceed ``ceiling(x)``. Grids approximate both conditions to a relative error of 1e-5.
-    The caller tests the slope at the minimum.
-    """
-    inside = rest * jax.nn.sigmoid(jnp.linspace(-40, 40, 10_001, dtype=rest.dtype))
-    places = jnp.linspace(0, 1, 4001, dtype=rest.dtype)[1:]
-
-    def advance(x, at):
-        return at * (1 + 2 * x * force(at)) ** 2
-
-    def holds(x):
-        highest = jnp.max(advance(x, inside))
-        above = rest + (highest - rest) * places
-        once = advance(x, above)
-        returns = (once < above) & (advance(x, once) < above)
-        # Within 1% of the minimum the change of two steps may be below rounding.
-        fine = (above <= 1.01 * rest) | (once == above) | returns
-        return fine.all() & (highest <= ceiling(x))
-
-    limit = 12 * jnp.log(jnp.asarray(10, rest.dtype))
-    low, _ = bisect(lambda log_x: holds(jnp.exp(log_x)), -limit, limit)
-    return jnp.where(holds(jnp.exp(limit)), jnp.inf, jnp.exp(low))

@@ -157,7 +157,7 @@ def precondition(
 
     Small directions grow faster whether a loss wants them to grow or to shrink: of directions
     across which views disagree the largest stable learning rate falls by the same factor
-    (:func:`sslstep.linear.preconditioned_max_learning_rate`).
+    (:func:`sslstep.dynamics.max_learning_rate`).
 
     Args:
         z: embeddings of one view, shape ``(n, d)``.

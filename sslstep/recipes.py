@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from sslstep import data, landscape, losses, nn, optim
+from sslstep import data, dynamics, losses, nn, optim
 
 Method = Literal["barlow_twins", "simclr", "vicreg"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -233,11 +233,11 @@ class VICReg(Recipe):
     covariance: float = 1.0
     """ν, the weight of covariances."""
 
-    def _levels(self) -> landscape.VICRegPlateau | None:
+    def _levels(self) -> dynamics.VICRegPlateau | None:
         """While k = 0...d dimensions are learned; None where no closed form holds."""
         if self.covariance <= 0 or self.variance < 16 * self.covariance:
             return None
-        return landscape.vicreg_plateau(
+        return dynamics.vicreg_plateau(
             np.arange(self.dim + 1),
             self.dim,
             variance=self.variance,

@@ -23,7 +23,8 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check
 from sslstep._linalg import HIGHEST, eigh_descending, matmul, solver_error
-from sslstep.linear import Modes, max_learning_rate, modes
+from sslstep.dynamics import max_learning_rate
+from sslstep.linear import Modes, modes
 from sslstep.linear._modes import require_weights
 
 __all__ = ["DivergenceError", "Trajectory", "gradient_descent", "gradient_flow"]
@@ -44,19 +45,21 @@ class Trajectory(NamedTuple):
             rounding, of either sign. The coefficients are exact to their own size: of a record
             ``a``, ``np.linalg.eigvalsh(a * gammas @ a.T)`` in NumPy's float64, with Γ's eigenvalues
             ``gammas``, has the small ones too.
-        coefficients: :math:`A = W V`, the weights in the eigenbasis of Γ, shape ``(T, d, m)``.
+        coefficients: :math:`A = W V`, the weights in the eigenbasis of Γ, shape ``(T, d, m)``; of
+            :func:`gradient_descent` without ``keep_weights`` those of the last record alone,
+            ``(1, d, m)``.
         eigenvectors: V, shape ``(m, m)``.
     """
 
     times: Float[Array, " T"]
     loss: Float[Array, " T"]
     eigenvalues: Float[Array, "T d"]
-    coefficients: Float[Array, "T d m"]
+    coefficients: Float[Array, "kept d m"]
     eigenvectors: Float[Array, "m m"]
 
     @property
-    def weights(self) -> Float[Array, "T d m"]:
-        """W at each record, shape ``(T, d, m)``: computed when asked for, O(T d m²)."""
+    def weights(self) -> Float[Array, "kept d m"]:
+        """W, of the shape of ``coefficients``: computed when asked for, O(T d m²)."""
         return jnp.einsum("tik,jk->tij", self.coefficients, self.eigenvectors, precision=HIGHEST)
 
 
@@ -68,7 +71,8 @@ def gradient_descent(
     record_every: int = 1,
     *,
     record_at: Sequence[int] | np.ndarray | None = None,
-    progress: Callable[[int], None] | None = None,
+    keep_weights: bool = False,
+    on_record: Callable[[int], None] | None = None,
 ) -> Trajectory:
     r"""Full-batch gradient descent on the simplified Barlow Twins loss of a linear model.
 
@@ -76,7 +80,7 @@ def gradient_descent(
 
     in the eigenbasis, compiled as one loop. A mode with γ = 0 stays as it is and is not stepped:
     of a matrix Γ every mode with \|γ\| up to ``(8 + 4 sqrt(m)) eps max|γ|``, the eigensolver's
-    error; of modes that are given, and under tracing, no other. Only the records are kept. With
+    error; of modes that are given, and under tracing, no other. With
     ``record_every`` the loop can be differentiated in reverse; with ``record_at`` forward only.
     Derivatives by Γ go through its modes: at exactly repeated eigenvalues see
     :func:`sslstep.linear.modes`.
@@ -96,7 +100,9 @@ def gradient_descent(
             ``num_steps``.
         record_at: record these steps instead, increasing, within 0...num_steps; logarithmically
             spaced ones suit the dynamics. What comes after the last is not run.
-        progress: called with the step number at every record, from within the compiled loop.
+        keep_weights: whether to keep the weights of all records, T d m numbers, and not of the last
+            alone.
+        on_record: called with the step number at every record, from within the compiled loop.
 
     Returns:
         :class:`Trajectory`. Under `jit` or `vmap` nothing can be raised: a run that diverges has
@@ -109,7 +115,7 @@ def gradient_descent(
         DivergenceError: if the run diverges, with the step.
 
     Warns:
-        UserWarning: if ``learning_rate`` is above :func:`sslstep.linear.max_learning_rate`.
+        UserWarning: if ``learning_rate`` is above :func:`sslstep.dynamics.max_learning_rate`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -128,18 +134,20 @@ def gradient_descent(
     start = _to_eigenbasis(weights, all_modes)
     learning_rate = jnp.asarray(learning_rate, start.dtype)
     gammas = all_modes.eigenvalues[moving]
-    records = _descend(
+    (loss, eigenvalues, finite), kept = _descend(
         start[:, moving],
         gammas,
         learning_rate,
         steps=None if record_at is None else jnp.asarray(np.diff(steps, prepend=0)),
         every=record_every,
         num_records=len(steps),
-        progress=progress,
+        keep=keep_weights,
+        on_record=on_record,
     )
-    _raise_if_diverged(start[:, moving], records, steps, gammas, learning_rate)
+    _raise_if_diverged(start[:, moving], finite, steps[-1], gammas, learning_rate)
     times = learning_rate * jnp.asarray(steps, start.dtype)
-    return _trajectory(times, _reassemble(records, start, moving), all_modes)
+    kept = _reassemble(kept, start, moving)
+    return Trajectory(times, loss, eigenvalues, kept, all_modes.eigenvectors)
 
 
 def gradient_flow(
@@ -221,7 +229,9 @@ def gradient_flow(
         stepsize_controller=diffrax.PIDController(rtol=relative, atol=absolute),
         max_steps=max_steps,
     )
-    return _trajectory(times, _reassemble(solution.ys * unit, start, moving), all_modes)
+    loss, eigenvalues, _ = jax.vmap(_measures, (0, None))(solution.ys * unit, gammas)
+    kept = _reassemble(solution.ys * unit, start, moving)
+    return Trajectory(times, loss, eigenvalues, kept, all_modes.eigenvectors)
 
 
 def _flow_field(t: ArrayLike, a: Array, args: tuple[Array, Array, Array]) -> Array:
@@ -237,9 +247,19 @@ def _velocity(a: Array, gammas: Array, unit: ArrayLike = 1, fastest: ArrayLike =
     return 4 * matmul(rest, scaled)
 
 
-@partial(jax.jit, static_argnames=("every", "num_records", "progress"))
-def _descend(a, gammas, learning_rate, *, steps, every, num_records, progress):
-    """The coefficients at each record; `steps` counts the steps before each, or all are `every`."""
+def _measures(a: Array, gammas: Array) -> tuple[Array, Array, Array]:
+    """The loss, the eigenvalues of C, and whether the weights are finite."""
+    correlation = matmul(a * gammas[None, :], a.T)
+    rest = correlation - jnp.eye(a.shape[0], dtype=a.dtype)
+    return jnp.sum(rest**2), eigh_descending(correlation)[0], jnp.isfinite(a).all()
+
+
+@partial(jax.jit, static_argnames=("every", "num_records", "keep", "on_record"))
+def _descend(a, gammas, learning_rate, *, steps, every, num_records, keep, on_record):
+    """Measures at each record, and the coefficients at each or, unless `keep`, at the last.
+
+    `steps` counts the steps before each record, or all are `every`.
+    """
 
     def step(_, a):
         return a + learning_rate * _velocity(a, gammas)
@@ -249,15 +269,21 @@ def _descend(a, gammas, learning_rate, *, steps, every, num_records, progress):
         # A static number of steps becomes a scan, which has a reverse-mode derivative.
         a = jax.lax.fori_loop(0, every if count is None else count, step, a)
         done = done + (every if count is None else count)
-        if progress is not None:
-            jax.debug.callback(progress, done)
-        return (a, done), a
+        if on_record is not None:
+            jax.debug.callback(on_record, done)
+        return (a, done), record(a)
+
+    def record(a):
+        return _measures(a, gammas), a if keep else None
 
     if steps is not None:
-        return jax.lax.scan(advance, (a, jnp.zeros((), steps.dtype)), steps)[1]
-    zero = jnp.zeros((), int)
-    _, records = jax.lax.scan(advance, (a, zero), None, length=num_records - 1)
-    return jnp.concatenate([a[None], records])
+        zero = jnp.zeros((), steps.dtype)
+        (a, _), (measures, kept) = jax.lax.scan(advance, (a, zero), steps)
+    else:
+        first, zero = record(a), jnp.zeros((), int)
+        (a, _), rest = jax.lax.scan(advance, (a, zero), None, length=num_records - 1)
+        measures, kept = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), first, rest)
+    return measures, kept if keep else a[None]
 
 
 def _prepare(weights, gamma_matrix) -> tuple[Array, Modes]:
@@ -309,16 +335,6 @@ def _reassemble(records: Array, start: Array, moving: np.ndarray) -> Array:
     return full.at[:, :, moving].set(records)
 
 
-def _trajectory(times: Array, coefficients: Array, all_modes: Modes) -> Trajectory:
-    scaled = coefficients * all_modes.eigenvalues[None, None, :]
-    correlation = jnp.einsum("tik,tjk->tij", scaled, coefficients, precision=HIGHEST)
-    rest = correlation - jnp.eye(correlation.shape[-1], dtype=correlation.dtype)[None]
-    eigenvalues, _ = jax.vmap(eigh_descending)(correlation)
-    return Trajectory(
-        times, jnp.sum(rest**2, axis=(1, 2)), eigenvalues, coefficients, all_modes.eigenvectors
-    )
-
-
 def record_steps(num_steps: int, record_every: int, record_at) -> np.ndarray:
     """The steps of which there is a record, checked: those given, or every so many."""
     _check.require_at_least("num_steps", num_steps, 0)
@@ -356,20 +372,26 @@ def _warn_if_unstable(learning_rate, eigenvalues) -> None:
         )
 
 
-def _raise_if_diverged(start, records, steps, gammas, learning_rate) -> None:
-    if not _check.is_concrete(records):
+def _raise_if_diverged(start, finite, num_steps, gammas, learning_rate) -> None:
+    if not _check.is_concrete(finite) or bool(finite.all()):
         return
-    finite = np.asarray(jnp.isfinite(records).all(axis=(1, 2)))
-    if finite.all():
-        return
-    bad = int(np.argmin(finite))  # the first record that is not finite
-    # Walk again from the last good record, to name the step itself.
-    a, step = (records[bad - 1], int(steps[bad - 1])) if bad else (start, 0)
-    while bool(jnp.isfinite(a).all()) and step < steps[bad]:
-        a, step = a + learning_rate * _velocity(a, gammas), step + 1
+    step = int(_first_bad(start, gammas, learning_rate, num_steps))
     raise DivergenceError(
         f"gradient descent diverged: the weights are no longer finite at step {step} "
         f"(t = {step * float(learning_rate):.4g}). The learning rate is "
         f"{float(learning_rate):.3g}, its "
         f"limit {float(max_learning_rate(gammas)):.3g}."
     )
+
+
+@jax.jit
+def _first_bad(a, gammas, learning_rate, num_steps):
+    """The step after which the weights are no longer finite: the descent once more."""
+
+    def goes_on(state):
+        return jnp.isfinite(state[0]).all() & (state[1] < num_steps)
+
+    def advance(state):
+        return state[0] + learning_rate * _velocity(state[0], gammas), state[1] + 1
+
+    return jax.lax.while_loop(goes_on, advance, (a, jnp.zeros((), int)))[1]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special
 
-from sslstep import kernel_pca, landscape, linear, simulate
+from sslstep import dynamics, kernel_pca, linear, simulate
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -21,10 +21,16 @@ ROOT = Path(__file__).parents[1]
 
 # Compiled whole, which is faster than operation by operation.
 singular_value = jax.jit(linear.singular_value)
-half_rise_time = jax.jit(linear.half_rise_time)
+step_time = jax.jit(dynamics.step_time)
 elements = jax.jit(linear.elements)
 coupled_elements = jax.jit(linear.coupled_elements)
 small_init = jax.jit(lambda weights, modes, t: linear.small_init_trajectory(weights, modes)(t))
+
+
+def quartic(t: float | np.ndarray, p: float, q: float, initial: float) -> jax.Array:
+    """Of s' = p s - q s³."""
+    family = dynamics.quartic_family(p / 4, q / 4)
+    return dynamics.singular_value(t, 1.0, initial, landscape=family)
 
 
 def mode_basis(eigenvalues: np.ndarray) -> linear.Modes:
@@ -102,7 +108,7 @@ def test_section_2_quartic_losses_need_matrices_that_commute() -> None:
         ).y.T
 
     commuting = path(np.diag(alone))
-    expected = np.asarray(linear.quartic(times, 4.0, 4.0, start[0]))  # p = -2a, q = 4b^2
+    expected = np.asarray(quartic(times, 4.0, 4.0, start[0]))  # p = -2a, q = 4b^2
     np.testing.assert_allclose(commuting[:, 0], expected, rtol=1e-9)
     np.testing.assert_array_equal(commuting[:, 1], 0)
     b = turn @ np.diag(alone) @ turn.T
@@ -116,7 +122,7 @@ def test_section_2_quartic_losses_need_matrices_that_commute() -> None:
     assert np.abs(at_rest).max() < 1e-8
     # A quartic equation of one mode has it elsewhere, whichever coefficient of B one takes.
     for q in (b[0, 0], alone[0], alone[1]):
-        single = float(linear.quartic(12.0, 4.0, 4 * q**2, start[0]))
+        single = float(quartic(12.0, 4.0, 4 * q**2, start[0]))
         assert abs(single / np.linalg.norm(w[-1]) - 1) > 0.01
 
 
@@ -249,7 +255,7 @@ def test_equation_19_projects_on_gram_schmidt_vectors() -> None:
 
     # What the dynamics say: lambda_j is one half when Eq. 10 from s_j(0) has it so.
     def mode_at_half_rise(j: int, start: float) -> float:
-        _, a = flow(gammas, weights, float(half_rise_time(gammas[j], start)))
+        _, a = flow(gammas, weights, float(step_time(gammas[j], start)))
         return float(np.linalg.eigvalsh(a[-1] * gammas @ a[-1].T)[::-1][j])
 
     # Relative corrections of s_j(0) are of order alpha^0.6 = 6e-5, those of lambda half of that.
@@ -274,7 +280,7 @@ def test_appendix_c_aligns_in_the_eigenbasis() -> None:
     printed = float(abs(np.linalg.qr(weights)[1][1, 1]))
     assert abs(printed / right - 1) > 0.1
     for start, tolerance, far in ((right, 1e-3, 0.0), (printed, 1.0, 0.05)):
-        _, a = flow(gammas, weights @ vectors, float(half_rise_time(gammas[1], start)))
+        _, a = flow(gammas, weights @ vectors, float(step_time(gammas[1], start)))
         value = np.linalg.eigvalsh(a[-1] * gammas @ a[-1].T)[0]
         assert far <= abs(value - 0.5) < tolerance
 
@@ -573,7 +579,7 @@ def test_equation_51_descends_at_the_rate_of_the_eigenvalue(gamma: float) -> Non
         return jnp.sqrt(gamma) * linear.singular_value(t, gamma, 0.01)
 
     s, rate = jax.jit(jax.value_and_grad(rescaled))(1.0 / gamma)
-    slope = float(jax.grad(landscape.self_supervised)(s))
+    slope = float(jax.grad(lambda s: dynamics.plain().value(s**2))(s))
     assert 0.2 < float(s) < 0.9  # on the way, where neither vanishes
     assert float(rate) == pytest.approx(-gamma * slope, rel=1e-12)
     assert float(rate) * slope < 0  # the printed plus sign would climb
@@ -583,19 +589,19 @@ def test_equation_51_descends_at_the_rate_of_the_eigenvalue(gamma: float) -> Non
 @pytest.mark.parametrize("gamma", [0.5, 3.0])
 def test_appendix_f_settles_in_an_eighth(gamma: float) -> None:
     times = np.array([2.0, 3.0]) / gamma
-    rest = 1 - np.asarray(landscape.self_supervised_trajectory(times, gamma, 0.1))
+    rest = 1 - np.asarray(singular_value(gamma * times, 1.0, 0.1))
     assert 1e-10 < rest[1] < rest[0] < 1e-4
     time_constant = (times[1] - times[0]) / np.log(rest[0] / rest[1])
     # The next order of the approach, 3/2 rest, and rounding, eps / rest, are below 1e-4.
     assert time_constant == pytest.approx(1 / (8 * gamma), rel=1e-4)
-    assert float(landscape.settling_time(gamma)) == 1 / (8 * gamma)
+    assert float(dynamics.settling_time(gamma)) == 1 / (8 * gamma)
     assert (1 / (4 * gamma)) / time_constant > 1.9
 
 
 def test_footnote_23_has_a_plus_sign() -> None:
     gamma, start, radius = 2.0, 1e-7, 1e-2
-    escape = float(landscape.escape_time(gamma, start, radius))
-    reached = float(landscape.self_supervised_trajectory(escape, gamma, start))
+    escape = float(dynamics.critical_time(gamma, start / gamma**0.5, level=radius**2))
+    reached = float(singular_value(gamma * escape, 1.0, start))  # in the rescaled coordinate
     # The cubic term bends the growth by s^2 / 2.
     assert reached == pytest.approx(radius, rel=radius**2)
     assert escape == pytest.approx(np.log(radius / start) / (4 * gamma), rel=1e-12)
@@ -698,7 +704,7 @@ def test_appendix_g_3_limit_of_the_learning_rate(gamma: float) -> None:
                 return False
         return abs(gamma * s**2 - 1) < 1e-6
 
-    limit = float(linear.max_learning_rate(jnp.array([gamma, 1e-6 * gamma])))
+    limit = float(dynamics.max_learning_rate(jnp.array([gamma, 1e-6 * gamma])))
     assert limit == 1 / (4 * gamma)
     # The slope at the minimum is 1 - 8 eta gamma = -0.98 and -1.02.
     assert settles(0.99 * limit)
@@ -748,7 +754,7 @@ def test_departure_eigenbasis_is_exact() -> None:
     vectors = np.linalg.qr(rng.normal(size=(6, 6)))[0]
     gamma = (vectors * np.array([2.0, 1.0, 0.5, 0.0, 0.0, -0.3])) @ vectors.T
     gamma, start = (gamma + gamma.T) / 2, 0.1 * rng.normal(size=(2, 6))
-    run = simulate.gradient_descent(start, gamma, 0.02, 200, record_every=200)
+    run = simulate.gradient_descent(start, gamma, 0.02, 200, record_every=200, keep_weights=True)
     expected = dense_descent(start, gamma, 0.02, 200)
     np.testing.assert_allclose(run.weights[-1], expected, atol=1e4 * EPS)
     # What lies along zero modes stays, here to rounding and in the toolkit to the last bit.
@@ -764,7 +770,7 @@ def test_departure_eigenbasis_is_sounder_in_single_precision() -> None:
     gamma = ((gamma + gamma.T) / 2).astype(np.float32)
     weights = (1e-11 * rng.normal(size=(2, 6))).astype(np.float32)
     start = linear.align(weights, linear.modes(gamma)).singular_values[1]
-    time = half_rise_time(1.0, start, learning_rate=0.005)
+    time = step_time(1.0, start, learning_rate=0.005)
     steps = round(float(time) / 0.005)
     run = simulate.gradient_descent(weights, gamma, 0.005, steps, record_every=steps)
     dense = dense_descent(weights, gamma, 0.005, steps)
@@ -795,10 +801,10 @@ def test_departure_critical_times_of_gradient_descent(gamma: float) -> None:
     while gamma * s**2 < 0.5:
         s, steps = s + 4 * learning_rate * (1 - gamma * s**2) * gamma * s, steps + 1
     measured = steps * learning_rate
-    predicted = float(half_rise_time(gamma, 1e-6, learning_rate=learning_rate))
+    predicted = float(step_time(gamma, 1e-6, learning_rate=learning_rate))
     # One step for reading off the time, one for the steps not being small while lambda is not.
     assert abs(measured - predicted) < 2 * learning_rate
-    assert measured - float(half_rise_time(gamma, 1e-6)) > 3 * learning_rate
+    assert measured - float(step_time(gamma, 1e-6)) > 3 * learning_rate
 
 
 def test_departure_limit_of_the_learning_rate() -> None:
@@ -818,8 +824,8 @@ def test_departure_limit_of_the_learning_rate() -> None:
     # At zero: every direction by itself.
     expected = np.sort(np.repeat(1 + 4 * learning_rate * gammas, dim))
     np.testing.assert_allclose(slopes(jnp.zeros((dim, 4))), expected, atol=100 * EPS)
-    assert float(linear.max_learning_rate(gammas)) == 0.25
-    assert float(linear.max_learning_rate(gammas * np.array([1, 1, 1, 20]))) == 1 / 8
+    assert float(dynamics.max_learning_rate(gammas)) == 0.25
+    assert float(dynamics.max_learning_rate(gammas * np.array([1, 1, 1, 20]))) == 1 / 8
     # Above the second bound, here 1/6, descent still ends well if all d modes are learned in time,
     # and diverges if there are fewer than d to learn.
     few = np.diag([1.0, -3.0])
@@ -830,7 +836,7 @@ def test_departure_limit_of_the_learning_rate() -> None:
 
 def test_departure_beyond_the_limit_descent_settles_elsewhere() -> None:
     gammas, learning_rate = np.array([1.0, 0.5]), 0.3
-    assert learning_rate > float(linear.max_learning_rate(gammas))
+    assert learning_rate > float(dynamics.max_learning_rate(gammas))
     w = dense_descent(np.array([[1e-3, 2e-3]]), np.diag(gammas), learning_rate, 5000)
     assert float(linear.loss(w, np.diag(gammas))) < 1e-20  # learned, but not the top mode:
     assert abs(w[0, 1]) > 0.5

@@ -104,7 +104,7 @@ def test_pairs_and_test_train_are_parts_of_one_matrix():
     np.testing.assert_allclose(kernel, everything[:10, :10], rtol=1e-6)
     mixed = gram.pairs(rational, jnp.asarray(x), x_prime, batch_size=4)
     np.testing.assert_array_equal(mixed, kernel)
-    k_test_train = gram.test_train(rational, x_test, x, x_prime, batch_size=4)
+    k_test_train = gram.to_pairs(rational, x_test, x, x_prime, batch_size=4)
     np.testing.assert_allclose(k_test_train, everything[10:, :10], rtol=1e-6)
     v = jnp.asarray(samples(10, 3))
     product = gram.pairs_operator(rational, x, x_prime, batch_size=4)(v)
@@ -124,7 +124,7 @@ def test_two_towers_know_nothing_of_each_other():
     product = gram.pairs_operator(towers, x, x_prime, batch_size=2)(v)
     np.testing.assert_allclose(product, kernel @ v, atol=1e-5)
     for view, points in enumerate((x, x_prime)):
-        rows = gram.test_train(towers, points[:3], x, x_prime, view=view, batch_size=2)
+        rows = gram.to_pairs(towers, points[:3], x, x_prime, view=view, batch_size=2)
         expected = kernel[5 * view : 5 * view + 3]
         np.testing.assert_allclose(rows, expected, rtol=1e-6)
 
@@ -242,9 +242,9 @@ def test_values_that_are_not_finite_are_located():
         (lambda x: gram.operator(rational, x)(jnp.full((5, 1), jnp.nan)), "v of shape"),
         (lambda x: gram.pairs(rational, x, x[:4]), "got 5 and 4"),
         (lambda x: gram.pairs(rational, x, x[:, :2]), "need TwoTowers"),
-        (lambda x: gram.test_train(rational, x, x, x, view=0), "view is for TwoTowers"),
+        (lambda x: gram.to_pairs(rational, x, x, x, view=0), "view is for TwoTowers"),
         (
-            lambda x: gram.test_train(gram.TwoTowers(rational, rational), x, x, x),
+            lambda x: gram.to_pairs(gram.TwoTowers(rational, rational), x, x, x),
             "view must be 0",
         ),
         (lambda x: gram.as_kernel_fn(rational, "ntkk"), "kernel must be one of 'nngp', 'ntk'"),

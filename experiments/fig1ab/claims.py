@@ -5,7 +5,7 @@ import numpy as np
 
 from experiments.fig1ab.config import Config
 from experiments.fig1ab.measures import SMALL_DIMS, _fine
-from sslstep import claims, linear
+from sslstep import claims, dynamics, linear
 from sslstep.experiment import Arrays, prediction
 
 
@@ -72,7 +72,7 @@ def _check_steps(config, arrays) -> list[claims.Claim]:
 
 def _slowdown(config, arrays) -> float:
     gamma = arrays["gammas"][0]
-    return float(gamma / linear.effective_eigenvalue(gamma, config.learning_rate))
+    return float(gamma / dynamics.effective_eigenvalue(gamma, config.learning_rate))
 
 
 def _plateaus(config, arrays) -> list[tuple[float, int]]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from experiments.fig1ab import measures
 from experiments.fig1ab.config import Config
-from sslstep import data, linear, simulate
+from sslstep import data, dynamics, linear, simulate
 from sslstep.experiment import Arrays, Experiment
 from sslstep.experiment._require import require
 from sslstep.experiment.image_data import crop_pairs
@@ -38,7 +38,7 @@ def run(config: Config) -> Arrays:
     )
     aligned, eta = linear.align(weights, modes), config.learning_rate
     gammas, start = modes.eigenvalues[: config.dim], aligned.singular_values
-    predicted = linear.half_rise_time(gammas, start, learning_rate=eta)
+    predicted = dynamics.step_time(gammas, start, learning_rate=eta)
     num_steps = config.num_steps or _enough_steps(predicted, eta)
     at = np.unique(np.geomspace(1, num_steps, config.num_records).astype(int))
     with tqdm(total=num_steps, unit=" steps", unit_scale=True, disable=None) as bar:
@@ -52,7 +52,7 @@ def run(config: Config) -> Arrays:
             eta,
             num_steps,
             record_at=np.r_[0, at],
-            progress=advance,
+            on_record=advance,
         )
         jax.block_until_ready(trajectory)
     t = trajectory.times[1:]

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from sslstep import data, kernel_pca, linear, losses, nn, train
+from sslstep import data, dynamics, kernel_pca, linear, losses, nn, train
 from sslstep.experiment import Arrays, Experiment
 from sslstep.experiment._require import require
 from sslstep.experiment.image_data import Source, crop_pairs
@@ -112,7 +112,7 @@ def run(config: Config) -> Arrays:
     arrays, final = learn(config, network, kernel)
     with jax.enable_x64(True):
         limit = _modes(config, infinite_kernel(config, x))
-        aligned = kernel_pca.align(limit, arrays["initial_embeddings"])
+        aligned = kernel_pca.align(arrays["initial_embeddings"], limit)
         arrays |= _prefixed("infinite", predict(config, limit, aligned.singular_values, 0.0))
     change = finite_kernel(network._replace(params=final)) - kernel
     arrays["kernel_change"] = np.linalg.norm(change) / np.linalg.norm(kernel)
@@ -224,7 +224,7 @@ def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays,
 
     def measure(params, x, offset):
         z = embeddings(params, x, offset)
-        return loss_fn(params, x, offset), spectrum.eigenvalues(*jnp.split(z, 2)), z
+        return loss_fn(params, x, offset), spectrum.correlation_eigenvalues(*jnp.split(z, 2)), z
 
     at = np.unique(np.geomspace(1, config.num_steps, config.num_records).astype(int))
     with tqdm(total=config.num_steps, unit=" steps", unit_scale=True, disable=None) as bar:
@@ -240,7 +240,7 @@ def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays,
             args=(network.x, network.offset),
             record_at=np.r_[0, at],
             measure=measure,
-            progress=advance,
+            on_record=advance,
         )
         jax.block_until_ready(descent)
     loss, eigenvalues, z = descent.records
@@ -249,7 +249,7 @@ def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays,
     with jax.enable_x64(True):
         modes = _modes(config, kernel)
         embedded = jnp.asarray(np.asarray(z, np.float64))
-        align = jax.jit(jax.vmap(lambda z: kernel_pca.align(modes, z).singular_values))
+        align = jax.jit(jax.vmap(lambda z: kernel_pca.align(z, modes).singular_values))
         values = np.abs(np.asarray(align(embedded)))
         curves = predict(config, modes, values[0], times[:, None])
         more = kernel_pca.contrastive_modes(
@@ -285,7 +285,7 @@ def predict(config: Config, modes: kernel_pca.KernelModes, start: Any, t: Any) -
         "predicted_singular_values": linear.singular_value(t, gammas, start, learning_rate=eta),
         "predicted_eigenvalues": -np.sort(-np.asarray(curves), axis=-1),
         "predicted_step_times": np.sort(
-            np.asarray(linear.half_rise_time(gammas, start, learning_rate=eta))
+            np.asarray(dynamics.step_time(gammas, start, learning_rate=eta))
         ),
     }
 

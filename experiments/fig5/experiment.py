@@ -7,7 +7,7 @@ parameters multiplied by a small α. For each method: the training loss, the eig
 embeddings (of C for Barlow Twins, of the covariance for the others, Appendix D.4), and those of
 the hidden representations' covariance, these two on a fixed set of pairs, against effective time.
 Dashed lines are where theory has the loss rest: for Barlow Twins at d - k while k eigenvalues are
-one and the others 0; for VICReg at `landscape.vicreg_plateau`. Dotted ones are when each dimension
+one and the others 0; for VICReg at `dynamics.vicreg_plateau`. Dotted ones are when each dimension
 of the embedding is learned. Expected: eigenvalues rise from almost nothing to a plateau, most of
 them one at a time, the loss falls with each, and hidden representations grow at the same moments.
 Claims are about the mean over seeds, and one seed decides nothing: rounding alone makes a run

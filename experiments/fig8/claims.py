@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.fig8.experiment import Config
-from sslstep import claims, landscape
+from sslstep import claims, dynamics
 from sslstep.experiment import Arrays
 from sslstep.measure import spectrum
 
@@ -32,7 +32,9 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     curves = arrays["self_supervised"]
     escaped = np.asarray(spectrum.step_times(t, curves, RADIUS))
     escaped = np.where(np.isfinite(escaped), escaped, np.nan)
-    predicted = np.asarray(landscape.escape_time(gammas, config.initial, RADIUS))
+    predicted = np.asarray(
+        dynamics.critical_time(gammas, config.initial / gammas**0.5, level=RADIUS**2)
+    )
     begins_inside = config.initial < RADIUS
     # The rate of the last approach, where 1 - s is between 1e-2 and 1e-3.
     first, j = 1 - curves[:, 0], 0
@@ -88,9 +90,9 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
         claims.close(
             f"the last approach has time constant 1/8γ (γ = {float(gammas[j]):g})",
             "App. F, corrected",
-            expected=float(landscape.settling_time(gammas[j])),
+            expected=float(dynamics.settling_time(gammas[j])),
             measured=float(settling),
             # The quadratic term slows it by a fraction 3/2 (1 - s), at most 1e-2 there.
-            tolerance=0.015 * float(landscape.settling_time(gammas[j])),
+            tolerance=0.015 * float(dynamics.settling_time(gammas[j])),
         ),
     ]

@@ -9,14 +9,14 @@ Trajectories are closed forms; crosses are the same equations integrated numeric
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslstep import landscape
+from sslstep import dynamics
 from sslstep.experiment import Arrays, Experiment
 from sslstep.experiment._require import require
 
@@ -56,29 +56,40 @@ def run(config: Config) -> Arrays:
     signs = {"self_supervised": start, "self_supervised_negative": -start, "supervised": start}
     arrays = {"t": t, "grid": grid, "gammas": gammas}
     for name, initial in signs.items():
-        supervised = name == "supervised"
-        loss = landscape.supervised if supervised else landscape.self_supervised
-        closed = (
-            landscape.supervised_trajectory if supervised else landscape.self_supervised_trajectory
-        )
+        loss, closed = KINDS[name == "supervised"]
         arrays[f"{name}_loss"] = loss(grid)
         arrays[name] = closed(t[:, None], gammas[None, :], initial)
-        field = _supervised_field if supervised else _self_supervised_field
-        arrays[f"{name}_integrated"] = _integrate(field, gammas, initial, t)
+        arrays[f"{name}_integrated"] = _integrate(loss, gammas, initial, t)
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _self_supervised_field(t, s, gammas):
-    """s' = -γ dL/ds, by automatic differentiation of the landscape."""
-    return -gammas * jax.grad(lambda s: landscape.self_supervised(s).sum())(s)
+def self_supervised(s):
+    """The loss of a mode in its rescaled singular value (Eq. 50)."""
+    return dynamics.plain().value(s**2)
 
 
-def _supervised_field(t, c, gammas):
-    return -gammas * jax.grad(lambda c: landscape.supervised(c).sum())(c)
+def supervised(c):
+    """The loss of a mode in its rescaled coefficient (Eq. 50)."""
+    return (1 - c) ** 2
 
 
-def _integrate(field, gammas, initial, t):
-    """All modes from one start, by diffrax."""
+def _rescaled_singular_value(t, gammas, initial):
+    return dynamics.singular_value(gammas * t, 1.0, initial)
+
+
+KINDS: Any = {
+    False: (self_supervised, _rescaled_singular_value),
+    True: (supervised, dynamics.supervised_trajectory),
+}
+"""Of supervised learning or not, the loss and the closed form of its descent."""
+
+
+def _integrate(loss, gammas, initial, t):
+    """All modes from one start, by diffrax: s' = -γ dL/ds, by automatic differentiation."""
+
+    def field(t, s, gammas):
+        return -gammas * jax.grad(lambda s: loss(s).sum())(s)
+
     tolerance = 1e2 * float(jnp.finfo(t.dtype).eps)
     return diffrax.diffeqsolve(
         diffrax.ODETerm(field),

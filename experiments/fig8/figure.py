@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-
-from experiments.fig8.experiment import Config
-from sslstep import landscape, plotting
+from experiments.fig8.experiment import Config, supervised
+from sslstep import plotting
 from sslstep.experiment import Arrays
 
 
@@ -21,7 +19,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     axes[0, 0].plot([0], [1], "o", mfc="white", color=blue, markersize=4)
     axes[0, 0].set(xlabel=r"rescaled singular value $\bar{s}_j$", ylabel=r"loss $\mathcal{L}_j$")
     axes[0, 0].set(title="self-supervised", ylim=(-0.1, 2.2))
-    axes[0, 1].plot(grid + 0.6, landscape.supervised(jnp.asarray(grid + 0.6)), color=red)
+    axes[0, 1].plot(grid + 0.6, supervised(grid + 0.6), color=red)
     axes[0, 1].plot([1], [0], "o", color=red, markersize=4)
     axes[0, 1].set(xlabel=r"rescaled coefficient $\bar{c}_j$", ylabel=r"loss $\mathcal{L}_j$")
     axes[0, 1].set(title="supervised", ylim=(-0.1, 2.2))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslstep import landscape, linear, losses, optim
+from sslstep import dynamics, linear, losses, optim
 from sslstep.experiment import Arrays, Experiment
 from sslstep.experiment._require import require
 
@@ -60,15 +60,15 @@ class Config:
     """Floating-point type of all computations."""
 
 
-def landscapes(config: Config) -> dict[str, landscape.ModewiseLoss]:
+def landscapes(config: Config) -> dict[str, dynamics.Landscape]:
     """What one mode descends; of the preconditioner, each but the first."""
     return {
-        "plain": landscape.plain(),
-        "sharpened": landscape.sharpened(config.softening),
-        "smoothed": landscape.smoothed(config.leak),
-        "quartic": landscape.quartic(),
-        "hinge": landscape.hinge(config.width),
-        "preconditioned": landscape.preconditioned(landscape.plain(), config.alpha),
+        "plain": dynamics.plain(),
+        "sharpened": dynamics.sharpened(config.softening),
+        "smoothed": dynamics.smoothed(config.leak),
+        "quartic": dynamics.fourth_power(),
+        "hinge": dynamics.hinge(config.width),
+        "preconditioned": dynamics.preconditioned(dynamics.plain(), config.alpha),
     }
 
 
@@ -117,20 +117,23 @@ def run(config: Config) -> Arrays:
         )
         modes = linear.Modes(eigenvalues, jnp.eye(len(eigenvalues), dtype=dtype))
         start = linear.align(weights, modes).singular_values
-        for name, train in trainings.items():
-            limit = _limit(config, name, eigenvalues)
-            predicted = _predicted_times(config, name, eigenvalues[: config.dim], start)
+        gammas = eigenvalues[: config.dim]
+        for name, loss in landscapes(config).items():
+            limit = dynamics.max_learning_rate(eigenvalues, landscape=loss)
+            predicted = _predicted_times(config, name, loss, gammas, start)
             for kind, part in (("", config.rate), ("high_", config.high_rate)):
                 if kind and ratio != config.shown:
                     continue
                 rate = part * limit
                 most = jnp.ceil(2 * predicted[-1] / rate).astype(int) + 100
-                steps, final = train(weights, eigenvalues, rate, most)
+                steps, final = trainings[name](weights, eigenvalues, rate, most)
                 arrays[f"{name}/{ratio:g}/{kind}steps"] = steps
                 arrays[f"{name}/{ratio:g}/{kind}final"] = final
             arrays[f"{name}/{ratio:g}/limit"] = limit
             arrays[f"{name}/{ratio:g}/predicted"] = predicted / (config.rate * limit)
-            arrays[f"{name}/{ratio:g}/speedup"] = _speedup(config, name, eigenvalues, start)
+            arrays[f"{name}/{ratio:g}/speedup"] = dynamics.speedup(
+                eigenvalues, gammas[-1], start[-1], landscape=loss
+            )
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
@@ -142,45 +145,29 @@ def spectrum_of(config: Config, ratio: float, dtype: Any) -> jax.Array:
     return jnp.concatenate([learned, beyond])
 
 
-def _limit(config: Config, name: str, eigenvalues: jax.Array) -> jax.Array:
-    if name == "preconditioned":
-        return linear.preconditioned_max_learning_rate(eigenvalues, config.alpha)
-    return landscape.max_learning_rate(landscapes(config)[name], eigenvalues)
-
-
-def _predicted_times(config: Config, name: str, gammas: jax.Array, start: jax.Array) -> jax.Array:
+def _predicted_times(
+    config: Config, name: str, loss: dynamics.Landscape, gammas: jax.Array, start: jax.Array
+) -> jax.Array:
     """When each mode is at one half, by the mode equation from the aligned start."""
-    loss, rescaled = landscapes(config)[name], jnp.sqrt(gammas) * start
-    times = landscape.step_time(loss, gammas, rescaled)
+    times = dynamics.step_time(gammas, start, landscape=loss)
     if name == "preconditioned":  # modes that are learned together with the first: in full
-        t = jnp.linspace(0, 2 * times[-1] + linear.half_rise_time(gammas[0], start[0]), 20_001)
+        t = jnp.linspace(0, 2 * times[-1] + dynamics.step_time(gammas[0], start[0]), 20_001)
         t = t.astype(times.dtype)
-        curves = linear.preconditioned_eigenvalues(t, gammas, start, config.alpha)
+        curves = dynamics.preconditioned_eigenvalues(t, gammas, start, config.alpha)
         times = jnp.stack([jnp.interp(0.5, curve, t) for curve in curves.T])
     return times
 
 
-def _speedup(config: Config, name: str, eigenvalues: jax.Array, start: jax.Array) -> jax.Array:
-    """How many times fewer steps the last mode takes, in closed form."""
-    gammas, plain = eigenvalues[: config.dim], landscape.plain()
-    if name != "preconditioned":
-        loss, s0 = landscapes(config)[name], jnp.sqrt(gammas[-1]) * start[-1]
-        return landscape.speedup(loss, eigenvalues, gammas[-1], s0)
-    rates = _limit(config, name, eigenvalues) / landscape.max_learning_rate(plain, eigenvalues)
-    return rates * linear.preconditioning_speedup(gammas, start, config.alpha)[-1]
-
-
 def _curves(
-    config: Config, name: str, loss: landscape.ModewiseLoss, gammas: jax.Array
+    config: Config, name: str, loss: dynamics.Landscape, gammas: jax.Array
 ) -> dict[str, jax.Array]:
     """Closed-form trajectories, and gradient descent of the same modes, by steps."""
-    rate = config.rate * landscape.max_learning_rate(loss, gammas)
-    last = landscape.step_time(landscape.plain(), gammas[-1], config.curves_initial)
-    num = int(1.2 * last / (config.rate * landscape.max_learning_rate(landscape.plain(), gammas)))
+    rate = config.rate * dynamics.max_learning_rate(gammas, landscape=loss)
+    last = dynamics.step_time(gammas[-1], config.curves_initial / gammas[-1] ** 0.5)
+    num = int(1.2 * last / (config.rate * dynamics.max_learning_rate(gammas)))
     steps = jnp.arange(num + 1, dtype=gammas.dtype)
-    closed = landscape.trajectory(
-        loss, steps[:, None] * rate, gammas[None, :], config.curves_initial
-    )
+    t = steps[:, None] * rate * gammas[None, :]
+    closed = dynamics.singular_value(t, 1.0, config.curves_initial, landscape=loss)
 
     def step(s: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
         return s + 2 * rate * gammas * s * loss.force(s**2), s

@@ -58,7 +58,7 @@ def functions(apply_fn: Callable[..., Any]) -> Functions:
         return losses.simplified_barlow_twins(z, z_prime)
 
     def eigenvalues(params, *args):
-        return spectrum.eigenvalues(*jnp.split(embed(params, *args), 2))
+        return spectrum.correlation_eigenvalues(*jnp.split(embed(params, *args), 2))
 
     return Functions(jax.jit(embed), loss, eigenvalues)
 

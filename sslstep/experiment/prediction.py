@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslstep import claims, kernel_pca, linear, losses, simulate
+from sslstep import claims, dynamics, kernel_pca, linear, losses, simulate
 from sslstep.measure import spectrum
 
 #: What `distances` returns, in this order.
@@ -74,8 +74,8 @@ def limit(kernel, k_test_train, dim: int, step_size: float) -> Limit:
 
 def record_at(limit: Limit, initial) -> np.ndarray:
     """Steps at equal distances, 1.6 times as many as the last mode is predicted to need."""
-    start, eta = kernel_pca.align(limit.modes, initial).singular_values, limit.learning_rate
-    last = linear.half_rise_time(limit.modes.eigenvalues, start, learning_rate=eta).max()
+    start, eta = kernel_pca.align(initial, limit.modes).singular_values, limit.learning_rate
+    last = dynamics.step_time(limit.modes.eigenvalues, start, learning_rate=eta).max()
     every = max(1, int(np.ceil(1.6 * float(last / eta) / NUM_RECORDS)))
     return every * np.arange(NUM_RECORDS + 1)
 
@@ -94,7 +94,7 @@ def kernel_descent(limit: Limit, initial, initial_test, times) -> Outcome:
     at = np.rint(np.asarray(times / limit.learning_rate)).astype(int)
     run = descent(limit, initial, at)
     z = run.embeddings(limit.kernel, initial)
-    curves = jax.vmap(lambda z: spectrum.eigenvalues(*jnp.split(z, 2)))(z)
+    curves = jax.vmap(lambda z: spectrum.correlation_eigenvalues(*jnp.split(z, 2)))(z)
     last = run._replace(coefficients=run.coefficients[-1:])
     z_test = last.embeddings(limit.k_test_train, initial_test)[0]
     return outcome(z[-1], z_test, curves, run.times)
@@ -116,7 +116,7 @@ def closed_form_error(limit: Limit, initial) -> tuple[float, float]:
     gammas, vectors = limit.gamma_modes
     weights = initial.T @ limit.inverse
     rotation, start = linear.align(weights, limit.gamma_modes)
-    times = jnp.array([0.0, 1.6]) * linear.half_rise_time(gammas[: len(start)], start).max()
+    times = jnp.array([0.0, 1.6]) * dynamics.step_time(gammas[: len(start)], start).max()
     exact = simulate.gradient_flow(weights, limit.gamma_modes, times).coefficients[-1]
     closed = linear.small_init_trajectory(weights, limit.gamma_modes)(times[-1]) @ vectors
     upper = jnp.triu(rotation.T @ weights @ vectors)

@@ -68,7 +68,7 @@ def embed(
     Args:
         modes: of the kernel over the N = 2n training samples.
         k_test_train: k(x) of each new point as a row, shape ``(n_test, 2n)``: see
-            :func:`sslstep.gram.test_train`.
+            :func:`sslstep.gram.to_pairs`.
         singular_values: s at one or more times, shape ``(..., k)``, such as
             :func:`sslstep.linear.singular_value` of the modes' eigenvalues; default: those at the
             end of training, :func:`final_singular_values`.
@@ -146,18 +146,18 @@ def embed_training(
     return _scale(modes, features, singular_values, rotation)
 
 
-def align(modes: KernelModes, initial: Float[ArrayLike, "N d"]) -> linear.Aligned:
+def align(initial: Float[ArrayLike, "N d"], modes: KernelModes) -> linear.Aligned:
     r"""The aligned start that small initial embeddings are equivalent to (Eq. 42).
 
     .. math:: U \,\mathrm{diag}(s(0)) = \mathcal A(F_0 C)
 
     with :math:`F_0` the initial embeddings and :math:`\mathcal A` the alignment of Definition 4.5:
     the d x d matrix :math:`F_0 C` is what :math:`W(0) V_d` is to a linear model
-    (:func:`sslstep.linear.align`, which takes the weights first, as rows of features).
+    (:func:`sslstep.linear.align`).
 
     Args:
-        modes: at least d of them, over the same samples.
         initial: embeddings of ``[X, X']`` at initialisation, as rows, shape ``(2n, d)``.
+        modes: at least d of them, over the same samples.
 
     Returns:
         :class:`sslstep.linear.Aligned`.
@@ -171,7 +171,7 @@ def align(modes: KernelModes, initial: Float[ArrayLike, "N d"]) -> linear.Aligne
         >>> from sslstep import kernel_pca
         >>> x = jax.random.normal(jax.random.key(0), (20, 4))
         >>> modes = kernel_pca.contrastive_modes(x @ x.T, 2)
-        >>> kernel_pca.align(modes, 1e-3 * x[:, :2]).rotation.shape
+        >>> kernel_pca.align(1e-3 * x[:, :2], modes).rotation.shape
         (2, 2)
     """
     _require_modes(modes)
@@ -318,7 +318,7 @@ def gradient_flow_ssl(
         modes = contrastive_modes(matmul, dim, solver=solver, num_pairs=num_pairs, key=key)
     aligned = None
     if initial is not None:
-        aligned = align(modes, initial)
+        aligned = align(initial, modes)
     elif init_scale is not None:
         start = linear.initial_singular_values(init_scale, dim).astype(modes.eigenvalues.dtype)
         aligned = linear.Aligned(jnp.eye(dim, dtype=start.dtype), start)
@@ -355,7 +355,7 @@ def gradient_flow_ssl(
         rotation = None if aligned is None else aligned.rotation
         if x_test is None:
             return embed_training(modes, values, rotation)
-        k_test_train = gram.test_train(kernel_fn, x_test, x, x_prime, view=view, **options)
+        k_test_train = gram.to_pairs(kernel_fn, x_test, x, x_prime, view=view, **options)
         return embed(modes, k_test_train, values, rotation)
 
     return predict_fn

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key, Real, UInt32
 
 from sslstep import _check
 from sslstep._linalg import HIGHEST, matmul
-from sslstep.linear._dynamics import singular_value
+from sslstep.dynamics import singular_value
 from sslstep.linear._modes import Modes, leading_modes, require_weights
 
 __all__ = [
@@ -116,7 +116,7 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
     :math:`u_j = W(0) v_j` beyond the span of the earlier :math:`u_k`; Eq. 19 as printed has this
     only if the :math:`u_k` happen to be orthogonal. All of Appendix C's A(0) (Eq. 43) is
     ``aligned.rotation.T @ weights @ modes.eigenvectors``. For kernels, with embeddings for weights:
-    :func:`sslstep.kernel_pca.align`, which takes the modes first.
+    :func:`sslstep.kernel_pca.align`.
 
     Args:
         weights: W(0), shape ``(d, m)``.

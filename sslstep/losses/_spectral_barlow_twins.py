@@ -90,7 +90,7 @@ def sharpened_barlow_twins(
     :math:`1 / 2\sqrt\delta`, and g(1) is still 1. The slope counts in two ways: eigenvalues below δ
     grow exponentially, faster than those of plain Barlow Twins by this factor; and negative ones,
     which Γ has too, are driven back by the same factor, which bounds the learning rate
-    (:func:`sslstep.landscape.max_learning_rate`).
+    (:func:`sslstep.dynamics.max_learning_rate`).
 
 
     Args:

@@ -11,8 +11,9 @@ from sslstep._linalg import eigh_descending, singular_values
 from sslstep.linear import cross_correlation
 
 __all__ = [
+    "correlation_eigenvalues",
+    "covariance_eigenvalues",
     "effective_rank",
-    "eigenvalues",
     "histogram",
     "learned_dimensions",
     "step_sharpness",
@@ -20,26 +21,22 @@ __all__ = [
 ]
 
 
-def eigenvalues(
-    z: Float[ArrayLike, "n d"], z_prime: Float[ArrayLike, "n d"] | None = None
+def correlation_eigenvalues(
+    z: Float[ArrayLike, "n d"], z_prime: Float[ArrayLike, "n d"]
 ) -> Float[Array, " d"]:
-    r"""Eigenvalues of embeddings, in descending order (Appendix D.4).
+    r"""Eigenvalues of the cross-correlation C of two views' embeddings (Eq. 2, Appendix D.4).
 
-    With both views, those of the cross-correlation C (Eq. 2): for Barlow Twins. With one array,
-    those of the centred covariance :math:`\frac1n \sum_i (z_i - \bar z)(z_i - \bar z)^\top`: for
-    the other losses and for hidden representations. Measure on n much larger than d: the rank is at
-    most n. It takes embeddings, not a matrix C that you have: of one, ``jnp.linalg.eigvalsh``.
-
-    The covariance is not formed: its eigenvalues are the squared singular values of the centred
-    embeddings over n, which in float32 resolves dimensions that are :math:`10^{-13}` of the largest
-    instead of :math:`10^{-7}`. Those that have hardly begun to grow are as small as that.
+    They are what Barlow Twins learns. For other losses and for hidden representations see
+    :func:`covariance_eigenvalues`. Measure on n much larger than d: the rank is at most n. It takes
+    embeddings, not a matrix C that you have: of one, ``jnp.linalg.eigvalsh``.
 
     Args:
-        z: embeddings, shape ``(n, d)``.
-        z_prime: embeddings of the other views, same shape; or None.
+        z: embeddings of one view, shape ``(n, d)``.
+        z_prime: embeddings of the other views of the same samples, same shape.
 
     Returns:
-        The eigenvalues, shape ``(d,)``, in float32 if z is in less. Those of C may be negative.
+        The eigenvalues in descending order, shape ``(d,)``, in float32 if z is in less. They may be
+        negative.
 
     Raises:
         ValueError: if shapes do not fit, are empty, or values are not finite.
@@ -47,12 +44,39 @@ def eigenvalues(
     Example:
         >>> import jax.numpy as jnp
         >>> from sslstep.measure import spectrum
-        >>> spectrum.eigenvalues(jnp.array([[1.0, 0.0], [-1.0, 0.0]])).round(4)
+        >>> z = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+        >>> spectrum.correlation_eigenvalues(z, -z).round(4)
+        Array([-0.5, -2. ], dtype=float32)
+    """
+    z, z_prime = _check.as_precise("z", z), _check.as_precise("z_prime", z_prime)
+    return eigh_descending(cross_correlation(z, z_prime))[0]
+
+
+def covariance_eigenvalues(z: Float[ArrayLike, "n d"]) -> Float[Array, " d"]:
+    r"""Eigenvalues of the centred covariance of embeddings (Appendix D.4).
+
+    .. math:: \frac1n \sum_i (z_i - \bar z)(z_i - \bar z)^\top
+
+    The covariance is not formed: its eigenvalues are the squared singular values of the centred
+    embeddings over n, which in float32 resolves dimensions that are :math:`10^{-13}` of the largest
+    instead of :math:`10^{-7}`. Those that have hardly begun to grow are as small as that.
+
+    Args:
+        z: embeddings or hidden representations, shape ``(n, d)``; of both views one after the
+            other.
+
+    Returns:
+        The eigenvalues in descending order, shape ``(d,)``, in float32 if z is in less.
+
+    Raises:
+        ValueError: if z is not a matrix, is empty, or values are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import spectrum
+        >>> spectrum.covariance_eigenvalues(jnp.array([[1.0, 0.0], [-1.0, 0.0]])).round(4)
         Array([1., 0.], dtype=float32)
     """
-    if z_prime is not None:
-        z, z_prime = _check.as_precise("z", z), _check.as_precise("z_prime", z_prime)
-        return eigh_descending(cross_correlation(z, z_prime))[0]
     n, dim = _check.require_matrix("z", z, "(n, d)")
     _check.require_finite("z", z)
     z = _check.as_precise("z", z)
@@ -72,8 +96,8 @@ def step_times(
 
     Args:
         times: of the records, increasing, shape ``(T,)``.
-        eigenvalues: at each record, shape ``(T, d)``; each column is followed by itself, so sort
-            them in descending order, as :func:`eigenvalues` does.
+        eigenvalues: at each record, shape ``(T, d)``, in descending order: each column is followed
+            by itself.
         threshold: the value that counts as risen; traced.
 
     Returns:
@@ -247,8 +271,8 @@ def histogram(
         Counts, shape ``(T, m - 1)``. What lies outside of all bins is not counted.
 
     Raises:
-        ValueError: if shapes do not fit, values are not finite, or edges do not increase, be it for
-            their rounding to the eigenvalues' dtype, float32 if that is shorter.
+        ValueError: if shapes do not fit, values are not finite, edges do not increase, or edges
+            coincide after conversion to the eigenvalues' dtype (float32 if that is shorter).
 
     Example:
         >>> import jax.numpy as jnp

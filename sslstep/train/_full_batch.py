@@ -40,14 +40,14 @@ def full_batch_descent(
     args: Sequence[Any] = (),
     record_at: Sequence[int] | np.ndarray | None = None,
     measure: Callable[..., Any] | None = None,
-    progress: Callable[[int], None] | None = None,
+    on_record: Callable[[int], None] | None = None,
 ) -> Descent:
     r"""Gradient descent on the loss of all samples at once, as in Appendix D.1.
 
     .. math:: \theta \leftarrow \theta - \eta \nabla_\theta \mathcal{L}(\theta; \mathrm{args})
 
     The whole run is one compiled loop. Its program is kept for as long as ``loss_fn``, ``measure``
-    and ``progress`` are the same functions, so hand it data through ``args``, not in a closure:
+    and ``on_record`` are the same functions, so hand it data through ``args``, not in a closure:
     another learning rate, other data of the same shapes and another number of steps up to the same
     number of records then compile nothing.
 
@@ -60,7 +60,7 @@ def full_batch_descent(
         record_at: record at these steps, increasing, within 0...num_steps. Default: at the first
             and the last.
         measure: ``measure(params, *args)``, any pytree of arrays, recorded. Default: the loss.
-        progress: called with the step number at every record, from within the compiled loop.
+        on_record: called with the step number at every record, from within the compiled loop.
 
     Returns:
         :class:`Descent`. Under `jit` or `vmap` nothing can be raised: a run that diverges stops
@@ -96,7 +96,7 @@ def full_batch_descent(
         on_cpu=_xla.on_cpu(_xla.devices_of((params, args))),
         loss_fn=loss_fn,
         measure=measure or loss_fn,
-        progress=progress,
+        on_record=on_record,
     )
     if _check.is_concrete(bad_step) and int(bad_step) >= 0:
         raise DivergenceError(
@@ -108,14 +108,14 @@ def full_batch_descent(
     return Descent(final, records, learning_rate * jnp.asarray(steps, float))
 
 
-@partial(jax.jit, static_argnames=("on_cpu", "loss_fn", "measure", "progress"))
+@partial(jax.jit, static_argnames=("on_cpu", "loss_fn", "measure", "on_record"))
 def _descend(params, args, learning_rate, stops, *, on_cpu, **functions):
     """Final parameters, records at the stops, and the first step of infinite loss or -1."""
     descend = _xla.prepared(partial(_descended, **functions), on_cpu)
     return descend(params, args, learning_rate, stops)
 
 
-def _descended(params, args, learning_rate, stops, *, loss_fn, measure, progress):
+def _descended(params, args, learning_rate, stops, *, loss_fn, measure, on_record):
     value_and_grad = jax.value_and_grad(loss_fn)
 
     def step(carry):
@@ -129,8 +129,8 @@ def _descended(params, args, learning_rate, stops, *, loss_fn, measure, progress
 
     def advance(carry, stop):
         carry = jax.lax.while_loop(lambda c: (c[1] < stop) & c[2], step, carry)
-        if progress is not None:
-            jax.debug.callback(progress, carry[1])
+        if on_record is not None:
+            jax.debug.callback(on_record, carry[1])
         return carry, measure(carry[0], *args)
 
     start = (params, jnp.zeros((), stops.dtype), jnp.array(True))

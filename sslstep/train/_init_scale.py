@@ -90,8 +90,8 @@ def choose_init_scale(
                 f"the embeddings."
             )
         if measure == "covariance":
-            return spectrum.eigenvalues(jnp.concatenate([z, z_prime]))[0]
-        return spectrum.eigenvalues(z, z_prime)[0]
+            return spectrum.covariance_eigenvalues(jnp.concatenate([z, z_prime]))[0]
+        return spectrum.correlation_eigenvalues(z, z_prime)[0]
 
     def excess(log_scale: float) -> float:
         value = float(top_eigenvalue(jnp.exp(jnp.asarray(log_scale, jnp.float32))))

@@ -121,11 +121,11 @@ def make_record(
         pair = _batch.pair(z, z_prime, axis_name=None)
         if normalise:
             pair = [_batch.normalised(view, eps, axis_name=None) for view in pair]
-        correlation = spectrum.eigenvalues(*pair)
+        correlation = spectrum.correlation_eigenvalues(*pair)
         return {
             "correlation": correlation,
-            "covariance": spectrum.eigenvalues(jnp.concatenate([z, z_prime])),
-            "hidden": spectrum.eigenvalues(jnp.concatenate([h, h_prime])),
+            "covariance": spectrum.covariance_eigenvalues(jnp.concatenate([z, z_prime])),
+            "hidden": spectrum.covariance_eigenvalues(jnp.concatenate([h, h_prime])),
             "learned": spectrum.learned_dimensions(correlation, threshold),
         }
 

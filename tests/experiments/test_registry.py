@@ -148,7 +148,7 @@ def test_code_is_what_an_experiment_imports(lab):
 def test_figure_8_does_not_depend_on_training():
     parts = (f"experiments.fig8.{part}" for part in ("experiment", "figure", "claims"))
     names = set(_code.files(*parts))
-    assert {"sslstep.landscape", "sslstep.plotting"} <= names
+    assert {"sslstep.dynamics", "sslstep.plotting"} <= names
     assert not any(name.startswith(("sslstep.train", "sslstep.nn")) for name in names)
 
 

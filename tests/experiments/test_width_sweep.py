@@ -108,7 +108,7 @@ def _small_limit():
     x_prime, x_test = x + 0.3 * jax.random.normal(keys[1], (8, 5)), x[:4] + 0.1
     kernel_fn = infinite.mlp()
     kernel = gram.pairs(kernel_fn, x, x_prime, progress=False)
-    k_test_train = gram.test_train(kernel_fn, x_test, x, x_prime, progress=False)
+    k_test_train = gram.to_pairs(kernel_fn, x_test, x, x_prime, progress=False)
     initial = 0.3 * jax.random.normal(keys[2], (16, 2))
     initial_test = 0.3 * jax.random.normal(keys[3], (4, 2))
     return prediction.limit(kernel, k_test_train, 2, 0.2), kernel, (initial, initial_test)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from sslstep import gram, kernel_pca, linear, losses, simulate
+from sslstep import dynamics, gram, kernel_pca, linear, losses, simulate
 from sslstep.kernel_pca import _machine
 from sslstep.ntk import _neural_tangents, infinite
 
@@ -181,7 +181,7 @@ def test_modes_keep_their_precision(x64, pairs):
             found, wanted = (kernel_pca.embed(modes, k, *given) for k in (short, same))
             assert found.dtype == jnp.float64
             np.testing.assert_array_equal(found, wanted)
-        found, wanted = (kernel_pca.align(modes, z) for z in (start, start.astype(float)))
+        found, wanted = (kernel_pca.align(z, modes) for z in (start, start.astype(float)))
     np.testing.assert_array_equal(found.singular_values, wanted.singular_values)
     np.testing.assert_array_equal(found.rotation, wanted.rotation)
 
@@ -230,13 +230,13 @@ def modes():
         (lambda m: kernel_pca.embed(m, jnp.ones((1, 8)), None, jnp.full((2, 2), jnp.inf)), "rotat"),
         (lambda m: kernel_pca.embed(m, jnp.ones((1, 8)), jnp.ones(3)), "k at most 2"),
         (lambda m: kernel_pca.embed(m, jnp.ones((1, 8)), None, jnp.eye(3)), r"shape \(2, 2\)"),
-        (lambda m: kernel_pca.align(m, jnp.full((8, 2), jnp.nan)), "initial .* NaN"),
+        (lambda m: kernel_pca.align(jnp.full((8, 2), jnp.nan), m), "initial .* NaN"),
         (
             lambda m: kernel_pca.learned_kernel(m, jnp.ones((3, 8)), None, jnp.ones((2, 2))),
             r"of one time, of shape \(k,\), got shape \(2, 2\)",
         ),
-        (lambda m: kernel_pca.align(m, jnp.ones((7, 2))), r"initial must have shape \(8, d\)"),
-        (lambda m: kernel_pca.align(m, jnp.ones((8, 3))), "d at most 2, the number of modes"),
+        (lambda m: kernel_pca.align(jnp.ones((7, 2)), m), r"initial must have shape \(8, d\)"),
+        (lambda m: kernel_pca.align(jnp.ones((8, 3)), m), "d at most 2, the number of modes"),
     ],
 )
 def test_wrong_shapes(unchecked, modes, call, message):
@@ -276,9 +276,10 @@ def test_wrong_calls(unchecked):
         predict_fn(jnp.ones((3, 2)))
     assert predict_fn(jnp.ones((3, 4))).shape == (3, 4, 8, 2)
     modes = kernel_pca.contrastive_modes(gram.pairs(gaussian_kernel, x, x), 2)
-    for call in (kernel_pca.embed, kernel_pca.align):
-        with pytest.raises(TypeError, match="modes must be KernelModes"):
-            call(jnp.ones((8, 8)), modes)
+    with pytest.raises(TypeError, match="modes must be KernelModes"):
+        kernel_pca.embed(jnp.ones((8, 8)), modes)
+    with pytest.raises(TypeError, match="modes must be KernelModes"):
+        kernel_pca.align(modes, jnp.ones((8, 8)))
     with pytest.raises(TypeError, match="modes must be KernelModes"):
         kernel_pca.embed_training(jnp.ones((8, 8)))
     with pytest.raises(TypeError, match=r"dim must be an integer, got 2\.0"):
@@ -296,8 +297,8 @@ def test_predictions_approach_the_exact_flow_as_the_start_shrinks(x64, pairs):
             gaussian_kernel, jnp.asarray(pairs[0]), jnp.asarray(pairs[1]), 2, initial=initial
         )
         modes = kernel_pca.contrastive_modes(kernel, 2)
-        start = kernel_pca.align(modes, initial).singular_values
-        times = jnp.linspace(0, 1.5, 25) * linear.half_rise_time(modes.eigenvalues, start).max()
+        start = kernel_pca.align(initial, modes).singular_values
+        times = jnp.linspace(0, 1.5, 25) * dynamics.step_time(modes.eigenvalues, start).max()
         exact = kernel_pca.flow(kernel, losses.simplified_barlow_twins, initial, times)
         np.testing.assert_array_equal(exact[0], initial)
         off = jnp.abs(predict_fn(times) - exact).max(axis=(1, 2))

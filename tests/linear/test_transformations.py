@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import landscape, linear, simulate
+from sslstep import dynamics, linear, simulate
 from sslstep.measure import spectrum
 
 G, S, T = [0.5, 0.2], [1e-2, 2e-2], [0.3, 1.0]
@@ -23,14 +23,23 @@ CALLS = {
     "loss": (lambda w: linear.loss(w[:2], jnp.asarray(GAMMA, w.dtype)), A),
     "modes": (lambda g: linear.modes(g).eigenvalues, GAMMA),
     "top_spectral": (lambda g: linear.top_spectral(_modes(g), 2), G),
-    "quartic": (lambda t: linear.quartic(t, 1.0, 2.0, 0.1), T),
-    "singular_value": (lambda g: linear.singular_value(1.0, g, 0.1, learning_rate=0.01), G),
-    "mode_eigenvalue": (lambda g: linear.mode_eigenvalue(1.0, g, 0.1), G),
-    "critical_time": (lambda g: linear.critical_time(g, 0.1, learning_rate=0.01), G),
-    "half_rise_time": (lambda s: linear.half_rise_time(0.5, s), S),
-    "effective_eigenvalue": (lambda g: linear.effective_eigenvalue(g, 0.01), G),
-    "max_learning_rate": (linear.max_learning_rate, G),
-    "plateau_loss": (lambda t: linear.plateau_loss(t, t), T),
+    "singular_value": (lambda g: dynamics.singular_value(1.0, g, 0.1, learning_rate=0.01), G),
+    "mode_eigenvalue": (lambda g: dynamics.mode_eigenvalue(1.0, g, 0.1), G),
+    "quartic_family": (
+        lambda a: dynamics.mode_eigenvalue(1.0, 1.0, 0.1, landscape=dynamics.quartic_family(a, a)),
+        G,
+    ),
+    "on_a_landscape": (
+        lambda g: dynamics.singular_value(1.0, g, 0.1, landscape=dynamics.sharpened(1e-2)),
+        G,
+    ),
+    "critical_time": (lambda g: dynamics.critical_time(g, 0.1, learning_rate=0.01), G),
+    "step_time": (lambda s: dynamics.step_time(0.5, s), S),
+    "effective_eigenvalue": (lambda g: dynamics.effective_eigenvalue(g, 0.01), G),
+    "max_learning_rate": (dynamics.max_learning_rate, G),
+    "plateau_loss": (lambda t: dynamics.plateau_loss(t, t), T),
+    "settling_time": (dynamics.settling_time, G),
+    "supervised_trajectory": (lambda g: dynamics.supervised_trajectory(1.0, g, 0.1), G),
     "initial_singular_values": (lambda a: linear.initial_singular_values(a[0], 3), S),
     "init_weights": (lambda a: linear.init_weights(jax.random.key(0), 2, 3, a[0], a.dtype), S),
     "align": (lambda w: linear.align(w[:2], _modes(w[0])).singular_values, A),
@@ -42,15 +51,6 @@ CALLS = {
     ),
     "alignment_exponent": (lambda g: linear.alignment_exponent(g, 1), G),
     "elements": (lambda g: linear.elements(1.0, g, jnp.eye(2, dtype=g.dtype)), G),
-    "self_supervised": (landscape.self_supervised, S),
-    "supervised": (landscape.supervised, S),
-    "self_supervised_trajectory": (
-        lambda g: landscape.self_supervised_trajectory(1.0, g, 0.1),
-        G,
-    ),
-    "supervised_trajectory": (lambda g: landscape.supervised_trajectory(1.0, g, 0.1), G),
-    "escape_time": (lambda s: landscape.escape_time(1.0, s), S),
-    "settling_time": (landscape.settling_time, G),
     "gradient_descent": (
         lambda w: simulate.gradient_descent(w[:2], _modes(w[3]), 0.01, 4, 2).coefficients,
         A,
@@ -59,7 +59,8 @@ CALLS = {
         lambda w: simulate.gradient_flow(w[:2], _modes(w[3]), jnp.ones(1, w.dtype)).coefficients,
         A,
     ),
-    "eigenvalues": (spectrum.eigenvalues, A),
+    "covariance_eigenvalues": (spectrum.covariance_eigenvalues, A),
+    "correlation_eigenvalues": (lambda a: spectrum.correlation_eigenvalues(a, a[::-1]), A),
     "step_times": (
         lambda t: spectrum.step_times(
             jnp.arange(2, dtype=t.dtype), jnp.stack([jnp.zeros_like(t), t])
@@ -140,5 +141,5 @@ def test_alpha_and_threshold_are_traced():
 
 
 def test_lars_steps_need_a_mode_that_is_not_zero():
-    with pytest.raises(ValueError, match="initial must have a mode that is not zero"):
-        linear.lars_steps(jnp.array([0.0, 1.0]), jnp.ones(2), jnp.zeros(2), 1e-2)
+    with pytest.raises(ValueError, match="initial_singular_values must not all be zero"):
+        dynamics.lars_steps(jnp.array([0.0, 1.0]), jnp.ones(2), jnp.zeros(2), 1e-2)

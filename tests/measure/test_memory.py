@@ -28,9 +28,9 @@ def labels_of(features):
 @pytest.mark.parametrize(
     ("function", "shapes"),
     [
-        (spectrum.eigenvalues, [TALL]),
-        (spectrum.eigenvalues, [WIDE]),
-        (spectrum.eigenvalues, [TALL, TALL]),
+        (spectrum.covariance_eigenvalues, [TALL]),
+        (spectrum.covariance_eigenvalues, [WIDE]),
+        (spectrum.correlation_eigenvalues, [TALL, TALL]),
         (spectrum.effective_rank, [TALL]),
         (spectrum.effective_rank, [WIDE]),
         (alignment.principal_angles, [TALL, TALL]),

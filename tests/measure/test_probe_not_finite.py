@@ -9,7 +9,11 @@ from sslstep.measure import probe, spectrum, steps
 
 LABELS = np.arange(120) % 3
 FEATURES = np.eye(3, dtype=np.float32)[LABELS]
-sgd = jax.tree_util.Partial(probe.sgd, jax.random.key(0), num_classes=3, batch_size=32)
+
+
+def sgd(features, labels, rate):
+    protocol = probe.Protocol(rate, batch_size=32)
+    return probe.sgd(jax.random.key(0), features, labels, protocol, num_classes=3)
 
 
 def test_training_that_diverges_is_an_error_that_names_the_learning_rate():

@@ -13,6 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sslstep import data, nn
 from sslstep.measure import probe
 
+KEY = jax.random.key(0)
+
 
 def problem(seed, n=400, p=6, c=3, dtype=jnp.float32, noise=0.5):
     """Overlapping classes from features of very different scales and nonzero mean."""
@@ -140,7 +142,7 @@ def test_sgd_is_as_accurate_as_the_minimum():
     mean, scale = h.mean(axis=0, keepdims=True), h.std(axis=0, keepdims=True)
     h, h_test = (h - mean) / scale, (h_test - mean) / scale
     best = probe.logistic(h, labels, 1e-6, num_classes=3)
-    trained = probe.sgd(jax.random.key(0), h, labels, 0.3, num_classes=3, num_epochs=30)
+    trained = probe.sgd(KEY, h, labels, probe.Protocol(0.3, num_epochs=30), num_classes=3)
     expected, found = (float(probe.accuracy(it, h_test, labels_test)) for it in (best, trained))
     assert expected > 0.7
     assert abs(found - expected) < float(probe.standard_error(expected, 4000))
@@ -152,21 +154,14 @@ def test_sgd_is_that_of_pytorch(cosine, nesterov):
     torch = pytest.importorskip("torch")
     h, labels = problem(0, 64)
     # Of the key only the initial weights are used.
-    start = probe.sgd(jax.random.key(0), h, labels, 0.0, num_classes=3, batch_size=64, num_epochs=1)
+    still = probe.Protocol(0.0, batch_size=64, num_epochs=1)
+    start = probe.sgd(KEY, h, labels, still, num_classes=3)
     assert 0.005 < float(jnp.sqrt(jnp.mean(start.weights**2))) < 0.02
     np.testing.assert_array_equal(start.bias, 0)
-    trained = probe.sgd(
-        jax.random.key(0),
-        h,
-        labels,
-        0.1,
-        num_classes=3,
-        batch_size=64,
-        num_epochs=20,
-        weight_decay=0.01,
-        nesterov=nesterov,
-        cosine=cosine,
+    protocol = probe.Protocol(
+        0.1, batch_size=64, num_epochs=20, weight_decay=0.01, nesterov=nesterov, cosine=cosine
     )
+    trained = probe.sgd(KEY, h, labels, protocol, num_classes=3)
     model = torch.nn.Linear(6, 3)
     with torch.no_grad():
         model.weight.copy_(torch.tensor(np.array(start.weights.T)))
@@ -191,18 +186,9 @@ def test_sgd_falls_by_epochs_or_by_steps():
     small = 1e-4  # so that the gradient, -1/2 and 1/2, hardly changes
 
     def moved(cosine):
-        fitted = probe.sgd(
-            jax.random.key(0),
-            h,
-            labels,
-            small,
-            num_classes=2,
-            num_epochs=2,
-            batch_size=2,
-            momentum=0.0,
-            weight_decay=0.0,
-            cosine=cosine,
-        )
+        settings = {"momentum": 0.0, "weight_decay": 0.0, "cosine": cosine}
+        protocol = probe.Protocol(small, num_epochs=2, batch_size=2, **settings)
+        fitted = probe.sgd(KEY, h, labels, protocol, num_classes=2)
         return float(fitted.bias[0]) / (small / 2)
 
     assert moved("epoch") == pytest.approx(2 + 2 * 0.5, rel=1e-3)
@@ -212,13 +198,16 @@ def test_sgd_falls_by_epochs_or_by_steps():
 
 def test_sgd_is_traced_and_reproducible():
     h, labels = problem(0, n=300)
-    fit = functools.partial(probe.sgd, jax.random.key(0), h, labels, num_classes=3, num_epochs=2)
+
+    def fit(rate, key=KEY):
+        return probe.sgd(key, h, labels, probe.Protocol(rate, num_epochs=2), num_classes=3)
+
     before = probe._sgd._train._cache_size()
     first, *_ = [fit(rate) for rate in (0.1, 0.3)]
     assert probe._sgd._train._cache_size() <= before + 1  # less if evicted
     for a, b in zip(first, fit(0.1), strict=True):
         np.testing.assert_array_equal(a, b)
-    other = probe.sgd(jax.random.key(1), h, labels, 0.1, num_classes=3, num_epochs=2)
+    other = fit(0.1, jax.random.key(1))
     assert float(jnp.abs(other.weights - first.weights).max()) > 0
 
 
@@ -259,10 +248,8 @@ def test_linear_evaluation_of_a_resnet():
             embed_fn,
             images,
             labels,
-            rate,
+            probe.Protocol(rate, num_epochs=2, batch_size=64),
             num_classes=c,
-            num_epochs=2,
-            batch_size=64,
             augmentation=data.Augmentation(32, scale=(0.5, 1.0)),
         )
 
@@ -291,13 +278,12 @@ def test_without_augmentation_it_is_sgd():
     images = data.photos().images[:64]
     labels = jnp.arange(64) % 3
     plain = data.Augmentation(32, scale=None, flip=0.0)
-    settings = {"num_classes": 3, "num_epochs": 3, "batch_size": 16}
-    key = jax.random.key(0)
+    protocol = probe.Protocol(0.1, num_epochs=3, batch_size=16)
     trained = probe.linear_evaluation(
-        key, pixels, images, labels, 0.1, augmentation=plain, **settings
+        KEY, pixels, images, labels, protocol, augmentation=plain, num_classes=3
     )
     h = probe.embed_images(pixels, images, batch_size=48)
-    for a, b in zip(trained, probe.sgd(key, h, labels, 0.1, **settings), strict=True):
+    for a, b in zip(trained, probe.sgd(KEY, h, labels, protocol, num_classes=3), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
@@ -310,12 +296,10 @@ def test_several_learning_rates_at_once():
             pixels,
             images,
             labels,
-            rate,
+            probe.Protocol(rate, num_epochs=2, batch_size=32),
             num_classes=3,
-            num_epochs=2,
-            batch_size=32,
             augmentation=data.Augmentation(24, scale=None),
-            progress="probe",
+            progress=True,
         )
 
     rates = jnp.asarray([0.01, 0.1])
@@ -326,7 +310,7 @@ def test_several_learning_rates_at_once():
     assert float(jnp.abs(several.weights[0] - several.weights[1]).max()) > 1e-3
 
 
-KEY, H, LABELS = jax.random.key(0), jnp.ones((4, 2)), jnp.array([0, 1, 2, 0])
+H, LABELS = jnp.ones((4, 2)), jnp.array([0, 1, 2, 0])
 IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
 
 
@@ -336,15 +320,21 @@ def logistic(**changed):
 
 
 def sgd(**changed):
-    settings = {"features": H, "labels": LABELS, "learning_rate": 0.1, "num_classes": 3}
-    return lambda: probe.sgd(KEY, **settings | {"batch_size": 2} | changed)
+    return _with(probe.sgd, {"features": H}, changed)
 
 
 def evaluation(**changed):
-    settings = {"embed_fn": pixels, "images": IMAGES, "labels": LABELS, "learning_rate": 0.1}
-    settings |= {"num_classes": 3, "batch_size": 2, "num_epochs": 1}
+    settings = {"embed_fn": pixels, "images": IMAGES}
     settings |= {"augmentation": data.Augmentation(8, scale=None)}
-    return lambda: probe.linear_evaluation(KEY, **settings | changed)
+    return _with(probe.linear_evaluation, settings, changed)
+
+
+def _with(function, settings, changed):
+    of_protocol = {k: v for k, v in changed.items() if k in probe.Protocol._fields}
+    rest = {k: v for k, v in changed.items() if k not in of_protocol}
+    numbers = {"learning_rate": 0.1, "batch_size": 2, "num_epochs": 1} | of_protocol
+    settings = {"labels": LABELS, "num_classes": 3} | settings | rest
+    return lambda: function(KEY, protocol=probe.Protocol(**numbers), **settings)
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import linear, simulate
+from sslstep import dynamics, linear, simulate
 from sslstep.measure import alignment, spectrum
 
 
 def test_eigenvalues_of_a_pair_and_of_one_array(dtype):
     rng = np.random.default_rng(0)
     z, z_prime = (jnp.asarray(rng.normal(size=(50, 4)) + 1, dtype) for _ in range(2))
-    pair = spectrum.eigenvalues(z, z_prime)
+    pair = spectrum.correlation_eigenvalues(z, z_prime)
     expected = np.linalg.eigvalsh(np.asarray(linear.cross_correlation(z, z_prime)))[::-1]
     np.testing.assert_allclose(pair, expected, atol=1e-5)
-    one = spectrum.eigenvalues(z)
+    one = spectrum.covariance_eigenvalues(z)
     covariance = np.cov(np.asarray(z, float).T, bias=True)  # centred, 1 / n
     np.testing.assert_allclose(one, np.linalg.eigvalsh(covariance)[::-1], rtol=1e-4)
     assert bool((jnp.diff(one) <= 0).all())
@@ -29,14 +29,14 @@ def test_dimensions_that_have_hardly_grown_are_resolved():
     mixing, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))
     z = (q * scales) @ mixing
     exact = np.linalg.svd(z, compute_uv=False) ** 2 / len(z)
-    measured = spectrum.eigenvalues(jnp.asarray(z, jnp.float32))
+    measured = spectrum.covariance_eigenvalues(jnp.asarray(z, jnp.float32))
     np.testing.assert_allclose(measured[:3], exact[:3], rtol=1e-2)
     assert float(measured[3]) < 100 * exact[3]  # eps² of the largest, not eps
 
 
 def test_gradient_at_a_collapsed_embedding(dtype):
     """All eigenvalues tie at zero: the gradient of their sum is finite."""
-    gradient = jax.grad(lambda z: spectrum.eigenvalues(z).sum())(jnp.ones((6, 3), dtype))
+    gradient = jax.grad(lambda z: spectrum.covariance_eigenvalues(z).sum())(jnp.ones((6, 3), dtype))
     assert bool(jnp.isfinite(gradient).all())
 
 
@@ -46,7 +46,7 @@ def test_step_times_of_logistic_curves(dtype):
     times = jnp.geomspace(1e-2, 50.0, 540, dtype=dtype)
     curves = linear.mode_eigenvalue(times[:, None], gammas, 1e-7)
     measured = spectrum.step_times(times, curves)
-    np.testing.assert_allclose(measured, linear.half_rise_time(gammas, 1e-7), rtol=2e-4)
+    np.testing.assert_allclose(measured, dynamics.step_time(gammas, 1e-7), rtol=2e-4)
     earlier = spectrum.step_times(times, curves, 0.1)
     assert bool((earlier < measured).all())
 
@@ -163,9 +163,12 @@ def test_learned_dimensions_and_histogram_count(dtype):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: spectrum.eigenvalues(jnp.ones(3)), r"z must be a matrix of shape \(n, d\)"),
-        (lambda: spectrum.eigenvalues(jnp.full((3, 2), jnp.nan)), "z of shape .* NaN"),
-        (lambda: spectrum.eigenvalues(jnp.ones((3, 2)), jnp.ones((4, 2))), "one shape"),
+        (
+            lambda: spectrum.covariance_eigenvalues(jnp.ones(3)),
+            r"z must be a matrix of shape \(n, d\)",
+        ),
+        (lambda: spectrum.covariance_eigenvalues(jnp.full((3, 2), jnp.nan)), "z of shape .* NaN"),
+        (lambda: spectrum.correlation_eigenvalues(jnp.ones((3, 2)), jnp.ones((4, 2))), "one shape"),
         (lambda: spectrum.step_times(jnp.arange(3.0), jnp.ones((4, 2))), r"shape \(4,\), one for"),
         (lambda: spectrum.step_times(jnp.zeros(4), jnp.ones((4, 2))), "times must increase"),
         (
@@ -211,8 +214,11 @@ def test_half_precision_is_measured_in_float32(short):
     z, z_prime = jax.random.normal(jax.random.key(0), (2, 300, 5)).astype(short)
     whole, whole_prime = z.astype(jnp.float32), z_prime.astype(jnp.float32)
     for ours, theirs in (
-        (spectrum.eigenvalues(z), spectrum.eigenvalues(whole)),
-        (spectrum.eigenvalues(z, z_prime), spectrum.eigenvalues(whole, whole_prime)),
+        (spectrum.covariance_eigenvalues(z), spectrum.covariance_eigenvalues(whole)),
+        (
+            spectrum.correlation_eigenvalues(z, z_prime),
+            spectrum.correlation_eigenvalues(whole, whole_prime),
+        ),
         (spectrum.effective_rank(z), spectrum.effective_rank(whole)),
         (alignment.misalignment(z, z_prime), alignment.misalignment(whole, whole_prime)),
     ):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import linear, losses, nn, simulate, train
+from sslstep import dynamics, linear, losses, nn, simulate, train
 
 
 def half_square(theta, target):
@@ -64,7 +64,7 @@ def test_linear_model_as_simulated(x64):
     x, x_prime = pairs(0, n=20)
     gamma = linear.cross_correlation(x, x_prime)
     weights = linear.init_weights(jax.random.key(0), 3, 5, 1e-2, jnp.float64)
-    eta = 0.3 * float(linear.max_learning_rate(linear.modes(gamma).eigenvalues))
+    eta = 0.3 * float(dynamics.max_learning_rate(linear.modes(gamma).eigenvalues))
     at = [0, 10, 100, 400]
     expected = simulate.gradient_descent(weights, gamma, eta, 400, record_at=at)
 
@@ -115,7 +115,7 @@ def test_sweeping_the_rate_the_steps_and_the_data_compiles_once():
     assert len(calls) == traced
 
 
-def test_progress_is_told_every_record():
+def test_every_record_is_told():
     told = []
     run = train.full_batch_descent(
         half_square,
@@ -124,7 +124,7 @@ def test_progress_is_told_every_record():
         9,
         args=(jnp.ones(1),),
         record_at=[0, 2, 7],
-        progress=lambda step: told.append(int(step)),
+        on_record=lambda step: told.append(int(step)),
     )
     jax.block_until_ready(run)
     jax.effects_barrier()

@@ -190,18 +190,20 @@ def test_records_are_the_spectra_of_the_embeddings():
     ]
     (h, z), (h_prime, z_prime) = outputs
     close = {"rtol": 1e-3, "atol": 1e-6}
-    np.testing.assert_allclose(found["correlation"], spectrum.eigenvalues(z, z_prime), **close)
+    np.testing.assert_allclose(
+        found["correlation"], spectrum.correlation_eigenvalues(z, z_prime), **close
+    )
     both = jnp.concatenate([z, z_prime])
-    np.testing.assert_allclose(found["covariance"], spectrum.eigenvalues(both), **close)
+    np.testing.assert_allclose(found["covariance"], spectrum.covariance_eigenvalues(both), **close)
     both = jnp.concatenate([h, h_prime])
-    np.testing.assert_allclose(found["hidden"], spectrum.eigenvalues(both), **close)
+    np.testing.assert_allclose(found["hidden"], spectrum.covariance_eigenvalues(both), **close)
     assert int(found["learned"]) == int((found["correlation"] > 0.5).sum())
     record = train.make_record(training.NETWORK, x, x_prime, batch_size=32, normalise=True)
     standard = [
         (view - view.mean(0, keepdims=True)) / jnp.sqrt(view.var(0, keepdims=True) + 1e-5)
         for view in (z, z_prime)
     ]
-    expected = spectrum.eigenvalues(*standard)
+    expected = spectrum.correlation_eigenvalues(*standard)
     np.testing.assert_allclose(record(state)["correlation"], expected, **close)
     with pytest.raises(ValueError, match="batch_size = 20 must divide the 32 pairs"):
         train.make_record(training.NETWORK, x, x_prime, batch_size=20)

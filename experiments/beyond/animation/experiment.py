@@ -66,7 +66,11 @@ def run(config: Config) -> Arrays:
             setup.model.apply(variables, view, train=True, mutable=["batch_stats"])[0].z
             for view in (x, x_prime)
         )
-        return {"z": z, "z_prime": z_prime, "eigenvalues": spectrum.eigenvalues(z, z_prime)}
+        return {
+            "z": z,
+            "z_prime": z_prime,
+            "eigenvalues": spectrum.correlation_eigenvalues(z, z_prime),
+        }
 
     at = np.geomspace(config.first_step, config.num_steps, config.num_frames - 1)
     trained = train.fit(

@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.beyond.infinite_width import kernel_claims
 from experiments.beyond.infinite_width.config import Config, dims
-from sslstep import claims, linear
+from sslstep import claims, dynamics
 from sslstep.experiment import Arrays, prediction
 from sslstep.measure import spectrum
 
@@ -87,7 +87,7 @@ def _step_time_errors(config, arrays) -> tuple[np.ndarray, np.ndarray]:
     expected, eta = arrays["predicted_step_times"], float(arrays["learning_rate"])
     measured = network_step_times(arrays, config.laziness[-1])
     gammas = arrays["mlp_gammas"][: config.dim]
-    growth = 8 * np.asarray(linear.effective_eigenvalue(gammas, eta)) * expected
+    growth = 8 * np.asarray(dynamics.effective_eigenvalue(gammas, eta)) * expected
     lifted = np.log1p(np.exp(growth) / config.width)
     return measured / expected - 1, 2 * (8 / config.width) ** 0.5 + lifted / growth
 

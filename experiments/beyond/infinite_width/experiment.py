@@ -33,7 +33,7 @@ from experiments.beyond.infinite_width.networks import (
     networks,
     num_classes_of,
 )
-from sslstep import data, gram, kernel_pca, linear, nn
+from sslstep import data, dynamics, gram, kernel_pca, linear, nn
 from sslstep.experiment import Arrays, Experiment
 from sslstep.experiment._require import require
 from sslstep.experiment.image_data import choose, labelled
@@ -106,7 +106,7 @@ def _predict(config: Config, kernel_fn: gram.KernelFn, task: Task) -> tuple[Pred
     """Without training: modes of a kernel and its principal ones, and what they are worth."""
     n = len(task.x)
     kernel = gram.pairs(kernel_fn, task.x, task.x_prime)
-    k_test = gram.test_train(kernel_fn, task.x_test, task.x, task.x_prime)
+    k_test = gram.to_pairs(kernel_fn, task.x_test, task.x, task.x_prime)
     modes = kernel_pca.contrastive_modes(kernel, config.num_modes)
     principal = kernel_pca.principal_modes(kernel, config.num_modes)
     start = linear.initial_singular_values(config.init_scale, config.num_modes)
@@ -116,7 +116,7 @@ def _predict(config: Config, kernel_fn: gram.KernelFn, task: Task) -> tuple[Pred
         "gammas": modes.eigenvalues,
         "residuals": modes.residuals,
         "principal_gammas": principal.eigenvalues,
-        "step_times": linear.half_rise_time(modes.eigenvalues, start),
+        "step_times": dynamics.step_time(modes.eigenvalues, start),
         "correct": _correct_by_dim(config, task, *ssl),
         "principal_correct": _correct_by_dim(config, task, *pca),
     }

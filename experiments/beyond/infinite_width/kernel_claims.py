@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from sslstep import claims, gram, kernel_pca, linear, losses, simulate
+from sslstep import claims, dynamics, gram, kernel_pca, linear, losses, simulate
 from sslstep.experiment import Arrays
 from sslstep.measure import spectrum
 
@@ -26,7 +26,7 @@ def measure(key: jax.Array, kernel_fn: gram.KernelFn, x, x_prime, x_test) -> Arr
     few, few_prime, test = x[:FEW], x_prime[:FEW], x_test[:FEW]
     flat = [a.reshape(len(a), -1) for a in (few, few_prime, test)]
     kernel = gram.pairs(kernel_fn, few, few_prime)
-    k_test = gram.test_train(kernel_fn, test, few, few_prime)
+    k_test = gram.to_pairs(kernel_fn, test, few, few_prime)
     keys = jax.random.split(key)
     arrays = _same_eigenvalues(*flat[:2])
     arrays |= _same_embeddings(kernel, k_test)
@@ -125,15 +125,17 @@ def _trained_linear_model(key, x, x_prime, x_test) -> Arrays:
     gamma_modes = linear.modes(linear.cross_correlation(x, x_prime))
     beta = float(linear.alignment_exponent(gamma_modes.eigenvalues, LINEAR_DIM))
     init_scale = 10.0 ** -min(3 / beta, 100.0)
-    eta = 0.1 * linear.max_learning_rate(gamma_modes.eigenvalues)
+    eta = 0.1 * dynamics.max_learning_rate(gamma_modes.eigenvalues)
     weights = linear.init_weights(key, LINEAR_DIM, x.shape[1], init_scale)
     both = jnp.concatenate([x, x_prime])
     modes = kernel_pca.contrastive_modes(both @ both.T, LINEAR_DIM, solver="dense")
-    rotation, start = kernel_pca.align(modes, both @ weights.T)
-    times = linear.half_rise_time(modes.eigenvalues, start, learning_rate=eta)
+    rotation, start = kernel_pca.align(both @ weights.T, modes)
+    times = dynamics.step_time(modes.eigenvalues, start, learning_rate=eta)
     num_steps = int((times.max() + 2 / modes.eigenvalues[-1]) / eta)
     at = np.unique(np.linspace(1, num_steps, 1000).astype(int))
-    run = simulate.gradient_descent(weights, gamma_modes, eta, num_steps, record_at=at)
+    run = simulate.gradient_descent(
+        weights, gamma_modes, eta, num_steps, record_at=at, keep_weights=True
+    )
     t = run.times[:, None]
     curves = linear.mode_eigenvalue(t, modes.eigenvalues, start, learning_rate=eta)
     measured = spectrum.step_times(run.times, run.eigenvalues)

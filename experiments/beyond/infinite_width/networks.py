@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.beyond.infinite_width.config import Config
-from sslstep import kernel_pca, linear, losses, nn, simulate, train
+from sslstep import dynamics, kernel_pca, linear, losses, nn, simulate, train
 from sslstep.experiment import Arrays, log
 from sslstep.measure import alignment, probe, spectrum
 
@@ -44,14 +44,14 @@ def networks(config: Config, key: jax.Array, task: Task, predicted: Predicted) -
     """Networks trained from the same start at each laziness, and what was to be expected."""
     model, modes = nn.MLP(config.dim, config.width, config.depth), predicted.modes
     gammas = modes.eigenvalues[: config.dim]
-    eta = float(config.step_size * linear.max_learning_rate(modes.eigenvalues))
+    eta = float(config.step_size * dynamics.max_learning_rate(modes.eigenvalues))
     both = jnp.concatenate([task.x, task.x_prime])
     pairs, test = (a.reshape(len(a), -1).astype(jnp.float32) for a in (both, task.x_test))
     draws = [model.init(k, pairs[:1]) for k in jax.random.split(key, config.num_seeds)]
     starts = [(model.apply(params, pairs), model.apply(params, test)) for params in draws]
     initial = [config.init_scale * jnp.asarray(start[0], float) for start in starts]
-    aligned = [kernel_pca.align(modes, f0).singular_values for f0 in initial]
-    step_times = [linear.half_rise_time(gammas, s, learning_rate=eta) for s in aligned]
+    aligned = [kernel_pca.align(f0, modes).singular_values for f0 in initial]
+    step_times = [dynamics.step_time(gammas, s, learning_rate=eta) for s in aligned]
     # Until the last mode, of a network somewhat slower than predicted, has come to rest.
     num_steps = int((1.1 * np.max(step_times) + 0.6 / gammas[-1]) / eta)
     at = np.unique(np.geomspace(1, num_steps, config.num_records).astype(int))
@@ -77,7 +77,7 @@ def networks(config: Config, key: jax.Array, task: Task, predicted: Predicted) -
                     args=(pairs, test, *starts[seed], laziness, config.init_scale),
                     record_at=at,
                     measure=measure,
-                    progress=advance,
+                    on_record=advance,
                 )
                 result = _judged(config, task, predicted, run.records, kernel.z_test[-1])
                 _append(rows, f"network_{laziness:g}", result)
@@ -99,7 +99,7 @@ def _loss(model, params, pairs, test, start, start_test, laziness, init_scale):
 def _measure(model, params, pairs, test, start, start_test, laziness, init_scale):
     z, z_prime = jnp.split(_embed(model, params, pairs, start, laziness, init_scale), 2)
     z_test = _embed(model, params, test, start_test, laziness, init_scale)
-    return Records(spectrum.eigenvalues(z, z_prime), z, z_test)
+    return Records(spectrum.correlation_eigenvalues(z, z_prime), z, z_test)
 
 
 def _kernel_descent(predicted: Predicted, initial, eta, at) -> Records:
@@ -110,7 +110,7 @@ def _kernel_descent(predicted: Predicted, initial, eta, at) -> Records:
     modes = predicted.modes
     start = initial.T @ modes.coefficients
     every = linear.Modes(modes.eigenvalues, jnp.eye(len(modes.eigenvalues)))
-    run = simulate.gradient_descent(start, every, eta, int(at[-1]), record_at=at)
+    run = simulate.gradient_descent(start, every, eta, int(at[-1]), record_at=at, keep_weights=True)
     functions = predicted.functions, predicted.functions_test
     z, z_test = (jnp.einsum("nk,tdk->tnd", h, run.coefficients) for h in functions)
     return Records(run.eigenvalues, z, z_test)

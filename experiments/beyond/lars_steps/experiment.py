@@ -5,9 +5,9 @@ r"""How long plateaus last under LARS: not as 1 / γ.
 The paper trains Barlow Twins and VICReg with LARS and plots them against learning rate times step,
 though its theory is of gradient descent. (A, B): a linear model of prescribed eigenvalues γ_j under
 gradient descent and under LARS, both from small initialisation; solid: measured, dashed: predicted,
-of LARS by `linear.lars_steps`. (C): the step at which each mode is learned against its γ, from two
-initial scales. (D): the ResNet of Figure 1 (C, D) under both: the step at which each dimension is
-learned. Expected: gradient descent learns a mode after 1 / γ times a logarithm of the initial
+of LARS by `dynamics.lars_steps`. (C): the step at which each mode is learned against its γ, from
+two initial scales. (D): the ResNet of Figure 1 (C, D) under both: the step at which each dimension
+is learned. Expected: gradient descent learns a mode after 1 / γ times a logarithm of the initial
 scale; under LARS waits from mode to mode of the linear model become shorter, and the initial scale
 moves all modes nearly together. That law ends where γ_1 / γ_j comes near 1 / ρ, ρ being the length
 of a step over that of the weights: on a plateau LARS, whose steps are never shorter, then bounces
@@ -29,7 +29,7 @@ import tyro
 
 from experiments.beyond.predicted_steps import experiment as predicted_steps
 from experiments.fig5 import experiment as fig5
-from sslstep import linear, optim
+from sslstep import dynamics, linear, optim
 from sslstep.experiment import Arrays, Experiment, curves, training
 from sslstep.experiment._require import require
 from sslstep.measure import spectrum
@@ -102,9 +102,9 @@ def _linear_model(config: Config, gammas: np.ndarray, scale: float) -> dict[str,
         weights = linear.init_weights(key, dim, dim, scale, dtype=jnp.float64)
         modes = linear.modes(matrix)
         initial = linear.align(weights, modes).singular_values
-        t = jnp.geomspace(1e-3, 3 * linear.half_rise_time(gammas[-1], initial[-1]), 20_000)
+        t = jnp.geomspace(1e-3, 3 * dynamics.step_time(gammas[-1], initial[-1]), 20_000)
         curves = np.asarray(linear.mode_eigenvalue(t[:, None], gammas[None], initial[None]))
-        lars_at = np.asarray(linear.lars_steps(t, gammas, initial, config.relative_rate))
+        lars_at = np.asarray(dynamics.lars_steps(t, gammas, initial, config.relative_rate))
         sgd_at = np.asarray(t) / config.learning_rate
         out = {}
         rules = {

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.fig2ab import experiment as fig2ab
-from sslstep import linear
+from sslstep import dynamics
 from sslstep.experiment import Arrays, Experiment
 from sslstep.simulate import DivergenceError
 
@@ -83,7 +83,7 @@ def run(config: Config) -> Arrays:
             measured, _ = fig2ab.learn(one, network, fig2ab.finite_kernel(network))
         except DivergenceError:
             continue
-        arrays["learning_rate_ratios"][i] = one.learning_rate / linear.max_learning_rate(
+        arrays["learning_rate_ratios"][i] = one.learning_rate / dynamics.max_learning_rate(
             measured["gammas"]
         )
         arrays["losses"][i] = measured["loss"][[0, -1]]

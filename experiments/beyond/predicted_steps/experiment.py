@@ -25,7 +25,7 @@ import tyro
 from jax.tree_util import Partial
 
 from experiments.fig5 import experiment as fig5
-from sslstep import kernel_pca, linear, simulate
+from sslstep import dynamics, kernel_pca, linear, simulate
 from sslstep.experiment import Arrays, Experiment, curves, prediction, training
 from sslstep.experiment._require import require
 from sslstep.measure import spectrum
@@ -125,7 +125,7 @@ def _follow(
         kernel, initial = (jnp.asarray(np.asarray(a), jnp.float64) for a in (kernel, initial))
         gammas = kernel_pca.contrastive_modes(kernel, recipe.dim, solver="dense").eigenvalues
         _, inverse, modes = prediction.features_of(kernel, jnp.float32)
-        rate = min(recipe.learning_rate, 0.5 * float(linear.max_learning_rate(modes.eigenvalues)))
+        rate = min(recipe.learning_rate, 0.5 * float(dynamics.max_learning_rate(modes.eigenvalues)))
         every = max(1, int(span / rate) // 1000)
         num_steps = every * max(1, int(np.ceil(span / rate / every)))
         descent = simulate.gradient_descent(initial.T @ inverse, modes, rate, num_steps, every)

@@ -83,8 +83,8 @@ def make_measures(built: Built) -> Measures:
     def spectra(state: Any, x: jax.Array, x_prime: jax.Array) -> dict[str, jax.Array]:
         z, z_prime = embed(state, x).z, embed(state, x_prime).z
         return {
-            "correlation": spectrum.eigenvalues(z, z_prime),
-            "covariance": spectrum.eigenvalues(jnp.concatenate([z, z_prime])),
+            "correlation": spectrum.correlation_eigenvalues(z, z_prime),
+            "covariance": spectrum.covariance_eigenvalues(jnp.concatenate([z, z_prime])),
         }
 
     @jax.jit

@@ -69,8 +69,8 @@ def run(config: Config) -> Arrays:
     kernel = gram.pairs(kernels, x, x_prime, progress=False)
     k_test_train = jnp.concatenate(
         [
-            gram.test_train(kernels, views[0][1], x, x_prime, view=0, progress=False),
-            gram.test_train(kernels, views[1][1], x, x_prime, view=1, progress=False),
+            gram.to_pairs(kernels, views[0][1], x, x_prime, view=0, progress=False),
+            gram.to_pairs(kernels, views[1][1], x, x_prime, view=1, progress=False),
         ]
     )
     limit = prediction.limit(kernel, k_test_train, config.dim, config.step_size)

@@ -136,7 +136,7 @@ def _limit(config, parameterization, width, x, x_test) -> prediction.Limit:
     )
     first, second = jnp.split(x, 2)
     kernel = gram.pairs(kernel_fn, first, second, progress=False)
-    k_test_train = gram.test_train(kernel_fn, x_test, first, second, progress=False)
+    k_test_train = gram.to_pairs(kernel_fn, x_test, first, second, progress=False)
     return prediction.limit(kernel, k_test_train, config.dim, config.step_size)
 
 

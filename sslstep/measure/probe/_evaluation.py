@@ -2,14 +2,14 @@ r"""The publications' linear evaluation: a classifier on random crops, before a 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Integer, Key, Real, Shaped
+from jaxtyping import Array, Float, Integer, Key, Shaped
 from tqdm import tqdm
 
 from sslstep import _check, data
@@ -24,18 +24,11 @@ def linear_evaluation(
     embed_fn: Callable[[Array], Array],
     images: Shaped[ArrayLike, "n h w c"],
     labels: Integer[ArrayLike, " n"],
-    learning_rate: Real[ArrayLike, ""],
+    protocol: _sgd.Protocol,
     *,
     num_classes: int,
     augmentation: data.Augmentation | None = None,
-    num_epochs: int = 100,
-    batch_size: int = 256,
-    momentum: Real[ArrayLike, ""] = 0.9,
-    nesterov: bool = False,
-    weight_decay: Real[ArrayLike, ""] = 1e-6,
-    init_std: Real[ArrayLike, ""] = 0.01,
-    cosine: Literal["epoch", "step"] = "epoch",
-    progress: str | None = None,
+    progress: bool | None = None,
 ) -> Probe:
     r"""The publications' linear evaluation: :func:`sgd` on features of freshly augmented images.
 
@@ -49,7 +42,7 @@ def linear_evaluation(
     ImageNet's test images are for images larger than the network's.)
 
     Several learning rates at once, for little more than the price of one, since the embeddings are
-    shared: ``jax.vmap`` over ``learning_rate``.
+    shared: ``jax.vmap`` over the protocol's ``learning_rate``.
 
     Args:
         key: of the initial weights, the order of images and their views.
@@ -61,18 +54,11 @@ def linear_evaluation(
             network of the same shape does not compile again.
         images: bytes, or floats in [0, 1], shape ``(n, h, w, c)``.
         labels: classes 0...c-1, shape ``(n,)``.
-        learning_rate: η at the start; traced. See :func:`sgd` for the publications'.
+        protocol: numbers of the training; traced as in :func:`sgd`.
         num_classes: c, at least 2.
         augmentation: of the training images, without normalisation; static. None:
             ``data.Augmentation(min(h, w))``.
-        num_epochs: how many.
-        batch_size: images in a batch, at most n.
-        momentum: as in :func:`sgd`, likewise the next four.
-        nesterov: whether the momentum is Nesterov's.
-        weight_decay: of weights and bias; traced.
-        init_std: standard deviation of initial weights; traced.
-        cosine: whether the learning rate falls once an ``"epoch"`` or at every ``"step"``.
-        progress: what to call it in a progress bar, shown on terminals; None for no bar.
+        progress: whether to show a progress bar; None: on a terminal.
 
     Returns:
         :class:`Probe`. The same key gives the same bits.
@@ -93,17 +79,15 @@ def linear_evaluation(
         ...     colours,
         ...     train.images,
         ...     train.labels,
-        ...     0.3,
+        ...     probe.Protocol(0.3, num_epochs=1),
         ...     num_classes=len(train.label_names),
-        ...     num_epochs=1,
         ... )
         >>> probe.predict(fitted, probe.embed_images(colours, test.images[:10])).shape[0]
         10
     """
     n, height, width, channels = _require_images(images)
     data.checked_images(images)
-    rates = _sgd.Rates(learning_rate, momentum, weight_decay, init_std)
-    settings = _sgd.Settings(num_classes, num_epochs, batch_size, nesterov, cosine)
+    rates, settings = _sgd.parts(protocol, num_classes)
     labels = _sgd.require_valid("images", n, labels, rates, settings)
     if augmentation is None:
         augmentation = data.Augmentation(min(height, width))
@@ -117,17 +101,17 @@ def linear_evaluation(
     # Before anything is trained: what augment refuses, and what the network makes of the views.
     views = jax.eval_shape(
         lambda keys, images: data.augment(keys, images, augmentation),
-        jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size)),
-        jax.ShapeDtypeStruct((batch_size, height, width, channels), images.dtype),
+        jax.eval_shape(lambda: jax.random.split(jax.random.key(0), protocol.batch_size)),
+        jax.ShapeDtypeStruct((protocol.batch_size, height, width, channels), images.dtype),
     )
     num_features, dtype = _require_features(embed, views)
     dtype = jnp.promote_types(dtype, jnp.float32)
     rates = _sgd.Rates(*(jnp.asarray(value, dtype) for value in rates))
     key_init, key_epochs = jax.random.split(key)
     state = _sgd.init_state(key_init, num_features, dtype, rates, settings)
-    hidden = True if progress is None else None  # None: shown on a terminal only
-    with tqdm(total=num_epochs, desc=progress, unit="epoch", disable=hidden) as bar:
-        for epoch in range(num_epochs):
+    hidden = None if progress is None else not progress  # None: unless on a terminal
+    with tqdm(total=protocol.num_epochs, desc="probe", unit="epoch", disable=hidden) as bar:
+        for epoch in range(protocol.num_epochs):
             key = jax.random.fold_in(key_epochs, epoch)
             index = jnp.asarray(epoch)
             state, loss = _epoch(
@@ -139,7 +123,7 @@ def linear_evaluation(
     return require_trained(
         state.probe,
         f"embed_fn gives NaN or infinity for some view of images, or learning_rate = "
-        f"{learning_rate} is too large for its {num_features} features.",
+        f"{protocol.learning_rate} is too large for its {num_features} features.",
     )
 
 

@@ -14,7 +14,42 @@ from sslstep import _check
 from sslstep._linalg import matmul
 from sslstep.measure.probe._probe import Probe, require_labels, require_trained
 
-__all__ = ["sgd"]
+__all__ = ["Protocol", "sgd"]
+
+
+class Protocol(NamedTuple):
+    """How a linear classifier is trained; the defaults are those of Barlow Twins and VICReg.
+
+    Learning rates of the publications belong to ImageNet features of their ResNet-50:
+
+    =============  =======================  ========================================================
+    publication    ``learning_rate``        other than the defaults
+    =============  =======================  ========================================================
+    Barlow Twins   0.3
+    VICReg         0.02
+    SimCLR         0.1 * batch_size / 256   ``nesterov=True, cosine="step", init_std=0.0``, and 0 or
+                                            1e-6 for ``weight_decay``
+    =============  =======================  ========================================================
+
+    Attributes:
+        learning_rate: η at the start; traced.
+        num_epochs: how many.
+        batch_size: samples in a batch, at most n.
+        momentum: μ; traced.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: β, of weights and bias; traced.
+        init_std: standard deviation of initial weights; traced.
+        cosine: whether the learning rate falls once an ``"epoch"`` or at every ``"step"``.
+    """
+
+    learning_rate: Real[ArrayLike, ""]
+    num_epochs: int = 100
+    batch_size: int = 256
+    momentum: Real[ArrayLike, ""] = 0.9
+    nesterov: bool = False
+    weight_decay: Real[ArrayLike, ""] = 1e-6
+    init_std: Real[ArrayLike, ""] = 0.01
+    cosine: Literal["epoch", "step"] = "epoch"
 
 
 class Rates(NamedTuple):
@@ -27,7 +62,7 @@ class Rates(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What determines the program, and is static."""
+    """Settings that determine the program, and are static."""
 
     num_classes: int
     num_epochs: int
@@ -47,16 +82,9 @@ def sgd(
     key: Key[Array, ""],
     features: Float[ArrayLike, "n p"],
     labels: Integer[ArrayLike, " n"],
-    learning_rate: Real[ArrayLike, ""],
+    protocol: Protocol,
     *,
     num_classes: int,
-    num_epochs: int = 100,
-    batch_size: int = 256,
-    momentum: Real[ArrayLike, ""] = 0.9,
-    nesterov: bool = False,
-    weight_decay: Real[ArrayLike, ""] = 1e-6,
-    init_std: Real[ArrayLike, ""] = 0.01,
-    cosine: Literal["epoch", "step"] = "epoch",
 ) -> Probe:
     r"""A linear classifier trained by SGD on fixed features, as the publications do.
 
@@ -69,37 +97,20 @@ def sgd(
 
     from :math:`W \sim \mathcal{N}(0, \mathrm{init\_std}^2)`, b = 0. k counts epochs, or steps. An
     epoch is a random permutation of the samples, cut into batches; what is left over waits for
-    another epoch. The defaults are those of Barlow Twins and VICReg, whose learning rates, like
-    SimCLR's, belong to ImageNet features of their ResNet-50:
-
-    =============  =======================  ========================================================
-    publication    ``learning_rate``        other than the defaults
-    =============  =======================  ========================================================
-    Barlow Twins   0.3
-    VICReg         0.02
-    SimCLR         0.1 * batch_size / 256   ``nesterov=True, cosine="step", init_std=0.0``, and 0 or
-                                            1e-6 for ``weight_decay``
-    =============  =======================  ========================================================
+    another epoch.
 
     All of training is one compiled loop. Features are not rescaled: those of a network from a small
     initialisation want a learning rate in proportion to 1 over their mean square.
 
-    Several at once: ``jax.vmap(lambda rate: probe.sgd(key, features, labels, rate,
-    num_classes=c))(rates)``.
+    Several at once: ``jax.vmap(lambda rate: probe.sgd(key, features, labels,
+    probe.Protocol(rate), num_classes=c))(rates)``.
 
     Args:
         key: of the initial weights and the order of samples.
         features: h, shape ``(n, p)``.
         labels: y, classes 0...c-1, shape ``(n,)``.
-        learning_rate: η at the start; traced.
+        protocol: its numbers.
         num_classes: c, at least 2.
-        num_epochs: how many.
-        batch_size: \|B\|, at most n.
-        momentum: μ; traced.
-        nesterov: whether the momentum is Nesterov's.
-        weight_decay: β, of weights and bias; traced.
-        init_std: standard deviation of initial weights; traced.
-        cosine: whether the learning rate falls once an ``"epoch"`` or at every ``"step"``.
 
     Returns:
         :class:`Probe`, in the features' dtype, float32 if that is shorter. The same key gives the
@@ -114,22 +125,21 @@ def sgd(
         >>> from sslstep.measure import probe
         >>> labels = jnp.arange(64) % 2
         >>> features = jax.nn.one_hot(labels, 2)
-        >>> fitted = probe.sgd(
-        ...     jax.random.key(0), features, labels, 0.3, num_classes=2, batch_size=16
-        ... )
+        >>> protocol = probe.Protocol(learning_rate=0.3, batch_size=16)
+        >>> fitted = probe.sgd(jax.random.key(0), features, labels, protocol, num_classes=2)
         >>> float(probe.accuracy(fitted, features, labels))
         1.0
     """
     n, _ = _check.require_matrix("features", features, "(n, p)")
     _check.require_finite("features", features)
     h = _check.as_precise("features", features)
-    rates = Rates(learning_rate, momentum, weight_decay, init_std)
-    settings = Settings(num_classes, num_epochs, batch_size, nesterov, cosine)
+    rates, settings = parts(protocol, num_classes)
     labels = require_valid("features", n, labels, rates, settings)
     fitted = _train(key, h, labels, Rates(*(jnp.asarray(v, h.dtype) for v in rates)), settings)
     return require_trained(
         fitted,
-        f"training diverged, as learning_rate = {learning_rate} is too large for these features.",
+        f"training diverged, as learning_rate = {protocol.learning_rate} is too large for these "
+        f"features.",
     )
 
 
@@ -144,6 +154,12 @@ def _train(key, h, labels, rates, settings):
     start = init_state(key_init, h.shape[1], h.dtype, rates, settings)
     state, _ = jax.lax.scan(epoch, start, jnp.arange(settings.num_epochs))
     return state.probe
+
+
+def parts(protocol: Protocol, num_classes: int) -> tuple[Rates, Settings]:
+    """The traced numbers of a protocol, and the static ones."""
+    rates = Rates(*(getattr(protocol, name) for name in Rates._fields))
+    return rates, Settings(num_classes, *(getattr(protocol, n) for n in Settings._fields[1:]))
 
 
 def require_valid(name: str, n: int, labels: ArrayLike, rates: Rates, settings: Settings) -> Array:

@@ -5,23 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import landscape, linear, losses
+from sslstep import dynamics, losses
 
 GAMMAS = (1.0, 0.3, 0.0)
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("initial", [1e-3, -1e-3, 0.0, 1.7])
-def test_trajectories_descend_their_landscapes(dtype, gamma, initial):
+def test_trajectories_descend_their_losses(dtype, gamma, initial):
+    """In the rescaled coordinates, in which the landscapes are drawn."""
     t = jnp.linspace(0, 5, 26, dtype=dtype)
     pairs = [
-        (landscape.self_supervised_trajectory, landscape.self_supervised),
-        (landscape.supervised_trajectory, landscape.supervised),
+        (lambda t: dynamics.singular_value(gamma * t, 1.0, initial), lambda s: (1 - s**2) ** 2),
+        (lambda t: dynamics.supervised_trajectory(t, gamma, initial), lambda c: (1 - c) ** 2),
     ]
     for trajectory, loss in pairs:
-        s, velocity = jax.jvp(
-            lambda t, f=trajectory: f(t, gamma, initial), (t,), (jnp.ones_like(t),)
-        )
+        s, velocity = jax.jvp(trajectory, (t,), (jnp.ones_like(t),))
         expected = -gamma * jax.vmap(jax.grad(loss))(s)
         # Each side is a difference of terms of size 8γ max|s|^3, rounded some ten times.
         tol = 100 * float(jnp.finfo(dtype).eps) * gamma * max(1, abs(initial)) ** 3
@@ -29,62 +28,52 @@ def test_trajectories_descend_their_landscapes(dtype, gamma, initial):
         assert float(s[0]) == pytest.approx(initial)
 
 
-def test_self_supervised_is_eq10_rescaled(x64):
+def test_a_mode_of_eigenvalue_1_is_the_rescaled_one(x64):
     t = jnp.linspace(0, 3, 31)
-    rescaled = landscape.self_supervised_trajectory(t, 0.7, 0.7**0.5 * 1e-3)
-    np.testing.assert_allclose(rescaled, 0.7**0.5 * linear.singular_value(t, 0.7, 1e-3), rtol=1e-12)
+    for landscape in (dynamics.plain(), dynamics.sharpened(1e-2)):
+        rescaled = dynamics.singular_value(0.7 * t, 1.0, 0.7**0.5 * 1e-3, landscape=landscape)
+        expected = 0.7**0.5 * dynamics.singular_value(t, 0.7, 1e-3, landscape=landscape)
+        np.testing.assert_allclose(rescaled, expected, rtol=1e-9)
 
 
 def test_symmetry_is_broken_by_the_sign_of_the_start():
-    ends = landscape.self_supervised_trajectory(100.0, 1.0, jnp.array([1e-9, 0.0, -1e-9]))
+    ends = dynamics.singular_value(100.0, 1.0, jnp.array([1e-9, 0.0, -1e-9]))
     np.testing.assert_allclose(ends, [1, 0, -1], rtol=1e-6)
-    ends = landscape.supervised_trajectory(100.0, 1.0, jnp.array([1e-9, 0.0, -1e-9]), target=2.0)
+    ends = dynamics.supervised_trajectory(100.0, 1.0, jnp.array([1e-9, 0.0, -1e-9]), target=2.0)
     np.testing.assert_allclose(ends, 2.0)
 
 
-def test_escape_time_is_critical_time_at_radius_one(x64):
+def test_critical_time_to_a_level_is_when_a_ball_is_left(x64):
     gammas = jnp.asarray([0.2, 1.0, 3.0])
-    escape = landscape.escape_time(gammas, gammas**0.5 * 1e-6)
-    np.testing.assert_allclose(escape, linear.critical_time(gammas, 1e-6), rtol=1e-13)
-    small = landscape.escape_time(gammas, 1e-6, 1e-3)
-    reached = landscape.self_supervised_trajectory(small, gammas, 1e-6)
+    small = dynamics.critical_time(gammas, 1e-6 / gammas**0.5, level=1e-6)
+    reached = gammas**0.5 * dynamics.singular_value(small, gammas, 1e-6 / gammas**0.5)
     np.testing.assert_allclose(reached, 1e-3, rtol=1e-6)  # the cubic term is ε^2 smaller
-    assert float(landscape.escape_time(1.0, 0.0)) == np.inf
-    assert np.isnan(landscape.escape_time(np.nan, 0.1))
-    assert np.isnan(landscape.escape_time(1.0, np.nan))
-    assert np.isnan(landscape.settling_time(np.nan))
+    assert np.isnan(dynamics.critical_time(1.0, 0.1, level=jnp.asarray(-1.0)))
+    assert np.isnan(dynamics.settling_time(np.nan))
 
 
 def test_times_of_modes_that_never_move(dtype):
     gammas = jnp.asarray([0.0, -0.0, -2.0, 1.0], dtype)
     never = [np.inf, np.inf, np.inf]
-    np.testing.assert_array_equal(landscape.settling_time(gammas), [*never, 0.125])
-    escape = landscape.escape_time(gammas, 0.5)
+    np.testing.assert_array_equal(dynamics.settling_time(gammas), [*never, 0.125])
+    escape = dynamics.critical_time(gammas, 0.5)
     np.testing.assert_allclose(escape, [*never, np.log(2) / 4], rtol=1e-6)
-    for outside in (1.0, -3.0):  # there already, whatever γ
-        np.testing.assert_array_equal(landscape.escape_time(gammas, outside), 0)
-    slopes = jax.grad(lambda g, s: landscape.escape_time(g, s).sum(), (0, 1))(gammas, gammas)
+    assert float(dynamics.critical_time(1.0, -3.0, level=0.1)) == 0  # outside already
+    slopes = jax.grad(lambda g, s: dynamics.critical_time(g, s).sum(), (0, 1))(gammas, gammas)
     assert all(np.isfinite(np.asarray(slope)).all() for slope in slopes)
-    with pytest.raises(ValueError, match="radius must be > 0"):
-        landscape.escape_time(1.0, 0.1, 0.0)
+    with pytest.raises(ValueError, match="level must be > 0"):
+        dynamics.critical_time(1.0, 0.1, level=0.0)
 
 
-def test_settling_time_is_the_rate_of_the_last_approach(x64):
-    t = jnp.asarray([1.5, 2.0])
-    rest = 1 - landscape.self_supervised_trajectory(t, 1.0, 0.3)
+@pytest.mark.parametrize("landscape", [dynamics.plain(), dynamics.hinge(0.2)])
+def test_settling_time_is_the_rate_of_the_last_approach(x64, landscape):
+    t = jnp.asarray([2.0, 2.5])
+    rest = landscape.rest**0.5 - dynamics.singular_value(t, 1.0, 0.3, landscape=landscape)
     assert float(rest[1] / rest[0]) == pytest.approx(
-        np.exp(-0.5 / landscape.settling_time(1.0)),
-        rel=1e-4,  # 1 - s is 3e-5 at the first, and that is the relative size of what comes next
+        np.exp(-0.5 / dynamics.settling_time(1.0, landscape=landscape)),
+        rel=1e-3,  # the distance is 2e-4 at most, and that is the relative size of what comes next
     )
-
-
-def test_broadcast_jit_vmap_grad(dtype):
-    gammas = jnp.asarray([0.5, 1.0], dtype)
-    t = jnp.asarray([[0.1], [1.0], [9.0]], dtype)
-    for trajectory in (landscape.self_supervised_trajectory, landscape.supervised_trajectory):
-        assert jax.jit(trajectory)(t, gammas, 0.1).shape == (3, 2)
-        gradient = jax.grad(lambda g, f=trajectory: f(t, g, 0.1).sum())(gammas)
-        assert bool(jnp.isfinite(gradient).all())
+    assert np.isinf(dynamics.settling_time(1.0, landscape=dynamics.fourth_power()))
 
 
 @pytest.mark.parametrize("num_learned", [1, 3, 4])
@@ -107,19 +96,19 @@ def test_vicreg_rests_where_its_loss_is_least_at_this_rank(x64, num_learned):
 
     # The hinge's kink at variance 1 leaves a jitter of the size of one step.
     weights, _ = jax.lax.scan(descend, start, jnp.geomspace(1e-2, 1e-6, 20_000))
-    plateau = landscape.vicreg_plateau(num_learned, dim)
+    plateau = dynamics.vicreg_plateau(num_learned, dim)
     assert float(value(weights)[0]) == pytest.approx(float(plateau.loss), rel=1e-3)
     eigenvalues = np.linalg.eigvalsh(np.asarray(weights.T @ weights))[-num_learned:]
     np.testing.assert_allclose(eigenvalues, plateau.eigenvalue, rtol=0.02)
 
 
 def test_vicreg_at_full_rank_has_no_loss_left():
-    assert float(landscape.vicreg_plateau(6, 6).loss) == 0
+    assert float(dynamics.vicreg_plateau(6, 6).loss) == 0
 
 
 def test_vicreg_plateaus_refuse_more_than_d():
     with pytest.raises(ValueError, match="num_learned must be <= 4, got 5"):
-        landscape.vicreg_plateau(5, 4)
+        dynamics.vicreg_plateau(5, 4)
 
 
 def test_vicreg_plateaus_end_where_coordinates_part(x64, unchecked):
@@ -144,23 +133,21 @@ def test_vicreg_plateaus_end_where_coordinates_part(x64, unchecked):
     assert alike == pytest.approx(0.625)
     for weights in ({"variance": 1.0, "covariance": 1.0}, {"variance": 15.9}, {"covariance": 2.0}):
         with pytest.raises(ValueError, match="variance must be at least 16 times covariance"):
-            landscape.vicreg_plateau(8, 16, **weights)
-    traced = jax.jit(lambda mu: landscape.vicreg_plateau(8, 16, variance=mu).loss)
+            dynamics.vicreg_plateau(8, 16, **weights)
+    traced = jax.jit(lambda mu: dynamics.vicreg_plateau(8, 16, variance=mu).loss)
     assert np.isnan(traced(1.0))
-    assert float(traced(16.0)) == float(landscape.vicreg_plateau(8, 16, variance=16.0).loss)
+    assert float(traced(16.0)) == float(dynamics.vicreg_plateau(8, 16, variance=16.0).loss)
 
 
 def test_no_growth_and_no_end(dtype):
     """0 times infinity, and logarithms of ratios that overflow."""
     big = 1e30 if dtype == jnp.float32 else 1e250
     rates = jnp.asarray([0.0, 1.0], dtype)
-    ends = landscape.supervised_trajectory(jnp.inf, rates, jnp.asarray(0.2, dtype))
+    ends = dynamics.supervised_trajectory(jnp.inf, rates, jnp.asarray(0.2, dtype))
     np.testing.assert_allclose(ends, [0.2, 1.0], rtol=1e-6)
-    slopes = jax.grad(lambda r: landscape.supervised_trajectory(jnp.inf, r, 0.2).sum())(rates)
+    slopes = jax.grad(lambda r: dynamics.supervised_trajectory(jnp.inf, r, 0.2).sum())(rates)
     assert np.isfinite(np.asarray(slopes)).all()
-    ends = landscape.self_supervised_trajectory(jnp.inf, rates, jnp.asarray(0.2, dtype))
-    np.testing.assert_allclose(ends, [0.2, 1.0], rtol=1e-6)
-    time = landscape.escape_time(1.0, jnp.asarray(1 / big, dtype), big)
-    assert float(time) == pytest.approx(2 * np.log(big) / 4, rel=1e-6)
-    time = landscape.step_time(landscape.plain(), 1.0, jnp.asarray(1 / big, dtype), 1 / big)
-    assert float(time) == pytest.approx(np.log(big) / 8, rel=1e-5)
+    tiny = jnp.asarray(1 / big, dtype)
+    for landscape in (dynamics.plain(), dynamics.smoothed()):
+        time = dynamics.step_time(1.0, tiny, level=1 / big, landscape=landscape)
+        assert float(time) == pytest.approx(np.log(big) / 8, rel=1e-5)

@@ -7,9 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import linear
+from sslstep import dynamics
 
 WIDE = np.longdouble
+
+
+def quartic(t, p, q, initial):
+    """s' = p s - q s³."""
+    family = dynamics.quartic_family(p / 4, q / 4)
+    return dynamics.singular_value(t, 1.0, initial, landscape=family)
 
 
 def _log_curve(t, gamma, initial):
@@ -55,8 +61,8 @@ def test_everywhere_within_the_range(dtype):
     least, most = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
     tol = _conditioning(dtype, t.astype(WIDE), gamma.astype(WIDE), initial)
     for function, expected, sign in (
-        (linear.mode_eigenvalue, log_value, np.sign(gamma)),
-        (linear.singular_value, log_s, 1),
+        (dynamics.mode_eigenvalue, log_value, np.sign(gamma)),
+        (dynamics.singular_value, log_s, 1),
     ):
         found = np.asarray(function(t, gamma, initial), WIDE) * sign
         assert not np.isnan(found).any()
@@ -73,10 +79,10 @@ def test_the_examples_of_the_report():
     gamma, t, initial = np.float32(1e-22), np.float32(2e22), np.float32(1e9)
     expected = float(np.exp(_log_curve(t, gamma, initial)[0]))
     assert expected == pytest.approx(0.9989, abs=1e-4)
-    assert float(linear.mode_eigenvalue(t, gamma, initial)) == pytest.approx(expected, rel=1e-5)
-    assert float(linear.mode_eigenvalue(np.inf, 1e20, 1e-12)) == 1
-    assert float(linear.singular_value(np.inf, 1e20, 1e-12)) == pytest.approx(1e-10, rel=1e-6)
-    assert float(linear.singular_value(np.inf, 1e-30, 1e-12)) == pytest.approx(1e15, rel=1e-6)
+    assert float(dynamics.mode_eigenvalue(t, gamma, initial)) == pytest.approx(expected, rel=1e-5)
+    assert float(dynamics.mode_eigenvalue(np.inf, 1e20, 1e-12)) == 1
+    assert float(dynamics.singular_value(np.inf, 1e20, 1e-12)) == pytest.approx(1e-10, rel=1e-6)
+    assert float(dynamics.singular_value(np.inf, 1e-30, 1e-12)) == pytest.approx(1e15, rel=1e-6)
 
 
 def test_slopes_everywhere_are_numbers_and_right(dtype):
@@ -98,11 +104,11 @@ def test_slopes_everywhere_are_numbers_and_right(dtype):
         )
         rest = np.where(log_start < 0, 1, sign * -1) * np.exp(log_rest)
         slopes = {
-            (linear.mode_eigenvalue, 0): 8 * wide[1] * sign * np.exp(log_value) * rest,
-            (linear.mode_eigenvalue, 1): np.exp(2 * log_s) * (np.exp(log_left) + y * rest),
-            (linear.mode_eigenvalue, 2): 2 * wide[1] * np.exp(log_s + y / 2 + 1.5 * log_left),
-            (linear.singular_value, 0): 4 * wide[1] * np.exp(log_s) * rest,
-            (linear.singular_value, 2): np.exp(y / 2 + 1.5 * log_left),
+            (dynamics.mode_eigenvalue, 0): 8 * wide[1] * sign * np.exp(log_value) * rest,
+            (dynamics.mode_eigenvalue, 1): np.exp(2 * log_s) * (np.exp(log_left) + y * rest),
+            (dynamics.mode_eigenvalue, 2): 2 * wide[1] * np.exp(log_s + y / 2 + 1.5 * log_left),
+            (dynamics.singular_value, 0): 4 * wide[1] * np.exp(log_s) * rest,
+            (dynamics.singular_value, 2): np.exp(y / 2 + 1.5 * log_left),
         }
     least, most = float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
     eps = float(jnp.finfo(dtype).eps)
@@ -129,11 +135,11 @@ def test_no_edge_gives_nan(dtype):
         [0.0, 1e-40, 0.5, -1e30],
     )
     arguments = [jnp.asarray(x, dtype) for x in np.array(list(itertools.product(*edges))).T]
-    for function in (linear.singular_value, linear.mode_eigenvalue):
+    for function in (dynamics.singular_value, dynamics.mode_eigenvalue):
         assert not np.isnan(function(*arguments)).any()
         slopes = jax.vmap(jax.grad(function, (0, 1, 2)))(*arguments)
         assert np.isfinite(np.asarray(slopes)).all()
-    for function in (linear.critical_time, linear.half_rise_time):
+    for function in (dynamics.critical_time, dynamics.step_time):
         assert (np.asarray(function(*arguments[1:])) >= 0).all()
         slopes = jax.vmap(jax.grad(function, (0, 1)))(*arguments[1:])
         assert not np.isnan(np.asarray(slopes)).any()
@@ -142,22 +148,22 @@ def test_no_edge_gives_nan(dtype):
 def test_limits_of_infinite_rates(dtype):
     gammas = jnp.asarray([np.inf, np.inf, -np.inf], dtype)
     t = jnp.asarray([0.0, 1.0, 1.0], dtype)
-    np.testing.assert_array_equal(linear.mode_eigenvalue(t, gammas, 1e-3), [np.inf, 1, 0])
-    np.testing.assert_allclose(linear.singular_value(t, gammas, 1e-3), [1e-3, 0, 0], rtol=1e-6)
+    np.testing.assert_array_equal(dynamics.mode_eigenvalue(t, gammas, 1e-3), [np.inf, 1, 0])
+    np.testing.assert_allclose(dynamics.singular_value(t, gammas, 1e-3), [1e-3, 0, 0], rtol=1e-6)
     # Without growth s falls as 1 / sqrt(2 q t); without either nothing moves.
     initial = jnp.asarray(0.3, dtype)
-    found = linear.quartic(np.inf, jnp.zeros(2, dtype), jnp.asarray([2.0, 0.0], dtype), initial)
+    found = quartic(np.inf, jnp.zeros(2, dtype), jnp.asarray([2.0, 0.0], dtype), initial)
     np.testing.assert_array_equal(found, jnp.stack([0 * initial, initial]))
 
 
 def test_nan_is_not_hidden():
     for arguments in ((np.nan, 1.0, 0.1), (1.0, np.nan, 0.1), (1.0, 1.0, np.nan)):
         t, *mode = (jnp.float32(x) for x in arguments)
-        for function in (linear.singular_value, linear.mode_eigenvalue):
+        for function in (dynamics.singular_value, dynamics.mode_eigenvalue):
             assert np.isnan(function(t, *mode))
         if not np.isnan(t):
-            assert np.isnan(linear.half_rise_time(*mode))
-            assert np.isnan(linear.critical_time(*mode))
+            assert np.isnan(dynamics.step_time(*mode))
+            assert np.isnan(dynamics.critical_time(*mode))
 
 
 def test_quartic_where_its_ratio_overflows(dtype):
@@ -165,5 +171,5 @@ def test_quartic_where_its_ratio_overflows(dtype):
     big = 1e30 if dtype == jnp.float32 else 1e250
     p, q = jnp.asarray([big, 1 / big], dtype), jnp.asarray([1 / big, big], dtype)
     for initial in (1e-20, 1e20, 1 / big):
-        found = linear.quartic(np.inf, p, q, jnp.asarray(initial, dtype))
+        found = quartic(np.inf, p, q, jnp.asarray(initial, dtype))
         np.testing.assert_allclose(found, [big, 1 / big], rtol=1e-5)

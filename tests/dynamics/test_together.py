@@ -5,10 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import landscape, linear, losses, optim
+from sslstep import dynamics, linear, losses, optim
 
 GAMMAS = (1.0, 0.3, 0.1, 0.02)
 START = 1e-3
+
+
+def _limit(gammas, alpha=0.1):
+    landscape = dynamics.preconditioned(dynamics.plain(), alpha)
+    return dynamics.max_learning_rate(gammas, landscape=landscape)
 
 
 def descend(gammas, noise, alpha, relative, rate, num_steps, initial):
@@ -42,7 +47,7 @@ def test_the_mode_equation_is_that_of_training(x64, relative, noise):
     rate, num_steps = 2e-3, 12_000
     trained = descend(gammas, noise * gammas, 0.1, relative, rate, num_steps, START)
     t = rate * jnp.arange(num_steps, dtype=float)
-    predicted = linear.preconditioned_eigenvalues(
+    predicted = dynamics.preconditioned_eigenvalues(
         t, gammas, START * jnp.ones(4), 0.1, relative=relative, variances=(1 + noise) * gammas
     )
     assert int((predicted[-1] > 0.5).sum()) == 4
@@ -53,10 +58,10 @@ def test_the_mode_equation_is_that_of_training(x64, relative, noise):
 @pytest.mark.parametrize("alpha", [1.0, 0.01])
 def test_half_rise_times_are_those_of_the_mode_equation(x64, alpha):
     gammas, start = jnp.asarray(GAMMAS), START * jnp.ones(4)
-    times = linear.preconditioned_half_rise_time(gammas, start, alpha)
-    at = linear.preconditioned_eigenvalues(times, gammas, start, alpha, relative=False)
+    times = dynamics.preconditioned_step_times(gammas, start, alpha)
+    at = dynamics.preconditioned_eigenvalues(times, gammas, start, alpha, relative=False)
     np.testing.assert_allclose(jnp.diagonal(at), 0.5, atol=1e-8)
-    assert float(times[0]) == pytest.approx(float(linear.half_rise_time(1.0, START)), rel=1e-12)
+    assert float(times[0]) == pytest.approx(float(dynamics.step_time(1.0, START)), rel=1e-12)
 
 
 @pytest.mark.parametrize("initial", [1e-19, 1e-23, 1e-30])
@@ -66,45 +71,44 @@ def test_starts_whose_squares_underflow(initial):
     for x64, results in ((False, found), (True, expected)):
         with jax.enable_x64(x64):
             arguments = jnp.asarray(GAMMAS), jnp.full(4, initial)
-            results += [
-                np.asarray(linear.preconditioned_half_rise_time(*arguments)),
-                np.asarray(linear.preconditioning_speedup(*arguments, relative=False)),
-            ]
+            results.append(np.asarray(dynamics.preconditioned_step_times(*arguments)))
     # log λ0 is of up to 140 and cancels by less than half; each of some ten roundings is to eps.
     np.testing.assert_allclose(found, expected, rtol=20 * float(jnp.finfo(jnp.float32).eps))
 
 
-@pytest.mark.parametrize("relative", [True, False])
-def test_speedup_is_the_ratio_of_times_of_late_modes(x64, relative):
+def test_times_of_late_modes_are_those_of_the_landscape(x64):
     """Up to what is left of the first mode's rise, e^{-8γ₁t}, and of the start's λ_j / λ_1."""
-    gammas = jnp.asarray([1.0, 0.01, 1e-3])
+    gammas, alpha = jnp.asarray([1.0, 0.01, 1e-3]), 0.1
     start = 1e-3 * jnp.ones(3)
-    ratios = linear.preconditioning_speedup(gammas, start, 0.1, relative=relative)
-    if relative:
-        gained = landscape.preconditioned(landscape.plain(), 0.1)
-        times = landscape.step_time(gained, gammas, jnp.sqrt(gammas) * 1e-3)
-        # The closed form against the full equation, in which mode 1 has to rise first.
-        t = jnp.asarray([0.0, times[1], times[2]])
-        full = linear.preconditioned_eigenvalues(t, gammas, start, 0.1)
-        np.testing.assert_allclose([full[1, 1], full[2, 2]], 0.5, atol=2e-3)
-    else:
-        times = linear.preconditioned_half_rise_time(gammas, start, 0.1)
-    expected = linear.half_rise_time(gammas, 1e-3) / times
-    np.testing.assert_allclose(ratios[1:], expected[1:], rtol=1e-6)
+    gained = dynamics.preconditioned(dynamics.plain(), alpha)
+    times = dynamics.step_time(gammas, start, landscape=gained)
+    # With a relative α the gain is there from the start, but mode 1 has to rise first.
+    full = dynamics.preconditioned_eigenvalues(times.at[0].set(0), gammas, start, alpha)
+    np.testing.assert_allclose([full[1, 1], full[2, 2]], 0.5, atol=2e-3)
+    # An absolute one gains nothing before the first mode is learned: (1 + α) t = α t + wait.
+    wait = dynamics.step_time(gammas[0], start[0]) / (1 + alpha)
+    absolute = dynamics.preconditioned_step_times(gammas, start, alpha)
+    gain = np.log(0.5 / (gammas * 1e-6)) * alpha + (1 + alpha) * np.log(2 * (1 - gammas * 1e-6))
+    np.testing.assert_allclose(times[1:], (gain / (8 * gammas * (1 + alpha)))[1:], rtol=1e-12)
+    late = gain / (8 * gammas * (1 + alpha)) + wait
+    np.testing.assert_allclose(absolute[1:], late[1:], rtol=1e-6)
 
 
 def test_the_limit_takes_eigenvalues_in_any_order(x64):
     gammas = jnp.asarray([1.0, 0.9, 0.01])
     for order in ([1, 2, 0], [2, 1, 0]):
-        shuffled = linear.preconditioned_max_learning_rate(gammas[jnp.asarray(order)])
-        assert shuffled == linear.preconditioned_max_learning_rate(gammas)
+        shuffled = _limit(gammas[jnp.asarray(order)])
+        assert shuffled == _limit(gammas)
 
 
 def test_speedup_grows_with_the_ratio_of_eigenvalues_and_is_bounded(x64):
     for alpha in (1.0, 0.1, 1e-3):
         pairs = [jnp.asarray([1.0, gamma]) for gamma in (0.5, 0.1, 1e-2, 1e-4)]
         ratios = [
-            float(linear.preconditioning_speedup(p, 1e-3 * jnp.ones(2), alpha, relative=False)[1])
+            float(
+                dynamics.step_time(p[1], START)
+                / dynamics.preconditioned_step_times(p, START * jnp.ones(2), alpha)[1]
+            )
             for p in pairs
         ]
         assert (np.diff(ratios) > 0).all()
@@ -117,7 +121,7 @@ def test_speedup_grows_with_the_ratio_of_eigenvalues_and_is_bounded(x64):
 def test_below_the_limit_descent_settles(x64, alpha):
     """Two modes, from all small starts of the second: at 0.97 of the limit it comes to rest."""
     gammas = jnp.asarray([1.0, 0.9])
-    limit = float(linear.preconditioned_max_learning_rate(gammas, alpha))
+    limit = float(_limit(gammas, alpha))
 
     def advance(s, rate):
         c = gammas[:, None] * s**2
@@ -138,7 +142,7 @@ def test_below_the_limit_descent_settles(x64, alpha):
 def test_below_the_limit_whole_weights_settle(x64, second, alpha):
     """Of 2 x 2 weights from random starts, with Eq. 52's matrix: none diverges at 0.97 of it."""
     gammas = jnp.asarray([1.0, second])
-    rate = 0.97 * linear.preconditioned_max_learning_rate(gammas, alpha)
+    rate = 0.97 * _limit(gammas, alpha)
     one = jnp.eye(2)[None]
 
     def step(_, w):
@@ -160,88 +164,64 @@ def test_no_value_compiles_anew(count_compilations):
     t = jnp.linspace(0.0, 3.0, 5)
 
     def all_of_it(alpha):
-        linear.preconditioned_eigenvalues(t, gammas, start, alpha)
-        linear.preconditioned_half_rise_time(gammas, start, alpha)
-        linear.preconditioning_speedup(gammas, start, alpha)
-        linear.preconditioned_max_learning_rate(gammas, alpha)
+        dynamics.preconditioned_eigenvalues(t, gammas, start, alpha)
+        dynamics.preconditioned_step_times(gammas, start, alpha)
+        _limit(gammas, alpha)
 
     assert count_compilations(all_of_it, [0.1, 0.2, 0.03]) == 0
 
 
 def test_the_limit_by_parts(x64):
     # A second mode far from the first leaves the first's limit, a close one has its own.
-    limits = [
-        float(linear.preconditioned_max_learning_rate(jnp.asarray([1.0, second]), 1e-4))
-        for second in (0.01, 1.0)
-    ]
+    limits = [float(_limit(jnp.asarray([1.0, second]), 1e-4)) for second in (0.01, 1.0)]
     assert limits[0] == pytest.approx(0.25)
     assert limits[1] == pytest.approx((1e-4 / 16) ** (1 / 3), rel=0.02)  # to leading order
-    with_negative = linear.preconditioned_max_learning_rate(jnp.asarray([1.0, 0.1, -0.4]), 0.1)
+    with_negative = _limit(jnp.asarray([1.0, 0.1, -0.4]), 0.1)
     assert float(with_negative) == pytest.approx(1 / (2 * 0.4 * 11))
-
-
-def test_settings_are_traced():
-    calls = []
-
-    @jax.jit
-    def all_of_it(alpha, start):
-        calls.append(1)
-        gammas = jnp.asarray([1.0, 0.1])
-        initial = jnp.broadcast_to(start, (2,))
-        return (
-            linear.preconditioned_eigenvalues(jnp.asarray([0.0, 3.0]), gammas, initial, alpha),
-            linear.preconditioned_half_rise_time(gammas, initial, alpha),
-            linear.preconditioning_speedup(gammas, initial, alpha),
-            linear.preconditioned_max_learning_rate(gammas, alpha),
-        )
-
-    found = [all_of_it(0.1, 1e-3), all_of_it(0.01, 1e-4)]
-    assert len(calls) == 1
-    assert all(bool(jnp.isfinite(part).all()) for part in jax.tree.leaves(found))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda g, s: linear.preconditioning_speedup(g, s[:1]), r"one shape \(d,\), got"),
-        (lambda g, s: linear.preconditioning_speedup(g, s, 0.0), "alpha must be > 0"),
-        (lambda g, s: linear.preconditioned_half_rise_time(-g, s), "eigenvalues must be > 0"),
-        (lambda g, s: linear.preconditioned_half_rise_time(g, 0 * s), "initial must not be zero"),
+        (lambda g, s: dynamics.preconditioned_step_times(g, s[:1]), r"one shape \(d,\), got"),
+        (lambda g, s: dynamics.preconditioned_step_times(g, s, 0.0), "alpha must be > 0"),
+        (lambda g, s: dynamics.preconditioned_step_times(-g, s), "eigenvalues must be > 0"),
+        (lambda g, s: dynamics.preconditioned_step_times(g, 0 * s), "between 0 and 1, got .0. 0."),
         (
-            lambda g, s: linear.preconditioned_half_rise_time(g, 9 + s),
-            "initial is too large: .* below 1, and the largest starts at 82.8",
+            lambda g, s: dynamics.preconditioned_step_times(g, 9 + s),
+            r"initial_singular_values must make .* between 0 and 1, got \[82.8",
         ),
-        (lambda g, s: linear.preconditioned_eigenvalues(jnp.zeros(()), g, s), r"shape \(T,\)"),
         (
-            lambda g, s: linear.preconditioned_eigenvalues(s, g, s, variances=g[:1]),
+            lambda g, s: dynamics.preconditioned_eigenvalues(jnp.zeros(()), g, s),
+            r"t must be a vector of shape \(T,\)",
+        ),
+        (
+            lambda g, s: dynamics.preconditioned_eigenvalues(s, g, s, variances=g[:1]),
             "variances must have the shape",
         ),
-        (lambda g, s: linear.preconditioned_max_learning_rate(g, -1.0), "alpha must be > 0"),
-        (lambda g, s: linear.preconditioned_max_learning_rate(g * jnp.nan), "NaN or infinite"),
-        (lambda g, s: linear.preconditioned_half_rise_time(g[::-1], s), "largest first"),
-        (lambda g, s: linear.preconditioning_speedup(g[::-1], s), "largest first"),
+        (lambda g, s: _limit(g, -1.0), "alpha must be > 0"),
+        (lambda g, s: _limit(g * jnp.nan), "NaN or infinite"),
+        (lambda g, s: dynamics.preconditioned_step_times(g[::-1], s), "the first mode must have"),
         (
-            lambda g, s: linear.preconditioned_half_rise_time(g, s * jnp.array([1.0, 2.0])),
-            "initial must make the first eigenvalue of C the largest",
+            lambda g, s: dynamics.preconditioned_step_times(g, s * jnp.array([1.0, 2.0])),
+            "start as the largest of C's",
         ),
         (
-            lambda g, s: linear.preconditioned_half_rise_time(0 * g + 1, jnp.array([1e-30, 1e-29])),
-            "initial must make the first eigenvalue of C the largest",
+            lambda g, s: dynamics.preconditioned_step_times(0 * g + 1, jnp.array([1e-30, 1e-29])),
+            "start as the largest of C's",
         ),
-        (lambda g, s: linear.preconditioning_speedup(g, 9 * s), "below 0.5"),
-        (lambda g, s: linear.preconditioned_eigenvalues(g, g, s), "t must not decrease"),
-        (lambda g, s: linear.preconditioned_eigenvalues(g[:0], g, s), "at least one time"),
+        (lambda g, s: dynamics.preconditioned_eigenvalues(g, g, s), "t must not decrease"),
+        (lambda g, s: dynamics.preconditioned_eigenvalues(g[:0], g, s), "t must hold at least 1"),
         (
-            lambda g, s: linear.preconditioned_eigenvalues(s, g, s, variances=g / 2),
+            lambda g, s: dynamics.preconditioned_eigenvalues(s, g, s, variances=g / 2),
             "variances must be at least eigenvalues",
         ),
-        (lambda g, s: linear.max_learning_rate(g * jnp.nan), "NaN or infinite"),
-        (lambda g, s: linear.max_learning_rate(g[:0]), r"eigenvalues must hold .* shape \(0,\)"),
-        (lambda g, s: linear.preconditioned_max_learning_rate(g[None]), r"vector .* \(1, 2\)"),
-        (lambda g, s: linear.preconditioned_max_learning_rate(g, s), "alpha must be a number"),
-        (lambda g, s: linear.preconditioning_speedup(g, s, s), r"alpha must .* shape \(2,\)"),
-        (lambda g, s: linear.lars_steps(g, g, s, s), "relative_rate must be a number"),
-        (lambda g, s: linear.lars_steps(-jnp.arange(3.0), g, s, 0.1), "t must be >= 0, got -1"),
+        (lambda g, s: dynamics.max_learning_rate(g * jnp.nan), "NaN or infinite"),
+        (lambda g, s: dynamics.max_learning_rate(g[:0]), r"eigenvalues must hold .* shape \(0,\)"),
+        (lambda g, s: _limit(g[None]), r"vector .* \(1, 2\)"),
+        (lambda g, s: _limit(g, s), "alpha must be a number"),
+        (lambda g, s: dynamics.lars_steps(g, g, s, s), "relative_rate must be a number"),
+        (lambda g, s: dynamics.lars_steps(-jnp.arange(3.0), g, s, 0.1), "t must be >= 0, got -1"),
     ],
 )
 def test_rejects(call, message, unchecked):

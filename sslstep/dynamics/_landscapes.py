@@ -1,0 +1,433 @@
+"""Landscapes: what one mode descends."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logit
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+from jaxtyping import Array, Real
+
+from sslstep import _check, _spectral
+
+_Class = TypeVar("_Class")
+
+
+class Landscape:
+    r"""The loss of one mode, as a function of its eigenvalue :math:`\lambda = \gamma s^2` of C.
+
+    .. math:: s' = -\frac{d\mathcal{L}}{ds}, \qquad \lambda' = 4 \gamma \lambda\, f(\lambda),
+        \qquad f = -\frac{d\mathcal{L}}{d\lambda}
+
+    A pytree whose leaves are the parameters: it passes through `jit`, `vmap` and `grad`, and
+    another value of a parameter compiles nothing. :func:`modewise` makes one of a function. For
+    other equations derive a class, a dataclass registered as a pytree, and define :meth:`value`;
+    what it can say in closed form besides is optional.
+
+    Attributes:
+        rest: the least λ > 0 without force, where small starts end.
+
+    Example:
+        >>> import jax
+        >>> from sslstep import dynamics
+        >>> when = jax.jit(lambda landscape: dynamics.step_time(1.0, 1e-6, landscape=landscape))
+        >>> [round(float(when(dynamics.sharpened(d))), 2) for d in (1e-2, 1e-4)]
+        [1.02, 0.65]
+    """
+
+    rest: Any = 1.0
+
+    def value(self, eigenvalue: Any) -> Any:
+        r"""The loss :math:`\mathcal{L}(\lambda)`, elementwise."""
+        raise NotImplementedError
+
+    def force(self, eigenvalue: Any) -> Array:
+        """The force f, elementwise: positive below the minimum."""
+        x = _array(eigenvalue)
+        return -jax.jvp(self.value, (x,), (jnp.ones_like(x),))[1]
+
+    def time(self, eigenvalue: Array) -> Array | None:
+        r"""An antiderivative of :math:`1 / 4 \lambda f(\lambda)` on (0, rest): γ t in closed form.
+
+        None: step times and trajectories use quadrature.
+        """
+        return None
+
+
+@dataclass_transform(frozen_default=True, eq_default=False)
+def _pytree(cls: type[_Class]) -> type[_Class]:
+    """A dataclass whose fields are the leaves of a pytree."""
+    return jax.tree_util.register_dataclass(dataclass(frozen=True, eq=False)(cls))
+
+
+def _array(x: Any) -> Array:
+    return jnp.asarray(x, jnp.result_type(x, float))
+
+
+@_pytree
+class Plain(Landscape):
+    """Of :func:`plain`; its subclasses are the quartic family, whose curves are in closed form."""
+
+    growth = saturation = 1.0
+
+    def value(self, eigenvalue: Any) -> Any:
+        return (1 - eigenvalue) ** 2
+
+
+@_pytree
+class QuarticFamily(Plain):
+    """Of :func:`quartic_family`."""
+
+    growth: Any
+    saturation: Any
+
+    @property
+    def rest(self) -> Any:
+        a, b = _array(self.growth), _array(self.saturation)
+        return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), jnp.inf)
+
+    def value(self, eigenvalue: Any) -> Any:
+        x = _array(eigenvalue)
+        a, b = (jnp.asarray(part, x.dtype) for part in (self.growth, self.saturation))
+        return (a - b * x) ** 2 / b
+
+
+@_pytree
+class _Sharpened(Landscape):
+    softening: Any
+
+    def value(self, eigenvalue: Any) -> Any:
+        return (1 - _spectral.sharpen(eigenvalue, self.softening)) ** 2
+
+    def time(self, eigenvalue: Array) -> Array:
+        x = eigenvalue
+        delta = jnp.asarray(self.softening, x.dtype)
+        c, top = jnp.sqrt(delta), jnp.sqrt(1 + delta)
+        n, u = 1 / (top + c), jnp.sqrt(x + delta)
+        # u - c and top - u, without the differences.
+        rise, gap = jnp.log(x / (u + c)), jnp.log((1 - x) / (top + u))
+        slow = c / (2 * n) * rise - c * n / 2 * jnp.log(u + c)
+        return n**2 / 2 * (slow - (1 + delta) * gap)
+
+
+@_pytree
+class _Smoothed(Landscape):
+    leak: Any
+
+    def value(self, eigenvalue: Any) -> Any:
+        x = _array(eigenvalue)
+        return jnp.where(x > 1, jnp.asarray(self.leak, x.dtype) ** 2, 1) * (1 - x) ** 2
+
+    def time(self, eigenvalue: Array) -> Array:
+        return logit(eigenvalue) / 8
+
+
+@_pytree
+class _FourthPower(Landscape):
+    def value(self, eigenvalue: Any) -> Any:
+        return (1 - eigenvalue) ** 4
+
+    def time(self, eigenvalue: Array) -> Array:
+        rest = 1 - eigenvalue
+        return (logit(eigenvalue) + 1 / rest + 1 / (2 * rest**2)) / 16
+
+
+@_pytree
+class _Hinge(Landscape):
+    width: Any
+
+    @property
+    def rest(self) -> Any:
+        return 1 - self.width
+
+    def value(self, eigenvalue: Any) -> Any:
+        x = _array(eigenvalue)
+        return jnp.maximum(jnp.abs(1 - x) - jnp.asarray(self.width, x.dtype), 0) ** 2
+
+    def time(self, eigenvalue: Array) -> Array:
+        a = 1 - jnp.asarray(self.width, eigenvalue.dtype)
+        return logit(eigenvalue / a) / (8 * a)
+
+
+@_pytree
+class _Modewise(Landscape):
+    transform: Any
+    rest: Any = 1.0
+
+    def value(self, eigenvalue: Any) -> Any:
+        return jnp.vectorize(_spectral.squared_distance(self.transform))(_array(eigenvalue))
+
+
+@_pytree
+class Preconditioned(Landscape):
+    """Of :func:`preconditioned`; `first` is what the mode that is learned first descends."""
+
+    first: Any
+    alpha: Any
+
+    @property
+    def rest(self) -> Any:
+        return self.first.rest
+
+    def force(self, eigenvalue: Any) -> Array:
+        x = _array(eigenvalue)
+        a = jnp.asarray(self.alpha, x.dtype)
+        return self.first.force(x) * (1 + a) / (jnp.clip(x, 0, 1) + a)
+
+    def value(self, eigenvalue: Any) -> Any:
+        x = _array(eigenvalue)
+        a, rest = jnp.asarray(self.alpha, x.dtype), jnp.asarray(self.rest, x.dtype)
+        # The integral of f from x to its zero, over log(λ + α), where it is smooth; below 0 the
+        # gain is (1 + α) / α.
+        low = jnp.log(jnp.clip(x, 0, rest) + a)
+        loss = self.first
+        work = integral(lambda y: loss.force(jnp.exp(y) - a) * (1 + a), low, jnp.log(rest + a))
+        below = (1 + a) / a * (loss.value(jnp.minimum(x, 0)) - loss.value(jnp.zeros_like(x)))
+        return jnp.where(x < rest, work + below, loss.value(x))
+
+
+def plain() -> Landscape:
+    r"""Barlow Twins, :math:`(1 - \lambda)^2` (Eqs. 14 and 50, Figures 8A and 9A).
+
+    .. math:: s' = 4 (1 - \gamma s^2) \gamma s, \qquad \gamma t = \tfrac18 \mathrm{logit}\, \lambda
+
+    In :math:`\bar s = \gamma^{1/2} s` it has two minima, at ±1, and a maximum at 0: the sign of the
+    start decides. It is what the functions of this module take unless told otherwise.
+
+    Returns:
+        The landscape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import dynamics
+        >>> dynamics.plain().value(jnp.array([0.0, 1.0, 2.0]))
+        Array([1., 0., 1.], dtype=float32)
+    """
+    return Plain()
+
+
+def quartic_family(
+    growth: Real[ArrayLike, "..."] = 1.0, saturation: Real[ArrayLike, "..."] = 1.0
+) -> Landscape:
+    r"""The losses that are quartic in the weights, :math:`s' = p s - q s^3` (Ziyin et al. 2022).
+
+    .. math:: p = 4 \gamma a, \qquad q = 4 \gamma^2 b, \qquad
+        \mathcal{L} = \frac{(a - b \lambda)^2}{b}, \qquad
+        s(t) = \frac{s_0 e^{pt}}{\sqrt{1 + s_0^2\, q\, (e^{2pt} - 1) / p}}
+
+    with growth a and saturation b; :func:`plain` has 1 and 1. Every loss that expands to
+    :math:`\mathrm{Tr}[W A W^\top] + \mathrm{Tr}[(W B W^\top)^2]` with A and B sharing eigenvectors,
+    with eigenvalues :math:`-p/2` and :math:`\sqrt q / 2` of a mode, is of this form:
+
+    - any p and q: eigenvalue 1, ``growth=p / 4`` and ``saturation=q / 4``. Then λ is s².
+    - the spectral contrastive loss, whose Γ and Σ have the eigenvalues γ and σ²: p = 4γ and
+      :math:`q = 4 \sigma^4`, ``saturation=variance**2 / eigenvalue**2``.
+    - weight decay :math:`\beta \|W\|^2`: ``growth=1 - beta / (2 * eigenvalue)``. A mode is learned
+      if γ > β/2, and :math:`\lambda(\infty) = 1 - \beta / 2\gamma`.
+
+    Args:
+        growth: a, of any sign; traced. Its shape broadcasts with the modes'.
+        saturation: b ≥ 0; traced. At b = 0 a mode grows for ever, and has no loss or rest.
+
+    Returns:
+        The landscape.
+
+    Example:
+        >>> from sslstep import dynamics
+        >>> p, q = 2.0, 8.0
+        >>> loss = dynamics.quartic_family(p / 4, q / 4)
+        >>> print(f"{dynamics.singular_value(100.0, 1.0, 1e-6, landscape=loss):.3f}")  # sqrt(p / q)
+        0.500
+    """
+    return QuarticFamily(growth, saturation)
+
+
+def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> Landscape:
+    r"""The loss of :func:`sslstep.losses.sharpened_barlow_twins` (G.2, Figure 9B).
+
+    With :math:`c = \sqrt\delta,\; N = \sqrt{1 + \delta} - \sqrt\delta` and
+    :math:`u = \sqrt{\lambda + \delta}`,
+
+    .. math:: \mathcal{L} = \frac{(u - \sqrt{1 + \delta})^2}{N^2}, \qquad
+        \gamma t = \frac{N^2}{2} \left[ \frac{c}{2N} \log(u - c) - \frac{c N}{2} \log(u + c)
+        - (1 + \delta) \log(\sqrt{1 + \delta} - u) \right]
+
+    As δ → 0 the solution is that of footnote 26:
+    :math:`\bar s = 1 - (1 - \bar s_0)\, e^{-2 \gamma t}`, without a wait. Otherwise the wait lasts
+    about :math:`c \log(\delta / \lambda_0) / 4\gamma`.
+
+    Args:
+        softening: δ > 0; traced.
+
+    Returns:
+        The landscape.
+
+    Raises:
+        ValueError: if δ is not positive or an array.
+
+    Example:
+        >>> from sslstep import dynamics
+        >>> waits = [dynamics.step_time(1.0, 1e-6, landscape=loss)
+        ...          for loss in (dynamics.plain(), dynamics.sharpened(1e-4))]
+        >>> [round(float(t), 2) for t in waits]
+        [3.45, 0.65]
+    """
+    _check.require_scalar("softening", softening, above=0.0)
+    return _Sharpened(softening)
+
+
+def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> Landscape:
+    r"""The loss of :func:`sslstep.losses.smoothed_barlow_twins` (G.3, Figure 9C).
+
+    .. math:: \mathcal{L} = (1 - \lambda)^2 \; (\lambda \le 1), \quad
+        \epsilon^2 (1 - \lambda)^2 \; (\lambda > 1)
+
+    A small start rises as with :func:`plain`; what differs is the largest learning rate.
+
+    Args:
+        leak: ε ≥ 0; traced.
+
+    Returns:
+        The landscape.
+
+    Raises:
+        ValueError: if ε is negative or an array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import dynamics
+        >>> dynamics.smoothed(0.5).value(jnp.array([0.0, 1.0, 2.0]))
+        Array([1.  , 0.  , 0.25], dtype=float32)
+    """
+    _check.require_scalar("leak", leak, at_least=0.0)
+    return _Smoothed(leak)
+
+
+def fourth_power() -> Landscape:
+    r"""The loss of :func:`sslstep.losses.quartic_barlow_twins` (G.3, Figure 9D).
+
+    .. math:: \mathcal{L} = (1 - \lambda)^4, \qquad \gamma t = \tfrac1{16} \left[
+        \mathrm{logit}\, \lambda + \frac{1}{1 - \lambda} + \frac{1}{2 (1 - \lambda)^2} \right]
+
+    It leaves zero twice as fast as :func:`plain`, and comes to 1 as :math:`t^{-1/2}` only. It does
+    not belong to :func:`quartic_family`, which is quartic in s.
+
+    Returns:
+        The landscape.
+
+    Example:
+        >>> from sslstep import dynamics
+        >>> float(dynamics.fourth_power().value(0.5))
+        0.0625
+    """
+    return _FourthPower()
+
+
+def hinge(width: Real[ArrayLike, ""] = 0.1) -> Landscape:
+    r"""The loss of :func:`sslstep.losses.hinge_barlow_twins` (G.3).
+
+    .. math:: \mathcal{L} = \max(0, |\lambda - 1| - w)^2, \qquad
+        \gamma t = \frac{1}{8 a} \mathrm{logit}\, \frac{\lambda}{a}, \quad a = 1 - w
+
+    Args:
+        width: w in [0, 1); traced.
+
+    Returns:
+        The landscape; small starts end at 1 - w.
+
+    Raises:
+        ValueError: if w is not within [0, 1) or an array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import dynamics
+        >>> dynamics.hinge(0.5).value(jnp.array([0.0, 1.0, 1.5, 2.5]))
+        Array([0.25, 0.  , 0.  , 1.  ], dtype=float32)
+    """
+    _check.require_scalar("width", width, at_least=0.0, below=1.0)
+    return _Hinge(width)
+
+
+def modewise(transform: Callable[[Array], Array], rest: Real[ArrayLike, ""] = 1.0) -> Landscape:
+    r"""The loss :math:`(g(\lambda) - 1)^2` of :func:`sslstep.losses.spectral_barlow_twins`.
+
+    Args:
+        transform: g, from a scalar to a scalar, in JAX. It is static: its parameters are traced if
+            it is a :class:`jax.tree_util.Partial` of them.
+        rest: the least λ > 0 where g is 1; traced.
+
+    Returns:
+        The landscape; its times are found by quadrature, to rounding where g is smooth.
+
+    Raises:
+        ValueError: if ``rest`` is not positive or an array.
+
+    Example:
+        >>> from sslstep import dynamics
+        >>> loss = dynamics.modewise(lambda x: x * (2 - x))
+        >>> float(loss.value(0.5)), float(dynamics.fourth_power().value(0.5))
+        (0.0625, 0.0625)
+    """
+    _check.require_scalar("rest", rest, above=0.0)
+    return _Modewise(transform if isinstance(transform, Partial) else Partial(transform), rest)
+
+
+def preconditioned(landscape: Landscape, alpha: Real[ArrayLike, ""] = 0.1) -> Landscape:
+    r"""What a mode descends under :func:`sslstep.optim.precondition`, once another is learned.
+
+    Let a mode be learned, at λ = 1, and let both views of a sample have one embedding, so that
+    their second moment S is C. Then the gradient of another mode is multiplied by its gain,
+
+    .. math:: f \to f\, \frac{1 + \alpha}{\min(\lambda, 1) + \alpha} ,
+
+    whether α is relative or absolute, and it descends the integral of that. For :func:`plain`,
+
+    .. math:: \gamma t = \tfrac18 \left[ \frac{\alpha}{1 + \alpha} \log \lambda
+        - \log(1 - \lambda) \right] .
+
+    The mode that is learned first descends ``landscape`` itself; for all modes together see
+    :func:`preconditioned_eigenvalues`, and for their largest learning rate
+    :func:`max_learning_rate`.
+
+    What is saved is the wait, while the rise itself takes its time 1/γ. So with
+    :math:`\lambda_0 = \gamma s^2(0)` the gain in time over :func:`plain` is less than the gain
+    1 + 1/α of a small direction, and than :math:`\log_2 1 / \lambda_0`.
+
+    Args:
+        landscape: what is preconditioned.
+        alpha: α > 0; traced.
+
+    Returns:
+        The landscape; its times are found by quadrature.
+
+    Raises:
+        ValueError: if α is not positive or an array.
+
+    Example:
+        >>> from sslstep import dynamics
+        >>> faster = dynamics.preconditioned(dynamics.plain(), 0.1)
+        >>> [round(float(dynamics.step_time(1.0, 1e-6, landscape=loss)), 2)
+        ...  for loss in (dynamics.plain(), faster)]
+        [3.45, 0.39]
+    """
+    _check.require_scalar("alpha", alpha, above=0.0)
+    return Preconditioned(landscape, alpha)
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(5)
+_PANELS = 128
+
+
+def integral(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """By the composite rule of Gauss and Legendre, elementwise over the ends."""
+    low, high = jnp.broadcast_arrays(low, high)
+    places: Any = (np.arange(_PANELS)[:, None] + (1 + _NODES[None, :]) / 2).reshape(-1) / _PANELS
+    weights: Any = np.tile(_WEIGHTS / 2, _PANELS) / _PANELS
+    rows = (1,) * low.ndim
+    places, weights = (jnp.asarray(a, low.dtype).reshape(*rows, -1) for a in (places, weights))
+    x = low[..., None] + (high - low)[..., None] * places
+    return (high - low) * jnp.sum(function(x) * weights, axis=-1)

@@ -1,0 +1,308 @@
+r"""Modes whose curves depend on each other: under preconditioned gradients (Eq. 52), and LARS."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from sslstep import _check
+from sslstep.dynamics._mode import bisect, mode_eigenvalue, singular_value, step_time
+
+
+def preconditioned_eigenvalues(
+    t: Real[ArrayLike, " T"],
+    eigenvalues: Real[ArrayLike, " d"],
+    initial_singular_values: Real[ArrayLike, " d"],
+    alpha: Real[ArrayLike, ""] = 0.1,
+    *,
+    relative: bool = True,
+    variances: Real[ArrayLike, " d"] | None = None,
+    max_steps: int = 100_000,
+) -> Float[Array, "T d"]:
+    r"""Eigenvalues :math:`\lambda_j(t)` of C under preconditioned gradients (Eq. 52).
+
+    With an aligned start, and a second moment Σ of the features that has Γ's eigenvectors, the
+    embeddings' second moment stays diagonal, :math:`\sigma_j = (v_j^\top \Sigma v_j)\, s_j^2`, and
+
+    .. math:: s_j' = 4 (1 - \gamma_j s_j^2)\, \gamma_j s_j\,
+        \frac{\sigma_{\max} + \alpha}{\sigma_j + \alpha}, \qquad
+        \frac{d}{dt} \mathrm{logit}\, \lambda_j
+        = 8 \gamma_j \frac{\sigma_{\max} + \alpha}{\sigma_j + \alpha},
+
+    with :math:`\alpha \sigma_{\max}` for α if it is relative. It is integrated in the second form,
+    by diffrax's Tsit5. The largest mode goes its own way (Eq. 10), and the others gain from it.
+
+    Args:
+        t: effective times ≥ 0, increasing, shape ``(T,)``.
+        eigenvalues: γ_j > 0, shape ``(d,)``.
+        initial_singular_values: s_j(0), not zero, shape ``(d,)``; each :math:`\gamma_j s_j^2(0)` is
+            below 1.
+        alpha: α > 0 of :func:`sslstep.optim.precondition`; traced.
+        relative: the same.
+        variances: :math:`v_j^\top \Sigma v_j \ge \gamma_j`, shape ``(d,)``. None: γ_j, as where
+            both views of a sample have one embedding.
+        max_steps: of the integration.
+
+    Returns:
+        λ_j(t), shape ``(T, d)``.
+
+    Raises:
+        ValueError: if shapes do not fit, or a number is out of the range that is given for it.
+        RuntimeError: from diffrax, when ``max_steps`` do not suffice.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import dynamics
+        >>> gammas, t = jnp.array([1.0, 0.01]), jnp.array([0.0, 30.0])
+        >>> learned = dynamics.preconditioned_eigenvalues(t, gammas, 1e-3 * jnp.ones(2))[-1]
+        >>> [round(float(x), 2) for x in learned]
+        [1.0, 0.54]
+        >>> [round(float(x), 2) for x in dynamics.mode_eigenvalue(30.0, gammas, 1e-3)]
+        [1.0, 0.0]
+    """
+    import diffrax  # here, so that theory alone needs only JAX
+
+    gamma, start, times = _arguments(eigenvalues, initial_singular_values, t)
+    v = _logit_of_start(gamma, start, alpha)
+    ratios = jnp.ones_like(gamma)
+    if variances is not None:
+        if _check.shape_of(variances) != gamma.shape:
+            raise ValueError(
+                f"variances must have the shape of eigenvalues, {gamma.shape}, got "
+                f"{_check.shape_of(variances)}."
+            )
+        ratios = jnp.asarray(variances, gamma.dtype) / gamma
+        if _check.is_concrete(ratios) and not bool((ratios >= 1 - 1e-6).all()):  # but for rounding
+            raise ValueError(
+                f"variances must be at least eigenvalues, got {np.asarray(variances)} and "
+                f"{np.asarray(gamma)}."
+            )
+    tolerance = 1e2 * float(jnp.finfo(v.dtype).eps)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(_relative_field if relative else _absolute_field),
+        diffrax.Tsit5(),
+        t0=jnp.zeros((), v.dtype),
+        t1=jnp.maximum(times[-1], jnp.finfo(v.dtype).tiny),
+        dt0=None,
+        y0=v,
+        args=(gamma, jnp.asarray(alpha, v.dtype), ratios),
+        saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+        max_steps=max_steps,
+    )
+    return jax.nn.sigmoid(solution.ys)
+
+
+def _log_variances(v, ratios):
+    """In logarithms: small modes' ratios do not underflow."""
+    log_sigma = jnp.log(ratios) + jax.nn.log_sigmoid(v)
+    return log_sigma, jnp.max(log_sigma)
+
+
+# Functions of the module, not of a call, so that their compilation is kept.
+def _relative_field(t, v, args):
+    gamma, alpha, ratios = args
+    log_sigma, largest = _log_variances(v, ratios)
+    return 8 * gamma * (1 + alpha) / (jnp.exp(log_sigma - largest) + alpha)
+
+
+def _absolute_field(t, v, args):
+    gamma, alpha, ratios = args
+    log_sigma, largest = _log_variances(v, ratios)
+    return 8 * gamma * (jnp.exp(largest) + alpha) / (jnp.exp(log_sigma) + alpha)
+
+
+def preconditioned_step_times(
+    eigenvalues: Real[ArrayLike, " d"],
+    initial_singular_values: Real[ArrayLike, " d"],
+    alpha: Real[ArrayLike, ""] = 0.1,
+) -> Float[Array, " d"]:
+    r"""When each mode is at one half, with an absolute α: in closed form but for one root.
+
+    The first mode is the largest, so its gain is 1 and it rises as a logistic (Eq. 10). Of the
+    others the mode equation of :func:`preconditioned_eigenvalues` separates:
+
+    .. math:: \alpha \log \frac{\lambda}{\lambda_0}
+        + (1 + \alpha) \log \frac{1 - \lambda_0}{1 - \lambda} = 8 \gamma_j \Big( \alpha t
+        + \int_0^t \lambda_1 dt' \Big), \qquad
+        \int_0^t \lambda_1 dt' = \frac{\log(1 + \lambda_1(0) (e^{8 \gamma_1 t} - 1))}{8 \gamma_1}
+
+    solved for t at λ = ½ by bisection, to rounding. With an α relative to the largest eigenvalue
+    the gain is there from the start, and once the first mode is learned times are
+    :func:`step_time` on the :func:`preconditioned` landscape.
+
+    Args:
+        eigenvalues: γ_j > 0, shape ``(d,)``; the first mode's is the largest.
+        initial_singular_values: s_j(0), not zero, shape ``(d,)``; each :math:`\gamma_j s_j^2(0)` is
+            below 1, and the first is the largest.
+        alpha: α > 0; traced.
+
+    Returns:
+        The times, shape ``(d,)``; 0 for a mode that is past one half from the start.
+
+    Raises:
+        ValueError: if shapes do not fit, or a number is out of the range that is given for it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import dynamics
+        >>> gammas = jnp.array([1.0, 0.01])
+        >>> times = dynamics.preconditioned_step_times(gammas, 1e-3 * jnp.ones(2), 0.1)
+        >>> [round(float(t), 1) for t in times]
+        [1.7, 30.4]
+        >>> [round(float(t), 1) for t in dynamics.step_time(gammas, 1e-3)]
+        [1.7, 230.3]
+    """
+    gamma, initial = _arguments(eigenvalues, initial_singular_values)
+    v = _logit_of_start(gamma, initial, alpha)
+    if _check.is_concrete(v):
+        values = np.asarray(v)
+        # Up to rounding of inputs that tie.
+        slack = 4 * float(jnp.finfo(v.dtype).eps) * np.abs(values[0])
+        if not gamma[0] >= gamma.max() or values.max() > values[0] + slack:
+            raise ValueError(
+                f"the first mode must have the largest of eigenvalues and start as the largest of "
+                f"C's, got eigenvalues {np.asarray(gamma)} and logarithms {values} of C's."
+            )
+    latest = jnp.maximum(step_time(gamma, initial), 0)
+    return _step_times(gamma, v, latest, jnp.asarray(alpha, v.dtype))
+
+
+@jax.jit
+def _step_times(gamma: Array, v: Array, latest: Array, alpha: Array) -> Array:
+    # log λ0 and log(1 - λ0) of λ0 = sigmoid(v).
+    needed = alpha * (-jnp.log(2.0).astype(v.dtype) - jax.nn.log_sigmoid(v))
+    needed += (1 + alpha) * (jnp.log(2.0).astype(v.dtype) + jax.nn.log_sigmoid(-v))
+
+    underflows = jax.nn.sigmoid(v[0]) < jnp.finfo(v.dtype).tiny
+
+    def gained(t):
+        x = 8 * gamma[0] * t
+        # log(1 + λ (e^x - 1)) = x + log(λ + (1 - λ) e^-x)
+        log_rest = jnp.log(jax.nn.sigmoid(v[0]) + jax.nn.sigmoid(-v[0]) * jnp.exp(-x))
+        log_rest = jnp.where(underflows, jnp.logaddexp(v[0], -x), log_rest)
+        return 8 * gamma * (alpha * t + (x + log_rest) / (8 * gamma[0]))
+
+    low, high = bisect(lambda t: gained(t) < needed, jnp.zeros_like(latest), latest)
+    return (low + high) / 2
+
+
+def lars_steps(
+    t: Real[ArrayLike, " T"],
+    eigenvalues: Real[ArrayLike, " d"],
+    initial_singular_values: Real[ArrayLike, " d"],
+    relative_rate: Real[ArrayLike, ""],
+) -> Float[Array, " T"]:
+    r"""How many steps LARS takes to where gradient flow is at time t (beyond the paper).
+
+    LARS gives each step the length :math:`\rho \|W\|`, whatever the size of the gradient. On one
+    array of weights it goes gradient flow's way (Eq. 10) at another speed,
+
+    .. math:: k(t) = \frac1\rho \int_0^t \frac{\|\nabla \mathcal{L}(W(t'))\|_F}{\|W(t')\|_F} dt',
+        \qquad \|\nabla \mathcal{L}\|_F^2 = \sum_j \big(4 (1 - \gamma_j s_j^2) \gamma_j s_j\big)^2 .
+
+    The first mode is learned after about :math:`\ln(s(\infty) / s(0)) / \rho` steps, whatever its
+    γ. Each later one that grows alone covers the distance :math:`\gamma_j^{-1/2}` in W in steps of
+    that length, so its plateau lasts about :math:`\gamma_j^{-1/2} / (\rho \|W\|)` steps: not in
+    proportion to :math:`1 / \gamma_j`, and whatever the initial scale, where gradient descent waits
+    for :math:`\tau_j` (Eq. 16).
+
+    The law is that of short steps. A step of fixed length does not come to rest: on a plateau LARS
+    bounces in :math:`s_1` with a gradient of order :math:`\rho \sqrt{\gamma_1}`, and where that of
+    the growing mode is less, it grows by a factor in :math:`\gamma_1 / \gamma_j` steps instead.
+    Counts are short by 5% at :math:`\gamma_1 / \gamma_j = 0.1 / \rho`, by 10 to 13% at
+    :math:`0.3 / \rho`, by 31 to 51% at :math:`1 / \rho`, and five to seven times at
+    :math:`10 / \rho` (two modes, ρ from 5e-4 to 5e-3, s(0) from 1e-6 to 1e-3).
+
+    Args:
+        t: effective times ≥ 0 of gradient flow, increasing, shape ``(T,)``; the integral is by the
+            trapezoidal rule between them and from 0 at the first.
+        eigenvalues: γ_j of the modes that grow, shape ``(d,)``.
+        initial_singular_values: s_j(0), shape ``(d,)``.
+        relative_rate: ρ, the learning rate times the trust coefficient; over 1 - μ with momentum μ.
+
+    Returns:
+        k(t), shape ``(T,)``.
+
+    Raises:
+        ValueError: if shapes do not fit, ρ is not positive or an array, a time is negative,
+            t does not increase, or ``initial_singular_values`` are all zero.
+
+    Warns:
+        UserWarning: if within t a mode is learned with :math:`\gamma_1 / \gamma_j > 0.3 / \rho`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import dynamics
+        >>> t = jnp.linspace(0.0, 4.0, 2001)
+        >>> [round(float(dynamics.lars_steps(t, jnp.ones(1), s0 * jnp.ones(1), 1e-2)[-1]))
+        ...  for s0 in (1e-2, 1e-3)]
+        [461, 691]
+    """
+    _check.require_scalar("relative_rate", relative_rate, above=0.0)
+    gamma, start, times = _arguments(eigenvalues, initial_singular_values, t)
+    rate = jnp.asarray(relative_rate, times.dtype)
+    if _check.is_concrete(start) and start.size and not bool((start != 0).any()):
+        raise ValueError("initial_singular_values must not all be zero: from zero nothing grows.")
+    mode = times[:, None], gamma[None, :], start[None, :]
+    s, eigenvalues_of_c = singular_value(*mode), mode_eigenvalue(*mode)
+    _warn_if_long(gamma, eigenvalues_of_c, rate)
+    gradient = 4 * (1 - eigenvalues_of_c) * (gamma[None, :] * s)
+    # A sum of squares would underflow where the modes are as small as they start.
+    ratio = _norm(gradient) / _norm(s)
+    steps = jnp.diff(times) * (ratio[1:] + ratio[:-1]) / 2
+    return jnp.concatenate([jnp.zeros(1, times.dtype), jnp.cumsum(steps)]) / rate
+
+
+def _arguments(eigenvalues: ArrayLike, initial: ArrayLike, t: Any = None) -> list[Array]:
+    """Checked, and of one type."""
+    shape = _check.shape_of(eigenvalues)
+    if len(shape) != 1 or _check.shape_of(initial) != shape:
+        raise ValueError(
+            f"eigenvalues and initial_singular_values must have one shape (d,), got {shape} and "
+            f"{_check.shape_of(initial)}."
+        )
+    if t is None:
+        return _check.as_floats(eigenvalues, initial)
+    _check.require_vector("t", t, "(T,)")
+    _check.require_at_least("t", t, 0.0)
+    _check.require_increasing("t", t, strict=False)
+    return _check.as_floats(eigenvalues, initial, t)
+
+
+def _logit_of_start(gamma: Array, initial: Array, alpha: ArrayLike) -> Array:
+    """logit λ(0), checked."""
+    _check.require_scalar("alpha", alpha, above=0.0)
+    _check.require_at_least("eigenvalues", gamma, 0.0, strict=True)
+    log_lambda = jnp.log(gamma) + 2 * jnp.log(jnp.abs(initial))
+    if _check.is_concrete(log_lambda) and not np.all(np.isfinite(log_lambda) & (log_lambda < 0)):
+        raise ValueError(
+            f"initial_singular_values must make eigenvalues γ s(0)² of C between 0 and 1, got "
+            f"{np.asarray(jnp.exp(log_lambda))}."
+        )
+    return log_lambda - jnp.log1p(-jnp.exp(log_lambda))
+
+
+def _warn_if_long(gamma: Array, eigenvalues_of_c: Array, rate: Array) -> None:
+    """Warn of steps too long for the law, where values are known."""
+    if not _check.is_concrete(eigenvalues_of_c, rate) or not eigenvalues_of_c.size:
+        return
+    learned = np.asarray(gamma)[np.asarray(eigenvalues_of_c[-1] >= 0.5)]
+    if learned.size and learned.max() / learned.min() > 0.3 / float(rate):
+        warnings.warn(
+            f"relative_rate = {float(rate):.3g} is too long a step for eigenvalues from "
+            f"{learned.max():.3g} to {learned.min():.3g}: LARS takes more than 10% more steps than "
+            f"this, as it bounces on plateaus.",
+            stacklevel=3,
+        )
+
+
+def _norm(rows: Array) -> Array:
+    """Of each row, without underflow."""
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale[:, 0] * jnp.sqrt(jnp.sum((rows / scale) ** 2, axis=1))
