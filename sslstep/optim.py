@@ -46,7 +46,7 @@ def lars(
     before the momentum, which delays changes of the rate, and adapts all parameters by default.
 
     The second step removes the size of g. Plateaus of the loss therefore do not last as long as
-    under gradient descent (:func:`sslstep.linear.lars_steps`).
+    under gradient descent (:func:`sslstep.dynamics.lars_steps`).
 
     Args:
         learning_rate: η, a number or a schedule.
