@@ -20,13 +20,14 @@ Scalar = Callable[[Array], Array]
 
 
 def sharpen(eigenvalue: ArrayLike, softening: ArrayLike = 1e-4) -> Array:
-    r"""The transformation g of :func:`~sslstep.losses.sharpened_barlow_twins` (G.2).
+    r"""Softened square root g of an eigenvalue, which sharpens Barlow Twins' loss near zero (G.2).
 
     .. math:: g(\lambda) = \operatorname{sign}(\lambda)\,
         \frac{\sqrt{|\lambda| + \delta} - \sqrt\delta}{\sqrt{1 + \delta} - \sqrt\delta}
 
-    The square root, softened so that its slope at zero is finite (about :math:`1 / 2\sqrt\delta`
-    for small δ) and :math:`g(1) = 1`. Compose it with other functions to build a transformation.
+    Its slope at zero is about :math:`1 / 2\sqrt\delta` for small δ, and :math:`g(1) = 1`.
+    :func:`~sslstep.losses.sharpened_barlow_twins` uses it. Compose it with other functions to build
+    your own transformation.
 
     Args:
         eigenvalue: λ, any shape.
@@ -55,11 +56,12 @@ def sharpen(eigenvalue: ArrayLike, softening: ArrayLike = 1e-4) -> Array:
 
 
 def smooth(eigenvalue: ArrayLike, leak: ArrayLike = 0.0) -> Array:
-    r"""The transformation g of :func:`~sslstep.losses.smoothed_barlow_twins` (G.3).
+    r"""Leaky clipping g of an eigenvalue at 1, which flattens Barlow Twins' loss above 1 (G.3).
 
     .. math:: g(\lambda) = \min\big(\lambda,\; 1 + \varepsilon (1 - \lambda)\big)
 
-    The identity up to 1, and almost flat above. At the kink its derivative is the one from below.
+    At the kink its derivative is the one from below.
+    :func:`~sslstep.losses.smoothed_barlow_twins` uses it.
 
     Args:
         eigenvalue: λ, any shape.
