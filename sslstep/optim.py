@@ -141,45 +141,44 @@ def precondition(
     centre: bool = False,
     axis_name: AxisName = None,
 ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
-    r"""Embeddings whose gradient is turned towards their small directions (Eq. 52).
+    r"""Precondition the gradient by the embeddings towards their small directions (Eq. 52).
 
-    The identity. What comes back through it is multiplied by a matrix,
+    The function is the identity. Its backward pass multiplies the gradient by a matrix,
 
     .. math:: \nabla_F \mathcal{L} \leftarrow \nabla_F \mathcal{L}\, P, \qquad
         P = (\sigma_1 + \alpha) (S + \alpha I)^{-1}, \qquad S = \frac{1}{2n} F^\top F,
 
-    where F, shape ``(2n, d)``, stacks the embeddings of both views of the whole batch and
-    :math:`\sigma_1` is the largest eigenvalue of S. P is Eq. 52's matrix but for the factor in
-    front: the direction of largest variance keeps its gradient, so that the learning rate keeps its
-    meaning, and all others gain, by :math:`(\sigma_1 + \alpha) / (\sigma + \alpha)`, at most
-    :math:`1 + \sigma_1 / \alpha`. P itself is not differentiated. The gradient by z alone is
-    multiplied by P as well, and so is one that does not come from a loss of z at all.
+    where F, shape ``(2n, d)``, stacks the embeddings of both views of the whole batch, and
+    :math:`\sigma_1` is the largest eigenvalue of S. The factor in front is not in Eq. 52. It keeps
+    the gradient along the direction of largest variance, and with it the meaning of the learning
+    rate. A direction of variance σ gains a factor :math:`(\sigma_1 + \alpha) / (\sigma + \alpha)`,
+    at most :math:`1 + \sigma_1 / \alpha`. P is not differentiated.
 
-    Small directions grow faster whether a loss wants them to grow or to shrink: of directions
-    across which views disagree the largest stable learning rate falls by the same factor
+    The factor also applies to directions that the loss shrinks, such as those along which the views
+    disagree. Their largest stable learning rate decreases by this factor
     (:func:`sslstep.dynamics.max_learning_rate`).
 
     Args:
         z: embeddings of one view, shape ``(n, d)``.
-        z_prime: embeddings of the other view of the same samples, same shape.
-        alpha: α > 0; traced. A small one gains more.
-        relative: whether α is given in units of :math:`\sigma_1`, so that the gain is at most
-            1 + 1/α whatever the embeddings' scale; or as it stands, so that nothing is gained
-            before :math:`\sigma_1` reaches α.
-        strength: κ in [0, 1], P becoming (1 - κ) I + κ P; traced. For a warm-up make it a function
-            of the step.
-        centre: whether S is the covariance of the 2n embeddings. If not, as printed, an embedding's
-            mean counts as variance.
-        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
+        z_prime: embeddings of the other view of these samples, shape ``(n, d)``.
+        alpha: regulariser α > 0; a smaller one gains more; traced.
+        relative: if true, α is in units of :math:`\sigma_1`, and the gain is at most 1 + 1/α at any
+            scale of the embeddings. If false, α is absolute, and the gain starts once
+            :math:`\sigma_1` reaches α.
+        strength: κ in [0, 1], which replaces P by (1 - κ) I + κ P; traced. A function of the step
+            gives a warm-up.
+        centre: if true, S is the covariance of the 2n embeddings. If false, as in the paper, the
+            mean of the embeddings counts as variance.
+        axis_name: mapped axis of the devices that share the batch; None on one device.
 
     Returns:
-        The pair, unchanged in values and types. P is computed in float32, or in float64 if the
-        embeddings are; it is I where all embeddings are zero. Forward-mode derivatives are not
-        defined: this is a change of the gradient, which no function has.
+        ``(z, z_prime)``, with unchanged values and dtypes. P is computed in float32, or in float64
+        for float64 embeddings, and is I if all embeddings are zero. Reverse mode only: the modified
+        gradient is not the gradient of any function.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, α
-            is not positive or an array, or κ is not within [0, 1] or an array.
+        ValueError: if ``z`` and ``z_prime`` are empty, not finite or not of equal shape ``(n, d)``,
+            if ``alpha`` is not a positive number, or if ``strength`` is not a number in [0, 1].
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -200,7 +199,7 @@ def precondition(
     f = jnp.concatenate(jax.lax.stop_gradient(pair(z, z_prime, axis_name)))
     if centre:
         f = f - mean_of_devices(f.mean(axis=0, keepdims=True), axis_name)
-    # In units of the largest entry, lest small embeddings' squares underflow.
+    # In units of the largest entry, so that squares of small embeddings do not underflow.
     unit = jnp.max(jnp.abs(f))
     unit = unit if axis_name is None else jax.lax.pmax(unit, axes(axis_name))
     unit = jnp.where(unit > 0, unit, 1)
@@ -212,7 +211,7 @@ def precondition(
     largest = sigma[-1]
     ratio = jnp.where(largest > 0, sigma / jnp.where(largest > 0, largest, 1), 1)
     shift = alpha if relative else alpha / jnp.maximum(largest * unit**2, jnp.finfo(f.dtype).tiny)
-    shift = jnp.maximum(shift, jnp.finfo(f.dtype).eps)  # eigenvalues are not known better
+    shift = jnp.maximum(shift, jnp.finfo(f.dtype).eps)  # the precision of eigenvalues
     gain = jnp.where(jnp.isinf(shift), 1, (1 + shift) / (ratio + shift))
     kappa = jnp.asarray(strength, f.dtype)
     matrix = matmul(vectors * (1 + kappa * (gain - 1))[None, :], vectors.T)
@@ -222,7 +221,7 @@ def precondition(
 
 @jax.custom_vjp
 def _with_gradient_times(z: Array, matrix: Array) -> Array:
-    """Z, whose cotangent is multiplied by the matrix."""
+    """Identity in z whose backward pass multiplies the cotangent by the matrix."""
     return z
 
 
@@ -246,24 +245,23 @@ def preconditioned(
     strength: Real[ArrayLike, ""] = 1.0,
     centre: bool = False,
 ) -> Callable[..., Array]:
-    r"""A loss with the gradient of :func:`precondition`, and its own values.
+    r"""Loss with preconditioned gradients (:func:`precondition`) and unchanged values.
 
-    It goes wherever the loss goes: into :func:`sslstep.train.make_step`, with microbatches and on
-    several devices too, where the matrix is that of the whole batch. A strength that depends on the
-    step makes the step anew inside of itself, which costs nothing once compiled; see the example.
+    It replaces the loss in :func:`sslstep.train.make_step`, also with microbatches and on several
+    devices, where the matrix is that of the whole batch. For a strength that depends on the step,
+    make the step inside a function of the state, as in the example.
 
     Args:
         loss_fn: ``loss_fn(z, z_prime, ...)``, a scalar.
-        alpha: as of :func:`precondition`; traced.
-        relative: the same.
-        strength: the same; traced.
-        centre: the same.
+        alpha: regulariser α > 0 of the preconditioner; traced.
+        relative: if true, α is in units of the largest eigenvalue of the embeddings' second moment.
+        strength: κ in [0, 1], the weight of the preconditioner against the identity; traced.
+        centre: if true, the covariance of the embeddings replaces their second moment.
 
     Returns:
-        ``loss(z, z_prime, *args, axis_name=None, **kwargs)``; ``axis_name`` is handed on if given.
-
-    Raises:
-        ValueError: from the loss, as :func:`precondition`.
+        ``loss(z, z_prime, *args, axis_name=None, **kwargs)``. It passes ``axis_name`` to
+        ``loss_fn`` if it is given, and raises ValueError under the conditions of
+        :func:`precondition`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
