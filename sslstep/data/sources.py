@@ -79,6 +79,7 @@ def load(
 
     Raises:
         ValueError: if the data set does not exist, or has no such split or size.
+        ModuleNotFoundError: if the extra ``images`` (photographs) or ``tfds`` is not installed.
         DatasetNotFoundError: if the data are missing, lack the split, are in a format that needs
             TensorFlow, or are damaged.
 
@@ -117,6 +118,7 @@ def photos(split: str = "train", size: int = 32) -> Dataset:
     Raises:
         ValueError: if ``split`` or ``size`` is not one of the above, or if the part of the split is
             malformed, out of range or empty.
+        ModuleNotFoundError: if the extra ``images`` is not installed.
         DatasetNotFoundError: if a photograph is missing from its package.
 
     Example:
@@ -153,6 +155,7 @@ def cifar10(split: str = "train", data_dir: str | Path | None = None) -> Dataset
 
     Raises:
         ValueError: if ``split`` does not exist or selects no images.
+        ModuleNotFoundError: if the extra ``tfds`` is not installed.
         DatasetNotFoundError: if the data are missing, lack the split, are in a format that needs
             TensorFlow, or are damaged. The message contains the command that prepares the data.
     """
@@ -173,6 +176,7 @@ def stl10(split: str = "unlabelled", data_dir: str | Path | None = None) -> Data
 
     Raises:
         ValueError: if ``split`` does not exist or selects no images.
+        ModuleNotFoundError: if the extra ``tfds`` is not installed.
         DatasetNotFoundError: if the data are missing, lack the split, are in a format that needs
             TensorFlow, or are damaged. The message contains the command that prepares the data.
     """
@@ -200,6 +204,7 @@ def image_folder(folder: str | Path, size: int) -> Dataset:
         The images. The label of an image is its class, or -1 if the file is in ``folder`` itself.
 
     Raises:
+        ModuleNotFoundError: if the extra ``images`` is not installed.
         DatasetNotFoundError: if ``folder`` does not exist or contains no image, or if an image is
             damaged, larger than Pillow allows, or made of 32-bit integers or floating-point
             numbers, whose value of white is unknown.
