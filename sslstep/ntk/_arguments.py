@@ -20,7 +20,9 @@ def samples(name: str, value: ArrayLike) -> Array:
     try:
         array: Any = value if hasattr(value, "dtype") else np.asarray(value)
     except ValueError:
-        raise ValueError(f"{name} must hold samples of one shape, got rows that differ.") from None
+        raise ValueError(
+            f"{name} must hold samples of one shape, got rows of different shapes."
+        ) from None
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
         raise TypeError(f"{name} must be an array of numbers, got dtype {array.dtype}.")
     if not array.shape or 0 in array.shape:
