@@ -34,15 +34,15 @@ def objective(fitted, h, labels, mu):
 @pytest.mark.parametrize("mu", [1e-3, 0.1])
 def test_logistic_is_that_of_scikit_learn(x64, n, p, mu):
     h, labels = problem(0, n, p, dtype=float)
-    tolerance = 1e-8
-    fitted = probe.logistic(h, labels, mu, num_classes=3, tolerance=tolerance)
+    tol = 1e-8
+    fitted = probe.logistic(h, labels, mu, num_classes=3, tol=tol)
     reference = LogisticRegression(C=1 / (2 * n * mu), tol=1e-12, solver="newton-cg")
     expected = reference.fit(np.asarray(h), np.asarray(labels))
     # f is strongly convex in W, by 2 mu. The criterion's gradient g is by V = L^T W, so that by W
     # is L g, and |W - W*| <= |L| |g| / (2 mu); |L|^2 is the largest eigenvalue of L L^T.
     covariance = np.cov(h.T, bias=True)
     largest = np.linalg.eigvalsh(covariance)[-1] / 3 + 2 * mu
-    bound = largest**0.5 * tolerance / (2 * mu)
+    bound = largest**0.5 * tol / (2 * mu)
     off = np.linalg.norm(fitted.weights - expected.coef_.T)
     assert off < 1.1 * bound + 1e-9
     # Both gauges of the biases sum to zero.
@@ -68,7 +68,7 @@ def test_logistic_stops_where_the_gradient_is_small(dtype, scale):
         by_weights = gradient.weights - wide[2].mean(axis=0)[:, None] * gradient.bias[None, :]
         norm = jnp.trace(by_weights.T @ jnp.linalg.solve(square, by_weights))
         norm = jnp.sqrt(norm + 3 * jnp.sum(gradient.bias**2))
-        best = probe.logistic(wide[2], labels, mu, num_classes=3, tolerance=1e-10)
+        best = probe.logistic(wide[2], labels, mu, num_classes=3, tol=1e-10)
         # Rounding of the probe to float32 adds to what was found.
         assert float(norm) < 1e-4 + 100 * float(jnp.finfo(dtype).eps)
         assert float(value - objective(best, wide[2], labels, mu)) < 1e-6
@@ -80,7 +80,7 @@ def test_logistic_of_features_whose_squares_are_no_floats(exponent, mu):
     """Times a power of two the weights have the same digits, the penalty being in proportion."""
     h, labels = problem(0)
     factor = 2.0**exponent
-    settings = {"num_classes": 3, "tolerance": 1e-2}
+    settings = {"num_classes": 3, "tol": 1e-2}
     one = probe.logistic(h, labels, mu, **settings)
     other = probe.logistic(h * factor, labels, mu * factor**2, **settings)
     np.testing.assert_array_equal(other.weights * factor, one.weights)
@@ -106,7 +106,7 @@ def test_logistic_of_separable_classes_and_dead_features():
 def test_logistic_without_features_knows_the_frequencies():
     """Constant features: the predictions are the classes' frequencies."""
     labels = jnp.asarray([0] * 5 + [1] * 3 + [2] * 2)
-    fitted = probe.logistic(jnp.full((10, 2), 7.0), labels, 1e-3, num_classes=3, tolerance=1e-5)
+    fitted = probe.logistic(jnp.full((10, 2), 7.0), labels, 1e-3, num_classes=3, tol=1e-5)
     chances = jax.nn.softmax(probe.predict(fitted, jnp.full((1, 2), 7.0))[0])
     np.testing.assert_allclose(chances, [0.5, 0.3, 0.2], atol=1e-4)
 
@@ -131,8 +131,8 @@ def test_logistic_sweeps_without_compiling_again():
     assert norms == sorted(norms, reverse=True)
     h, labels = problem(0, n=123)
     before = probe._logistic._fit._cache_size()
-    for mu, tolerance in ((1e-3, 1e-4), (1e-1, 1e-3)):
-        probe.logistic(h, labels, mu, num_classes=3, tolerance=tolerance, max_iterations=300)
+    for mu, tol in ((1e-3, 1e-4), (1e-1, 1e-3)):
+        probe.logistic(h, labels, mu, num_classes=3, tol=tol, max_iterations=300)
     assert probe._logistic._fit._cache_size() <= before + 1  # less if evicted
 
 
@@ -346,9 +346,9 @@ def _with(function, settings, changed):
         (logistic(features=H * jnp.nan), r"features of shape \(4, 2\) .* NaN"),
         (logistic(regularisation=-1.0), "regularisation must be >= 0"),
         (logistic(regularisation=jnp.ones(2)), r"regularisation must be a number, .* \(2,\)"),
-        (logistic(tolerance=jnp.ones(2)), "tolerance must be a number"),
+        (logistic(tol=jnp.ones(2)), "tol must be a number"),
         (logistic(max_iterations=jnp.array([5, 6])), "max_iterations must be a number"),
-        (logistic(tolerance=0.0), "tolerance must be > 0"),
+        (logistic(tol=0.0), "tol must be > 0"),
         (logistic(max_iterations=0), "max_iterations must be >= 1"),
         (logistic(labels=LABELS * 0, num_classes=1), "num_classes must be >= 2"),
         (sgd(features=H[:3]), r"labels must have shape \(3,\).* got \(4,\)"),

@@ -27,7 +27,7 @@ def logistic(
     regularisation: Real[ArrayLike, ""],
     *,
     num_classes: int,
-    tolerance: Real[ArrayLike, ""] = 1e-4,
+    tol: Real[ArrayLike, ""] = 1e-4,
     max_iterations: Integer[ArrayLike, ""] = 500,
 ) -> Probe:
     r"""Multinomial logistic regression with an unpenalised bias, by L-BFGS.
@@ -44,10 +44,10 @@ def logistic(
 
     b' being the bias of the centred features, in which the Hessian at W = 0 is the identity but for
     the direction that no softmax sees. It stops when the gradient by (V, v) is at most
-    ``tolerance`` in norm; where the Hessian is still about that, f is then within
-    ``tolerance**2 / 2`` of its minimum, whatever the features' scales and correlations. Only
+    ``tol`` in norm; where the Hessian is still about that, f is then within
+    ``tol**2 / 2`` of its minimum, whatever the features' scales and correlations. Only
     directions below ``sqrt(10 eps)`` of the largest, 1e-3 in float32, are not whitened: by them the
-    gradient is smaller, and at a loose tolerance they go unused.
+    gradient is smaller, and at a loose one they go unused.
 
     Args:
         features: h, shape ``(n, p)``.
@@ -55,7 +55,7 @@ def logistic(
         regularisation: μ ≥ 0; traced. At 0 classes that a plane separates have no minimum, and the
             weights grow until the gradient is small enough.
         num_classes: c, at least 2.
-        tolerance: of the gradient's norm; traced. Rounding leaves some 1e-5 in float32.
+        tol: of the gradient's norm; traced. Rounding leaves some 1e-5 in float32.
         max_iterations: of L-BFGS; traced. If they do not suffice, a warning gives the norm that was
             reached, except within ``jax.jit`` or ``jax.vmap``, where values are not known.
 
@@ -83,32 +83,32 @@ def logistic(
     labels = require_labels("labels", labels, n, num_classes)
     for name, number in (
         ("regularisation", regularisation),
-        ("tolerance", tolerance),
+        ("tol", tol),
         ("max_iterations", max_iterations),
     ):
         _check.require_scalar(name, number)
     _check.require_at_least("regularisation", regularisation, 0.0)
-    _check.require_at_least("tolerance", tolerance, 0.0, strict=True)
+    _check.require_at_least("tol", tol, 0.0, strict=True)
     _check.require_at_least("max_iterations", max_iterations, 1)
     h = _check.as_precise("features", features)
-    scalars = (jnp.asarray(value, h.dtype) for value in (regularisation, tolerance))
+    scalars = (jnp.asarray(value, h.dtype) for value in (regularisation, tol))
     fitted, norm = _fit(h, labels, *scalars, jnp.asarray(max_iterations), num_classes)
-    if not _check.is_concrete(norm, tolerance):
+    if not _check.is_concrete(norm, tol):
         return fitted
     require_trained(fitted, "the features, or their differences, are too large for their dtype.")
-    reached, wanted = float(norm), np.asarray(tolerance).item()
+    reached, wanted = float(norm), np.asarray(tol).item()
     if not reached <= wanted:  # so that NaN counts as not converged
         warnings.warn(
             f"the logistic probe has not converged: after max_iterations = {max_iterations} its "
-            f"gradient's norm is {reached:.3g}, above tolerance = {wanted:.3g}. "
-            f"Allow more iterations, a larger tolerance, or use float64.",
+            f"gradient's norm is {reached:.3g}, above tol = {wanted:.3g}. "
+            f"Allow more iterations, a larger tol, or use float64.",
             stacklevel=2,
         )
     return fitted
 
 
 @partial(jax.jit, static_argnames="num_classes")
-def _fit(h, labels, regularisation, tolerance, max_iterations, num_classes):
+def _fit(h, labels, regularisation, tol, max_iterations, num_classes):
     n, p = h.shape
     num = min(n, p)  # of directions
     # In units of their size, so that squares neither vanish nor overflow. The digits stay the same.
@@ -143,7 +143,7 @@ def _fit(h, labels, regularisation, tolerance, max_iterations, num_classes):
 
     def go_on(carry: Any) -> Array:
         iteration, _, _, gradient = carry
-        return (iteration < max_iterations) & (jnp.linalg.norm(gradient) > tolerance)
+        return (iteration < max_iterations) & (jnp.linalg.norm(gradient) > tol)
 
     def iterate(carry: Any) -> Any:
         iteration, v, state, _ = carry

@@ -40,12 +40,12 @@ def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
     test of a single band is :func:`bimodality_test`, of the logarithms.
 
     Args:
-        eigenvalues: in descending order, shape ``(d,)``, d of at least 2. What is 0, or negative by
-            rounding, counts as eps of the largest, in the dtype that is given, so that dimensions
-            that are dead lie beyond a gap. Leave out what is 0 for want of samples only, as all but
-            n - 1 of a covariance are. Where some are negative by more, as those of a C of few
-            samples, what is below the size of the most negative is noise, as is what is not above
-            0, and counts as of that size, or as the smallest above 0 if that is larger.
+        eigenvalues: in descending order, shape ``(d,)``, d of at least 2. Values that are 0, or
+            negative by rounding, are clipped to eps of the largest, in their dtype: dead dimensions
+            then lie beyond a gap. Leave out values that are 0 for want of samples only, as all but
+            n - 1 of a covariance are. If some values are negative by more than rounding, as those
+            of a C of few samples, values below \|λ_min\| are noise and are clipped to it, or to
+            the smallest positive value if that is larger.
 
     Returns:
         :class:`Gap`.

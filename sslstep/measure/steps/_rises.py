@@ -99,10 +99,11 @@ def rises(
 
 
 def isolated(rises: Rises) -> Bool[np.ndarray, " d"]:
-    r"""Which dimensions are learned alone: no other is between its begin and its end meanwhile.
+    r"""Which dimensions are learned alone: no other rises between their begin and their end.
 
-    A dimension whose end is not reached is on its way from its begin on. One that does not reach
-    its middle is not learned and never alone, but from its begin on it is another's company.
+    A dimension that has begun and not reached its end counts as rising from its begin on. One that
+    never reaches its middle is not learned and never alone; once it has begun, it prevents others
+    from being alone.
 
     Args:
         rises: from :func:`rises`.
