@@ -6,7 +6,8 @@ kernel alone, :func:`embed` evaluates the embeddings anywhere, and :func:`gradie
 both from a kernel function and positive pairs. When each mode is learned is a matter of its
 eigenvalue: see :mod:`sslstep.linear`, whose functions of γ and s(0) hold here as they are. That is
 the theory of small starts; :func:`flow` and :func:`gradient_descent` train the kernel machine from
-any start, on any loss.
+any start, on any loss. Which modes grow under any loss, and at what rates, :func:`growth_modes`
+finds.
 """
 
 from sslstep.kernel_pca._embed import (
@@ -17,11 +18,11 @@ from sslstep.kernel_pca._embed import (
     gradient_flow_ssl,
     learned_kernel,
 )
+from sslstep.kernel_pca._growth import growth_modes
 from sslstep.kernel_pca._krylov import ConvergenceError
 from sslstep.kernel_pca._machine import KernelDescent, flow, gradient_descent
 from sslstep.kernel_pca._modes import (
     KernelModes,
-    PrincipalModes,
     contrastive_modes,
     principal_modes,
 )
@@ -30,7 +31,6 @@ __all__ = [
     "ConvergenceError",
     "KernelDescent",
     "KernelModes",
-    "PrincipalModes",
     "align",
     "contrastive_modes",
     "embed",
@@ -39,6 +39,7 @@ __all__ = [
     "flow",
     "gradient_descent",
     "gradient_flow_ssl",
+    "growth_modes",
     "learned_kernel",
     "principal_modes",
 ]

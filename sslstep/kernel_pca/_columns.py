@@ -14,14 +14,16 @@ def normalised(block: Array) -> Array:
     return block / jnp.where(norms > 0, norms, 1)[None, :]
 
 
-def orthonormal(block: Array) -> Array:
+def orthonormal(block: Array, least: float | None = None) -> Array:
     """A nearly orthonormal basis of what projection left of a block of unit columns.
 
-    Zeros take the place of columns of which rounding alone is left, and of dependent ones.
+    Zeros take the place of columns of which less is left than `least`, by default what rounding
+    leaves, and of dependent ones.
     """
     eps = float(jnp.finfo(block.dtype).eps)
+    least = 1e2 * eps if least is None else least
     norms = np.asarray(jnp.linalg.norm(block, axis=0), np.float64)
-    scale = np.where(norms > 1e2 * eps, 1 / np.where(norms > 0, norms, 1), 0)
+    scale = np.where(norms > least, 1 / np.where(norms > 0, norms, 1), 0)
     block = times(block, jnp.asarray(np.diag(scale), block.dtype))
     # What a Gram matrix does not resolve, directions shorter than sqrt(eps), the first pass
     # lengthens and the second sees.

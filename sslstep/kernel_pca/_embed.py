@@ -12,10 +12,8 @@ from sslstep._linalg import matmul, rounding
 from sslstep.kernel_pca._modes import (
     SOLVERS,
     KernelModes,
-    PrincipalModes,
     contrastive_modes,
     require_dim,
-    swap_views,
 )
 
 __all__ = [
@@ -109,10 +107,9 @@ def embed_training(
     singular_values: Float[ArrayLike, "... k"] | None = None,
     rotation: Float[ArrayLike, "k k"] | None = None,
 ) -> Float[Array, "... N k"]:
-    r"""Embeddings of the training pairs themselves, without the kernel (Eq. 49).
+    r"""Embeddings of the training samples themselves, from the modes alone (Eq. 49).
 
-    .. math:: f(X) = U \,\mathrm{diag}(s)\, C^\top \tilde K, \qquad
-        \tilde K c_j = 2 n \gamma_j P c_j
+    .. math:: f(X) = U \,\mathrm{diag}(s)\, C^\top \tilde K
 
     Args:
         modes: of the kernel over the training samples.
@@ -120,7 +117,7 @@ def embed_training(
         rotation: as for :func:`embed`.
 
     Returns:
-        Shape ``(..., 2n, k)``: the rows of X, then those of X'.
+        Shape ``(..., N, k)``: the rows of X, then those of X', in the kernel's order.
 
     Raises:
         ValueError: if shapes do not fit.
@@ -138,12 +135,7 @@ def embed_training(
                [0., 1.]], dtype=float32)
     """
     _require_modes(modes)
-    size = modes.coefficients.shape[0]
-    coefficients = modes.coefficients
-    if not isinstance(modes, PrincipalModes):
-        coefficients = swap_views(coefficients)
-    features = size * coefficients * modes.eigenvalues[None, :]
-    return _scale(modes, features, singular_values, rotation)
+    return _scale(modes, modes.images, singular_values, rotation)
 
 
 def align(initial: Float[ArrayLike, "N d"], modes: KernelModes) -> linear.Aligned:
@@ -307,7 +299,7 @@ def gradient_flow_ssl(
         )
     if init_scale is not None:
         _check.require_at_least("init_scale", init_scale, 0.0)
-    require_dim(dim, 2 * num_pairs)
+    require_dim(dim, num_pairs)
     _check.require_one_of("solver", solver, SOLVERS)
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if store_kernel:

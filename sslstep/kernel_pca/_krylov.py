@@ -1,19 +1,20 @@
 r"""A block Krylov iteration for the leading modes of P K̃, in the inner product of K̃.
 
 With :math:`\langle u, v \rangle = u^\top \tilde K v` the operator :math:`T = P \tilde K / s` is
-self-adjoint for any symmetric P. A basis V that is orthonormal in it and :math:`W = \tilde K V`
-give the projection :math:`H = W^\top P W / s` of T, whose eigenpairs (γ, y) are Ritz pairs
-:math:`(\gamma, V y)`. Each iteration multiplies one block by K̃ and adds it to the basis; the next
-block is the residuals of the leading Ritz pairs.
+self-adjoint for any symmetric P, of which products alone are needed. A basis V that is orthonormal
+in it and :math:`W = \tilde K V` give the projection :math:`H = W^\top P W / s` of T, whose
+eigenpairs (γ, y) are Ritz pairs :math:`(\gamma, V y)`. Each iteration multiplies one block by K̃
+and adds it to the basis; the next block is the residuals of the leading Ritz pairs.
 
 Columns of V are as long as their K̃-norm is short, and rounding with them: errors of W of size
 :math:`\epsilon \|\tilde K\|` are in the Ritz vectors multiplied by their length. So what is
-returned is found anew, in a basis Z of the images :math:`\tilde K c` and what P makes of them that
-is orthonormal as it is and invariant under P, where rounding is not amplified, by a product of its
-own. With :math:`Z^\top \tilde K Z = B B^\top` it is the dense solver's problem,
-:math:`B^\top P B y = s \gamma y, \; c = P B y / s \gamma`, in a few dimensions. What residuals
-are left there extend Z: as for any orthonormal basis extended so they can fall to
-:math:`\epsilon \|\tilde K\| / s`, what one product is rounded by.
+returned is found anew, in a basis Z that is orthonormal as it is, where rounding is not amplified,
+by a product of its own. Z holds the images :math:`\tilde K c` and what P makes of them, which are
+the c: so a mode is found whole, though Z need not be invariant under P. With
+:math:`Z^\top \tilde K Z = B B^\top` and :math:`P_Z = Z^\top P Z` it is the dense solver's problem,
+:math:`B^\top P_Z B y = s \gamma y, \; c = Z P_Z B y / s \gamma`, in a few dimensions. What
+residuals are left there extend Z, with what P makes of them: as for any orthonormal basis extended
+so they can fall to :math:`\epsilon \|P\| \|\tilde K\| / s`, what one product is rounded by.
 
 The first block is :math:`P \tilde K` times a random one, so that all lie in the range of
 :math:`P \tilde K`, as c does: K̃ may be singular.
@@ -50,14 +51,14 @@ class Problem(NamedTuple):
 
     Attributes:
         matmul: a block v (N, b) to K̃ v.
-        involution: a block v to P v.
+        operator: a block v to P v, for a symmetric P.
         scale: s.
         dtype: of the blocks; it must hold the squares of what K̃ over its unit gives.
         unit: what K̃ is divided by for that.
     """
 
     matmul: Callable[[Array], Array]
-    involution: Callable[[Array], Array]
+    operator: Callable[[Array], Array]
     scale: float
     dtype: np.dtype
     unit: float = 1.0
@@ -70,12 +71,14 @@ class Ritz(NamedTuple):
         eigenvalues: γ, descending, shape (b,); on the host, in float64.
         vectors: c as columns, (N, b); zeros where K̃ has no further directions.
         images: K̃ c, (N, b).
+        turned: P K̃ c, (N, b).
         residuals: ‖P K̃ c − s γ c‖ / (s ‖c‖), shape (b,); on the host.
     """
 
     eigenvalues: np.ndarray
     vectors: Array
     images: Array
+    turned: Array
     residuals: np.ndarray
 
 
@@ -98,7 +101,7 @@ class Limits(NamedTuple):
 def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple[Ritz, int]:
     """The leading modes and the number of products, from a random block (N, b) and K̃ times it."""
     _require_symmetry(start, image)
-    block, iteration = problem.involution(image), 1
+    block, iteration = problem.operator(image), 1
     basis, looks = _Basis(problem, *_sizes(start, image)), _Looks()
     while True:
         more = basis.extend(block)
@@ -106,7 +109,7 @@ def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple
         room = iteration + 2 <= limits.max_iterations  # for another, and the last of its own
         going_on = more and room and len(basis.v) < limits.max_blocks
         if going_on and not looks.due(iteration):
-            block = problem.involution(basis.w[-1])
+            block = basis.turned
             continue
         ritz = basis.ritz()
         looks.record(iteration, _excess(ritz, limits, basis))
@@ -157,6 +160,8 @@ class _Basis:
         self.frobenius = frobenius  # norm of K̃, roughly: entries' rounding is judged by it
         self.v: list[Array] = []
         self.w: list[Array] = []
+        self.turned = jnp.zeros(())  # P W of the last block
+        self.strength = 0.0  # how much P lengthens what it has been given, at most
         self.live = np.zeros(0, bool)
         self.h = np.zeros((0, 0))
 
@@ -201,7 +206,7 @@ class _Basis:
         basis = _Basis(self.problem, self.largest, self.frobenius)
         live = np.asarray(jnp.abs(ritz.images).max(axis=0) > 0)
         basis.v, basis.w, basis.live = [ritz.vectors], [ritz.images], live
-        basis.h = np.diag(ritz.eigenvalues)
+        basis.h, basis.strength = np.diag(ritz.eigenvalues), self.strength
         return basis
 
     def require_positive(self, smallest: float) -> None:
@@ -220,7 +225,9 @@ class _Basis:
     def _append(self, v: Array, w: Array, live: np.ndarray) -> None:
         self.v.append(v)
         self.w.append(w)
-        turned = self.problem.involution(w)
+        self.turned = turned = self.problem.operator(w)
+        before, after = (np.asarray(jnp.linalg.norm(a, axis=0), np.float64) for a in (w, turned))
+        self.strength = max(self.strength, float((after / np.where(live, before, 1)).max()))
         new = np.concatenate([np.asarray(inner(old, turned), np.float64) for old in self.w])
         new /= self.problem.scale
         old = len(self.h)
@@ -301,26 +308,26 @@ def _polish(ritz: Ritz, limits: Limits, basis: _Basis, room: int) -> tuple[Ritz,
     problem = basis.problem
     z: list[Array] = []
     w: list[Array] = []
-    block, signs = ritz.images, []
+    turned: list[Array] = []
+    block = ritz.images
     for products in range(1, min(room, 4) + 1):
-        block = normalised(block)
-        turned = problem.involution(block)
-        new = []
-        for sign in (1, -1):
-            part = block + jnp.asarray(sign, block.dtype) * turned
-            for _ in range(2):
-                for old in z:
-                    part = subtract(part, old, old)
-                part = orthonormal(part)
-            if bool(part.any()):
-                new.append(part)
-                signs.append(np.full(part.shape[1], sign))
-        if not new:
+        old = len(z)
+        for _ in range(2):  # the block, and then what P makes of it
+            block = normalised(block)
+            for least in (None, 0.5):  # a direction that is new is as long the second time
+                for other in z:
+                    block = subtract(block, other, other)
+                block = orthonormal(block, least)
+            if not bool(block.any()):
+                break
+            z.append(block)
+            block = problem.operator(block)
+            turned.append(block)
+        if len(z) == old:
             return ritz, products - 1
-        z += new
-        images = multiply(problem, jnp.concatenate(new, axis=1))
-        w += jnp.split(images, len(new), axis=1)
-        ritz = _projected(basis, z, w, np.concatenate(signs), len(ritz.eigenvalues))
+        images = multiply(problem, jnp.concatenate(z[old:], axis=1))
+        w += jnp.split(images, len(z) - old, axis=1)
+        ritz = _projected(basis, z, w, turned, len(ritz.eigenvalues))
         if _excess(ritz, limits, basis) <= 1:
             break
         block = _residual(ritz, problem)
@@ -328,37 +335,41 @@ def _polish(ritz: Ritz, limits: Limits, basis: _Basis, room: int) -> tuple[Ritz,
 
 
 def _projected(
-    basis: _Basis, z: list[Array], w: list[Array], signs: np.ndarray, width: int
+    basis: _Basis, z: list[Array], w: list[Array], turned: list[Array], width: int
 ) -> Ritz:
-    """The leading Ritz pairs in an orthonormal basis Z of which P keeps or changes the signs."""
+    """The leading Ritz pairs in an orthonormal basis Z; W = K̃ Z and what P makes of Z are known."""
     problem = basis.problem
-    gram = np.block([[np.asarray(inner(a, b), np.float64) for b in w] for a in z])
+    gram, operator = (
+        np.block([[np.asarray(inner(a, b), np.float64) for b in images] for a in z])
+        for images in (w, turned)
+    )
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     basis.largest = max(basis.largest, float(values[-1]))
     basis.require_positive(float(values[0]))
     negligible = 10 * float(jnp.finfo(problem.dtype).eps)
     kept = values > negligible * basis.largest
     factor = vectors[:, kept] * values[kept] ** 0.5
-    turned = signs[:, None] * factor
-    gammas, y = np.linalg.eigh(factor.T @ turned / problem.scale)
+    images = (operator + operator.T) / 2 @ factor
+    gammas, y = np.linalg.eigh(factor.T @ images / problem.scale)
     usable = np.abs(gammas) > negligible * np.abs(gammas).max(initial=0)
     scaled = np.where(usable, 1 / np.where(usable, gammas * problem.scale, 1), 0)
     gammas = np.where(usable, gammas, 0)
     leading = np.argsort(-gammas, kind="stable")[:width]
     missing = width - len(leading)
-    small = np.pad((turned @ (y * scaled))[:, leading], [(0, 0), (0, missing)])
+    small = np.pad((images @ (y * scaled))[:, leading], [(0, 0), (0, missing)])
     eigenvalues = np.pad(gammas[leading], (0, missing))
     parts = jnp.asarray(small.reshape(len(z), -1, width), problem.dtype)
-    c, images = times(z[0], parts[0]), times(w[0], parts[0])
+    c, product = times(z[0], parts[0]), times(w[0], parts[0])
     for a, b, part in zip(z[1:], w[1:], parts[1:], strict=True):
-        c, images = add_both(c, images, a, b, part)
-    return _with_residuals(problem, eigenvalues, c, images)
+        c, product = add_both(c, product, a, b, part)
+    return _with_residuals(problem, eigenvalues, c, product)
 
 
 def _with_residuals(
     problem: Problem, eigenvalues: np.ndarray, vectors: Array, images: Array
 ) -> Ritz:
-    ritz = Ritz(eigenvalues, vectors, images, np.zeros_like(eigenvalues))
+    turned = problem.operator(images)
+    ritz = Ritz(eigenvalues, vectors, images, turned, np.zeros_like(eigenvalues))
     norms, sizes = (
         np.asarray(jnp.linalg.norm(a, axis=0), np.float64)
         for a in (_residual(ritz, problem), vectors)
@@ -368,16 +379,16 @@ def _with_residuals(
 
 def _residual(ritz: Ritz, problem: Problem) -> Array:
     factor = jnp.asarray(problem.scale * ritz.eigenvalues, problem.dtype)
-    return problem.involution(ritz.images) - ritz.vectors * factor[None, :]
+    return ritz.turned - ritz.vectors * factor[None, :]
 
 
 def _ratios(ritz: Ritz, limits: Limits, basis: _Basis) -> np.ndarray:
     """Each wanted mode's residual over what is allowed."""
-    # Rounding leaves of a residual, as of a product with K̃, some eps times K̃'s largest eigenvalue,
-    # over s: no |γ| is larger. In float64 that is far below `tol` for any γ that matters.
+    # Rounding leaves of a residual, as of a product with K̃, some eps times K̃'s largest eigenvalue
+    # and P's, over s: no |γ| is larger. In float64 that is far below `tol` for any γ that matters.
     problem = basis.problem
     eps = float(jnp.finfo(problem.dtype).eps)
-    floor = (4 if eps > 1e-10 else 100) * eps * basis.largest / problem.scale
+    floor = (4 if eps > 1e-10 else 100) * eps * basis.largest * basis.strength / problem.scale
     allowed = limits.tol * np.abs(ritz.eigenvalues) + floor
     return (ritz.residuals / np.where(allowed > 0, allowed, 1))[: limits.num]  # 0 if K̃ = 0
 

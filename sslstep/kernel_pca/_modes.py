@@ -2,6 +2,7 @@ r"""Modes of a kernel: those that self-supervised learning learns, and the kerne
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from sslstep import _check
 from sslstep._linalg import computed_in, matmul
 from sslstep.kernel_pca import _dense, _krylov
 
-__all__ = ["KernelModes", "PrincipalModes", "contrastive_modes", "principal_modes"]
+__all__ = ["KernelModes", "contrastive_modes", "principal_modes"]
 
 
 #: A kernel over 2n samples: an array, on the host, on one device, or with its rows on several; or
@@ -38,31 +39,30 @@ class KernelModes(NamedTuple):
     the samples; its RKHS norm is :math:`c_j^\top \tilde K c_j = 1`.
 
     Attributes:
-        eigenvalues: γ, shape ``(k,)``.
+        eigenvalues: γ, or rates ρ of :func:`growth_modes`, shape ``(k,)``.
         coefficients: c as **columns**, shape ``(N, k)``. A mode beyond the kernel's rank has γ = 0
             and a column of zeros.
         residuals: :math:`\|P \tilde K c_j - s \gamma_j c_j\| / (s \|c_j\|)`, shape ``(k,)``, in the
-            units of γ; s is 2n, or N for :func:`principal_modes`, where P is the identity.
+            units of γ; s is N, and P the identity for :func:`principal_modes`; of
+            :func:`growth_modes` s is 1, and P is -H.
         iterations: how many times a block was multiplied by the kernel; 0 for ``dense``, or 1 if a
             function was made an array for it.
+        images: :math:`\tilde K c_j`, the modes' functions on the samples, as columns, ``(N, k)``.
     """
 
     eigenvalues: Float[Array, " k"]
     coefficients: Float[Array, "N k"]
     residuals: Float[Array, " k"]
     iterations: Int[Array, ""]
-
-
-class PrincipalModes(KernelModes):
-    """A kernel's own modes, for which P is the identity: what :func:`principal_modes` gives."""
-
-    __slots__ = ()
+    images: Float[Array, "N k"]
 
 
 def contrastive_modes(
     kernel: Kernel,
     dim: int,
     *,
+    num_views: int = 2,
+    centre: bool = False,
     solver: Literal["auto", "krylov", "dense"] = "auto",
     num_pairs: int | None = None,
     dtype: Any = None,
@@ -81,6 +81,11 @@ def contrastive_modes(
     which has no root or inverse of the kernel in it: it is exact for singular kernels and sound in
     float32, where the printed form is not. The γ are the nonzero eigenvalues of Γ in the kernel's
     feature space, and :func:`embed` turns the modes into embeddings.
+
+    Of V views of n samples, N = V n, every view is a pair with every other: P is
+    :math:`(J - 1) / (V - 1)` on the views of each sample, J all ones, and 2n becomes N. With
+    ``centre`` each view's embeddings are first brought to mean zero, P to its product with that
+    projection, and Γ to the cross-covariance.
 
     ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``, and
     then finds the modes anew in a basis in which rounding is not amplified, with a product or a few
@@ -102,10 +107,13 @@ def contrastive_modes(
         kernel: K̃ over the samples ``[X, X']`` in this order (Eq. 22), symmetric and positive
             semidefinite, shape ``(2n, 2n)``: a JAX array, whose rows may lie on several devices; a
             NumPy array, which may be memory-mapped, read in blocks of rows; or a function from a
-            block v, ``(2n, b)``, to K̃ v, which then needs ``num_pairs``.
+            block v, ``(2n, b)``, to K̃ v, which then needs ``num_pairs``. Of V views, one after
+            the other, ``(N, N)``.
         dim: how many modes, d ≤ n: :math:`K_\Gamma` has at most n positive eigenvalues.
+        num_views: V ≥ 2.
+        centre: whether Γ is the cross-covariance.
         solver: ``"auto"``, ``"krylov"`` or ``"dense"``.
-        num_pairs: n, for a kernel given as a function.
+        num_pairs: n, for a kernel given as a function, whatever V.
         dtype: of the blocks, for a kernel given as a function; default float.
         tol: largest residual of a mode, relative to its γ. Errors of γ are of the order of its
             square, and so are those of the subspace, divided by the square of its relative gap.
@@ -142,13 +150,12 @@ def contrastive_modes(
         >>> bool(jnp.allclose(modes.eigenvalues, linear.modes(gamma, 2).eigenvalues, rtol=1e-5))
         True
     """
-    size = _require_kernel(kernel, None if num_pairs is None else 2 * num_pairs, "num_pairs")
-    if size % 2:
-        raise ValueError(f"kernel must be over n pairs, of shape (2n, 2n), got {(size, size)}.")
-    require_dim(dim, size)
-    options = _Options(solver, dtype, tol, max_iterations, block_size, key)
-    modes = _leading_modes(kernel, size, dim, options, swap_views)
-    _warn_if_few(modes.eigenvalues)
+    _check.require_at_least("num_views", num_views, 2)
+    size = require_kernel(kernel, num_views, num_pairs)
+    require_dim(dim, size // num_views)
+    options = Options(solver, dtype, tol, max_iterations, block_size, key)
+    modes = leading_modes(kernel, size, dim, options, Exchange(num_views, centre), size)
+    warn_if_few(modes.eigenvalues)
     return modes
 
 
@@ -183,7 +190,7 @@ def principal_modes(
         key: as for :func:`contrastive_modes`.
 
     Returns:
-        :class:`PrincipalModes`, a :class:`KernelModes`, with k = d.
+        :class:`KernelModes` with k = d.
 
     Raises:
         ValueError: as :func:`contrastive_modes`.
@@ -195,36 +202,47 @@ def principal_modes(
         >>> kernel_pca.principal_modes(jnp.diag(jnp.array([1.0, 8.0, 4.0, 0.0])), 2).eigenvalues
         Array([2., 1.], dtype=float32)
     """
-    size = _require_kernel(kernel, num_samples, "num_samples")
+    size = _require_square(kernel, num_samples, "num_samples")
     if not 1 <= dim <= size:
         raise ValueError(f"dim must be between 1 and N = {size}, got {dim}.")
-    options = _Options(solver, dtype, tol, max_iterations, block_size, key)
-    return PrincipalModes(*_leading_modes(kernel, size, dim, options, _identity))
+    options = Options(solver, dtype, tol, max_iterations, block_size, key)
+    return leading_modes(kernel, size, dim, options, Exchange(num_views=1), size)
 
 
-def require_dim(dim: int, size: int) -> None:
-    """Raise if 2n samples do not have so many modes."""
+def require_dim(dim: int, num: int) -> None:
+    """Raise if n samples, of two views or more, do not have so many modes."""
     if not hasattr(dim, "__index__"):
         raise TypeError(f"dim must be an integer, got {dim!r}.")
-    if not 1 <= dim <= size // 2:
+    if not 1 <= dim <= num:
         raise ValueError(
-            f"dim must be between 1 and n = {size // 2}, got {dim}: over n pairs K_Γ has at most n "
+            f"dim must be between 1 and n = {num}, got {dim}: over n pairs K_Γ has at most n "
             f"positive eigenvalues."
         )
 
 
-@jax.jit
-def swap_views(v: Array) -> Array:
-    """P v: what belongs to X and what belongs to X' change places."""
-    return jnp.roll(v, v.shape[0] // 2, axis=0)
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["num_views", "centre"])
+@dataclass(frozen=True)
+class Exchange:
+    """P v: each view becomes the mean of the others, a single one itself; if asked, centred."""
+
+    num_views: int
+    centre: bool = False
+
+    @jax.jit
+    def __call__(self, v: Array) -> Array:
+        views = v.reshape(self.num_views, -1, v.shape[1])
+        if self.centre:
+            views = views - views.mean(axis=1, keepdims=True)
+        if self.num_views == 2:
+            views = views[::-1]
+        elif self.num_views > 2:
+            views = (views.sum(axis=0, keepdims=True) - views) / (self.num_views - 1)
+        return views.reshape(v.shape)
 
 
-@jax.jit
-def _identity(v: Array) -> Array:
-    return v
+class Options(NamedTuple):
+    """How modes are found."""
 
-
-class _Options(NamedTuple):
     solver: str
     dtype: Any
     tol: float | None
@@ -233,7 +251,19 @@ class _Options(NamedTuple):
     key: Any
 
 
-def _require_kernel(kernel: Kernel, size: int | None, size_name: str) -> int:
+def require_kernel(kernel: Kernel, num_views: int, num_pairs: int | None) -> int:
+    """The number of samples in all views, N = V n."""
+    size = None if num_pairs is None else num_views * num_pairs
+    size = _require_square(kernel, size, "num_pairs")
+    if size % num_views:
+        wanted = "n pairs, of shape (2n, 2n)"
+        if num_views != 2:
+            wanted = f"n samples in num_views = {num_views} views, of shape (N, N) with N = V n"
+        raise ValueError(f"kernel must be over {wanted}, got {(size, size)}.")
+    return size
+
+
+def _require_square(kernel: Kernel, size: int | None, size_name: str) -> int:
     """The number of samples, from an array's shape or from the argument for functions."""
     if callable(kernel):
         if size is None:
@@ -246,9 +276,15 @@ def _require_kernel(kernel: Kernel, size: int | None, size_name: str) -> int:
     return rows
 
 
-def _leading_modes(
-    kernel: Kernel, size: int, dim: int, options: _Options, involution: Callable[[Array], Array]
+def leading_modes(
+    kernel: Kernel,
+    size: int,
+    dim: int,
+    options: Options,
+    operator: Callable[[Array], Array],
+    scale: float,
 ) -> KernelModes:
+    """The leading modes of P K̃ c = s γ c, for any symmetric P that is a pytree."""
     _check.require_one_of("solver", options.solver, SOLVERS)
     if options.solver == "dense" and callable(kernel):
         raise ValueError("solver='dense' needs the kernel as an array, got a function.")
@@ -266,36 +302,39 @@ def _leading_modes(
                     "solver='krylov' runs until it has converged and cannot be traced by jit, vmap "
                     "or grad: use solver='dense' there."
                 )
-            return _by_eigh(kernel, dim, involution)
+            return _by_eigh(kernel, dim, operator, scale)
     small = options.solver == "auto" and size <= SMALL
     if options.solver == "dense" or (small and not callable(kernel)):
-        return _by_eigh(kernel, dim, involution)
+        return _by_eigh(kernel, dim, operator, scale)
     multiply, dtype = _as_function(kernel, options.dtype)
-    problem = _krylov.Problem(multiply, involution, float(size), dtype)
+    problem = _krylov.Problem(multiply, operator, float(scale), dtype)
     if jnp.finfo(dtype).bits < 32:
         if options.solver == "auto" and not callable(kernel) and size <= LARGEST_DENSE:
-            return _by_eigh(kernel, dim, involution)
+            return _by_eigh(kernel, dim, operator, scale)
         raise ValueError(
             f"solver='krylov' does not converge in {dtype}: give the kernel in float32 or float64, "
             f"or use solver='dense'."
         )
     if small:
-        modes = _by_eigh(_krylov.multiply(problem, jnp.eye(size, dtype=dtype)), dim, involution)
+        array = _krylov.multiply(problem, jnp.eye(size, dtype=dtype))
+        modes = _by_eigh(array, dim, operator, scale)
         return modes._replace(iterations=jnp.ones((), jnp.int32))
     try:
-        return _by_krylov(problem, dim, min(width, size), options)
+        return _by_krylov(problem, size, dim, min(width, size), options)
     except _krylov.ConvergenceError:
         if options.solver == "krylov" or callable(kernel) or size > LARGEST_DENSE:
             raise
-        return _by_eigh(kernel, dim, involution)
+        return _by_eigh(kernel, dim, operator, scale)
 
 
-def _by_krylov(problem: _krylov.Problem, dim: int, width: int, options: _Options) -> KernelModes:
+def _by_krylov(
+    problem: _krylov.Problem, size: int, dim: int, width: int, options: Options
+) -> KernelModes:
     dtype = problem.dtype
     single = jnp.finfo(dtype).bits < 64
     tol = (1e-3 if single else 1e-6) if options.tol is None else options.tol
     key = jax.random.key(0) if options.key is None else options.key
-    start = jax.random.normal(key, (int(problem.scale), width), dtype)
+    start = jax.random.normal(key, (size, width), dtype)
     limits = _krylov.Limits(dim, tol, options.max_iterations, max_blocks=24)
     image = _krylov.multiply(problem, start)
     # A power of 4, so that dividing by it or by its root rounds nothing.
@@ -308,6 +347,7 @@ def _by_krylov(problem: _krylov.Problem, dim: int, width: int, options: _Options
         ritz.vectors[:, :dim] * jnp.asarray(unit**-0.5, dtype),
         jnp.asarray(ritz.residuals[:dim] * unit, dtype),
         jnp.asarray(iterations, jnp.int32),
+        ritz.images[:, :dim] * jnp.asarray(unit**0.5, dtype),
     )
 
 
@@ -339,29 +379,35 @@ def _multiply_rows(kernel: np.ndarray, v: Array, block_bytes: float = 2.0**28) -
     )
 
 
-def _by_eigh(kernel: Any, dim: int, involution: Callable[[Array], Array]) -> KernelModes:
+def _by_eigh(
+    kernel: Any, dim: int, operator: Callable[[Array], Array], scale: float
+) -> KernelModes:
     """By two eigendecompositions; in float64 where nothing is traced."""
     _check.require_symmetric("kernel", kernel)
-    no_iterations = jnp.zeros((), jnp.int32)
     dtype = _check.as_float("kernel", kernel).dtype
     result = computed_in(dtype)
+
+    def of(gammas: Array, c: Array, residuals: Array, images: Array) -> KernelModes:
+        parts = (a[..., :dim].astype(result) for a in (gammas, c, residuals, images))
+        gammas, c, residuals, images = parts
+        return KernelModes(gammas, c, residuals, jnp.zeros((), jnp.int32), images)
+
     if not _check.is_concrete(kernel):
         kernel = jnp.asarray(kernel, result)
-        gammas, c, residuals, _ = _dense.solve(kernel, involution, dtype)
-        return KernelModes(gammas[:dim], c[:, :dim], residuals[:dim], no_iterations)
+        *parts, _ = _dense.solve(kernel, operator, scale, dtype)
+        return of(*parts)
     # Without x64 a float64 kernel of NumPy's gives float32 results, but was not rounded to it.
     given = getattr(kernel, "dtype", dtype)
     given = given if jnp.issubdtype(given, jnp.floating) else dtype
     with jax.enable_x64(True):
         kernel = jnp.asarray(kernel, jnp.float64)
-        gammas, c, residuals, spectrum = _dense.solve(kernel, involution, given)
+        *parts, spectrum = _dense.solve(kernel, operator, scale, given)
         allowed = _krylov.entries_rounding(given, float(jnp.linalg.norm(spectrum)))
         _krylov.require_positive(float(spectrum[-1]), float(spectrum[0]), allowed)
-        gammas, c, residuals = (array[..., :dim].astype(result) for array in (gammas, c, residuals))
-    return KernelModes(gammas, c, residuals, no_iterations)
+        return of(*parts)
 
 
-def _warn_if_few(eigenvalues: Array) -> None:
+def warn_if_few(eigenvalues: Array) -> None:
     if not _check.is_concrete(eigenvalues):
         return
     dim, missing = len(eigenvalues), int((np.asarray(eigenvalues) <= 0).sum())

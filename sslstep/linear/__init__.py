@@ -8,7 +8,16 @@ is a pure function of arrays, works in float32 and float64, and composes with `j
 """
 
 from sslstep.dynamics import critical_time, mode_eigenvalue, singular_value
-from sslstep.linear._modes import Modes, cross_correlation, loss, modes, top_spectral
+from sslstep.linear._growth import growth_modes
+from sslstep.linear._modes import (
+    Modes,
+    cross_correlation,
+    loss,
+    modes,
+    pencil_modes,
+    second_moment,
+    top_spectral,
+)
 from sslstep.linear._small_init import (
     Aligned,
     align,
@@ -29,11 +38,14 @@ __all__ = [
     "critical_time",
     "cross_correlation",
     "elements",
+    "growth_modes",
     "init_weights",
     "initial_singular_values",
     "loss",
     "mode_eigenvalue",
     "modes",
+    "pencil_modes",
+    "second_moment",
     "singular_value",
     "small_init_trajectory",
     "top_spectral",

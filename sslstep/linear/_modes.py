@@ -1,6 +1,7 @@
 r"""The feature cross-correlation matrix, its eigenmodes and the solutions they give."""
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,7 +11,15 @@ from jaxtyping import Array, Float, Real
 from sslstep import _check
 from sslstep._linalg import eigh_descending, matmul, solver_error
 
-__all__ = ["Modes", "cross_correlation", "loss", "modes", "top_spectral"]
+__all__ = [
+    "Modes",
+    "cross_correlation",
+    "loss",
+    "modes",
+    "pencil_modes",
+    "second_moment",
+    "top_spectral",
+]
 
 
 class Modes(NamedTuple):
@@ -27,26 +36,28 @@ class Modes(NamedTuple):
     eigenvectors: Float[Array, "m k"]
 
 
-def cross_correlation(a: Real[ArrayLike, "n p"], b: Real[ArrayLike, "n p"]) -> Float[Array, "p p"]:
-    r"""Symmetrised cross-correlation of two views (Eqs. 2 and 4).
+def cross_correlation(*views: Real[ArrayLike, "n p"], centre: bool = False) -> Float[Array, "p p"]:
+    r"""Symmetrised cross-correlation of two or more views (Eqs. 2 and 4).
 
-    .. math:: \frac{1}{2n} \sum_i \left( a_i b_i^\top + b_i a_i^\top \right)
+    .. math:: \frac{1}{2n} \sum_i \left( a_i b_i^\top + b_i a_i^\top \right), \qquad
+        \frac{1}{nV(V-1)} \sum_i \sum_{v \ne v'} x_i^v x_i^{v'\top}
 
-    On features of positive pairs this is :math:`\Gamma` (Eq. 4); on their embeddings it is
-    :math:`C` (Eq. 2). Neither is centred: it is a moment, not a covariance. It is symmetric to the
-    last bit but need not be positive semidefinite.
+    of two views a and b, and of V. On features of positive pairs this is :math:`\Gamma` (Eq. 4); on
+    their embeddings it is :math:`C` (Eq. 2). Unless ``centre`` is given it is a moment, not a
+    covariance. It is symmetric to the last bit but need not be positive semidefinite.
 
     Args:
-        a: one view of each sample, shape ``(n, p)``.
-        b: the other view of the same samples, in the same order and of the same shape. Integers,
-            such as pixels, are converted to the default float.
+        views: the views of the same samples, in the same order and of one shape ``(n, p)``, at
+            least two. Integers, such as pixels, are converted to the default float.
+        centre: whether each view's mean is subtracted first: the cross-covariance, over n.
 
     Returns:
         The matrix, shape ``(p, p)``, in float32 at least: a sum of halves overflows before its mean
         does.
 
     Raises:
-        ValueError: if the shapes differ, are not ``(n, p)``, are empty, or values are not finite.
+        ValueError: if there is one view alone, the shapes differ, are not ``(n, p)``, are empty, or
+            values are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,18 +67,59 @@ def cross_correlation(a: Real[ArrayLike, "n p"], b: Real[ArrayLike, "n p"]) -> F
         Array([[0.5, 0. ],
                [0. , 2. ]], dtype=float32)
     """
-    _check.require_matrix("a", a, "(n, p)")
-    _check.require_matrix("b", b, "(n, p)")
-    if _check.shape_of(a) != _check.shape_of(b):
-        raise ValueError(
-            f"a and b hold the two views of the same samples and must have one shape (n, p), "
-            f"got {_check.shape_of(a)} and {_check.shape_of(b)}."
-        )
-    _check.require_finite("a", a)
-    _check.require_finite("b", b)
-    a, b = _check.as_floats(_check.as_precise("a", a), _check.as_precise("b", b))
-    product = matmul(a.T, b)
-    return (product + product.T) / (2 * a.shape[0])
+    if len(views) < 2:
+        raise ValueError(f"a cross-correlation needs at least two views, got {len(views)}.")
+    arrays = _views(views, centre)
+    before, product = arrays[0], jnp.zeros((), arrays[0].dtype)
+    for view in arrays[1:]:
+        product, before = product + matmul(before.T, view), before + view
+    num = len(arrays)
+    return (product + product.T) / (num * (num - 1) * arrays[0].shape[0])
+
+
+def second_moment(*views: Real[ArrayLike, "n p"], centre: bool = False) -> Float[Array, "p p"]:
+    r"""Second moment of single views, Σ: what :func:`cross_correlation` is between them.
+
+    .. math:: \Sigma = \frac{1}{nV} \sum_i \sum_v x_i^v x_i^{v\top}
+
+    Of identical views it is Γ. Losses that punish the variance of embeddings meet it as
+    :math:`W \Sigma W^\top`; see :func:`pencil_modes`.
+
+    Args:
+        views: as for :func:`cross_correlation`, or one alone.
+        centre: whether each view's mean is subtracted first: the covariance, over n.
+
+    Returns:
+        The matrix, shape ``(p, p)``, positive semidefinite, in float32 at least.
+
+    Raises:
+        ValueError: as :func:`cross_correlation`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import linear
+        >>> linear.second_moment(jnp.array([[1.0], [3.0]]), jnp.array([[1.0], [1.0]]), centre=True)
+        Array([[0.5]], dtype=float32)
+    """
+    if not views:
+        raise ValueError("a second moment needs at least one view, got none.")
+    arrays = _views(views, centre)
+    total = sum(matmul(view.T, view) for view in arrays)
+    return (total + total.T) / (2 * len(arrays) * arrays[0].shape[0])
+
+
+def _views(views: Sequence[ArrayLike], centre: bool) -> list[Array]:
+    """Views of the same samples, checked, in one type."""
+    shapes = [_check.require_matrix(f"views[{v}]", view, "(n, p)") for v, view in enumerate(views)]
+    for v, (view, shape) in enumerate(zip(views, shapes, strict=True)):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"views hold the same samples and must have one shape (n, p), got {shapes[0]} for "
+                f"views[0] and {shape} for views[{v}]."
+            )
+        _check.require_finite(f"views[{v}]", view)
+    arrays = _check.as_floats(*(_check.as_precise(f"views[{v}]", a) for v, a in enumerate(views)))
+    return [a - a.mean(axis=0, keepdims=True) if centre else a for a in arrays]
 
 
 def loss(weights: Real[ArrayLike, "d m"], gamma_matrix: Real[ArrayLike, "m m"]) -> Float[Array, ""]:
@@ -138,6 +190,78 @@ def modes(gamma_matrix: Real[ArrayLike, "m m"], num: int | None = None) -> Modes
     if num is not None and not 1 <= num <= size:
         raise ValueError(f"num must be between 1 and m = {size}, the size of Γ, got {num}.")
     eigenvalues, eigenvectors = eigh_descending(gamma_matrix)
+    return Modes(eigenvalues[:num], eigenvectors[:, :num])
+
+
+def pencil_modes(
+    gamma_matrix: Real[ArrayLike, "m m"], sigma_matrix: Real[ArrayLike, "m m"], num: int
+) -> Modes:
+    r"""Modes of the pencil of two matrices, in descending order.
+
+    .. math:: \Gamma v_j = \mu_j \Sigma v_j, \qquad v_i^\top \Sigma v_j = \delta_{ij}
+
+    Losses with :math:`W \Gamma W^\top` and :math:`W \Sigma W^\top` in them start along Γ's modes
+    and end along these: the spectral contrastive loss's embeddings
+    (:func:`sslstep.losses.spectral_contrastive`) end with the eigenvalues
+    :math:`\mu_1 \dots \mu_d` of :math:`W \Sigma W^\top`. The μ are canonical correlations of the
+    views, at most 1 where Γ and Σ are of the same data.
+
+    Args:
+        gamma_matrix: Γ, symmetric, shape ``(m, m)``: see :func:`cross_correlation`.
+        sigma_matrix: Σ, symmetric and positive semidefinite, same shape: see
+            :func:`second_moment`.
+        num: how many leading modes to keep, at most the rank of Σ.
+
+    Returns:
+        :class:`Modes` of the μ. The eigenvectors are orthonormal in the inner product of Σ, and lie
+        in its range: eigenvalues of Σ up to ``(8 + 4 sqrt(m)) eps`` times the largest, the
+        eigensolver's error, count as zero. Modes beyond its rank are zeros.
+
+    Raises:
+        ValueError: if a matrix is not square, symmetric and finite, shapes differ, Σ has a
+            negative eigenvalue, or ``num`` is not in 1...rank.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep import linear
+        >>> gamma, sigma = jnp.diag(jnp.array([2.0, 3.0])), jnp.diag(jnp.array([4.0, 4.0]))
+        >>> linear.pencil_modes(gamma, sigma, 1)
+        Modes(eigenvalues=Array([0.75], dtype=float32), eigenvectors=Array([[0. ],
+               [0.5]], dtype=float32))
+    """
+    for name, matrix in (("gamma_matrix", gamma_matrix), ("sigma_matrix", sigma_matrix)):
+        _check.require_symmetric(name, matrix)
+    if _check.shape_of(gamma_matrix) != _check.shape_of(sigma_matrix):
+        raise ValueError(
+            f"gamma_matrix and sigma_matrix must have one shape (m, m), got "
+            f"{_check.shape_of(gamma_matrix)} and {_check.shape_of(sigma_matrix)}."
+        )
+    gamma, sigma = _check.as_floats(
+        _check.as_precise("gamma_matrix", gamma_matrix),
+        _check.as_precise("sigma_matrix", sigma_matrix),
+    )
+    spectrum, vectors = eigh_descending(sigma)
+    cutoff = solver_error(spectrum, len(spectrum))
+    positive = spectrum > cutoff
+    if _check.is_concrete(spectrum):
+        if float(spectrum[-1]) < -float(cutoff):
+            raise ValueError(
+                f"sigma_matrix must be positive semidefinite, but has the eigenvalue "
+                f"{float(spectrum[-1]):.3g} where its largest is {float(spectrum[0]):.3g}."
+            )
+        if not 1 <= num <= int(positive.sum()):
+            raise ValueError(
+                f"num must be between 1 and {int(positive.sum())}, the rank of sigma_matrix, got "
+                f"{num}."
+            )
+    whitening = vectors * jnp.where(positive, jnp.where(positive, spectrum, 1) ** -0.5, 0)[None, :]
+    projected = matmul(whitening.T, matmul(gamma, whitening))
+    # Beyond Σ's rank the pencil has no eigenvalue: below all others there.
+    below = 2 * jnp.abs(projected).sum() + 1
+    projected = projected - jnp.diag(jnp.where(positive, 0, below))
+    eigenvalues, turn = eigh_descending((projected + projected.T) / 2)
+    known = jnp.arange(len(spectrum)) < positive.sum()
+    eigenvalues, eigenvectors = jnp.where(known, eigenvalues, 0), matmul(whitening, turn)
     return Modes(eigenvalues[:num], eigenvectors[:, :num])
 
 

@@ -192,10 +192,18 @@ def test_repeated_eigenvalues_need_no_error_and_give_no_nan(dtype):
     [
         (np.ones((3, 2)), np.ones((4, 2)), r"one shape \(n, p\), got \(3, 2\) and \(4, 2\)"),
         (np.ones((3, 2)), np.ones((3, 5)), r"got \(3, 2\) and \(3, 5\)"),
-        (np.ones(3), np.ones(3), r"a must be a matrix of shape \(n, p\), got shape \(3,\)"),
-        (np.ones((0, 2)), np.ones((0, 2)), r"a is empty: shape \(0, 2\)"),
-        (np.full((3, 2), np.nan), np.ones((3, 2)), r"a of shape \(3, 2\) holds 6 .* NaN"),
-        (np.ones((3, 2)), np.array([[1, 2], [3, np.inf], [5, 6.0]]), r"b .* at index \(1, 1\)"),
+        (
+            np.ones(3),
+            np.ones(3),
+            r"views\[0\] must be a matrix of shape \(n, p\), got shape \(3,\)",
+        ),
+        (np.ones((0, 2)), np.ones((0, 2)), r"views\[0\] is empty: shape \(0, 2\)"),
+        (np.full((3, 2), np.nan), np.ones((3, 2)), r"views\[0\] of shape \(3, 2\) holds 6 .* NaN"),
+        (
+            np.ones((3, 2)),
+            np.array([[1, 2], [3, np.inf], [5, 6.0]]),
+            r"views\[1\] .* at index \(1, 1\)",
+        ),
     ],
 )
 def test_cross_correlation_rejects(a, b, message, unchecked):

@@ -1,0 +1,183 @@
+r"""The second variation of a loss, by one more dimension of the embeddings: a product with H.
+
+Let k dimensions be learned, with embeddings z, and let u be one more, small. A loss that is even in
+it expands as :math:`L([z, u]) = L(z) + \tfrac12 u^\top H u + \dots`, and as it is even in each of
+several small dimensions, these do not meet in second order: one derivative of the gradient, in the
+direction of a whole block of them, is H times each.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from sslstep import _check
+
+Loss = Callable[..., Any]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["learned"],
+    meta_fields=["loss_fn", "num_views", "dim"],
+)
+@dataclass(frozen=True)
+class NegativeHessian:
+    """A block v (N, b) to -H v, of embeddings of `dim` dimensions with those learned first.
+
+    It costs a derivative of the loss's gradient for each `dim` - k columns, and no more memory than
+    that.
+    """
+
+    learned: Array
+    loss_fn: Loss
+    num_views: int
+    dim: int
+
+    @jax.jit
+    def __call__(self, v: Array) -> Array:
+        learned = self.learned.astype(v.dtype)
+        (rows, columns), free = v.shape, self.dim - learned.shape[1]
+        padded = jnp.pad(v, [(0, 0), (0, -columns % free)])
+        parts = padded.reshape(rows, -1, free).transpose(1, 0, 2)
+
+        def product(part: Array) -> Array:
+            at, direction = (
+                jnp.concatenate(a, axis=1)
+                for a in ((learned, jnp.zeros_like(part)), (jnp.zeros_like(learned), part))
+            )
+            return jax.jvp(lambda z: self.gradient(z), (at,), (direction,))[1][:, -free:]
+
+        images = jax.lax.map(product, parts).transpose(1, 0, 2)
+        return -images.reshape(rows, -1)[:, :columns]
+
+    def gradient(self, z: Array) -> Array:
+        """Of the loss, by the embeddings of all views, one after the other."""
+        return jax.grad(lambda z: value(self.loss_fn, self.num_views, z))(z)
+
+
+def value(loss_fn: Loss, num_views: int, z: Array) -> Array:
+    """The loss of embeddings of all views, one view after the other."""
+    return loss_fn(*jnp.split(z, num_views))
+
+
+def negative_hessian(
+    loss_fn: Loss,
+    embeddings: ArrayLike | None,
+    size: int,
+    dim: int,
+    *,
+    num_views: int,
+    dtype: Any,
+) -> NegativeHessian:
+    """-H, once the loss has been seen to have an expansion."""
+    if embeddings is None:
+        learned = jnp.zeros((size, 0), dtype)
+    else:
+        rows, columns = _check.require_matrix("embeddings", embeddings, f"({size}, k)")
+        if rows != size or columns >= dim:
+            raise ValueError(
+                f"embeddings must have shape ({size}, k) with k below the embedding dimension "
+                f"{dim}, a column for each dimension learned, got {(rows, columns)}."
+            )
+        if not _check.is_concrete(embeddings):
+            raise ValueError("embeddings must be known, and not traced by jit, vmap or grad.")
+        _check.require_finite("embeddings", embeddings)
+        learned = _check.as_float("embeddings", embeddings).astype(dtype)
+    hessian = NegativeHessian(learned, loss_fn, num_views, dim)
+    if not _check.is_traced():
+        _require_expansion(hessian, size)
+    return hessian
+
+
+def require_symmetries(loss_fn: Loss, size: int, dim: int, num_views: int, dtype: Any) -> None:
+    """Raise unless the loss treats all samples, all dimensions and both signs alike.
+
+    Seen in its gradient at random embeddings.
+    """
+    rng = np.random.default_rng(0)
+    n = size // num_views
+    if n < 2:
+        raise ValueError(f"a loss compares samples, and needs at least 2, got {n}.")
+    z = jnp.asarray(rng.standard_normal((size, dim)), dtype)
+    shape = jax.eval_shape(partial(value, loss_fn, num_views), z)
+    if getattr(shape, "shape", None) != () or not jnp.issubdtype(shape.dtype, jnp.floating):
+        raise ValueError(f"loss_fn must return a real number, of shape (), got {shape}.")
+    gradient = jax.jit(jax.grad(partial(value, loss_fn, num_views)))
+    order = (rng.permutation(n)[None, :] + n * np.arange(num_views)[:, None]).ravel()
+    flip = np.where(np.arange(dim) == 0, -1, 1)
+    roll = np.roll(np.arange(dim), 1)
+    signs, here = jnp.asarray(flip, dtype)[None, :], gradient(z)
+    if not bool(jnp.isfinite(here).all()):
+        raise ValueError("loss_fn has a gradient that is not finite at random embeddings.")
+    for moved, wanted, message in (
+        (z[order], here[order], "it sees the order of the samples: the same permutation of all "
+         "views must not change it"),
+        (z * signs, here * signs, "it is not even: the sign of a dimension, in all views alike, "
+         "must not change it"),
+        (z[:, roll], here[:, roll], "it does not treat all dimensions alike"),
+    ):  # fmt: skip
+        if _apart(gradient(moved), wanted) > _tolerance(dtype):
+            raise ValueError(f"loss_fn has no modes that grow by themselves: {message}.")
+
+
+def _require_expansion(hessian: NegativeHessian, size: int) -> None:
+    loss_fn, num_views, dim = hessian.loss_fn, hessian.num_views, hessian.dim
+    dtype, num = hessian.learned.dtype, hessian.learned.shape[1]
+    require_symmetries(loss_fn, size, dim, num_views, dtype)
+    u = jnp.asarray(np.random.default_rng(1).standard_normal((size, dim - num)), dtype)
+    gradient = jax.jit(hessian.gradient)
+
+    def at(amplitude: float) -> Array:
+        """The gradient by new dimensions of this size."""
+        new = u * jnp.asarray(amplitude, dtype)
+        return gradient(jnp.concatenate([hessian.learned, new], axis=1))[:, num:]
+
+    where = f"with {num} dimension(s) learned and the others at zero" if num else "at zero"
+    hope = (
+        " Give the embeddings that are learned first, with embeddings=, for what grows from there."
+        if num == 0
+        else ""
+    )
+    if _of_degree_zero(loss_fn, num_views, u) and num == 0:
+        raise ValueError(
+            "loss_fn does not change with the length of the embeddings, as one that normalises "
+            f"them: it has no expansion at zero, where its rates are infinite.{hope}"
+        )
+    small = 1e-6
+    slope, product = at(small) / small, -hessian(u)
+    if not bool(jnp.isfinite(product).all() & jnp.isfinite(at(0.0)).all()):
+        raise ValueError(
+            f"loss_fn or its derivatives are not finite {where}: it has no expansion there.{hope}"
+        )
+    negligible = 1e-4 * float(jnp.linalg.norm(at(1.0)))  # as of a loss that is quartic
+    if _apart(slope, product, negligible) > 1e-2:
+        raise ValueError(
+            f"loss_fn is not differentiable twice {where}: its gradient by new dimensions of size "
+            f"{small:g} is not its second derivative times them, but "
+            f"{float(jnp.linalg.norm(slope)):.3g} in size where that is "
+            f"{float(jnp.linalg.norm(product)):.3g}.{hope}"
+        )
+
+
+def _of_degree_zero(loss_fn: Loss, num_views: int, z: Array) -> bool:
+    """Whether each embedding's length drops out: no gradient lies along the embedding itself."""
+    gradient = jax.grad(partial(value, loss_fn, num_views))(z)
+    along = jnp.abs(jnp.sum(gradient * z, axis=1)).sum()
+    return bool(along <= _tolerance(z.dtype) * jnp.abs(gradient * z).sum())
+
+
+def _apart(a: Array, b: Array, floor: float = 0.0) -> float:
+    size = max(float(jnp.linalg.norm(a)), float(jnp.linalg.norm(b)), floor)
+    return float(jnp.linalg.norm(a - b)) / size if size > 0 else 0.0
+
+
+def _tolerance(dtype: Any) -> float:
+    """What sums of many terms differ by, in another order: far below what they are of."""
+    return float(jnp.finfo(dtype).eps) ** 0.5
