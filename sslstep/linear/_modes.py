@@ -104,7 +104,7 @@ def second_moment(*views: Real[ArrayLike, "n p"], centre: bool = False) -> Float
     if not views:
         raise ValueError("a second moment needs at least one view, got none.")
     arrays = _views(views, centre)
-    total = sum(matmul(view.T, view) for view in arrays)
+    total = sum((matmul(view.T, view) for view in arrays), jnp.zeros((), arrays[0].dtype))
     return (total + total.T) / (2 * len(arrays) * arrays[0].shape[0])
 
 

@@ -209,7 +209,7 @@ BAD = {
     "odd, without slope": (lambda z, w: jnp.sum(z**3) - jnp.sum(z * w), "loss_fn.*not even"),
     "dimensions together": (lambda z, w: -jnp.sum(z.sum(1) * w.sum(1)), "loss_fn.*not even"),
     "dimensions apart": (
-        lambda z, w: -jnp.sum(z * w * jnp.arange(1.0, 3.0)),
+        lambda z, w: -jnp.sum(z * w * jnp.arange(1.0, 3.0)[None, :]),
         "loss_fn.*all dimensions alike",
     ),
     "order": (lambda z, w: -jnp.sum(z[1:] * w[:-1]), "loss_fn.*order of the samples"),
