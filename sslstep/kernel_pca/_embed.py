@@ -68,7 +68,7 @@ def embed(
         k_test_train: k(x) of each new point as a row, shape ``(n_test, 2n)``: see
             :func:`sslstep.gram.to_pairs`.
         singular_values: s at one or more times, shape ``(..., k)``, such as
-            :func:`sslstep.linear.singular_value` of the modes' eigenvalues; default: those at the
+            :func:`sslstep.dynamics.singular_value` of the modes' eigenvalues; default: those at the
             end of training, :func:`final_singular_values`.
         rotation: U, from :func:`align`; default: the identity. It changes no inner product.
 
@@ -255,7 +255,7 @@ def gradient_flow_ssl(
         init_scale: instead of ``initial``, the α of weights :math:`\mathcal N(0, \alpha^2)` on the
             kernel's features, for typical :math:`s_j(0)` (Eq. 21) and U = I.
         learning_rate: 0 for gradient flow, otherwise the step of gradient descent: see
-            :func:`sslstep.linear.singular_value`.
+            :func:`sslstep.dynamics.singular_value`.
         solver: as for :func:`contrastive_modes`.
         store_kernel: whether K̃ is stored, :math:`4 n^2` numbers, or computed anew in each product
             with it: slower, in little memory.

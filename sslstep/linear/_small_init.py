@@ -166,7 +166,7 @@ def small_init_trajectory(
     Args:
         weights: W(0), shape ``(d, m)``.
         modes: at least the d leading modes of Γ.
-        learning_rate: as in :func:`singular_value`.
+        learning_rate: as in :func:`sslstep.dynamics.singular_value`.
 
     Returns:
         A pure function from t ≥ 0, of any shape ``(...)``, to :math:`W^*(t)`, shape
