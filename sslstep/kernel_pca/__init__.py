@@ -7,7 +7,7 @@ both from a kernel function and positive pairs. When each mode is learned is a m
 eigenvalue: see :mod:`sslstep.linear`, whose functions of γ and s(0) hold here as they are. That is
 the theory of small starts; :func:`flow` and :func:`gradient_descent` train the kernel machine from
 any start, on any loss. Which modes grow under any loss, and at what rates, :func:`growth_modes`
-finds.
+finds, and :func:`stepwise_flow` follows them from a start however small.
 """
 
 from sslstep.kernel_pca._embed import (
@@ -26,6 +26,7 @@ from sslstep.kernel_pca._modes import (
     contrastive_modes,
     principal_modes,
 )
+from sslstep.kernel_pca._stepwise import stepwise_flow
 
 __all__ = [
     "ConvergenceError",
@@ -42,4 +43,5 @@ __all__ = [
     "growth_modes",
     "learned_kernel",
     "principal_modes",
+    "stepwise_flow",
 ]

@@ -94,7 +94,7 @@ def gradient_descent(
         >>> run.embeddings(kernel, start).shape
         (3, 20, 2)
     """
-    kernel, initial = _prepare(kernel, initial, num_views)
+    kernel, initial = prepare(kernel, initial, num_views)
     _check.require_scalar("learning_rate", learning_rate, above=0.0)
     steps = record_steps(num_steps, record_every, record_at)
     learning_rate = jnp.asarray(learning_rate, initial.dtype)
@@ -160,7 +160,7 @@ def flow(
     """
     import diffrax  # here, so that theory alone needs only JAX
 
-    kernel, initial = _prepare(kernel, initial, num_views)
+    kernel, initial = prepare(kernel, initial, num_views)
     times = jnp.asarray(times, initial.dtype)
     _check.require_vector("times", times, "(T,)")
     _check.require_at_least("times", times, 0.0)
@@ -186,7 +186,7 @@ def flow(
     return solution.ys
 
 
-def _prepare(kernel: ArrayLike, initial: ArrayLike, num_views: int) -> tuple[Array, Array]:
+def prepare(kernel: ArrayLike, initial: ArrayLike, num_views: int) -> tuple[Array, Array]:
     _check.require_symmetric("kernel", kernel)
     size = _check.shape_of(kernel)[0]
     _check.require_at_least("num_views", num_views, 1)
