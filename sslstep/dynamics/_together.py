@@ -83,13 +83,13 @@ def preconditioned_eigenvalues(
             )
     tolerance = 1e2 * float(jnp.finfo(v.dtype).eps)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_relative_field if relative else _absolute_field),
+        diffrax.ODETerm(_field),
         diffrax.Tsit5(),
         t0=jnp.zeros((), v.dtype),
         t1=jnp.maximum(times[-1], jnp.finfo(v.dtype).tiny),
         dt0=None,
         y0=v,
-        args=(gamma, jnp.asarray(alpha, v.dtype), ratios),
+        args=(gamma, jnp.asarray(alpha, v.dtype), ratios, jnp.asarray(relative)),
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
         max_steps=max_steps,
@@ -97,23 +97,15 @@ def preconditioned_eigenvalues(
     return jax.nn.sigmoid(solution.ys)
 
 
-def _log_variances(v, ratios):
-    """In logarithms: small modes' ratios do not underflow."""
+# A function of the module, not of a call, so that its compilation is kept.
+def _field(t, v, args):
+    gamma, alpha, ratios, relative = args
     log_sigma = jnp.log(ratios) + jax.nn.log_sigmoid(v)
-    return log_sigma, jnp.max(log_sigma)
-
-
-# Functions of the module, not of a call, so that their compilation is kept.
-def _relative_field(t, v, args):
-    gamma, alpha, ratios = args
-    log_sigma, largest = _log_variances(v, ratios)
+    largest = jnp.max(log_sigma)
+    # In units of the largest variance, which may be no normal number.
+    most = jnp.log(jnp.finfo(v.dtype).max) / 2
+    alpha = alpha * jnp.where(relative, 1, jnp.exp(jnp.minimum(-largest, most)))
     return 8 * gamma * (1 + alpha) / (jnp.exp(log_sigma - largest) + alpha)
-
-
-def _absolute_field(t, v, args):
-    gamma, alpha, ratios = args
-    log_sigma, largest = _log_variances(v, ratios)
-    return 8 * gamma * (jnp.exp(largest) + alpha) / (jnp.exp(log_sigma) + alpha)
 
 
 def preconditioned_step_times(
