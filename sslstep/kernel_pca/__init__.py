@@ -7,9 +7,11 @@ both from a kernel function and positive pairs. When each mode is learned is a m
 eigenvalue: see :mod:`sslstep.linear`, whose functions of γ and s(0) hold here as they are. That is
 the theory of small starts; :func:`flow` and :func:`gradient_descent` train the kernel machine from
 any start, on any loss. Which modes grow under any loss, and at what rates, :func:`growth_modes`
-finds, and :func:`stepwise_flow` follows them from a start however small.
+finds, and :func:`stepwise_flow` follows them from a start however small. :func:`approximate_modes`
+finds the modes of samples too many for their kernel, with bounds.
 """
 
+from sslstep.kernel_pca._approximate import ApproximateModes, approximate_modes
 from sslstep.kernel_pca._embed import (
     align,
     embed,
@@ -29,10 +31,12 @@ from sslstep.kernel_pca._modes import (
 from sslstep.kernel_pca._stepwise import stepwise_flow
 
 __all__ = [
+    "ApproximateModes",
     "ConvergenceError",
     "KernelDescent",
     "KernelModes",
     "align",
+    "approximate_modes",
     "contrastive_modes",
     "embed",
     "embed_training",
