@@ -149,7 +149,7 @@ def approximate_modes(
             f"{views[1].shape}."
         )
     size = 2 * len(views[0])
-    require_dim(dim, size)
+    require_dim(dim, size // 2)
     if not dim <= rank <= size:
         raise ValueError(f"rank must be between dim = {dim} and 2n = {size}, got {rank}.")
     _check.require_at_least("tol", tol, 0.0, strict=True)
