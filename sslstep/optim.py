@@ -17,8 +17,7 @@ from jaxtyping import Array, Float, PyTree, Real
 
 from sslstep import _check
 from sslstep._linalg import matmul
-from sslstep.losses import AxisName
-from sslstep.losses._batch import axes, mean_of_devices, pair
+from sslstep.losses._batch import pair
 
 __all__ = ["lars", "precondition", "preconditioned", "sgd", "warmup_cosine"]
 
@@ -139,7 +138,6 @@ def precondition(
     relative: bool = True,
     strength: Real[ArrayLike, ""] = 1.0,
     centre: bool = False,
-    axis_name: AxisName = None,
 ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
     r"""Precondition the gradient by the embeddings towards their small directions (Eq. 52).
 
@@ -169,7 +167,6 @@ def precondition(
             gives a warm-up.
         centre: if true, S is the covariance of the 2n embeddings. If false, as in the paper, the
             mean of the embeddings counts as variance.
-        axis_name: mapped axis of the devices that share the batch; None on one device.
 
     Returns:
         ``(z, z_prime)``, with unchanged values and dtypes. P is computed in float32, or in float64
@@ -192,18 +189,17 @@ def precondition(
         >>> [round(float(g), 2) for g in jnp.diagonal(gain)]
         [1.0, 50.5]
     """
-    pair(z, z_prime, axis_name)
+    views = pair(z, z_prime)
     _check.require_scalar("alpha", alpha, above=0.0)
     _check.require_scalar("strength", strength, at_least=0.0, at_most=1.0)
     z, z_prime = jnp.asarray(z), jnp.asarray(z_prime)
-    f = jnp.concatenate(jax.lax.stop_gradient(pair(z, z_prime, axis_name)))
+    f = jnp.concatenate(jax.lax.stop_gradient(views))
     if centre:
-        f = f - mean_of_devices(f.mean(axis=0, keepdims=True), axis_name)
+        f = f - f.mean(axis=0, keepdims=True)
     # In units of the largest entry, so that squares of small embeddings do not underflow.
     unit = jnp.max(jnp.abs(f))
-    unit = unit if axis_name is None else jax.lax.pmax(unit, axes(axis_name))
     unit = jnp.where(unit > 0, unit, 1)
-    s = mean_of_devices(matmul((f / unit).T, f / unit) / f.shape[0], axis_name)
+    s = matmul((f / unit).T, f / unit) / f.shape[0]
     sigma, vectors = jnp.linalg.eigh((s + s.T) / 2)
     sigma = jnp.maximum(sigma, 0)
     alpha = jnp.asarray(alpha, f.dtype)
@@ -248,7 +244,7 @@ def preconditioned(
     r"""Loss with preconditioned gradients (:func:`precondition`) and unchanged values.
 
     It replaces the loss in :func:`sslstep.train.make_step`, also with microbatches and on several
-    devices, where the matrix is that of the whole batch. For a strength that depends on the step,
+    devices. For a strength that depends on the step,
     make the step inside a function of the state, as in the example.
 
     Args:
@@ -259,8 +255,7 @@ def preconditioned(
         centre: if true, the covariance of the embeddings replaces their second moment.
 
     Returns:
-        ``loss(z, z_prime, *args, axis_name=None, **kwargs)``. It passes ``axis_name`` to
-        ``loss_fn`` if it is given, and raises ValueError under the conditions of
+        ``loss(z, z_prime, *args, **kwargs)``, which raises ValueError under the conditions of
         :func:`precondition`.
 
     Example:
@@ -271,9 +266,9 @@ def preconditioned(
         >>> sgd, warmup = optax.sgd(0.1), optax.linear_schedule(0.0, 1.0, 1000)
         >>> def two_crops(keys, images):
         ...     return data.two_views(keys, images, data.crop_views(8))
-        >>> def step(state, images, axis_name=None):
+        >>> def step(state, images):
         ...     loss = optim.preconditioned(losses.vicreg, strength=warmup(state.step))
-        ...     return train.make_step(network, loss, sgd, two_crops)(state, images, axis_name)
+        ...     return train.make_step(network, loss, sgd, two_crops)(state, images)
         >>> state = train.init_state(jax.random.key(0), network, sgd, jnp.zeros((1, 8, 8, 3)))
         >>> images = jnp.zeros((4, 12, 12, 3), "uint8")
         >>> state, metrics = jax.jit(step)(state, images)
@@ -282,19 +277,11 @@ def preconditioned(
     """
 
     @wraps(loss_fn)
-    def loss(z: Any, z_prime: Any, *args: Any, axis_name: AxisName = None, **kwargs: Any) -> Array:
-        z, z_prime = precondition(
-            z,
-            z_prime,
-            alpha=alpha,
-            relative=relative,
-            strength=strength,
-            centre=centre,
-            axis_name=axis_name,
+    def loss(z: Any, z_prime: Any, *args: Any, **kwargs: Any) -> Array:
+        pair = precondition(
+            z, z_prime, alpha=alpha, relative=relative, strength=strength, centre=centre
         )
-        if axis_name is not None:
-            kwargs["axis_name"] = axis_name
-        return loss_fn(z, z_prime, *args, **kwargs)
+        return loss_fn(*pair, *args, **kwargs)
 
     return loss
 

@@ -1,7 +1,5 @@
 """Fixtures for tests. What also concerns docstring examples is in the conftest.py above."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -88,15 +86,3 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture(scope="session")
-def on_four_devices() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`four_devices.py` on some losses, in a process of its own."""
-    script = str(Path(__file__).with_name("four_devices.py"))
-
-    def run(losses: str, *, rtol: float) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, script, losses, str(rtol)]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    return run

@@ -225,7 +225,7 @@ def test_jit_orders_them_on_cpu_alone(rng):
     assert _xla.on_cpu(_xla.devices_of({"x": x, "number": 1.0}))
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap", "shard_map"])
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_steps_of_training_in_one_dispatch(parallel):
     backbone = nn.ResNet(stage_sizes=(1, 1), width=4, stem="small")
     network = nn.Encoder(backbone, nn.Projector(hidden=(8,), dim=3))
@@ -238,7 +238,7 @@ def test_steps_of_training_in_one_dispatch(parallel):
     state = compiled.place(train.init_state(jax.random.key(0), network, sgd, x[:1]))
     indices = np.arange(16, dtype=np.int32).reshape(2, 8) % 8
     if parallel == "pmap":
-        indices = indices[None]
+        indices = indices[:, None]
     with jax.enable_checks(True):
         text = compiled._compiled.lower(state, compiled.place(x), indices).compile().as_text()
     assert set(re.findall(PATTERN, text)) == {LAST}
@@ -266,7 +266,7 @@ def test_full_batch_descent(rng):
 def test_records(rng):
     class Network(flax.linen.Module):
         @flax.linen.compact
-        def __call__(self, x, train=True, axis_name=None):
+        def __call__(self, x, train=True):
             kernel = self.param("kernel", flax.linen.initializers.lecun_normal(), (4, 3, 3, 3))
             h = conv(x, kernel, ("NCHW", "OIHW", "NCHW")).reshape(len(x), -1)
             return h, h[:, :2]

@@ -239,7 +239,7 @@ def test_precondition_in_the_training_step(x64, parts):
         def init(self, key, x, train):
             return {"params": {"w": jnp.asarray(np.random.default_rng(3).normal(size=(4, 3)))}}
 
-        def apply(self, variables, x, train, axis_name, mutable):
+        def apply(self, variables, x, train, mutable):
             return (x, x @ variables["params"]["w"]), {}
 
     network, sgd, warmup = Linear(), optax.sgd(1e-2), optax.linear_schedule(0.0, 1.0, 2)

@@ -195,18 +195,6 @@ def test_settings_are_traced():
     np.testing.assert_allclose(swept, each, rtol=1e-5)
 
 
-def test_four_devices_have_the_loss_and_the_gradient_of_one(on_four_devices):
-    """Of the preconditioner too."""
-    run = on_four_devices(
-        "(partial(losses.sharpened_barlow_twins, softening=1e-2), "
-        "optim.preconditioned(losses.vicreg), "
-        "optim.preconditioned("
-        "losses.simclr, alpha=0.01, relative=False, centre=True, strength=0.5))",
-        rtol=1e-11,
-    )
-    assert run.stdout == "agree\n", run.stderr
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -5,7 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
-from sslstep.losses._batch import AxisName, correlation
+from sslstep.losses._batch import correlation
 
 
 def barlow_twins(
@@ -16,7 +16,6 @@ def barlow_twins(
     batch_norm: bool = True,
     symmetrise: bool = False,
     eps: Real[ArrayLike, ""] = 1e-5,
-    axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     r"""Barlow Twins (Zbontar et al. 2021).
 
@@ -27,7 +26,7 @@ def barlow_twins(
     ``off_diagonal=1, batch_norm=False, symmetrise=True`` it is :func:`simplified_barlow_twins`.
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
+        z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         off_diagonal: λ ≥ 0; traced.
         batch_norm: whether each dimension of each view is first brought to mean 0 and variance 1
@@ -36,7 +35,6 @@ def barlow_twins(
         symmetrise: whether C is replaced by :math:`(C + C^\top) / 2`.
         eps: ε ≥ 0 of the batch norm; traced. At 0 a dimension that is constant over the batch makes
             the loss NaN.
-        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
         The loss, a scalar, float32 or float64.
@@ -53,7 +51,7 @@ def barlow_twins(
         0.5
     """
     _check.require_scalar("off_diagonal", off_diagonal, at_least=0.0)
-    c = correlation(z, z_prime, batch_norm, eps, axis_name)
+    c = correlation(z, z_prime, batch_norm, eps)
     if symmetrise:
         c = (c + c.T) / 2
     diagonal = jnp.eye(c.shape[0], dtype=bool)
@@ -64,8 +62,6 @@ def barlow_twins(
 def simplified_barlow_twins(
     z: Float[ArrayLike, "n d"],
     z_prime: Float[ArrayLike, "n d"],
-    *,
-    axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     r"""The loss of the paper's theory (Eqs. 1 and 2).
 
@@ -76,9 +72,8 @@ def simplified_barlow_twins(
     linear model it is :func:`sslstep.linear.loss` (Eq. 5).
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
+        z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
-        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
         The loss, a scalar, float32 or float64.
@@ -94,6 +89,4 @@ def simplified_barlow_twins(
         >>> float(losses.simplified_barlow_twins(z, z_prime))  # C = [[1/2, 1/4], [1/4, 1/2]]
         0.625
     """
-    return barlow_twins(
-        z, z_prime, off_diagonal=1.0, batch_norm=False, symmetrise=True, axis_name=axis_name
-    )
+    return barlow_twins(z, z_prime, off_diagonal=1.0, batch_norm=False, symmetrise=True)

@@ -1,6 +1,4 @@
-"""What the losses of a batch share: their arguments, the devices it lies on, its normalisation."""
-
-from collections.abc import Hashable, Sequence
+"""What the losses of a batch share: their arguments, and its normalisation."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +8,8 @@ from jaxtyping import Array
 from sslstep import _check
 from sslstep._linalg import matmul
 
-AxisName = Hashable | Sequence[Hashable] | None
 
-
-def pair(z: ArrayLike, z_prime: ArrayLike, axis_name: AxisName) -> list[Array]:
+def pair(z: ArrayLike, z_prime: ArrayLike) -> list[Array]:
     """The embeddings of both views, checked, as float32 or float64."""
     samples, _ = _check.require_matrix("z", z, "(n, d)")
     _check.require_matrix("z_prime", z_prime, "(n, d)")
@@ -22,7 +18,7 @@ def pair(z: ArrayLike, z_prime: ArrayLike, axis_name: AxisName) -> list[Array]:
             f"z and z_prime hold the embeddings of two views of the same samples and must have one "
             f"shape (n, d), got {_check.shape_of(z)} and {_check.shape_of(z_prime)}."
         )
-    if samples * num_devices(axis_name) < 2:
+    if samples < 2:
         raise ValueError(
             f"z holds a batch of one sample, of shape {_check.shape_of(z)}: the losses compare the "
             f"samples of a batch, and want at least 2."
@@ -34,31 +30,17 @@ def pair(z: ArrayLike, z_prime: ArrayLike, axis_name: AxisName) -> list[Array]:
     return [view.astype(dtype) for view in views]
 
 
-def axes(axis_name: AxisName) -> Hashable:
-    """The same, with a tuple for a list of axes: not every operation of JAX takes a list."""
-    return tuple(axis_name) if isinstance(axis_name, list) else axis_name
-
-
-def num_devices(axis_name: AxisName) -> int:
-    return 1 if axis_name is None else jax.lax.axis_size(axes(axis_name))
-
-
-def mean_of_devices(value: Array, axis_name: AxisName) -> Array:
-    return value if axis_name is None else jax.lax.pmean(value, axes(axis_name))
-
-
-def normalised(z: Array, eps: ArrayLike, axis_name: AxisName) -> Array:
-    centred = z - mean_of_devices(z.mean(axis=0, keepdims=True), axis_name)
-    variance = mean_of_devices(jnp.mean(centred**2, axis=0, keepdims=True), axis_name)
+def normalised(z: Array, eps: ArrayLike) -> Array:
+    """Each dimension brought to mean 0 and variance 1 over the batch."""
+    centred = z - z.mean(axis=0, keepdims=True)
+    variance = jnp.mean(centred**2, axis=0, keepdims=True)
     return centred * jax.lax.rsqrt(variance + jnp.asarray(eps, z.dtype))
 
 
-def correlation(
-    z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLike, axis_name: AxisName
-) -> Array:
-    """C of the whole batch, not symmetrised; of views checked and, if asked, normalised."""
-    z, z_prime = pair(z, z_prime, axis_name)
+def correlation(z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLike) -> Array:
+    """C of the batch, not symmetrised; of views checked and, if asked, normalised."""
+    z, z_prime = pair(z, z_prime)
     _check.require_scalar("eps", eps, at_least=0.0)
     if batch_norm:
-        z, z_prime = (normalised(view, eps, axis_name) for view in (z, z_prime))
-    return mean_of_devices(matmul(z.T, z_prime) / z.shape[0], axis_name)
+        z, z_prime = (normalised(view, eps) for view in (z, z_prime))
+    return matmul(z.T, z_prime) / z.shape[0]

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check
 from sslstep._linalg import matmul
-from sslstep.losses._batch import AxisName, axes, mean_of_devices, num_devices, pair
+from sslstep.losses._batch import pair
 
 
 def simclr(
@@ -15,7 +15,6 @@ def simclr(
     z_prime: Float[ArrayLike, "n d"],
     *,
     temperature: Real[ArrayLike, ""] = 0.1,
-    axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     r"""SimCLR's normalised temperature-scaled cross entropy, NT-Xent (Chen et al. 2020).
 
@@ -29,10 +28,9 @@ def simclr(
     exactly twice this.
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
+        z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         temperature: τ > 0; traced.
-        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
         The loss, a scalar, float32 or float64.
@@ -48,26 +46,15 @@ def simclr(
         >>> round(float(losses.simclr(z, z, temperature=1.0)), 4)  # -log(e / (e + 2))
         0.5514
     """
-    z, z_prime = pair(z, z_prime, axis_name)
+    z, z_prime = pair(z, z_prime)
     _check.require_scalar("temperature", temperature, above=0.0)
-    here = jnp.concatenate([_unit(z), _unit(z_prime)])
-    others, first = here, jnp.zeros((), jnp.int32)
-    n = z.shape[0]
-    total = n * num_devices(axis_name)
-    if axis_name is not None:
-        names, views = axes(axis_name), here.reshape(2, n, -1)
-        others = jax.lax.all_gather(views, names, axis=1, tiled=True).reshape(2 * total, -1)
-        first = jax.lax.axis_index(names) * n
-    # Where this device's embeddings, and the other views of them, are among all.
-    places = jnp.arange(2 * total, dtype=jnp.int32)
-    own = first + jnp.concatenate([places[:n], total + places[:n]])
-    positive = (own + total) % (2 * total)
-    logits = matmul(here, others.T) / jnp.asarray(temperature, here.dtype)
-    itself = own[:, None] == places[None, :]
-    logits = jnp.where(itself, -jnp.inf, logits)
+    both = jnp.concatenate([_unit(z), _unit(z_prime)])
+    logits = matmul(both, both.T) / jnp.asarray(temperature, both.dtype)
+    logits = jnp.where(jnp.eye(len(both), dtype=bool), -jnp.inf, logits)
+    # The other view of each.
+    positive = jnp.roll(jnp.arange(len(both), dtype=jnp.int32), len(z))
     agreement = jnp.take_along_axis(logits, positive[:, None], axis=1)[:, 0]
-    loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - agreement)
-    return mean_of_devices(loss, axis_name)
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - agreement)
 
 
 def _unit(z: Array) -> Array:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check, _spectral
 from sslstep._linalg import matmul
-from sslstep.losses._batch import AxisName, correlation
+from sslstep.losses._batch import correlation
 
 
 def spectral_barlow_twins(
@@ -19,7 +19,6 @@ def spectral_barlow_twins(
     *,
     batch_norm: bool = True,
     eps: Real[ArrayLike, ""] = 1e-5,
-    axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     r"""Barlow Twins on transformed eigenvalues: any scalar function g (Appendix G).
 
@@ -34,18 +33,16 @@ def spectral_barlow_twins(
     eigenvalues tie, finite where φ' is. It may be differentiated twice, forwards and in reverse:
     the second derivative has the divided differences
     :math:`(\varphi'(\lambda_i) - \varphi'(\lambda_j)) / (\lambda_i - \lambda_j)`, at ties φ''.
-    A third derivative is not right at ties. Each gradient takes one eigendecomposition of C, on
-    every device the same.
+    A third derivative is not right at ties. Each gradient takes one eigendecomposition of C.
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
+        z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         transform: g, from a scalar to a scalar, in JAX. It may close over traced numbers. A slope
             that is infinite at zero gives infinite gradients there.
         batch_norm: whether each dimension of each view is first brought to mean 0 and variance 1,
             as in :func:`barlow_twins`. The eigenvalues' sum is then at most d.
         eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
-        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
         The loss, a scalar, float32 or float64.
@@ -62,7 +59,7 @@ def spectral_barlow_twins(
         >>> float(losses.spectral_barlow_twins(z, z, lambda x: 2 * x, batch_norm=False))
         0.0
     """
-    c = _symmetrised(z, z_prime, batch_norm, eps, axis_name)
+    c = _symmetrised(z, z_prime, batch_norm, eps)
     shape = jax.eval_shape(transform, jax.ShapeDtypeStruct((), c.dtype)).shape
     if shape != ():
         raise ValueError(
@@ -78,7 +75,6 @@ def sharpened_barlow_twins(
     softening: Real[ArrayLike, ""] = 1e-4,
     batch_norm: bool = True,
     eps: Real[ArrayLike, ""] = 1e-5,
-    axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     r"""Barlow Twins with a kink at zero, which small eigenvalues leave at once (G.2, Figure 9B).
 
@@ -94,12 +90,11 @@ def sharpened_barlow_twins(
 
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
+        z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         softening: δ > 0; traced.
         batch_norm: as in :func:`spectral_barlow_twins`.
         eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
-        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
         The loss, a scalar, float32 or float64.
@@ -121,7 +116,6 @@ def sharpened_barlow_twins(
         lambda x: _spectral.sharpen(x, softening),
         batch_norm=batch_norm,
         eps=eps,
-        axis_name=axis_name,
     )
 
 
@@ -132,7 +126,6 @@ def smoothed_barlow_twins(
     leak: Real[ArrayLike, ""] = 0.0,
     batch_norm: bool = True,
     eps: Real[ArrayLike, ""] = 1e-5,
-    axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     r"""Barlow Twins with a flat side above one, for larger learning rates (G.3, Figure 9C).
 
@@ -143,12 +136,11 @@ def smoothed_barlow_twins(
 
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
+        z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         leak: ε in [0, 1]; traced.
         batch_norm: as in :func:`spectral_barlow_twins`.
         eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
-        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
         The loss, a scalar, float32 or float64.
@@ -172,7 +164,6 @@ def smoothed_barlow_twins(
         lambda x: _spectral.smooth(x, leak),
         batch_norm=batch_norm,
         eps=eps,
-        axis_name=axis_name,
     )
 
 
@@ -183,7 +174,6 @@ def hinge_barlow_twins(
     width: Real[ArrayLike, ""] = 0.1,
     batch_norm: bool = True,
     eps: Real[ArrayLike, ""] = 1e-5,
-    axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     r"""Barlow Twins with a flat basin around one (G.3).
 
@@ -193,12 +183,11 @@ def hinge_barlow_twins(
 
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
+        z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         width: w in [0, 1), half the width of the basin; traced.
         batch_norm: as in :func:`spectral_barlow_twins`.
         eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
-        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
         The loss, a scalar, float32 or float64.
@@ -222,7 +211,6 @@ def hinge_barlow_twins(
         lambda x: _spectral.flatten(x, width),
         batch_norm=batch_norm,
         eps=eps,
-        axis_name=axis_name,
     )
 
 
@@ -232,7 +220,6 @@ def quartic_barlow_twins(
     *,
     batch_norm: bool = True,
     eps: Real[ArrayLike, ""] = 1e-5,
-    axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     r"""Barlow Twins to the fourth power, without curvature at its minimum (G.3, Figure 9D).
 
@@ -242,11 +229,10 @@ def quartic_barlow_twins(
 
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
+        z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         batch_norm: as in :func:`spectral_barlow_twins`.
         eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
-        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
         The loss, a scalar, float32 or float64.
@@ -261,13 +247,11 @@ def quartic_barlow_twins(
         >>> float(losses.quartic_barlow_twins(z, z, batch_norm=False))
         0.125
     """
-    c = _symmetrised(z, z_prime, batch_norm, eps, axis_name)
+    c = _symmetrised(z, z_prime, batch_norm, eps)
     rest = jnp.eye(c.shape[0], dtype=c.dtype) - c
     return jnp.sum(matmul(rest, rest) ** 2)
 
 
-def _symmetrised(
-    z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLike, axis_name: AxisName
-) -> Array:
-    c = correlation(z, z_prime, batch_norm, eps, axis_name)
+def _symmetrised(z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLike) -> Array:
+    c = correlation(z, z_prime, batch_norm, eps)
     return (c + c.T) / 2

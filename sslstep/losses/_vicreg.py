@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check
 from sslstep._linalg import matmul
-from sslstep.losses._batch import AxisName, mean_of_devices, num_devices, pair
+from sslstep.losses._batch import pair
 
 
 class VICRegTerms(NamedTuple):
@@ -35,7 +35,6 @@ def vicreg(
     variance: Real[ArrayLike, ""] = 25.0,
     covariance: Real[ArrayLike, ""] = 1.0,
     eps: Real[ArrayLike, ""] = 1e-4,
-    axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     r"""VICReg (Bardes et al. 2022), as its code computes it.
 
@@ -46,13 +45,12 @@ def vicreg(
     give ``variance=50``.
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
+        z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         invariance: λ ≥ 0; traced.
         variance: μ ≥ 0; traced.
         covariance: ν ≥ 0; traced.
         eps: as in :func:`vicreg_terms`; traced.
-        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
         The loss, a scalar, float32 or float64.
@@ -70,7 +68,7 @@ def vicreg(
     weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
     for name, weight in weights.items():
         _check.require_scalar(name, weight, at_least=0.0)
-    terms = vicreg_terms(z, z_prime, eps=eps, axis_name=axis_name)._asdict()
+    terms = vicreg_terms(z, z_prime, eps=eps)._asdict()
     return sum(
         (jnp.asarray(weight, terms[name].dtype) * terms[name] for name, weight in weights.items()),
         start=jnp.zeros((), terms["variance"].dtype),
@@ -82,7 +80,6 @@ def vicreg_terms(
     z_prime: Float[ArrayLike, "n d"],
     *,
     eps: Real[ArrayLike, ""] = 1e-4,
-    axis_name: AxisName = None,
 ) -> VICRegTerms:
     r"""The parts of VICReg's loss, to be logged.
 
@@ -93,11 +90,10 @@ def vicreg_terms(
     with the unbiased covariance of z, divided by n - 1.
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``, n of the whole batch at least 2.
+        z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         eps: ε ≥ 0; traced. At 0 a dimension that is constant over the batch makes the gradient NaN,
             as the root has no slope there.
-        axis_name: of the devices that share the batch, as at the head of :mod:`sslstep.losses`.
 
     Returns:
         :class:`VICRegTerms`: s, (v(z) + v(z')) / 2, and c(z) + c(z').
@@ -113,19 +109,16 @@ def vicreg_terms(
         >>> [round(float(term), 3) for term in losses.vicreg_terms(z, z)]
         [0.0, 0.495, 0.0]
     """
-    z, z_prime = pair(z, z_prime, axis_name)
+    z, z_prime = pair(z, z_prime)
     _check.require_scalar("eps", eps, at_least=0.0)
-    n = z.shape[0] * num_devices(axis_name)
 
     def hinge_and_covariance(view: Array) -> tuple[Array, Array]:
-        centred = view - mean_of_devices(view.mean(axis=0, keepdims=True), axis_name)
-        cov = matmul(centred.T, centred) / view.shape[0]
-        cov = mean_of_devices(cov, axis_name) * (n / (n - 1))
+        centred = view - view.mean(axis=0, keepdims=True)
+        cov = matmul(centred.T, centred) / (len(view) - 1)
         variances = jnp.diagonal(cov)
         deviation = jnp.sqrt(variances + jnp.asarray(eps, view.dtype))
         off = jnp.where(jnp.eye(len(cov), dtype=bool), 0.0, cov)
         return jnp.mean(jax.nn.relu(1 - deviation)), jnp.sum(off**2) / len(cov)
 
     (v, c), (v_prime, c_prime) = hinge_and_covariance(z), hinge_and_covariance(z_prime)
-    distance = mean_of_devices(jnp.mean((z - z_prime) ** 2), axis_name)
-    return VICRegTerms(distance, (v + v_prime) / 2, c + c_prime)
+    return VICRegTerms(jnp.mean((z - z_prime) ** 2), (v + v_prime) / 2, c + c_prime)

@@ -1,7 +1,6 @@
 """Layers of the networks, initialised as PyTorch initialises them."""
 
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,6 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from sslstep.nn import _conv
-
-AxisName = str | Sequence[str] | None
 
 
 def parameter_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -69,17 +66,20 @@ class Linear(linen.Module):
 
 
 class BatchNorm(linen.Module):
-    """Batch normalisation of the last axis, over all others and over all devices.
+    """Batch normalisation of the last axis, over all others.
+
+    ``axis_name`` is that of a ``jax.pmap`` over whose devices the statistics go, as of flax's own:
+    the trainer sets it. Under ``jax.jit`` they are those of the whole batch anyway.
 
     Running averages are PyTorch's: of the mean and of the unbiased variance, a tenth of the new
     value each time. They are left alone where "batch_stats" is not mutable.
     """
 
     train: bool
-    axis_name: AxisName
     dtype: DTypeLike
     zero_scale: bool = False
     use_bias: bool = True
+    axis_name: str | None = None
 
     @linen.compact
     def __call__(self, x):
@@ -106,13 +106,12 @@ class BatchNorm(linen.Module):
         return y.astype(self.dtype)
 
 
-def _moments(x: Array, axis_name: AxisName) -> tuple[Array, Array, int]:
+def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array, int]:
     """Mean and biased variance over all axes but the last and all devices, and of how many."""
     axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
     if axis_name is None:
         mean = jnp.mean(x, axes, keepdims=True)
         return mean.reshape(-1), jnp.mean((x - mean) ** 2, axes), count
-    names = axis_name if isinstance(axis_name, str) else tuple(axis_name)
-    mean = lax.pmean(jnp.mean(x, axes, keepdims=True), names)
-    var = lax.pmean(jnp.mean((x - mean) ** 2, axes), names)
-    return mean.reshape(-1), var, count * lax.psum(1, names)
+    mean = lax.pmean(jnp.mean(x, axes, keepdims=True), axis_name)
+    var = lax.pmean(jnp.mean((x - mean) ** 2, axes), axis_name)
+    return mean.reshape(-1), var, count * lax.axis_size(axis_name)

@@ -90,14 +90,12 @@ class Projector(linen.Module):
         h: Float[ArrayLike, "n p"],
         *,
         train: bool,
-        axis_name: str | Sequence[str] | None = None,
     ) -> Float[Array, "n {self.dim}"]:
         """Embeddings of n representations.
 
         Args:
             h: representations, shape ``(n, p)``.
             train: as in :class:`ResNet`.
-            axis_name: as in :class:`ResNet`.
 
         Returns:
             Shape ``(n, d)``.
@@ -107,11 +105,11 @@ class Projector(linen.Module):
         for layer, width in enumerate(self.hidden, start=1):
             z = _layers.Linear(width, self.hidden_bias, self.dtype, name=f"hidden_{layer}")(z)
             if self.batch_norm:
-                z = _layers.BatchNorm(train, axis_name, self.dtype, name=f"bn_{layer}")(z)
+                z = _layers.BatchNorm(train, self.dtype, name=f"bn_{layer}")(z)
             z = jax.nn.relu(z)
         z = _layers.Linear(self.dim, self.output_bias, self.dtype, name="output")(z)
         if self.output_batch_norm:
-            z = _layers.BatchNorm(train, axis_name, self.dtype, use_bias=False, name="output_bn")(z)
+            z = _layers.BatchNorm(train, self.dtype, use_bias=False, name="output_bn")(z)
         return z.astype(_layers.parameter_dtype(self.dtype))
 
 
@@ -210,7 +208,7 @@ class Encoder(linen.Module):
     Attributes:
         backbone: from inputs to representations, such as :class:`ResNet`.
         projector: from representations to embeddings, such as :class:`Projector`. Both are modules
-            whose ``__call__`` takes ``train`` and ``axis_name``.
+            whose ``__call__`` takes ``train``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -233,19 +231,17 @@ class Encoder(linen.Module):
         x: Float[ArrayLike, "n ..."],
         *,
         train: bool,
-        axis_name: str | Sequence[str] | None = None,
     ) -> Outputs:
         """Representations and embeddings of n inputs.
 
         Args:
             x: inputs, as the backbone takes them.
             train: as in :class:`ResNet`.
-            axis_name: as in :class:`ResNet`.
 
         Returns:
             :class:`Outputs`: ``h``, shape ``(n, p)``, and ``z``, shape ``(n, d)``.
         """
         backbone: Any = self.backbone
         projector: Any = self.projector
-        h = backbone(x, train=train, axis_name=axis_name)
-        return Outputs(h, projector(h, train=train, axis_name=axis_name))
+        h = backbone(x, train=train)
+        return Outputs(h, projector(h, train=train))

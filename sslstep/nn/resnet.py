@@ -96,7 +96,6 @@ class ResNet(linen.Module):
         x: Float[ArrayLike, "n height width channels"],
         *,
         train: bool,
-        axis_name: str | Sequence[str] | None = None,
     ) -> Float[Array, "n p"]:
         """Representations of n images.
 
@@ -104,8 +103,6 @@ class ResNet(linen.Module):
             x: images, channels last, normalised as you like.
             train: whether batch norms use the batch's statistics, and update the running averages
                 if ``batch_stats`` is mutable; else they use the running averages.
-            axis_name: of the axis or axes of ``jax.pmap`` or ``jax.shard_map`` over which the batch
-                is spread; the batch's statistics are then those of all devices.
 
         Returns:
             Shape ``(n, p)``; p is the last stage's width, times 4 with bottlenecks.
@@ -116,9 +113,7 @@ class ResNet(linen.Module):
                 f"x must be images of shape (n, height, width, channels) and floating dtype, got "
                 f"shape {x.shape}, dtype {x.dtype}."
             )
-        norm = functools.partial(
-            _layers.BatchNorm, train=train, axis_name=axis_name, dtype=self.dtype
-        )
+        norm = functools.partial(_layers.BatchNorm, train=train, dtype=self.dtype)
         size, stride, padding, pool = _STEMS[self.stem]
         stem = _layers.Conv(self.width, size, stride, padding, self.dtype, name="stem_conv")
         h = jax.nn.relu(norm(name="stem_bn")(stem(x.astype(self.dtype))))

@@ -7,13 +7,13 @@ import jax
 from flax import linen
 
 from sslstep import _check
+from sslstep.train import _spread
 
 __all__ = ["Network", "forward_in_evaluation", "forward_in_training", "initial_variables"]
 
 _FORM = (
-    "network must have the form of train.Network: a flax module of __call__(x, *, train, "
-    "axis_name=None) -> (h, z), or init(key, x, train=False) and apply(variables, x, *, train, "
-    "axis_name=None, mutable=False)"
+    "network must have the form of train.Network: a flax module of __call__(x, *, train) -> "
+    "(h, z), or init(key, x, train=False) and apply(variables, x, *, train, mutable=False)"
 )
 
 
@@ -21,9 +21,9 @@ _FORM = (
 class Network(Protocol):
     """What can be trained: :class:`sslstep.nn.Encoder`, or anything else with these two methods.
 
-    A flax.linen module has them, if its ``__call__(x, *, train, axis_name=None)`` returns a pair
-    (h, z): hidden representations, and embeddings of shape ``(n, d)``. It draws no random numbers,
-    so it cannot have dropout.
+    A flax.linen module has them, if its ``__call__(x, *, train)`` returns a pair (h, z): hidden
+    representations, and embeddings of shape ``(n, d)``. It draws no random numbers, so it cannot
+    have dropout.
 
     Example:
         Without flax, two functions:
@@ -36,7 +36,7 @@ class Network(Protocol):
         ...         u = jax.random.normal(first, (x.shape[1], 32)) * x.shape[1] ** -0.5
         ...         return {"params": {"u": u, "w": jax.random.normal(second, (32, 3)) * 32**-0.5}}
         ...
-        ...     def apply(self, variables, x, *, train, axis_name=None, mutable=False):
+        ...     def apply(self, variables, x, *, train, mutable=False):
         ...         h = jax.nn.relu(x @ variables["params"]["u"])
         ...         z = h @ variables["params"]["w"]
         ...         return ((h, z), {}) if mutable else (h, z)
@@ -60,7 +60,7 @@ class Network(Protocol):
 
     @property
     def apply(self) -> Callable[..., Any]:
-        """``apply(variables, x, *, train, axis_name=None, mutable=False)``, as flax's.
+        """``apply(variables, x, *, train, mutable=False)``, as flax's.
 
         It gives (h, z); with ``mutable=["batch_stats"]`` the pair of that and a dictionary, of
         new running averages under ``batch_stats`` or empty.
@@ -72,13 +72,18 @@ def initial_variables(network: Network, key: Any, x: Any) -> Any:
     return _called(network, "init", key, x[:1], train=False)
 
 
-def forward_in_training(network: Network, variables: Any, x: Any, **settings: Any) -> Any:
+def forward_in_training(network: Network, variables: Any, x: Any) -> Any:
     """((h, z), updated) of a network whose batch norms use the batch's own statistics."""
-    settings = {"train": True, "mutable": ["batch_stats"], **settings}
-    found = _called(network, "apply", variables, x, **settings)
+    with _spread.synchronised():
+        found = _called(network, "apply", variables, x, train=True, mutable=["batch_stats"])
     fits = _is_pair(found) and _is_pair(found[0]) and isinstance(found[1], Mapping)
     wanted = "((h, z), updated) where mutable is set, {} for no averages"
     _require_returned(network, fits, wanted, found)
+    if _spread.is_mapped() and found[1] and not isinstance(network, linen.Module):
+        raise ValueError(
+            f'parallel = "pmap" has batch norms of flax modules only, and {type(network).__name__} '
+            f'is none: compile the step with parallel = "jit".'
+        )
     return found
 
 

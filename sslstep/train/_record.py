@@ -118,9 +118,9 @@ def make_record(
         variables = {"params": params, "batch_stats": batch_stats}
         h, z = embed_in_batches(network, variables, x, batch_size, train=train)
         h_prime, z_prime = embed_in_batches(network, variables, x_prime, batch_size, train=train)
-        pair = _batch.pair(z, z_prime, axis_name=None)
+        pair = _batch.pair(z, z_prime)
         if normalise:
-            pair = [_batch.normalised(view, eps, axis_name=None) for view in pair]
+            pair = [_batch.normalised(view, eps) for view in pair]
         correlation = spectrum.correlation_eigenvalues(*pair)
         return {
             "correlation": correlation,

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
 from sslstep import _check, _keys, nn
-from sslstep.losses import AxisName
+from sslstep.train import _spread
 from sslstep.train._network import Network, forward_in_training, initial_variables
 
 __all__ = ["Metrics", "Step", "TrainState", "init_state", "make_step"]
@@ -50,11 +50,9 @@ class Metrics(NamedTuple):
 
 @runtime_checkable
 class Step(Protocol):
-    """``step(state, images, axis_name=None) -> (state, metrics)``, pure."""
+    """``step(state, images) -> (state, metrics)``, pure."""
 
-    def __call__(
-        self, state: TrainState, images: Any, axis_name: AxisName = None
-    ) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, images: Any) -> tuple[TrainState, Metrics]:
         """One step of training on a batch; see :func:`make_step`."""
 
 
@@ -123,23 +121,20 @@ def make_step(
         \mathcal{L}(f(x; \theta), f(x'; \theta))\big)
 
     The result is a pure function of ``(state, images)``. It runs as it is, or compiled by
-    :func:`compile_step`. Within ``jax.pmap`` or ``jax.shard_map``, give it the name of the mapped
-    axis: each device then has its share of the batch, batch norms and the loss are those of the
-    whole batch, and so is the gradient, so that every device makes the same update. The random
-    numbers of an image depend on the key, the step and the image's place in the whole batch, which
-    is dealt out like cards: of D devices the i-th has the images i, i + D, i + 2D, .... So the
-    number of devices changes nothing but rounding.
+    :func:`compile_step` for any number of devices. Batch norms, the loss and the gradient are those
+    of the whole batch, and the random numbers of an image depend on the key, the step and the
+    image's place in the whole batch: the number of devices changes nothing but rounding.
 
     With ``num_microbatches`` above one, the loss and its gradient are still those of the whole
     batch: embeddings are computed first, microbatch by microbatch, then the gradient of the loss by
     the embeddings, then, with the activations of one microbatch at a time in memory, the gradient
     by the parameters (Gao et al. 2021). It costs a second forward pass. Batch norms then see one
-    microbatch at a time, which are the same images on any number of devices.
+    microbatch at a time: the same images on any number of devices.
 
     Args:
         network: as :class:`Network` says.
-        loss_fn: ``loss_fn(z, z_prime)``, a scalar; on several devices it is given ``axis_name`` too
-            and must return the loss of the whole batch, as those of :mod:`sslstep.losses` do.
+        loss_fn: ``loss_fn(z, z_prime)``, a scalar, of the embeddings of both views of the whole
+            batch, on any number of devices.
         optimizer: any of optax's, or of :mod:`sslstep.optim`. It is given the loss as ``value``,
             its gradient as ``grad``, and the loss of this batch and these views as a function of
             parameters, ``value_fn``, for line searches; the function for Sophia, ``obj_fn``; and
@@ -150,20 +145,19 @@ def make_step(
             ``partial(data.two_views, views=data.barlow_twins_views(96))``.
         joint_views: whether both views pass through the network as one batch, so that batch norms
             see both (SimCLR in TensorFlow); else one after the other (Barlow Twins, VICReg).
-        num_microbatches: in how many parts the batch passes through the network. Must divide each
-            device's share of it. They are a loop: on a CPU compile it by :func:`compile_step`, as
-            ``jax.jit`` runs convolutions slowly within one.
+        num_microbatches: in how many parts the batch passes through the network. Must divide it;
+            under ``pmap``, each device's share of it. They are a loop: on a CPU compile it by
+            :func:`compile_step`, as ``jax.jit`` runs convolutions slowly within one.
 
     Returns:
-        ``step(state, images, axis_name=None) -> (state, metrics)``. ``images`` is this device's
-        share of the batch, whatever ``views_fn`` takes; ``metrics`` are :class:`Metrics`.
+        ``step(state, images) -> (state, metrics)``. ``images`` is the batch, whatever ``views_fn``
+        takes; ``metrics`` are :class:`Metrics`.
 
     Raises:
         ValueError: if ``num_microbatches`` is below 1, or, from the step, does not divide the
             batch.
-        TypeError: from the step, if the network has not the form of :class:`Network`, or
-            ``loss_fn`` takes no ``axis_name`` on several devices, or the optimiser wants what a
-            step does not give it.
+        TypeError: from the step, if the network has not the form of :class:`Network`, or the
+            optimiser wants what a step does not give it.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -185,12 +179,12 @@ def make_step(
     takes = inspect.signature(optimizer.update).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in takes.values())
 
-    def embed(params, batch_stats, keys, images, axis_name):
+    def embed(params, batch_stats, keys, images):
         x, x_prime = views_fn(keys, images)
 
         def forward(stats, x):
             variables = {"params": params, "batch_stats": stats} if stats else {"params": params}
-            (_, z), updated = forward_in_training(network, variables, x, axis_name=axis_name)
+            (_, z), updated = forward_in_training(network, variables, x)
             return z, updated.get("batch_stats", stats)
 
         if joint_views:
@@ -201,44 +195,35 @@ def make_step(
             z_prime, batch_stats = forward(batch_stats, x_prime)
         return (z, z_prime), batch_stats
 
-    def loss_of(pair, axis_name):
-        if axis_name is None:
-            return loss_fn(*pair)
-        if not _check.takes(loss_fn, *pair, axis_name=axis_name):
-            raise TypeError(
-                f"on several devices loss_fn must take axis_name and return the loss of the whole "
-                f"batch, as those of sslstep.losses do: its sums and means go on over devices with "
-                f"jax.lax.psum and pmean. This one takes {_check.parameters(loss_fn)}. Or train on "
-                f"one device: compile_step(step, devices=jax.devices()[:1])."
-            )
-        return loss_fn(*pair, axis_name=axis_name)
+    def loss_of(pair):
+        return loss_fn(*_spread.gathered(pair))
 
-    def whole(state, keys, images, axis_name):
+    def whole(state, keys, images):
         def objective(params):
-            pair, stats = embed(params, state.batch_stats, keys, images, axis_name)
-            return loss_of(pair, axis_name), stats
+            pair, stats = embed(params, state.batch_stats, keys, images)
+            return loss_of(pair), stats
 
         (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         return loss, stats, grads
 
-    def in_parts(state, keys, images, axis_name):
-        parts = jax.tree.map(lambda leaf: _split(leaf, num_microbatches), (keys, images))
+    def in_parts(state, keys, images):
+        parts = jax.tree.map(lambda leaf: _spread.split(leaf, num_microbatches), (keys, images))
 
         def forward(stats, part):
             keys, images = part
-            pair, stats = embed(state.params, stats, keys, images, axis_name)
+            pair, stats = embed(state.params, stats, keys, images)
             return stats, pair
 
         stats, pairs = jax.lax.scan(forward, state.batch_stats, parts)
         pair = jax.tree.map(lambda z: z.reshape(-1, z.shape[-1]), pairs)
-        loss, cotangents = jax.value_and_grad(loss_of)(pair, axis_name)
-        cotangents = jax.tree.map(lambda z: _split(z, num_microbatches), cotangents)
+        loss, cotangents = jax.value_and_grad(loss_of)(pair)
+        cotangents = jax.tree.map(lambda z: _spread.split(z, num_microbatches), cotangents)
 
         def backward(grads, part):
             keys, images, cotangent = part
             # The running averages do not enter what is computed from a batch's own statistics.
             _, pull, _ = jax.vjp(
-                lambda params: embed(params, state.batch_stats, keys, images, axis_name),
+                lambda params: embed(params, state.batch_stats, keys, images),
                 state.params,
                 has_aux=True,
             )
@@ -248,26 +233,19 @@ def make_step(
         grads, _ = jax.lax.scan(backward, zeros, (*parts, cotangents))
         return loss, stats, grads
 
-    def step(
-        state: TrainState,
-        images: Any,
-        axis_name: Any = None,
-    ) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, images: Any) -> tuple[TrainState, Metrics]:
         num = jax.tree.leaves(images)[0].shape[0]
         if num % num_microbatches:
             raise ValueError(
-                f"num_microbatches = {num_microbatches} must divide the {num} images that each "
-                f"device has of a batch."
+                f"num_microbatches = {num_microbatches} must divide the {num} images of a batch, "
+                f"and under pmap those that a device has of it."
             )
-        keys = _sample_keys(state, num, axis_name)
+        keys = _sample_keys(state, num)
         compute = whole if num_microbatches == 1 else in_parts
 
         def at(params):
-            loss, stats, grads = compute(state._replace(params=params), keys, images, axis_name)
-            if axis_name is not None:
-                # Each device's gradient is that of the sum of all devices' losses, which are equal.
-                grads = jax.lax.pmean(grads, axis_name)
-            return loss, stats, grads
+            loss, stats, grads = compute(state._replace(params=params), keys, images)
+            return loss, stats, _spread.mean(grads)
 
         loss, batch_stats, grads = at(state.params)
         value_fn = _with_gradient(lambda params: at(params)[::2])
@@ -314,16 +292,9 @@ def _with_gradient(value_and_grads: Callable[[PyTree], tuple[Array, PyTree]]) ->
     return value_fn
 
 
-def _sample_keys(state: TrainState, num: int, axis_name: AxisName) -> Array:
-    """One key for each image of this device's share, by its place in the whole batch."""
-    places = jnp.arange(num)
-    if axis_name is not None:
-        places = jax.lax.axis_index(axis_name) + jax.lax.axis_size(axis_name) * places
+def _sample_keys(state: TrainState, num: int) -> Array:
+    """One key for each image at hand, by its place in the whole batch."""
     typed = jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
     key = _keys.of_samples(state.key if typed else jax.random.wrap_key_data(state.key))
     key = jax.random.fold_in(key, state.step)
-    return jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
-
-
-def _split(a: Array, parts: int) -> Array:
-    return a.reshape(parts, a.shape[0] // parts, *a.shape[1:])
+    return jax.vmap(lambda place: jax.random.fold_in(key, place))(_spread.places(num))

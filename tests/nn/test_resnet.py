@@ -1,11 +1,5 @@
 """Residual networks against the same written in PyTorch, with the same weights."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -251,73 +245,3 @@ def test_wrong_arguments(unchecked):
     for x in (jnp.ones((8, 8, 3)), jnp.ones((0, 8, 8, 3)), jnp.ones((1, 8, 8, 3), jnp.uint8)):
         with pytest.raises(ValueError, match="x must be images"):
             model.init(jax.random.key(0), x, train=False)
-
-
-ACROSS_DEVICES = """
-    import jax, jax.numpy as jnp, numpy as np
-    from jax.sharding import PartitionSpec as P
-    from sslstep import nn
-
-    jax.config.update("jax_enable_x64", True)
-    assert jax.device_count() == 4
-    float64 = {"dtype": jnp.float64}
-    model = nn.Encoder(
-        nn.ResNet((1, 1), width=4, stem="small", **float64),
-        nn.simclr_head(3, (8,), **float64),
-    )
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(8, 8, 8, 3)) * np.arange(1, 9)[:, None, None, None])
-    target = jnp.asarray(rng.normal(size=(8, 3)))
-    variables = model.init(jax.random.key(0), images, train=False)
-    params, stats = variables["params"], variables["batch_stats"]
-
-    def loss(params, images, target, axis):
-        tree = {"params": params, "batch_stats": stats}
-        out, new = model.apply(tree, images, train=True, axis_name=axis, mutable=["batch_stats"])
-        return jnp.sum(out.z * target), (out, new)
-
-    one = jax.jit(jax.grad(loss, has_aux=True), static_argnums=3)
-    wanted = one(params, images, target, None)
-
-    def close(ours, theirs):
-        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-            assert np.linalg.norm(a - b) <= 1e-11 * max(np.linalg.norm(b), 1e-3)
-
-    split = lambda x: x.reshape(4, 2, *x.shape[1:])
-
-    def on_each(params, images, target):
-        gradient, (out, new) = jax.grad(loss, has_aux=True)(params, images, target, "i")
-        return jax.lax.psum(gradient, "i"), out, new
-
-    gradient, out, new = jax.pmap(on_each, "i", in_axes=(None, 0, 0))(
-        params, split(images), split(target)
-    )
-    first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
-    out = jax.tree.map(lambda leaf: leaf.reshape(8, -1), out)
-    close((first(gradient), (out, first(new))), wanted)
-
-    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-
-    def everywhere(params, images, target):
-        def total(params):
-            value, aux = loss(params, images, target, ("a", "b"))
-            return jax.lax.psum(value, ("a", "b")), aux
-
-        return jax.grad(total, has_aux=True)(params)
-
-    over = P(("a", "b"))
-    sharded = jax.shard_map(
-        everywhere, mesh=mesh, in_specs=(P(), over, over), out_specs=(P(), (over, P()))
-    )
-    close(jax.jit(sharded)(params, images, target), wanted)
-"""
-
-
-def test_statistics_over_all_devices():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    root = Path(__file__).parents[2]
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(ACROSS_DEVICES)],
-        env=environment, cwd=root, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr

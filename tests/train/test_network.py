@@ -26,21 +26,15 @@ class OfInputs(Of):
         return self.embed(x)
 
 
-class WithoutAxis(Of):
-    @linen.compact
-    def __call__(self, x, train):
-        return self.embed(x)
-
-
 class Whole(Of):
     @linen.compact
-    def __call__(self, x, *, train, axis_name=None):
+    def __call__(self, x, *, train):
         return self.embed(x)
 
 
 class Typo(Of):
     @linen.compact
-    def __call__(self, x, *, train, axis_name=None):
+    def __call__(self, x, *, train):
         return self.embed(x, training=train)
 
 
@@ -70,7 +64,6 @@ def step_of(network):
     [
         (lambda: train.init_state(KEY, OfInputs(), SGD, X), r"has OfInputs\.__call__\(x\)\."),
         (lambda: train.choose_init_scale(KEY, OfInputs(), X, X), r"has OfInputs\.__call__\(x\)\."),
-        (lambda: step_of(WithoutAxis()), r"has WithoutAxis\.__call__\(x, train\)\."),
         (lambda: train.init_state(KEY, Uncalled(), SGD, X), "This Uncalled has no __call__"),
         (lambda: train.init_state(KEY, Plain(), SGD, X), r"has Plain\.init\(key, x\)\."),
         (lambda: step_of(Plain()), r"has Plain\.apply\(variables, x, \*, train\)\."),
@@ -78,7 +71,7 @@ def step_of(network):
     ],
 )
 def test_a_network_of_another_form(call, found, unchecked):
-    form = r"the form of train\.Network: .* __call__\(x, \*, train, axis_name=None\) -> \(h, z\)"
+    form = r"the form of train\.Network: .* __call__\(x, \*, train\) -> \(h, z\)"
     with pytest.raises(TypeError, match=rf"{form}, or .*{found}"):
         call()
 
@@ -86,27 +79,6 @@ def test_a_network_of_another_form(call, found, unchecked):
 def test_errors_within_a_network_are_its_own():
     with pytest.raises(TypeError, match=r"embed\(\) got an unexpected keyword argument 'training'"):
         train.init_state(KEY, Typo(), SGD, X)
-
-
-def test_a_network_without_axis_name_can_be_measured():
-    """Which happens on one device."""
-    network = WithoutAxis()
-    record = train.make_record(network, X, X, batch_size=4)
-    assert record(train.init_state(KEY, network, SGD, X))["correlation"].shape == (3,)
-
-
-@pytest.mark.parametrize("parallel", ["pmap", "shard_map"])
-def test_a_loss_without_axis_name_on_several_devices(parallel):
-    def distance(z, z_prime):
-        return ((z - z_prime) ** 2).mean()
-
-    def fit(how):
-        step = training.compiled(parallel=how, loss_fn=distance)
-        return training.fit(None, 1, step=step, record=None, record_at=())
-
-    assert fit("jit").metrics["loss"].shape == (1,)
-    with pytest.raises(TypeError, match=r"loss_fn must take axis_name .* takes \(z, z_prime\)\."):
-        fit(parallel)
 
 
 def test_errors_within_a_loss_are_its_own():

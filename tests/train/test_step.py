@@ -50,7 +50,7 @@ class WithoutBatchNorm:
     def init(self, key, x, train):
         return self.mlp.init(key, x.reshape(len(x), -1))
 
-    def apply(self, variables, x, train, axis_name=None, mutable=()):
+    def apply(self, variables, x, train, mutable=()):
         z = self.mlp.apply(variables, x.reshape(len(x), -1))
         return (z, z), {}
 
@@ -79,7 +79,7 @@ def test_what_a_network_returns_is_checked(returned, got):
 def test_a_flax_module_that_returns_embeddings_alone():
     class Alone(linen.Module):
         @linen.compact
-        def __call__(self, x, *, train, axis_name=None):
+        def __call__(self, x, *, train):
             return linen.Dense(3)(x.reshape(len(x), -1))
 
     state = training.state(network=Alone())
@@ -90,7 +90,7 @@ def test_a_flax_module_that_returns_embeddings_alone():
 
 def test_a_record_in_evaluation_mode_checks_too():
     class Wrong(WithoutBatchNorm):
-        def apply(self, variables, x, train, axis_name=None, mutable=()):
+        def apply(self, variables, x, train, mutable=()):
             (h, z), updated = super().apply(variables, x, train)
             return ((h, z), updated) if mutable else z
 

@@ -23,7 +23,7 @@ class Linear:
     def init(self, key, x, train=False):
         return {"params": {"w": jax.random.normal(key, (12, 3)), **self.others}}
 
-    def apply(self, variables, x, *, train, axis_name=None, mutable=False):
+    def apply(self, variables, x, *, train, mutable=False):
         z = x.reshape(len(x), -1) @ variables["params"]["w"]
         return ((z, z), {}) if mutable else (z, z)
 
@@ -42,7 +42,7 @@ def state(network=NETWORK, optimizer=None, key=None):
     return train.init_state(key, network, optimizer or optax.sgd(1e-2), jnp.asarray(IMAGES[:1]))
 
 
-def compiled(devices=1, parallel=None, optimizer=None, network=NETWORK, **settings):
+def compiled(devices=1, parallel="jit", optimizer=None, network=NETWORK, **settings):
     loss = losses.simplified_barlow_twins
     step = train.make_step(network, loss, optimizer or optax.sgd(1e-2), noisy, **settings)
     return train.compile_step(step, devices=jax.devices()[:devices], parallel=parallel)

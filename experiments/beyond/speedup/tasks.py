@@ -101,7 +101,7 @@ class _LinearModel(linen.Module):
     dim: int
 
     @linen.compact
-    def __call__(self, x: Any, *, train: bool, axis_name: Any = None) -> nn.Outputs:
+    def __call__(self, x: Any, *, train: bool) -> nn.Outputs:
         """Its hidden representation is the input."""
         weights = linen.initializers.normal(x.shape[-1] ** -0.5)
         return nn.Outputs(x, linen.Dense(self.dim, use_bias=False, kernel_init=weights)(x))
@@ -111,7 +111,7 @@ class _HiddenLayer(linen.Module):
     width: int
 
     @linen.compact
-    def __call__(self, x: Any, *, train: bool, axis_name: Any = None) -> jax.Array:
+    def __call__(self, x: Any, *, train: bool) -> jax.Array:
         """The representation of images, whose values in [0, 1] have mean and variance near 0, 1."""
         pixels = 4 * (x.reshape(len(x), -1) - 0.5)
         return jax.nn.relu(linen.Dense(self.width)(pixels))
