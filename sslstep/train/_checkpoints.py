@@ -95,10 +95,7 @@ class Checkpoints:
         """
         if step in self.steps():
             return
-        leaves = _to_host(tree)
-        self._write(str(step), leaves)
-        if not self._proven:
-            self._prove(str(step), leaves)
+        self._write(str(step), f"checkpoint of step {step}", tree)
         for old in self.steps()[: -self._keep]:
             shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
@@ -111,10 +108,8 @@ class Checkpoints:
         Raises:
             ValueError, TypeError, CheckpointError: as :meth:`save`.
         """
-        leaves = _to_host(tree)
         try:
-            self._write(_REHEARSAL, leaves)
-            self._prove(_REHEARSAL, leaves)
+            self._write(_REHEARSAL, "checkpoint that is tried before the run", tree)
         finally:
             shutil.rmtree(self.folder / _REHEARSAL, ignore_errors=True)
 
@@ -167,7 +162,8 @@ class Checkpoints:
             )
         return None
 
-    def _write(self, name: str, leaves: dict[str, np.ndarray]) -> None:
+    def _write(self, name: str, called: str, tree: PyTree) -> None:
+        leaves = _to_host(tree)
         if not self._written:  # until then this may be a reader of another process's folder
             self._remove_drafts("*")  # which a killed process left
             shutil.rmtree(self.folder / _REHEARSAL, ignore_errors=True)
@@ -178,27 +174,21 @@ class Checkpoints:
         about = {"sha256": _digest(leaves)} | ({"empty": empty} if empty else {})
         parts = {"digest": ocp.args.JsonSave(about)}
         parts |= {"state": ocp.args.StandardSave(held)} if held else {}
+        failed = "could not be written to {}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _plain(self.folder) as folder:
                 self._checkpointer.save(folder / name, ocp.args.Composite(**parts))
+            if not self._proven:  # what cannot be read is not there, though writing said nothing
+                failed = "was written to {}, and cannot be read there"
+                self._read(name)
+                self._proven = True
         except Exception as error:
             self._remove_drafts(name)
-            raise CheckpointError(
-                f"the {_called(name)} could not be written to {self.folder} "
-                f"({self._first_line(error)}). {self._intact(name)}"
-            ) from error
-
-    def _prove(self, name: str, leaves: dict[str, np.ndarray]) -> None:
-        """Read what was written: what cannot be read is not there, though writing said nothing."""
-        try:
-            self._read(name)
-        except Exception as error:
-            raise CheckpointError(
-                f"the {_called(name)} was written to {self.folder}, and cannot be read there "
-                f"({self._first_line(error)}). {self._intact(name)}"
-            ) from error
-        self._proven = True
+            steps = [step for step in self.steps() if str(step) != name]
+            left = f"Intact is that of step {steps[-1]}." if steps else "There is no earlier one."
+            why = f"{failed.format(self.folder)} ({self._first_line(error)})"
+            raise CheckpointError(f"the {called} {why}. {left}") from error
 
     def _read(self, name: str) -> dict[str, np.ndarray]:
         with _plain(self.folder) as folder:
@@ -235,10 +225,6 @@ class Checkpoints:
         for draft in self.folder.glob(f"{name}.orbax-checkpoint-tmp*"):
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _intact(self, name: str) -> str:
-        steps = [step for step in self.steps() if str(step) != name]
-        return f"Intact is that of step {steps[-1]}." if steps else "There is no earlier one."
-
     def _first_line(self, error: BaseException) -> str:
         text = str(error).strip() or type(error).__name__
         return re.sub(_ALIAS, lambda _: str(self.folder), text.splitlines()[0])[:300]
@@ -263,14 +249,6 @@ def _plain(folder: Path) -> Iterator[Path]:
         link = Path(where) / _LINK
         link.symlink_to(folder, target_is_directory=True)
         yield link
-
-
-def _called(name: str) -> str:
-    return (
-        "checkpoint that is tried before the run"
-        if name == _REHEARSAL
-        else (f"checkpoint of step {name}")
-    )
 
 
 #: What may pass: it says nothing about the file.

@@ -1,10 +1,9 @@
-"""What a run leaves on disk, and the settings that it was made with."""
+"""What a run leaves on disk: metrics, records and checkpoints."""
 
-import json
-import math
+import contextlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,84 +14,65 @@ from jaxtyping import Array
 
 from sslstep.simulate import DivergenceError
 from sslstep.train._checkpoints import CheckpointError, Checkpoints
+from sslstep.train._identity import Identity
+from sslstep.train._lock import held
 from sslstep.train._rows import JsonLines, as_arrays, changes_between, read_rows
 from sslstep.train._step import TrainState
 
-__all__ = ["RunFiles"]
-
-# In run.json: the step at which a run began, and the norms of its parameters there, by their paths.
-INITIAL = "initial "
-INITIAL_STEP, INITIAL_NORM = f"{INITIAL}step", f"{INITIAL}norm of "
-# To which norms on two devices, or by two versions of JAX, agree.
-_NORM_TOLERANCE = 1e-3
-_MOST_SHOWN = 5
+__all__ = ["RunFiles", "opened"]
 
 _ADVICE = "Choose a smaller learning rate, a longer warm-up or another initial scale."
+
+
+@contextlib.contextmanager
+def opened(folder: str | Path | None, keep: int, identity: Identity | None) -> Iterator["RunFiles"]:
+    """The files of a run, whose folder is made and held for it."""
+    with contextlib.ExitStack() as stack:
+        path = None if folder is None else Path(os.path.expanduser(folder))
+        if path is not None:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(path / "lock", f"the run in {path}"))
+        files = RunFiles(path, keep, identity)
+        stack.callback(files.close)
+        yield files
 
 
 class RunFiles:
     """What one run writes; nothing, without a folder."""
 
-    def __init__(self, folder: Path | None, keep: int) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, keep: int, identity: Identity | None) -> None:
         self.metric_rows: list[dict[str, Any]] = []
         self.record_rows: list[dict[str, Any]] = []
-        self._checkpoints: Checkpoints | None = None
+        self._folder, self._identity = folder, identity
+        self._checkpoints = Checkpoints(folder / "checkpoints", keep) if folder else None
         self._lines: dict[str, JsonLines] = {}
-        self._seen: Mapping[str, Any] = {}
-        if folder is not None:
-            self._checkpoints = Checkpoints(folder / "checkpoints", keep)
-
-    def require_same(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
-        """Refuse a folder of another run: by the caller's settings, and by what a run sees."""
-        if self.folder is not None:
-            _require_json(settings)
-            path = self.folder / "settings.json"
-            if path.exists():
-                _require_same(
-                    self.folder, _read_settings(path), json.loads(json.dumps(dict(settings)))
-                )
-            path = self.folder / "run.json"
-            if path.exists():
-                # An earlier version wrote less of them.
-                written = _read_settings(path)
-                names = [name for name in seen if name in written]
-                # A state from the middle of the run tells nothing of its start.
-                if written.get(INITIAL_STEP) != seen[INITIAL_STEP]:
-                    names = [name for name in names if not name.startswith(INITIAL)]
-                old, new = ({name: values[name] for name in names} for values in (written, seen))
-                _require_same(self.folder, old, new)
-
-    def remember(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
-        """Write the settings, once it is clear that the run goes on here.
-
-        What a run sees follows with the first checkpoint: a run that was never saved binds nobody.
-        """
-        self._seen = seen
-        if self.folder is not None:
-            _write_settings(self.folder / "settings.json", settings)
-            if self._checkpoints and self._checkpoints.steps():
-                _write_settings(self.folder / "run.json", seen)
 
     def resume(self, state: TrainState) -> tuple[int, TrainState]:
-        """The step to go on from, and its state."""
-        found = self._checkpoints.latest(state) if self._checkpoints else None
-        if self.folder is not None:
-            if found is None and (self.folder / "run.json").exists():
+        """The step to go on from, and its state; refuses a folder of another run."""
+        found = None
+        if self._folder and self._checkpoints and self._identity:
+            self._identity.require_same(self._folder)
+            found = self._checkpoints.latest(state)
+            if found is None and (self._folder / "run.json").exists():
                 raise CheckpointError(
-                    f"{self.folder} holds a run whose checkpoints are gone: it cannot go on, and "
+                    f"{self._folder} holds a run whose checkpoints are gone: it cannot go on, and "
                     f"would be overwritten. Name another folder, or remove this one."
                 )
-            if found is None and self._checkpoints:
+            if found is None:
                 self._checkpoints.rehearse(state)
             # What was written after the checkpoint will be written again.
             for name, rows in (("metrics", self.metric_rows), ("records", self.record_rows)):
-                path = self.folder / f"{name}.jsonl"
+                path = self._folder / f"{name}.jsonl"
                 self._lines[name] = JsonLines(path, found[0] if found else -1)
                 rows += read_rows(path)
             if found:
                 self._warn_of_gaps(int(state.step), found[0])
         return found or (int(state.step), state)
+
+    def remember(self) -> None:
+        """Write what the run is made with, once it is clear that it goes on here."""
+        if self._folder and self._checkpoints and self._identity:
+            self._identity.write(self._folder, saved=bool(self._checkpoints.steps()))
 
     def _warn_of_gaps(self, first: int, last: int) -> None:
         """Say of which steps that the run has done the metrics are gone."""
@@ -102,7 +82,7 @@ class RunFiles:
             steps = f"steps {gone[0]} to {gone[-1]}" if gone[1:] else f"step {gone[0]}"
             some = "" if len(gone) == gone[-1] - gone[0] + 1 else "some of "
             warnings.warn(
-                f"{self.folder}/metrics.jsonl lacks the metrics of {some}{steps}, which the run "
+                f"{self._folder}/metrics.jsonl lacks the metrics of {some}{steps}, which the run "
                 f"has done: somebody has cut or changed it.",
                 stacklevel=4,
             )
@@ -160,9 +140,9 @@ class RunFiles:
             )
         for lines in self._lines.values():
             lines.sync()
-        if self._checkpoints and self.folder is not None:
+        if self._checkpoints:
             self._checkpoints.save(step, state)
-            _write_settings(self.folder / "run.json", self._seen)
+            self.remember()
 
     def close(self) -> None:
         """Close what is open."""
@@ -178,7 +158,7 @@ class RunFiles:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{name} could not be written to {self.folder} ({error.strerror}). "
+                f"{name} could not be written to {self._folder} ({error.strerror}). "
                 f"{self._return_to()}",
             ) from error
 
@@ -208,66 +188,3 @@ class RunFiles:
 
 def _is_finite(leaf: Array) -> bool:
     return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(np.isfinite(np.asarray(leaf)).all())
-
-
-def _require_json(settings: Mapping[str, Any]) -> None:
-    for name, value in settings.items():
-        try:
-            json.dumps(value)
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"settings[{name!r}] must be something that JSON can hold, such as a number, a "
-                f"string or a list: {error}."
-            ) from error
-
-
-def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuse other settings than those that were written in a folder, both as JSON has them."""
-    # Initial norms last: there are many, and another key changes them too.
-    ordered = sorted(old.keys() | new.keys(), key=lambda name: (name.startswith(INITIAL), name))
-    names = [name for name in ordered if not _same(name, old.get(name), new.get(name))]
-    if names:
-        shown = names if len(names) <= _MOST_SHOWN else names[: _MOST_SHOWN - 1]
-        changes = ", ".join(f"{name} = {old.get(name)!r}, now {new.get(name)!r}" for name in shown)
-        if len(shown) < len(names):
-            changes += f", and {len(names) - len(shown)} more"
-        raise ValueError(
-            f"{folder} holds a run of other settings ({changes}): name another folder, or "
-            f"remove this one."
-        )
-
-
-def _same(name: str, old: Any, new: Any) -> bool:
-    if name.startswith(INITIAL_NORM) and isinstance(old, float) and isinstance(new, float):
-        return math.isclose(old, new, rel_tol=_NORM_TOLERANCE)
-    return bool(old == new)
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # not JSON, or no text at all
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"{path} cannot be read: it is empty or broken, so nobody can tell whether this is the "
-            f"run that {path.parent} holds. Remove that file if you know it is, or name another "
-            f"folder."
-        )
-    return found
-
-
-def _write_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write them as JSON, in one step; those that are there already are the same."""
-    if path.exists():
-        return
-    draft = path.with_suffix(".tmp")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(dict(settings), indent=1, sort_keys=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # a power cut must not leave an empty file of this name
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise OSError(error.errno, f"{path} could not be written ({error.strerror})") from error

@@ -2,26 +2,23 @@
 
 import contextlib
 import logging
-import os
 import signal
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from tqdm import tqdm
 
 from sslstep import _check
 from sslstep.simulate import DivergenceError
-from sslstep.train import _peers
 from sslstep.train._compile import CompiledStep
-from sslstep.train._files import INITIAL_NORM, INITIAL_STEP, RunFiles
-from sslstep.train._lock import held
+from sslstep.train._files import opened
+from sslstep.train._identity import Identity
 from sslstep.train._order import batch_indices
+from sslstep.train._peers import Peers, agree, require_same_call
 from sslstep.train._rows import columns
 from sslstep.train._signals import Signals
 from sslstep.train._step import TrainState
@@ -79,7 +76,7 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     progress: str | None = None,
 ) -> Fit:
-    """Train for a number of steps, so that nothing but a lack of time can undo it.
+    """Train for ``num_steps`` steps, resumable from the last checkpoint.
 
     With a folder, the run writes ``metrics.jsonl`` and ``records.jsonl`` as it goes, which
     :func:`read_run` reads, and ``checkpoints/``. The same call on the same folder goes on from the
@@ -87,28 +84,19 @@ def fit(
     same machine and versions; other devices round differently). A folder of a finished run is read,
     not run again.
 
-    - SIGTERM or Ctrl-C: the run finishes the dispatch (with several processes, at most ten), saves
-      a checkpoint, and raises :class:`Interrupted`, also where that was its last step. A second
-      Ctrl-C stops at once.
     - Killed: what came after the last checkpoint is done again.
-    - A second run in the folder at once, of this or another process: :class:`InUseError`, with the
-      holder's process. One that died blocks nobody.
-    - A state that no checkpoint can hold, or a folder in which none can be read: an error before
-      the first step.
-    - A checkpoint that cannot be read: a warning, and the one before it.
-    - Metrics gone of steps that a checkpoint has: a warning, and it goes on from there. Lines that
-      cannot be read stay as they are.
-    - ``record`` fails: a checkpoint of that step, and its error. It returns other entries or shapes
-      than before: a warning; all is kept, with NaN where a number is missing.
-    - A full disk: an error; earlier checkpoints and whole lines of the files are intact.
-    - A loss or gradient that is not finite, or, at a checkpoint, a parameter or running average:
+    - SIGTERM or Ctrl-C: the run finishes the dispatch (with several processes, at most ten), saves
+      a checkpoint, and raises :class:`Interrupted`. A second Ctrl-C stops at once. Handlers of
+      before are put back, and told of the signal once the run is saved.
+    - A second run in the folder at once: :class:`InUseError`. One that died blocks nobody.
+    - A loss, a gradient, a record or, at a checkpoint, a parameter that is not finite:
       :class:`DivergenceError`, before anything of it is saved.
+    - ``record`` fails: a checkpoint of that step, and its error.
+    - Several processes: each makes the same call; the first writes, in a folder that only it needs
+      to see. What one of them raises, all raise.
 
-    Over several processes, every one makes the same call; the first writes, in a folder that only
-    it needs to see. What one of them raises, all raise.
-
-    Handlers of SIGTERM and SIGINT are put back after the run, also those that are not Python's, and
-    told of a signal once the run is saved.
+    The page on training of the documentation has a table of all that may happen, damaged files and
+    full disks included.
 
     Args:
         step: from :func:`compile_step`.
@@ -167,106 +155,88 @@ def fit(
         >>> run.metrics["step"]
         array([1, 2, 3, 4])
     """
-    writer = jax.process_index() == 0
+    writer, alone = jax.process_index() == 0, jax.process_count() == 1
     at = tuple(sorted({int(each) for each in record_at}))
+    peers, signals, shown = Peers(), Signals(), {}
     with contextlib.ExitStack() as stack:
-        with _peers.together():
+        with peers.together():
             steps = {"num_steps": num_steps, "checkpoint_every": checkpoint_every}
             steps["steps_per_dispatch"] = steps_per_dispatch
             _require_steps(step, steps, record, at)
             num_images = _length(images)
             batch_indices(state.key, 0, 0, batch_size, num_images)  # refuses sizes that do not fit
-            path = Path(os.path.expanduser(folder)) if folder is not None and writer else None
-            if path is not None:
-                path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(held(path / "lock", f"the run in {path}"))
-            files = RunFiles(path, keep)
-            stack.callback(files.close)
-            shared = folder is not None or jax.process_count() > 1
-            described = settings or {}, _seen(state, images, batch_size) if shared else {}
-            files.require_same(*described)
+            shared = folder is not None or not alone
+            identity = Identity(settings or {}, state, images, batch_size) if shared else None
+            files = stack.enter_context(opened(folder if writer else None, keep, identity))
             found = files.resume(state)
-        alike = {name: v for name, v in described[1].items() if not name.startswith(INITIAL_NORM)}
-        _peers.require_same_call({**steps, **alike, "record_at": at, "settings": described[0]})
+        require_same_call({**steps, "record_at": at, **(identity.alike() if identity else {})})
         first_of_all = int(state.step)
-        start, state = _peers.agree(*found)
+        start, state = agree(*found)
         if start > num_steps:
             raise ValueError(
                 f"num_steps = {num_steps}, but the run has {start} already"
                 f"{f' in {folder}' if folder is not None else ''}: name another folder, or train "
                 f"on."
             )
-        with _peers.together():
-            files.remember(*described)
-        stops = sorted({*at, *range(0, num_steps, checkpoint_every), num_steps})
-        here = step.place(state)
+        with peers.together():
+            files.remember()
+        stops = {*at, *range(0, num_steps, checkpoint_every), num_steps}
         placed = step.place(images) if start < num_steps else None
-        signals = stack.enter_context(Signals())
+        here, done = step.place(state), start
+        stack.enter_context(signals)
         bar = stack.enter_context(_bar(progress if writer else None, start, num_steps))
-        failure: Exception | None = None
-        done, shown = start, {}
 
-        def written(first: int, metrics: Any) -> None:
-            """Write metrics down. What fails here is raised when all processes can raise it."""
-            nonlocal failure
-            try:
-                if failure is None:
-                    shown.update(files.metrics(first, metrics))
-            except Exception as error:
-                if jax.process_count() == 1:
-                    raise
-                failure = error
+        def on_metrics(first: int, metrics: Any) -> None:
+            with peers.later():
+                shown.update(files.metrics(first, metrics))
 
-        def checkpoint() -> None:
-            with _peers.together():
+        def on_checkpoint() -> None:
+            with peers.together():
                 files.checkpoint(done, step.fetch(here))
 
-        def recorded() -> None:
+        def on_record() -> None:
             try:
-                with _peers.together():
+                with peers.together():
                     measured = record(step.fetch(here)) if record is not None else {}
                     shown.update(files.record(done, measured))
             except DivergenceError:
                 raise
             except Exception:
                 if done > start:  # what was trained is not lost
-                    checkpoint()
+                    on_checkpoint()
                 raise
 
         # A step is recorded where it is reached: a run that goes on has done so, unless it failed.
         if start in at and (start == first_of_all or files.failed_record(start)):
-            recorded()
-        pending, dispatches = None, 0
-        for stop in (stop for stop in stops if stop > start):
-            for first, count in _dispatches(done, stop, steps_per_dispatch):
-                indices = batch_indices(state.key, first, count, batch_size, num_images)
-                here, metrics = step(here, placed, indices)
-                # One dispatch runs while the one before it is written down.
-                if pending is not None:
-                    written(*pending)
-                pending, done = (first, step.fetch(metrics)), first + count
-                show = {k: f"{shown[k]:.4g}" for k in ("loss", "learned") if k in shown}
-                bar.set_postfix(show, refresh=False)
-                bar.update(count)
-                dispatches += 1
-                # Several processes must stop at one step, and asking all of them takes time.
-                now = jax.process_count() == 1 or dispatches % _ASK_EVERY == 0
-                if now and _peers.anyone(signals.received, failure):
-                    break
-            if pending is not None:
-                written(*pending)
-            pending = None
-            asked = _peers.anyone(signals.received, failure)
+            on_record()
+        before = None  # what the last dispatch returned: it is written while the next one runs
+        cuts = _dispatches(start, sorted(stops), steps_per_dispatch)
+        for dispatch, (first, count) in enumerate(cuts, start=1):
+            indices = batch_indices(state.key, first, count, batch_size, num_images)
+            here, metrics = step(here, placed, indices)
+            if before is not None:
+                on_metrics(*before)
+            before, done = (first, step.fetch(metrics)), first + count
+            show = {name: f"{shown[name]:.4g}" for name in ("loss", "learned") if name in shown}
+            bar.set_postfix(show, refresh=False)
+            bar.update(count)
+            # Several processes must stop at one step, and asking all of them takes time.
+            asked = (alone or dispatch % _ASK_EVERY == 0) and peers.any(signals.received)
+            if not asked and done not in stops:
+                continue
+            on_metrics(*before)
+            before = None
+            asked = peers.any(signals.received)
             if done in at:
-                recorded()
-                asked = _peers.anyone(signals.received)
+                on_record()
+                asked = peers.any(signals.received)
             if asked or done % checkpoint_every == 0 or done == num_steps:
-                checkpoint()
+                on_checkpoint()
             if asked:
                 break
     # One that came later, with the last checkpoint, must not be lost: the program may have more to
     # do. From here on signals do again what they did before.
-    if asked := _peers.anyone(signals.received):
+    if asked := peers.any(signals.received):
         signals.hand_on()
         saved = "saved: the same call goes on from here"
         kept = "lost, as there is no folder" if folder is None else saved
@@ -303,49 +273,19 @@ def _length(images: PyTree) -> int:
     return int(*sizes)
 
 
-def _dispatches(first: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut the steps from one stop to the next: where, and how many.
+def _dispatches(start: int, stops: Iterable[int], most: int) -> Iterator[tuple[int, int]]:
+    """Cut the steps from each stop to the next: where, and how many.
 
     As many at once as are allowed, or a power of two: each other number is another program to
     compile. Counted back from the stop, so that an interrupted run cuts what is left as it would
     have been.
     """
-    while first < stop:
-        rest = (stop - first) % most
-        count = 1 << (rest.bit_length() - 1) if rest else most
-        yield first, count
-        first += count
-
-
-def _seen(state: TrainState, images: PyTree, batch_size: int) -> dict[str, Any]:
-    """What determines a run beside its settings, and the shapes of its state do not show."""
-    leaves = jax.tree.leaves(images)
-    return {
-        **_initial_norms(state.params),
-        INITIAL_STEP: int(state.step),
-        "batch_size": int(batch_size),
-        "images": [f"{leaf.dtype} {tuple(leaf.shape)}" for leaf in leaves],
-        "checksums of images": [_checksum(leaf) for leaf in leaves],
-        "key": np.asarray(jax.random.key_data(state.key)).ravel().tolist(),
-    }
-
-
-def _initial_norms(params: PyTree) -> dict[str, float]:
-    """Of each array, which the scale and the seed of the initial parameters change."""
-    norms = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            # With the shape: arrays of other shapes are another network's, which is said elsewhere.
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            norm = np.linalg.norm(np.asarray(leaf).astype(np.float64))
-            norms[f"{INITIAL_NORM}{name} {tuple(leaf.shape)}"] = float(f"{norm:.6g}")
-    return norms
-
-
-def _checksum(leaf: Any) -> str:
-    """Of an array's bytes, at 1 GB or more a second."""
-    flat = np.ascontiguousarray(leaf).reshape(-1)
-    return f"{zlib.crc32(flat.view(np.uint8).data):08x}"
+    for stop in stops:
+        while start < stop:
+            rest = (stop - start) % most
+            count = 1 << (rest.bit_length() - 1) if rest else most
+            yield start, count
+            start += count
 
 
 @contextlib.contextmanager

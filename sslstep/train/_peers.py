@@ -15,7 +15,7 @@ from sslstep.train._checkpoints import CheckpointError
 from sslstep.train._lock import InUseError
 from sslstep.train._step import TrainState
 
-__all__ = ["agree", "anyone", "require_same_call", "together"]
+__all__ = ["Peers", "agree", "require_same_call"]
 
 # What one process raises the others raise too, under these names; all else as a RuntimeError.
 _ERRORS = {
@@ -24,31 +24,41 @@ _ERRORS = {
 }
 
 
-def anyone(received: int, failure: Exception | None = None) -> int:
-    """A signal that any process has received; what has failed on one is raised on all."""
-    if jax.process_count() > 1:
-        told = multihost_utils.process_allgather(np.asarray([received, failure is not None]))
-        if told[:, 1].any():
-            texts = _shared("" if failure is None else _described(failure))
-            first = int(np.argmax(told[:, 1]))
-            failure = failure or _of_another(first, *json.loads(texts[first]))
-        received = int(told[:, 0].max())
-    if failure is not None:
-        raise failure
-    return received
+class Peers:
+    """All processes of a run: what fails on one is raised on all, where they next agree."""
 
+    failure: Exception | None = None
 
-@contextlib.contextmanager
-def together() -> Iterator[None]:
-    """A block that each process runs by itself, and that succeeds on all or raises on all."""
-    failure = None
-    try:
-        yield
-    except Exception as error:
-        if jax.process_count() == 1:
-            raise
-        failure = error
-    anyone(0, failure)
+    def any(self, received: int) -> int:
+        """A signal that any process has received; raises what has failed on any."""
+        failure, self.failure = self.failure, None
+        if jax.process_count() > 1:
+            told = multihost_utils.process_allgather(np.asarray([received, failure is not None]))
+            if told[:, 1].any():
+                texts = _shared("" if failure is None else _described(failure))
+                first = int(np.argmax(told[:, 1]))
+                failure = failure or _of_another(first, *json.loads(texts[first]))
+            received = int(told[:, 0].max())
+        if failure is not None:
+            raise failure
+        return received
+
+    @contextlib.contextmanager
+    def later(self) -> Iterator[None]:
+        """A block that each process runs by itself; several raise its errors where they agree."""
+        try:
+            yield
+        except Exception as error:
+            if jax.process_count() == 1:
+                raise
+            self.failure = self.failure or error
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that each process runs by itself, and that succeeds on all or raises on all."""
+        with self.later():
+            yield
+        self.any(0)
 
 
 def require_same_call(call: Mapping[str, Any]) -> None:

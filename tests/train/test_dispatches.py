@@ -21,10 +21,10 @@ def test_a_few_programs_serve_every_remainder():
 @pytest.mark.parametrize("most", [1, 7, 30, 64])
 def test_an_interrupted_run_cuts_the_rest_as_it_would_have(most):
     for stop in range(1, 130):
-        cuts = list(_loop._dispatches(0, stop, most))
+        cuts = list(_loop._dispatches(0, [stop], most))
         assert sum(count for _, count in cuts) == stop
         for n, (first, _) in enumerate(cuts):
-            assert list(_loop._dispatches(first, stop, most)) == cuts[n:]
+            assert list(_loop._dispatches(first, [stop], most)) == cuts[n:]
 
 
 def test_an_epoch_is_drawn_once(monkeypatch):
