@@ -124,15 +124,15 @@ class CompiledStep:
                 f"the batch has {batch} images, which {len(self.devices)} devices cannot share "
                 f"evenly: choose a multiple."
             )
+        dealt: Any = indices
         if self.parallel == "pmap":
             mine = [device.process_index == jax.process_index() for device in self.devices]
-            indices = indices.reshape(k, -1, len(mine)).swapaxes(1, 2)[:, np.asarray(mine)]
+            dealt = indices.reshape(k, -1, len(mine)).swapaxes(1, 2)[:, np.asarray(mine)]
         elif jax.process_count() > 1:
-            whole = indices
-            indices = jax.make_array_from_callback(
-                whole.shape, self._by_rows, lambda index: whole[index]
+            dealt = jax.make_array_from_callback(
+                indices.shape, self._by_rows, lambda index: indices[index]
             )
-        return self._compiled(state, images, indices)
+        return self._compiled(state, images, dealt)
 
 
 def compile_step(
