@@ -244,8 +244,8 @@ def preconditioned(
     r"""Loss with preconditioned gradients (:func:`precondition`) and unchanged values.
 
     It replaces the loss in :func:`sslstep.train.make_step`, also with microbatches and on several
-    devices. For a strength that depends on the step,
-    make the step inside a function of the state, as in the example.
+    devices. For a strength that depends on the step, make the step inside a function of the state,
+    as in the example.
 
     Args:
         loss_fn: ``loss_fn(z, z_prime, ...)``, a scalar.
