@@ -7,8 +7,9 @@ both from a kernel function and positive pairs. When each mode is learned is a m
 eigenvalue: see :mod:`sslstep.linear`, whose functions of γ and s(0) hold here as they are. That is
 the theory of small starts; :func:`flow` and :func:`gradient_descent` train the kernel machine from
 any start, on any loss. Which modes grow under any loss, and at what rates, :func:`growth_modes`
-finds, and :func:`stepwise_flow` follows them from a start however small. :func:`approximate_modes`
-finds the modes of samples too many for their kernel, with bounds.
+finds, :func:`stepwise_flow` follows them from a start however small, and :func:`plateaus` has the
+levels at which it rests. :func:`approximate_modes` finds the modes of samples too many for their
+kernel, with bounds.
 """
 
 from sslstep.kernel_pca._approximate import ApproximateModes, approximate_modes
@@ -20,7 +21,7 @@ from sslstep.kernel_pca._embed import (
     gradient_flow_ssl,
     learned_kernel,
 )
-from sslstep.kernel_pca._growth import growth_modes
+from sslstep.kernel_pca._growth import growth_modes, plateaus
 from sslstep.kernel_pca._krylov import ConvergenceError
 from sslstep.kernel_pca._machine import KernelDescent, flow, gradient_descent
 from sslstep.kernel_pca._modes import (
@@ -46,6 +47,7 @@ __all__ = [
     "gradient_flow_ssl",
     "growth_modes",
     "learned_kernel",
+    "plateaus",
     "principal_modes",
     "stepwise_flow",
 ]

@@ -3,12 +3,16 @@ r"""What grows under any loss, and where it rests."""
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt32
+import numpy as np
+import scipy.optimize
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Real, UInt32
 
 from sslstep import _check
-from sslstep._linalg import computed_in
-from sslstep._second_variation import negative_hessian
+from sslstep._linalg import computed_in, matmul
+from sslstep._second_variation import Loss, negative_hessian, value
 from sslstep.kernel_pca._modes import (
     Kernel,
     KernelModes,
@@ -18,8 +22,14 @@ from sslstep.kernel_pca._modes import (
     require_kernel,
     warn_if_few,
 )
+from sslstep.kernel_pca._stepwise import factorised
 
-__all__ = ["growth_modes"]
+#: New dimensions that are tried for each plateau.
+NUM_STARTS = 4
+
+Shapes = tuple[tuple[int, int], tuple[int, int]]
+
+__all__ = ["growth_modes", "plateaus"]
 
 
 def growth_modes(
@@ -108,3 +118,119 @@ def growth_modes(
     modes = leading_modes(kernel, size, dim, options, hessian, 1.0)
     warn_if_few(modes.eigenvalues)
     return modes
+
+
+def plateaus(
+    kernel: Real[ArrayLike, "N N"],
+    loss_fn: Callable[..., Any],
+    dim: int,
+    *,
+    num_views: int = 2,
+    max_iterations: int = 3000,
+) -> Float[Array, " levels"]:
+    r"""The loss while k dimensions are learned, for k = 0...d: the levels of its plateaus.
+
+    While k dimensions are learned the embeddings have rank k, and rest where no embedding of that
+    rank in the kernel's range has a lower loss nearby:
+
+    .. math:: L_k = \min_{B, D} L(A B D), \qquad \tilde K = A A^\top, \quad
+        B \in \mathbb{R}^{r \times k}, \; D \in \mathbb{R}^{k \times d}
+
+    Of the simplified Barlow Twins loss it is d - k, as long as γ is positive. A loss that does not
+    change under rotations has the k dimensions along any axes. Of one that does, as VICReg, they
+    may share the d coordinates or keep to k of them: both are tried, and the lower is returned. So
+    it holds at any weights, where :func:`sslstep.dynamics.vicreg_plateau` has VICReg's own.
+
+    The minimum is the lowest that L-BFGS finds, in float64, from that of k - 1 and a few small new
+    dimensions; where a loss has a kink, as VICReg's hinge, to within 1%. A flow
+    reaches it when its slowest direction has come to rest, which a kernel with small eigenvalues
+    may delay beyond the next step.
+
+    Args:
+        kernel: K̃ over all views of n samples, one view after the other, shape ``(N, N)``.
+        loss_fn: from one array ``(n, d)`` for each view to a scalar, in JAX.
+        dim: d.
+        num_views: V, with N = V n.
+        max_iterations: of L-BFGS, for each k.
+
+    Returns:
+        The levels, from none learned to all, shape ``(d + 1,)``; they do not increase.
+
+    Raises:
+        ValueError: if the kernel is not symmetric, does not fit ``num_views``, or ``dim`` is out of
+            range; or if the loss of zero embeddings is not finite.
+
+    Example:
+        >>> import jax
+        >>> from sslstep import kernel_pca, losses
+        >>> x = jax.random.normal(jax.random.key(0), (40, 4))
+        >>> x = x.at[20:].set(x[:20])
+        >>> kernel_pca.plateaus(x @ x.T, losses.simplified_barlow_twins, 2).round(3) + 0.0
+        Array([2., 1., 0.], dtype=float32)
+    """
+    _check.require_symmetric("kernel", kernel)
+    size = require_kernel(kernel, num_views, None)
+    require_dim(dim, size // num_views)
+    factor, _ = factorised(np.asarray(kernel, np.float64))
+    rng = np.random.default_rng(0)
+    options: Any = {
+        "maxiter": max_iterations,
+        "maxfun": 4 * max_iterations,
+        "ftol": 1e-13,
+        "gtol": 1e-10,
+    }
+    bases = {"own": np.eye(dim), "turned": np.linalg.qr(rng.standard_normal((dim, dim)))[0]}
+    with jax.enable_x64(True):
+        level = _level(loss_fn, num_views, factor)
+        zero = float(value(loss_fn, num_views, jnp.zeros((size, dim))))
+        if not np.isfinite(zero):
+            raise ValueError(f"loss_fn of embeddings that are zero is {zero}.")
+        found = [zero]
+        runs = {which: (np.zeros((factor.shape[1], 0)), axes[:0]) for which, axes in bases.items()}
+        for k in range(1, dim + 1):
+            shapes = (factor.shape[1], k), (k, dim)
+            lowest = []
+            for which, axes in bases.items():
+                before, mix = runs[which]
+                results = []
+                for _ in range(NUM_STARTS):
+                    new = rng.standard_normal((factor.shape[1], 1))
+                    new *= 0.1 / np.sqrt(np.mean((factor @ new) ** 2))
+                    start = np.hstack([before, new]), np.vstack([mix, axes[k - 1 : k]])
+                    results.append(
+                        scipy.optimize.minimize(
+                            level,
+                            np.concatenate([part.ravel() for part in start]),
+                            args=(shapes,),
+                            jac=True,
+                            method="L-BFGS-B",
+                            options=options,
+                        )
+                    )
+                best = min(results, key=lambda result: float(result.fun))
+                runs[which] = _split(best.x, shapes)
+                lowest.append(float(best.fun))
+            found.append(min(found[-1], *lowest))
+    return jnp.asarray(found, computed_in(_check.as_float("kernel", kernel).dtype))
+
+
+def _split(variables: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, np.ndarray]:
+    (rows, rank), _ = shapes
+    return variables[: rows * rank].reshape(shapes[0]), variables[rows * rank :].reshape(shapes[1])
+
+
+def _level(loss_fn: Loss, num_views: int, factor: np.ndarray) -> Callable[..., Any]:
+    """The loss and its gradient by B and D, for an optimiser on the host."""
+    features = jnp.asarray(factor)
+
+    @jax.jit
+    @jax.value_and_grad
+    def compiled(parts: tuple[Array, Array]) -> Array:
+        return value(loss_fn, num_views, matmul(matmul(features, parts[0]), parts[1]))
+
+    def level(variables: np.ndarray, shapes: Shapes) -> tuple[float, np.ndarray]:
+        parts = tuple(jnp.asarray(part) for part in _split(variables, shapes))
+        here, gradient = compiled(parts)
+        return float(here), np.concatenate([np.asarray(part).ravel() for part in gradient])
+
+    return level

@@ -8,6 +8,8 @@ negatives, and a loss of it would have no gradient.
 
 from sslstep._spectral import sharpen, smooth
 from sslstep.losses._barlow_twins import barlow_twins, simplified_barlow_twins
+from sslstep.losses._contrastive import info_nce, spectral_contrastive
+from sslstep.losses._sigreg import lejepa, sigreg
 from sslstep.losses._simclr import simclr
 from sslstep.losses._spectral_barlow_twins import (
     hinge_barlow_twins,
@@ -17,19 +19,25 @@ from sslstep.losses._spectral_barlow_twins import (
     spectral_barlow_twins,
 )
 from sslstep.losses._vicreg import VICRegTerms, vicreg, vicreg_terms
+from sslstep.losses._w_mse import w_mse
 
 __all__ = [
     "VICRegTerms",
     "barlow_twins",
     "hinge_barlow_twins",
+    "info_nce",
+    "lejepa",
     "quartic_barlow_twins",
     "sharpen",
     "sharpened_barlow_twins",
+    "sigreg",
     "simclr",
     "simplified_barlow_twins",
     "smooth",
     "smoothed_barlow_twins",
     "spectral_barlow_twins",
+    "spectral_contrastive",
     "vicreg",
     "vicreg_terms",
+    "w_mse",
 ]

@@ -44,3 +44,8 @@ def correlation(z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLi
     if batch_norm:
         z, z_prime = (normalised(view, eps) for view in (z, z_prime))
     return matmul(z.T, z_prime) / z.shape[0]
+
+
+def unit(z: Array) -> Array:
+    """Embeddings of length 1, or shorter if below 1e-12."""
+    return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), 1e-24))

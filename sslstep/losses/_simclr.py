@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check
 from sslstep._linalg import matmul
-from sslstep.losses._batch import pair
+from sslstep.losses._batch import pair, unit
 
 
 def simclr(
@@ -48,14 +48,10 @@ def simclr(
     """
     z, z_prime = pair(z, z_prime)
     _check.require_scalar("temperature", temperature, above=0.0)
-    both = jnp.concatenate([_unit(z), _unit(z_prime)])
+    both = jnp.concatenate([unit(z), unit(z_prime)])
     logits = matmul(both, both.T) / jnp.asarray(temperature, both.dtype)
     logits = jnp.where(jnp.eye(len(both), dtype=bool), -jnp.inf, logits)
     # The other view of each.
     positive = jnp.roll(jnp.arange(len(both), dtype=jnp.int32), len(z))
     agreement = jnp.take_along_axis(logits, positive[:, None], axis=1)[:, 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - agreement)
-
-
-def _unit(z: Array) -> Array:
-    return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), 1e-24))

@@ -1,0 +1,60 @@
+"""Levels of plateaus, against closed forms and the flow's own."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sslstep import kernel_pca, linear, losses
+
+
+def features(n=30, m=5, noise=0.3):
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal((n, m)) * np.geomspace(2, 0.7, m)
+    return [common + noise * rng.standard_normal((n, m)) for _ in range(2)]
+
+
+def test_closed_forms(x64):
+    x, x_prime = features()
+    both = np.concatenate([x, x_prime])
+    simple = kernel_pca.plateaus(both @ both.T, losses.simplified_barlow_twins, 3)
+    np.testing.assert_allclose(simple, [3, 2, 1, 0], atol=1e-6)
+    gamma, sigma = linear.cross_correlation(x, x_prime), linear.second_moment(x, x_prime)
+    mu = np.asarray(linear.pencil_modes(gamma, sigma, 3).eigenvalues)
+    loss = partial(losses.spectral_contrastive, negatives="all")
+    found = kernel_pca.plateaus(both @ both.T, loss, 3)
+    np.testing.assert_allclose(found, -np.concatenate([[0], np.cumsum(mu**2)]), atol=1e-6)
+
+
+def test_vicreg_at_other_weights(x64):
+    """Views that agree, one dimension in two coordinates of standard deviations a and b."""
+    x = np.random.default_rng(1).standard_normal((20, 3))
+    both = np.concatenate([x, x])
+    loss = partial(losses.vicreg, invariance=1.0, variance=2.0, covariance=1.0)
+    found = kernel_pca.plateaus(both @ both.T, loss, 2)
+    a, b = np.meshgrid(*2 * [np.linspace(0, 1.1, 2201)])
+    hinges = sum(np.maximum(0, 1 - np.sqrt(s**2 + 1e-4)) for s in (a, b)) / 2
+    lowest = (2 * hinges + 2 * (a * b) ** 2).min()
+    assert lowest < 0.99 - 0.05  # they share it, as k coordinates of variance 1 would not
+    # L-BFGS stops short at the hinge's kink, where one of them rests: the docstring's 1%.
+    np.testing.assert_allclose(found, [2 * 0.99, lowest, 0], rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_learned", [1, 2])
+def test_they_are_where_the_flow_rests(x64, num_learned):
+    """InfoNCE: embeddings of so many dimensions alone, at the end of their flow."""
+    both = np.concatenate(features())
+    loss = partial(losses.info_nce, normalise=False, temperature=1.0)
+    levels = kernel_pca.plateaus(both @ both.T, loss, 2)
+    weights = 1e-3 * np.random.default_rng(2).standard_normal((5, num_learned))
+    run = kernel_pca.stepwise_flow(both @ both.T, loss, both @ weights, np.array([0.0, 1000.0]))
+    np.testing.assert_allclose(run.loss[-1], levels[num_learned], rtol=1e-3)
+    assert (np.diff(levels) < 0).all()
+
+
+def test_bad_arguments(unchecked):
+    with pytest.raises(ValueError, match="dim must be between 1 and n = 6"):
+        kernel_pca.plateaus(jnp.eye(12), losses.simplified_barlow_twins, 7)
+    with pytest.raises(ValueError, match="loss_fn of embeddings that are zero is nan"):
+        kernel_pca.plateaus(jnp.eye(12), lambda z, w: jnp.sum(z) / jnp.sum(w), 2)
