@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks._timing import OURS, Row, Rows, parser, print_machine, take_turns
-from experiments.fig1ab.config import Config
-from experiments.fig1ab.experiment import positive_pairs
+from experiments.fig1ab.experiment import Config, positive_pairs
 from sslstep import dynamics, linear, simulate
 
 DENSE = "dense Γ, NumPy"

@@ -1,7 +1,7 @@
 """How each method is trained: its projector, loss, views and optimiser, as settings."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -286,3 +286,94 @@ class Recipes:
         """The recipe of a method."""
         recipe: Recipe = getattr(self, method)
         return recipe
+
+    def changed(self, *, every: Mapping[str, Any], **own: Mapping[str, Any]) -> "Recipes":
+        """Recipes with other settings: those of every method, and a method's own by its name."""
+        new: Any = {m: replace(self.of(m), **every, **own.get(m, {})) for m in METHODS}
+        return Recipes(**new)
+
+
+#: Epochs of the publications are of STL-10's unlabelled images.
+STL10_IMAGES = 100_000
+
+#: Small initialisation, on 32x32 images and two cores: dimensions are learned one at a time.
+SMALL_INIT = Recipes(
+    barlow_twins=BarlowTwins(init_scale=0.3),
+    simclr=SimCLR(init_scale=0.2, learning_rate=0.01, momentum=0.9, num_steps=1500),
+    vicreg=VICReg(hidden=(256, 256), init_scale=0.2, learning_rate=0.01, momentum=0.9),
+)
+
+#: Standard initialisation, the same.
+STANDARD_INIT = Recipes(
+    barlow_twins=BarlowTwins(
+        dim=64,
+        off_diagonal=5e-3,
+        batch_norm=True,
+        symmetrise=False,
+        learning_rate=0.01,
+        momentum=0.9,
+        num_steps=1000,
+    ),
+    simclr=SimCLR(dim=64, learning_rate=0.5, momentum=0.9, weight_decay=1e-5, num_steps=1000),
+    vicreg=VICReg(dim=64, hidden=(256, 256), learning_rate=0.01, momentum=0.9, num_steps=1000),
+)
+
+#: Appendix D.2, small initialisation: for ResNet-50 on STL-10.
+PAPER_SMALL_INIT = Recipes(
+    barlow_twins=BarlowTwins(
+        dim=512,
+        hidden=(2048,),
+        views="publication",
+        batch_size=64,
+        optimizer="lars",
+        learning_rate=0.2 * 64 / 256,
+        bias_learning_rate=0.0048 * 64 / 256,
+        momentum=0.9,
+        weight_decay=1e-6,
+        schedule="warmup_cosine",
+        warmup_steps=10 * (STL10_IMAGES // 64),
+        num_steps=320 * (STL10_IMAGES // 64),
+        init_scale=0.093,
+        symmetrise=False,
+    ),
+    simclr=SimCLR(
+        dim=128,
+        hidden=(2048,),
+        views="publication",
+        learning_rate=0.01,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=1e-5,
+        num_steps=320 * (STL10_IMAGES // 256),
+        init_scale=0.087,
+    ),
+    vicreg=VICReg(
+        dim=128,
+        hidden=(512, 512),
+        views="publication",
+        optimizer="lars",
+        learning_rate=0.25,
+        momentum=0.9,
+        weight_decay=1e-5,
+        schedule="warmup_cosine",
+        warmup_steps=STL10_IMAGES // 256,
+        num_steps=500 * (STL10_IMAGES // 256),
+        init_scale=0.133,
+    ),
+)
+
+#: Appendix D.2, standard initialisation.
+PAPER_STANDARD_INIT = PAPER_SMALL_INIT.changed(
+    barlow_twins={"off_diagonal": 0.0051, "batch_norm": True},
+    simclr={"learning_rate": 0.5},
+    vicreg={"learning_rate": 0.5},
+    every={"init_scale": 1.0, "zero_init_residual": True},
+)
+
+#: Appendix E: small initialisation but for d and α.
+PAPER_TABLES = PAPER_SMALL_INIT.changed(
+    barlow_twins={"init_scale": 0.542},
+    simclr={"init_scale": 0.284},
+    vicreg={"init_scale": 0.604},
+    every={"dim": 50},
+)

@@ -1,21 +1,19 @@
-"""The statements of Section 4 that Figure 1 (A, B)'s run tests: measurements and claims."""
+"""The claims: step times, plateaus, and Result 4.6."""
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.fig1ab.config import Config
-from experiments.fig1ab.measures import SMALL_DIMS, _fine
+from experiments.fig1ab.experiment import Config
+from experiments.fig1ab.result_4_6 import SMALL_DIMS
 from sslstep import claims, dynamics, linear
 from sslstep.experiment import Arrays, prediction
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Every claim of the run."""
-    return [
-        *_check_steps(config, arrays),
-        *_check_solution(config, arrays),
-        *_check_alignment(config, arrays),
-    ]
+    """Steps and plateaus of the run, and the distances of Result 4.6."""
+    dims = [dim for dim in (*SMALL_DIMS, config.dim) if f"distances_{dim}" in arrays]
+    of_distances = [claim for dim in dims for claim in _check_distances(arrays, dim)]
+    return [*_check_steps(config, arrays), *of_distances]
 
 
 def _check_steps(config, arrays) -> list[claims.Claim]:
@@ -56,7 +54,11 @@ def _check_steps(config, arrays) -> list[claims.Claim]:
             tolerance=slack * slowdown,
         ),
     ]
-    plateaus = _plateaus(config, arrays)
+    gammas = arrays["gammas"][: config.dim]
+    plateaus = prediction.resting_losses(
+        arrays["t"], arrays["loss"], arrays["predicted_step_times"], gammas
+    )
+    plateaus.append((float(arrays["loss"][-1]), 0))
     results.append(
         claims.below(
             f"the loss rests at whole numbers: largest distance over {len(plateaus)} plateaus",
@@ -73,95 +75,6 @@ def _check_steps(config, arrays) -> list[claims.Claim]:
 def _slowdown(config, arrays) -> float:
     gamma = arrays["gammas"][0]
     return float(gamma / dynamics.effective_eigenvalue(gamma, config.learning_rate))
-
-
-def _plateaus(config, arrays) -> list[tuple[float, int]]:
-    """Loss at the start, between steps and at the end, and the number it should be."""
-    loss, gammas = arrays["loss"], arrays["gammas"][: config.dim]
-    between = [
-        (float(np.interp(middle, arrays["t"], loss)), config.dim - learned)
-        for learned, middle in prediction.plateaus(arrays["predicted_step_times"], gammas)
-    ]
-    return [(float(loss[0]), config.dim), *between, (float(loss[-1]), 0)]
-
-
-def _check_solution(config, arrays) -> list[claims.Claim]:
-    eps = float(np.finfo(arrays["loss"].dtype).eps)
-    ratios = arrays["norm_ratios"]
-    # W Γ W^T is rounded in sums of m products, of a size that rounding multiplies by 1e3 at most.
-    rounding = config.dim * 1e3 * eps
-    limits = np.abs(arrays["limits_run"] - arrays["limits_expected"])
-    formula = np.abs(arrays["limits_formula"] - arrays["limits_expected"])
-    aligned = np.abs(arrays["aligned_losses"] / arrays["modewise_losses"] - 1)
-    return [
-        claims.below(
-            "Eq. 10 solves Eq. 12: largest residual relative to its terms, for γ_1...γ_d and γ_m",
-            "Prop. 4.1, Eq. 12",
-            measured=float(arrays["eq12_residual"]),
-            # Exponents up to about 40, each rounded: 40 eps, in both sides and their cancellation.
-            tolerance=500 * eps,
-        ),
-        claims.below(
-            "gradient flow from an aligned start follows Eqs. 9 and 10: sup_t |W - W*| / |W*(∞)|",
-            "Prop. 4.1",
-            measured=float(arrays["aligned_distance"]),
-            # The integrator's relative tolerance, over growth by a factor α^-1 = e^16 and a rise in
-            # which a relative error of s grows by as much again.
-            tolerance=50 * _fine(arrays["loss"].dtype),
-        ),
-        claims.below(
-            "s_j goes to γ^-1/2, stays, or goes to 0 as γ is positive, zero or negative: worst "
-            "of three",
-            "Eq. 13",
-            measured=float(max(limits.max(), formula.max())),
-            tolerance=10 * 1e-2 * eps**0.5,
-        ),
-        claims.below(
-            "for aligned W the loss is the sum of (1 - γ_j s_j^2)^2: largest relative error of 20",
-            "Eq. 14",
-            measured=float(aligned.max()),
-            tolerance=1e3 * eps,
-        ),
-        claims.below(
-            "the top spectral solution has zero loss",
-            "Prop. 4.3",
-            measured=float(arrays["top_loss"]),
-            tolerance=rounding**2,
-        ),
-        claims.below(
-            f"so have {len(ratios)} other solutions constructed: largest loss",
-            "Prop. 4.3",
-            measured=float(arrays["other_losses"].max()),
-            tolerance=rounding**2,
-        ),
-        claims.above(
-            "and none of them has a smaller norm: least excess |W|_F / |W_top|_F - 1",
-            "Prop. 4.3",
-            expected=0.0,
-            measured=float(ratios.min()) - 1,
-            tolerance=100 * eps,
-        ),
-    ]
-
-
-def _check_alignment(config, arrays) -> list[claims.Claim]:
-    degrees = np.arange(config.dim, 0, -1)
-    # A chi-square variable with k degrees of freedom has variance 2 k.
-    error = np.abs(arrays["initial_squares"] - degrees)
-    most = error + 1.96 * np.sqrt(2 * degrees / config.num_draws)
-    results = [
-        claims.below(
-            f"mean of s_j(0)^2 over {config.num_draws} draws is α^2 (d - j + 1): largest "
-            f"deviation over j, in α^2, at the far end of its 95% interval",
-            "Eq. 21",
-            measured=float(most.max()),
-            tolerance=0.5,  # nearer to it than to any other whole number
-        )
-    ]
-    for dim in (*SMALL_DIMS, config.dim):
-        if f"distances_{dim}" in arrays:
-            results += _check_distances(arrays, dim)
-    return results
 
 
 def _check_distances(arrays, dim) -> list[claims.Claim]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.fig1ab.config import Config
+from experiments.fig1ab.experiment import Config
 from sslstep import plotting
 from sslstep.experiment import Arrays, panels
 

@@ -10,8 +10,7 @@ from sslstep.experiment import Arrays, prediction
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """Claims about a run that learns, or about one that does not leave its first plateau."""
     learns = arrays["predicted_step_times"][0] < arrays["t"][-1]
-    of_training = _check_learning if learns else _check_plateau
-    return [*of_training(config, arrays), *_check_limit(config, arrays)]
+    return _check_learning(config, arrays) if learns else _check_plateau(config, arrays)
 
 
 def _check_learning(config, arrays) -> list[claims.Claim]:
@@ -21,7 +20,8 @@ def _check_learning(config, arrays) -> list[claims.Claim]:
     slack = _slack(config, arrays)
     # Where modes d and d + 1 are close, the last dimension may learn the other one.
     told = learned & (arrays["mode_shares"][: config.dim] > 0.5)
-    plateaus = _plateaus(config, arrays)
+    gammas = arrays["gammas"][: config.dim]
+    plateaus = prediction.resting_losses(arrays["t"], arrays["loss"], arrays["step_times"], gammas)
     results = [
         claims.close(
             f"all d modes are learned within {config.num_steps} steps",
@@ -126,16 +126,6 @@ def _seeding(arrays) -> float:
     return float(np.median(ratios[2:]))
 
 
-def _plateaus(config, arrays) -> list[tuple[float, int]]:
-    """Loss at the start and between steps, and the number it should be."""
-    loss = arrays["loss"]
-    between = [
-        (float(np.interp(middle, arrays["t"], loss)), config.dim - learned)
-        for learned, middle in prediction.plateaus(arrays["step_times"], arrays["gammas"])
-    ]
-    return [(float(loss[0]), config.dim), *between]
-
-
 def _check_plateau(config, arrays) -> list[claims.Claim]:
     t, gammas, values = arrays["t"], arrays["gammas"], arrays["singular_values"]
     predicted = arrays["predicted_singular_values"]
@@ -168,21 +158,4 @@ def _check_plateau(config, arrays) -> list[claims.Claim]:
             # The kernel's change, and embeddings rounded at the start.
             tolerance=expected * (abs(float(arrays["gamma_changes"][0])) + config.width**-0.5),
         ),
-    ]
-
-
-def _check_limit(config, arrays) -> list[claims.Claim]:
-    draws = np.concatenate([arrays["gammas"][None], arrays["gammas_of_draws"]])
-    deviations = draws / arrays["infinite_gammas"] - 1
-    return [
-        claims.over_seeds(
-            "γ_j of finite networks lie around the infinite-width ones: relative deviation, rms "
-            "over j, of each initialisation",
-            "Section 5",
-            "<=",
-            measured=np.sqrt(np.mean(deviations**2, axis=1)).tolist(),
-            # A hidden unit's share of a mode's kernel is at worst a product of two squared normals,
-            # of relative variance 8: this is the standard deviation of their mean.
-            tolerance=(8 / config.width) ** 0.5,
-        )
     ]

@@ -6,16 +6,14 @@ A ReLU network of width 2048 in PyTorch's parameterisation learns 50 images, two
 each, in 7000 steps of full-batch gradient descent (Appendix D.1). (A) loss and (B) eigenvalues of
 C, with the prediction of the neural tangent kernel at initialisation; (C) the modes' amplitudes on
 a logarithmic scale; (D) the errors of the predicted step times. Expected: ten modes are learned,
-the first when predicted. The second steps come up to twice too early, because the first ones move
-the weights: to second order that seeds the other modes a hundred times above where they would have
-been. From the embeddings at the step before, each step comes when the same kernel says, as nearly
-as the kernel is constant. Half a minute to one on two cores.
+the first when predicted. Later steps come up to twice too early, because the first ones move the
+weights, which seeds the other modes. From the embeddings at the step before, each step comes when
+the same kernel says, as nearly as the kernel is constant. Half a minute to one on two cores.
 
-As printed ("weights are scaled upon initialization by α", 1e-4), nothing is learned:
-preset `literal` runs that, and `python -m experiments run mlp_readings` compares the ways to
-read it. Presets `cpu` (photographs) and `paper` (CIFAR-10 from --data-dir) scale the
-initial embeddings by α instead of the weights; `last_layer` scales the output layer alone,
-whose steps come when predicted.
+As printed ("weights are scaled upon initialization by α", 1e-4), nothing is learned: preset
+`literal` runs that, and `python -m experiments run mlp_readings` compares the ways to read it.
+Presets `cpu` (photographs) and `paper` (CIFAR-10 from --data-dir) scale the initial embeddings by α
+instead of the weights; `last_layer` scales the output layer alone, whose steps come when predicted.
 """
 
 from dataclasses import dataclass
@@ -29,7 +27,7 @@ from tqdm import tqdm
 from sslstep import data, dynamics, kernel_pca, linear, losses, nn, train
 from sslstep.experiment import Arrays, Experiment
 from sslstep.experiment._require import require
-from sslstep.experiment.image_data import Source, crop_pairs
+from sslstep.experiment.image_data import Crops, crop_pairs
 from sslstep.measure import spectrum
 from sslstep.ntk import empirical, infinite
 
@@ -46,17 +44,11 @@ Correlation = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True)
-class Shared:
+class Shared(Crops):
     """Settings that every reading of the text has; each is one option of the command."""
 
-    data: Source = "photos"
-    """Where the images come from: by name, or a folder of one's own."""
-    data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     num_images: int = 50
     """n, the number of positive pairs."""
-    crop: int = 20
-    """Side of a crop, in pixels."""
     dim: int = 10
     """Embedding dimension d."""
     width: int = 2048
@@ -67,8 +59,6 @@ class Shared:
     """η of gradient descent."""
     num_steps: int = 7000
     """Steps of gradient descent."""
-    seed: int = 0
-    """Seed of the choice of images, the crops and the initial parameters."""
     dtype: Literal["float32", "float64"] = "float32"
     """Floating-point type of the training; kernels are in float64."""
 
@@ -87,8 +77,6 @@ class Config(Shared):
     """Whether C is the mean over the pairs (Eq. 2) or, undivided, their sum."""
     num_records: int = 600
     """Records along the run, logarithmically spaced."""
-    num_draws: int = 8
-    """Other initialisations, for the spread of the finite network's kernel."""
 
 
 class Network(NamedTuple):
@@ -103,9 +91,9 @@ class Network(NamedTuple):
 
 def run(config: Config) -> Arrays:
     """Training, predictions by three kernels, and how far the kernel moved."""
-    least = {"num_images": 1, "dim": 3, "num_records": 2, "num_steps": 1, "num_draws": 2}
+    least = {"num_images": 1, "dim": 3, "num_records": 2, "num_steps": 1}
     require(config, at_least=least, positive=("init_scale", "learning_rate"))
-    key_data, key_network, key_draws = jax.random.split(jax.random.key(config.seed), 3)
+    key_data, key_network, _ = jax.random.split(jax.random.key(config.seed), 3)
     x = samples(config, key_data)
     network = initial_network(config, key_network, x)
     kernel = finite_kernel(network)
@@ -113,18 +101,13 @@ def run(config: Config) -> Arrays:
     with jax.enable_x64(True):
         limit = _modes(config, infinite_kernel(config, x))
         aligned = kernel_pca.align(arrays["initial_embeddings"], limit)
-        arrays |= _prefixed("infinite", predict(config, limit, aligned.singular_values, 0.0))
+        found = predict(config, limit, aligned.singular_values, 0.0)
+        arrays |= {f"infinite_{name}": np.asarray(array) for name, array in found.items()}
     change = finite_kernel(network._replace(params=final)) - kernel
     arrays["kernel_change"] = np.linalg.norm(change) / np.linalg.norm(kernel)
     # To first order, the relative change of γ_j.
     c = arrays["coefficients"]
     arrays["gamma_changes"] = np.einsum("ij,ik,kj->j", c, change, c)
-    draws = []
-    for key in tqdm(jax.random.split(key_draws, config.num_draws), "other networks", disable=None):
-        other = initial_network(config, key, x)
-        with jax.enable_x64(True):
-            draws.append(_modes(config, finite_kernel(other)).eigenvalues)
-    arrays["gammas_of_draws"] = np.asarray(draws)
     return arrays
 
 
@@ -143,11 +126,7 @@ def samples(config: Config, key: jax.Array) -> np.ndarray:
 
 
 def initial_network(config: Config, key: jax.Array, x: np.ndarray) -> Network:
-    """The network and its samples, both rotated into the samples' span.
-
-    Outside that span weights of the first layer see no input and have no gradient. So with
-    x = r q^T the network of weights q^T W on inputs r is the same at every step, and smaller.
-    """
+    """The network and its samples, both in a basis of the samples' span."""
     model = nn.MLP(
         config.dim,
         config.width,
@@ -156,20 +135,17 @@ def initial_network(config: Config, key: jax.Array, x: np.ndarray) -> Network:
         output_bias=config.biases == "both",
         dtype=jnp.dtype(config.dtype),
     )
-    params = model.init(key, jnp.asarray(x[:1], config.dtype))["params"]
-    q, r = np.linalg.qr(x.T)
-    weights = q.T @ np.asarray(params["hidden_1"]["kernel"], np.float64)
-    params["hidden_1"]["kernel"] = jnp.asarray(weights, config.dtype)
+    params = model.init(key, jnp.asarray(x[:1], config.dtype))
+    with jax.enable_x64(True):
+        params, rotated = nn.change_basis(model, nn.span_basis(x), params, x)
     wheres: dict[str, Any] = {
         "all": lambda path: True,
         "weights": lambda path: path.endswith("kernel"),
         "first": lambda path: "hidden" in path,
         "last": lambda path: "output" in path,
     }
-    params = {"params": params}
     if config.scaled in wheres:  # not "output", which is below, nor "none"
         params = nn.scale_init(params, config.init_scale, wheres[config.scaled])
-    rotated = jnp.asarray(r.T, config.dtype)
     rest = 1 - config.init_scale if config.scaled == "output" else 0.0
     outputs: Any = model.apply(params, rotated)
     return Network(model, params, rotated, rest * outputs, _gain(config))
@@ -288,10 +264,6 @@ def predict(config: Config, modes: kernel_pca.KernelModes, start: Any, t: Any) -
             np.asarray(dynamics.step_time(gammas, start, learning_rate=eta))
         ),
     }
-
-
-def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
-    return {f"{prefix}_{name}": np.asarray(array) for name, array in arrays.items()}
 
 
 def _updated(config, modes, times, step_times, values) -> np.ndarray:

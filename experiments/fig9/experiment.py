@@ -48,8 +48,6 @@ class Config:
     """α of the preconditioner, relative to the largest eigenvalue."""
     rate: float = 0.2
     """Learning rate, over the largest stable one of each."""
-    high_rate: float = 0.9
-    """The same of a second training, which only has to come to rest."""
     curves: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
     """γ of the modes drawn in (F) to (J)."""
     curves_initial: float = 1e-3
@@ -92,7 +90,7 @@ def run(config: Config) -> Arrays:
     require(
         config,
         at_least={"dim": 2, "negative": 0},
-        positive=("curves", "curves_initial", "init_scale", "leak", "rate", "high_rate"),
+        positive=("curves", "curves_initial", "init_scale", "leak", "rate"),
     )
     if not config.curves:
         raise ValueError("curves must be one or more, got none.")
@@ -121,16 +119,13 @@ def run(config: Config) -> Arrays:
         for name, loss in landscapes(config).items():
             limit = dynamics.max_learning_rate(eigenvalues, landscape=loss)
             predicted = _predicted_times(config, name, loss, gammas, start)
-            for kind, part in (("", config.rate), ("high_", config.high_rate)):
-                if kind and ratio != config.shown:
-                    continue
-                rate = part * limit
-                most = jnp.ceil(2 * predicted[-1] / rate).astype(int) + 100
-                steps, final = trainings[name](weights, eigenvalues, rate, most)
-                arrays[f"{name}/{ratio:g}/{kind}steps"] = steps
-                arrays[f"{name}/{ratio:g}/{kind}final"] = final
+            rate = config.rate * limit
+            most = jnp.ceil(2 * predicted[-1] / rate).astype(int) + 100
+            steps, final = trainings[name](weights, eigenvalues, rate, most)
+            arrays[f"{name}/{ratio:g}/steps"] = steps
+            arrays[f"{name}/{ratio:g}/final"] = final
             arrays[f"{name}/{ratio:g}/limit"] = limit
-            arrays[f"{name}/{ratio:g}/predicted"] = predicted / (config.rate * limit)
+            arrays[f"{name}/{ratio:g}/predicted"] = predicted / rate
             arrays[f"{name}/{ratio:g}/speedup"] = dynamics.speedup(
                 eigenvalues, gammas[-1], start[-1], landscape=loss
             )

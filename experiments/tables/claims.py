@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tables.experiment import Config
-from experiments.tables.paper import PAPER_TABLE_1, PAPER_TABLE_2
+from experiments.tables.experiment import PAPER_TABLE_1, PAPER_TABLE_2, Config
 from sslstep import claims
 from sslstep.experiment import Arrays, training
 from sslstep.measure import alignment

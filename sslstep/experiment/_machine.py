@@ -46,6 +46,17 @@ def short() -> str:
     return f"JAX {jax.__version__} on {devices()}, Python {platform.python_version()}"
 
 
+def about() -> dict[str, str]:
+    """The processor, JAX's devices, versions and the commit: what results and runs carry."""
+    return {
+        "device": devices(),
+        "host": host(),
+        "Python": platform.python_version(),
+        **versions(*PACKAGES),
+        "commit": commit(),
+    }
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Of packages, without those that are not installed."""
     found = {}

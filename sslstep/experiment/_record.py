@@ -28,8 +28,8 @@ class Experiment(NamedTuple):
     Attributes:
         presets: named settings, each an instance of one frozen dataclass; ``"cpu"`` is the default.
         run: settings to named arrays; the only slow part.
-        trains: whether ``run`` takes a folder of training runs too. Experiments share that folder
-            and go on there with runs that were interrupted.
+        trains: whether ``run`` takes a store of training runs too, which experiments share, and in
+            which they go on with runs that were interrupted.
         minutes: duration of the preset ``cpu`` on two cores. Runs of all go from short to long.
         quick: the options with which it is part of the quick run; None if it is not.
         alone: whether it runs by its own command only, not with all others.

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import re
 import shutil
 import signal
@@ -23,9 +22,10 @@ import tyro
 
 from sslstep import claims, plotting, train
 from sslstep.experiment import _kept, _machine, image_data, report
+from sslstep.experiment._kept import Store
 from sslstep.experiment._record import Arrays, Experiment, log
 from sslstep.experiment.image_data import UnfitError
-from sslstep.experiment.report import MADE_FROM, SECONDS, SKIPPED
+from sslstep.experiment.report import MADE_FROM, RUNS, SECONDS, SKIPPED
 from sslstep.train._lock import held
 
 C = TypeVar("C")
@@ -38,10 +38,17 @@ def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
     folder = options.out or Path("results") / experiment.name / _folder_name(experiment, options)
     _require_replaceable(experiment, folder)
     image_data.require_used(options.config)
-    about = _about(experiment, options)  # now, as the commit may change in the meantime
-    if options.skip_done and _made_from(folder) == about[MADE_FROM]:
-        print(f"{folder}: done before, from the same settings, images, code and versions")
-        return _status(folder, claims.load(folder / "claims.json"), options.strict)
+    stores: tuple[Store, ...] = ()
+    if isinstance(options, TrainingOptions):
+        stores = (Store(options.runs, options.old_runs),)
+    about = _about(experiment, options, *stores)  # now, as the commit may change in the meantime
+    if options.skip_done and (before := _made_from(folder)) is not None:
+        changed = [name for name, now in about[MADE_FROM].items() if before.get(name) != now]
+        if not changed:
+            print(f"{folder}: done before, from the same settings, images, code and versions")
+            return _status(folder, claims.load(folder / "claims.json"), options.strict)
+        commit = report.read_about(folder).get("commit", _machine.UNKNOWN)
+        print(f"{folder}: made again, as of commit {commit} it differs in {', '.join(changed)}")
     with _held(folder):
         with _draft_of(folder) as draft, _logging_to(draft / "log.txt"):
             log.info("%s, preset %s, %s", experiment.name, options.preset, _machine.short())
@@ -51,9 +58,8 @@ def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
             )
             start = time.perf_counter()
             with precision(config):
-                runs = (options.runs,) if isinstance(options, TrainingOptions) else ()
                 try:
-                    arrays = experiment.run(config, *runs)
+                    arrays = experiment.run(config, *stores)
                 except UnfitError as error:
                     if not (isinstance(options, ImageOptions) and options.skip_unfit):
                         raise
@@ -64,6 +70,8 @@ def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
                 draw(experiment, config, arrays, draft)
                 results = experiment.check(config, arrays)
             about[SECONDS] = round(time.perf_counter() - start)
+            for store in stores:
+                about[RUNS] = store.used
             (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             claims.save(draft / "claims.json", results)
             log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
@@ -166,8 +174,8 @@ class Options(Generic[C, P]):
     strict: bool = False
     """Exit with status 1 if a claim does not hold; an undecided one is no failure."""
     skip_done: bool = False
-    """Where there are results that were made from the same settings, images and code, with the same
-    versions and on the same processor and devices, leave them as they are."""
+    """Leave results as they are that were made from the same settings, images and code, with the
+    same versions and on the same processor and devices. Of others say what differs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +192,9 @@ class TrainingOptions(ImageOptions[C, P]):
 
     runs: Path = Path("results/training")
     """Folder of the training runs, which these experiments share and go on with."""
+    old_runs: bool = False
+    """Use training runs that other code made, and go on with them, where today's has made none.
+    Without it networks are trained anew, beside those runs."""
 
 
 def _parse(experiment: Experiment, args: list[str]) -> Options[Any, str]:
@@ -285,7 +296,7 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _about(experiment: Experiment, options: Options[Any, str]) -> dict[str, Any]:
+def _about(experiment: Experiment, options: Options[Any, str], *stores: Store) -> dict[str, Any]:
     """What made these results, beside their settings."""
     what, _, explanation = experiment.doc.partition("\n")
     return {
@@ -295,24 +306,19 @@ def _about(experiment: Experiment, options: Options[Any, str]) -> dict[str, Any]
         "explanation": explanation.strip("\n"),
         "preset": options.preset,
         "date": time.strftime("%Y-%m-%d"),
-        "device": _machine.devices(),
-        "host": _machine.host(),
-        "Python": platform.python_version(),
-        **_machine.versions(*_machine.PACKAGES),
-        "commit": _machine.commit(),
-        MADE_FROM: _kept.made_from(
-            experiment.module, options.config, getattr(options, "runs", None)
-        ),
+        **_machine.about(),
+        MADE_FROM: _kept.made_from(experiment.module, options.config, *stores),
     }
 
 
-def _made_from(folder: Path) -> str | None:
-    """Of earlier results, whole ones, if there are any and they say so."""
+def _made_from(folder: Path) -> dict[str, str] | None:
+    """Of earlier results, whole ones, if there are any; of an older version nothing is known."""
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     whole = held >= {"arrays.npz", "claims.json", "config.json"} and any(
         name.endswith(".png") for name in held
     )
-    return report.read_about(folder).get(MADE_FROM) if whole else None
+    found = report.read_about(folder).get(MADE_FROM)
+    return (found if isinstance(found, dict) else {}) if whole else None
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sslstep import claims
-from sslstep.experiment.report import SKIPPED, finished, repeated, skipped
+from sslstep.experiment import _kept
+from sslstep.experiment.report import MADE_FROM, SKIPPED, finished, read_about, repeated, skipped
 
 
 def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
@@ -39,6 +40,13 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
             f"counted once: all claims of {path.relative_to(root)} are among those of "
             f"{other.relative_to(root)}"
         )
+    for path in folders:
+        about = read_about(path)
+        if about.get("module") and about[MADE_FROM].get("code") != _kept.code_of(about["module"]):
+            print(
+                f"of other code than today's: {path.relative_to(root)}, made at commit "
+                f"{about.get('commit')}. Run it again."
+            )
     for path in without:
         why = (path / SKIPPED).read_text(encoding="utf-8").strip()
         print(f"not run: {path.relative_to(root)}: {why}")

@@ -53,20 +53,6 @@ def learned_along(recipe: Recipe, run: Arrays) -> np.ndarray:
     return found
 
 
-def spread(counted: Counted) -> float:
-    """Of step times about a common one, in units of how long rises take; simultaneous ones have 1.
-
-    The root of the test of simultaneity's chi-square per degree of freedom; 0 where fewer than two
-    dimensions rose. Those that start near their plateau have no rise.
-    """
-    begin, middle, end = counted.rises
-    rose = np.isfinite(end) & (end > begin)
-    if rose.sum() < 2:
-        return 0.0
-    test = steps.simultaneity_test(steps.Rises(begin[rose], middle[rose], end[rose]))
-    return float(np.sqrt(test.statistic / (rose.sum() - 1)))
-
-
 def timing(recipe: Recipe, run: Arrays, level: np.ndarray) -> steps.Significance:
     """Whether something that was recorded too grows when dimensions are learned.
 
@@ -112,23 +98,13 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(scipy.stats.spearmanr(a, b).statistic)
 
 
-def gaps(rises: steps.Rises) -> list[tuple[int, float, float]]:
-    """Between rises, while none is under way: how many are learned, from when, and until when."""
-    learned = np.isfinite(rises.middle)
-    order = np.argsort(rises.begin[learned])
-    begin, end = rises.begin[learned][order], rises.end[learned][order]
-    done = np.maximum.accumulate(end)
-    pairs = enumerate(zip(done[:-1], begin[1:], strict=True), start=1)
-    return [(k, float(a), float(b)) for k, (a, b) in pairs if a < b]
-
-
 def resting_loss_errors(recipe: Recipe, run: Arrays, counted: Counted) -> list[float]:
-    """How far the training loss, its median over each gap, is from where theory has it rest."""
+    """How far the training loss, its median over each pause, is from where theory has it rest."""
     levels = recipe.resting_losses()
     if levels is None:
         return []
     out = []
-    for k, start, stop in gaps(counted.rises):
+    for k, start, stop in steps.pauses(counted.rises):
         there = run["loss"][(run["t"] > start) & (run["t"] < stop)]
         if len(there):
             out.append(float(np.median(there) - levels[k]))
@@ -136,9 +112,9 @@ def resting_loss_errors(recipe: Recipe, run: Arrays, counted: Counted) -> list[f
 
 
 def resting_eigenvalue_errors(recipe: Recipe, run: Arrays, counted: Counted) -> list[float]:
-    """How far the learned eigenvalues' mean, midway through each gap, is from theory; relative."""
+    """How far the learned eigenvalues' mean, midway through a pause, is from theory; relative."""
     out = []
-    for k, start, stop in gaps(counted.rises):
+    for k, start, stop in steps.pauses(counted.rises):
         record = int(np.argmin(np.abs(run["record_t"] - (start + stop) / 2)))
         mean = float(np.mean(run[recipe.measured][record, :k]))
         out.append(mean / float(counted.plateaus[k - 1]) - 1)

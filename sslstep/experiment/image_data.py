@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,28 @@ NAMES = ("photos", *PREPARED)
 
 # A setting: one of these names, or a folder of images of one's own.
 Source = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(NAMES)},FOLDER}}")]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Settings of experiments on images; each is one option of the command."""
+
+    data: Source = "photos"
+    """Where the images come from: by name (stl10: its unlabelled split), or a folder."""
+    data_dir: str | None = None
+    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
+
+
+@dataclass(frozen=True)
+class Crops(Images):
+    """Settings of experiments on two crops of each image."""
+
+    num_images: int = 500
+    """n, the number of positive pairs."""
+    crop: int = 20
+    """Side of a crop, in pixels."""
+    seed: int = 0
+    """Seed of the choice of images, the crops and the networks or weights."""
 
 
 class UnfitError(ValueError):

@@ -1,11 +1,6 @@
-"""Finite networks for comparison with their infinite-width limit, trained in few inputs.
-
-N samples span at most N dimensions of their inputs, and gradients never leave that span. In a basis
-of it a wide network is the same network, an exact change of variables, and costs much less.
-"""
+"""Finite networks, trained for comparison with their infinite-width limit."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,29 +17,6 @@ class Functions(NamedTuple):
     embed: Callable[..., Any]
     loss: Callable[..., Any]
     eigenvalues: Callable[..., Any]
-
-
-def basis(*samples) -> jax.Array:
-    """An orthonormal basis of the span of all samples, (m, k) columns."""
-    return jnp.linalg.qr(jnp.concatenate(samples).T)[0]
-
-
-def rotated(basis, model: nn.MLP, *samples) -> tuple[jax.Array, ...]:
-    """Samples in that basis, as `model` takes them.
-
-    The NTK parameterisation divides by the root of the number of inputs, which has changed.
-    """
-    m, k = basis.shape
-    scale = (k / m) ** 0.5 if model.parameterization == "ntk" else 1.0
-    return tuple((scale * x @ basis).astype(model.dtype) for x in samples)
-
-
-@partial(jax.jit, static_argnames="model")
-def init(key, basis, *, model: nn.MLP):
-    """Parameters that make of rotated samples what those drawn make of the samples."""
-    drawn = model.init(key, basis.T)["params"]
-    kernel = jnp.matmul(basis.T.astype(model.dtype), drawn["hidden_1"]["kernel"])
-    return {"params": {**drawn, "hidden_1": {"kernel": kernel}}}
 
 
 def functions(apply_fn: Callable[..., Any]) -> Functions:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslstep import claims, dynamics, kernel_pca, linear, losses, simulate
-from sslstep.measure import spectrum
+from sslstep.measure import power_law, spectrum
 
 #: What `distances` returns, in this order.
 MEASURES = ("embeddings of training pairs", "embeddings of held-out pairs", "curves", "step times")
@@ -160,14 +160,16 @@ def plateaus(step_times: np.ndarray, gammas: np.ndarray) -> list[tuple[int, floa
     return found
 
 
-def exponents(widths: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """Least squares of log distance on log width, (W, S), for each network of a width: (S,).
-
-    Their mean is the exponent of all together. Equal weights, because networks of one width scatter
-    by the same factor at every width as long as distances are of first order.
-    """
-    x = np.log(widths) - np.log(widths).mean()
-    return (x @ np.log(distances)) / (x @ x)
+def resting_losses(
+    t: np.ndarray, loss: np.ndarray, step_times: np.ndarray, gammas: np.ndarray
+) -> list[tuple[float, int]]:
+    """The loss at the start and between steps that are far apart, and the number it should be."""
+    dim = len(step_times)
+    between = [
+        (float(np.interp(middle, t, loss)), dim - learned)
+        for learned, middle in plateaus(step_times, gammas)
+    ]
+    return [(float(loss[0]), dim), *between]
 
 
 def exponent_claims(
@@ -192,7 +194,9 @@ def exponent_claims(
             where,
             "=",
             expected=expected,
-            measured=exponents(widths[widths >= start], distances[widths >= start]).tolist(),
+            measured=power_law.fit(
+                widths[widths >= start], distances[widths >= start]
+            ).exponents.tolist(),
             tolerance=tolerance,
         )
         for start in starts

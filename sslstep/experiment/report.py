@@ -36,9 +36,11 @@ details { margin: 0.5rem 0; }
 .about { color: #555; font-size: 0.85rem; }
 """
 
-# In about.json; the second is a digest of all that the results depend on.
+# In about.json. The second are digests of all that the results depend on; the third the training
+# runs that were read or made, with the commits that made them.
 SECONDS = "seconds of the last call"
 MADE_FROM = "made from"
+RUNS = "training runs"
 
 NOTE = """<p class="about">Seconds are of the last call, figures and claims included; training runs
 that it found done and read from disk are not in them. What a claim expects is what the paper says
@@ -142,6 +144,9 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
     parts = [f'<h2 id="{_anchor(folder)}">{html.escape(_title(folder))}</h2>']
     for name in ("experiment", MADE_FROM):  # one is in the title, the other nothing to read
         about.pop(name, None)
+    if runs := about.pop(RUNS, None):
+        each = (f"{name} (commit {', '.join(commits)})" for name, commits in runs.items())
+        about[RUNS] = ", ".join(each)
     said = [about.pop("what", ""), *about.pop("explanation", "").split("\n\n")]
     parts += [_paragraph(text) for text in said if text]
     about |= {

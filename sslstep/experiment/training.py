@@ -5,7 +5,7 @@ experiment that wants the same run reads it, or goes on with it where it was int
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,29 +19,22 @@ from flax import serialization
 from jax.tree_util import Partial
 
 from sslstep import data, nn, train
-from sslstep.experiment import _kept, image_data
+from sslstep.experiment import image_data
+from sslstep.experiment._kept import Store as Store
 from sslstep.experiment._record import Arrays, log
 from sslstep.experiment._require import require
-from sslstep.experiment.image_data import Source
 from sslstep.measure import probe
 from sslstep.recipes import LABELS, METHODS, Method, Recipe, Recipes
 
-# Of what a run's folder holds. Counted up when code changes what a run of the same settings is.
-FORMAT = 2
-
 
 @dataclass(frozen=True)
-class Config:
+class Config(image_data.Images):
     """Settings that all methods share; each is one option of the command."""
 
     methods: tuple[Method, ...] = METHODS
     """Which to train."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of images, views and initial parameters; each is a run of its own."""
-    data: Source = "photos"
-    """Where the images come from: by name (stl10: its unlabelled split), or a folder."""
-    data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     num_images: int = 0
     """How many of them to train on, chosen at random; 0 for all."""
     backbone: Literal["small", "resnet18", "resnet50"] = "small"
@@ -64,9 +57,21 @@ class Config:
     """In which the network computes; parameters are float32 either way."""
 
 
-def shared(config: Config) -> dict[str, Any]:
-    """The settings that all experiments have, without those of one."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
+#: Seeds of claims about means over seeds: the fewest that give an interval of use.
+SEEDS = (0, 1, 2)
+
+#: Settings of Appendix D.2, for a GPU.
+PAPER: Mapping[str, Any] = {
+    "data": "stl10",
+    "backbone": "resnet50",
+    "stem": "imagenet",
+    "size": 96,
+    "num_probe": 4096,
+    "num_labelled": 5000,
+    "num_records": 400,
+    "checkpoint_every": 5000,
+    "dtype": "bfloat16",
+}
 
 
 class Trained(NamedTuple):
@@ -159,9 +164,12 @@ def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
 
 
 def fit(
-    config: Config, method: Method, recipe: Recipe, seed: int, runs: Path, *, name: str = ""
+    config: Config, method: Method, recipe: Recipe, seed: int, runs: Store, *, name: str = ""
 ) -> Trained:
-    """Train, go on with what `runs` has of this very run, or read it if it is whole."""
+    """Train, go on with what `runs` has of this very run, or read it if it is whole.
+
+    A run is the same if its settings and the code of this module and of its imports are.
+    """
     setup = prepare(config, recipe, seed)
     spectra = train.make_record(
         setup.model,
@@ -177,7 +185,12 @@ def fit(
         config = dataclasses.replace(config, num_labelled=0)
         accuracy = accuracy_of(config, recipe, setup.model)
     settings = _settings(config, method, recipe, seed)
-    folder = runs / _folder_name(settings)
+    stem = f"{method}-{settings['data']}-seed{seed}"
+    folder = runs.place(stem, settings, __name__)
+    if _steps_of(folder) == recipe.num_steps:
+        runs.note(folder)
+    else:
+        runs.sign(folder, __name__)
     record_at = record_steps(recipe.num_steps, config.num_records)
     copied = snapshot_steps(record_at, config.num_snapshots)
 
@@ -210,10 +223,7 @@ def fit(
 
 
 def snapshots(folder: Path, like: train.TrainState) -> list[train.TrainState]:
-    """The copies of the network that a run in `folder` has kept, oldest first, without optimisers.
-
-    `like` is a state of that network.
-    """
+    """The copies of a network like this that a run has kept, oldest first, without optimisers."""
     paths = sorted((folder / "snapshots").glob("*.msgpack"), key=lambda path: int(path.stem))
     if not paths:
         raise FileNotFoundError(
@@ -264,7 +274,7 @@ def snapshot_steps(record_at: np.ndarray, num: int) -> set[int]:
     return {int(record_at[np.argmin(np.abs(record_at - step))]) for step in wanted}
 
 
-def fit_all(config: Config, recipes: Recipes, runs: Path, name: str) -> dict[str, np.ndarray]:
+def fit_all(config: Config, recipes: Recipes, runs: Store, name: str) -> dict[str, np.ndarray]:
     """Every method from every seed, seed by seed; each run's arrays as `method/seed/array`."""
     require_valid(config, [(method, recipes.of(method)) for method in config.methods])
     arrays: dict[str, np.ndarray] = {}
@@ -329,18 +339,17 @@ def accuracy_of(
 def _settings(config: Config, method: Method, recipe: Recipe, seed: int) -> dict[str, Any]:
     """All that determines a run."""
     apart = ("methods", "seeds", "data_dir", "checkpoint_every")
-    kept = {name: value for name, value in shared(config).items() if name not in apart}
-    recipe_settings = dataclasses.asdict(recipe)
-    if not recipe.nesterov:
-        del recipe_settings["nesterov"]  # runs from before there was a choice are the same
+    names = [field.name for field in dataclasses.fields(Config) if field.name not in apart]
+    kept = {name: getattr(config, name) for name in names}
     kept["data"] = image_data.identity(config.data, config.size)
-    return {"format": FORMAT, **kept, "method": method, "seed": seed, "recipe": recipe_settings}
+    return {**kept, "method": method, "seed": seed, "recipe": dataclasses.asdict(recipe)}
 
 
-def _folder_name(settings: dict[str, Any]) -> str:
-    """Readable, and different for different settings."""
-    name = f"{settings['method']}-{settings['data']}-seed{settings['seed']}"
-    return f"{name}-{_kept.digest(settings)}"
+def _steps_of(folder: Path) -> int:
+    """How many steps a run has taken."""
+    if not (folder / "metrics.jsonl").is_file():
+        return 0
+    return int(train.read_run(folder)[0].get("step", np.zeros(1))[-1])
 
 
 def record_steps(num_steps: int, num: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-r"""How far two embeddings span the same space of functions (Appendix E).
+r"""How far two embeddings span the same space of functions (Appendix E), or match views.
 
 Of embeddings as a matrix ``(n, d)``, a row for each sample, what counts is the span of its columns:
 it does not change under an invertible linear map of the embedding, and determines what a linear
@@ -12,7 +12,13 @@ from jaxtyping import Array, Float
 from sslstep import _check
 from sslstep._linalg import matmul, singular_values
 
-__all__ = ["chance_level", "misalignment", "principal_angles", "subspace_alignment"]
+__all__ = [
+    "chance_level",
+    "misalignment",
+    "principal_angles",
+    "retrieval_ranks",
+    "subspace_alignment",
+]
 
 
 def subspace_alignment(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -> Float[Array, ""]:
@@ -133,6 +139,43 @@ def chance_level(dim: int, num_samples: int) -> float:
     if not 1 <= dim <= num_samples:
         raise ValueError(f"dim must be between 1 and num_samples = {num_samples}, got {dim}.")
     return dim / num_samples
+
+
+def retrieval_ranks(
+    z: Float[ArrayLike, "n d"], z_prime: Float[ArrayLike, "n d"]
+) -> Float[Array, " n"]:
+    r"""Where each sample's other view ranks among those of all samples, by cosine.
+
+    .. math:: r_i = \frac{1}{n - 1} \#\{j : \cos(z_i, z'_j) > \cos(z_i, z'_i)\}
+
+    Args:
+        z: embeddings of one view of n samples.
+        z_prime: embeddings of the other view, in the same order.
+
+    Returns:
+        Ranks from 0, the best, to 1, shape ``(n,)``; their mean is 0.5 by chance.
+
+    Raises:
+        ValueError: if the shapes differ, or there are fewer than two samples.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import alignment
+        >>> z = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+        >>> alignment.retrieval_ranks(z, -z)
+        Array([1., 1., 1.], dtype=float32)
+    """
+    n, _ = _check.require_matrix("z", z, "(n, d)")
+    if n < 2 or _check.shape_of(z) != _check.shape_of(z_prime):
+        raise ValueError(
+            f"z and z_prime must be two views of the same n >= 2 samples, got shapes "
+            f"{_check.shape_of(z)} and {_check.shape_of(z_prime)}."
+        )
+    views = _check.as_floats(z, z_prime)
+    a, b = (view / jnp.linalg.norm(view, axis=1, keepdims=True) for view in views)
+    similarity = matmul(a, b.T)
+    better = (similarity > jnp.diagonal(similarity)[:, None]).sum(axis=1)
+    return better.astype(similarity.dtype) / (n - 1)
 
 
 def _bases(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:

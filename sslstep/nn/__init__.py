@@ -10,6 +10,7 @@ from sslstep.nn.projector import (
     vicreg_head,
 )
 from sslstep.nn.resnet import ResNet, resnet18, resnet50
+from sslstep.nn.span import change_basis, span_basis
 
 __all__ = [
     "MLP",
@@ -19,9 +20,11 @@ __all__ = [
     "ResNet",
     "barlow_twins_head",
     "centred",
+    "change_basis",
     "resnet18",
     "resnet50",
     "scale_init",
     "simclr_head",
+    "span_basis",
     "vicreg_head",
 ]

@@ -15,7 +15,7 @@ from sslstep import data
 from sslstep.experiment import _run, claims_table, image_data, load, results
 
 LINEAR = ["--num-images", "20", "--crop", "5", "--dim", "2", "--num-steps", "50"]
-LINEAR += ["--num-records", "20", "--num-draws", "20", "--scales", "1e-2", "1e-3"]
+LINEAR += ["--num-records", "20", "--scales", "1e-2", "1e-3"]
 TINY = ["--methods", "barlow_twins", "--size", "8", "--num-probe", "32", "--num-records", "4"]
 TINY += ["--num-snapshots", "0", "--num-labelled", "40"]
 RECIPE = {"num-steps": "4", "dim": "4", "batch-size": "16", "hidden": "8"}

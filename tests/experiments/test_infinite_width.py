@@ -5,7 +5,6 @@ import pytest
 
 from experiments.beyond.infinite_width import claims as infinite_width_claims
 from experiments.beyond.infinite_width import experiment as infinite_width
-from experiments.beyond.infinite_width import kernel_claims as infinite_width_kernel_claims
 from sslstep import claims
 from sslstep.experiment import _run, load, results
 
@@ -21,7 +20,7 @@ def test_a_small_run_and_its_claims(tmp_path, require_documented):
     )
     made = claims.load(out / "claims.json")
     assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
-    assert len(made) >= 28
+    assert len(made) >= 8
     arrays = results.load(out).arrays
     require_documented("infinite_width", arrays)
     assert arrays["mlp_gammas"].shape == arrays["cnn_gammas"].shape == (12,)
@@ -65,9 +64,7 @@ def test_accuracies_are_held_against_points_and_not_against_their_errors():
     assert set(noisy) == {"undecided"}
 
 
-def test_without_networks_only_the_predictions(tmp_path, monkeypatch):
-    monkeypatch.setattr(infinite_width_kernel_claims, "measure", lambda *args: {})
-    monkeypatch.setattr(infinite_width_kernel_claims, "check", lambda arrays: [])
+def test_without_networks_only_the_predictions(tmp_path):
     out = tmp_path / "here"
     args = [*SMALL, "--laziness", "--out", str(out), "--strict"]
     assert _run.main(load("experiments.beyond.infinite_width"), args) == 0
@@ -94,13 +91,3 @@ def test_bad_settings(tmp_path, args, message):
             load("experiments.beyond.infinite_width"),
             [*SMALL, *args, "--out", str(tmp_path / "here")],
         )
-
-
-def test_printed_and_rootwise_agree():
-    """On a well-conditioned kernel, where both forms of K_Γ are exact to rounding."""
-    features = np.random.default_rng(0).standard_normal((12, 40))
-    kernel = features @ features.T
-    matrix, inverse_root, condition = infinite_width_kernel_claims.printed(kernel)
-    ours, root = infinite_width_kernel_claims.rootwise(kernel)
-    np.testing.assert_allclose(matrix, ours, atol=1e3 * np.finfo(float).eps * condition)
-    np.testing.assert_allclose(root @ inverse_root, np.eye(12), atol=1e-12)

@@ -1,6 +1,7 @@
 """Experiments found by their folders: order, a new one, runs of all, and the code of each."""
 
 import ast
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -143,6 +144,47 @@ def test_code_is_what_an_experiment_imports(lab):
     assert imported != before
     (lab / "unrelated.py").write_text("x = 2\n")
     assert now() not in (before, imported)
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """The package in a folder of its own, in which code may be changed."""
+    shutil.copytree(ROOT / "sslstep", tmp_path / "sslstep")
+
+    def path_of(name):
+        place = tmp_path.joinpath(*name.split("."))
+        paths = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+        return next((path for path in paths if path.is_file()), None)
+
+    monkeypatch.setattr(_code, "_path", path_of)
+    return tmp_path / "sslstep"
+
+
+def test_the_code_of_a_trained_network(copied):
+    """Its loss and its step count; no comment, text of an error or module that it does not use."""
+
+    def digest_after(*changes):
+        for path, old, new in changes:
+            text = (copied / path).read_text(encoding="utf-8")
+            assert old in text
+            (copied / path).write_text(text.replace(old, new, 1), encoding="utf-8")
+        _code._imports.cache_clear()
+        _code._meaning.cache_clear()
+        return _code.digest("sslstep.experiment.training")
+
+    before = digest_after()
+    no_matter = digest_after(
+        ("losses/_barlow_twins.py", '"""', '"""Once more: '),
+        ("losses/_barlow_twins.py", "import jax", "# A comment.\nimport  jax"),
+        ("_check.py", "holds {bad} value(s)", "has {bad} number(s)"),
+        ("claims.py", "import math", "import cmath"),
+        ("experiment/_kept.py", "import json", "import orjson"),
+        ("gram.py", "import jax", "import numpy"),
+    )
+    assert no_matter == before
+    loss = digest_after(("losses/_barlow_twins.py", "jnp.sum(", "2 * jnp.sum("))
+    assert loss != before
+    assert digest_after(("train/_step.py", "import jax", "import numpy, jax")) != loss
 
 
 def test_figure_8_does_not_depend_on_training():

@@ -119,8 +119,9 @@ def test_claims_of_one_band_or_of_bands_from_the_start_do_not_hold(gap):
 
 def test_two_bands_are_marked_where_one_is_rejected():
     row = np.geomspace(1, 1e-4, 64)
-    assert np.isnan(fig3_4_figure._threshold(row))
-    assert fig3_4_figure._threshold(row * np.repeat([1, 1e-4], 32)) == pytest.approx(1e-4, rel=0.1)
+    assert np.isnan(fig3_4_figure._gap(row)).all()
+    apart = row * np.repeat([1, 1e-4], 32)
+    assert fig3_4_figure._gap(apart) == pytest.approx(apart[[32, 31]], rel=1e-6)
 
 
 def probed(course, standard=0.5):

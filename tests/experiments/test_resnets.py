@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.fig5 import experiment as fig5
 from sslstep import claims, recipes
-from sslstep.experiment import _run, curves, find, load, results, training
+from sslstep.experiment import _code, _machine, _run, curves, find, load, results, training
+from sslstep.measure import steps as measure_steps
 
 SHARED = ["--size", "8", "--num-probe", "32", "--num-records", "6", "--num-images", "64"]
 SHARED += ["--num-labelled", "40", "--num-snapshots", "3", "--seeds", "0"]
@@ -134,6 +134,47 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert len(before.splitlines()) == 12
 
 
+def test_runs_of_other_code_are_used_only_if_asked(tmp_path, monkeypatch):
+    args = [*tiny("barlow-twins"), "--methods", "barlow_twins", "--skip-done"]
+    runs, out = tmp_path / "runs", tmp_path / "here"
+    fig5 = load("experiments.fig5")
+
+    def said(*more):
+        """What the log says of other code; and the runs that the results are of."""
+        assert command(fig5, runs, out, *args, *more) == 0
+        log = (out / "log.txt").read_text()
+        return "made by other code" in log, results.load(out).about["training runs"]
+
+    monkeypatch.setattr(_machine, "commit", lambda: "first")
+    other, ((name, commits),) = (found := said())[0], found[1].items()
+    assert (other, commits) == (False, ["first"])
+    (made,) = json.loads((runs / name / "about.json").read_text())
+    assert {"code", "commit", "date", "host", "device", "jax", "sslstep"} <= set(made)
+    assert said() == (False, {name: ["first"]})  # nothing was run
+    monkeypatch.setattr(_code, "digest", lambda *modules: "changed")
+    monkeypatch.setattr(_machine, "commit", lambda: "second")
+    before = (runs / name / "metrics.jsonl").stat().st_mtime_ns
+    assert said("--old-runs") == (True, {name: ["first"]})
+    assert (runs / name / "metrics.jsonl").stat().st_mtime_ns == before
+    other, used = said()
+    assert (other, list(used.values())) == (True, [["second"]])
+    assert {path.name for path in runs.iterdir()} == {name, *used}
+    # Of today's code there is one now, and there are no versions of others to be told.
+    assert said("--old-runs") == (False, used)
+
+
+def test_what_other_code_goes_on_with_is_of_both(tmp_path, monkeypatch):
+    store = training.Store(tmp_path)
+    for commit, code in (("first", "one"), ("first", "one"), ("second", "two")):
+        monkeypatch.setattr(_machine, "commit", lambda commit=commit: commit)
+        monkeypatch.setattr(_code, "digest", lambda *modules, code=code: code)
+        store.sign(tmp_path / "run", "module")
+    assert store.used == {"run": ["first", "second"]}
+    (tmp_path / "run" / "about.json").unlink()  # of an older version
+    store.note(tmp_path / "run")
+    assert store.used == {"run": ["unknown"]}
+
+
 @pytest.mark.parametrize(
     ("experiment", "methods"),
     [(load("experiments.fig5"), recipes.METHODS), (load("experiments.fig3_4"), ("barlow_twins",))],
@@ -173,7 +214,7 @@ def test_the_paper_s_settings_run_too(tmp_path, experiment, methods):
 
 
 def test_momentum_is_the_publication_s():
-    """Nesterov's where settings are as published; without it, runs are those of before."""
+    """Nesterov's where settings are as published."""
     gradient, weight = jnp.ones(3), jnp.full(3, 2.0)
     for experiment in (
         load("experiments.fig5"),
@@ -192,9 +233,6 @@ def test_momentum_is_the_publication_s():
             expected = -recipe.learning_rate * (0.9 * momentum + decayed)
             np.testing.assert_allclose(step, expected, rtol=1e-6)
         assert not config.recipes.barlow_twins.nesterov
-        settings = training._settings(config, "vicreg", config.recipes.vicreg, 0)
-        assert "nesterov" not in settings["recipe"]
-        assert training._settings(config, "simclr", recipe, 0)["recipe"]["nesterov"]
 
 
 def test_figures_without_labels(tmp_path):
@@ -235,7 +273,7 @@ def test_what_trains_one_method_takes_no_other(tmp_path, capsys, experiment):
 
 def test_a_batch_of_low_rank_has_levels_of_its_own():
     """With d above the batch's size, eigenvalues do not rise to 1 nor the loss to d - k."""
-    recipe = fig5.PAPER.recipes.barlow_twins
+    recipe = recipes.PAPER_SMALL_INIT.barlow_twins
     assert not recipe.few_dimensions
     assert recipe.resting_losses() is None
     t = np.linspace(0, 40, 401)
@@ -255,17 +293,17 @@ def test_counting_steps():
         assert (counted.learned, counted.alone) == (4, 2)
         level = 1 if recipe.measured == "correlation" else 0.01
         np.testing.assert_allclose(counted.plateaus, level, rtol=1e-6)
-    found = curves.gaps(counted.rises)
+    found = measure_steps.pauses(counted.rises)
     assert [k for k, _, _ in found] == [2, 3]
     np.testing.assert_allclose([(a + b) / 2 for _, a, b in found], [12.6, 25], atol=0.3)
-    assert curves.spread(counted) > 5
+    assert measure_steps.spread(counted.rises) > 5
     higher = curves.count(recipes.BarlowTwins(), run, high=0.99)
     assert (higher.learned, higher.alone) == (4, 2)
     assert (higher.rises.end[2] - higher.rises.begin[2]) > 1.5
     nothing = curves.count(recipes.BarlowTwins(), run | {"correlation": 0 * z})
     assert (nothing.learned, nothing.alone) == (0, 0)
-    assert curves.gaps(nothing.rises) == []
-    assert curves.spread(nothing) == 0
+    assert measure_steps.pauses(nothing.rises) == []
+    assert measure_steps.spread(nothing.rises) == 0
 
 
 def test_records_and_copies_are_denser_at_first():

@@ -10,9 +10,10 @@ import pytest
 from experiments.beyond.speedup import claims as speedup_claims
 from experiments.beyond.speedup import experiment as speedup
 from experiments.beyond.speedup import tuning as speedup_tuning
-from experiments.beyond.speedup.contenders import ARMS, NAMES, whitened_mse
+from experiments.beyond.speedup.contenders import ARMS, whitened_mse
 from experiments.beyond.speedup.tasks import Linear, Search
 from sslstep.experiment import _run, load, results
+from sslstep.experiment.training import Store
 
 RATES = (0.06, 0.2)
 SEARCH = Search(RATES, momentum=RATES, vicreg=RATES, adam=(0.01, 0.05), lars=(5.0, 20.0))
@@ -65,7 +66,9 @@ def test_a_small_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
 
 
 def test_arms_side_by_side_are_as_one_after_the_other(tmp_path):
-    one, several = (speedup.run(replace(SMALL, jobs=jobs), tmp_path / str(jobs)) for jobs in (1, 3))
+    one, several = (
+        speedup.run(replace(SMALL, jobs=jobs), Store(tmp_path / str(jobs))) for jobs in (1, 3)
+    )
     assert list(one) == list(several)
     for name, value in one.items():
         if not name.endswith("/seconds"):
@@ -83,15 +86,15 @@ def test_a_failing_arm_ends_the_others_at_their_next_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(speedup_tuning, "train_once", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        speedup.run(replace(SMALL, jobs=2), tmp_path)
+        speedup.run(replace(SMALL, jobs=2), Store(tmp_path))
     assert begun.count("Adam") == 1
     assert begun.count("preconditioned") <= 1  # it may have begun before the failure was seen
     assert not list(tmp_path.rglob("*preconditioned*"))
     monkeypatch.setattr(speedup_tuning, "train_once", once)
-    assert np.isfinite(speedup.run(SMALL, tmp_path)["linear/adam/times"]).all()
+    assert np.isfinite(speedup.run(SMALL, Store(tmp_path))["linear/adam/times"]).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ARMS)
 def test_every_arm_takes_a_step_that_lessens_its_loss(name):
     """With its own number and its rate traced, as the study compiles it."""
     arm = ARMS[name]
@@ -295,4 +298,4 @@ def test_seconds_have_the_spread_of_their_timing_too():
 )
 def test_bad_settings(tmp_path, args, message):
     with pytest.raises(ValueError, match=message):
-        speedup.run(replace(SMALL, **args), tmp_path)
+        speedup.run(replace(SMALL, **args), Store(tmp_path))

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import claims, gram, linear, nn
-from sslstep.experiment import _run, load, networks, prediction, results
+from sslstep import claims, gram, linear
+from sslstep.experiment import _run, load, prediction, results
 from sslstep.ntk import infinite
 
 SMALL = ["--num-images", "16", "--num-test", "8", "--crop", "8", "--dim", "2", "--num-seeds", "4"]
@@ -32,26 +32,11 @@ def test_claims_hold_in_a_small_run(tmp_path, require_documented):
     assert (distances > 0).all()
 
 
-def test_exponent_of_a_power_law():
-    widths = np.array([64, 256, 1024])
-    slopes = prediction.exponents(widths, 3.0 * widths[:, None] ** -0.7 * np.ones(4))
-    np.testing.assert_allclose(slopes, np.full(4, -0.7), atol=1e-12)
-
-
 def test_plateaus_are_between_steps_that_are_far_apart():
     gammas = np.array([1.0, 0.5, 0.25, 0.125]) / 8  # time constants 1, 2, 4, 8
     tau = np.array([10.0, 26.0, 55.0, np.inf])
     assert prediction.plateaus(tau, gammas) == [(1, pytest.approx(10 + 16 / 3))]
     assert prediction.plateaus(tau[:1], gammas[:1]) == []
-
-
-def test_the_mean_exponent_is_that_of_ordinary_least_squares():
-    rng = np.random.default_rng(0)
-    widths = np.array([64, 128, 256, 512])
-    distances = widths[:, None] ** -0.5 * np.exp(0.3 * rng.normal(size=(4, 5)))
-    x = np.repeat(np.log(widths), 5)
-    expected = np.polyfit(x, np.log(distances).ravel(), 1)[0]
-    assert prediction.exponents(widths, distances).mean() == pytest.approx(expected, rel=1e-9)
 
 
 def _exponent_claims(power, scatter, seeds=8):
@@ -87,18 +72,6 @@ def test_narrow_networks_are_said_beside_the_wide_ones():
     assert (wide.verdict, every.verdict) == ("yes", "NO")
     assert "from 1024 to 2048" in wide.statement
     assert "from 64 to 2048" in every.statement
-
-
-@pytest.mark.parametrize("parameterization", ["ntk", "standard"])
-def test_rotated_network_is_the_same_network(x64, parameterization):
-    model = nn.MLP(3, 20, 2, parameterization, dtype=jnp.float64)
-    key_x, key = jax.random.split(jax.random.key(0))
-    x = jax.random.normal(key_x, (7, 30))
-    basis = networks.basis(x[:4], x[4:])
-    drawn = model.init(key, basis.T)
-    (rotated,) = networks.rotated(basis, model, x)
-    z = model.apply(networks.init(key, basis, model=model), rotated)
-    np.testing.assert_allclose(z, model.apply(drawn, x), rtol=1e-10, atol=1e-12)
 
 
 def _small_limit():

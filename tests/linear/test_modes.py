@@ -151,6 +151,31 @@ def test_top_spectral_has_zero_loss_and_known_norm(dtype):
     assert float(jnp.sum(top**2)) == pytest.approx(1 / 4 + 1 / 2 + 1, rel=1e-5)
 
 
+def test_aligned_losses_are_sums_over_modes(x64):
+    """Eq. 14, for any rotation and any singular values."""
+    gammas = np.array([4, 2, 1, 0.5, -3])
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    for values in rng.uniform(0, 2, size=(20, 3)):
+        weights = (rotation * values) @ np.eye(3, 5)
+        expected = np.sum((1 - gammas[:3] * values**2) ** 2)
+        assert float(linear.loss(weights, np.diag(gammas))) == pytest.approx(expected, rel=1e-12)
+
+
+def test_no_other_solution_is_smaller(x64):
+    """Prop. 4.3: zero loss is W = Q Γ^{-1/2} on other rows, or any W made to satisfy W Γ Wᵀ = I."""
+    gammas = np.array([4, 2, 1, 0.5, -3])
+    top = np.asarray(linear.top_spectral(linear.modes(np.diag(gammas)), 3))
+    rng = np.random.default_rng(0)
+    for size in 10.0 ** rng.uniform(-3, 0, 50):
+        rough = top + size * rng.normal(size=top.shape)
+        values, vectors = np.linalg.eigh((rough * gammas) @ rough.T)
+        if values[0] > 1e-3:
+            other = (vectors * values**-0.5) @ vectors.T @ rough
+            assert float(linear.loss(other, np.diag(gammas))) < 1e-20
+            assert np.linalg.norm(other) > np.linalg.norm(top) * (1 - 1e-12)
+
+
 def test_top_spectral_says_which_rows_are_missing(dtype):
     gamma, _ = symmetric((4, 2, 0, 0, -3), 5, dtype)
     with pytest.warns(UserWarning, match=r"only 2 of the top 4 .* its loss is 2"):

@@ -115,3 +115,15 @@ def test_lack_of_rank(dtype, n, unchecked):
 def test_rejects(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_retrieval_ranks(x64, unchecked):
+    z = np.eye(5)[:, :3] + 0.1
+    np.testing.assert_array_equal(alignment.retrieval_ranks(z, 7 * z), 0)  # scale is no matter
+    circle = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    turned = np.array([[-1.0, 0.1], [0.0, 1.0], [1.0, -0.1]])
+    np.testing.assert_array_equal(alignment.retrieval_ranks(circle, turned), [1, 0, 1])
+    with pytest.raises(
+        ValueError, match=r"two views of the same n >= 2 samples, got shapes \(5, 3\)"
+    ):
+        alignment.retrieval_ranks(z, circle)

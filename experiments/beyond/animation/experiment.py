@@ -14,16 +14,15 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments.fig5 import experiment as fig5
-from sslstep import train
+from sslstep import recipes, train
 from sslstep.experiment import Arrays, Experiment, training
 from sslstep.experiment._require import require
-from sslstep.experiment.image_data import Source
+from sslstep.experiment.image_data import Images
 from sslstep.measure import spectrum
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Images):
     """Settings; each is one option of the command."""
 
     num_points: int = 256
@@ -39,17 +38,13 @@ class Config:
     """How long it lasts."""
     seed: int = 1
     """Seed of all. With 1, the first three dimensions are learned far from each other."""
-    data: Source = "photos"
-    """Where the images come from: by name, or a folder of one's own."""
-    data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """In which the network computes."""
 
 
 def run(config: Config) -> Arrays:
     """Train, and keep what the frames show."""
-    recipe = fig5.CPU.barlow_twins
+    recipe = recipes.SMALL_INIT.barlow_twins
     least = {"num_frames": 2, "num_points": 4 * recipe.dim, "first_step": 1}
     require(config, at_least=least, positive=("seconds",))
     num_probe = -(-config.num_points // recipe.batch_size) * recipe.batch_size

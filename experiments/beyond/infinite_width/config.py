@@ -4,25 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sslstep.experiment.image_data import Source
+from sslstep.experiment.image_data import Crops
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Crops):
     """Settings; each is one option of the command."""
 
-    data: Source = "photos"
-    """Where the images come from: by name, or a folder of one's own."""
-    data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
-    num_images: int = 500
-    """n, the number of positive pairs, whose first views are the probe's labelled samples."""
     cnn_images: int = 300
     """n for the CNN's kernel, which costs far more; the first of them."""
     num_test: int = 2000
     """Test images, at most; of each the crop in the middle."""
-    crop: int = 20
-    """Side of a crop, in pixels."""
     pool: int = 2
     """Crops are averaged over squares of this side, in pixels; 1 keeps them."""
     depth: int = 1
@@ -47,8 +39,6 @@ class Config:
     """Records along training, logarithmically spaced."""
     penalty: float = 0.1
     """Ridge penalty μ of panel D: a dimension counts once its variance is of this size."""
-    seed: int = 0
-    """Seed of the choice of images, the crops and the networks."""
 
 
 def dims(config: Config) -> np.ndarray:

@@ -103,10 +103,9 @@ def _measure(model, params, pairs, test, start, start_test, laziness, init_scale
 
 
 def _kernel_descent(predicted: Predicted, initial, eta, at) -> Records:
-    """What `_measure` gives, of the kernel's own model from the very embeddings of a network.
-
-    Unlike Eqs. 40 and 42 it takes the initial embeddings to be as large as they are.
-    """
+    """What `_measure` gives, of descent of the kernel from the very embeddings of a network."""
+    # In the modes' coordinates: `kernel_pca.gradient_descent` would multiply by all of the kernel
+    # in each step, (2n, 2n) in place of (modes,).
     modes = predicted.modes
     start = initial.T @ modes.coefficients
     every = linear.Modes(modes.eigenvalues, jnp.eye(len(modes.eigenvalues)))

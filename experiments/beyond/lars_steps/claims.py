@@ -5,6 +5,7 @@ import numpy as np
 from experiments.beyond.lars_steps.experiment import Config
 from sslstep import claims
 from sslstep.experiment import Arrays
+from sslstep.measure import power_law
 
 HALVES = ("half", "half_predicted")
 
@@ -39,7 +40,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
                 tolerance=float(allowed[worst]),
             )
         )
-    slope = float(np.polyfit(np.log(gammas), np.log(arrays[f"sgd/{scales[-1]}/half"]), 1)[0])
+    slope = power_law.fit(gammas, arrays[f"sgd/{scales[-1]}/half"]).exponent
     measured, predicted = waits["lars"]
     growth = {rule: (of_rule[0][:, -1] / of_rule[0][:, 0]).max() for rule, of_rule in waits.items()}
     out += [

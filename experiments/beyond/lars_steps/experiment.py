@@ -4,21 +4,18 @@ r"""How long plateaus last under LARS: not as 1 / γ.
 
 The paper trains Barlow Twins and VICReg with LARS and plots them against learning rate times step,
 though its theory is of gradient descent. (A, B): a linear model of prescribed eigenvalues γ_j under
-gradient descent and under LARS, both from small initialisation; solid: measured, dashed: predicted,
-of LARS by `dynamics.lars_steps`. (C): the step at which each mode is learned against its γ, from
-two initial scales. (D): the ResNet of Figure 1 (C, D) under both: the step at which each dimension
-is learned. Expected: gradient descent learns a mode after 1 / γ times a logarithm of the initial
-scale; under LARS waits from mode to mode of the linear model become shorter, and the initial scale
-moves all modes nearly together. That law ends where γ_1 / γ_j comes near 1 / ρ, ρ being the length
-of a step over that of the weights: on a plateau LARS, whose steps are never shorter, then bounces
-in the modes that are learned. Of a ResNet, whose own kernel changes, it is what is to be seen, and
-one seed decides no claim about it: --seeds 0 1 2. Preset cpu: the linear model in seconds, two
-ResNets in 2 to 4 minutes each on two cores, of which the first is that of Figure 1 (C, D), shared.
+gradient descent and under LARS, from small initialisation; solid: measured, dashed: predicted, of
+LARS by `dynamics.lars_steps`. (C): the step at which each mode is learned against its γ, from two
+initial scales. (D): the ResNet of Figure 1 (C, D) under both. Expected: gradient descent learns a
+mode after 1 / γ times a logarithm of the initial scale; under LARS the waits from mode to mode
+become shorter, and the initial scale moves all modes nearly together. That law ends where γ_1 / γ_j
+comes near 1 / ρ, ρ being the length of a step over that of the weights, as LARS then bounces in the
+learned modes. One seed decides no claim about the ResNet: --seeds 0 1 2. Preset cpu: the linear
+model in seconds, two ResNets in 2 to 4 minutes each on two cores, one of them shared.
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,15 +25,14 @@ import optax
 import tyro
 
 from experiments.beyond.predicted_steps import experiment as predicted_steps
-from experiments.fig5 import experiment as fig5
 from sslstep import dynamics, linear, optim
 from sslstep.experiment import Arrays, Experiment, curves, training
 from sslstep.experiment._require import require
 from sslstep.measure import spectrum
-from sslstep.recipes import BarlowTwins
+from sslstep.recipes import PAPER_SMALL_INIT, SMALL_INIT, BarlowTwins
 
 LARS = replace(
-    fig5.CPU.barlow_twins,
+    SMALL_INIT.barlow_twins,
     optimizer="lars",
     learning_rate=1.0,
     bias_learning_rate=0.01,
@@ -60,7 +56,7 @@ class Config(training.Config):
     """Length of a step of LARS over that of the weights: its learning rate times its trust."""
     learning_rate: float = 1e-2
     """Learning rate of the linear model's gradient descent."""
-    sgd: BarlowTwins = fig5.CPU.barlow_twins
+    sgd: BarlowTwins = SMALL_INIT.barlow_twins
     """The ResNet under gradient descent: the run of Figure 1 (C, D)."""
     lars: BarlowTwins = LARS
     """The ResNet under LARS, at a constant rate."""
@@ -69,7 +65,7 @@ class Config(training.Config):
 RULES = ("sgd", "lars")
 
 
-def run(config: Config, runs: Path) -> Arrays:
+def run(config: Config, runs: training.Store) -> Arrays:
     """The linear model from each scale, and the two ResNets, by both rules."""
     positive = ("relative_rate", "exponent", "scales", "learning_rate")
     require(config, at_least={"num_modes": 2}, positive=positive)
@@ -158,9 +154,10 @@ EXPERIMENT = Experiment(
     {
         "cpu": Config(),
         "paper": Config(
-            **{**training.shared(fig5.PAPER), "methods": ("barlow_twins",)},
+            **training.PAPER,
+            seeds=(0,),
             sgd=predicted_steps.PAPER.barlow_twins,
-            lars=replace(fig5.PAPER.recipes.barlow_twins, dim=16),
+            lars=replace(PAPER_SMALL_INIT.barlow_twins, dim=16),
         ),
     },
     run,

@@ -5,19 +5,14 @@ r"""The NTK of finite networks: at initialisation for growing widths, and after 
 ReLU networks of one hidden layer, widths 64 to 4096, on pairs of crops. At initialisation: the
 distance of their NTK, scalar (Appendix D.5) and trace, from the infinite-width kernel (A), of the
 eigenvalues of its contrastive modes (B) and of the subspace that it predicts (C). Then they are
-trained on the simplified Barlow Twins loss, lazily and from small weights: eigenvalues (D), the
-kernel's movement (E), and how well the NTK at the start, at the end and at infinite width predicts
-what was learned (F). Expected: rates and constants without a fit. One to three minutes on two
-cores.
+trained, lazily and from small weights: eigenvalues (D), the kernel's movement (E), and how well the
+NTK at the start, at the end and at infinite width predicts the learned embeddings (F). Expected:
+rates and constants without a fit (sslstep.ntk.fluctuations). One to three minutes on two cores.
 
-Distances fall like width^-1/2 and misalignments, squares of angles, like 1 / width: the NTK is a
-mean over independent units. The constants are closed or averages over units (`_ntk_rate`).
-
-Lazy: initial embeddings made small by subtraction (sslstep.nn.centred). The movement falls, of the
-output weights' part like 1 / width and of the hidden weights' like width^-3/4, slower because
-rectifiers switch. Small: all weights times α with α² width^1/2 = κ fixed, the width at which a
-network is no longer lazy. To learn embeddings of size 1 the product of a unit's weights has to
-become of order width^-1/2, so the kernel moves by O(1 / κ) at every width.
+Lazy: initial embeddings made small by subtraction (sslstep.nn.centred). The output weights move the
+kernel by O(1 / width), the hidden ones by O(width^-3/4), as rectifiers switch. Small: all weights
+times α with α² width^1/2 = κ fixed, the width at which a network is no longer lazy. A unit's
+weights then have a product of order width^-1/2 to learn, and the kernel moves by O(1 / κ).
 """
 
 from collections.abc import Callable
@@ -30,27 +25,20 @@ import numpy as np
 from jax.tree_util import Partial
 from tqdm import tqdm
 
-from experiments.beyond.ntk_evolution import ntk_rate
 from sslstep import kernel_pca, nn, train
 from sslstep.experiment import Arrays, Experiment, networks, prediction
 from sslstep.experiment._require import require, require_widths
-from sslstep.experiment.image_data import Source, split_pairs
+from sslstep.experiment.image_data import Crops, split_pairs
 from sslstep.measure import alignment
-from sslstep.ntk import empirical, infinite
+from sslstep.ntk import empirical, fluctuations, infinite
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Crops):
     """Settings; each is one option of the command."""
 
-    data: Source = "photos"
-    """Where the images come from: by name, or a folder of one's own."""
-    data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     num_images: int = 32
     """n, the number of positive pairs."""
-    crop: int = 20
-    """Side of a crop, in pixels."""
     dim: int = 4
     """Embedding dimension d."""
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -75,8 +63,6 @@ class Config:
     """Units drawn for the averages of theory."""
     num_modes: int = 10
     """Eigenvalues shown."""
-    seed: int = 0
-    """Seed of the choice of images, the crops and the networks."""
     memory_gib: float = 2.0
     """Memory that the NTK may take, in GiB."""
 
@@ -99,14 +85,14 @@ def run(config: Config) -> Arrays:
     x, _ = split_pairs(key_data, config.data, config.num_images, 1, config.data_dir, config.crop)
     kernel = infinite.mlp(1)(x)
     limit = prediction.limit(kernel, kernel[:1], config.dim, config.step_size)
-    basis = networks.basis(x)
+    basis = nn.span_basis(x)
     setting = Setting(config, x, basis, limit, kernel)
-    cov = ntk_rate.covariance(x)
-    order = ntk_rate.first_order(cov, config.dim, key_units, config.num_units)
+    cov = fluctuations.covariance(x)
+    order = fluctuations.first_order(cov, config.dim, key_units, config.num_units)
     arrays: Arrays = {
         "widths": np.asarray(config.widths),
         "gammas": limit.gamma_modes.eigenvalues[: config.num_modes],
-        "distance_rate": ntk_rate.distance(cov, config.dim),
+        "distance_rate": fluctuations.distance(cov, config.dim),
         **{f"rate_{name}": value for name, value in order._asdict().items()},
     }
     rows: dict[str, list[Any]] = {}
@@ -144,8 +130,9 @@ def _of_width(setting: Setting, cov, width: int, key, advance: Callable[[], Any]
     """Everything about networks of one width; arrays of (draws, ...)."""
     config = setting.config
     model = nn.MLP(config.dim, width)
-    (x,) = networks.rotated(setting.basis, model, setting.x)
     functions = networks.functions(model.apply)
+    # Inputs are the same of all draws.
+    _, x = _drawn(setting, model, key)
     ntk = _kernels(config, x, width)
     expected = _predicted(setting, setting.kernel)
     keys = jax.random.split(key, config.num_draws)
@@ -156,8 +143,8 @@ def _of_width(setting: Setting, cov, width: int, key, advance: Callable[[], Any]
             found.setdefault(name, []).append(np.asarray(value))
 
     for s, key_draw in enumerate(keys):
-        drawn = networks.init(key_draw, setting.basis, model=model)
-        kernels = [ntk(drawn, kind) for kind in ntk_rate.KINDS]
+        drawn, _ = _drawn(setting, model, key_draw)
+        kernels = [ntk(drawn, kind) for kind in fluctuations.KINDS]
         modes = [_modes(kernel, config.num_modes) for kernel in kernels]
         gammas = np.stack([m.eigenvalues for m in modes])
         deviation = gammas[:, : config.dim] / setting.limit.modes.eigenvalues - 1
@@ -181,7 +168,7 @@ def _of_width(setting: Setting, cov, width: int, key, advance: Callable[[], Any]
             run = prediction.descent(setting.limit, initial, [num_steps])
             (pull,) = run.coefficients
             (descended,) = run.embeddings(setting.kernel, initial)
-            theory = ntk_rate.lazy_movement(
+            theory = fluctuations.movement(
                 cov, pull, width, key_draw, num_units=config.num_units // 4
             )
             add(
@@ -208,6 +195,12 @@ def _of_width(setting: Setting, cov, width: int, key, advance: Callable[[], Any]
             )
             advance()
     return {name: np.stack(values) for name, values in found.items()}
+
+
+def _drawn(setting: Setting, model: nn.MLP, key):
+    """Parameters at initialisation, and the samples, both in the basis of the samples' span."""
+    params = model.init(key, setting.x[:1])
+    return nn.change_basis(model, setting.basis, params, setting.x)
 
 
 def _kernels(config: Config, x, width: int) -> Callable[..., np.ndarray]:

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.beyond.ntk_evolution import ntk_rate
 from experiments.beyond.ntk_evolution.experiment import Config
 from sslstep import plotting
 from sslstep.experiment import Arrays
+from sslstep.ntk import fluctuations
 
 THEORIES: tuple[dict[str, Any], ...] = (plotting.THEORY, {**plotting.THEORY, "linestyle": ":"})
 
@@ -60,7 +60,7 @@ def _plot_rate(ax, arrays, name, rates, power) -> None:
     widths = arrays["widths"].astype(float)
     # What theory gives is the mean of the square, or of the misalignment itself.
     summary = _mean_and_error if name == "misalignment" else _rms_and_error
-    for k, kind in enumerate(ntk_rate.KINDS):
+    for k, kind in enumerate(fluctuations.KINDS):
         color = plotting.CATEGORIES[k]
         style: Any = {"color": color, "mfc": "white" if k else color, "markersize": 4}
         ax.errorbar(

@@ -3,19 +3,16 @@ r"""When the network's own NTK says that dimensions will be learned, against whe
     make predicted_steps    or    python -m experiments run predicted_steps
 
 The paper leaves theory curves out of its ResNets' figures, as predictions from the initial NTK
-are poor. Here is how poor, and from when on they are good: at a dozen moments of the run of
-Figure 1 (C, D) the empirical NTK (Appendix D.5) of the fixed pairs is computed, batch norm's
-statistics held at those of the pairs, and the linear dynamics with that kernel are followed from
-the embeddings of that moment on, by gradient descent, until the run's end. (A): predicted against
-measured times of all dimensions, from the initial network and from later ones. (B): how far off
-the wait for the next dimension is, at each moment, by the kernel of all outputs alike, by that of
-the directions of the embedding that are not learned yet, and by no kernel: one constant wait, the
-best in hindsight. (C): eigenvalues of the kernel of all outputs. Preset cpu, three seeds: two to
-five minutes on two cores beyond the runs themselves, which are shared.
+are poor. At a dozen moments of the run of Figure 1 (C, D) the empirical NTK (Appendix D.5) of the
+fixed pairs is computed, batch norm's statistics held at those of the pairs, and gradient descent of
+that kernel is followed from the embeddings of that moment to the run's end. (A): predicted against
+measured times of all dimensions, from the initial network and from later ones. (B): how far off the
+wait for the next dimension is, by the kernel of all outputs alike, by that of the directions that
+are not learned yet, and by one constant wait, the best in hindsight. (C): eigenvalues of the kernel
+of all outputs. Preset cpu, three seeds: two to five minutes on two cores beyond the shared runs.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -24,13 +21,12 @@ import numpy as np
 import tyro
 from jax.tree_util import Partial
 
-from experiments.fig5 import experiment as fig5
 from sslstep import dynamics, kernel_pca, linear, simulate
 from sslstep.experiment import Arrays, Experiment, curves, prediction, training
 from sslstep.experiment._require import require
 from sslstep.measure import spectrum
 from sslstep.ntk import empirical
-from sslstep.recipes import BarlowTwins
+from sslstep.recipes import PAPER_SMALL_INIT, SMALL_INIT, BarlowTwins
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,9 @@ class Config(training.Config):
 
     methods: tyro.conf.Suppress[tuple[Any, ...]] = ("barlow_twins",)
     """Only Barlow Twins: the theory is of its loss. No option."""
-    seeds: tuple[int, ...] = fig5.SEEDS
+    seeds: tuple[int, ...] = training.SEEDS
     """One run of each: a claim about trained networks is over seeds."""
-    barlow_twins: BarlowTwins = fig5.CPU.barlow_twins
+    barlow_twins: BarlowTwins = SMALL_INIT.barlow_twins
     """How it is trained."""
     num_pairs: int = 256
     """Pairs of the kernel; the first of the fixed ones."""
@@ -53,7 +49,7 @@ class Config(training.Config):
 OUTPUTS = ("all", "unlearned")
 
 
-def run(config: Config, runs: Path) -> Arrays:
+def run(config: Config, runs: training.Store) -> Arrays:
     """The run, and what each of its snapshots' NTK makes of the rest of it."""
     recipe = config.barlow_twins
     training.require_valid(config, [("barlow_twins", recipe)])
@@ -126,6 +122,7 @@ def _follow(
         gammas = kernel_pca.contrastive_modes(kernel, recipe.dim, solver="dense").eigenvalues
         _, inverse, modes = prediction.features_of(kernel, jnp.float32)
         rate = min(recipe.learning_rate, 0.5 * float(dynamics.max_learning_rate(modes.eigenvalues)))
+        # In Γ's eigenbasis: kernel_pca.gradient_descent would multiply by the kernel in each step.
         every = max(1, int(span / rate) // 1000)
         num_steps = every * max(1, int(np.ceil(span / rate / every)))
         descent = simulate.gradient_descent(initial.T @ inverse, modes, rate, num_steps, every)
@@ -146,11 +143,12 @@ def _along_directions(model: Any) -> Any:
 
 
 PAPER = Config(
-    **{**training.shared(fig5.PAPER), "methods": ("barlow_twins",)},
+    **training.PAPER,
+    seeds=(0,),
     # Appendix D.2 but for what the theory is not of: plain gradient descent, C symmetrised, and no
     # more dimensions than a batch can tell apart.
     barlow_twins=replace(
-        fig5.PAPER.recipes.barlow_twins,
+        PAPER_SMALL_INIT.barlow_twins,
         dim=16,
         optimizer="sgd",
         bias_learning_rate=None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +11,6 @@ import optax
 from sslstep import losses, optim
 from sslstep.recipes import BarlowTwins
 
-Name = Literal[
-    "plain",
-    "vicreg",
-    "momentum",
-    "adam",
-    "lars",
-    "whitening",
-    "preconditioned",
-    "sharpened",
-    "smoothed",
-    "quartic",
-    "hinge",
-    "sharpened_smoothed",
-    "combined",
-    "combined_momentum",
-    "preconditioned_vicreg",
-]
-NAMES: tuple[Name, ...] = get_args(Name)
 Rates = Literal["descent", "momentum", "vicreg", "adam", "lars"]
 Kind = Literal["reference", "obvious", "remedy", "combination"]
 # From an arm's own number, which may be traced, to the loss of a batch.
@@ -162,3 +144,9 @@ ARMS: Mapping[str, Arm] = {
         measured="covariance",
     ),
 }
+
+# The choices of the option --arms.
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[tuple(ARMS)]

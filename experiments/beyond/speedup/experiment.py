@@ -4,15 +4,12 @@ r"""What the speed-ups of Appendix G are worth, against what one would try first
 
 Barlow Twins as the paper trains it and VICReg, by gradient descent; the same with momentum, Adam,
 LARS; whitened embeddings; and the remedies: preconditioned gradients (Eq. 52), sharpened, smoothed,
-quartic and hinge losses (G.2, G.3), and some of them together. On a linear model, on a network of
-one hidden layer, and on a ResNet. Every arm is tuned with the same number of trials from two seeds,
-over its learning rate and, if it has one, its own number; then trained from five others.
-Measured: steps to each number of learned dimensions, and to the accuracy of a linear probe that
-tuned Barlow Twins ends with; seconds, by steps timed in turn; final accuracy and effective rank.
-
-Rows of the figure: problems. Columns: how many times fewer steps and seconds than tuned Barlow
-Twins from the same seed, with 95% intervals; the final accuracy; the effective rank. table.md has
-all numbers. Two arms are trained at a time. Interrupted, it goes on at the arms where it was.
+quartic and hinge losses (G.2, G.3), and some of them together. On a linear model, a network of one
+hidden layer and a ResNet. Every arm is tuned with the same number of trials from two seeds, over
+its learning rate and, if it has one, its own number; then trained from five others. Measured: steps
+and seconds to each number of learned dimensions and to the accuracy of a linear probe that tuned
+Barlow Twins ends with, with 95% intervals; final accuracy and effective rank. table.md has all
+numbers. Two arms are trained at a time. Interrupted, it goes on at the arms where it was.
 """
 
 import platform
@@ -21,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -30,7 +26,8 @@ from tqdm import tqdm
 from experiments.beyond.speedup import contenders, tasks, tuning
 from experiments.beyond.speedup.contenders import ARMS
 from experiments.beyond.speedup.tasks import MLP, Linear, ResNet, Search
-from sslstep.experiment import Arrays, Experiment, _kept, training
+from sslstep.experiment import Arrays, Experiment, training
+from sslstep.experiment._require import require
 
 # Rates a factor of four apart, from where all is slow to where it is unstable.
 LINEAR = Linear(
@@ -78,7 +75,7 @@ class Config:
 
     problems: tuple[tasks.Name, ...] = tasks.NAMES
     """What is trained: the linear model, the network of one hidden layer, the ResNet."""
-    arms: tuple[contenders.Name, ...] = contenders.NAMES
+    arms: tuple[contenders.Name, ...] = tuple(ARMS)
     """Ways to train it; plain is what the others are compared with."""
     data: tuple[Literal["photos", "cifar10", "stl10"], ...] = ("photos",)
     """Images of the ResNet; each is a problem. The MLP has the first."""
@@ -152,6 +149,10 @@ PAPER = Config(
 )
 
 
+# Settings of the images and of the network on them.
+OF_IMAGES = ("backbone", "stem", "size", "num_probe", "num_labelled")
+
+
 def cases(config: Config) -> Iterator[tuple[str, Any, str]]:
     """Each problem: its name, its settings, its images."""
     for name in config.problems:
@@ -159,28 +160,27 @@ def cases(config: Config) -> Iterator[tuple[str, Any, str]]:
             yield (source if name == "resnet" else name), getattr(config, name), source
 
 
-def run(config: Config, runs: Path) -> Arrays:
+def run(config: Config, runs: training.Store) -> Arrays:
     """Tune, train and time every arm on every problem, or read what was done before."""
     _require_valid(config)
     arrays: Arrays = {}
     for case, problem, source in cases(config):
-        found = _study(config, runs / "speedup", case, problem, source)
+        found = _study(config, runs, case, problem, source)
         arrays |= {f"{case}/{name}": value for name, value in found.items()}
     return arrays
 
 
-def _study(config: Config, folder: Path, case: str, problem: Any, source: str) -> Arrays:
+def _study(config: Config, runs: training.Store, case: str, problem: Any, source: str) -> Arrays:
     """All arms on one problem."""
     built = _build(case, problem, _images_of(config, source))
     measures = tuning.make_measures(built)
     settings = tuning.Settings(config.measure_every, config.num_records, config.hold, config.settle)
     described = {
-        "format": tuning.FORMAT,
         "settings": settings,
         "seeds": config.seeds,
         "tuning_seeds": config.tuning_seeds,
         "problem": problem,
-        "images": _described(config, case, source),
+        "images": case != "linear" and [source, *(getattr(config, name) for name in OF_IMAGES)],
     }
 
     def train_arm(name: str, begin: Callable[[str], None]) -> Arrays:
@@ -191,24 +191,23 @@ def _study(config: Config, folder: Path, case: str, problem: Any, source: str) -
             *(built, measures, arm, problem, config.seeds, config.tuning_seeds, own, settings),
             begin,
         )
-        return _kept.kept(folder, f"{case}-{name}", {**described, "arm": name, "own": own}, make)
+        described_arm = {**described, "arm": name, "own": own}
+        return runs.kept(f"speedup-{case}-{name}", described_arm, tuning.__name__, make)
 
     names = [name for name in config.arms if _applies(case, name)]
-    # Its trials, and the best one once more to the end.
-    trials = len(problem.search.descent) + tuning.NUM_REFINED + 1
-    per_arm = trials * len(config.tuning_seeds) + len(config.seeds)
     arrays: Arrays = {}
     chosen: dict[str, tuple[contenders.Arm, tuning.Candidate]] = {}
-    with tqdm(total=per_arm * len(names), desc=case, unit=" runs", disable=None) as bar:
-        for name, found in _side_by_side(train_arm, names, config.jobs, bar, per_arm):
+    with tqdm(total=len(names), desc=case, unit=" arms", disable=None) as bar:
+        for name, found in _side_by_side(train_arm, names, config.jobs, bar):
             arrays |= {f"{name}/{key}": value for key, value in found.items()}
             candidate = tuning.Candidate(*map(float, found["chosen"]))
             chosen[name] = (ARMS[name], candidate)
+            bar.update()
     steps = {name: candidate for name, (_, candidate) in chosen.items()}
-    seconds = _kept.kept(
-        folder,
-        f"{case}-seconds",
+    seconds = runs.kept(
+        f"speedup-{case}-seconds",
         {**described, "rounds": config.rounds, "chosen": steps, "host": platform.node()},
+        tuning.__name__,
         partial(
             tuning.step_seconds,
             *(built, chosen, problem, config.tuning_seeds[0]),
@@ -224,7 +223,6 @@ def _side_by_side(
     names: Sequence[str],
     jobs: int,
     bar: "tqdm[Any]",
-    per_arm: int,
 ) -> Iterator[tuple[str, Arrays]]:
     """Each arm and what it gives, in order, so many at a time: a small network leaves cores idle.
 
@@ -233,32 +231,28 @@ def _side_by_side(
     stopped = threading.Event()
     x64 = jax.config.read("jax_enable_x64")  # what a context sets holds in its own thread only
 
-    def one(name: str) -> Arrays:
-        begun = 0
+    def begin(label: str) -> None:
+        if stopped.is_set():
+            raise CancelledError
+        bar.set_postfix_str(label)
 
-        def begin(label: str) -> None:
-            nonlocal begun
-            if stopped.is_set():
-                raise CancelledError
-            begun += 1
-            bar.set_postfix_str(label)
-            bar.update()
-
-        with jax.enable_x64(x64):
-            found = train_arm(name, begin)
-        bar.update(per_arm - begun)
-        return found
-
-    with ThreadPoolExecutor(jobs) as pool:
+    def one(name: str) -> tuple[str, Arrays]:
         try:
-            futures = {name: pool.submit(one, name) for name in names}
-            for future in as_completed(futures.values()):
-                future.result()  # the first failure, not the first arm's
+            begin(name)
+            with jax.enable_x64(x64):
+                return name, train_arm(name, begin)
         except BaseException:
             stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
             raise
-    yield from ((name, future.result()) for name, future in futures.items())
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(one, name) for name in names]
+        try:
+            for future in as_completed(futures):
+                future.result()  # the first failure, not the first arm's
+        finally:
+            stopped.set()
+    yield from (future.result() for future in futures)
 
 
 def _applies(case: str, arm: str) -> bool:
@@ -270,20 +264,8 @@ def _images_of(config: Config, source: Any) -> training.Config:
     return training.Config(
         data=source,
         data_dir=config.data_dir,
-        backbone=config.backbone,
-        stem=config.stem,
-        size=config.size,
-        num_probe=config.num_probe,
-        num_labelled=config.num_labelled,
+        **{name: getattr(config, name) for name in OF_IMAGES},
     )
-
-
-def _described(config: Config, case: str, source: str) -> dict[str, Any] | None:
-    """What of the images determines a result."""
-    names = ("backbone", "stem", "size", "num_probe", "num_labelled")
-    if case == "linear":
-        return None
-    return {"data": source, **{name: getattr(config, name) for name in names}}
 
 
 def _build(case: str, problem: Any, images: training.Config) -> tasks.Built:
@@ -303,12 +285,9 @@ def _require_valid(config: Config) -> None:
         raise ValueError(
             f"tuning_seeds must not be among seeds, got {config.tuning_seeds} and {config.seeds}."
         )
-    for name in ("measure_every", "hold", "rounds", "jobs", "num_labelled", "settle"):
-        least = 0 if name in ("num_labelled", "settle") else 1
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}.")
-    if config.num_records < 3:
-        raise ValueError(f"num_records must be >= 3, got {config.num_records}.")
+    never_negative = dict.fromkeys(("num_labelled", "settle"), 0)
+    counts = dict.fromkeys(("measure_every", "hold", "rounds", "jobs"), 1)
+    require(config, at_least={**never_negative, **counts, "num_records": 3})
     for name in ("alphas", "softenings", "leaks", "widths"):
         if len(set(getattr(config, name))) != 3 or min(getattr(config, name)) <= 0:
             raise ValueError(

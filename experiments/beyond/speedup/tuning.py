@@ -16,15 +16,12 @@ from sslstep.experiment import Arrays
 from sslstep.measure import spectrum
 from sslstep.recipes import VICReg
 
-# Of what is kept. Counted up when code changes what an arm of the same settings is.
-FORMAT = 4
 # Eigenvalues of so many times their level are no longer learned but thrown too far. Losses that are
 # flat above their minimum (G.3) let them stay at a few times.
 TOO_FAR = 10.0
 # The best rate is tried again at so many times itself; of an arm without a number of its own, then
 # so many times. The others have three own numbers, and two of them are still to be tried.
 NEARER, NEAREST = (2.0, 0.5), (2**0.5, 0.5**0.5)
-NUM_REFINED = len(NEARER) + len(NEAREST)
 
 
 class Candidate(NamedTuple):

@@ -23,20 +23,17 @@ from tqdm import tqdm
 from sslstep import gram, nn
 from sslstep.experiment import Arrays, Experiment, networks, prediction
 from sslstep.experiment._require import require
-from sslstep.experiment.image_data import Source, choose
-from sslstep.ntk import infinite
+from sslstep.experiment.image_data import Images, choose
+from sslstep.measure import alignment
+from sslstep.ntk import fluctuations, infinite
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Images):
     """Settings; each is one option of the command."""
 
     views: Literal["halves", "colour_edges"] = "halves"
     """Left and right half, or colours at half the resolution and greyscale gradients."""
-    data: Source = "photos"
-    """Where the images come from: by name, or a folder of one's own."""
-    data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     num_images: int = 200
     """n, the number of training images."""
     num_test: int = 100
@@ -78,9 +75,7 @@ def run(config: Config) -> Arrays:
         nn.MLP(config.dim, width, depth)
         for width, depth in zip(config.widths, config.depths, strict=True)
     ]
-    bases = [networks.basis(*view) for view in views]
-    rotated = [networks.rotated(b, m, *v) for b, m, v in zip(bases, models, views, strict=True)]
-    inputs = list(zip(*rotated, strict=True))  # training, held-out: of each tower
+    bases = [nn.span_basis(*view) for view in views]
 
     def apply_fn(params, x):
         """Embeddings of [X, X'], each by its tower."""
@@ -91,8 +86,11 @@ def run(config: Config) -> Arrays:
     functions = networks.functions(apply_fn)
     results: dict[str, list[Any]] = {}
     for key in tqdm(jax.random.split(key_networks, config.num_seeds), disable=None):
-        towers = zip(jax.random.split(key), bases, models, strict=True)
-        params = [networks.init(k, basis, model=model) for k, basis, model in towers]
+        towers = []
+        for k, model, basis, view in zip(jax.random.split(key), models, bases, views, strict=True):
+            drawn = model.init(k, view[0][:1])
+            towers.append(nn.change_basis(model, basis, drawn, *view))
+        params, *inputs = zip(*towers, strict=True)  # parameters, training, held-out: of each tower
         (z, z_test), trained, times = networks.trained(
             functions, params, inputs, config.init_scale, limit
         )
@@ -100,14 +98,16 @@ def run(config: Config) -> Arrays:
         each = {
             "t": times,
             "distances": prediction.distances(trained, exact, float(times[-1])),
-            "fluctuations": _fluctuation(apply_fn, params, inputs[0], limit),
+            "fluctuations": fluctuations.mode_deviation(
+                apply_fn, params, inputs[0], limit.modes.coefficients
+            ),
         }
         for name, outcome in (("trained", trained), ("predicted", exact)):
             each[f"{name}_curves"] = outcome.curves
             each[f"{name}_step_times"] = outcome.step_times
             each[f"{name}_correlation"] = _correlation(outcome.test)
-            each[f"{name}_ranks"] = retrieval_ranks(*np.split(outcome.test, 2))
-        each["untrained_ranks"] = retrieval_ranks(*np.split(np.asarray(z_test), 2))
+            each[f"{name}_ranks"] = alignment.retrieval_ranks(*np.split(outcome.test, 2))
+        each["untrained_ranks"] = alignment.retrieval_ranks(*jnp.split(z_test, 2))
         for name, value in each.items():
             results.setdefault(name, []).append(value)
     arrays = {name: np.asarray(values) for name, values in results.items()}
@@ -148,34 +148,10 @@ def _standardised(view: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
     return flat[:num], flat[num:]
 
 
-def _fluctuation(apply_fn, params, x, limit) -> float:
-    r"""How far the networks' NTK is from its limit on the learned modes, at initialisation.
-
-    The spectral norm of :math:`c_j^\top (\Theta_{kl} - \delta_{kl} \tilde K) c_{j'}` over all modes
-    and outputs, Θ being the NTK with a block for each pair of outputs. To first order its diagonal
-    is :math:`\delta\gamma_j / \gamma_j`; and :math:`c_j^\top \tilde K c_{j'}` is 1 or 0.
-    """
-    c = limit.modes.coefficients.astype(jnp.float32)
-    jacobian = jax.jacrev(lambda params: (c.T @ apply_fn(params, x)).ravel())(params)
-    kernel = sum(
-        leaf.reshape(len(leaf), -1) @ leaf.reshape(len(leaf), -1).T
-        for leaf in jax.tree.leaves(jacobian)
-    )
-    return float(jnp.linalg.norm(kernel - jnp.eye(len(kernel)), 2))
-
-
 def _correlation(z_test: np.ndarray) -> float:
     """Mean correlation over dimensions of the two towers' embeddings of held-out images."""
     z, z_prime = np.split(z_test, 2)
     return float(np.mean(np.sum(z * z_prime, 0) / np.sqrt(np.sum(z**2, 0) * np.sum(z_prime**2, 0))))
-
-
-def retrieval_ranks(z: np.ndarray, z_prime: np.ndarray) -> np.ndarray:
-    """Where each image's other view ranks among all by cosine, from 0, best, to 1; shape (n,)."""
-    z, z_prime = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (z, z_prime))
-    similarity = z @ z_prime.T
-    better = (similarity > np.diagonal(similarity)[:, None]).sum(axis=1)
-    return better / max(len(z) - 1, 1)
 
 
 EXPERIMENT = Experiment(

@@ -8,19 +8,12 @@ descent of its infinite-width kernel from the same initial embeddings: the final
 training pairs and of held-out ones (A), the eigenvalues of C (B, D, E), and step times (C).
 Expected: every distance falls like width^-1/2. Two to four minutes on two cores.
 
-Why -1/2. Gradient descent moves the embeddings F of a network by -η Θ ∇L(F), with Θ its NTK at
-that moment, and those of the limit by the same with the fixed kernel. To first order, a distance is
-linear in their difference. At initialisation that is a mean over independent hidden units less its
-expectation, O(width^-1/2); training adds O(1 / width), because to first order a unit's change is
-odd in its output weights, which have mean zero.
-
-When it holds. First, the fluctuation has to be small against 1 / (4 γ_j τ_j), the inverse number of
-e-foldings in which a mode grows. Second, and harder to meet, against α, the size of the initial
-embeddings: the finite network's NTK couples the outputs, so that a mode being learned by one of
-them leaves O(width^-1/2) of the others in the rest, and where α is smaller that is what they grow
-from. Width and 1 / α do not go to infinity independently: width^-1/2 << α. So α is 0.1 here, and
-the prediction is not Result 4.6, whose own error is of order α^β (F), but gradient descent of the
-kernel from the network's initial embeddings, exact for every α and learning rate.
+The difference of a network's NTK from its limit is a mean over independent units, O(width^-1/2),
+and training adds O(1 / width). The rate holds where that is small against α, the size of the
+initial embeddings, and against the inverse number of e-foldings of a mode: a network's NTK couples
+the outputs, and a mode being learned leaves O(width^-1/2) in the others. So α is 0.1, and the
+prediction is gradient descent of the kernel from the network's initial embeddings, exact for every
+α and learning rate, in place of Result 4.6, whose own error is of order α^β (F).
 
 Initial embeddings are made small by subtracting most of the network's own, which leaves its kernel
 as it is (sslstep.nn.centred). Presets differ in the data and the widest network.
@@ -34,29 +27,23 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from sslstep import gram, linear, nn
+from sslstep import gram, nn
 from sslstep.experiment import Arrays, Experiment, networks, prediction
 from sslstep.experiment._require import require, require_widths
-from sslstep.experiment.image_data import Source, split_pairs
+from sslstep.experiment.image_data import Crops, split_pairs
 from sslstep.ntk import infinite
 
 PARAMETERIZATIONS: tuple[Literal["ntk"], Literal["standard"]] = ("ntk", "standard")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Crops):
     """Settings; each is one option of the command."""
 
-    data: Source = "photos"
-    """Where the images come from: by name, or a folder of one's own."""
-    data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
     num_images: int = 50
     """n, the number of positive pairs."""
     num_test: int = 25
     """How many held-out pairs, from other images."""
-    crop: int = 20
-    """Side of a crop, in pixels."""
     dim: int = 4
     """Embedding dimension d."""
     depth: int = 1
@@ -92,7 +79,7 @@ def run(config: Config) -> Arrays:
     key_data, key_networks = jax.random.split(jax.random.key(config.seed))
     numbers = (config.num_images, config.num_test)
     x, x_test = split_pairs(key_data, config.data, *numbers, config.data_dir, config.crop)
-    basis = networks.basis(x, x_test)
+    basis = nn.span_basis(x, x_test)
     shape = (len(PARAMETERIZATIONS), len(config.widths), config.num_seeds)
     keys = jax.random.split(key_networks, shape)
     arrays: Arrays = {
@@ -104,10 +91,10 @@ def run(config: Config) -> Arrays:
             parameterization, width = PARAMETERIZATIONS[p], config.widths[w]
             limit = _limit(config, parameterization, width, x, x_test)
             model = nn.MLP(config.dim, width, config.depth, parameterization, config.weight_std)
-            inputs = networks.rotated(basis, model, x, x_test)
             functions = networks.functions(model.apply)
             for s in range(config.num_seeds):
-                params = networks.init(keys[p, w, s], basis, model=model)
+                drawn = model.init(keys[p, w, s], x[:1])
+                params, *inputs = nn.change_basis(model, basis, drawn, x, x_test)
                 (z, z_test), trained, times = networks.trained(
                     functions, params, inputs, config.init_scale, limit
                 )
@@ -125,8 +112,6 @@ def run(config: Config) -> Arrays:
         for scale in config.scales
     ]
     arrays["closed_form"] = np.column_stack([config.scales, np.asarray(errors)])
-    gammas = limit.gamma_modes.eigenvalues
-    arrays["alignment_exponent"] = linear.alignment_exponent(gammas, config.dim)
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 

@@ -14,8 +14,10 @@ from sslstep.measure.steps._rises import (
     coincidence_test,
     growth_rate,
     isolated,
+    pauses,
     rises,
     simultaneity_test,
+    spread,
 )
 from sslstep.measure.steps._timing import timing_test
 
@@ -27,8 +29,10 @@ __all__ = [
     "coincidence_test",
     "growth_rate",
     "isolated",
+    "pauses",
     "rises",
     "simultaneity_test",
+    "spread",
     "timing_test",
     "widest_gap",
 ]

@@ -18,8 +18,10 @@ __all__ = [
     "coincidence_test",
     "growth_rate",
     "isolated",
+    "pauses",
     "rises",
     "simultaneity_test",
+    "spread",
 ]
 
 
@@ -171,6 +173,59 @@ def simultaneity_test(rises: Rises) -> Significance:
     mean = np.sum(weights * middle[whole]) / weights.sum()
     statistic = float(np.sum(weights * (middle[whole] - mean) ** 2))
     return Significance(statistic, float(scipy.stats.chi2.sf(statistic, whole.sum() - 1)))
+
+
+def spread(rises: Rises) -> float:
+    """Scatter of step times about a common one, in units of how long rises take.
+
+    The root of :func:`simultaneity_test`'s chi-square per degree of freedom: about 1 at most where
+    all dimensions are learned at one time.
+
+    Args:
+        rises: from :func:`rises`. Dimensions that do not reach their end, or start there, are left
+            out.
+
+    Returns:
+        The spread; 0 where fewer than two dimensions rise.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import steps
+        >>> middle = jnp.array([10.0, 20.0, 30.0, 40.0])
+        >>> round(steps.spread(steps.Rises(middle - 1, middle, middle + 1)), 2)
+        6.45
+    """
+    begin, middle, end = (np.asarray(part, float) for part in rises)
+    rose = np.isfinite(end) & (end > begin)
+    if rose.sum() < 2:
+        return 0.0
+    test = simultaneity_test(Rises(begin[rose], middle[rose], end[rose]))
+    return float(np.sqrt(test.statistic / (rose.sum() - 1)))
+
+
+def pauses(rises: Rises) -> list[tuple[int, float, float]]:
+    """The times between rises, while none is under way.
+
+    Args:
+        rises: from :func:`rises`. Dimensions that are never learned are left out.
+
+    Returns:
+        For each pause the number of dimensions learned before it, its start and its end.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import steps
+        >>> middle = jnp.array([10.0, 11.0, 30.0])
+        >>> steps.pauses(steps.Rises(middle - 1, middle, middle + 1))
+        [(2, 12.0, 29.0)]
+    """
+    begin, middle, end = (np.asarray(part, float) for part in rises)
+    learned = np.isfinite(middle)
+    order = np.argsort(begin[learned])
+    begin, end = begin[learned][order], end[learned][order]
+    done = np.maximum.accumulate(end)
+    pairs = enumerate(zip(done[:-1], begin[1:], strict=True), start=1)
+    return [(k, float(a), float(b)) for k, (a, b) in pairs if a < b]
 
 
 def growth_rate(

@@ -1,0 +1,65 @@
+r"""Power laws :math:`y \propto x^p`, by least squares of logarithms."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Real
+from numpy.typing import ArrayLike
+
+from sslstep import _check
+
+__all__ = ["PowerLaw", "fit"]
+
+
+class PowerLaw(NamedTuple):
+    """An exponent.
+
+    Attributes:
+        exponent: of all series together, the mean of theirs.
+        standard_error: of that mean, from the scatter of the series; of one series from its
+            residuals; NaN where there are too few numbers.
+        exponents: of each series, shape ``(S,)``.
+    """
+
+    exponent: float
+    standard_error: float
+    exponents: Float[np.ndarray, " S"]
+
+
+def fit(x: Real[ArrayLike, " T"], y: Real[ArrayLike, "T *S"]) -> PowerLaw:
+    r"""The exponent p of :math:`y = c\,x^p`, by least squares of log y on log x.
+
+    All points have equal weights: numbers that scatter by the same factor everywhere.
+
+    Args:
+        x: positive numbers, two or more different ones.
+        y: positive numbers, shape ``(T,)`` or, of S independent series, ``(T, S)``.
+
+    Returns:
+        :class:`PowerLaw`.
+
+    Raises:
+        ValueError: if shapes do not fit, or numbers are not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from sslstep.measure import power_law
+        >>> widths = np.array([64.0, 256.0, 1024.0])
+        >>> round(power_law.fit(widths, 3 * widths**-0.5).exponent, 6)
+        -0.5
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    _check.require_vector("x", x, "(T,)", least=2)
+    if y.ndim not in (1, 2) or len(y) != len(x):
+        raise ValueError(f"y must have shape ({len(x)},) or ({len(x)}, S), got {y.shape}.")
+    _check.require_within("x", x, above=0.0)
+    _check.require_within("y", y, above=0.0)
+    rows, a = np.log(y.reshape(len(y), -1)), np.log(x) - np.log(x).mean()
+    exponents = (a @ rows) / (a @ a)
+    t, s = rows.shape
+    if s > 1:
+        error = float(exponents.std(ddof=1) / s**0.5)
+    else:
+        residuals = rows[:, 0] - rows.mean() - exponents[0] * a
+        error = float(np.sqrt(residuals @ residuals / (t - 2) / (a @ a))) if t > 2 else np.nan
+    return PowerLaw(float(exponents.mean()), error, exponents)
