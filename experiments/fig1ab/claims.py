@@ -11,7 +11,8 @@ from sslstep.experiment import Arrays, prediction
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """Steps and plateaus of the run, and the distances of Result 4.6."""
-    dims = [dim for dim in (*SMALL_DIMS, config.dim) if f"distances_{dim}" in arrays]
+    every = dict.fromkeys((*SMALL_DIMS, config.dim))
+    dims = [dim for dim in every if f"distances_{dim}" in arrays]
     of_distances = [claim for dim in dims for claim in _check_distances(arrays, dim)]
     return [*_check_steps(config, arrays), *of_distances]
 

@@ -63,7 +63,9 @@ def late_and_high(arrays):
     """Steps come late, the last never, losses rest too high, distances grow with 1 / α."""
     late = 1.5 * arrays["step_times"]
     late[-1] = np.inf
-    rising = {k: v[::-1] for k, v in arrays.items() if k.startswith("distances_")}
+    rising = {k: v.copy() for k, v in arrays.items() if k.startswith("distances_")}
+    for rows in rising.values():
+        rows[:, 0] = rows[::-1, 0].copy()
     return {"step_times": late, "loss": arrays["loss"] + 0.3, **rising}
 
 
