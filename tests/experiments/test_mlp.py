@@ -148,6 +148,7 @@ def test_pixels(pixels):
 
 def test_readings(tmp_path, monkeypatch, require_documented):
     """A row for each reading; one that diverges is NaN and does not stop the others."""
+    readings = load("experiments.beyond.mlp_readings")  # before its modules' READINGS are replaced
     chosen = [mlp_readings.Reading("all", "unit"), mlp_readings.Reading("none", "bytes")]
     for part in ("experiment", "figure", "claims"):
         module = import_module(f"experiments.beyond.mlp_readings.{part}")
@@ -155,7 +156,7 @@ def test_readings(tmp_path, monkeypatch, require_documented):
             monkeypatch.setattr(module, "READINGS", tuple(chosen))
     args = ["--num-images", "12", "--crop", "6", "--dim", "3", "--width", "256"]
     args += ["--num-steps", "50", "--learning-rate", "1e-2", "--out", str(tmp_path)]
-    assert _run.main(load("experiments.beyond.mlp_readings"), args) == 0
+    assert _run.main(readings, args) == 0
     arrays = results.load(tmp_path).arrays
     require_documented("mlp_readings", arrays)
     assert np.isnan(arrays["losses"]).tolist() == [[False, False], [True, True]]
