@@ -52,19 +52,22 @@ class NegativeHessian:
                 jnp.concatenate(a, axis=1)
                 for a in ((learned, jnp.zeros_like(part)), (jnp.zeros_like(learned), part))
             )
-            return jax.jvp(lambda z: self.gradient(z), (at,), (direction,))[1][:, -free:]
+            of = partial(gradient, self.loss_fn, self.num_views)
+            return jax.jvp(of, (at,), (direction,))[1][:, -free:]
 
         images = jax.lax.map(product, parts).transpose(1, 0, 2)
         return -images.reshape(rows, -1)[:, :columns]
-
-    def gradient(self, z: Array) -> Array:
-        """Of the loss, by the embeddings of all views, one after the other."""
-        return jax.grad(lambda z: value(self.loss_fn, self.num_views, z))(z)
 
 
 def value(loss_fn: Loss, num_views: int, z: Array) -> Array:
     """The loss of embeddings of all views, one view after the other."""
     return loss_fn(*jnp.split(z, num_views))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def gradient(loss_fn: Loss, num_views: int, z: Array) -> Array:
+    """Of the loss, by the embeddings of all views; compiled once for each loss."""
+    return jax.grad(partial(value, loss_fn, num_views))(z)
 
 
 def negative_hessian(
@@ -109,11 +112,11 @@ def require_symmetries(loss_fn: Loss, size: int, dim: int, num_views: int, dtype
     shape = jax.eval_shape(partial(value, loss_fn, num_views), z)
     if getattr(shape, "shape", None) != () or not jnp.issubdtype(shape.dtype, jnp.floating):
         raise ValueError(f"loss_fn must return a real number, of shape (), got {shape}.")
-    gradient = jax.jit(jax.grad(partial(value, loss_fn, num_views)))
+    of = partial(gradient, loss_fn, num_views)
     order = (rng.permutation(n)[None, :] + n * np.arange(num_views)[:, None]).ravel()
     flip = np.where(np.arange(dim) == 0, -1, 1)
     roll = np.roll(np.arange(dim), 1)
-    signs, here = jnp.asarray(flip, dtype)[None, :], gradient(z)
+    signs, here = jnp.asarray(flip, dtype)[None, :], of(z)
     if not bool(jnp.isfinite(here).all()):
         raise ValueError("loss_fn has a gradient that is not finite at random embeddings.")
     for moved, wanted, message in (
@@ -123,7 +126,7 @@ def require_symmetries(loss_fn: Loss, size: int, dim: int, num_views: int, dtype
          "must not change it"),
         (z[:, roll], here[:, roll], "it does not treat all dimensions alike"),
     ):  # fmt: skip
-        if _apart(gradient(moved), wanted) > _tolerance(dtype):
+        if _apart(of(moved), wanted) > _tolerance(dtype):
             raise ValueError(f"loss_fn has no modes that grow by themselves: {message}.")
 
 
@@ -132,12 +135,12 @@ def _require_expansion(hessian: NegativeHessian, size: int) -> None:
     dtype, num = hessian.learned.dtype, hessian.learned.shape[1]
     require_symmetries(loss_fn, size, dim, num_views, dtype)
     u = jnp.asarray(np.random.default_rng(1).standard_normal((size, dim - num)), dtype)
-    gradient = jax.jit(hessian.gradient)
 
     def at(amplitude: float) -> Array:
         """The gradient by new dimensions of this size."""
         new = u * jnp.asarray(amplitude, dtype)
-        return gradient(jnp.concatenate([hessian.learned, new], axis=1))[:, num:]
+        z = jnp.concatenate([hessian.learned, new], axis=1)
+        return gradient(loss_fn, num_views, z)[:, num:]
 
     where = f"with {num} dimension(s) learned and the others at zero" if num else "at zero"
     hope = (
@@ -168,9 +171,9 @@ def _require_expansion(hessian: NegativeHessian, size: int) -> None:
 
 def _of_degree_zero(loss_fn: Loss, num_views: int, z: Array) -> bool:
     """Whether each embedding's length drops out: no gradient lies along the embedding itself."""
-    gradient = jax.grad(partial(value, loss_fn, num_views))(z)
-    along = jnp.abs(jnp.sum(gradient * z, axis=1)).sum()
-    return bool(along <= _tolerance(z.dtype) * jnp.abs(gradient * z).sum())
+    parts = gradient(loss_fn, num_views, z) * z
+    along = jnp.abs(jnp.sum(parts, axis=1)).sum()
+    return bool(along <= _tolerance(z.dtype) * jnp.abs(parts).sum())
 
 
 def _apart(a: Array, b: Array, floor: float = 0.0) -> float:
