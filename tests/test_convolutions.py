@@ -252,7 +252,7 @@ def test_full_batch_descent(rng):
         return jnp.mean(jnp.sin(conv(x, kernel, ("NHWC", "HWIO", "NHWC"))))
 
     def compiled(on_cpu):
-        functions = {"loss_fn": loss, "measure": loss, "progress": None}
+        functions = {"loss_fn": loss, "measure": loss, "on_record": None}
         stops = jnp.array([0, 3])
         lowered = _full_batch._descend.lower(
             kernel, (x,), jnp.array(0.1), stops, on_cpu=on_cpu, **functions
