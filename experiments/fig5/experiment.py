@@ -10,8 +10,8 @@ at d - k for Barlow Twins, at `dynamics.vicreg_plateau` for VICReg. Dotted: when
 learned. Expected: eigenvalues rise to a plateau, most of them one at a time, the loss falls with
 each, and hidden representations grow at the same moments. Claims are about the mean over seeds, and
 one seed decides nothing: rounding alone makes a run another. Preset cpu: a small ResNet on 32x32
-photographs, three seeds, 6 to 12 minutes a method on two cores. Preset paper: Appendix D.2
-(ResNet-50, STL-10), one seed, for a GPU. Runs are kept in results/training and shared by all
+photographs, three seeds, 6 to 12 minutes a method on two cores. Preset paper: ResNet-50 on STL-10
+as in Appendix D.2, one seed, for a GPU. Runs are kept in results/training and shared by all
 experiments; interrupted, they go on where they were.
 """
 

@@ -17,6 +17,8 @@ UNKNOWN = "unknown"
 
 # Whose versions results tell.
 PACKAGES = ("sslstep", "jax", "jaxlib", "flax", "optax", "neural-tangents", "numpy")
+# Of sslstep, whose packages compute or read what results are made from.
+EXTRAS = ("images", "infinite", "tfds")
 ROOT = Path(__file__).parents[2]
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -67,12 +69,14 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def required() -> list[str]:
-    """The packages that sslstep asks for, without extras, and what JAX has for accelerators."""
+    """The packages that results may depend on: sslstep's own, and JAX's for accelerators."""
     names = {dist.name for dist in metadata.distributions()}
     found = sorted(name for name in names if name.startswith(("jax-", "libtpu", "nvidia-")))
     with suppress(metadata.PackageNotFoundError):  # a copy that is not installed
-        asked = metadata.requires("sslstep") or []
-        found += [re.split(r"[^\w-]", line)[0] for line in asked if "extra ==" not in line]
+        for line in metadata.requires("sslstep") or []:
+            extra = re.search(r'extra == "(\w+)"', line)
+            if extra is None or extra[1] in EXTRAS:
+                found.append(re.split(r"[^\w-]", line)[0])
     return found
 
 

@@ -137,7 +137,7 @@ def test_says_what_is_missing(folder, tmp_path, monkeypatch):
         train.write_tensorboard(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="num_modes must be >= 0, got -1"):
         train.write_tensorboard(folder, num_modes=-1)
-    monkeypatch.setitem(sys.modules, "tensorboardX.proto.event_pb2", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[tensorboard\]'"):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'sslstep\[tensorboard\]'"):
         train.write_tensorboard(folder)
     assert not (folder / "tensorboard").exists()
