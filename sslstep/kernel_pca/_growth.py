@@ -172,6 +172,9 @@ def plateaus(
     size = require_kernel(kernel, num_views, None)
     require_dim(dim, size // num_views)
     factor, _ = factorised(np.asarray(kernel, np.float64))
+    # Another basis of the kernel's range has the same minimum, and small eigenvalues do not slow
+    # the search for it.
+    factor *= size**0.5 / np.linalg.norm(factor, axis=0)
     rng = np.random.default_rng(0)
     options: Any = {
         "maxiter": max_iterations,
