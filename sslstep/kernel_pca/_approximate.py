@@ -177,7 +177,6 @@ class _Factor:
         self.kernel_fn, self.views, self.rng, self.progress = kernel_fn, views, rng, progress
         self.size, self.num = 2 * len(views[0]), 0
         self.pivots = np.zeros(rank, np.int64)
-        # L of the pivots' kernel, L Lᵀ: what their rows of F are.
         first = self.kernel(np.arange(1), np.arange(1))
         self.dtype = first.dtype
         self.rows = np.zeros((self.size, rank), self.dtype)
@@ -370,6 +369,7 @@ def _sample(factor: _Factor, vectors: np.ndarray, rng: np.random.Generator) -> _
             for g in range(_GROUPS)
         ]
     )
+    # The iteration stops at a relative error of 1e-3, from below.
     return _Sample(len(drawn), total / size, 1.002 * float(largest), squares)
 
 

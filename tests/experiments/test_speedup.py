@@ -10,8 +10,9 @@ import pytest
 from experiments.beyond.speedup import claims as speedup_claims
 from experiments.beyond.speedup import experiment as speedup
 from experiments.beyond.speedup import tuning as speedup_tuning
-from experiments.beyond.speedup.contenders import ARMS, whitened_mse
+from experiments.beyond.speedup.contenders import ARMS
 from experiments.beyond.speedup.tasks import Linear, Search
+from sslstep import losses
 from sslstep.experiment import _run, load, results
 from sslstep.experiment.training import Store
 
@@ -123,10 +124,10 @@ def test_whitened_loss_is_what_the_correlation_leaves():
     z, z_prime = jax.random.normal(jax.random.key(0), (2, 4000, 3))
     z = z @ jnp.diag(jnp.array([1.0, 2.0, 0.5]))  # whatever the scales
     mixed = 0.6 * z + 0.8 * z_prime @ jnp.diag(jnp.array([1.0, 2.0, 0.5]))
-    assert float(whitened_mse(z, z)) == 0.0
-    assert float(whitened_mse(z, mixed)) == pytest.approx(2 * 3 * (1 - 0.6), rel=0.05)
+    assert float(losses.w_mse(z, z)) == 0.0
+    assert float(losses.w_mse(z, mixed)) == pytest.approx(2 * 3 * (1 - 0.6), rel=0.05)
     # A power of two, so that nothing rounds otherwise.
-    assert float(whitened_mse(8 * z, 8 * mixed)) == float(whitened_mse(z, mixed))
+    assert float(losses.w_mse(8 * z, 8 * mixed)) == float(losses.w_mse(z, mixed))
 
 
 def test_times_are_of_what_lasts():

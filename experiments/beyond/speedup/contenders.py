@@ -5,7 +5,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from sslstep import losses, optim
@@ -69,24 +68,6 @@ def _sharpened_smoothed(leak: Any) -> Callable[..., jax.Array]:
     return partial(losses.spectral_barlow_twins, transform=transform, batch_norm=False)
 
 
-def whitened_mse(z: jax.Array, z_prime: jax.Array) -> jax.Array:
-    r"""Mean squared distance of the two views' whitened embeddings (Ermolov et al. 2021).
-
-    Both are whitened by the Cholesky factor of the covariance of the 2n embeddings, with a
-    thousandth of its mean eigenvalue added to the diagonal. The loss is 2 (d - tr C), C being the
-    correlation of what is whitened.
-    """
-    both = jnp.concatenate([z, z_prime])
-    centred = both - both.mean(axis=0, keepdims=True)
-    covariance = centred.T @ centred / centred.shape[0]
-    d = covariance.shape[0]
-    ridge = 1e-3 * jnp.trace(covariance) / d
-    factor = jnp.linalg.cholesky(covariance + ridge * jnp.eye(d, dtype=z.dtype))
-    white = jax.scipy.linalg.solve_triangular(factor, centred.T, lower=True)
-    first, second = jnp.split(white, 2, axis=1)
-    return jnp.sum((first - second) ** 2) / z.shape[0]
-
-
 _smoothed = partial(losses.smoothed_barlow_twins, leak=LEAK, batch_norm=False)
 _momentum = partial(optim.sgd, momentum=0.9)
 
@@ -104,7 +85,7 @@ ARMS: Mapping[str, Arm] = {
         partial(optim.lars, weight_decay=0.0),
         rates="lars",
     ),
-    "whitening": Arm("whitening", "obvious", _fixed(whitened_mse), measured=None),
+    "whitening": Arm("whitening", "obvious", _fixed(losses.w_mse), measured=None),
     "preconditioned": Arm("preconditioned", "remedy", _preconditioned(_barlow_twins), own="alphas"),
     "sharpened": Arm(
         "sharpened",
