@@ -21,6 +21,13 @@ def singular_values(matrix: Array) -> Array:
     return jnp.linalg.svd(matrix, full_matrices=False, compute_uv=False)
 
 
+def centred(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Rows less their mean; zero if no more than rounding is left of any."""
+    rest = z - z.mean(axis=0, keepdims=True)
+    rounding = 10 * jnp.finfo(z.dtype).eps * jnp.abs(z).max()
+    return jnp.where(jnp.abs(rest).max() > rounding, rest, 0)
+
+
 def computed_in(dtype: jnp.dtype) -> jnp.dtype:
     """Dtype in which a matrix of this dtype is decomposed: float32 or wider."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

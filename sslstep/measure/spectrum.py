@@ -7,15 +7,18 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
 from sslstep import _check
-from sslstep._linalg import eigh_descending, singular_values
+from sslstep._linalg import centred, eigh_descending, singular_values
 from sslstep.linear import cross_correlation
 
 __all__ = [
+    "alpha_req",
     "correlation_eigenvalues",
     "covariance_eigenvalues",
     "effective_rank",
     "histogram",
     "learned_dimensions",
+    "nesum",
+    "participation_ratio",
     "step_sharpness",
     "step_times",
 ]
@@ -255,6 +258,121 @@ def effective_rank(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
     singular = singular_values(z)
     p = singular / singular.sum()
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(p, p)))
+
+
+def participation_ratio(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
+    r"""How many dimensions hold the variance of embeddings (Gao et al. 2017).
+
+    .. math:: \frac{(\sum_j \lambda_j)^2}{\sum_j \lambda_j^2}
+
+    with the eigenvalues λ of the centred covariance. It costs the singular values of z, n d². Scale
+    does not matter. Of n Gaussian samples with equal variances it is about :math:`n d / (n + d)`,
+    not d.
+
+    Args:
+        z: embeddings or representations, shape ``(n, d)``.
+
+    Returns:
+        A scalar from 1 to min(n - 1, d); 0 if z is constant, as nothing varies.
+
+    Raises:
+        ValueError: if z is not a matrix, is empty, or values are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import spectrum
+        >>> z = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        >>> float(spectrum.participation_ratio(z).round(4))
+        2.0
+    """
+    shares = _relative_variances(z)
+    squares = jnp.sum(shares**2)
+    return jnp.sum(shares) ** 2 / jnp.where(squares > 0, squares, 1)
+
+
+def nesum(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
+    r"""NESum: the variance of embeddings in units of its largest direction (He and Ozay 2022).
+
+    .. math:: \sum_j \frac{\lambda_j}{\lambda_1}
+
+    with the eigenvalues λ of the centred covariance: 1 for one dimension, d for whitened ones. It
+    costs n d². Scale does not matter. Of n Gaussian samples with equal variances it is about
+    :math:`d / (1 + \sqrt{d / n})^2`, not d.
+
+    Args:
+        z: embeddings or representations, shape ``(n, d)``.
+
+    Returns:
+        A scalar from 1 to min(n - 1, d); 0 if z is constant, as 0/0 is 0 in the publication.
+
+    Raises:
+        ValueError: if z is not a matrix, is empty, or values are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import spectrum
+        >>> z = jnp.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        >>> float(spectrum.nesum(z).round(4))
+        1.25
+    """
+    return jnp.sum(_relative_variances(z))
+
+
+def alpha_req(z: Float[ArrayLike, "n d"], *, first: int = 4, last: int = 100) -> Float[Array, ""]:
+    r"""α-ReQ: the exponent of the decay of a spectrum (Agrawal et al. 2022).
+
+    The eigenvalues of the centred covariance are fitted by :math:`\lambda_j \propto j^{-\alpha}`:
+    α is minus the slope of :math:`\ln \lambda_j` against :math:`\ln j` by least squares, each rank
+    with the weight 1/j, as in the publication's code, whose ranks are 4 to 100. It costs n d². A
+    whitened embedding has α = 0, and n Gaussian samples with equal variances more, as their sampled
+    eigenvalues differ: about 0.25 for 64 dimensions at n = 1000.
+
+    Args:
+        z: embeddings or representations, shape ``(n, d)``.
+        first: the first rank that is fitted, from 1; static.
+        last: the last one; static. Ranks above d, and eigenvalues that are zero to rounding, are
+            left out.
+
+    Returns:
+        A scalar. NaN if fewer than two eigenvalues are left, as of rank one or a constant: a line
+        needs two points.
+
+    Raises:
+        ValueError: if z is not a matrix, is empty, or values are not finite, or not
+            1 ≤ first < last.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sslstep.measure import spectrum
+        >>> deviations = jnp.diag(jnp.arange(1.0, 9.0) ** -1)
+        >>> z = jnp.concatenate([deviations, -deviations])
+        >>> float(spectrum.alpha_req(z, first=1).round(4))
+        2.0
+    """
+    _check.require_at_least("first", first, 1)
+    _check.require_at_least("last", last, first, strict=True)
+    shares = _relative_variances(z)[first - 1 : last]
+    if shares.shape[0] < 2:
+        return jnp.asarray(jnp.nan, shares.dtype)
+    # Singular values are good to some eps of the largest.
+    real = shares > (10 * shares.shape[0] ** 0.5 * jnp.finfo(shares.dtype).eps) ** 2
+    ranks = jnp.arange(first, first + shares.shape[0], dtype=shares.dtype)
+    weights = jnp.where(real, 1 / ranks, 0)
+    x, y = -jnp.log(ranks), jnp.log(jnp.where(real, shares, 1))
+    total = jnp.where(real.any(), weights.sum(), 1)
+    x -= jnp.sum(weights * x) / total
+    spread = jnp.sum(weights * x * x)
+    alpha = jnp.sum(weights * x * y) / jnp.where(real.sum() > 1, spread, 1)
+    return jnp.where(real.sum() > 1, alpha, jnp.nan)
+
+
+def _relative_variances(z: ArrayLike) -> Array:
+    """Eigenvalues of the centred covariance, in units of the largest; zeros of a constant."""
+    _, dim = _check.require_matrix("z", z, "(n, d)")
+    _check.require_finite("z", z)
+    singular = singular_values(centred(_check.as_precise("z", z)))
+    singular = jnp.pad(singular, (0, dim - singular.shape[0]))
+    return (singular / jnp.where(singular[0] > 0, singular[0], 1)) ** 2
 
 
 def histogram(

@@ -1,6 +1,6 @@
 """What is measured of a network while it trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,13 +8,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from sslstep import _check, _xla
+from sslstep import _check, _xla, nn
 from sslstep.losses import _batch
 from sslstep.measure import spectrum
 from sslstep.train._network import Network, forward_in_evaluation, forward_in_training
 from sslstep.train._step import TrainState
 
-__all__ = ["embed_in_batches", "make_record", "require_views"]
+__all__ = ["Metric", "embed_in_batches", "make_record", "measured", "require_views"]
+
+#: A further number of what a network gives for two views of the same images.
+Metric = Callable[[nn.Outputs, nn.Outputs], Array]
 
 
 def embed_in_batches(
@@ -68,6 +71,7 @@ def make_record(
     normalise: bool = False,
     eps: Real[ArrayLike, ""] = 1e-5,
     threshold: Real[ArrayLike, ""] = 0.5,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Callable[[TrainState], dict[str, Array]]:
     r"""The spectra of Appendix D.4 on a fixed set of positive pairs.
 
@@ -88,20 +92,24 @@ def make_record(
             √ε thus have small eigenvalues, however well they correlate.
         eps: ε of that batch norm, at least 0; a dimension that is constant gives NaN at 0.
         threshold: the eigenvalue above which a dimension counts as learned.
+        metrics: what else to record, by its name: functions of both views' :class:`sslstep.nn.
+            Outputs` (h, z), in JAX, such as those of :mod:`sslstep.measure.quality`.
 
     Returns:
         ``record(state)``, pure and compiled, a dictionary of ``correlation``: eigenvalues of
         (C + Cᵀ)/2 (Eq. 2), shape ``(d,)``; ``covariance``: of the centred covariance of embeddings
-        of both views, ``(d,)``; ``hidden``: of that of hidden representations, ``(p,)``; and
-        ``learned``: how many eigenvalues of C are above the threshold. All in descending order.
+        of both views, ``(d,)``; ``hidden``: of that of hidden representations, ``(p,)``;
+        ``learned``: how many eigenvalues of C are above the threshold; and each of ``metrics``.
+        Eigenvalues are in descending order.
 
     Raises:
         ValueError: if the views differ in shape, ``batch_size`` does not divide n, or ε is
-            negative.
+            negative, or a metric is called as one of the entries above, or ``step``.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
         >>> from sslstep import nn, train
+        >>> from sslstep.measure import quality, spectrum
         >>> backbone = nn.ResNet(stage_sizes=(1,), width=4, stem="small")
         >>> network = nn.Encoder(backbone, nn.Projector(hidden=(8,), dim=3))
         >>> x, x_prime = jax.random.normal(jax.random.key(1), (2, 32, 8, 8, 3))
@@ -109,24 +117,60 @@ def make_record(
         >>> record = train.make_record(network, x, x_prime, batch_size=16)
         >>> {name: value.shape for name, value in record(state).items()}
         {'correlation': (3,), 'covariance': (3,), 'hidden': (4,), 'learned': ()}
+
+        More than spectra:
+
+        >>> metrics = {
+        ...     "lidar": lambda first, second: quality.lidar(first.z, second.z),
+        ...     "rankme of h": lambda first, second: spectrum.effective_rank(first.h),
+        ... }
+        >>> record = train.make_record(network, x, x_prime, batch_size=16, metrics=metrics)
+        >>> sorted(record(state).keys() & metrics.keys())
+        ['lidar', 'rankme of h']
     """
     require_views(x, x_prime, batch_size)
     _check.require_at_least("eps", eps, 0.0)
+    require_names(metrics or {})
 
     @jax.jit
     def measure(params, batch_stats, x, x_prime):
         variables = {"params": params, "batch_stats": batch_stats}
-        h, z = embed_in_batches(network, variables, x, batch_size, train=train)
-        h_prime, z_prime = embed_in_batches(network, variables, x_prime, batch_size, train=train)
-        pair = _batch.pair(z, z_prime)
-        if normalise:
-            pair = [_batch.normalised(view, eps) for view in pair]
-        correlation = spectrum.correlation_eigenvalues(*pair)
-        return {
-            "correlation": correlation,
-            "covariance": spectrum.covariance_eigenvalues(jnp.concatenate([z, z_prime])),
-            "hidden": spectrum.covariance_eigenvalues(jnp.concatenate([h, h_prime])),
-            "learned": spectrum.learned_dimensions(correlation, threshold),
-        }
+        first, second = (
+            nn.Outputs(*embed_in_batches(network, variables, view, batch_size, train=train))
+            for view in (x, x_prime)
+        )
+        return measured(
+            first, second, normalise=normalise, eps=eps, threshold=threshold, metrics=metrics or {}
+        )
 
     return lambda state: measure(state.params, state.batch_stats, x, x_prime)
+
+
+def measured(
+    first: nn.Outputs,
+    second: nn.Outputs,
+    *,
+    normalise: bool,
+    eps: Any,
+    threshold: Any,
+    metrics: Mapping[str, Metric],
+) -> dict[str, Array]:
+    """The entries of a record, of both views' outputs."""
+    pair = _batch.pair(first.z, second.z)
+    if normalise:
+        pair = [_batch.normalised(view, eps) for view in pair]
+    correlation = spectrum.correlation_eigenvalues(*pair)
+    return {
+        "correlation": correlation,
+        "covariance": spectrum.covariance_eigenvalues(jnp.concatenate([first.z, second.z])),
+        "hidden": spectrum.covariance_eigenvalues(jnp.concatenate([first.h, second.h])),
+        "learned": spectrum.learned_dimensions(correlation, threshold),
+        **{name: metric(first, second) for name, metric in metrics.items()},
+    }
+
+
+def require_names(metrics: Mapping[str, Metric]) -> None:
+    """Refuse metrics that would replace what is recorded anyway."""
+    for name in ("step", "correlation", "covariance", "hidden", "learned"):
+        if name in metrics:
+            raise ValueError(f"metrics must not be called {name!r}, which every record has.")
