@@ -14,9 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Key, Real, Shaped
 
-from sslstep import _keys
+from sslstep import _check, _keys
 from sslstep.data import _colour, _resample
 from sslstep.data.views import checked_images
 
@@ -226,6 +226,56 @@ def two_views(
     """
     both = jax.vmap(jax.random.split)(_keys.of_samples(keys))
     return augment(both[:, 0], images, views.first), augment(both[:, 1], images, views.second)
+
+
+def masked_view(
+    keys: Key[Array, " n"],
+    images: Shaped[ArrayLike, "n h w c"],
+    augmentation: Augmentation,
+    *,
+    patch: int,
+    fraction: Real[ArrayLike, ""] = 0.75,
+) -> tuple[Float[Array, "n s s c"], Float[Array, "n s s c"], Float[Array, "n s s 1"]]:
+    """Draw one random view of each image, and hide a part of its patches.
+
+    Each patch, a square of ``patch`` pixels a side, is hidden with the probability ``fraction``,
+    by itself: its pixels become 0, the mean colour of normalised views.
+
+    Args:
+        keys: typed random keys (``jax.random.key``), one for each image.
+        images: as :func:`augment` takes them.
+        augmentation: of the view; static. Its size must be a multiple of ``patch``.
+        patch: side of a patch in pixels; static.
+        fraction: of the patches that are hidden, within [0, 1]; traced.
+
+    Returns:
+        ``(seen, truth, hidden)``: the view with its hidden part at 0; the whole view; and 1 where
+        it is hidden, 0 elsewhere, shape ``(n, size, size, 1)``.
+
+    Raises:
+        ValueError: if ``patch`` does not divide the size, ``fraction`` is not within [0, 1], or
+            under the conditions of :func:`augment`.
+
+    Example:
+        >>> import jax
+        >>> from sslstep import data
+        >>> images = data.photos().images[:8]
+        >>> keys, crop = jax.random.split(jax.random.key(0), 8), data.crop_views(24).first
+        >>> seen, truth, hidden = data.masked_view(keys, images, crop, patch=4, fraction=0.5)
+        >>> seen.shape, hidden.shape, bool((seen == truth * (1 - hidden)).all())
+        ((8, 24, 24, 3), (8, 24, 24, 1), True)
+    """
+    if patch < 1 or augmentation.size % patch:
+        raise ValueError(f"patch must divide the view's size {augmentation.size}, got {patch}.")
+    _check.require_within("fraction", fraction, at_least=0.0, at_most=1.0)
+    both = jax.vmap(jax.random.split)(_keys.of_samples(keys))
+    truth = augment(both[:, 0], images, augmentation)
+    grid = (augmentation.size // patch,) * 2
+    chance = jnp.asarray(fraction, truth.dtype)
+    patches = jax.vmap(lambda key: jax.random.uniform(key, grid, truth.dtype) < chance)(both[:, 1])
+    hidden = jnp.repeat(jnp.repeat(patches, patch, axis=1), patch, axis=2)[..., None]
+    hidden = hidden.astype(truth.dtype)
+    return truth * (1 - hidden), truth, hidden
 
 
 def augment(

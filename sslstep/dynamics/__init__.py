@@ -35,6 +35,7 @@ from sslstep.dynamics._mode import (
     supervised_trajectory,
 )
 from sslstep.dynamics._plateaus import VICRegPlateau, plateau_loss, vicreg_plateau
+from sslstep.dynamics._products import deep, self_distillation
 from sslstep.dynamics._rates import max_learning_rate, speedup
 from sslstep.dynamics._together import (
     lars_steps,
@@ -46,6 +47,7 @@ __all__ = [
     "Landscape",
     "VICRegPlateau",
     "critical_time",
+    "deep",
     "effective_eigenvalue",
     "fourth_power",
     "hinge",
@@ -59,6 +61,7 @@ __all__ = [
     "preconditioned_eigenvalues",
     "preconditioned_step_times",
     "quartic_family",
+    "self_distillation",
     "settling_time",
     "sharpened",
     "singular_value",

@@ -423,11 +423,14 @@ _PANELS = 128
 
 
 def integral(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """By the composite rule of Gauss and Legendre, elementwise over the ends."""
+    """By the composite rule of Gauss and Legendre, elementwise over the ends.
+
+    The function is called with all places at once, along a first axis.
+    """
     low, high = jnp.broadcast_arrays(low, high)
     places: Any = (np.arange(_PANELS)[:, None] + (1 + _NODES[None, :]) / 2).reshape(-1) / _PANELS
     weights: Any = np.tile(_WEIGHTS / 2, _PANELS) / _PANELS
-    rows = (1,) * low.ndim
-    places, weights = (jnp.asarray(a, low.dtype).reshape(*rows, -1) for a in (places, weights))
-    x = low[..., None] + (high - low)[..., None] * places
-    return (high - low) * jnp.sum(function(x) * weights, axis=-1)
+    ones = (1,) * low.ndim
+    places, weights = (jnp.asarray(a, low.dtype).reshape(-1, *ones) for a in (places, weights))
+    x = low[None] + (high - low)[None] * places
+    return (high - low) * jnp.sum(function(x) * weights, axis=0)

@@ -443,7 +443,7 @@ def _elapsed(landscape: Landscape, begin: Array, end: Array) -> Array:
     since, until = (landscape.time(rest * jax.nn.sigmoid(v)) for v in (begin, end))
     if since is not None and until is not None:
         return early + (until - since)
-    rest = rest[..., None]
+    rest = rest[None]
 
     def slowness(v: Array) -> Array:
         # dλ = λ (1 - λ / rest) dv, which takes away the zero of the force.

@@ -9,6 +9,7 @@ negatives, and a loss of it would have no gradient.
 from sslstep._spectral import sharpen, smooth
 from sslstep.losses._barlow_twins import barlow_twins, simplified_barlow_twins
 from sslstep.losses._contrastive import info_nce, spectral_contrastive
+from sslstep.losses._distillation import prediction_error, reconstruction_error
 from sslstep.losses._sigreg import lejepa, sigreg
 from sslstep.losses._simclr import simclr
 from sslstep.losses._spectral_barlow_twins import (
@@ -27,7 +28,9 @@ __all__ = [
     "hinge_barlow_twins",
     "info_nce",
     "lejepa",
+    "prediction_error",
     "quartic_barlow_twins",
+    "reconstruction_error",
     "sharpen",
     "sharpened_barlow_twins",
     "sigreg",

@@ -89,7 +89,8 @@ class RunFiles:
 
     def metrics(self, first: int, metrics: Any) -> dict[str, Any]:
         """Write the metrics of the steps that began at `first`; refuse those not finite."""
-        columns = {name: np.asarray(values) for name, values in metrics._asdict().items()}
+        named = {"loss": metrics.loss, "grad_norm": metrics.grad_norm, **metrics.own}
+        columns = {name: np.asarray(values) for name, values in named.items()}
         rows = [
             {"step": first + i + 1} | {name: float(values[i]) for name, values in columns.items()}
             for i in range(len(columns["loss"]))
@@ -129,7 +130,7 @@ class RunFiles:
     def checkpoint(self, step: int, state: TrainState) -> None:
         """Write a checkpoint, after all lines up to it have reached the disk; none not finite."""
         # A step's metrics are of before its update, and tell nothing of one that overflows.
-        network = {"params": state.params, "batch_stats": state.batch_stats}
+        network = {name: getattr(state, name) for name in ("params", "batch_stats", "targets")}
         leaves = jax.tree_util.tree_leaves_with_path(network)
         if broken := [path for path, leaf in leaves if not _is_finite(leaf)]:
             first = jax.tree_util.keystr(broken[0], simple=True, separator="/")

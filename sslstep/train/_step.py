@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
 from sslstep import _check, _keys, nn
 from sslstep.train import _spread
-from sslstep.train._network import Network, forward_in_training, initial_variables
+from sslstep.train._network import Network, initial_variables
+from sslstep.train._objective import JointEmbedding, Objective
 
 __all__ = ["Metrics", "Step", "TrainState", "init_state", "make_step"]
 
@@ -27,6 +28,8 @@ class TrainState(NamedTuple):
         opt_state: the optimiser's state.
         key: from which the random numbers of every step are derived, and the order of the data. It
             does not change from step to step.
+        targets: variables that follow the parameters without a gradient, such as BYOL's moving
+            average; an empty dict if the :class:`Objective` has none.
     """
 
     step: Int[Array, ""]
@@ -34,6 +37,7 @@ class TrainState(NamedTuple):
     batch_stats: PyTree
     opt_state: PyTree
     key: Key[Array, ""]
+    targets: PyTree
 
 
 class Metrics(NamedTuple):
@@ -42,10 +46,12 @@ class Metrics(NamedTuple):
     Attributes:
         loss: of the whole batch, before the step.
         grad_norm: Euclidean norm of the gradient by all parameters.
+        own: numbers that the loss returned beside its value, by name; an empty dict if none.
     """
 
     loss: Float[Array, "..."]
     grad_norm: Float[Array, "..."]
+    own: dict[str, Array]
 
 
 @runtime_checkable
@@ -58,7 +64,7 @@ class Step(Protocol):
 
 def init_state(
     key: Key[Array, ""],
-    network: Network,
+    network: Network | Objective,
     optimizer: optax.GradientTransformation,
     x: Float[Array, "n ..."],
     *,
@@ -69,7 +75,7 @@ def init_state(
 
     Args:
         key: of the initial parameters and, split from it, of all the training's random numbers.
-        network: the network.
+        network: the network, or the :class:`Objective`.
         optimizer: the optimiser.
         x: inputs as the network will see them, which tell their shape; one is enough.
         init_scale: α, by which :func:`sslstep.nn.scale_init` multiplies initial parameters; traced.
@@ -97,20 +103,22 @@ def init_state(
     key_params, key_steps = jax.random.split(key)
     variables = initial_variables(network, key_params, x)
     params = nn.scale_init(variables["params"], init_scale, where)
+    objective = network if isinstance(network, Objective) else JointEmbedding(network)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(params),
         key=key_steps,
+        targets=objective.first_targets({**variables, "params": params}),
     )
 
 
 def make_step(
-    network: Network,
-    loss_fn: Callable[..., Array],
+    network: Network | Objective,
+    loss_fn: Callable[..., Any],
     optimizer: optax.GradientTransformation,
-    views_fn: Callable[[Array, Array], tuple[Array, Array]],
+    views_fn: Callable[[Array, Any], Any],
     *,
     joint_views: bool = False,
     num_microbatches: int = 1,
@@ -126,15 +134,18 @@ def make_step(
     image's place in the whole batch: the number of devices changes nothing but rounding.
 
     With ``num_microbatches`` above one, the loss and its gradient are still those of the whole
-    batch: embeddings are computed first, microbatch by microbatch, then the gradient of the loss by
-    the embeddings, then, with the activations of one microbatch at a time in memory, the gradient
+    batch: outputs are computed first, microbatch by microbatch, then the gradient of the loss by
+    the outputs, then, with the activations of one microbatch at a time in memory, the gradient
     by the parameters (Gao et al. 2021). It costs a second forward pass. Batch norms then see one
     microbatch at a time: the same images on any number of devices.
 
     Args:
-        network: as :class:`Network` says.
+        network: as :class:`Network` says; or an :class:`Objective`, of which a network's embeddings
+            are the simplest case.
         loss_fn: ``loss_fn(z, z_prime)``, a scalar, of the embeddings of both views of the whole
-            batch, on any number of devices.
+            batch, on any number of devices; of V views ``loss_fn(*views)``, and of an objective its
+            outputs. It may return a pair of the scalar and a dictionary of further scalars, which
+            are reported with every step.
         optimizer: any of optax's, or of :mod:`sslstep.optim`. It is given the loss as ``value``,
             its gradient as ``grad``, and the loss of this batch and these views as a function of
             parameters, ``value_fn``, for line searches; the function for Sophia, ``obj_fn``; and
@@ -142,9 +153,10 @@ def make_step(
             gradient of each sample (``optax.contrib.dpsgd``): the losses here are no sums over
             samples.
         views_fn: ``views_fn(keys, images) -> (x, x_prime)`` with one key for each image, such as
-            ``partial(data.two_views, views=data.barlow_twins_views(96))``.
-        joint_views: whether both views pass through the network as one batch, so that batch norms
-            see both (SimCLR in TensorFlow); else one after the other (Barlow Twins, VICReg).
+            ``partial(data.two_views, views=data.barlow_twins_views(96))``; or a tuple of V views,
+            or what the objective takes.
+        joint_views: whether all views pass through a network as one batch, so that batch norms see
+            them together (SimCLR in TensorFlow); else one after the other (Barlow Twins, VICReg).
         num_microbatches: in how many parts the batch passes through the network. Must divide it;
             under ``pmap``, each device's share of it. They are a loop: on a CPU compile it by
             :func:`compile_step`, as ``jax.jit`` runs convolutions slowly within one.
@@ -154,8 +166,9 @@ def make_step(
         takes; ``metrics`` are :class:`Metrics`.
 
     Raises:
-        ValueError: if ``num_microbatches`` is below 1, or, from the step, does not divide the
-            batch.
+        ValueError: if ``num_microbatches`` is below 1, or ``joint_views`` is asked of an objective;
+            from the step, if the former does not divide the batch, or the loss returns something
+            else than a scalar, alone or with a dictionary of scalars.
         TypeError: from the step, if the network has not the form of :class:`Network`, or the
             optimiser wants what a step does not give it.
 
@@ -175,63 +188,62 @@ def make_step(
         (1, ())
     """
     _check.require_at_least("num_microbatches", num_microbatches, 1)
+    if isinstance(network, Objective):
+        if joint_views:
+            raise ValueError("joint_views is for a network; an objective says how views pass.")
+        chosen = network
+    else:
+        chosen = JointEmbedding(network, joint_views)
     optimizer = optax.with_extra_args_support(optimizer)
     takes = inspect.signature(optimizer.update).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in takes.values())
 
-    def embed(params, batch_stats, keys, images):
-        x, x_prime = views_fn(keys, images)
+    def outputs_of(params, state, keys, images):
+        variables = {"params": params}
+        if state.batch_stats:
+            variables["batch_stats"] = state.batch_stats
+        with _spread.synchronised():
+            found, updated = chosen.outputs(variables, state.targets, views_fn(keys, images))
+        return found, updated.get("batch_stats", state.batch_stats)
 
-        def forward(stats, x):
-            variables = {"params": params, "batch_stats": stats} if stats else {"params": params}
-            (_, z), updated = forward_in_training(network, variables, x)
-            return z, updated.get("batch_stats", stats)
-
-        if joint_views:
-            z, batch_stats = forward(batch_stats, jnp.concatenate([x, x_prime]))
-            z, z_prime = jnp.split(z, 2)
-        else:
-            z, batch_stats = forward(batch_stats, x)
-            z_prime, batch_stats = forward(batch_stats, x_prime)
-        return (z, z_prime), batch_stats
-
-    def loss_of(pair):
-        return loss_fn(*_spread.gathered(pair))
+    def loss_of(outputs):
+        found = loss_fn(*_spread.gathered(outputs))
+        loss, own = found if isinstance(found, tuple) else (found, {})
+        _require_scalars(loss, own)
+        return loss, own
 
     def whole(state, keys, images):
-        def objective(params):
-            pair, stats = embed(params, state.batch_stats, keys, images)
-            return loss_of(pair), stats
+        def descended(params):
+            outputs, stats = outputs_of(params, state, keys, images)
+            loss, own = loss_of(outputs)
+            return loss, (own, stats)
 
-        (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        return loss, stats, grads
+        (loss, (own, stats)), grads = jax.value_and_grad(descended, has_aux=True)(state.params)
+        return loss, own, stats, grads
 
     def in_parts(state, keys, images):
         parts = jax.tree.map(lambda leaf: _spread.split(leaf, num_microbatches), (keys, images))
 
         def forward(stats, part):
-            keys, images = part
-            pair, stats = embed(state.params, stats, keys, images)
-            return stats, pair
+            outputs, stats = outputs_of(state.params, state._replace(batch_stats=stats), *part)
+            return stats, outputs
 
-        stats, pairs = jax.lax.scan(forward, state.batch_stats, parts)
-        pair = jax.tree.map(lambda z: z.reshape(-1, z.shape[-1]), pairs)
-        loss, cotangents = jax.value_and_grad(loss_of)(pair)
-        cotangents = jax.tree.map(lambda z: _spread.split(z, num_microbatches), cotangents)
+        stats, outputs = jax.lax.scan(forward, state.batch_stats, parts)
+        outputs = jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), outputs)
+        (loss, own), cotangents = jax.value_and_grad(loss_of, has_aux=True)(outputs)
+        cotangents = jax.tree.map(lambda rows: _spread.split(rows, num_microbatches), cotangents)
 
         def backward(grads, part):
-            keys, images, cotangent = part
+            *part, cotangent = part
             # The running averages do not enter what is computed from a batch's own statistics.
             _, pull, _ = jax.vjp(
-                lambda params: embed(params, state.batch_stats, keys, images),
-                state.params,
-                has_aux=True,
+                lambda params: outputs_of(params, state, *part), state.params, has_aux=True
             )
             return jax.tree.map(jnp.add, grads, pull(cotangent)[0]), None
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         grads, _ = jax.lax.scan(backward, zeros, (*parts, cotangents))
-        return loss, stats, grads
+        return loss, own, stats, grads
 
     def step(state: TrainState, images: Any) -> tuple[TrainState, Metrics]:
         num = jax.tree.leaves(images)[0].shape[0]
@@ -244,17 +256,17 @@ def make_step(
         compute = whole if num_microbatches == 1 else in_parts
 
         def at(params):
-            loss, stats, grads = compute(state._replace(params=params), keys, images)
-            return loss, stats, _spread.mean(grads)
+            *found, grads = compute(state._replace(params=params), keys, images)
+            return *found, _spread.mean(grads)
 
-        loss, batch_stats, grads = at(state.params)
-        value_fn = _with_gradient(lambda params: at(params)[::2])
+        loss, own, batch_stats, grads = at(state.params)
+        value_fn = _with_gradient(lambda params: at(params)[::3])
         given = {
             "value": loss,
             "grad": grads,
             "value_fn": value_fn,
             "obj_fn": value_fn,
-            "grad_fn": lambda params, i: at(params)[2],
+            "grad_fn": lambda params, i: at(params)[3],
         }
         # Some of optax's take no more than they use.
         given = {name: v for name, v in given.items() if name in takes or takes_any}
@@ -266,10 +278,23 @@ def make_step(
                 f"batch, and gives the optimiser {', '.join(given)} beside it."
             ) from error
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(loss, optax.tree.norm(grads))
-        return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
+        done, variables = state.step + 1, {"params": params, "batch_stats": batch_stats}
+        targets = chosen.next_targets(state.targets, variables, done)
+        metrics = Metrics(loss, optax.tree.norm(grads), own)
+        return TrainState(done, params, batch_stats, opt_state, state.key, targets), metrics
 
     return step
+
+
+def _require_scalars(loss: Any, own: Any) -> None:
+    shapes = {name: jnp.shape(value) for name, value in {"": loss, **own}.items()}
+    reserved = sorted({"step", "loss", "grad_norm"} & set(own))
+    if any(shapes.values()) or reserved:
+        wanted = "a scalar, or a pair of a scalar and a dictionary of scalars of names other than"
+        raise ValueError(
+            f"loss_fn must return {wanted} step, loss and grad_norm, got shapes "
+            f"{ {name or 'the loss': shape for name, shape in shapes.items()} }."
+        )
 
 
 def _with_gradient(value_and_grads: Callable[[PyTree], tuple[Array, PyTree]]) -> Any:

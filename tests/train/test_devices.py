@@ -127,6 +127,11 @@ cases = [(Users(), loss, {}) for loss in (
     preconditioned(losses.barlow_twins), training.users_loss)]
 cases += [(ours, losses.barlow_twins, {"joint_views": True}),
           (ours, losses.vicreg, {"num_microbatches": 2})]
+network = nn.Encoder(nn.ResNet((1,), width=4, stem="small", dtype=jnp.float64),
+                     nn.Projector(3, (8,), dtype=jnp.float64))
+predictor = nn.Projector(3, (8,), dtype=jnp.float64)
+cases += [(train.SelfDistillation(network, predictor, decay), losses.prediction_error,
+           {"num_microbatches": parts}) for decay, parts in ((0.9, 1), (None, 2))]
 for network, loss, settings in cases:
     one = one_step(network, loss, 1, "jit", **settings)
     for parallel in ("jit", "pmap"):

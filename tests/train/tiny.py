@@ -1,6 +1,6 @@
 """The smallest run there is, for what does not depend on the network.
 
-python tiny.py FOLDER NUM_STEPS
+python tiny.py FOLDER NUM_STEPS [OBJECTIVE]
 """
 
 import sys
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen
 
 from sslstep import losses, train
 
@@ -54,6 +55,60 @@ def fit(folder=None, num_steps=4, step=None, start=None, **settings):
     return train.fit(step, start, IMAGES, num_steps=num_steps, folder=folder, **settings)
 
 
+class TwoLayers(linen.Module):
+    """With a batch norm, from an image to a vector of a given length."""
+
+    dim: int
+
+    @linen.compact
+    def __call__(self, x, *, train):
+        h = linen.Dense(6)(x.reshape(len(x), -1))
+        h = linen.BatchNorm(use_running_average=not train)(h)
+        return h, linen.Dense(self.dim)(jnp.tanh(h))
+
+
+class Predictor(linen.Module):
+    """Another, of embeddings."""
+
+    @linen.compact
+    def __call__(self, z, *, train):
+        z = linen.BatchNorm(use_running_average=not train)(linen.Dense(5)(z))
+        return linen.Dense(3)(jnp.tanh(z))
+
+
+def half_hidden(keys, x):
+    hidden = jax.vmap(lambda key: jax.random.bernoulli(key, shape=(12,)))(keys).astype(x.dtype)
+    return x * (1 - hidden), x, hidden
+
+
+#: Objective, loss and views of each kind, of arrays of 12 numbers.
+OBJECTIVES = {
+    "byol": (
+        train.SelfDistillation(TwoLayers(3), Predictor(), decay=0.9),
+        losses.prediction_error,
+        noisy,
+    ),
+    "simsiam": (
+        train.SelfDistillation(TwoLayers(3), Predictor(), decay=None),
+        losses.prediction_error,
+        noisy,
+    ),
+    "masked": (train.Reconstruction(TwoLayers(12)), losses.reconstruction_error, half_hidden),
+}
+
+
+def fit_objective(folder, kind, num_steps):
+    objective, loss, views_fn = OBJECTIVES[kind]
+    sgd = optax.sgd(0.1, momentum=0.9)
+    step = train.compile_step(
+        train.make_step(objective, loss, sgd, views_fn), devices=jax.devices()[:1]
+    )
+    start, at = state(objective, sgd), range(0, num_steps + 1, 10)
+    x, x_prime = jnp.asarray(IMAGES), jnp.asarray(IMAGES[::-1])
+    record = train.make_record(objective, x, x_prime, batch_size=32)
+    return fit(folder, num_steps, step, start, record=record, record_at=at)
+
+
 def slow(state):
     time.sleep(0.05)
     return {"step_done": state.step}
@@ -61,4 +116,7 @@ def slow(state):
 
 if __name__ == "__main__":
     num_steps = int(sys.argv[2])
+    if sys.argv[3:]:
+        fit_objective(sys.argv[1], sys.argv[3], num_steps)
+        raise SystemExit
     fit(sys.argv[1], num_steps, record=slow, record_at=range(num_steps + 1))
