@@ -4,10 +4,11 @@ It lies above `tests/` and `sslstep/` because it concerns both: from within `tes
 reach the examples in `sslstep/`.
 """
 
+import functools
 import gc
 import itertools
 import os
-import tempfile
+import platform
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -24,14 +25,27 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if version("jaxlib").startswith("0.10."):
     # Its fusions are compiled by way of MLIR, which takes 30% of a test's time. Later versions know
     # no such flag, and end a process that is given it.
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    # In one part each: a thread for each part gains nothing in a program as small as a test's.
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    )
 
-# A program is compiled once for all workers, tests and processes that tests start: a quarter of the
-# time. The folder goes when the process that made it ends; its workers find the variable set. Not
-# before jaxlib 0.10.2: there, reading a program back waits forever now and then.
+# Compiled programs are kept for the processes that tests start, for the other workers and for the
+# next session: `make clean` removes them, and of more than 1 GiB the oldest go. Not before jaxlib
+# 0.10.2: there, reading a program back waits forever now and then.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ and version("jaxlib") not in ("0.10.0", "0.10.1"):
-    _programs = tempfile.TemporaryDirectory(prefix="sslstep-programs-", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    _programs = Path(__file__).parent / ".pytest_cache" / "programs"
+    _kept = sorted((file.stat().st_mtime, file) for file in _programs.glob("*/*-cache"))
+    _size = sum(file.stat().st_size for _, file in _kept)
+    for _, file in _kept:
+        if _size <= 2**30:
+            break
+        _size -= file.stat().st_size
+        file.unlink(missing_ok=True)
+    # Machine code runs on the machine that it was made for.
+    _programs /= f"jaxlib-{version('jaxlib')}-{platform.node()}"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_programs)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from jaxtyping import install_import_hook
@@ -44,6 +58,7 @@ install_import_hook(
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
 
 
 @pytest.fixture(autouse=True)
@@ -53,10 +68,22 @@ def strict_promotion() -> Iterator[None]:
         yield
 
 
-# Each compiled program takes some of the 65530 areas of memory that Linux lets a process map, and
-# JAX keeps it: beyond them a worker of 1000 tests crashes.
-_MAPPED = Path("/proc/self/maps")
-_MOST_MAPPED = 25_000
+# JAX makes an MLIR context for each program and keeps it with the program: 1.2 MB and 3 ms each,
+# most of the memory and a fifth of the time of a small program. One serves them all, but for
+# programs that JAX compiles while it lowers another, which would be written into that one.
+if hasattr(mlir, "make_ir_context"):
+    _new_context = mlir.make_ir_context
+    _shared_context = functools.cache(_new_context)
+
+    def _context() -> mlir.ir.Context:
+        return _new_context() if mlir.ir.Context.current else _shared_context()
+
+    mlir.make_ir_context = _context
+
+# JAX keeps each compiled program, with some of the 65530 areas of memory that Linux lets a process
+# map: beyond them a worker crashes.
+_PROC = Path("/proc/self")
+_MOST_MAPPED, _MOST_PAGES = 25_000, 2 * 2**30 // os.sysconf("SC_PAGE_SIZE")
 _test = itertools.count()
 
 
@@ -64,8 +91,10 @@ _test = itertools.count()
 def programs_forgotten() -> Iterator[None]:
     """Compiled programs let go before they are too many; asked every tenth test, as it is slow."""
     yield
-    if next(_test) % 10 or not _MAPPED.exists():
+    if next(_test) % 10 or not (_PROC / "maps").exists():
         return
-    if _MAPPED.read_bytes().count(b"\n") > _MOST_MAPPED:
+    resident = int((_PROC / "statm").read_text().split()[1])
+    if resident > _MOST_PAGES or (_PROC / "maps").read_bytes().count(b"\n") > _MOST_MAPPED:
         jax.clear_caches()
+        _shared_context.cache_clear()
         gc.collect()
