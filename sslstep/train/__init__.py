@@ -1,7 +1,8 @@
 """Training of networks: full-batch descent, and the trainer of self-supervised encoders.
 
 :func:`make_step` gives one step as a pure function, :func:`compile_step` compiles it for one device
-or several, :func:`fit` runs it with metrics, records and checkpoints on disk.
+or several, :func:`fit` runs it with metrics, records and checkpoints on disk. :class:`Recorder`
+writes the records of a loop in another framework.
 """
 
 from sslstep.simulate import DivergenceError
@@ -20,6 +21,7 @@ from sslstep.train._objective import (
 )
 from sslstep.train._order import batch_indices
 from sslstep.train._record import make_record
+from sslstep.train._recorder import Recorder
 from sslstep.train._rows import read_run
 from sslstep.train._step import Metrics, Step, TrainState, init_state, make_step
 from sslstep.train._tensorboard import write_tensorboard
@@ -39,6 +41,7 @@ __all__ = [
     "Network",
     "Objective",
     "Reconstruction",
+    "Recorder",
     "SelfDistillation",
     "Step",
     "TrainState",

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from sslstep.train._step import TrainState
 
-__all__ = ["Identity"]
+__all__ = ["Identity", "seen_of"]
 
 # In run.json: the step at which a run began, and the norms of its parameters there, by their paths.
 _INITIAL = "initial "
@@ -32,27 +32,17 @@ class Identity:
     checkpoint: before that nothing of it is enforced.
     """
 
-    def __init__(
-        self, settings: Mapping[str, Any], state: TrainState, images: PyTree, batch_size: int
-    ) -> None:
+    def __init__(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
         self.settings = dict(settings)
-        leaves = jax.tree.leaves(images)
-        self.seen = {
-            **_initial_norms(state.params),
-            _INITIAL_STEP: int(state.step),
-            "batch_size": int(batch_size),
-            "images": [f"{leaf.dtype} {tuple(leaf.shape)}" for leaf in leaves],
-            "checksums of images": [_checksum(leaf) for leaf in leaves],
-            "key": np.asarray(jax.random.key_data(state.key)).ravel().tolist(),
-        }
+        self.seen = dict(seen)
 
     def alike(self) -> dict[str, Any]:
         """What all processes of a run have in common, to the bit."""
         exact = {k: v for k, v in self.seen.items() if not k.startswith(_INITIAL_NORM)}
         return {**exact, "settings": self.settings}
 
-    def require_same(self, folder: Path) -> None:
-        """Refuse a folder of another run."""
+    def require_same(self, folder: Path) -> dict[str, Any]:
+        """Refuse a folder of another run; what `run.json` says of this one."""
         for name, value in self.settings.items():
             try:
                 json.dumps(value)
@@ -69,16 +59,30 @@ class Identity:
             # An earlier version wrote less of them.
             names = [name for name in self.seen if name in written]
             # A state from the middle of the run tells nothing of its start.
-            if written.get(_INITIAL_STEP) != self.seen[_INITIAL_STEP]:
+            if written.get(_INITIAL_STEP) != self.seen.get(_INITIAL_STEP):
                 names = [name for name in names if not name.startswith(_INITIAL)]
             old, new = ({name: each[name] for name in names} for each in (written, self.seen))
             _require_same(folder, old, new)
+        return written or {}
 
     def write(self, folder: Path, *, saved: bool) -> None:
         """Write the settings, and what else there is once the run has a checkpoint."""
         _write(folder / "settings.json", self.settings)
         if saved:
             _write(folder / "run.json", self.seen)
+
+
+def seen_of(state: TrainState, images: PyTree, batch_size: int) -> dict[str, Any]:
+    """What a call of `fit` is told by, beside its settings."""
+    leaves = jax.tree.leaves(images)
+    return {
+        **_initial_norms(state.params),
+        _INITIAL_STEP: int(state.step),
+        "batch_size": int(batch_size),
+        "images": [f"{leaf.dtype} {tuple(leaf.shape)}" for leaf in leaves],
+        "checksums of images": [_checksum(leaf) for leaf in leaves],
+        "key": np.asarray(jax.random.key_data(state.key)).ravel().tolist(),
+    }
 
 
 def _initial_norms(params: PyTree) -> dict[str, float]:

@@ -16,7 +16,7 @@ from sslstep import _check
 from sslstep.simulate import DivergenceError
 from sslstep.train._compile import CompiledStep
 from sslstep.train._files import opened
-from sslstep.train._identity import Identity
+from sslstep.train._identity import Identity, seen_of
 from sslstep.train._order import batch_indices
 from sslstep.train._peers import Peers, agree, require_same_call
 from sslstep.train._rows import columns
@@ -166,7 +166,8 @@ def fit(
             num_images = _length(images)
             batch_indices(state.key, 0, 0, batch_size, num_images)  # refuses sizes that do not fit
             shared = folder is not None or not alone
-            identity = Identity(settings or {}, state, images, batch_size) if shared else None
+            seen = seen_of(state, images, batch_size) if shared else {}
+            identity = Identity(settings or {}, seen) if shared else None
             files = stack.enter_context(opened(folder if writer else None, keep, identity))
             found = files.resume(state)
         require_same_call({**steps, "record_at": at, **(identity.alike() if identity else {})})

@@ -17,7 +17,7 @@ from sslstep.train._step import TrainState
 __all__ = ["Metric", "embed_in_batches", "make_record", "measured", "require_views"]
 
 #: A further number of what a network gives for two views of the same images.
-Metric = Callable[[nn.Outputs, nn.Outputs], Array]
+Metric = Callable[[nn.Outputs, Any], Array]
 
 
 def embed_in_batches(
@@ -148,25 +148,25 @@ def make_record(
 
 def measured(
     first: nn.Outputs,
-    second: nn.Outputs,
+    second: nn.Outputs | None,
     *,
     normalise: bool,
     eps: Any,
     threshold: Any,
     metrics: Mapping[str, Metric],
 ) -> dict[str, Array]:
-    """The entries of a record, of both views' outputs."""
-    pair = _batch.pair(first.z, second.z)
-    if normalise:
-        pair = [_batch.normalised(view, eps) for view in pair]
-    correlation = spectrum.correlation_eigenvalues(*pair)
-    return {
-        "correlation": correlation,
-        "covariance": spectrum.covariance_eigenvalues(jnp.concatenate([first.z, second.z])),
-        "hidden": spectrum.covariance_eigenvalues(jnp.concatenate([first.h, second.h])),
-        "learned": spectrum.learned_dimensions(correlation, threshold),
-        **{name: metric(first, second) for name, metric in metrics.items()},
-    }
+    """The entries of a record, of both views' outputs, or of what there is of them."""
+    views = [first] if second is None else [first, second]
+    found = {"covariance": spectrum.covariance_eigenvalues(jnp.concatenate([v.z for v in views]))}
+    if second is not None:
+        pair = _batch.pair(first.z, second.z)
+        if normalise:
+            pair = [_batch.normalised(view, eps) for view in pair]
+        found["correlation"] = spectrum.correlation_eigenvalues(*pair)
+        found["learned"] = spectrum.learned_dimensions(found["correlation"], threshold)
+    if first.h is not None:
+        found["hidden"] = spectrum.covariance_eigenvalues(jnp.concatenate([v.h for v in views]))
+    return found | {name: metric(first, second) for name, metric in metrics.items()}
 
 
 def require_names(metrics: Mapping[str, Metric]) -> None:

@@ -1,0 +1,256 @@
+"""Records of a training loop that is not ours, in the files of one that is."""
+
+import contextlib
+import functools
+import operator
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, SupportsIndex
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Real
+
+from sslstep import _check, nn
+from sslstep.simulate import DivergenceError
+from sslstep.train._identity import Identity
+from sslstep.train._lock import held
+from sslstep.train._record import Metric, measured, require_names
+from sslstep.train._rows import JsonLines, as_arrays, read_rows
+
+__all__ = ["Recorder"]
+
+_KIND = "records of"
+
+
+class Recorder:
+    r"""Record a training loop in any framework, so that :func:`read_run` and others read it.
+
+    The loop hands over the embeddings of a fixed batch now and then, as NumPy arrays or anything
+    that becomes one: PyTorch's tensors, on a device and with a gradient or not, arrays of JAX, and
+    whatever has ``__array__`` or ``__dlpack__``. The recorder writes the spectra of
+    :func:`make_record` to ``records.jsonl``, and the loop's own numbers to ``metrics.jsonl``. They
+    are measured in float32, in float64 if JAX has x64 enabled and the embeddings are that.
+
+    - Killed: lines are with the operating system as soon as a call returns; none is lost.
+    - Resumed: ``resume_at`` is the step of the loop's own checkpoint. Lines of later steps are
+      removed, as the loop comes by there again.
+    - A second process in the folder: :class:`InUseError`. One that died blocks nobody. With several
+      processes, one of them records.
+
+    Use it in a ``with`` statement, or call :meth:`close`.
+
+    Args:
+        folder: of the run's files; made if it does not exist.
+        settings: anything that JSON can hold and that determines the run, written to
+            ``settings.json``. A later call with others is refused.
+        resume_at: how many steps the loop has done as it goes on; None for a run that begins, whose
+            folder must hold none.
+        normalise: as :func:`make_record` takes it.
+        eps: as :func:`make_record` takes it.
+        threshold: as :func:`make_record` takes it.
+        metrics: as :func:`make_record` takes it. Where the loop gives no h, or no second view, they
+            are None.
+
+    Raises:
+        ValueError: if the folder holds a run and ``resume_at`` is None, a run of
+            :func:`fit`, or one of other settings; or if a number is out of range or a metric's name
+            is taken.
+        TypeError: if JSON cannot hold ``settings``.
+        InUseError: as above.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from sslstep import train
+        >>> rng = np.random.default_rng(0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with train.Recorder(folder, settings={"rate": 0.1}) as recorder:
+        ...         for step in range(3):
+        ...             z, z_prime = 0.5**step * rng.normal(size=(2, 100, 4))
+        ...             _ = recorder.record(step, z, z_prime)
+        ...             recorder.log(step + 1, loss=1.0)
+        ...     metrics, records = train.read_run(folder)
+        >>> metrics["loss"], records["covariance"].shape
+        (array([1., 1., 1.]), (3, 4))
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        resume_at: int | None = None,
+        normalise: bool = False,
+        eps: Real[ArrayLike, ""] = 1e-5,
+        threshold: Real[ArrayLike, ""] = 0.5,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
+        _check.require_at_least("eps", eps, 0.0)
+        require_names(metrics or {})
+        if resume_at is not None:
+            _check.require_at_least("resume_at", resume_at, 0)
+        self._folder = Path(os.path.expanduser(folder))
+        self._identity = Identity(settings or {}, {})
+        # In a loop that measures one batch again and again it is compiled once.
+        options: Any = {"normalise": normalise, "eps": eps, "threshold": threshold}
+        self._measure = jax.jit(functools.partial(measured, **options, metrics=metrics or {}))
+        with contextlib.ExitStack() as stack:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(self._folder / "lock", f"the run in {self._folder}"))
+            self._seen = self._identity.require_same(self._folder)
+            if self._seen and _KIND not in self._seen:
+                raise ValueError(f"{self._folder} holds a run of train.fit: name another folder.")
+            paths = {name: self._folder / f"{name}.jsonl" for name in ("metrics", "records")}
+            steps = [row["step"] for path in paths.values() for row in read_rows(path)]
+            if steps and resume_at is None:
+                raise ValueError(
+                    f"{self._folder} holds a run up to step {max(steps)}: name another folder, or "
+                    f"give resume_at, the step that the loop goes on from."
+                )
+            self._identity.write(self._folder, saved=False)
+            start = -1 if resume_at is None else resume_at
+            self._lines = {name: JsonLines(path, start) for name, path in paths.items()}
+            for lines in self._lines.values():
+                stack.callback(lines.close)
+            self._last = dict.fromkeys(paths, max(start, 0))
+            self._open = stack.pop_all()
+
+    def log(self, step: SupportsIndex, **numbers: Any) -> None:
+        """Write numbers of the loop, such as ``loss``, to ``metrics.jsonl``.
+
+        Args:
+            step: how many steps the loop has done, that of the numbers included.
+            **numbers: scalars.
+
+        Raises:
+            TypeError, ValueError: if one is no real scalar, or ``step`` is before the last one.
+            DivergenceError: if one is not finite; nothing is written.
+        """
+        row = {name: _array(name, value) for name, value in numbers.items()}
+        for name, value in row.items():
+            _check.require_scalar(name, value)
+        self._write("metrics", operator.index(step), row)
+
+    def record(
+        self,
+        step: SupportsIndex,
+        z: Any,
+        z_prime: Any = None,
+        *,
+        h: Any = None,
+        h_prime: Any = None,
+    ) -> dict[str, np.ndarray]:
+        """Measure the embeddings of the fixed batch, and write them to ``records.jsonl``.
+
+        Args:
+            step: how many steps the loop has done. A step that has a record gets another one, which
+                counts.
+            z: embeddings of one view, shape ``(n, d)``.
+            z_prime: of the other view of the same images. Without it there is no ``correlation``
+                and no ``learned``.
+            h: hidden representations of the first view, shape ``(n, ...)``; without them there is
+                no ``hidden``.
+            h_prime: of the other view.
+
+        Returns:
+            The record, as :func:`make_record` has it.
+
+        Raises:
+            TypeError, ValueError: if something is no array of real numbers, its shape is not that
+                of the records before, a view lacks its h, or ``step`` is before the last one.
+            DivergenceError: if something is not finite; nothing is written.
+        """
+        step = operator.index(step)
+        given = {"z": z, "z_prime": z_prime, "h": h, "h_prime": h_prime}
+        arrays = {name: None if v is None else _array(name, v) for name, v in given.items()}
+        self._require_batch(step, arrays)
+        self._require_finite(step, {k: v for k, v in arrays.items() if v is not None})
+        flat: Any = {k: v if v is None else v.reshape(len(v), -1) for k, v in arrays.items()}
+        first = nn.Outputs(flat["h"], flat["z"])
+        second = None if z_prime is None else nn.Outputs(flat["h_prime"], flat["z_prime"])
+        found = as_arrays(self._measure(first, second))
+        self._write("records", step, found)
+        shapes = {name: None if v is None else list(v.shape) for name, v in arrays.items()}
+        if not self._seen:
+            self._seen = self._identity.seen = {_KIND: shapes}
+            self._identity.write(self._folder, saved=True)
+        return found
+
+    def close(self) -> None:
+        """Wait until all is on the disk, and let go of the folder."""
+        if self._lines:
+            for lines in self._lines.values():
+                lines.sync()
+            self._lines = {}
+            self._open.close()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _require_batch(self, step: int, arrays: Mapping[str, np.ndarray | None]) -> None:
+        """Refuse other arrays than those of the first record."""
+        z, z_prime = arrays["z"], arrays["z_prime"]
+        if z is None:
+            raise TypeError("z must be the embeddings, got None.")
+        _check.require_matrix("z", z, "(n, d)")
+        if z_prime is not None and z_prime.shape != z.shape:
+            raise ValueError(
+                f"z and z_prime must be two views of the same images, of one shape, got {z.shape} "
+                f"and {z_prime.shape}."
+            )
+        has = [arrays[name] is not None for name in ("h", "h_prime")]
+        if has not in ([False, False], [True, z_prime is not None]):
+            raise ValueError("h and h_prime must be given for each view, or for none.")
+        for name, array in arrays.items():
+            before = self._seen[_KIND][name] if self._seen else None
+            shape = None if array is None else array.shape
+            if self._seen and shape != (None if before is None else tuple(before)):
+                raise ValueError(
+                    f"{name} must be of the fixed batch that the run in {self._folder} records, "
+                    f"{'without' if before is None else f'of shape {tuple(before)}'}, got "
+                    f"{'none' if shape is None else f'shape {shape}'} at step {step}."
+                )
+
+    def _require_finite(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        for name, array in values.items():
+            if bad := int(np.sum(~np.isfinite(array))):
+                raise DivergenceError(
+                    f"{name} at step {step} holds {bad} value(s) that are NaN or infinite. Nothing "
+                    f"of them is written to {self._folder}."
+                )
+
+    def _write(self, name: str, step: int, values: Mapping[str, np.ndarray]) -> None:
+        if not self._lines:
+            raise ValueError("the recorder is closed.")
+        _check.require_at_least("step", step, self._last[name])
+        self._require_finite(step, values)
+        row = {"step": step} | {key: array.tolist() for key, array in values.items()}
+        self._lines[name].write([row])
+        self._last[name] = step
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    """An array in memory of what another framework calls one."""
+    for method in ("detach", "cpu"):  # of PyTorch: without its gradient, off its device
+        if hasattr(value, method):
+            value = getattr(value, method)()
+    try:
+        array = np.asarray(value)
+    except TypeError:  # a type that NumPy does not know, such as bfloat16
+        array = np.asarray(jnp.from_dlpack(value))
+    if not (jnp.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+        raise TypeError(f"{name} must hold real numbers, got {value!r:.80} of dtype {array.dtype}.")
+    return array
