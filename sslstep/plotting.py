@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CATEGORIES",
     "THEORY",
+    "eigenvalue_curves",
     "end_labels",
     "label_panels",
     "mode_colors",
@@ -142,6 +143,26 @@ def mode_curves(
         ax.plot(t, measured[:, j], color=color, linewidth=2.2, label=experiment if j == 0 else None)
         dark = (*0.4 * color[:3], 1.0)
         ax.plot(t, predicted[:, j], **{**THEORY, "color": dark}, label=theory if j == 0 else None)
+
+
+def eigenvalue_curves(ax: "Axes", t: ArrayLike, eigenvalues: ArrayLike) -> None:
+    """One curve for each eigenvalue, on a logarithmic scale of at most eight decades.
+
+    Args:
+        ax: where to draw.
+        t: times of the records, shape ``(T,)``.
+        eigenvalues: shape ``(T, d)``; those that are not positive are left out.
+    """
+    values = np.asarray(eigenvalues)
+    for j, color in enumerate(mode_colors(values.shape[1])):
+        curve = np.where(values[:, j] > 0, values[:, j], np.nan)
+        ax.plot(t, curve, color=color, linewidth=0.8)
+    ax.set_yscale("log")
+    top, least = float(values.max()), float(values[values > 0].min(initial=np.inf))
+    ends = values[[0, -1]]
+    low = max(float(ends[ends > 0].min(initial=top)), 1e-8 * top, min(least, top))
+    if low > 0:
+        ax.set_ylim(low / 2, 3 * top)
 
 
 def time_marks(ax: "Axes", times: ArrayLike, *, label: str) -> None:

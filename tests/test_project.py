@@ -279,7 +279,9 @@ def test_plain_blocks_of_the_documentation_have_tests(plain_blocks: Any) -> None
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 VARIABLES = {"ARGS", "DATA", "DATA_DIR", "LOCK", "NAME", "PRESET", "PYTHON", "VENV"}
-PROGRAM = re.compile(r"python -m ((?:experiments|benchmarks)\b|sslstep\.train\.tensorboard)(.*)")
+PROGRAM = re.compile(
+    r"python -m ((?:experiments|benchmarks)\b|sslstep\.(?:train\.tensorboard|diagnose))(.*)"
+)
 
 
 def documented() -> tuple[list[str], list[str]]:

@@ -26,7 +26,7 @@ def _traces(config: Config, arrays: Arrays) -> Any:
     fig, axes = plt.subplots(1, columns, figsize=(0.4 + 2.2 * columns, 2.5), squeeze=False)
     for method, ax in zip(config.methods, axes[0], strict=True):
         t, eigenvalues = spectra(config, method, config.seeds[0], arrays)
-        curves.eigenvalue_curves(ax, t, eigenvalues)
+        plotting.eigenvalue_curves(ax, t, eigenvalues)
         low, high = np.array([_gap(row) for row in eigenvalues[1:]]).T
         ax.fill_between(t[1:], low, high, color="0.85", linewidth=0, zorder=0, label=GAP)
         ax.set_xscale("log")

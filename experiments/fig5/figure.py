@@ -21,8 +21,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax_loss.plot(one["t"], one["loss"], color="0.3", linewidth=0.6, label="training loss")
         curves.plateaus(ax_loss, recipe)
         counted = curves.count(recipe, one)
-        curves.eigenvalue_curves(ax_modes, t, eigenvalues)
-        curves.eigenvalue_curves(ax_hidden, t, one["hidden"][:, : 2 * recipe.dim])
+        plotting.eigenvalue_curves(ax_modes, t, eigenvalues)
+        plotting.eigenvalue_curves(ax_hidden, t, one["hidden"][:, : 2 * recipe.dim])
         for ax in (ax_loss, ax_modes, ax_hidden):
             ax.set_xscale("log")
             ax.set_xlim(t[1], t[-1])

@@ -139,18 +139,6 @@ def plateaus(ax: "Axes", recipe: Recipe) -> None:
                 last = level
 
 
-def eigenvalue_curves(ax: "Axes", t: np.ndarray, eigenvalues: np.ndarray) -> None:
-    """One curve for each, on a logarithmic scale of at most eight decades."""
-    for j, color in enumerate(plotting.mode_colors(eigenvalues.shape[1])):
-        curve = np.where(eigenvalues[:, j] > 0, eigenvalues[:, j], np.nan)
-        ax.plot(t, curve, color=color, linewidth=0.8)
-    ax.set_yscale("log")
-    top, least = float(eigenvalues.max()), float(eigenvalues[eigenvalues > 0].min())
-    ends = eigenvalues[[0, -1]]
-    low = max(float(ends[ends > 0].min(initial=top)), 1e-8 * top, least)
-    ax.set_ylim(low / 2, 3 * top)
-
-
 def step_marks(ax: "Axes", counted: Counted) -> None:
     """When dimensions of the embedding are learned."""
     for j, time in enumerate(counted.rises.middle[np.isfinite(counted.rises.middle)]):

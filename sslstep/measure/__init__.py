@@ -1,7 +1,25 @@
-"""Measurements on embeddings: spectra, steps and their tests, alignment, quality, probes."""
+"""Measurements on embeddings: spectra, steps, alignment, quality, probes; a run's diagnosis."""
+
+from typing import Any
 
 from sslstep._lazy import submodules
 
-__all__ = ["alignment", "power_law", "probe", "quality", "similarity", "spectrum", "steps"]
+__all__ = [
+    "alignment",
+    "diagnose",
+    "diagnosis",
+    "power_law",
+    "probe",
+    "quality",
+    "similarity",
+    "spectrum",
+    "steps",
+]
 
-__getattr__ = submodules(__name__, __all__)
+_submodule = submodules(__name__, __all__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "diagnose":
+        return _submodule("diagnosis").diagnose
+    return _submodule(name)

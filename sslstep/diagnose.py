@@ -1,0 +1,214 @@
+"""Say what a recorded run has learned and what it waits for, and write a page with figures.
+
+    python -m sslstep.diagnose FOLDER
+
+:func:`sslstep.measure.diagnose` does the work, on the files of :func:`sslstep.train.fit` or of a
+:class:`sslstep.train.Recorder`. It works on a run that is going on as on a finished one.
+"""
+
+import argparse
+import base64
+import html
+import io
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from sslstep import _terminal, train
+from sslstep.measure.diagnosis import Diagnosis, diagnose
+
+__all__ = ["Case", "of_run", "write_page"]
+
+_SPECTRA = ("correlation", "covariance", "hidden")
+_STYLE = "body{font-family:sans-serif;max-width:60em;margin:2em auto}img{max-width:100%}"
+
+
+class Case(NamedTuple):
+    """A run and what is said of it.
+
+    Attributes:
+        diagnosis: of the run.
+        spectrum: the name of the spectrum that it is of.
+        metrics: as :func:`sslstep.train.read_run` gives them.
+        records: as :func:`sslstep.train.read_run` gives them.
+    """
+
+    diagnosis: Diagnosis
+    spectrum: str
+    metrics: dict[str, np.ndarray]
+    records: dict[str, np.ndarray]
+
+
+def of_run(
+    folder: str | Path,
+    *,
+    method: Literal["barlow_twins", "vicreg"] | None = None,
+    spectrum: str | None = None,
+) -> Case:
+    """The diagnosis of a recorded run; its time is the step.
+
+    Args:
+        folder: of the run's files.
+        method: as :func:`sslstep.measure.diagnose` takes it.
+        spectrum: which of the recorded spectra: ``"correlation"``, ``"covariance"`` or
+            ``"hidden"``. None: the correlation for Barlow Twins, else the covariance.
+
+    Returns:
+        :class:`Case`. The loss at a record is the median of those nearer to it than to others.
+
+    Raises:
+        FileNotFoundError: if the folder has no run.
+        ValueError: if the run has no records, or not this spectrum.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from sslstep import diagnose, train
+        >>> z = np.random.default_rng(0).normal(size=(100, 2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with train.Recorder(folder) as recorder:
+        ...         for step in range(9):
+        ...             _ = recorder.record(step, z * [1e-3, 1e-3 * 3**step])
+        ...     diagnose.of_run(folder).diagnosis.learned.tolist()
+        [True, False]
+    """
+    metrics, records = train.read_run(folder)
+    name = spectrum or ("correlation" if method == "barlow_twins" else "covariance")
+    if name not in records:
+        there = ", ".join(each for each in _SPECTRA if each in records) or "no spectra"
+        raise ValueError(f"{folder} has no records of {name!r}: it has {there}.")
+    steps = records["step"].astype(float)
+    loss = None
+    if len(metrics.get("loss", ())):
+        edges = (steps[1:] + steps[:-1]) / 2
+        near = np.searchsorted(edges, metrics["step"])
+        parts = [metrics["loss"][near == i] for i in range(len(steps))]
+        medians = np.array([np.median(part) if len(part) else np.nan for part in parts])
+        known = np.isfinite(medians)
+        loss = np.interp(steps, steps[known], medians[known])
+    return Case(diagnose(steps, records[name], loss, method=method), name, metrics, records)
+
+
+def write_page(case: Case, path: str | Path) -> Path:
+    """Write the diagnosis as one HTML file, with figures of what was recorded.
+
+    Args:
+        case: from :func:`of_run`.
+        path: of the file.
+
+    Returns:
+        The path.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from sslstep import diagnose, train
+        >>> z = np.random.default_rng(0).normal(size=(100, 2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with train.Recorder(folder) as recorder:
+        ...         for step in range(3):
+        ...             _ = recorder.record(step, z * 3**step)
+        ...     page = diagnose.write_page(diagnose.of_run(folder), Path(folder, "page.html"))
+        ...     page.read_text().count("<img")
+        1
+    """
+    from sslstep import plotting
+
+    with plotting.style():
+        pictures = [_picture(_figure(case))]
+    path = Path(path)
+    figures = "".join(f'<p><img src="data:image/png;base64,{each}"></p>' for each in pictures)
+    path.write_text(
+        f'<!doctype html><meta charset="utf-8"><title>Diagnosis</title><style>{_STYLE}</style>'
+        f"<h1>Diagnosis</h1><pre>{html.escape(str(case.diagnosis))}</pre>{figures}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def _figure(case: Case) -> Any:
+    """Panels: the spectrum, the loss, and each other number that was recorded."""
+    import matplotlib.pyplot as plt
+
+    from sslstep import plotting
+
+    found, records = case.diagnosis, case.records
+    steps = records["step"]
+    others = [n for n, v in records.items() if n != "step" and v.ndim == 1 and v.dtype != object]
+    has_loss = len(case.metrics.get("loss", ())) > 0
+    num = 1 + has_loss + len(others)
+    rows = -(-num // 2)
+    fig, axes = plt.subplots(rows, 2, figsize=(6.8, 2.3 * rows), squeeze=False, sharex=True)
+    panels = iter(axes.ravel())
+    ax = next(panels)
+    plotting.eigenvalue_curves(ax, steps, records[case.spectrum])
+    ax.set_ylabel(f"eigenvalues, {case.spectrum}")
+    plotting.mode_key([ax], records[case.spectrum].shape[1], label="eigenvalue, from the largest")
+    marks = [ax]
+    if has_loss:
+        ax = next(panels)
+        marks.append(ax)
+        ax.plot(case.metrics["step"], case.metrics["loss"], color="0.3", linewidth=0.6)
+        ax.set_ylabel("loss")
+        levels = {rest.num_learned: rest.expected for rest in found.rests}
+        for k, level in levels.items():
+            if np.isfinite(level):
+                name = "theory" if k == min(levels) else None
+                ax.axhline(level, **{**plotting.THEORY, "linewidth": 0.6}, label=name)
+    for name, ax in zip(others, panels, strict=False):
+        ax.plot(steps, records[name], color=plotting.CATEGORIES[0])
+        ax.set_ylabel(name)
+    middle = np.asarray(found.rises.middle)[found.learned & ~found.from_start]
+    for ax in marks:
+        for time in middle:
+            ax.axvline(time, color="0.5", linestyle=":", linewidth=0.6, zorder=0)
+        if found.next_step is not None and found.next_step.time < 1.5 * found.span[1]:
+            color = plotting.CATEGORIES[1]
+            ax.axvline(found.next_step.time, color=color, linewidth=0.8, label="next step")
+    if marks[-1].get_legend_handles_labels()[0]:
+        marks[-1].legend()
+    for ax in axes.ravel()[num:]:
+        ax.set_visible(False)
+    for ax in axes.ravel()[:num]:
+        ax.set_xlabel("step")
+        ax.tick_params(labelbottom=True)
+    return fig
+
+
+def _picture(fig: Any) -> str:
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=150)
+    plt.close(fig)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def main() -> None:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sslstep.diagnose", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("folder", help="of the run, with its records.jsonl")
+    parser.add_argument(
+        "--method", choices=("barlow_twins", "vicreg"), help="whose levels theory knows"
+    )
+    parser.add_argument("--spectrum", choices=_SPECTRA, help="which recorded spectrum")
+    parser.add_argument("--page", help="where to write (default: FOLDER/diagnosis.html)")
+    options = parser.parse_args()
+    try:
+        case = of_run(options.folder, method=options.method, spectrum=options.spectrum)
+        print(case.diagnosis)
+        print(write_page(case, options.page or Path(options.folder) / "diagnosis.html"))
+    except (OSError, ModuleNotFoundError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    _terminal.accept_any_text()
+    main()

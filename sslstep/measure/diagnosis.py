@@ -1,0 +1,358 @@
+r"""What a run of training has learned, is learning, and waits for: a diagnosis of its spectra."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Real
+
+from sslstep import _check
+from sslstep.dynamics import vicreg_plateau
+from sslstep.measure import spectrum, steps
+
+__all__ = ["Diagnosis", "NextStep", "Rest", "diagnose"]
+
+# An eigenvalue has grown where it is so many times the largest initial one.
+_GROWN = 20
+# A dimension that had risen has collapsed where no more than this is left of its level.
+_LEFT = 0.1
+# How many standard errors the slope of a waiting eigenvalue is above zero where it grows.
+_SIGNIFICANT = 3
+# Rows of a text's table.
+_MOST_ROWS = 20
+
+
+class Rest(NamedTuple):
+    """A time at which no dimension rises.
+
+    Attributes:
+        num_learned: dimensions that have been learned before.
+        start: when it begins.
+        stop: when it ends.
+        expected: the loss there, by theory; NaN where no level is known.
+        measured: the median of the loss there; NaN where none is given.
+        agrees: whether they differ by at most a quarter of the distance to the next level.
+    """
+
+    num_learned: int
+    start: float
+    stop: float
+    expected: float
+    measured: float
+    agrees: bool
+
+
+class NextStep(NamedTuple):
+    """The dimension that is learned next.
+
+    Attributes:
+        dimension: its index from 0.
+        rate: at which its eigenvalue grows while it is small, per unit of time.
+        time: when it will be at half its level.
+    """
+
+    dimension: int
+    rate: float
+    time: float
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What :func:`diagnose` finds; ``str`` of it is the same as text.
+
+    Attributes:
+        learned: dimensions that have reached half their level at some time, shape ``(d,)``.
+        from_start: those that were there at the first record.
+        alone: those learned while no other rises.
+        collapsed: those of which a tenth or less is left.
+        rising: those that have begun and not reached half.
+        rises: when each rises.
+        sharpness: when each rises, in units of how long it takes, as
+            :func:`sslstep.measure.spectrum.step_sharpness` has it.
+        plateau: the level of each; ``inf`` where none is known.
+        rests: where the loss rests.
+        simultaneity: the test that all dimensions rise at one time; None of fewer than two.
+        next_step: None if no step is in sight.
+        span: first and last time.
+    """
+
+    learned: Bool[np.ndarray, " d"]
+    from_start: Bool[np.ndarray, " d"]
+    alone: Bool[np.ndarray, " d"]
+    collapsed: Bool[np.ndarray, " d"]
+    rising: Bool[np.ndarray, " d"]
+    rises: steps.Rises
+    sharpness: Float[np.ndarray, " d"]
+    plateau: Float[np.ndarray, " d"]
+    rests: tuple[Rest, ...]
+    simultaneity: steps.Significance | None
+    next_step: NextStep | None
+    span: tuple[float, float]
+
+    @property
+    def waiting(self) -> Bool[np.ndarray, " d"]:
+        """Dimensions that have not been learned."""
+        return ~self.learned
+
+    def __str__(self) -> str:
+        return "\n".join([*self._of_learned(), *self._of_the_rest()])
+
+    def _of_learned(self) -> list[str]:
+        dim, num = len(self.learned), int(self.learned.sum())
+        lines = [f"Records from t = {self.span[0]:g} to {self.span[1]:g}; d = {dim}.", ""]
+        if not num:
+            return [*lines, "Learned: none."]
+        start = int(self.from_start.sum())
+        lines += [
+            f"Learned: {num} of {dim}{f', {start} of them from the start' if start else ''}.",
+            f"{'dimension':>11}{'at':>10}{'from':>10}{'to':>10}{'sharpness':>11}  alone",
+        ]
+        begin, middle, end = (np.asarray(part) for part in self.rises)
+        for j in np.flatnonzero(self.learned)[:_MOST_ROWS]:
+            lines.append(
+                f"{j + 1:>11}{middle[j]:>10.4g}{begin[j]:>10.4g}{end[j]:>10.4g}"
+                f"{self.sharpness[j]:>11.3g}  {'yes' if self.alone[j] else 'no'}"
+            )
+        if num > _MOST_ROWS:
+            lines.append(f"{'...':>11}")
+        if num > 1:
+            lines.append(f"One at a time: {int(self.alone.sum())} of {num} rise alone.")
+        if self.simultaneity is not None:
+            p = self.simultaneity.p_value
+            not_ = "" if p < 0.01 else "not "
+            lines.append(f"That all rise at one time is {not_}rejected (p = {p:.2g}).")
+        return lines
+
+    def _of_the_rest(self) -> list[str]:
+        lines = [
+            f"Rising: {_named(self.rising)}.",
+            f"Waiting: {_named(self.waiting & ~self.rising)}.",
+            f"Collapsed: {_named(self.collapsed)}.",
+        ]
+        for rest in self.rests:
+            if np.isfinite(rest.expected) and np.isfinite(rest.measured):
+                lines.append(
+                    f"Loss with {rest.num_learned} learned (t = {rest.start:.4g} to "
+                    f"{rest.stop:.4g}): {rest.measured:.4g}, in theory {rest.expected:.4g}: "
+                    f"{'as expected' if rest.agrees else 'not as expected'}."
+                )
+        if self.next_step is None:
+            lines.append("Next step: none in sight.")
+        else:
+            j, rate, time = self.next_step
+            lines.append(
+                f"Next step: dimension {j + 1} at about t = {time:.4g}, if its eigenvalue goes on "
+                f"growing at the rate {rate:.3g}."
+            )
+        return lines
+
+
+def diagnose(
+    times: Real[ArrayLike, " T"],
+    eigenvalues: Float[ArrayLike, "T d"],
+    loss: Float[ArrayLike, " T"] | None = None,
+    *,
+    method: Literal["barlow_twins", "vicreg"] | None = None,
+    plateau: Real[ArrayLike, "*d"] | None = None,
+    levels: Float[ArrayLike, " levels"] | None = None,
+    rates: Float[ArrayLike, " d"] | None = None,
+    high: float = 0.7,
+) -> Diagnosis:
+    r"""What a run has learned, when and how sharply, what waits and what has collapsed.
+
+    - *Learned*: the eigenvalue has reached half its level P, from theory (``method`` or
+      ``plateau``), or else the largest value that it has had, of those that have grown to twenty
+      times the largest initial one. If none has grown, nothing is learned.
+    - *Collapsed*: learned, and no more than a tenth is left of the lower of P and the level of the
+      last dimension learned (VICReg's eigenvalues come down as others rise). All dimensions, if the
+      largest eigenvalue is no more than a tenth of what it has been, and none is learned.
+    - *Rests*: times between rises. The loss there is compared with ``levels``.
+    - *The next step*: of the largest eigenvalue λ that waits. While it is small it grows as a
+      logistic curve does, at a rate r:
+
+      .. math:: t_{1/2} = t_T + \frac1r \ln\frac{P - \lambda(t_T)}{\lambda(t_T)}
+
+      r is given, or it is the slope of :math:`\ln (\lambda / (P - \lambda))` over the records since
+      the last rise, two or more. There is no next step in sight if that slope is not above zero, of
+      three or more records by three standard errors, or if P is not known.
+
+    Args:
+        times: of the records, increasing, in any unit, shape ``(T,)``.
+        eigenvalues: at each record in descending order, shape ``(T, d)``: of C for Barlow Twins, of
+            the covariance for others, as :class:`sslstep.train.Recorder` records them.
+        loss: of training at each record; None: nothing is said of it.
+        method: a loss whose levels theory knows: ``"barlow_twins"``, of Eq. 1, has eigenvalues of 1
+            and losses of d - k; ``"vicreg"``, with the publication's weights,
+            :func:`sslstep.dynamics.vicreg_plateau`. None: another.
+        plateau: P, a scalar or shape ``(d,)``, instead.
+        levels: the loss while k = 0...d dimensions are learned, shape ``(d + 1,)``, instead, such
+            as :func:`sslstep.kernel_pca.plateaus` gives for any loss.
+        rates: r of each dimension from a kernel, per unit of ``times``, shape ``(d,)``: of the
+            simplified Barlow Twins loss 8γ (:func:`sslstep.kernel_pca.contrastive_modes`), of any
+            loss 2ρ (:func:`sslstep.kernel_pca.growth_modes`).
+        high: the share of its level at which a rise ends, above one half; it begins at a tenth.
+            Learned eigenvalues of a run on images still differ by a fifth.
+
+    Returns:
+        :class:`Diagnosis`.
+
+    Raises:
+        ValueError: if shapes do not fit, values are not finite, times do not increase, a level
+            is not positive, or ``high`` is not above one half.
+
+    Example:
+        >>> import numpy as np
+        >>> from sslstep import measure
+        >>> times = np.linspace(0.0, 50.0, 101)
+        >>> curves = 1 / (1 + np.exp(np.array([10.0, 30.0, 60.0]) - times[:, None]))
+        >>> print(measure.diagnose(times, curves, 3 - curves.sum(axis=1), method="barlow_twins"))
+        Records from t = 0 to 50; d = 3.
+        <BLANKLINE>
+        Learned: 2 of 3.
+          dimension        at      from        to  sharpness  alone
+                  1        10     7.778     10.86       3.25  yes
+                  2        30     27.78     30.86       9.74  yes
+        One at a time: 2 of 2 rise alone.
+        That all rise at one time is rejected (p = 4.4e-06).
+        Rising: none.
+        Waiting: 3.
+        Collapsed: none.
+        Loss with 0 learned (t = 0 to 7.778): 2.998, in theory 3: as expected.
+        Loss with 1 learned (t = 10.86 to 27.78): 2, in theory 2: as expected.
+        Loss with 2 learned (t = 30.86 to 50): 1, in theory 1: as expected.
+        Next step: dimension 3 at about t = 60, if its eigenvalue goes on growing at the rate 1.
+    """
+    _, dim = _check.require_matrix("eigenvalues", eigenvalues, "(T, d)")
+    _check.require_finite("eigenvalues", eigenvalues)
+    values = np.asarray(eigenvalues, float)
+    _check.require_vector("times", times, "(T,)")
+    clock = np.asarray(times, float)
+    for name, given, shape in (("loss", loss, clock.shape), ("rates", rates, (dim,))):
+        if given is not None and np.shape(given) != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {np.shape(given)}.")
+        if given is not None:
+            _check.require_finite(name, np.asarray(given, float))
+    if levels is not None and np.shape(levels) != (dim + 1,):
+        raise ValueError(
+            f"levels must have shape ({dim + 1},), of k = 0...{dim}, got {np.shape(levels)}."
+        )
+    if method is not None:
+        _check.require_one_of("method", method, ("barlow_twins", "vicreg"))
+    known, losses = _theory(method, dim)
+    level = _grown(values) if known is None else known
+    if plateau is not None:
+        _check.require_at_least("plateau", plateau, 0.0, strict=True)
+        level = np.broadcast_to(np.asarray(plateau, float), (dim,))
+    if levels is not None:
+        losses = np.asarray(levels, float)
+
+    relative = values / level
+    rises = steps.Rises(*(np.asarray(p, float) for p in steps.rises(clock, relative, high=high)))
+    learned = np.isfinite(rises.middle)
+    num = int(learned.sum())
+    rising = ~learned & (relative[-1] >= 0.1)
+    lowest = np.minimum(level, level[max(num - 1, 0)])
+    collapsed = learned & (values[-1] < _LEFT * lowest)
+    if not num:
+        collapsed |= values[-1, 0] < _LEFT * values[:, 0].max()
+    rose = np.isfinite(rises.end) & (rises.end > rises.begin)
+    test = None
+    if rose.sum() > 1:
+        test = steps.simultaneity_test(steps.Rises(*(part[rose] for part in rises)))
+    rests = [] if collapsed.any() else _rests(clock, rises, losses, loss)
+    return Diagnosis(
+        learned=learned,
+        from_start=relative[0] >= 0.5,
+        alone=steps.isolated(rises),
+        collapsed=collapsed,
+        rising=rising,
+        rises=rises,
+        sharpness=np.asarray(spectrum.step_sharpness(clock, relative, high=high), float),
+        plateau=np.array(level),
+        rests=tuple(rests),
+        simultaneity=test,
+        next_step=None if collapsed.any() else _next_step(clock, relative, rises, rates),
+        span=(float(clock[0]), float(clock[-1])),
+    )
+
+
+def _theory(method: str | None, dim: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The levels of eigenvalues, and of the loss with k = 0...d dimensions learned."""
+    if method == "barlow_twins":
+        return np.ones(dim), dim - np.arange(dim + 1.0)
+    if method == "vicreg":
+        found = vicreg_plateau(np.arange(dim + 1), dim)
+        return np.asarray(found.eigenvalue, float)[1:], np.asarray(found.loss, float)
+    return None, None
+
+
+def _grown(values: np.ndarray) -> np.ndarray:
+    """What each eigenvalue has risen to; of those that wait, what the others have."""
+    largest = values.max(axis=0)
+    grown = largest > _GROWN * values[0, 0]
+    if not grown.any():
+        return np.full(len(largest), np.inf)
+    return np.where(grown, largest, np.median(largest[grown]))
+
+
+def _rests(
+    times: np.ndarray, rises: steps.Rises, levels: np.ndarray | None, loss: ArrayLike | None
+) -> list[Rest]:
+    """Before the first rise, between rises, and after the last one."""
+    begin, middle, end = (np.asarray(part) for part in rises)
+    learned = np.isfinite(middle)
+    first, last = begin.min(), end[learned].max(initial=times[0])
+    found = [(0, times[0], min(first, times[-1]))] if first > times[0] else []
+    found += steps.pauses(steps.Rises(begin, begin, end))  # one that has begun ends a pause too
+    if learned.any() and np.isfinite(last) and not np.isfinite(begin[~learned]).any():
+        found.append((int(learned.sum()), last, times[-1]))
+    rests = []
+    for num, start, stop in found:
+        expected = np.nan if levels is None else float(levels[num])
+        inside = (times >= start) & (times <= stop)
+        measured = np.nan
+        if loss is not None and inside.any():
+            measured = float(np.median(np.asarray(loss, float)[inside]))
+        apart = 0.0 if levels is None else np.abs(np.diff(levels))[max(num - 1, 0) : num + 1].min()
+        agrees = bool(abs(measured - expected) <= apart / 4)
+        rests.append(Rest(num, float(start), float(stop), expected, measured, agrees))
+    return rests
+
+
+def _next_step(
+    times: np.ndarray, relative: np.ndarray, rises: steps.Rises, rates: ArrayLike | None
+) -> NextStep | None:
+    """From the logistic curve of the first dimension that waits."""
+    waiting = ~np.isfinite(rises.middle)
+    if not waiting.any():
+        return None
+    j = int(np.argmax(waiting))
+    now = relative[-1, j]
+    if not 0 < now < 0.5:
+        return None
+    to_go = np.log(1 / now - 1)
+    if rates is not None:
+        rate = float(np.asarray(rates, float)[j])
+        return NextStep(j, rate, float(times[-1] + to_go / rate)) if rate > 0 else None
+    since = np.max(rises.end[~waiting], initial=times[0])
+    used = (times >= since) & (relative[:, j] > 0)
+    if used.sum() < 2:
+        return None
+    x, y = times[used], np.log(relative[used, j] / (1 - relative[used, j]))
+    x = x - x.mean()
+    rate = float(np.sum(x * y) / np.sum(x * x))
+    residuals = y - y.mean() - rate * x
+    error = np.sqrt(np.sum(residuals**2) / max(len(x) - 2, 1) / np.sum(x * x))
+    if rate <= _SIGNIFICANT * error or rate <= 0:
+        return None
+    return NextStep(j, rate, float(times[-1] + to_go / rate))
+
+
+def _named(which: np.ndarray) -> str:
+    """Dimensions by their numbers from 1: "2, 5 to 9"."""
+    numbers = np.flatnonzero(which) + 1
+    if not len(numbers):
+        return "none"
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
