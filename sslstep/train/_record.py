@@ -92,8 +92,8 @@ def make_record(
             √ε thus have small eigenvalues, however well they correlate.
         eps: ε of that batch norm, at least 0; a dimension that is constant gives NaN at 0.
         threshold: the eigenvalue above which a dimension counts as learned.
-        metrics: what else to record, by its name: functions of both views' :class:`sslstep.nn.
-            Outputs` (h, z), in JAX, such as those of :mod:`sslstep.measure.quality`.
+        metrics: what else to record, by its name: functions of both views'
+            :class:`sslstep.nn.Outputs` (h, z), in JAX, such as :mod:`sslstep.measure.quality` has.
 
     Returns:
         ``record(state)``, pure and compiled, a dictionary of ``correlation``: eigenvalues of
