@@ -31,6 +31,7 @@ class Claim(NamedTuple):
             only above; ``">="``, only below; ``""`` in older files, which did not store it.
         interval: confidence interval of the mean over seeds; None for a single value.
         seeds: value of each seed; empty for a single value.
+        known_failure: why the claim is known not to hold; empty if it is expected to hold.
     """
 
     statement: str
@@ -42,6 +43,35 @@ class Claim(NamedTuple):
     relation: Literal["=", "<=", ">=", ""] = ""
     interval: tuple[float, float] | None = None
     seeds: tuple[float, ...] = ()
+    known_failure: str = ""
+
+    def known_to_fail(self, because: str) -> "Claim":
+        """Declare that the claim is known not to hold.
+
+        Args:
+            because: the reason, as the end of a sentence.
+
+        Returns:
+            The claim with the declaration, which does not change its outcome.
+
+        Example:
+            >>> from sslstep import claims
+            >>> claim = claims.above("ten modes are learned", "-", expected=10, measured=9)
+            >>> claim = claim.known_to_fail("the tenth mode takes longer than the run")
+            >>> claim.verdict, claim.changed
+            ('NO', False)
+        """
+        return self._replace(known_failure=because)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the claim fails without a declaration, or holds in spite of one."""
+        return self.holds is not None and self.holds == bool(self.known_failure)
+
+    @property
+    def declared(self) -> str:
+        """The declaration as a sentence; empty without one."""
+        return self.known_failure and f"does not hold, because {self.known_failure}"
 
     @property
     def verdict(self) -> Literal["yes", "NO", "undecided"]:
@@ -285,8 +315,7 @@ def table(groups: Iterable[tuple[str, Sequence[Claim]]]) -> str:
             numbers += f"{claim.tolerance:>10.3g}"
             lines.append(f"  {claim.verdict:13}{numbers}  {claim.where}")
             lines.append(f"        {claim.statement}")
-            if claim.spread:
-                lines.append("        " + claim.spread)
+            lines += ["        " + text for text in (claim.spread, claim.declared) if text]
         every += claims
     return "\n".join([*lines, count(every)])
 

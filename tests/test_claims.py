@@ -35,6 +35,7 @@ def test_save_and_load(tmp_path):
         claims.close("ά", "Eq. 1", expected=1, measured=math.nan, tolerance=0.1),
         claims.below("b", "Eq. 2", measured=math.inf, tolerance=0.1),
         claims.above("c", "Eq. 3", expected=1.0, measured=2.0),
+        claims.above("d", "Eq. 4", expected=3.0, measured=2.0).known_to_fail("3 > 2"),
     ]
     path = tmp_path / "claims.json"
     claims.save(path, made)
@@ -43,19 +44,22 @@ def test_save_and_load(tmp_path):
     assert back[1:] == made[1:]
     assert [path] == list(tmp_path.iterdir())  # no draft is left behind
     text = claims.table([("one", back), ("two", [])])
-    assert "1 of 3 claims hold." in text
-    assert text.count("  NO ") == 2
+    assert "1 of 4 claims hold." in text
+    assert text.count("  NO ") == 3
+    assert text.count("        does not hold, because ") == 1
+    assert "        does not hold, because 3 > 2" in text
     assert "        2 >=          1          0  Eq. 3" in text
     assert "inf <=          0        0.1  Eq. 2" in text
 
 
-def test_claims_of_before_they_had_a_side(tmp_path):
+def test_claims_of_before_they_had_a_side_and_a_declaration(tmp_path):
     path = tmp_path / "claims.json"
     claims.save(path, [claims.above("c", "Eq. 3", expected=1.0, measured=2.0)])
     rows = json.loads(path.read_text())
-    del rows[0]["relation"]
+    del rows[0]["relation"], rows[0]["known_failure"]
     path.write_text(json.dumps(rows))
-    assert claims.load(path)[0].relation == ""
+    (old,) = claims.load(path)
+    assert (old.relation, old.known_failure) == ("", "")
 
 
 @pytest.mark.parametrize("text", ["", "{}x", '[{"statement": "s"}]', '["s"]', "3"])

@@ -10,6 +10,9 @@ from sslstep.experiment import Arrays, curves, training
 from sslstep.measure import steps
 from sslstep.recipes import LABELS, Recipe
 
+#: Why most of the dimensions of a method do not rise alone to a level.
+NOT_ALONE = {("vicreg", 0.9): "its later dimensions still grow when the next one rises"}
+
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """For each method, over all seeds: how many steps, how separate, and where else they show."""
@@ -51,7 +54,7 @@ def _claims_of(method: Any, recipe: Recipe, of_seed: list[Arrays]) -> list[claim
                 ">=",
                 expected=0.5,
                 measured=[_alone(recipe, one, high) for one in of_seed],
-            )
+            ).known_to_fail(NOT_ALONE.get((method, high), ""))
             for high in (0.7, 0.9)
         ),
         claims.over_seeds(

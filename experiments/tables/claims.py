@@ -154,7 +154,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
                 ">=",
                 expected=0.5,
                 measured=[finite_n(one["numbers"], one["held out"])[1] for one in runs],
-            ),
+            ).known_to_fail("predictions from few pairs and from many have the same alignment"),
         ]
     for (one, other), value in PAPER_TABLE_2.items():
         alignments = _of_pair(config, arrays, one, other)

@@ -81,11 +81,14 @@ def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
 
 
 def _status(folder: Path, results: Sequence[claims.Claim], strict: bool) -> int:
-    """Say how many claims do not hold; they count if `strict`."""
-    failed = sum(claim.holds is False for claim in results)
-    if failed:
+    """Say how many claims do not hold, and which of them count if `strict`."""
+    if failed := sum(claim.holds is False for claim in results):
         print(f"{failed} claim(s) do not hold: see {folder}/claims.json", file=sys.stderr)
-    return 1 if failed and strict else 0
+    changed = [claim for claim in results if claim.changed]
+    for claim in changed:
+        if claim.holds:
+            print(f"{claim.statement}: holds, but {claim.declared}", file=sys.stderr)
+    return 1 if changed and strict else 0
 
 
 @contextmanager
@@ -172,7 +175,8 @@ class Options(Generic[C, P]):
     out: Path | None = None
     """Folder of the results. Default: results/<experiment>/<preset and what differs from it>."""
     strict: bool = False
-    """Exit with status 1 if a claim does not hold; an undecided one is no failure."""
+    """Exit with status 1 if a claim does not hold that is not declared so, or if a declared one
+    holds; an undecided claim is no failure."""
     skip_done: bool = False
     """Leave results as they are that were made from the same settings, images and code, with the
     same versions and on the same processor and devices. Of others say what differs."""

@@ -161,7 +161,11 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
         parts.append(f'<p><img alt="{name}" src="data:{kind};base64,{image}"></p>')
     rows = [
         [
-            "<br>".join(html.escape(text) for text in (claim.statement, claim.spread) if text),
+            "<br>".join(
+                html.escape(text)
+                for text in (claim.statement, claim.spread, claim.declared)
+                if text
+            ),
             html.escape(claim.where),
             f"{claim.measured:.4g}",
             html.escape(f"{claim.relation} {claim.expected:.4g}"),

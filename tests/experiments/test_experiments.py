@@ -43,9 +43,11 @@ SMALL += ["--learning-rate", "1e-3", "--num-records", "400"]
 
 
 def draw(config, arrays):
-    """A figure that is drawn at once."""
+    """A figure that is drawn at once, as it has no text."""
     fig = Figure((0.5, 0.5))
-    fig.subplots().plot(arrays["t"])
+    axis = fig.subplots()
+    axis.plot(arrays["t"])
+    axis.set_axis_off()
     return fig
 
 
@@ -304,13 +306,26 @@ def test_what_was_computed_before_an_error_is_kept_and_named(tmp_path, capsys):
         assert found["t"].shape == (101,)
 
 
-def test_a_failing_claim_is_said_and_counts_under_strict(tmp_path, capsys):
-    failing = [claims.close("two is one", "-", expected=1, measured=2, tolerance=0.5)]
-    experiment = QUICK._replace(check=lambda config, arrays: failing)
+def test_a_claim_that_changes_sides_is_said_and_counts_under_strict(tmp_path, capsys):
+    """A failure that is not declared, and a declared one that holds."""
     args = ["--num-times", "101", "--out", str(tmp_path / "here")]
-    assert _run.main(experiment, args) == 0
-    assert "1 claim(s) do not hold" in capsys.readouterr().err
-    assert _run.main(experiment, [*args, "--strict"]) == 1
+    fails = claims.close("two is one", "-", expected=1, measured=2, tolerance=0.5)
+    holds = fails._replace(measured=1.0, holds=True)
+    because = "two is more"
+    for claim, failing, strict in (
+        (fails, True, 1),
+        (fails.known_to_fail(because), True, 0),
+        (holds, False, 0),
+        (holds.known_to_fail(because), False, 1),
+        (holds._replace(holds=None).known_to_fail(because), False, 0),
+    ):
+        experiment = QUICK._replace(check=lambda *_, claim=claim: [claim])
+        assert _run.main(experiment, args) == 0
+        said = capsys.readouterr().err
+        assert ("1 claim(s) do not hold" in said) == failing
+        assert ("holds, but does not hold, because two is more" in said) == (strict and not failing)
+        assert _run.main(experiment, [*args, "--skip-done", "--strict"]) == strict
+        capsys.readouterr()
 
 
 def test_claims_table(tmp_path, capsys, monkeypatch):
