@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from sslstep import _check, nn
 from sslstep.measure import spectrum
-from sslstep.train._network import Network, initial_variables
+from sslstep.train._network import Model, initial_variables
 from sslstep.train._record import embed_in_batches, require_views
 
 __all__ = ["choose_init_scale"]
@@ -19,7 +19,7 @@ __all__ = ["choose_init_scale"]
 
 def choose_init_scale(
     key: Key[Array, ""],
-    network: Network,
+    network: Model,
     x: Float[Array, "n ..."],
     x_prime: Float[Array, "n ..."],
     *,

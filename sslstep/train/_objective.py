@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree, Real
 
 from sslstep import _check
-from sslstep.train._network import Network, forward_in_evaluation, forward_in_training
+from sslstep.train._network import Model, adapted, forward_in_evaluation, forward_in_training
 
 __all__ = ["JointEmbedding", "Objective", "Reconstruction", "SelfDistillation"]
 
@@ -88,7 +88,7 @@ class Objective:
 class JointEmbedding(Objective):
     """A network's embeddings of each view: what :func:`make_step` makes of a network."""
 
-    def __init__(self, network: Network, joint_views: bool = False) -> None:
+    def __init__(self, network: Model, joint_views: bool = False) -> None:
         self.network, self.joint_views = network, joint_views
 
     def outputs(
@@ -149,11 +149,11 @@ class SelfDistillation(Objective):
 
     def __init__(
         self,
-        network: Network,
+        network: Model,
         predictor: linen.Module | None,
         decay: Real[ArrayLike, ""] | Callable[[Array], ArrayLike] | None = 0.99,
     ) -> None:
-        self.network, self.predictor, self.decay = network, predictor, decay
+        self.network, self.predictor, self.decay = adapted(network), predictor, decay
         if decay is not None and not callable(decay):
             _check.require_within("decay", decay, at_least=0.0, at_most=1.0)
 
@@ -255,8 +255,8 @@ class Reconstruction(Objective):
         1
     """
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Model) -> None:
+        self.network = adapted(network)
 
     def init(self, key: Any, x: Any, train: bool = False) -> Variables:
         """Those of the network."""

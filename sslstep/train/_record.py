@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Real
 from sslstep import _check, _xla, nn
 from sslstep.losses import _batch
 from sslstep.measure import spectrum
-from sslstep.train._network import Network, forward_in_evaluation, forward_in_training
+from sslstep.train._network import Model, forward_in_evaluation, forward_in_training
 from sslstep.train._step import TrainState
 
 __all__ = ["Metric", "embed_in_batches", "make_record", "measured", "require_views"]
@@ -21,7 +21,7 @@ Metric = Callable[[nn.Outputs, Any], Array]
 
 
 def embed_in_batches(
-    network: Network,
+    network: Model,
     variables: dict[str, Any],
     x: Float[Array, "n ..."],
     batch_size: int,
@@ -62,7 +62,7 @@ def require_views(x: Array, x_prime: Array, batch_size: int) -> None:
 
 
 def make_record(
-    network: Network,
+    network: Model,
     x: Float[Array, "n ..."],
     x_prime: Float[Array, "n ..."],
     *,

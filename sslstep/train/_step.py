@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
 from sslstep import _check, _keys, nn
 from sslstep.train import _spread
-from sslstep.train._network import Network, initial_variables
+from sslstep.train._network import Model, initial_variables
 from sslstep.train._objective import JointEmbedding, Objective
 
 __all__ = ["Metrics", "Step", "TrainState", "init_state", "make_step"]
@@ -64,7 +64,7 @@ class Step(Protocol):
 
 def init_state(
     key: Key[Array, ""],
-    network: Network | Objective,
+    network: Model | Objective,
     optimizer: optax.GradientTransformation,
     x: Float[Array, "n ..."],
     *,
@@ -115,7 +115,7 @@ def init_state(
 
 
 def make_step(
-    network: Network | Objective,
+    network: Model | Objective,
     loss_fn: Callable[..., Any],
     optimizer: optax.GradientTransformation,
     views_fn: Callable[[Array, Any], Any],

@@ -1,0 +1,159 @@
+"""Networks of NNX and Equinox in the trainer, against training loops of these libraries."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from flax import nnx
+
+from sslstep import losses, train
+
+RATE, BATCH = 0.05, 8
+IMAGES = jnp.asarray(tiny.IMAGES)
+
+
+class InNNX(nnx.Module):
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(12, 6, rngs=rngs)])
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+        self.out = nnx.Linear(6, 3, use_bias=False, rngs=rngs)
+
+    def __call__(self, x):
+        h = nnx.relu(self.norm(self.layers[0](x)))
+        return h, self.out(h)
+
+
+class InEquinox(eqx.Module):
+    hidden: eqx.nn.Linear
+    out: eqx.nn.Linear
+    power: int = 2  # what is no array is not trained
+
+    def __init__(self, key):
+        keys = jax.random.split(key)
+        self.hidden = eqx.nn.Linear(12, 6, key=keys[0])
+        self.out = eqx.nn.Linear(6, 3, key=keys[1])
+
+    def __call__(self, x):
+        h = jax.nn.relu(self.hidden(x)) ** self.power
+        return h, self.out(h)
+
+
+def batches(num_steps):
+    """The two views of each step's batch, as the trainer makes them from this key."""
+    state = train.init_state(jax.random.key(3), tiny.NETWORK, optax.sgd(RATE), IMAGES[:1])
+    seen = []
+
+    def views_fn(keys, x):
+        seen.append(tiny.noisy(keys, x))
+        return seen[-1]
+
+    step = train.make_step(tiny.NETWORK, losses.simplified_barlow_twins, optax.sgd(0.0), views_fn)
+    for row in train.batch_indices(state.key, 0, num_steps, BATCH, len(IMAGES)):
+        state, _ = step(state, IMAGES[row])
+    return seen
+
+
+def fit(model, folder=None, num_steps=4, **settings):
+    sgd = optax.sgd(RATE)
+    step = train.make_step(model, losses.simplified_barlow_twins, sgd, tiny.noisy)
+    return train.fit(
+        train.compile_step(step, devices=jax.devices()[:1]),
+        train.init_state(jax.random.key(3), model, sgd, IMAGES[:1], init_scale=0.5),
+        tiny.IMAGES,
+        num_steps=num_steps,
+        batch_size=BATCH,
+        folder=folder,
+        checkpoint_every=2,
+        **settings,
+    )
+
+
+def in_nnx(num_steps):
+    model = InNNX(nnx.Rngs(0))
+    nnx.update(model, jax.tree.map(lambda leaf: 0.5 * leaf, nnx.state(model, nnx.Param)))
+    optimizer = nnx.Optimizer(model, optax.sgd(RATE), wrt=nnx.Param)
+
+    def loss(model, x, x_prime):
+        return losses.simplified_barlow_twins(model(x)[1], model(x_prime)[1])
+
+    found = []
+    for views in batches(num_steps):
+        value, grads = nnx.value_and_grad(loss)(model, *views)
+        optimizer.update(model, grads)
+        found.append(value)
+    return model, found
+
+
+def in_equinox(num_steps):
+    params, static = eqx.partition(InEquinox(jax.random.key(0)), eqx.is_inexact_array)
+    model = eqx.combine(jax.tree.map(lambda leaf: 0.5 * leaf, params), static)
+
+    def loss(model, x, x_prime):
+        return losses.simplified_barlow_twins(*(jax.vmap(model)(v)[1] for v in (x, x_prime)))
+
+    found = []
+    for views in batches(num_steps):
+        value, grads = eqx.filter_value_and_grad(loss)(model, *views)
+        model = eqx.apply_updates(model, jax.tree.map(lambda g: -RATE * g, grads))
+        found.append(value)
+    return model, found
+
+
+def close(ours, theirs):
+    """Two compilations of a few steps in float32."""
+    leaves = jax.tree.leaves(ours), jax.tree.leaves(theirs)
+    for a, b in zip(*leaves, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_nnx_is_trained_as_by_its_own_loop():
+    model, theirs = InNNX(nnx.Rngs(0)), in_nnx(4)
+    before = nnx.to_pure_dict(nnx.state(model))
+    run = fit(model)
+    np.testing.assert_allclose(run.metrics["loss"], theirs[1], rtol=1e-5)
+    close(run.state.params, nnx.to_pure_dict(nnx.state(theirs[0], nnx.Param)))
+    close(run.state.batch_stats, nnx.to_pure_dict(nnx.state(theirs[0], nnx.BatchStat)))
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(nnx.state(model)), before)
+    nnx.update(model, run.state.params)
+    nnx.update(model, run.state.batch_stats)
+    model.eval()
+    theirs[0].eval()
+    close(model(IMAGES), theirs[0](IMAGES))
+
+
+def test_equinox_is_trained_as_by_its_own_loop():
+    model, theirs = InEquinox(jax.random.key(0)), in_equinox(4)
+    run = fit(model)
+    np.testing.assert_allclose(run.metrics["loss"], theirs[1], rtol=1e-5)
+    close(eqx.combine(run.state.params, model), theirs[0])
+    assert run.state.batch_stats == {}
+
+
+@pytest.mark.parametrize("made", [lambda: InNNX(nnx.Rngs(0)), lambda: InEquinox(jax.random.key(0))])
+def test_runs_are_recorded_and_go_on(tmp_path, made):
+    x, x_prime = tiny.noisy(jax.random.split(jax.random.key(5), 32), IMAGES)
+    evaluated = train.make_record(made(), x, x_prime, batch_size=32, train=False)
+    settings = {"record": evaluated, "record_at": range(5)}
+    whole = fit(made(), **settings)
+    fit(made(), tmp_path, num_steps=2, record=evaluated, record_at=range(3))
+    resumed = fit(made(), tmp_path, **settings)
+    jax.tree.map(np.testing.assert_array_equal, resumed.state.params, whole.state.params)
+    np.testing.assert_array_equal(resumed.records["hidden"], whole.records["hidden"])
+    scale = train.choose_init_scale(jax.random.key(0), made(), x, x_prime, target=1e-3)
+    assert 0 < float(scale) < 1
+
+
+def test_modules_of_another_form_are_refused(unchecked):
+    class Single(nnx.Module):
+        def __call__(self, x):
+            return x
+
+    with pytest.raises(ValueError, match=r"the network's __call__ must return \(h, z\)"):
+        train.make_record(Single(), jnp.ones((4, 3)), jnp.ones((4, 3)), batch_size=4, train=False)(
+            train.init_state(jax.random.key(0), Single(), optax.sgd(0.1), jnp.ones((4, 3)))
+        )
+    with pytest.raises(TypeError, match="an NNX or Equinox module"):
+        train.init_state(jax.random.key(0), lambda x: x, optax.sgd(0.1), jnp.ones((4, 3)))
