@@ -51,6 +51,6 @@ nitpick_ignore_regex = [
         r"Array|ArrayLike|Bool|DTypeLike|Float|Int|Integer|Key|Num|PyTree|Real|Shaped|UInt8|UInt32",
         # Aliases.
         r"Activation|Arrays|Kernel|(gram\.)?KernelFn|Metric|Model|Padding|Parallel|Parameterization|Pool",
-        r"Any|Callable|Iterable|Iterator|Literal|Mapping|NamedTuple|Path|Sequence|SupportsIndex|TracebackType",
+        r"Any|Callable|Iterable|Iterator|Literal|Mapping|NamedTuple|Path|Sequence|SupportsIndex|TracebackType|Variables|ndarray",
     )
 ]

@@ -2,8 +2,9 @@
 
     python -m sslstep.diagnose FOLDER
 
-:func:`sslstep.measure.diagnose` does the work, on the files of :func:`sslstep.train.fit` or of a
-:class:`sslstep.train.Recorder`. It works on a run that is going on as on a finished one.
+:func:`sslstep.measure.diagnosis.diagnose` does the work, on the files of
+:func:`sslstep.train.fit` or of a :class:`sslstep.train.Recorder`. It works on a run that is going
+on as on a finished one.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def of_run(
 
     Args:
         folder: of the run's files.
-        method: as :func:`sslstep.measure.diagnose` takes it.
+        method: as :func:`sslstep.measure.diagnosis.diagnose` takes it.
         spectrum: which of the recorded spectra: ``"correlation"``, ``"covariance"`` or
             ``"hidden"``. None: the correlation for Barlow Twins, else the covariance.
 
