@@ -13,13 +13,14 @@ its entries of W.
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, PyTree, Real
 
 from sslstep import _check
 from sslstep._linalg import HIGHEST, eigh_descending, matmul, solver_error
@@ -27,7 +28,7 @@ from sslstep.dynamics import max_learning_rate
 from sslstep.linear import Modes, modes
 from sslstep.linear._modes import require_weights
 
-__all__ = ["DivergenceError", "Trajectory", "gradient_descent", "gradient_flow"]
+__all__ = ["DivergenceError", "Trajectory", "flow", "gradient_descent", "gradient_flow"]
 
 
 class DivergenceError(FloatingPointError):
@@ -232,6 +233,78 @@ def gradient_flow(
     loss, eigenvalues, _ = jax.vmap(_measures, (0, None))(solution.ys * unit, gammas)
     kept = _reassemble(solution.ys * unit, start, moving)
     return Trajectory(times, loss, eigenvalues, kept, all_modes.eigenvectors)
+
+
+def flow(
+    velocity: Callable[[PyTree], PyTree],
+    weights: PyTree,
+    times: Float[ArrayLike, " T"],
+    *,
+    rtol: float = 1e-8,
+    max_steps: int | None = 1_000_000,
+) -> PyTree:
+    r"""Weights of any model along :math:`w' = v(w)`, integrated by diffrax.
+
+    For gradient flow of a loss v is minus its gradient. The tolerance of a weight is relative to
+    the largest of its array at the start, so that growth from a small start is resolved.
+
+    Args:
+        velocity: v, from a pytree of arrays to another of the same shapes. It is static; its
+            parameters are traced, and other values of them compile nothing, if it is a
+            :class:`jax.tree_util.Partial` of them.
+        weights: w(0).
+        times: when to record, non-decreasing, from t ≥ 0, shape ``(T,)``.
+        rtol: relative tolerance of a step; the absolute one of an array is ``rtol`` times its
+            largest initial element.
+        max_steps: of the solver; an error beyond.
+
+    Returns:
+        The weights at these times: each array with a first axis of length T.
+
+    Raises:
+        ValueError: if ``times`` are no vector, negative, or out of order.
+        RuntimeError: from diffrax, when ``max_steps`` do not suffice.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from sslstep import simulate
+        >>> decay = simulate.flow(lambda w: -w, jnp.ones(2), jnp.array([0.0, 1.0]), rtol=1e-5)
+        >>> bool(jnp.allclose(decay[1], jnp.exp(-1.0), rtol=1e-4))
+        True
+    """
+    import diffrax
+
+    times = jnp.asarray(times)
+    _check.require_vector("times", times, "(T,)")
+    _check.require_at_least("times", times, 0.0)
+    _check.require_increasing("times", times, strict=False)
+
+    # Each array in units of its own start, for which the solver has one tolerance.
+    units = jax.tree.map(lambda w: jnp.maximum(jnp.abs(w).max(), jnp.finfo(w.dtype).tiny), weights)
+
+    found = diffrax.diffeqsolve(
+        diffrax.ODETerm(_scaled_velocity),
+        diffrax.Tsit5(),
+        t0=jnp.zeros((), times.dtype),
+        t1=jnp.maximum(times[-1], jnp.finfo(times.dtype).tiny),
+        dt0=None,
+        y0=jax.tree.map(jnp.divide, weights, units),
+        args=(velocity if isinstance(velocity, Partial) else Partial(velocity), units),
+        saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol, norm=_largest),
+        max_steps=max_steps,
+    ).ys
+    return jax.tree.map(lambda w, unit: w * unit, found, units)
+
+
+def _scaled_velocity(t: ArrayLike, w: PyTree, args: tuple[Any, PyTree]) -> PyTree:
+    """Of weights in units of their own; one function, so that its compilation is kept."""
+    velocity, units = args
+    return jax.tree.map(jnp.divide, velocity(jax.tree.map(jnp.multiply, w, units)), units)
+
+
+def _largest(errors: PyTree) -> Array:
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(each)) for each in jax.tree.leaves(errors)]))
 
 
 def _flow_field(t: ArrayLike, a: Array, args: tuple[Array, Array, Array]) -> Array:

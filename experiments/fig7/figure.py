@@ -51,13 +51,14 @@ def plot(config: Config, arrays: Arrays) -> Any:
         for each in (ax, ax_dims):
             each.axhline(100 * float(arrays["chance"]), **CHANCE, label="most frequent label")
         ax.set_xscale("symlog", linthresh=10)
+        ax.set_xlim(left=0)
         ax.set_title(LABELS[method], fontsize=8)
         ax.set_xlabel("step")
         ax_dims.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax_dims.set_xlabel("dimensions learned")
     for row in axes:
         row[0].set_ylabel("probe accuracy (%)")
-    axes[1, 0].legend(*_seeds(axes[1, 0]), loc="upper left")
+    axes[1, 0].legend(*_seeds(axes[1, 0]), loc="lower center", bbox_to_anchor=(0.5, 0.05), ncols=2)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     plotting.label_panels(list(axes.ravel()))
     return fig

@@ -1,29 +1,17 @@
 """Depth and predictors, against the matrices that are trained."""
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import dynamics, linear, losses
+from sslstep import dynamics, linear, losses, simulate
 
 GAMMAS, SIGMAS = np.array([1.0, 0.6, 0.3]), np.array([1.2, 0.9, 0.8])
 
 
-def flow(slope, weights, t):
-    """weights' = -slope(weights), by diffrax."""
-    return diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, w, args: jax.tree.map(jnp.negative, slope(w))),
-        diffrax.Tsit5(),
-        t0=0.0,
-        t1=t[-1],
-        dt0=1e-3,
-        y0=weights,
-        saveat=diffrax.SaveAt(ts=t),
-        stepsize_controller=diffrax.PIDController(rtol=1e-10, atol=1e-14),
-        max_steps=200_000,
-    ).ys
+def descent(loss):
+    return lambda weights: jax.tree.map(jnp.negative, jax.grad(loss)(weights))
 
 
 def rotation(seed):
@@ -46,7 +34,7 @@ def test_deep_networks_of_balanced_layers(x64, num_layers):
         return linear.loss(product, jnp.diag(GAMMAS))
 
     t = jnp.linspace(0.0, 12.0, 25)
-    found = flow(jax.grad(loss), layers, t)
+    found = simulate.flow(descent(loss), layers, t)
     product = found[0]
     for layer in found[1:]:
         product = product @ layer
@@ -84,7 +72,7 @@ def test_networks_with_predictors(x64, predictor):
         return losses.prediction_error(q, q_prime, t, t_prime, normalise=False)
 
     t = jnp.linspace(0.0, 30.0, 31)
-    w, p = flow(lambda weights: jax.grad(loss)(weights, weights[0]), weights, t)
+    w, p = simulate.flow(descent(lambda w: loss(w, jax.lax.stop_gradient(w[0]))), weights, t)
     landscape = dynamics.self_distillation(GAMMAS, SIGMAS, p_start**2 - start**2)
     predicted = dynamics.singular_value(t[:, None], GAMMAS, start, landscape=landscape)
     np.testing.assert_allclose(jnp.linalg.norm(w, axis=1), predicted, rtol=1e-6)

@@ -1,0 +1,50 @@
+"""The figure, drawn from the arrays of a run."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.beyond.depth.experiment import Config
+from sslstep import plotting
+from sslstep.experiment import Arrays
+
+
+def plot(config: Config, arrays: Arrays) -> Any:
+    """A network of most layers beside one of one; waits against α; the other modes against α."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.8))
+    name = f"{config.scales[0]:g}"
+    for ax, num in zip(axes[0], (config.layers[0], config.layers[-1]), strict=True):
+        t, measured, curves = (
+            arrays[f"{num}/{name}/{key}"] for key in ("t", "eigenvalues", "curves")
+        )
+        plotting.mode_curves(ax, t[::20], measured[::20], curves)
+        ax.set_xlabel(r"effective time $t$")
+        ax.set_ylabel(r"eigenvalues of $C$")
+        ax.set_title(rf"$L$ = {num}, $\alpha$ = {float(name):.2g}", fontsize=8)
+    axes[0, 0].legend(loc="lower right")
+    scales = arrays["scales"]
+    for num, color in zip(config.layers, plotting.CATEGORIES, strict=False):
+        here = [f"{num}/{scale:g}" for scale in config.scales]
+        predicted = np.array([arrays[f"{each}/predicted"][0] for each in here])
+        axes[1, 0].loglog(scales, predicted, **{**plotting.THEORY, "color": color})
+        for ax, key in ((axes[1, 0], "step_times"), (axes[1, 1], "others")):
+            found = [
+                [np.ravel(arrays[f"{each}/random/{seed}/{key}"])[0] for seed in config.seeds]
+                for each in here
+            ]
+            ax.loglog(scales, found, "o", color=color, markersize=3, fillstyle="none")
+            own = [np.ravel(arrays[f"{each}/{key}"])[0] for each in here]
+            ax.loglog(scales, own, "s", color=color, markersize=4, label=f"$L$ = {num}")
+        gammas = arrays["gammas"]
+        power = 1 - gammas[1] / gammas[0] if num == 1 else 1.0
+        middle = np.sqrt(own[0] * own[-1]) / np.sqrt(scales[0] * scales[-1]) ** power
+        axes[1, 1].loglog(scales, middle * scales**power, **{**plotting.THEORY, "color": color})
+    for ax in axes[1]:
+        ax.set_xlabel(r"initial scale $\alpha$")
+    axes[1, 0].set_ylabel("first step time")
+    axes[1, 1].set_ylabel("other modes / first, learned")
+    axes[1, 0].legend(title="squares: balanced; circles: random", fontsize=6, title_fontsize=6)
+    plotting.label_panels(list(axes.ravel()))
+    return fig
