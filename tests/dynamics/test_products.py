@@ -34,7 +34,7 @@ def test_deep_networks_of_balanced_layers(x64, num_layers):
         return linear.loss(product, jnp.diag(GAMMAS))
 
     t = jnp.linspace(0.0, 12.0, 25)
-    found = simulate.flow(descent(loss), layers, t)
+    found = simulate.flow(descent(loss), layers, t, rtol=1e-10)
     product = found[0]
     for layer in found[1:]:
         product = product @ layer
@@ -72,7 +72,8 @@ def test_networks_with_predictors(x64, predictor):
         return losses.prediction_error(q, q_prime, t, t_prime, normalise=False)
 
     t = jnp.linspace(0.0, 30.0, 31)
-    w, p = simulate.flow(descent(lambda w: loss(w, jax.lax.stop_gradient(w[0]))), weights, t)
+    velocity = descent(lambda weights: loss(weights, jax.lax.stop_gradient(weights[0])))
+    w, p = simulate.flow(velocity, weights, t, rtol=1e-10)
     landscape = dynamics.self_distillation(GAMMAS, SIGMAS, p_start**2 - start**2)
     predicted = dynamics.singular_value(t[:, None], GAMMAS, start, landscape=landscape)
     np.testing.assert_allclose(jnp.linalg.norm(w, axis=1), predicted, rtol=1e-6)
