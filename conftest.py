@@ -71,9 +71,9 @@ def strict_promotion() -> Iterator[None]:
 # JAX makes an MLIR context for each program and keeps it with the program: 1.2 MB and 3 ms each,
 # most of the memory and a fifth of the time of a small program. One serves them all, but for
 # programs that JAX compiles while it lowers another, which would be written into that one.
-if hasattr(mlir, "make_ir_context"):
-    _new_context = mlir.make_ir_context
-    _shared_context = functools.cache(_new_context)
+_new_context = getattr(mlir, "make_ir_context", None)
+_shared_context = functools.cache(_new_context or (lambda: None))
+if _new_context is not None:
 
     def _context() -> mlir.ir.Context:
         return _new_context() if mlir.ir.Context.current else _shared_context()
