@@ -85,11 +85,32 @@ class Objective:
         return targets
 
 
-class JointEmbedding(Objective):
-    """A network's embeddings of each view: what :func:`make_step` makes of a network."""
+class _OfNetwork(Objective):
+    """Of one network, whose variables are all that there are."""
+
+    def __init__(self, network: Model) -> None:
+        self.network = adapted(network)
+
+    def init(self, key: Any, x: Any, train: bool = False) -> Variables:
+        """Those of the network."""
+        return self.network.init(key, x, train=train)
+
+    def apply(self, variables: Variables, x: Any, *, train: bool, mutable: Any = False) -> Any:
+        """(h, z) of the network."""
+        return self.network.apply(variables, x, train=train, mutable=mutable)
+
+
+class JointEmbedding(_OfNetwork):
+    """A network's embeddings of each view: what :func:`make_step` makes of a network.
+
+    Args:
+        network: from an input to (h, z), as :func:`make_step` takes it.
+        joint_views: as :func:`make_step` takes it.
+    """
 
     def __init__(self, network: Model, joint_views: bool = False) -> None:
-        self.network, self.joint_views = network, joint_views
+        super().__init__(network)
+        self.joint_views = joint_views
 
     def outputs(
         self, variables: Variables, targets: PyTree, views: PyTree
@@ -226,7 +247,7 @@ class SelfDistillation(Objective):
         return jax.tree.map(follow, targets, _part(variables, "network"))
 
 
-class Reconstruction(Objective):
+class Reconstruction(_OfNetwork):
     """A network that predicts the pixels of an image of which it sees a part: masked autoencoders.
 
     The network's hidden representations h are those of what is seen, and its z, as wide as an image
@@ -255,17 +276,6 @@ class Reconstruction(Objective):
         1
     """
 
-    def __init__(self, network: Model) -> None:
-        self.network = adapted(network)
-
-    def init(self, key: Any, x: Any, train: bool = False) -> Variables:
-        """Those of the network."""
-        return self.network.init(key, x, train=train)
-
-    def apply(self, variables: Variables, x: Any, *, train: bool, mutable: Any = False) -> Any:
-        """(h, z) of the network."""
-        return self.network.apply(variables, x, train=train, mutable=mutable)
-
     def outputs(
         self, variables: Variables, targets: PyTree, views: PyTree
     ) -> tuple[tuple[Array, ...], Variables]:
@@ -274,6 +284,15 @@ class Reconstruction(Objective):
         (_, prediction), updated = forward_in_training(self.network, variables, seen)
         rows = [jnp.broadcast_to(part, truth.shape) for part in (truth, hidden)]
         return (prediction, *(part.reshape(len(part), -1) for part in rows)), updated
+
+
+def as_objective(network: Model | Objective, joint_views: bool = False) -> Objective:
+    """What is trained, of a network or as it is."""
+    if not isinstance(network, Objective):
+        return JointEmbedding(network, joint_views)
+    if joint_views:
+        raise ValueError("joint_views is for a network; an objective says how views pass.")
+    return network
 
 
 def _part(variables: Variables, name: str) -> dict[str, Any]:

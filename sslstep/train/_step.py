@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Real
 from sslstep import _check, _keys, nn
 from sslstep.train import _spread
 from sslstep.train._network import Model, initial_variables
-from sslstep.train._objective import JointEmbedding, Objective
+from sslstep.train._objective import Objective, as_objective
 
 __all__ = ["Metrics", "Step", "TrainState", "init_state", "make_step"]
 
@@ -103,14 +103,13 @@ def init_state(
     key_params, key_steps = jax.random.split(key)
     variables = initial_variables(network, key_params, x)
     params = nn.scale_init(variables["params"], init_scale, where)
-    objective = network if isinstance(network, Objective) else JointEmbedding(network)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(params),
         key=key_steps,
-        targets=objective.first_targets({**variables, "params": params}),
+        targets=as_objective(network).first_targets({**variables, "params": params}),
     )
 
 
@@ -188,12 +187,7 @@ def make_step(
         (1, ())
     """
     _check.require_at_least("num_microbatches", num_microbatches, 1)
-    if isinstance(network, Objective):
-        if joint_views:
-            raise ValueError("joint_views is for a network; an objective says how views pass.")
-        chosen = network
-    else:
-        chosen = JointEmbedding(network, joint_views)
+    chosen = as_objective(network, joint_views)
     optimizer = optax.with_extra_args_support(optimizer)
     takes = inspect.signature(optimizer.update).parameters
     takes_any = any(each.kind is each.VAR_KEYWORD for each in takes.values())

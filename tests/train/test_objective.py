@@ -114,6 +114,16 @@ def test_a_loss_of_three_views(x64):
         np.testing.assert_allclose(new, w - RATE * gradient, rtol=1e-12)
 
 
+def test_the_simplest_case_is_an_objective_too(x64):
+    """A network, and the objective that is made of it, by name."""
+    loss, sgd = losses.simplified_barlow_twins, optax.sgd(1e-3)
+    found = []
+    for each in (Encoder(), train.JointEmbedding(Encoder())):
+        state = train.init_state(jax.random.key(0), each, sgd, jnp.asarray(X[:, 0]))
+        found.append(train.make_step(each, loss, sgd, both)(state, jnp.asarray(X))[0].params["w"])
+    np.testing.assert_array_equal(*found)
+
+
 def own_loss(z, z_prime):
     loss = losses.simplified_barlow_twins(z, z_prime)
     return loss, {"largest": jnp.abs(z).max()}
