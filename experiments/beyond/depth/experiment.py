@@ -99,7 +99,9 @@ def _eigenvalues(layers: list[jax.Array], gammas: jax.Array) -> jax.Array:
 def _trained(layers: list[jax.Array], gammas: jax.Array, until: jax.Array) -> Arrays:
     """Eigenvalues of C along gradient flow, and what is read off them."""
     t = jnp.linspace(0.0, until, 4000)
-    found = np.asarray(_eigenvalues(simulate.flow(Partial(_velocity, gammas), layers, t), gammas))
+    found = np.asarray(
+        _eigenvalues(simulate.flow(Partial(_velocity, gammas), layers, t, rtol=1e-8), gammas)
+    )
     times = np.asarray(spectrum.step_times(t, found))
     # The length of all other modes at the first step, in units of the first when it is learned.
     # They change slowly, and the first from one record to the next.
