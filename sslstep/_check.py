@@ -79,6 +79,16 @@ def require_matrix(name: str, value: Any, wanted: str) -> tuple[int, int]:
     return shape
 
 
+def require_same_samples(a: Any, b: Any, what: str) -> None:
+    """Check that `a` and `b` are matrices with one row for each of the same samples."""
+    rows, _ = require_matrix("a", a, "(n, d)")
+    others, _ = require_matrix("b", b, "(n, k)")
+    if rows != others:
+        raise ValueError(
+            f"a and b hold {what} of the same samples, one row each: got {rows} and {others} rows."
+        )
+
+
 def require_vector(name: str, value: Any, wanted: str, *, least: int = 1) -> None:
     """Check that `value` is a vector of at least `least` numbers."""
     shape = shape_of(value)

@@ -11,6 +11,7 @@ import optax
 from jax.typing import ArrayLike
 
 from sslstep import data, dynamics, losses, nn, optim
+from sslstep.measure import steps
 
 Method = Literal["barlow_twins", "simclr", "vicreg"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -89,10 +90,8 @@ class Recipe:
         Where no theory says: the largest value that each has, of those that outgrow the largest
         initial eigenvalue twentyfold; for the others, the median of these.
         """
-        largest: np.ndarray = eigenvalues.max(axis=0)
-        grown = largest > 20 * eigenvalues[0, 0]
-        largest[~grown] = np.median(largest[grown]) if grown.any() else largest[0]
-        return largest
+        levels = steps.grown_levels(eigenvalues)
+        return np.where(np.isfinite(levels), levels, eigenvalues.max())
 
     def resting_losses(self) -> np.ndarray | None:
         """Where theory has the loss rest while k = 0...d dimensions are learned, if it says so.

@@ -180,13 +180,7 @@ def retrieval_ranks(
 
 def _bases(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
     """Orthonormal bases of the columns' spans as columns, the smaller one last."""
-    rows, _ = _check.require_matrix("a", a, "(n, d)")
-    others, _ = _check.require_matrix("b", b, "(n, k)")
-    if rows != others:
-        raise ValueError(
-            f"a and b hold embeddings of the same samples, one row each: got {rows} and {others} "
-            f"rows."
-        )
+    _check.require_same_samples(a, b, "embeddings")
     p, p_prime = _basis("a", a), _basis("b", b)
     return (p, p_prime) if p.shape[1] >= p_prime.shape[1] else (p_prime, p)
 

@@ -13,8 +13,6 @@ from sslstep.measure import spectrum, steps
 
 __all__ = ["Diagnosis", "NextStep", "Rest", "diagnose"]
 
-# An eigenvalue has grown where it is so many times the largest initial one.
-_GROWN = 20
 # A dimension that had risen has collapsed where no more than this is left of its level.
 _LEFT = 0.1
 # How many standard errors the slope of a waiting eigenvalue is above zero where it grows.
@@ -240,7 +238,7 @@ def diagnose(
     if method is not None:
         _check.require_one_of("method", method, ("barlow_twins", "vicreg"))
     known, losses = _theory(method, dim)
-    level = _grown(values) if known is None else known
+    level = steps.grown_levels(values) if known is None else known
     if plateau is not None:
         _check.require_at_least("plateau", plateau, 0.0, strict=True)
         level = np.broadcast_to(np.asarray(plateau, float), (dim,))
@@ -285,15 +283,6 @@ def _theory(method: str | None, dim: int) -> tuple[np.ndarray | None, np.ndarray
         found = vicreg_plateau(np.arange(dim + 1), dim)
         return np.asarray(found.eigenvalue, float)[1:], np.asarray(found.loss, float)
     return None, None
-
-
-def _grown(values: np.ndarray) -> np.ndarray:
-    """What each eigenvalue has risen to; of those that wait, what the others have."""
-    largest = values.max(axis=0)
-    grown = largest > _GROWN * values[0, 0]
-    if not grown.any():
-        return np.full(len(largest), np.inf)
-    return np.where(grown, largest, np.median(largest[grown]))
 
 
 def _rests(

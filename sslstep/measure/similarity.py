@@ -84,13 +84,7 @@ def procrustes_distance(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) 
 
 def _units(a: ArrayLike, b: ArrayLike) -> list[Array]:
     """Both centred and of Frobenius norm 1; NaN if nothing is left."""
-    rows, _ = _check.require_matrix("a", a, "(n, d)")
-    others, _ = _check.require_matrix("b", b, "(n, k)")
-    if rows != others:
-        raise ValueError(
-            f"a and b hold representations of the same samples, one row each: got {rows} and "
-            f"{others} rows."
-        )
+    _check.require_same_samples(a, b, "representations")
     _check.require_finite("a", a)
     _check.require_finite("b", b)
     found = []

@@ -100,6 +100,34 @@ def rises(
     return Rises(*(spectrum.step_times(times, relative, level) for level in (low, 0.5, high)))
 
 
+def grown_levels(
+    eigenvalues: Real[ArrayLike, "T d"], factor: Real[ArrayLike, ""] = 20.0
+) -> Float[np.ndarray, " d"]:
+    """What each eigenvalue rises to, where no theory says.
+
+    The largest value that each has, of those that outgrow the largest initial eigenvalue so many
+    times; for the others, the median of these.
+
+    Args:
+        eigenvalues: T records of d of them, in descending order, shape ``(T, d)``.
+        factor: how many times.
+
+    Returns:
+        Levels, shape ``(d,)``; ``inf`` if no eigenvalue outgrows the start.
+
+    Example:
+        >>> import numpy as np
+        >>> from sslstep.measure import steps
+        >>> steps.grown_levels(np.array([[0.02, 0.01, 0.01], [3.0, 0.9, 0.02]]))
+        array([3.  , 0.9 , 1.95])
+    """
+    values = np.asarray(eigenvalues, float)
+    largest: np.ndarray = values.max(axis=0)
+    grown = largest > factor * values[0, 0]
+    rest = np.median(largest[grown]) if grown.any() else np.inf
+    return np.where(grown, largest, rest)
+
+
 def isolated(rises: Rises) -> Bool[np.ndarray, " d"]:
     r"""Which dimensions are learned alone: no other rises between their begin and their end.
 
