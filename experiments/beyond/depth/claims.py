@@ -35,20 +35,25 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
         if num == 1:
             # t = ln(1/α) / 4γ + const: the slope, not an exponent.
             slopes = np.polyfit(np.log(1 / scales), first, 1)[0] * 4 * gammas[0]
-            wait = ("in units of ln(1/α) / 4γ_1 its slope", 1.0, slopes)
+            wait = ("Eq. 16", "in units of ln(1/α) / 4γ_1 its slope", 1.0, slopes)
         else:
             exponents = power_law.fit(scales, first).exponents
-            wait = ("its exponent in α", -2 * (num - 1) / num, exponents)
+            wait = ("Eq. 16", "its exponent in α", -2 * (num - 1) / num, exponents)
         wanted = 1 - gammas[1] / gammas[0] if num == 1 else 1.0
-        rest = ("their exponent in α", wanted, power_law.fit(scales, others).exponents)
-        for what, (kind, expected, found) in (
+        rest = (
+            "Result 4.6",
+            "their exponent in α",
+            wanted,
+            power_law.fit(scales, others).exponents,
+        )
+        for what, (where, kind, expected, found) in (
             ("the wait for the first dimension", wait),
             ("the other modes beside the first when it is half learned", rest),
         ):
             out.append(
                 claims.over_seeds(
                     f"{layers}, random: {what}; {kind}",
-                    "Result 4.6" if "other" in what else "Eq. 16",
+                    where,
                     "=",
                     expected=float(expected),
                     measured=[float(each) for each in found],

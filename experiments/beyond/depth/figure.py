@@ -25,7 +25,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.set_title(rf"$L$ = {num}, $\alpha$ = {float(name):.2g}", fontsize=8)
     axes[0, 0].legend(loc="lower right")
     scales = arrays["scales"]
-    for num, color in zip(config.layers, plotting.CATEGORIES, strict=False):
+    for num, color, marker in zip(config.layers, plotting.CATEGORIES, "os^D", strict=False):
         here = [f"{num}/{scale:g}" for scale in config.scales]
         predicted = np.array([arrays[f"{each}/predicted"][0] for each in here])
         axes[1, 0].loglog(scales, predicted, **{**plotting.THEORY, "color": color})
@@ -34,9 +34,9 @@ def plot(config: Config, arrays: Arrays) -> Any:
                 [np.ravel(arrays[f"{each}/random/{seed}/{key}"])[0] for seed in config.seeds]
                 for each in here
             ]
-            ax.loglog(scales, found, "o", color=color, markersize=3, fillstyle="none")
+            ax.loglog(scales, found, marker, color=color, markersize=3, fillstyle="none")
             own = [np.ravel(arrays[f"{each}/{key}"])[0] for each in here]
-            ax.loglog(scales, own, "s", color=color, markersize=4, label=f"$L$ = {num}")
+            ax.loglog(scales, own, marker, color=color, markersize=4, label=f"$L$ = {num}")
         gammas = arrays["gammas"]
         power = 1 - gammas[1] / gammas[0] if num == 1 else 1.0
         middle = np.sqrt(own[0] * own[-1]) / np.sqrt(scales[0] * scales[-1]) ** power
@@ -45,6 +45,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.set_xlabel(r"initial scale $\alpha$")
     axes[1, 0].set_ylabel("first step time")
     axes[1, 1].set_ylabel("other modes / first, learned")
-    axes[1, 0].legend(title="squares: balanced; circles: random", fontsize=6, title_fontsize=6)
+    handles, labels = axes[1, 0].get_legend_handles_labels()
+    title = "(C, D) full: balanced layers; hollow: random layers; dashed: theory"
+    fig.legend(handles, labels, title=title, loc="outside lower center", ncols=len(labels))
     plotting.label_panels(list(axes.ravel()))
     return fig
