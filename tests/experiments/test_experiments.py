@@ -839,7 +839,7 @@ def test_help(commands, tmp_path, name):
     assert f"python -m experiments run {name}" in shown
     for option in ("--preset", "--strict", "--out", *ALSO.get(name, ())):
         assert option in shown
-    on_images = name not in ("fig6", "fig8", "fig9")
+    on_images = hasattr(load(find("experiments")[name]).presets["cpu"], "data_dir")
     assert on_images == ("--skip-unfit" in shown)
     status, _, errors = commands(tmp_path / "wrong", "run", name, "--preset", "gpu")
     assert status == 2

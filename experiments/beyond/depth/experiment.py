@@ -3,13 +3,16 @@ r"""How long linear networks of several layers wait: depth makes a power of the 
     make depth    or    python -m experiments run depth
 
 Section 4's linear model has one layer, and its waits grow as the logarithm of 1/α. Here W is a
-product of L square layers, each drawn at the scale α^(1/L), so that W starts near α for every L.
-(A): eigenvalues of C against time, of balanced layers whose singular vectors are Γ's; solid:
-trained, dashed: `dynamics.deep`. (B): when the first mode is learned against α, balanced and from
-random layers. (C): what the other modes are, beside the first, when the first is half learned: how
-far Result 4.6's separation of modes goes. Expected: the wait is s₀^(-2(L-1)/L) / (8 γ (L-1)) from
-balanced layers, for L = 1 a logarithm, and from random ones it has the same exponent; the rest of
-the modes falls as α^(1 - γ₂/γ₁) for L = 1, and as α for more layers. Preset cpu: two minutes.
+product of L square layers, each drawn at the scale α^(1/L), which starts W near α for every L.
+
+Panel (A): eigenvalues of C against time, of balanced layers whose singular vectors are Γ's; solid:
+trained, dashed: `dynamics.deep`. Panel (B): when the first mode is learned against α, balanced and
+from random layers. Panel (C): how far Result 4.6's separation of modes goes, by the size of the
+other modes when the first is half learned.
+
+Expected: the wait is s₀^(-2(L-1)/L) / (8 γ (L-1)) from balanced layers, for L = 1 a logarithm, and
+from random ones it has the same exponent. The rest of the modes falls as α^(1 - γ₂/γ₁) for L = 1,
+and as α for more layers. Preset cpu: two minutes.
 """
 
 from dataclasses import dataclass
