@@ -5,7 +5,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parents[1])]
 
 # For the kernels that run the pages' examples: this environment's Python, on CPU.
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
@@ -21,10 +21,12 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "api_is_complete",
+    "experiment_pages",
     "signatures_as_written",
 ]
-exclude_patterns = ["_build", "benchmarks_report.md"]  # the latter is a part of benchmarks.md
+exclude_patterns = ["_build", "benchmarks_report.md", "recorded"]  # parts of other pages
 html_theme = "furo"
+html_static_path = ["_static"]
 html_title = "sslstep"
 
 myst_enable_extensions = ["amsmath", "dollarmath"]
