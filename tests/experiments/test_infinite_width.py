@@ -33,13 +33,13 @@ def test_a_small_run_and_its_claims(tmp_path, require_documented):
     assert arrays["mlp_correct"][-1].mean() > 1.5 * float(arrays["chance"])
 
 
-def _accuracies(shift, scatter=0.0):
-    """Two laziness factors, three networks each, whose probes are off from what is predicted."""
+def _claims_of_networks(shift=0.0, scatter=0.0, height=1.0, late=1.0):
+    """Two laziness factors, three networks each: probes that are off, low or late eigenvalues."""
     config = infinite_width.Config()
     rng = np.random.default_rng(0)
     gammas, t = 2.0 ** -np.arange(config.num_modes), np.geomspace(0.1, 1e4, 400)
     tau = np.log(1e8) / (8 * gammas[: config.dim])
-    curves = 1 / (1 + np.exp(-8 * gammas[: config.dim] * (t[:, None] - tau)))
+    curves = height / (1 + np.exp(-8 * gammas[: config.dim] * (t[:, None] - late * tau)))
     correct = np.zeros((len(infinite_width_claims.dims(config)), 1000), bool)
     correct[:, :400] = True
     off = shift + scatter * np.array([1.0, -1.0, 0.5])
@@ -52,8 +52,28 @@ def _accuracies(shift, scatter=0.0):
         arrays |= {f"{name}_correct": measured, f"{name}_eigenvalues": np.tile(curves, (3, 1, 1))}
         arrays |= {f"{name}_accuracy": np.outer(0.4 + off, np.ones(len(t)))}
     made = infinite_width_claims._check_networks(config, arrays)
-    made += infinite_width_claims._check_accuracy(config, arrays)
+    return made + infinite_width_claims._check_accuracy(config, arrays)
+
+
+def _accuracies(shift, scatter=0.0):
+    made = _claims_of_networks(shift, scatter)
     return [claim.verdict for claim in made if "accuracy" in claim.statement]
+
+
+def test_networks_that_do_not_learn_or_learn_late_are_told():
+    def verdicts(words, **wrong):
+        return {claim.holds for claim in _claims_of_networks(**wrong) if words in claim.statement}
+
+    assert verdicts("all d modes are learned") == verdicts("step times predicted") == {True}
+    assert verdicts("all d modes are learned", height=0.9) == {False}
+    assert verdicts("step times predicted", late=2.5) == {False}
+
+
+def test_contrastive_eigenvalues_above_the_kernels_own_are_told():
+    config = infinite_width.Config(laziness=())
+    arrays = {f"{name}_gammas": np.array([2.0, 1.01]) for name in ("mlp", "cnn")}
+    arrays |= {f"{name}_principal_gammas": np.array([2.0, 1.0]) for name in ("mlp", "cnn")}
+    assert [claim.holds for claim in infinite_width_claims.check(config, arrays)] == [False] * 2
 
 
 def test_accuracies_are_held_against_points_and_not_against_their_errors():

@@ -116,6 +116,16 @@ def test_step_times_of_a_kernel_are_held_against_a_constant_wait():
     assert never == ["NO", "NO"]
 
 
+def test_a_kernel_that_is_right_and_does_not_grow_refutes_the_reasons():
+    config = predicted_steps.Config()
+    arrays = _predicted_arrays(config.seeds, _next(lambda true, rng: true))
+    for seed in config.seeds:
+        arrays[f"{seed}/all/predicted"] = arrays[f"{seed}/unlearned/predicted"]
+        arrays[f"{seed}/all/gammas"] = np.ones((2, 2))
+    made = predicted_steps_claims.check(config, arrays)
+    assert [claim.verdict for claim in made][1:] == ["yes", "yes", "NO", "NO"]
+
+
 def test_predictions_that_never_come_due_are_scored():
     waits = predicted_steps_claims._Waits(
         at=np.array([0.0, 1, 2, 3]),
@@ -201,6 +211,12 @@ def test_claims_of_lars():
     bad = lars_steps_claims.check(config, _lars_arrays(config, lambda gammas: 1e5 / gammas))
     failed = [claim.verdict for claim in bad]
     assert failed == ["yes", "NO", "yes", "NO", "NO", "NO"], claims.table([("all", bad)])
+    steeper = _lars_arrays(config, law) | {
+        f"sgd/{scale:g}/half": np.arange(1, 9) ** (2 * config.exponent) for scale in config.scales
+    }
+    exponent = lars_steps_claims.check(config, steeper)[2]
+    assert exponent.holds is False
+    assert exponent.measured == pytest.approx(-2)
     # The common start, which made an exponent of the step times small, is no evidence.
     shifted = lars_steps_claims.check(
         config, _lars_arrays(config, lambda gammas: 1e6 + 1e3 / gammas)

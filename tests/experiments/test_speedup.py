@@ -52,6 +52,12 @@ def test_a_small_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
         assert len(np.unique(trials[:, :2], axis=0)) == len(trials)
         best = trials[np.argmin(trials[:, 2]), :2]
         np.testing.assert_array_equal(best, arrays[f"linear/{name}/chosen"])
+    # A remedy that takes as many steps as plain descent is no remedy.
+    slow = arrays | {
+        f"linear/preconditioned/{key}": arrays[f"linear/plain/{key}"]
+        for key in ("times", "eigenvalues", "finite")
+    }
+    assert [claim.holds for claim in speedup_claims.check(SMALL, slow)] == [False, False]
     table = (tmp_path / "here" / "table.md").read_text()
     assert "| preconditioned |" in table
     assert "### linear model" in table
