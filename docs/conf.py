@@ -17,8 +17,8 @@ release = metadata.version("sslstep")
 
 extensions = [
     "myst_nb",
+    "sphinx-mathjax-offline",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "api_is_complete",
     "experiment_pages",
