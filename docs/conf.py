@@ -52,7 +52,7 @@ nitpick_ignore_regex = [
         r"(collections|diffrax|flax|jax|jaxlib|jaxtyping|jnp|linen|matplotlib|np|numpy|optax|os|pathlib|types)\..*",
         r"Array|ArrayLike|Bool|DTypeLike|Float|Int|Integer|Key|Num|PyTree|Real|Shaped|UInt8|UInt32",
         # Aliases.
-        r"Activation|Arrays|Kernel|(gram\.)?KernelFn|Metric|Model|Padding|Parallel|Parameterization|Pool",
+        r"Activation|Arrays|Kernel|(gram\.)?KernelFn|Method|Metric|Model|Padding|Parallel|Parameterization|Pool",
         r"Any|Callable|Iterable|Iterator|Literal|Mapping|NamedTuple|Path|Sequence|SupportsIndex|TracebackType|Variables|ndarray",
     )
 ]

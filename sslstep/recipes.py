@@ -1,4 +1,9 @@
-"""How each method is trained: its projector, loss, views and optimiser, as settings."""
+"""How each method is trained: its projector, loss, views and optimiser, as settings.
+
+The settings of Appendix D.2 and E are ``PAPER_SMALL_INIT``, ``PAPER_STANDARD_INIT`` and
+``PAPER_TABLES``; ``SMALL_INIT`` and ``STANDARD_INIT`` are for a small ResNet on 32x32 images and two
+cores. Each has one recipe of each method: ``SMALL_INIT.of("simclr")``.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +18,8 @@ from jax.typing import ArrayLike
 from sslstep import data, dynamics, losses, nn, optim
 from sslstep.measure import steps
 
+__all__ = ["BarlowTwins", "Recipe", "Recipes", "SimCLR", "VICReg"]
+
 Method = Literal["barlow_twins", "simclr", "vicreg"]
 METHODS: tuple[Method, ...] = get_args(Method)
 LABELS: Mapping[Method, str] = {
@@ -24,7 +31,18 @@ LABELS: Mapping[Method, str] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all methods have."""
+    """The settings that all methods have, and the objects that training is made of.
+
+    A method is a subclass. :meth:`head`, :meth:`loss_fn`, :meth:`make_views` and
+    :meth:`make_optimizer` return the arguments of :func:`sslstep.train.make_step`.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from sslstep import recipes
+        >>> recipe = replace(recipes.SMALL_INIT.of("vicreg"), dim=4, learning_rate=0.02)
+        >>> recipe.loss_fn().func.__name__, recipe.init_scale
+        ('vicreg', 0.2)
+    """
 
     dim: int = 16
     """Embedding dimension d."""
@@ -146,7 +164,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class BarlowTwins(Recipe):
-    """Barlow Twins."""
+    """Barlow Twins: :func:`sslstep.losses.barlow_twins` with the publication's projector."""
 
     off_diagonal: float = 1.0
     """λ, the weight of C's off-diagonal terms."""
@@ -200,7 +218,7 @@ class BarlowTwins(Recipe):
 
 @dataclass(frozen=True)
 class SimCLR(Recipe):
-    """SimCLR."""
+    """SimCLR: :func:`sslstep.losses.simclr` with the authors' or the paper's projector."""
 
     temperature: float = 0.2
     """τ of the loss."""
@@ -223,7 +241,7 @@ class SimCLR(Recipe):
 
 @dataclass(frozen=True)
 class VICReg(Recipe):
-    """VICReg."""
+    """VICReg: :func:`sslstep.losses.vicreg` with the publication's projector."""
 
     invariance: float = 25.0
     """λ, the weight of the distance of the two views."""
