@@ -47,23 +47,31 @@ class Claims(SphinxDirective):
         self.env.note_dependency(str(folder / "claims.json"))
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         made = claims.load(folder / "claims.json")
-        lines = [
+        over_seeds = any(claim.seeds for claim in made)
+        head = ["claim", "source", "measured", "each seed", "predicted", "holds"]
+        rows = [head, ["---"] * len(head), *map(_cells, made)]
+        rows = rows if over_seeds else [[*row[:3], *row[4:]] for row in rows]
+        text = (
             f"{claims.count(made)} Measured on {about['date']} with commit {about['commit']}, JAX "
-            f"{about['jax']}, {about['host']}. Brackets: 95% intervals of the mean over seeds.",
-            "",
-            "| claim | source | measured | predicted | holds |",
-            "|---|---|---|---|---|",
-            *map(_row, made),
-        ]
-        return self.parse_text_to_nodes("\n".join(lines))
+            f"{about['jax']}, {about['host']}."
+        )
+        if over_seeds:
+            text += " Brackets: 95% intervals of the mean over seeds."
+        return self.parse_text_to_nodes("\n".join([text, "", *map(_line, rows)]))
 
 
-def _row(claim: claims.Claim) -> str:
-    low, high = claim.interval or (None, None)
-    spread = "" if low is None or len(claim.seeds) < 2 else f" [{low:.3g}, {high:.3g}]"
+def _cells(claim: claims.Claim) -> list[str]:
+    measured = f"{claim.measured:.4g}"
+    if len(claim.seeds) > 1 and claim.interval is not None:
+        measured += " [{:.3g}, {:.3g}]".format(*claim.interval)
+    seeds = ", ".join(f"{value:.3g}" for value in claim.seeds)
     margin = f" ± {claim.tolerance:.2g}" if claim.tolerance else ""
-    predicted = f"{claim.relation} {claim.expected:.4g}{margin}"
-    cells = claim.statement, claim.where, f"{claim.measured:.4g}{spread}", predicted, claim.verdict
+    relation = {"<=": "≤", ">=": "≥"}.get(claim.relation, claim.relation)
+    predicted = f"{relation} {claim.expected:.4g}{margin}"
+    return [claim.statement, claim.where, measured, seeds, predicted, claim.verdict]
+
+
+def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

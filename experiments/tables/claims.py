@@ -70,7 +70,7 @@ def _cell(of_seeds: np.ndarray) -> str:
     if not len(of_seeds):
         return "-"  # of an older version
     mean = f"{of_seeds.mean():.3f}"
-    return mean if len(of_seeds) == 1 else f"{mean} ({of_seeds.min():.2f} to {of_seeds.max():.2f})"
+    return mean if len(of_seeds) == 1 else f"{mean} ({of_seeds.min():.3f} to {of_seeds.max():.3f})"
 
 
 def _markdown(rows: list[list[str]]) -> str:
