@@ -79,8 +79,14 @@ data: data-name .venv-data/.run  ## fetch and prepare NAME=cifar10 or stl10 in D
 
 ##@ Develop
 .PHONY: test
-test: $(VENV)/.test $(VENV)/.torch  ## all tests and the docstrings' examples (ARGS go to pytest)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
+test: $(VENV)/.test $(VENV)/.torch  ## the tests that are not slow, and the docstrings' examples (ARGS go to pytest)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(VENV)/.test $(VENV)/.torch  ## the slow tests: experiments, devices, processes that are killed
+	$(PYTEST) -m slow $(ARGS)
+
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .PHONY: check
 check: $(VENV)/.check  ## ruff, mypy, and the documentation with warnings as errors
@@ -103,7 +109,7 @@ bench: $(VENV)/.bench $(VENV)/.torch  ## all benchmarks, ten minutes each at mos
 .PHONY: canary
 canary:  ## the tests on the newest of everything, pre-releases too, in .venv-canary made anew
 	rm -rf .venv-canary
-	UV_PRERELEASE=allow $(MAKE) test VENV=.venv-canary LOCK=
+	UV_PRERELEASE=allow $(MAKE) test test-slow VENV=.venv-canary LOCK=
 
 .PHONY: lock
 lock: $(VENV)/.uv  ## requirements.lock: the newest versions that setup.cfg admits, for each Python

@@ -17,10 +17,15 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MPLBACKEND"] = "Agg"
 
+# As many workers as cores, and small matrices: more threads only wait for each other. NumPy and
+# SciPy read it when they are first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # Tests run thousands of small programs, most of them once, and compiling them takes most of the
 # time. So they are compiled quickly rather than to run quickly: without LLVM's optimisations. With
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 they are compiled as for users; so are, always, the experiments
-# whose claims CI checks and the documentation's code.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 they are compiled as for users. So are, in any case, the figures
+# whose claims CI checks (`make quick`) and the documentation's code (`make check`): pytest starts
+# neither, and nothing else sets this variable.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if version("jaxlib").startswith("0.10."):
     # Its fusions are compiled by way of MLIR, which takes 30% of a test's time. Later versions know

@@ -64,6 +64,7 @@ def test_the_last_report_has_every_benchmark() -> None:
     assert "Not done" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_benchmarks_hand_over_what_they_print(
     name: str,

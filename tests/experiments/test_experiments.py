@@ -84,7 +84,7 @@ SPOIL = {
     [
         (load("experiments.fig6"), []),
         (load("experiments.fig8"), []),
-        (load("experiments.fig1ab"), SMALL),
+        pytest.param(load("experiments.fig1ab"), SMALL, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -110,6 +110,7 @@ def test_runs_write_their_folder_and_claims_hold(
         assert [claim.holds for claim in spoilt] == [False] * len(made)
 
 
+@pytest.mark.slow
 def test_faster_losses_on_one_spectrum(tmp_path, require_documented):
     """In single precision: six trainings compile, whatever the number of spectra."""
     args = ["--ratios", "30", "--shown", "30", "--dtype", "float32", "--strict"]
@@ -269,6 +270,7 @@ sys.exit(_run.status(load("experiments.fig8")._replace(run=stop), sys.argv[3:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("who", "number", "status"),
     [
@@ -385,6 +387,7 @@ def test_dimensions_learned_together_are_no_line_and_no_plane():
     assert [check(None, each)[0].holds for each in (found, together)] == [True, False]
 
 
+@pytest.mark.slow
 def test_an_animation_is_a_result_like_others(tmp_path):
     arrays = learned_one_by_one()[0]
     out = tmp_path / "here"
@@ -396,6 +399,7 @@ def test_an_animation_is_a_result_like_others(tmp_path):
     assert results.load(out).config.seconds == 1
 
 
+@pytest.mark.slow
 def test_an_animation_is_of_a_network_in_training(tmp_path, monkeypatch, require_documented):
     """Of a small one: what is recorded, and that too few dimensions are said to be too few."""
     recipe = dataclasses.replace(

@@ -123,6 +123,7 @@ def test_an_experiment_on_images_of_one_s_own(tmp_path, monkeypatch, plain):
     assert results.load(folder).config.data == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "classes"])
 def test_networks_are_trained_with_probes_where_there_are_labels(tmp_path, request, kind):
     source = request.getfixturevalue(kind)

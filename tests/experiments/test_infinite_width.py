@@ -13,6 +13,7 @@ SMALL += ["--num-modes", "12", "--dim", "4", "--width", "256", "--num-seeds", "1
 SMALL += ["--num-records", "30"]
 
 
+@pytest.mark.slow
 def test_a_small_run_and_its_claims(tmp_path, require_documented):
     out = tmp_path / "here"
     status = _run.main(

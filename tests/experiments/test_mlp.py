@@ -27,7 +27,7 @@ def options(config):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"scaled": "all", "num_steps": 200},
+        pytest.param({"scaled": "all", "num_steps": 200}, marks=pytest.mark.slow),
         {"scaled": "last", "num_steps": 6000, "learning_rate": 1e-3},
         {"scaled": "output", "num_steps": 3000, "learning_rate": 1e-3},
     ],

@@ -12,6 +12,7 @@ SMALL += ["--fit-from", "64", "--num-draws", "6", "--num-lazy", "2", "--num-smal
 SMALL += ["--num-units", "1024", "--num-modes", "4"]
 
 
+@pytest.mark.slow
 def test_a_small_run_measures_what_theory_says(tmp_path, require_documented):
     out = tmp_path / "here"
     assert _run.main(load("experiments.beyond.ntk_evolution"), [*SMALL, "--out", str(out)]) == 0

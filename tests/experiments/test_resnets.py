@@ -36,6 +36,7 @@ def command(experiment, runs, out, *args):
     return _run.main(experiment, [*SHARED, "--runs", str(runs), "--out", str(out), *args])
 
 
+@pytest.mark.slow
 def test_experiments_share_their_runs(runs, tmp_path):
     """A method from two initialisations is trained once each, whoever asks first."""
     methods = ["--methods", "simclr"]
@@ -60,6 +61,7 @@ def test_experiments_share_their_runs(runs, tmp_path):
     assert json.loads((tmp_path / "small" / "config.json").read_text())["num_probe"] == 32
 
 
+@pytest.mark.slow
 def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path, require_documented):
     """The last copy is the network that the run ends with."""
     args = [*tiny("barlow-twins"), "--num-pairs", "16", "--seeds", "0"]
@@ -83,6 +85,7 @@ def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path, require_doc
         )
 
 
+@pytest.mark.slow
 def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path, require_documented):
     """Both tables, of the runs that Figure 5 trains."""
     methods = ["--methods", "barlow_twins", "simclr"]
@@ -112,6 +115,7 @@ def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path, require_docu
         command(load("experiments.tables"), runs, tmp_path / "b", *args, "--num-held-out", "32")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     args = [*tiny("barlow-twins"), "--methods", "barlow_twins"]
     runs, out = tmp_path / "runs", tmp_path / "here"
@@ -134,6 +138,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert len(before.splitlines()) == 12
 
 
+@pytest.mark.slow
 def test_runs_of_other_code_are_used_only_if_asked(tmp_path, monkeypatch):
     args = [*tiny("barlow-twins"), "--methods", "barlow_twins", "--skip-done"]
     runs, out = tmp_path / "runs", tmp_path / "here"
@@ -175,6 +180,7 @@ def test_what_other_code_goes_on_with_is_of_both(tmp_path, monkeypatch):
     assert store.used == {"run": ["unknown"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "methods"),
     [(load("experiments.fig5"), recipes.METHODS), (load("experiments.fig3_4"), ("barlow_twins",))],

@@ -36,6 +36,7 @@ def experiment(config):
     return load("experiments.beyond.speedup")._replace(presets={"cpu": config, "paper": config})
 
 
+@pytest.mark.slow
 def test_a_small_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     args = ["--out", str(tmp_path / "here"), "--runs", str(tmp_path / "runs")]
     assert _run.main(experiment(SMALL), args) == 0

@@ -13,6 +13,7 @@ SMALL = ["--num-images", "16", "--num-test", "8", "--crop", "8", "--dim", "2", "
 SMALL += ["--widths", "64", "1024", "--fit-from", "64"]
 
 
+@pytest.mark.slow
 def test_claims_hold_in_a_small_run(tmp_path, require_documented):
     out = tmp_path / "here"
     # Four networks leave exponents undecided or not; none is off.

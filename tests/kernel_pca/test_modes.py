@@ -223,6 +223,7 @@ def test_every_form_of_kernel_gives_the_same(tmp_path, x64):
         np.testing.assert_allclose(*same, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_rows_over_devices():
     code = """
 import jax, jax.numpy as jnp, numpy as np

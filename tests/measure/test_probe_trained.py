@@ -227,6 +227,7 @@ def small_resnet():
     return embed, variables
 
 
+@pytest.mark.slow
 def test_linear_evaluation_of_a_resnet():
     """Above chance by far, and the same bits for the same key."""
     embed, variables = small_resnet()

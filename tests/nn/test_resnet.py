@@ -115,7 +115,7 @@ def test_numbers_of_parameters():
     [
         (nn.resnet18, {"stem": "small"}, (4, 16, 16, 3)),
         (nn.resnet18, {"stem": "imagenet"}, (4, 45, 37, 3)),
-        (nn.resnet50, {"stem": "imagenet"}, (3, 33, 40, 3)),
+        pytest.param(nn.resnet50, {"stem": "imagenet"}, (3, 33, 40, 3), marks=pytest.mark.slow),
         (
             nn.ResNet,
             {"stage_sizes": (1, 1, 1), "width": 8, "stem": "small_stride2"},

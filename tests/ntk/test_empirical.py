@@ -328,6 +328,7 @@ print("alike")
 """
 
 
+@pytest.mark.slow
 def test_rows_over_four_devices():
     """In a process of its own, which has them."""
     result = subprocess.run([sys.executable, "-c", ON_FOUR], capture_output=True, text=True)

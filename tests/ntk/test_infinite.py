@@ -239,7 +239,7 @@ def finite_resnet(layer, x, width, output_bias):
 
 
 @pytest.mark.parametrize(("parameterization", "bias_std"), [("ntk", 0.5), ("standard", "fan_in")])
-@pytest.mark.parametrize("architecture", ["mlp", "resnet"])
+@pytest.mark.parametrize("architecture", ["mlp", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_wide_networks_have_the_kernel(x64, architecture, parameterization, bias_std):
     """Their mean over many initialisations, to its standard error and what 1/width leaves."""
     if architecture == "mlp":

@@ -268,6 +268,7 @@ def test_layers_are_recognised():
     assert len(program.sites) == len(matrices) == 6
 
 
+@pytest.mark.slow
 def test_whole_resnet():
     """The ResNet of this package, whose convolutions are written anew for CPUs."""
     model = nn.ResNet(stage_sizes=(1, 1), width=4, stem="imagenet")

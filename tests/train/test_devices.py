@@ -164,6 +164,7 @@ else:
 )
 
 
+@pytest.mark.slow
 def test_batch_norms_and_every_kind_of_loss_on_four_devices(tmp_path):
     """A step in float64; flax's own batch norm and ours, both views at once and microbatches."""
     finish(start(tmp_path, devices=4, script=EVERY_LOSS))
@@ -174,6 +175,7 @@ def read(path):
         return {name: file[name] for name in file.files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -195,12 +197,14 @@ def test_the_same_parameters_after_20_steps(runs, name):
     assert (runs / name).exists() == (rank == "0")
 
 
+@pytest.mark.slow
 def test_microbatches_have_batch_norms_of_their_own(runs):
     """Without which the test above would show nothing of them."""
     whole, in_parts = (read(runs / f"0_jit_{parts}_0.npz")["parameters"] for parts in (1, 2))
     assert np.linalg.norm(whole - in_parts) > 1e-3 * np.linalg.norm(whole)
 
 
+@pytest.mark.slow
 def test_block_of_the_documentation(plain_blocks):
     (code,) = plain_blocks("tutorials/accelerators.md")
     code = code.replace("10.0.0.1:1234", f"127.0.0.1:{free_port()}")
@@ -221,6 +225,7 @@ def test_block_of_the_documentation(plain_blocks):
     assert said == [["0", "2", "2"], ["1", "2", "2"]]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both(tmp_path):
     """Though no checkpoint is due for a million steps."""
     port = free_port()

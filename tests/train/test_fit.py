@@ -59,6 +59,7 @@ def copy(finished, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_killed_ten_times_it_ends_in_the_same_bits(undisturbed, tmp_path):
     folder, rng, kills = tmp_path / "run", random.Random(0), 0
     while True:
@@ -79,6 +80,7 @@ def test_killed_ten_times_it_ends_in_the_same_bits(undisturbed, tmp_path):
     assert not list((folder / "checkpoints").glob("*tmp*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_saves_and_says_so(undisturbed, tmp_path, number):
     folder = tmp_path / "run"
@@ -210,6 +212,7 @@ FULL_DISK = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "message"), [(6000, "checkpoint of step 30"), (1500, "metrics")])
 def test_a_full_disk(tmp_path, limit, message):
     folder = tmp_path / "run"

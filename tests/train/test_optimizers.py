@@ -218,6 +218,7 @@ for name, optimizer in here.NEEDY.items():
 """
 
 
+@pytest.mark.slow
 def test_several_devices_make_the_steps_of_one():
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-c", ON_TWO, str(Path(__file__).parent)]

@@ -86,6 +86,7 @@ def said(tmp_path_factory):
     return list(zip(*lines, strict=True)), out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
@@ -109,6 +110,7 @@ def test_what_one_raises_both_raise_at_once(said, call, kind, message):
     assert abs(results[0][2] - results[1][2]) < 10
 
 
+@pytest.mark.slow
 def test_other_runs_go_on(said):
     results, out = said
     assert [each[0] for each in (*results[0], *results[6])] == ["none"] * 4
@@ -118,6 +120,7 @@ def test_other_runs_go_on(said):
         assert train.Checkpoints(out / name / "checkpoints").steps() == [3]
 
 
+@pytest.mark.slow
 def test_jax_s_handler_is_there_again(said):
     assert said[0][-1] == (True, True)
 
