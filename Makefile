@@ -148,7 +148,7 @@ help:  ## this list
 	    printf '  make %-15s %s\n' "$$(basename "$$(dirname "$$each")")" "$$(sed -n '1s/^r*"""//p' "$$each")"; done; }; \
 	part() { awk -v part="$$1" 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { inside = substr($$0, 5) == part } \
-	  inside && /^[a-z0-9_]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile; }; \
+	  inside && /^[a-z0-9_-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile; }; \
 	echo "Reproduce the paper"; part "Reproduce the paper"; list experiments; \
 	printf '\nBeyond the paper\n'; list experiments/beyond; \
 	printf '\nDevelop\n'; part Develop; printf '\nKeep house\n'; part "Keep house"

@@ -9,6 +9,7 @@ import gc
 import itertools
 import os
 import platform
+import signal
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -52,6 +53,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ and version("jaxlib") not in ("
     _programs /= f"jaxlib-{version('jaxlib')}-{platform.node()}"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_programs)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+# A shell's background jobs ignore it, and so would the processes that tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from jaxtyping import install_import_hook
 

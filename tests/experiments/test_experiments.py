@@ -650,6 +650,7 @@ def test_the_report_says_what_was_not_run(tmp_path):
     assert text.index("mlp/cpu") < text.index("no labels") < text.index('<h2 id="mlp-cpu">')
 
 
+@pytest.mark.slow
 def test_blocks_of_the_documentation(tmp_path, monkeypatch, plain_blocks):
     """They read runs of several seeds back."""
     monkeypatch.chdir(tmp_path)

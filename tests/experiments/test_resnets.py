@@ -241,6 +241,7 @@ def test_momentum_is_the_publication_s():
         assert not config.recipes.barlow_twins.nesterov
 
 
+@pytest.mark.slow
 def test_figures_without_labels(tmp_path):
     """Without labelled images there are spectra and no probes, and Figure 7 says what it misses."""
     args = [*tiny("vicreg"), "--methods", "vicreg", "--num-labelled", "0"]

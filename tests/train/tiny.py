@@ -1,6 +1,6 @@
 """The smallest run there is, for what does not depend on the network.
 
-python tiny.py FOLDER NUM_STEPS [OBJECTIVE]
+python tiny.py FOLDER NUM_STEPS
 """
 
 import sys
@@ -116,7 +116,4 @@ def slow(state):
 
 if __name__ == "__main__":
     num_steps = int(sys.argv[2])
-    if sys.argv[3:]:
-        fit_objective(sys.argv[1], sys.argv[3], num_steps)
-        raise SystemExit
     fit(sys.argv[1], num_steps, record=slow, record_at=range(num_steps + 1))
