@@ -260,7 +260,7 @@ def test_make_asks_which_data() -> None:
 def test_the_examples_of_the_readme_run() -> None:
     """One after the other, as they would be pasted into a new interpreter."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, Any] = {}
     for block in blocks:
         exec(block, names)
