@@ -19,6 +19,10 @@ rotations of two columns that keep the smaller one's digits; all is measured in 
 column's length, and so is the Krylov space in which the functions of J are evaluated. The last
 term over the length of what it is added to is the error of a step.
 
+A loss that sees a rotation of the embeddings, such as Barlow Twins with :math:`\lambda \ne 1`,
+turns the learned dimensions against its own axes. There the axes Q move too, with
+:math:`W = B Q^\top`, in one system with B: the columns of B stay orthogonal during a step.
+
 Gradient descent is the same with powers of :math:`1 + \eta J` in place of exponentials.
 """
 
@@ -40,7 +44,7 @@ from sslstep._second_variation import gradient, value
 LARGEST_GROWTH = 20.0
 
 #: Vectors of a Krylov space.
-KRYLOV = 48
+KRYLOV = 96
 
 #: A step is not made smaller than this over the fastest rate: where a loss has a kink, a finer one
 #: would only see it closer.
@@ -91,23 +95,26 @@ class _Walk:
             advance, step, following = self._step(w, turn, step, times[-1] - t)
             slack = 1e-12 * (1 + t)
             while len(records) < len(times) and times[len(records)] <= t + step + slack:
-                records.append(advance(min(times[len(records)] - t, step)) @ turn.T)
-            w, t, step = advance(step), t + step, following
+                there, axes = advance(min(times[len(records)] - t, step))
+                records.append(there @ axes.T)
+            (w, turn), t, step = advance(step), t + step, following
             self.num_steps += 1
         return np.stack(records)
 
     def _step(self, w, turn, step, left):
-        """How W advances from here, until when, and a guess of the next step."""
+        """How W and its axes advance from here, until when, and a guess of the next step."""
         lengths = np.linalg.norm(w, axis=0)
         lengths = np.where(lengths > 0, lengths, 1)
-        # A loss that does not see the turn sees each column alone, with all its digits.
-        rest, axes = self.model.rest, turn
+        units, y, model = np.broadcast_to(lengths, w.shape), w, self.model
         if self.invariant:
-            rest, axes = matmul(rest, jnp.asarray(turn)), np.eye(len(turn))
-        here = (self.model._replace(rest=rest), axes, w, lengths)
+            # The loss sees each column alone, with all its digits.
+            model = model._replace(rest=matmul(model.rest, jnp.asarray(turn)))
+        else:
+            y, units = np.vstack([w, turn]), np.vstack([units, np.ones_like(turn)])
+        here = (model, y, units)
         space = self._krylov(here, None)
-        ritz = np.linalg.eigvalsh((space.matrix + space.matrix.T) / 2)
-        fastest, growth = np.abs(ritz).max(), max(ritz[-1], 0.0)
+        ritz = np.linalg.eigvals(space.matrix)
+        fastest, growth = np.abs(ritz).max(), max(ritz.real.max(), 0.0)
         smallest = max(SMALLEST / fastest if fastest > 0 else np.inf, self.learning_rate)
         step = min(step, left, LARGEST_GROWTH / growth if growth > 0 else np.inf)
         while space.error(step, 1) > self.tol / 10 and step > smallest:
@@ -115,42 +122,51 @@ class _Walk:
         while True:
             if self.learning_rate:
                 step = max(round(step / self.learning_rate), 1) * self.learning_rate
-            first = w + space.at(step, 1) * lengths
-            second = self._krylov(here, first - w)
-            correction = second.at(step, 3) * (2 / step**2) * lengths
-            there = np.linalg.norm(first + correction, axis=0)
-            size = np.maximum(np.where(np.isfinite(there), there, 0), lengths)
-            with np.errstate(invalid="ignore"):
-                error = (np.linalg.norm(correction, axis=0) / size).max()
+            first = y + space.at(step, 1) * units
+            second = self._krylov(here, first - y)
+            correction = second.at(step, 3) * (2 / step**2) * units
+            error = self._error(correction, first + correction, units)
             good = np.isfinite(error) and error <= self.tol
             if good or step <= smallest:
                 break
-            step = max(step / 2, smallest) if step > smallest else step
+            step = max(step / 2, smallest)
 
         if not np.isfinite(error):
             raise FloatingPointError("the flow left the finite numbers.")
 
-        def advance(tau: float) -> np.ndarray:
+        def advance(tau: float) -> tuple[np.ndarray, np.ndarray]:
             if tau <= 0:
-                return w
+                return w, turn
             change = space.at(tau, 1)
             if good:
                 change = change + second.at(tau, 3) * (2 / step**2)
-            return w + change * lengths
+            there = y + change * units
+            if self.invariant:
+                return there, turn
+            u, _, v = np.linalg.svd(there[len(w) :])
+            return there[: len(w)], u @ v
 
         larger = 0.8 * (self.tol / error) ** (1 / 3) if error > 0 else 8.0
         return advance, step, step * float(np.clip(larger, 0.3, 8.0))
 
+    def _error(self, correction, there, units) -> float:
+        """Relative to the length of each column, and of the axes to 1."""
+        rank = self.model.features.shape[1]
+        with np.errstate(over="ignore", invalid="ignore"):  # of a step that is then refused
+            sizes = np.linalg.norm(there[:rank], axis=0)
+            sizes = np.maximum(np.where(np.isfinite(sizes), sizes, 0), units[0])
+            error = np.linalg.norm(correction[:rank], axis=0) / sizes
+            return float(np.append(error, np.linalg.norm(correction[rank:])).max())
+
     def _krylov(self, here, change) -> "_Space":
-        model, axes, w, lengths = here
-        num = min(KRYLOV, w.size)
+        model, y, units = here
+        num = min(KRYLOV, y.size)
         basis, matrix, size = _arnoldi(
             *self.static,
             model,
-            jnp.asarray(axes),
-            jnp.asarray(w),
-            jnp.asarray(lengths),
-            jnp.asarray(np.zeros_like(w) if change is None else change),
+            jnp.asarray(y),
+            jnp.asarray(units),
+            jnp.asarray(np.zeros_like(y) if change is None else change),
             jnp.asarray(0.0 if change is None else 1.0),
             num,
         )
@@ -177,7 +193,9 @@ class _Space(NamedTuple):
         """Of `at`, by what leaves the space."""
         if self.size == 0 or not np.isfinite(tau):
             return 0.0 if self.size == 0 else np.inf
-        return abs(self.hessenberg[-1, -1] * self._small(tau, order + 1)[-1])
+        with np.errstate(invalid="ignore"):
+            error = abs(self.hessenberg[-1, -1] * self._small(tau, order + 1)[-1])
+        return error if np.isfinite(error) else np.inf
 
     def _small(self, tau: float, order: int) -> np.ndarray:
         # y' = H y + e_1 t^(p-1) / (p-1)!, with the powers of t as variables of their own.
@@ -190,33 +208,48 @@ class _Space(NamedTuple):
             count = round(tau / self.learning_rate)
             power = np.eye(len(whole)) + self.learning_rate * whole
             return np.linalg.matrix_power(power, count)[:num, -1]
-        return scipy.linalg.expm(tau * whole)[:num, -1]
+        # It may overflow for a step that is then refused.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return scipy.linalg.expm(tau * whole)[:num, -1]
 
 
 def _loss(loss_fn, num_views, model, w):
     return value(loss_fn, num_views, model.rest + matmul(model.features, w))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 8))
-def _arnoldi(loss_fn, num_views, model, turn, w, lengths, change, flag, num):
+def _field(loss_fn, num_views, model, y):
+    """The velocity of W; or, where y has Q below B, of both, with W = B Qᵀ."""
+    rank = model.features.shape[1]
+    w, axes = y[:rank], y[rank:]
+    moving = len(axes) > 0
+    down = -jax.grad(partial(_loss, loss_fn, num_views, model))(matmul(w, axes.T) if moving else w)
+    if not moving:
+        return down
+    # Q turns so that the columns of B stay orthogonal. Two of about the same length may wait for
+    # `aligned`: the velocity of B Qᵀ is exact whatever the spin.
+    down = matmul(down, axes)
+    overlap = matmul(w.T, down)
+    squares = jnp.sum(w**2, axis=0)
+    apart = squares[:, None] - squares[None, :]
+    near = squares[:, None] * squares[None, :]
+    spin = -(overlap + overlap.T) * apart / jnp.where(near > 0, apart**2 + near, 1)
+    return jnp.concatenate([down + matmul(w, spin), matmul(axes, spin)])
+
+
+@partial(jax.jit, static_argnums=(0, 1, 7))
+def _arnoldi(loss_fn, num_views, model, w, units, change, flag, num):
     """The Krylov space of the field at W; or, with flag = 1, of N(W + change) - N(W)."""
-
-    def field(w):
-        def loss(w):
-            return _loss(loss_fn, num_views, model, matmul(w, turn.T))
-
-        return -jax.grad(loss)(w)
-
+    field = partial(_field, loss_fn, num_views, model)
     here, jacobian = jax.linearize(field, w)
     start = field(w + change) - flag * (here + jacobian(change))
-    start = (start / lengths[None, :]).ravel()
+    start = (start / units).ravel()
     size = jnp.linalg.norm(start)
     basis = jnp.zeros((num + 1, w.size), w.dtype)
     basis = basis.at[0].set(jnp.where(size > 0, start / jnp.where(size > 0, size, 1), 0))
 
     def extend(j, carry):
         basis, matrix = carry
-        image = jacobian(basis[j].reshape(w.shape) * lengths[None, :]) / lengths[None, :]
+        image = jacobian(basis[j].reshape(w.shape) * units) / units
         image = image.ravel()
         before, column = jnp.linalg.norm(image), jnp.zeros(num + 1, w.dtype)
         for _ in range(2):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.special
 from jax.test_util import check_grads
 
 from sslstep import kernel_pca, linear, losses
@@ -131,6 +132,26 @@ def test_sigreg_over_all_directions(x64, dim):
     np.testing.assert_allclose(losses.sigreg(z), values.mean(), atol=atol)
     rotation = np.linalg.qr(np.random.default_rng(6).standard_normal((dim, dim)))[0]
     np.testing.assert_allclose(losses.sigreg(z @ rotation), losses.sigreg(z), rtol=1e-7)
+
+
+@pytest.mark.parametrize("cut", [1.0, 3.0, 5.0])
+@pytest.mark.parametrize("dim", [1, 3, 64])
+def test_the_mean_over_directions_of_distant_embeddings(x64, dim, cut):
+    """Of two at z and -z it is a sum of Bessel functions, to a distance of 40 · 3 / c."""
+    t = np.linspace(0, cut, 17)
+    weights = np.full(17, 2 * cut / 16)
+    weights[[0, -1]] /= 2
+    weights *= np.exp(-(t**2) / 2)
+    for distance in np.linspace(0, 39.9 * 3 / cut, 12):
+        z = np.zeros((2, dim))
+        z[:, 0] = distance / 2 * np.array([1, -1])
+        far, near = (scipy.special.hyp0f1(dim / 2, -((t * a) ** 2) / 4)
+                     for a in (distance, distance / 2))  # fmt: skip
+        normal = np.exp(-(t**2) / 2)
+        wanted = 2 * np.sum(weights * ((1 + far) / 2 - 2 * near * normal + normal**2))
+        found = losses.sigreg(z, cut=cut)
+        # In |z|² the series' rounding is that of 150 terms of sum 2.5, and of numbers up to 2.5.
+        np.testing.assert_allclose(found, wanted, atol=2e-11)
 
 
 def test_derivatives_of_sigreg(x64):

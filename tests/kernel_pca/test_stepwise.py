@@ -168,6 +168,31 @@ def test_any_start_at_one_price(x64, monkeypatch, learning_rate):
     assert counts[1] < 1.5 * counts[0]
 
 
+def test_few_steps_where_coordinates_share_a_dimension(x64, monkeypatch):
+    """Barlow Twins with λ ≠ 1 turns what is learned: far larger than the dimension that waits."""
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal((NUM, 4)) * np.array([2.0, 0.5, 0.2, 0.1])
+    views = [common + 0.05 * rng.standard_normal((NUM, 4)) for _ in range(2)]
+    x, weights, loss = np.concatenate(views), start(1e-6)[:4, :2], LOSSES["Barlow Twins"]
+    rates = linear.growth_modes(loss, views, 2).eigenvalues
+    times = np.linspace(0, 6 * np.log(1e6) / float(rates[1]), 300)
+    counts = []
+    monkeypatch.setattr(_stepwise._Walk, "_step", _counted(_stepwise._Walk._step, counts))
+    run = kernel_pca.stepwise_flow(x @ x.T, loss, x @ weights, times)
+    wanted = spectra(x @ fixed_steps(loss, x, weights, times, float(rates[0])))
+    found = spectra(run.embeddings(x @ x.T, x @ weights))
+    np.testing.assert_allclose(half_rises(times, found), half_rises(times, wanted), rtol=2e-3)
+    assert len(counts) < 200  # in the axes at rest it was 30,000
+
+
+def _counted(step, counts):
+    def counted(*args):
+        counts.append(1)
+        return step(*args)
+
+    return counted
+
+
 def test_a_kernel_machine(x64):
     """Of a kernel that is full of small directions: an integrator's answer."""
     x = np.concatenate(features())[:, :3]
