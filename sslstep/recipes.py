@@ -1,8 +1,8 @@
 """How each method is trained: its projector, loss, views and optimiser, as settings.
 
 The settings of Appendix D.2 and E are ``PAPER_SMALL_INIT``, ``PAPER_STANDARD_INIT`` and
-``PAPER_TABLES``; ``SMALL_INIT`` and ``STANDARD_INIT`` are for a small ResNet on 32x32 images and two
-cores. Each has one recipe of each method: ``SMALL_INIT.of("simclr")``.
+``PAPER_TABLES``. ``SMALL_INIT`` and ``STANDARD_INIT`` are for a small ResNet on 32x32 images and
+two cores. Each has one recipe of each method: ``SMALL_INIT.of("simclr")``.
 """
 
 from collections.abc import Callable, Mapping

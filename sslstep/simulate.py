@@ -463,7 +463,7 @@ def _raise_if_diverged(start, finite, num_steps, gammas, learning_rate) -> None:
 
 @jax.jit
 def _first_bad(a, gammas, learning_rate, num_steps):
-    """The step after which the weights are no longer finite: the descent once more."""
+    """Repeat the descent, and return the number of the first step whose weights are not finite."""
 
     def goes_on(state):
         return jnp.isfinite(state[0]).all() & (state[1] < num_steps)

@@ -99,13 +99,17 @@ def _check_learning(config, arrays) -> list[claims.Claim]:
 
 
 def _slack(config, arrays) -> np.ndarray:
-    """How far τ_j may be off, relatively: by the mean change of γ_j from the start until then.
+    """Relative tolerance of each step time τ_j, shape (d,): the sum of two terms.
 
-    The change is known at the end. It is at first order in the distance that the parameters have
-    travelled, whose square is the sum of λ_k / γ_k over the modes. To it comes what the NTK's d x d
-    blocks have beyond a multiple of the identity: symmetric matrices of random elements of order
-    width^-1/2, whose norm is 2 sqrt(d / width). They come from random output weights; where these
-    are scaled to nothing, one such element is allowed.
+    The first is the mean relative change of the kernel eigenvalue γ_j between the start and τ_j.
+    The change is measured at the end of training. At earlier times it is taken as proportional to
+    the distance that the parameters have travelled, whose square is the sum of λ_k / γ_k over all
+    modes, with λ_k the eigenvalues of C.
+
+    The second term bounds the part of the NTK's d x d blocks that is not a multiple of the
+    identity. Random output weights make it a symmetric random matrix with entries of order
+    width^-1/2, whose largest eigenvalue is 2 sqrt(d / width). If the output weights start near
+    zero, the term is width^-1/2.
     """
     t = arrays["t"]
     times = np.minimum(arrays["step_times"], t[-1])

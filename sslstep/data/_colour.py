@@ -90,5 +90,5 @@ def jitter(
 
 
 def solarise(images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-    """Invert values of at least 0.5 (128 of a byte)."""
+    """Replace each value v ≥ 0.5 by 1 - v; values lie in [0, 1]."""
     return jnp.where(images >= 0.5, 1 - images, images)

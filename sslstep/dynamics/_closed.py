@@ -45,7 +45,7 @@ def not_negative(t: Array) -> Array:
 
 
 def capped(value: Array) -> Array:
-    """Infinity as a number, so that what is multiplied by it is no NaN."""
+    """Infinity replaced by a large number of the dtype: its product with zero is 0, not NaN."""
     most = jnp.finfo(value.dtype).max / 8
     return jnp.clip(value, -most, most)
 

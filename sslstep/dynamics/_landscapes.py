@@ -286,10 +286,11 @@ def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> Landscape:
     .. math:: \mathcal{L} = (1 - \lambda)^2 \; (\lambda \le 1), \quad
         \epsilon^2 (1 - \lambda)^2 \; (\lambda > 1)
 
-    A small start rises as with :func:`plain`; what differs is the largest learning rate.
+    From a small start λ, an eigenvalue of C, grows as on :func:`plain`; only the largest stable
+    learning rate differs.
 
     Args:
-        leak: ε ≥ 0; traced.
+        leak: ε ≥ 0, a scalar; may be traced.
 
     Returns:
         The landscape.

@@ -142,11 +142,13 @@ def _resting_rate(
 ) -> Array:
     r"""Largest x = ηγ at which gradient descent from every start below `rest` converges.
 
-    A step maps λ to F(λ) = λ (1 + 2 x force(λ))² and keeps these starts within [0, highest]. A
-    continuous map of an interval without a 2-cycle takes every start to a fixed point (Coppel
-    1955): the test is F(F(λ)) < λ for all λ above the minimum that F moves. In addition the highest
-    λ may not exceed ``ceiling(x)``. Grids approximate both conditions to a relative error of 1e-5.
-    The caller tests the slope at the minimum.
+    `rest` is the smallest λ at which the loss is minimal. A step maps λ to
+    F(λ) = λ (1 + 2 x force(λ))². From starts in [0, rest] all iterates stay in [0, highest], where
+    highest is the maximum of F on [0, rest]. A continuous map of an interval without a 2-cycle
+    takes every start to a fixed point (Coppel 1955). The first condition is therefore F(F(λ)) < λ
+    for all λ > rest that are not fixed points. The second condition is highest ≤ ``ceiling(x)``.
+    Both are tested on grids, and x has a relative error of about 1e-5. The caller tests the slope
+    of F at `rest`.
     """
     inside = rest * jax.nn.sigmoid(jnp.linspace(-40, 40, 10_001, dtype=rest.dtype))
     places = jnp.linspace(0, 1, 4001, dtype=rest.dtype)[1:]
@@ -159,7 +161,7 @@ def _resting_rate(
         above = rest + (highest - rest) * places
         once = advance(x, above)
         returns = (once < above) & (advance(x, once) < above)
-        # Closer to the minimum than 1% the change of two steps may drown in rounding.
+        # Closer to `rest` than 1% the change of two steps may drown in rounding.
         fine = (above <= 1.01 * rest) | (once == above) | returns
         return fine.all() & (highest <= ceiling(x))
 

@@ -17,7 +17,10 @@ BLUE = plotting.CATEGORIES[0]
 
 
 def loss(ax: "Axes", arrays: Arrays, *, experiment: str, theory: str) -> None:
-    """A loss that starts at d and falls by one at a time, with the predicted step times."""
+    """Draw the loss, which falls from d by one at each step, and mark the predicted step times.
+
+    `experiment` and `theory` are the labels of the two.
+    """
     plotting.time_marks(ax, arrays["predicted_step_times"], label=theory)
     ax.plot(arrays["t"], arrays["loss"], color=BLUE, linewidth=1.8, label=experiment)
     dim = arrays["eigenvalues"].shape[1]

@@ -182,10 +182,10 @@ def exponent_claims(
     expected: float,
     tolerance: float = EXPONENT_MARGIN,
 ) -> list[claims.Claim]:
-    """That a distance, (W, S), is a power of the width: from `fit_from` on, and from all widths.
+    """Claims that distances, shape (widths, seeds), are the width to the power `expected`.
 
-    Theory's exponents are those of its leading term, hence of wide networks. What narrower ones add
-    to a fit is said beside it.
+    One claim is about the widths of at least `fit_from`, as theory's exponents are those of its
+    leading term for wide networks. The other one is about all widths.
     """
     starts = sorted({widths[widths >= fit_from][0], widths[0]}, reverse=True)
     return [

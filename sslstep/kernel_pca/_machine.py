@@ -121,28 +121,31 @@ def flow(
     atol: float | None = None,
     max_steps: int | None = 1_000_000,
 ) -> Float[Array, "T N d"]:
-    r"""Gradient flow of a kernel machine, :math:`F' = -\tilde K \, \partial L / \partial F`.
+    r"""Gradient flow of a kernel machine, :math:`dF/dt = -\tilde K \, \partial L / \partial F`.
 
-    Exact from any start, up to the tolerance of an adaptive integrator (Tsit5, of diffrax), where
-    :func:`gradient_flow_ssl` is the limit of small ones in closed form. It needs a product with the
-    kernel for each evaluation, and some evaluations for each time constant of the fastest mode. A
-    loss with kinks, as VICReg's hinge, takes many more, unless ``rtol`` is larger.
+    F holds the embeddings of all N views as rows, and L is the loss of F. The flow starts from any
+    embeddings at t = 0 and is integrated adaptively, by diffrax's Tsit5;
+    :func:`gradient_flow_ssl` is its closed form in the limit of small initial embeddings. Each
+    evaluation costs one product with the kernel. The number of evaluations grows with the time span
+    over the time constant of the fastest mode. A loss with kinks, such as VICReg's hinge, takes
+    many more, unless ``rtol`` is larger.
 
     Args:
         kernel: as for :func:`gradient_descent`.
         loss_fn: as for :func:`gradient_descent`.
         initial: as for :func:`gradient_descent`.
-        times: when to record, non-decreasing, from t ≥ 0, shape ``(T,)``.
+        times: times at which to record, not negative and non-decreasing, shape ``(T,)``.
         num_views: as for :func:`gradient_descent`.
-        rtol: relative tolerance of a step. Default: the square root of eps times 1e-2.
+        rtol: relative tolerance of a step. Default: ``0.01 * sqrt(eps)`` of the dtype.
         atol: absolute tolerance. Default: ``rtol`` times the root mean square of ``initial``.
-        max_steps: of the integrator; an error beyond.
+        max_steps: largest number of the integrator's steps; None sets no limit.
 
     Returns:
         The embeddings at each time, shape ``(T, N, d)``.
 
     Raises:
-        ValueError: as :func:`gradient_descent`, or if ``times`` are negative or out of order.
+        ValueError: in the cases in which :func:`gradient_descent` raises it, or if ``times`` are
+            negative or out of order.
         RuntimeError: from diffrax, when ``max_steps`` do not suffice.
 
     Example:

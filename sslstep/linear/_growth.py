@@ -25,30 +25,33 @@ def growth_modes(
 ) -> Modes:
     r"""The directions that grow in a linear model under any loss, and their rates.
 
-    With X the views' features, one view after the other, one more row w of W has the embedding
-    :math:`u = X w`, and while it is small it moves by
+    A row w of the model's weights that is added to those learned adds the embedding dimension
+    :math:`u = X w`, with X the features of all views. While w is small, gradient flow moves it by
 
-    .. math:: w' = -X^\top H X \, w
+    .. math:: \frac{dw}{dt} = -X^\top H X \, w ,
 
-    with H the second variation of the loss, as for :func:`sslstep.kernel_pca.growth_modes`, which
-    is this where features are too many for a matrix. Of the simplified Barlow Twins loss at zero
-    the matrix is 4Γ, of others that of :func:`second_moment` or a sum of both.
+    with H the second derivative of the loss in u at zero. Of the simplified Barlow Twins loss
+    without learned embeddings :math:`-X^\top H X = 4 \Gamma`; of other losses the matrix may have a
+    term of the features' second moment (:func:`second_moment`).
+    :func:`sslstep.kernel_pca.growth_modes` computes the modes from a kernel, for features too many
+    for a matrix.
 
     Args:
         loss_fn: as for :func:`sslstep.kernel_pca.growth_modes`.
         views: features of each view of the same samples, each of shape ``(n, m)``.
-        num: how many modes, at most m.
-        embeddings: those learned so far, as rows, one view after the other, shape ``(N, k)``;
-            default: none.
-        dim: the embedding dimension d that the loss sees, more than k; default: ``num``, or k + 1
-            if that is more. It matters to losses that take means over dimensions, as VICReg.
+        num: number of modes, at most m.
+        embeddings: the k dimensions learned so far, of all N = n × views rows, one view after the
+            other, shape ``(N, k)``; default: none.
+        dim: the embedding dimension d that the loss sees, more than k; default: the larger of
+            ``num`` and k + 1. It matters to losses that take means over dimensions, such as VICReg.
 
     Returns:
-        :class:`Modes`: the rates ρ, and the directions in feature space as columns.
+        :class:`Modes`: the growth rates, in descending order, and the directions in feature space
+        as unit columns. A direction with a negative rate decays.
 
     Raises:
-        ValueError: if shapes do not fit, and as :func:`sslstep.kernel_pca.growth_modes` about
-            ``loss_fn``.
+        ValueError: if shapes do not fit, or in the cases in which
+            :func:`sslstep.kernel_pca.growth_modes` refuses ``loss_fn``.
 
     Example:
         >>> import jax, jax.numpy as jnp

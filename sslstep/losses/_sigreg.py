@@ -149,7 +149,12 @@ def _along(z: Array, directions: Array, knots: np.ndarray, weights: np.ndarray) 
 
 
 def _mean_over_directions(z: Array, cut: float, knots: np.ndarray, weights: np.ndarray) -> Array:
-    """The square of the mean is a mean over pairs of samples."""
+    """SIGReg's statistic, averaged exactly over all unit directions; a scalar.
+
+    The squared modulus of the empirical characteristic function is a mean over pairs of samples,
+    and `_radial` averages each pair over directions. `knots` and `weights` are the quadrature over
+    frequencies.
+    """
     n, dim = z.shape
     squares = jnp.sum(z**2, axis=1)
     distances = squares[:, None] + squares[None, :] - 2 * matmul(z, z.T)

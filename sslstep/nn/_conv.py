@@ -88,9 +88,9 @@ def _seen(offset: int, length: int, stride: int, padding: int, outputs: int) -> 
 
 
 def max_pool(x: Array) -> Array:
-    """The largest of each 3x3 window, at stride 2, with one pixel of padding.
+    """Maximum over each 3x3 window of each channel of (n, h, w, c), stride 2, padded by one pixel.
 
-    Among equal entries the gradient goes to the first, row by row, as in PyTorch.
+    Among equal entries the gradient goes to the first in row-major order, as in PyTorch.
     """
     return lax.platform_dependent(x, cpu=_max_of_shifts, default=_max_of_windows)
 

@@ -201,14 +201,15 @@ def simclr_head(
 
 
 class Encoder(linen.Module):
-    """A backbone and its projector: what self-supervised learning trains.
+    """The network that self-supervised learning trains: a backbone and its projector.
 
-    Variables are those of the two, under ``backbone`` and ``projector``.
+    Calling it returns representations and embeddings, ``(h, z)``. Its variables are those of the
+    two modules, under ``backbone`` and ``projector``.
 
     Attributes:
-        backbone: from inputs to representations, such as :class:`ResNet`.
-        projector: from representations to embeddings, such as :class:`Projector`. Both are modules
-            whose ``__call__`` takes ``train``.
+        backbone: module that maps inputs to representations, such as :class:`ResNet`.
+        projector: module that maps representations to embeddings, such as :class:`Projector`. The
+            ``__call__`` of both takes ``train``.
 
     Example:
         >>> import jax, jax.numpy as jnp

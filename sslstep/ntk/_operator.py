@@ -26,13 +26,13 @@ def operator(
     r"""Empirical NTK as an operator: compute Θ v by one VJP and one JVP for each column of v.
 
     .. math:: \Theta v = J (J^\top v), \qquad
-              J = \nabla_\theta \frac{1}{\sqrt d} \sum_k f_k(x_i) \text{ for "scalar"},
+              J_i = \nabla_\theta \frac{1}{\sqrt d} \sum_k f_k(x_i) \text{ for "scalar"},
 
-    and for "trace" the mean of :math:`J_k J_k^\top v` over outputs k. With the two views of
-    positive pairs concatenated in ``x``, Θ is K̃ of Eq. 22:
-    :func:`sslstep.kernel_pca.contrastive_modes` accepts the operator. A column costs about five
-    forward passes over all samples. Use the operator if n² numbers do not fit in memory; otherwise
-    :func:`ntk` is far cheaper.
+    and for "trace" the mean of :math:`J_k J_k^\top v` over outputs k, with :math:`J_k` the Jacobian
+    of output k. With the two views of positive pairs in ``x``, one view after the other, Θ is the
+    paper's K̃ (Eq. 22): :func:`sslstep.kernel_pca.contrastive_modes` accepts the operator. A column
+    costs about five forward passes over all samples. Use the operator if n² numbers do not fit in
+    memory; otherwise :func:`ntk` is far cheaper.
 
     Args:
         apply_fn: the model, ``apply_fn(params, x) -> (n, d)``, which must map each sample
@@ -40,14 +40,14 @@ def operator(
         params: parameters, a pytree of floating-point arrays; for a flax module its collection
             ``"params"``.
         x: samples, shape ``(n, ...)``.
-        kind: ``"scalar"``, or ``"trace"``, which takes d times as long.
+        kind: ``"scalar"`` or ``"trace"``; ``"trace"`` takes d times as long.
         batch_size: number of samples that pass through the model at a time.
         num_columns: number of columns of v per pass; each needs as much memory as the parameters.
 
     Returns:
         A traceable function from v, shape ``(n, b)``, to Θ v in the shape and dtype of v. J^T v is
         summed over blocks in float32 or wider and rounded to the parameters' precision once. It
-        raises ValueError if v does not have n rows or is not finite.
+        raises ValueError if v does not have n rows or, where it is not traced, is not finite.
 
     Raises:
         ValueError: if ``x`` is empty or not finite; if ``params`` is not floating-point throughout

@@ -10,7 +10,7 @@ initialisation are independent:
 with :math:`h_i \sim \mathcal N(0, \Lambda)` over the samples, :math:`\Lambda = 2 x x^\top / m`, and
 φ the rectifier. a comes from the output weights, b from the hidden ones. The output weights of unit
 i leave c, independent of h and of mean 1: the square of a standard normal number for ``"scalar"``
-kernels and the mean of d of them for ``"trace"``, hence of variance 2 or 2 / d. The mean of a
+kernels, of variance 2, and the mean of d of them for ``"trace"``, of variance 2 / d. The mean of a
 quadratic form in Θ - K, such as the squared norm, is therefore that of one unit, over N.
 """
 
@@ -43,7 +43,7 @@ KINDS = ("scalar", "trace")
 
 
 def _variance(kind: str, dim: int) -> float:
-    """Of c."""
+    """Variance of the factor c of one hidden unit; the module's docstring defines c."""
     return 2.0 if kind == "scalar" else 2.0 / dim
 
 

@@ -170,7 +170,7 @@ def measured(
 
 
 def require_names(metrics: Mapping[str, Metric]) -> None:
-    """Refuse metrics that would replace what is recorded anyway."""
+    """Raise ValueError if a metric has the name of a quantity that every record holds."""
     for name in ("step", "correlation", "covariance", "hidden", "learned"):
         if name in metrics:
             raise ValueError(f"metrics must not be called {name!r}, which every record has.")

@@ -112,7 +112,10 @@ def _scalars(table: dict[str, np.ndarray], num_modes: int) -> dict[str, np.ndarr
 
 
 def _append_or_replace(draft: Path, path: Path) -> None:
-    """Give a file the draft's content, in place if it has only grown: who reads it has it open."""
+    """Give `path` the content of `draft`: append if the old content is the beginning of the new.
+
+    A reader such as TensorBoard keeps the file open, and would not see one that replaces it.
+    """
     old, new = path.read_bytes() if path.exists() else b"", draft.read_bytes()
     if not old or not new.startswith(old):
         draft.replace(path)

@@ -125,7 +125,7 @@ def _correct_by_dim(config: Config, task: Task, z: jax.Array, z_test: jax.Array)
 
 
 def _random_features(config: Config, key: jax.Array, task: Task) -> np.ndarray:
-    """The same with the outputs of networks that were not trained, one for each seed."""
+    """Whether a probe on an untrained network's outputs is right: (seeds, dimensions, samples)."""
     model = nn.MLP(config.num_modes, config.width, config.depth)
     rows = []
     for key_seed in jax.random.split(key, config.num_seeds):

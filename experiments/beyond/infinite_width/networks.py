@@ -33,7 +33,10 @@ class Predicted(NamedTuple):
 
 
 class Records(NamedTuple):
-    """Along training: C's eigenvalues, embeddings of the labelled samples and of the test crops."""
+    """Recorded during training: (T, d) eigenvalues of C; embeddings (T, n, d) for the probe.
+
+    `z` are those of the probe's training samples, `z_test` those of the crops that it is tested on.
+    """
 
     eigenvalues: jax.Array
     z: jax.Array

@@ -10,7 +10,7 @@ from sslstep.experiment import Arrays
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """A row for each reading: when its modes are learned, and when the initial NTK says."""
+    """A row for each reading of α: the steps at which modes are learned, measured and predicted."""
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(7.0, 0.6 + 0.22 * len(READINGS)))

@@ -225,9 +225,10 @@ def _kernels(config: Config, x, width: int) -> Callable[..., np.ndarray]:
 
 
 def _train(setting: Setting, functions, params, x, *, lazy: bool):
-    """What a network learned, its initial embeddings and the number of steps, and its parameters.
+    """Train a network 1.6 times as long as the limiting kernel predicts for its last mode.
 
-    In 1.6 times the steps that the last mode needs by the kernel at initialisation.
+    Returns its embeddings at the end, a pair of its initial embeddings and the number of steps, and
+    its parameters at the end.
     """
     config, limit = setting.config, setting.limit
     scale = jnp.float32(config.init_scale if lazy else 1.0)

@@ -73,7 +73,7 @@ def accuracy_margin(arrays: Arrays, case: str) -> float:
 
 
 def probes_tell(arrays: Arrays, case: str) -> bool:
-    """Whether Barlow Twins ends more accurate than its random start, by two standard errors."""
+    """Whether training by Barlow Twins raises the probe's accuracy by two standard errors."""
     if not has_probe(arrays, case):
         return False
     gained = final_accuracy(arrays, case, "plain") - arrays[f"{case}/plain/accuracy"][:, 0]
@@ -199,7 +199,7 @@ def _row(
 
 
 def _count(times: np.ndarray, digits: int = 0) -> str:
-    """Geometric mean over the seeds that arrive, and how many do if not all."""
+    """Geometric mean of the finite times, and the number of seeds with one if not all have."""
     there = times[np.isfinite(times)]
     if not len(there):
         return "never"

@@ -18,28 +18,30 @@ __all__ = ["Protocol", "sgd"]
 
 
 class Protocol(NamedTuple):
-    """How a linear classifier is trained; the defaults are those of Barlow Twins and VICReg.
+    """Settings for training a linear classifier by gradient descent with momentum.
 
-    Learning rates of the publications belong to ImageNet features of their ResNet-50:
+    The defaults are those of Barlow Twins and VICReg. The publications' learning rates were chosen
+    for ImageNet features of a ResNet-50:
 
     =============  =======================  ========================================================
-    publication    ``learning_rate``        other than the defaults
+    publication    ``learning_rate``        settings that differ from the defaults
     =============  =======================  ========================================================
     Barlow Twins   0.3
     VICReg         0.02
-    SimCLR         0.1 * batch_size / 256   ``nesterov=True, cosine="step", init_std=0.0``, and 0 or
-                                            1e-6 for ``weight_decay``
+    SimCLR         0.1 * batch_size / 256   ``nesterov=True, cosine="step", init_std=0.0``, and
+                                            a ``weight_decay`` of 0 or the default
     =============  =======================  ========================================================
 
     Attributes:
-        learning_rate: η at the start; traced.
-        num_epochs: how many.
-        batch_size: samples in a batch, at most n.
-        momentum: μ; traced.
-        nesterov: whether the momentum is Nesterov's.
-        weight_decay: β, of weights and bias; traced.
-        init_std: standard deviation of initial weights; traced.
-        cosine: whether the learning rate falls once an ``"epoch"`` or at every ``"step"``.
+        learning_rate: initial learning rate; may be traced.
+        num_epochs: number of passes over the training samples.
+        batch_size: samples in a batch, at most the number of samples.
+        momentum: factor of the previous update; may be traced.
+        nesterov: whether to use Nesterov momentum.
+        weight_decay: L2 coefficient, added to the gradient of weights and bias; may be traced.
+        init_std: standard deviation of the initial weights; the bias starts at 0; may be traced.
+        cosine: when the learning rate, half a cosine down to zero, is updated: once an ``"epoch"``
+            or at every ``"step"``.
     """
 
     learning_rate: Real[ArrayLike, ""]
