@@ -262,8 +262,9 @@ def settled(model: Any, params: Any, batch_stats: Any, x: jax.Array) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
         return model.apply(variables, x, train=True, mutable=["batch_stats"])[1]["batch_stats"]
 
-    # A tenth of the new value each time: 0.9^80 is 2e-4.
-    return jax.lax.fori_loop(0, 80, update, batch_stats)
+    # A tenth of the new value each time: 0.9^80 is 2e-4. From zero that is relative, however small
+    # the statistics are; an initial variance of 1 would be more than a small network's own.
+    return jax.lax.fori_loop(0, 80, update, jax.tree.map(jnp.zeros_like, batch_stats))
 
 
 def snapshot_steps(record_at: np.ndarray, num: int) -> set[int]:

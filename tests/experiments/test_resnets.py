@@ -3,11 +3,12 @@
 import json
 from dataclasses import fields, replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import claims, recipes
+from sslstep import claims, nn, recipes
 from sslstep.experiment import _code, _machine, _run, curves, find, load, results, training
 from sslstep.measure import steps as measure_steps
 
@@ -242,6 +243,22 @@ def test_momentum_is_the_publication_s():
 
 
 @pytest.mark.slow
+def test_settled_statistics_are_those_of_the_images():
+    """However small a network's activations are beside the variance 1 that it starts with."""
+    config = training.Config(size=8, num_probe=64)
+    recipe = recipes.BarlowTwins(dim=4, batch_size=16, hidden=(8,), init_scale=0.1)
+    network = training.network(config, recipe)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 8, 8, 3)), jnp.float32)
+    params = nn.scale_init(network.init(jax.random.key(0), x, train=False)["params"], 0.1)
+    started = network.init(jax.random.key(0), x, train=False)["batch_stats"]
+    settled = training.settled(network, params, started, x)
+    variables = {"params": params, "batch_stats": settled}
+    own, _ = network.apply(variables, x, train=True, mutable=["batch_stats"])
+    found = training.evaluated(network, params, settled, x).z
+    # A running variance is 64 / 63 of the images' in each of the last layers.
+    assert np.linalg.norm(found - own.z) < 0.05 * np.linalg.norm(own.z)
+
+
 def test_figures_without_labels(tmp_path):
     """Without labelled images there are spectra and no probes, and Figure 7 says what it misses."""
     args = [*tiny("vicreg"), "--methods", "vicreg", "--num-labelled", "0"]
