@@ -18,8 +18,9 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MPLBACKEND"] = "Agg"
 
-# As many workers as cores, and small matrices: more threads only wait for each other. NumPy and
-# SciPy read it when they are first imported.
+# As many workers as cores, and small matrices: more threads only wait for each other, and make such
+# products ten times as expensive. For the processes that are started from here; for this one, which
+# has NumPy already, below.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Tests run thousands of small programs, most of them once, and compiling them takes most of the
@@ -68,7 +69,18 @@ install_import_hook(
 
 import jax
 import pytest
+import scipy.linalg  # noqa: F401, whose threads are limited too
+import threadpoolctl
 from jax._src.interpreters import mlir
+
+threadpoolctl.threadpool_limits(int(os.environ["OPENBLAS_NUM_THREADS"]), user_api="blas")
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: garbage is looked for among what tests make, and less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)

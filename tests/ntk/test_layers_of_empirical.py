@@ -12,16 +12,13 @@ from sslstep import nn
 from sslstep.ntk import _program, empirical
 
 
-def jacobian_kernel(apply_fn, params, x1, x2):
-    """The full kernel (n1, n2, d, d), in NumPy and float64."""
-
-    def flat(x):
-        jacobian = jax.tree.leaves(jax.jit(jax.jacrev(apply_fn))(params, x))
-        return np.concatenate(
-            [np.asarray(leaf, float).reshape(*leaf.shape[:2], -1) for leaf in jacobian], axis=2
-        )
-
-    return np.einsum("ikp,jlp->ijkl", flat(x1), flat(x2))
+def jacobian_kernel(apply_fn, params, x):
+    """The full kernel (n, n, d, d), in NumPy and float64."""
+    jacobian = jax.tree.leaves(jax.jit(jax.jacrev(apply_fn))(params, x))
+    flat = np.concatenate(
+        [np.asarray(leaf, float).reshape(*leaf.shape[:2], -1) for leaf in jacobian], axis=2
+    )
+    return np.einsum("ikp,jlp->ijkl", flat, flat)
 
 
 def conv(stride=1, padding="SAME", kernel_dilation=1, input_dilation=1, groups=1, size=3):
@@ -168,7 +165,7 @@ LAYERS = {
 def setting(layer, dtype):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6, 6, 2)), dtype)
     model = LAYERS[layer](dtype)
-    variables = model.init(jax.random.key(1), x)
+    variables = jax.jit(model.init)(jax.random.key(1), x)
     # Statistics, biases and scales that are not 0 and 1.
     leaves, tree = jax.tree.flatten(variables)
     keys = jax.random.split(jax.random.key(2), len(leaves))
@@ -182,39 +179,42 @@ def setting(layer, dtype):
     return apply_fn, params, x
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_equals_jacobians(dtype, layer):
-    """All kinds; in float32 the one that has all entries."""
-    apply_fn, params, x = setting(layer, dtype)
-    x1, x2 = x[:3], x[2:]
-    theta = jacobian_kernel(apply_fn, params, x1, x2)
-    tol = (1e-5 if dtype == jnp.float32 else 1e-12) * np.abs(theta).max()
+def kinds(theta):
     dim = theta.shape[-1]
-    expected = {
-        "full": theta,
-        "scalar": theta.sum((2, 3)) / dim,
-        "trace": np.trace(theta, axis1=2, axis2=3) / dim,
-    }
-    for kind in expected if dtype == jnp.float64 else ("full",):
-        values = expected[kind]
-        kernel = empirical.ntk(apply_fn, params, x1, x2, kind=kind)
-        assert kernel.dtype == dtype
-        np.testing.assert_allclose(kernel, values, rtol=0, atol=tol)
+    scalar, trace = theta.sum((2, 3)) / dim, np.trace(theta, axis1=2, axis2=3) / dim
+    return {"full": theta, "scalar": scalar, "trace": trace}
 
 
-@pytest.mark.parametrize("price", [-(10**12), 10**12], ids=["by positions", "by gradients"])
-@pytest.mark.parametrize("layer", ["dense", "groups", "few positions", "several positions"])
-def test_either_contraction(monkeypatch, x64, layer, price):
-    """Whichever is chosen: the price of a pair of positions decides."""
-    monkeypatch.setattr("sslstep.ntk._contraction._ENTRY", price)
-    jax.clear_caches()
+#: Of which both contractions are tested, in float64.
+EITHER = ["dense", "groups", "few positions", "several positions"]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_equals_jacobians(layer):
+    """Of two sets of samples, all kinds in float64; or float32 and the kind of all entries."""
+    dtype = jnp.dtype("float32" if layer in EITHER else "float64")
+    with jax.enable_x64(dtype == jnp.float64):
+        apply_fn, params, x = setting(layer, dtype)
+        theta = jacobian_kernel(apply_fn, params, x)
+        tol = (1e-5 if dtype == jnp.float32 else 1e-12) * np.abs(theta).max()
+        for kind, values in kinds(theta[:3, 2:]).items():
+            if dtype == jnp.float64 or kind == "full":
+                kernel = empirical.ntk(apply_fn, params, x[:3], x[2:], kind=kind)
+                assert kernel.dtype == dtype
+                np.testing.assert_allclose(kernel, values, rtol=0, atol=tol)
+
+
+@pytest.mark.parametrize("layer", EITHER)
+def test_either_contraction(monkeypatch, x64, layer):
+    """By positions or by gradients, whichever is chosen: the price of a pair of positions decides."""
     apply_fn, params, x = setting(layer, jnp.float64)
-    theta = jacobian_kernel(apply_fn, params, x, x)
-    for kind in ("scalar", "trace", "full"):
-        kernel = empirical.ntk(apply_fn, params, x, kind=kind, batch_size=2)
-        values = theta if kind == "full" else np.trace(theta, axis1=2, axis2=3) / theta.shape[-1]
-        values = theta.sum((2, 3)) / theta.shape[-1] if kind == "scalar" else values
-        np.testing.assert_allclose(kernel, values, rtol=0, atol=1e-12 * np.abs(theta).max())
+    theta = jacobian_kernel(apply_fn, params, x)
+    for price in (-(10**12), 10**12):
+        monkeypatch.setattr("sslstep.ntk._contraction._ENTRY", price)
+        jax.clear_caches()
+        for kind, values in kinds(theta).items():
+            kernel = empirical.ntk(apply_fn, params, x, kind=kind, batch_size=2)
+            np.testing.assert_allclose(kernel, values, rtol=0, atol=1e-12 * np.abs(theta).max())
     jax.clear_caches()
 
 
@@ -231,7 +231,7 @@ def test_windows_that_differ_in_size_alone():
         return y.reshape(len(x), -1)
 
     params = [jnp.ones((size, size, 2, 1)) for size in (3, 4)]
-    theta = jacobian_kernel(model, params, x, x)
+    theta = jacobian_kernel(model, params, x)
     kernel = empirical.ntk(model, params, x, kind="full")
     np.testing.assert_allclose(kernel, theta, rtol=0, atol=1e-5 * np.abs(theta).max())
 
@@ -243,7 +243,7 @@ def test_complex_numbers_on_the_way(x64):
     def model(params, x):
         return (jnp.fft.fft(x) @ params.astype(jnp.complex128)).real
 
-    theta = jacobian_kernel(model, params, x, x)
+    theta = jacobian_kernel(model, params, x)
     kernel = empirical.ntk(model, params, x, kind="trace")
     np.testing.assert_allclose(kernel, np.trace(theta, axis1=2, axis2=3) / 3, rtol=1e-12)
 
@@ -278,7 +278,7 @@ def test_whole_resnet():
     def apply_fn(params, x):
         return model.apply({**variables, "params": params}, x, train=False)
 
-    theta = jacobian_kernel(apply_fn, variables["params"], x, x)
+    theta = jacobian_kernel(apply_fn, variables["params"], x)
     kernel = empirical.ntk(apply_fn, variables["params"], x, kind="trace")
     values = np.trace(theta, axis1=2, axis2=3) / theta.shape[-1]
     np.testing.assert_allclose(kernel, values, rtol=0, atol=1e-5 * np.abs(values).max())
