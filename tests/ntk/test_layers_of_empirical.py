@@ -206,7 +206,7 @@ def test_equals_jacobians(layer):
 
 @pytest.mark.parametrize("layer", EITHER)
 def test_either_contraction(monkeypatch, x64, layer):
-    """By positions or by gradients, whichever is chosen: the price of a pair of positions decides."""
+    """By positions or by gradients: the price of a pair of positions decides."""
     apply_fn, params, x = setting(layer, jnp.float64)
     theta = jacobian_kernel(apply_fn, params, x)
     for price in (-(10**12), 10**12):
