@@ -1,8 +1,8 @@
 """Training of networks: full-batch descent, and the trainer of self-supervised encoders.
 
-:func:`make_step` gives one step as a pure function, :func:`compile_step` compiles it for one device
-or several, :func:`fit` runs it with metrics, records and checkpoints on disk. :class:`Recorder`
-writes the records of a loop in another framework.
+:func:`make_step` returns one step as a pure function. :func:`compile_step` compiles it for one
+device or several. :func:`fit` runs it and writes metrics, records and checkpoints to disk.
+:class:`Recorder` writes the records of a training loop in another framework.
 """
 
 from sslstep.simulate import DivergenceError

@@ -1,4 +1,4 @@
-"""Which run a folder holds: what it was made with, and whether a call goes on with it."""
+"""Checks whether a folder holds the run that a call would continue."""
 
 import json
 import math
@@ -17,19 +17,19 @@ from sslstep.train._step import TrainState
 
 __all__ = ["Identity", "seen_of"]
 
-# In run.json: the step at which a run began, and the norms of its parameters there, by their paths.
+# Keys in run.json: the step at which the run began, and the norm of each initial parameter array.
 _INITIAL = "initial "
 _INITIAL_STEP, _INITIAL_NORM = f"{_INITIAL}step", f"{_INITIAL}norm of "
-# To which norms on two devices, or by two versions of JAX, agree.
+# Relative difference of the same norm between devices or versions of JAX.
 _NORM_TOLERANCE = 1e-3
 _MOST_SHOWN = 5
 
 
 class Identity:
-    """What determines a run: the caller's settings, and the images, sizes and start of the call.
+    """The settings of the caller, and a description of the data and start of the run.
 
-    The former are in ``settings.json``; the latter in ``run.json``, which is written with the first
-    checkpoint: before that nothing of it is enforced.
+    ``settings.json`` holds the settings. ``run.json`` holds the description (:func:`seen_of`); it
+    is written with the first checkpoint, and nothing in it is enforced before.
     """
 
     def __init__(self, settings: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
@@ -37,12 +37,12 @@ class Identity:
         self.seen = dict(seen)
 
     def alike(self) -> dict[str, Any]:
-        """What all processes of a run have in common, to the bit."""
+        """Return the entries that must be equal on all processes of a run: all but the norms."""
         exact = {k: v for k, v in self.seen.items() if not k.startswith(_INITIAL_NORM)}
         return {**exact, "settings": self.settings}
 
     def require_same(self, folder: Path) -> dict[str, Any]:
-        """Refuse a folder of another run; what `run.json` says of this one."""
+        """Return the content of `run.json`; raise ValueError if the folder holds another run."""
         for name, value in self.settings.items():
             try:
                 json.dumps(value)
@@ -56,9 +56,9 @@ class Identity:
             _require_same(folder, written, json.loads(json.dumps(self.settings)))
         written = _read(folder / "run.json")
         if written is not None:
-            # An earlier version wrote less of them.
+            # An earlier version wrote fewer entries.
             names = [name for name in self.seen if name in written]
-            # A state from the middle of the run tells nothing of its start.
+            # A state from the middle of the run has other norms than the start.
             if written.get(_INITIAL_STEP) != self.seen.get(_INITIAL_STEP):
                 names = [name for name in names if not name.startswith(_INITIAL)]
             old, new = ({name: each[name] for name in names} for each in (written, self.seen))
@@ -66,14 +66,14 @@ class Identity:
         return written or {}
 
     def write(self, folder: Path, *, saved: bool) -> None:
-        """Write the settings, and what else there is once the run has a checkpoint."""
+        """Write `settings.json`, and `run.json` if the run has a checkpoint (``saved``)."""
         _write(folder / "settings.json", self.settings)
         if saved:
             _write(folder / "run.json", self.seen)
 
 
 def seen_of(state: TrainState, images: PyTree, batch_size: int) -> dict[str, Any]:
-    """What a call of `fit` is told by, beside its settings."""
+    """Describe a call of `fit` by its initial norms, step, batch size, images and key."""
     leaves = jax.tree.leaves(images)
     return {
         **_initial_norms(state.params),
@@ -86,11 +86,11 @@ def seen_of(state: TrainState, images: PyTree, batch_size: int) -> dict[str, Any
 
 
 def _initial_norms(params: PyTree) -> dict[str, float]:
-    """Of each array, which the scale and the seed of the initial parameters change."""
+    """Euclidean norm of each parameter array, which depends on the initial scale and the seed."""
     norms = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
-            # With the shape: arrays of other shapes are another network's, which is said elsewhere.
+            # The key contains the shape: the checkpoint reports another network's shapes.
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             norm = np.linalg.norm(np.asarray(leaf).astype(np.float64))
             norms[f"{_INITIAL_NORM}{name} {tuple(leaf.shape)}"] = float(f"{norm:.6g}")
@@ -98,14 +98,14 @@ def _initial_norms(params: PyTree) -> dict[str, float]:
 
 
 def _checksum(leaf: Any) -> str:
-    """Of an array's bytes, at 1 GB or more a second."""
+    """CRC-32 checksum of an array's bytes; takes a second for 1 GB at most."""
     flat = np.ascontiguousarray(leaf).reshape(-1)
     return f"{zlib.crc32(flat.view(np.uint8).data):08x}"
 
 
 def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuse other settings than those that were written in a folder, both as JSON has them."""
-    # Initial norms last: there are many, and another key changes them too.
+    """Raise ValueError if the entries that a folder holds (old) differ from the call's (new)."""
+    # Initial norms last: there are many, and they change with the key.
     ordered = sorted(old.keys() | new.keys(), key=lambda name: (name.startswith(_INITIAL), name))
     names = [name for name in ordered if not _same(name, old.get(name), new.get(name))]
     if names:
@@ -130,7 +130,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # not JSON, or no text at all
+    except ValueError:  # neither JSON nor UTF-8
         found = None
     if not isinstance(found, dict):
         raise ValueError(
@@ -142,7 +142,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write them as JSON, in one step; those that are there already are the same."""
+    """Write the settings as JSON, atomically; keep an existing file, which has been compared."""
     if path.exists():
         return
     draft = path.with_suffix(".tmp")

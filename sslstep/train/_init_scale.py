@@ -1,4 +1,4 @@
-"""The paper's way to choose the scale of the initial parameters."""
+"""The paper's choice of the scale of the initial parameters."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -29,34 +29,40 @@ def choose_init_scale(
     bounds: tuple[float, float] = (1e-3, 1.0),
     where: Callable[[str], bool] | None = None,
 ) -> float:
-    r"""The α at which the top eigenvalue of the initial embeddings has a given size.
+    r"""Find the initial scale α at which the top eigenvalue of the embeddings reaches a target.
 
-    Solves :math:`\lambda_1(\alpha) = \mathrm{target}`, where :math:`\lambda_1` is measured on the
-    pairs with initial parameters multiplied by α (:func:`sslstep.nn.scale_init`). Appendix D.2
-    proposes targets of about 1e-3 for Barlow Twins and VICReg and 1e-6 for SimCLR: small enough for
-    clear steps, and large enough not to wait for the first one longer than one must.
+    It solves :math:`\lambda_1(\alpha) = \mathrm{target}`, where :math:`\lambda_1` is the largest
+    eigenvalue on the given pairs when all initial parameters are multiplied by α
+    (:func:`sslstep.nn.scale_init`). Appendix D.2 proposes targets of about 1e-3 for Barlow Twins
+    and VICReg and 1e-6 for SimCLR: small enough for distinct steps, large enough for a short wait
+    before the first step.
 
     Args:
-        key: of the initial parameters; as given to :func:`init_state`, α is for that very network.
-        network: as :func:`make_step` takes it.
-        x: one view of n images, as the network takes them; n above d.
-        x_prime: the other view.
-        target: the top eigenvalue that is wanted.
-        measure: of which matrix: C (Eq. 2), for Barlow Twins, or the centred covariance of
-            embeddings, for other losses (Appendix D.4).
-        batch_size: how many pass through the network at once, in training mode. Default: all.
-        bounds: between which α is sought.
-        where: which parameters are scaled, as :func:`init_state` takes it: told by their paths
-            below ``params``, such as ``"projector/output/kernel"``. Default: all.
+        key: random key of the initial parameters. With the key that :func:`init_state` gets, α is
+            computed for the network that it initialises.
+        network: a :class:`Network`, or a module of NNX or Equinox.
+        x: one view of n images, as the network takes them; n must exceed the embedding dimension d.
+        x_prime: the other view of the same images, same shape.
+        target: the desired top eigenvalue, above 0.
+        measure: the matrix whose eigenvalue is taken: ``"correlation"``, C of Eq. 2, for Barlow
+            Twins; ``"covariance"``, the centred covariance of the embeddings, for other losses
+            (Appendix D.4).
+        batch_size: number of images that pass through the network at once, in training mode.
+            Default: n.
+        bounds: lower and upper limit of the search for α, both above 0.
+        where: predicate that selects the parameters to scale by their paths below ``params``, such
+            as ``"projector/output/kernel"``. Default: all parameters.
 
     Returns:
-        α, to 1%.
+        α, to a relative accuracy of 1%.
 
     Raises:
-        ValueError: if the views differ in shape or are not finite, n is not above d, ``bounds`` do
-            not increase, ``batch_size`` does not divide n, ``where`` is true of no path, or no α
-            within the bounds reaches the target; the message says what they reach.
-        TypeError: if the network has not the form of :class:`Network`, or ``key`` is no key.
+        ValueError: if the views differ in shape or are not finite, n does not exceed d, ``target``
+            is not positive, ``bounds`` are not positive or do not increase, ``batch_size`` does not
+            divide n, ``where`` selects no parameter, or no α within the bounds reaches the target;
+            the message states the eigenvalues at both bounds.
+        TypeError: if the network does not have the form of :class:`Network`, or ``key`` is not a
+            random key.
 
     Example:
         >>> import jax
@@ -77,7 +83,7 @@ def choose_init_scale(
     _check.require_at_least("bounds", bounds, 0.0, strict=True)
     if not bounds[0] < bounds[1]:
         raise ValueError(f"bounds must be the lower and the upper one, got {bounds}.")
-    # As init_state draws them.
+    # The same initial variables as in init_state.
     variables = initial_variables(network, jax.random.split(key)[0], x)
 
     @jax.jit

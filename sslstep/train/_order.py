@@ -1,4 +1,4 @@
-"""In which order a run sees its images: a pure function of its key."""
+"""The order in which a run sees its images, a pure function of its key."""
 
 import functools
 
@@ -14,24 +14,26 @@ __all__ = ["batch_indices"]
 def batch_indices(
     key: Key[Array, ""], first_step: int, num_steps: int, batch_size: int, num_images: int
 ) -> Int[np.ndarray, "{num_steps} {batch_size}"]:
-    """Which images each of a run's steps sees.
+    """Return the indices of the images in the batch of each step.
 
-    An epoch is a random permutation of all images, cut into batches; what is left over waits for
-    another epoch. Permutations come from NumPy's Philox generator on the host, so any step's batch
-    is known without those before it, on every host alike.
+    Each epoch draws a random permutation of all images and cuts it into batches. Images that do not
+    fill a batch are left out of that epoch. Permutations come from NumPy's Philox generator on the
+    host, seeded by the key and the epoch. The batch of a step therefore needs no earlier steps, and
+    is the same on every host.
 
     Args:
-        key: the run's key, as in :class:`TrainState`.
-        first_step: the first of them.
-        num_steps: how many.
-        batch_size: images in a batch, over all devices.
-        num_images: how many there are.
+        key: the run's random key, the field ``key`` of :class:`TrainState`.
+        first_step: first step, counted from 0.
+        num_steps: number of steps.
+        batch_size: number of images in a batch, over all devices.
+        num_images: number of images in the data.
 
     Returns:
         Indices in ``[0, num_images)``, shape ``(num_steps, batch_size)``, int32.
 
     Raises:
-        ValueError: if a batch is larger than the data, or a number is negative.
+        ValueError: if ``batch_size`` is below 1 or above ``num_images``, or if ``first_step`` or
+            ``num_steps`` is negative.
 
     Example:
         >>> import jax
@@ -58,10 +60,10 @@ def batch_indices(
     return out
 
 
-# The epoch that a run is in, and the one that it enters: a permutation takes long to draw.
+# Keeps the permutations of the current and the next epoch, which are slow to draw.
 @functools.lru_cache(maxsize=2)
 def _order(num_images: int, *words: int) -> np.ndarray:
-    """Of all images in an epoch; read alone, as it is kept."""
+    """Permutation of all images in an epoch; read-only, because it is cached."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
     order = generator.permutation(num_images).astype(np.int32)
     order.flags.writeable = False

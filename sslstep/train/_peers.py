@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other: signals, errors, and how each was called."""
+"""Exchange of signals, errors and arguments between the processes of one run."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from sslstep.train._step import TrainState
 
 __all__ = ["Peers", "agree", "require_same_call"]
 
-# What one process raises the others raise too, under these names; all else as a RuntimeError.
+# Error types that the other processes raise too. They raise RuntimeError for every other type.
 _ERRORS = {
     error.__name__: error
     for error in (CheckpointError, DivergenceError, InUseError, OSError, TypeError, ValueError)
@@ -25,12 +25,16 @@ _ERRORS = {
 
 
 class Peers:
-    """All processes of a run: what fails on one is raised on all, where they next agree."""
+    """All processes of a run. An error of one is raised on all of them at the next exchange."""
 
     failure: Exception | None = None
 
     def any(self, received: int) -> int:
-        """A signal that any process has received; raises what has failed on any."""
+        """Exchange signals and errors: return a signal any process received; raise any error.
+
+        Args:
+            received: number of the signal that this process received; 0 for none.
+        """
         failure, self.failure = self.failure, None
         if jax.process_count() > 1:
             told = multihost_utils.process_allgather(np.asarray([received, failure is not None]))
@@ -45,7 +49,7 @@ class Peers:
 
     @contextlib.contextmanager
     def later(self) -> Iterator[None]:
-        """A block that each process runs by itself; several raise its errors where they agree."""
+        """Run a block without communication; several processes raise its error in :meth:`any`."""
         try:
             yield
         except Exception as error:
@@ -55,14 +59,14 @@ class Peers:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """A block that each process runs by itself, and that succeeds on all or raises on all."""
+        """Run a block without communication; raise on all processes if it fails on one."""
         with self.later():
             yield
         self.any(0)
 
 
 def require_same_call(call: Mapping[str, Any]) -> None:
-    """Refuse calls that differ between processes, which would wait for each other in vain."""
+    """Raise ValueError if the processes made different calls, which would deadlock."""
     if jax.process_count() == 1:
         return
     calls = [json.loads(text) for text in _shared(json.dumps(dict(call), default=str))]
@@ -77,7 +81,7 @@ def require_same_call(call: Mapping[str, Any]) -> None:
 
 
 def agree(start: int, state: TrainState) -> tuple[int, TrainState]:
-    """Go on from where the first process does: only it reads checkpoints."""
+    """Return the step and state of the first process, which alone reads checkpoints."""
     if jax.process_count() == 1:
         return start, state
     bare = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state)
@@ -106,7 +110,7 @@ def _of_another(process: int, kind: str, text: str) -> Exception:
 
 
 def _shared(text: str) -> list[str]:
-    """The texts of all processes."""
+    """Exchange a text: return the texts of all processes, in order."""
     own = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
     sizes = np.ravel(multihost_utils.process_allgather(np.asarray([len(own)])))
     padded = np.zeros(int(sizes.max()), np.uint8)

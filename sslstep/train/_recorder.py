@@ -1,4 +1,4 @@
-"""Records of a training loop that is not ours, in the files of one that is."""
+"""Records spectra and metrics of a training loop in any framework."""
 
 import contextlib
 import functools
@@ -28,40 +28,44 @@ _KIND = "records of"
 
 
 class Recorder:
-    r"""Record a training loop in any framework, so that :func:`read_run` and others read it.
+    r"""Record a training loop in any framework, in files that :func:`read_run` reads.
 
-    The loop hands over the embeddings of a fixed batch now and then, as NumPy arrays or anything
-    that becomes one: PyTorch's tensors, on a device and with a gradient or not, arrays of JAX, and
-    whatever has ``__array__`` or ``__dlpack__``. The recorder writes the spectra of
-    :func:`make_record` to ``records.jsonl``, and the loop's own numbers to ``metrics.jsonl``. They
-    are measured in float32, in float64 if JAX has x64 enabled and the embeddings are that.
+    The loop passes the embeddings of a fixed batch to :meth:`record` at chosen steps. They may be
+    NumPy arrays, JAX arrays, PyTorch tensors on any device, with or without a gradient, or any
+    object with ``__array__`` or ``__dlpack__``. The recorder writes the spectra of
+    :func:`make_record` to ``records.jsonl``, and the loop's own numbers (:meth:`log`) to
+    ``metrics.jsonl``. Spectra are computed in float32, or in float64 if JAX has x64 enabled and the
+    embeddings are float64.
 
-    - Killed: lines are with the operating system as soon as a call returns; none is lost.
-    - Resumed: ``resume_at`` is the step of the loop's own checkpoint. Lines of later steps are
-      removed, as the loop comes by there again.
-    - A second process in the folder: :class:`InUseError`. One that died blocks nobody. With several
-      processes, one of them records.
+    - If the process is killed, no line is lost: each call returns after it has handed its line to
+      the operating system.
+    - If the loop resumes, ``resume_at`` is the step of the loop's own checkpoint. Lines of later
+      steps are removed, because the loop will write them again.
+    - If a second process opens the folder, it raises :class:`InUseError`. The lock of a process
+      ends when the process dies. If the loop has several processes, one of them records.
 
     Use it in a ``with`` statement, or call :meth:`close`.
 
     Args:
-        folder: of the run's files; made if it does not exist.
-        settings: anything that JSON can hold and that determines the run, written to
-            ``settings.json``. A later call with others is refused.
-        resume_at: how many steps the loop has done as it goes on; None for a run that begins, whose
-            folder must hold none.
-        normalise: as :func:`make_record` takes it.
-        eps: as :func:`make_record` takes it.
-        threshold: as :func:`make_record` takes it.
-        metrics: as :func:`make_record` takes it. Where the loop gives no h, or no second view, they
-            are None.
+        folder: folder of the run's files; created if it does not exist.
+        settings: the settings that determine the run, which JSON can represent. They are written to
+            ``settings.json``; a later call with other settings raises ValueError.
+        resume_at: number of steps after which the loop resumes; None for a new run, whose folder
+            must not hold a run.
+        normalise: whether to normalise each dimension of each view before C is computed; see
+            :func:`make_record`.
+        eps: ε ≥ 0 of this normalisation.
+        threshold: the eigenvalue of C above which a dimension counts as learned.
+        metrics: further quantities to record: a function of the :class:`sslstep.nn.Outputs` (h, z)
+            of both views for each name. h is None if the loop gives none, and the second argument
+            is None if the loop gives one view.
 
     Raises:
-        ValueError: if the folder holds a run and ``resume_at`` is None, a run of
-            :func:`fit`, or one of other settings; or if a number is out of range or a metric's name
-            is taken.
-        TypeError: if JSON cannot hold ``settings``.
-        InUseError: as above.
+        ValueError: if the folder holds a run and ``resume_at`` is None; if it holds a run of
+            :func:`fit` or a run with other settings; if a number is out of range; or if a metric
+            has the name of another entry of the record.
+        TypeError: if JSON cannot represent ``settings``.
+        InUseError: if another process records in the folder.
 
     Example:
         >>> import tempfile
@@ -96,7 +100,7 @@ class Recorder:
             _check.require_at_least("resume_at", resume_at, 0)
         self._folder = Path(os.path.expanduser(folder))
         self._identity = Identity(settings or {}, {})
-        # In a loop that measures one batch again and again it is compiled once.
+        # Compiled once, because the loop records the same batch each time.
         options: Any = {"normalise": normalise, "eps": eps, "threshold": threshold}
         self._measure = jax.jit(functools.partial(measured, **options, metrics=metrics or {}))
         with contextlib.ExitStack() as stack:
@@ -124,12 +128,13 @@ class Recorder:
         """Write numbers of the loop, such as ``loss``, to ``metrics.jsonl``.
 
         Args:
-            step: how many steps the loop has done, that of the numbers included.
-            **numbers: scalars.
+            step: number of steps done, including the step that the numbers describe.
+            **numbers: real scalars by name.
 
         Raises:
-            TypeError, ValueError: if one is no real scalar, or ``step`` is before the last one.
-            DivergenceError: if one is not finite; nothing is written.
+            TypeError, ValueError: if a number is not a real scalar, or ``step`` is before the last
+                logged step.
+            DivergenceError: if a number is not finite; nothing is written.
         """
         row = {name: _array(name, value) for name, value in numbers.items()}
         for name, value in row.items():
@@ -145,25 +150,26 @@ class Recorder:
         h: Any = None,
         h_prime: Any = None,
     ) -> dict[str, np.ndarray]:
-        """Measure the embeddings of the fixed batch, and write them to ``records.jsonl``.
+        """Compute the spectra of the fixed batch, and write them to ``records.jsonl``.
 
         Args:
-            step: how many steps the loop has done. A step that has a record gets another one, which
-                counts.
+            step: number of steps done. A second record of the same step replaces the first for
+                :func:`read_run`.
             z: embeddings of one view, shape ``(n, d)``.
-            z_prime: of the other view of the same images. Without it there is no ``correlation``
-                and no ``learned``.
-            h: hidden representations of the first view, shape ``(n, ...)``; without them there is
-                no ``hidden``.
-            h_prime: of the other view.
+            z_prime: embeddings of the other view of the same images, shape ``(n, d)``. Without them
+                the record has no ``correlation`` and no ``learned``.
+            h: hidden representations of the first view, shape ``(n, ...)``. Without them the record
+                has no ``hidden``.
+            h_prime: hidden representations of the other view; required with ``h`` and ``z_prime``.
 
         Returns:
-            The record, as :func:`make_record` has it.
+            The record: an array for each name, as described in :func:`make_record`.
 
         Raises:
-            TypeError, ValueError: if something is no array of real numbers, its shape is not that
-                of the records before, a view lacks its h, or ``step`` is before the last one.
-            DivergenceError: if something is not finite; nothing is written.
+            TypeError, ValueError: if an argument is not an array of real numbers, an array is new,
+                missing or of another shape than in the first record, only one view has h, or
+                ``step`` is before the last recorded step.
+            DivergenceError: if a value is not finite; nothing is written.
         """
         step = operator.index(step)
         given = {"z": z, "z_prime": z_prime, "h": h, "h_prime": h_prime}
@@ -182,7 +188,7 @@ class Recorder:
         return found
 
     def close(self) -> None:
-        """Wait until all is on the disk, and let go of the folder."""
+        """Wait until all lines are on the disk, and release the folder."""
         if self._lines:
             for lines in self._lines.values():
                 lines.sync()
@@ -201,7 +207,7 @@ class Recorder:
         self.close()
 
     def _require_batch(self, step: int, arrays: Mapping[str, np.ndarray | None]) -> None:
-        """Refuse other arrays than those of the first record."""
+        """Raise unless the arrays are two views of one batch and shaped as in the first record."""
         z, z_prime = arrays["z"], arrays["z_prime"]
         if z is None:
             raise TypeError("z must be the embeddings, got None.")
@@ -243,8 +249,8 @@ class Recorder:
 
 
 def _array(name: str, value: Any) -> np.ndarray:
-    """An array in memory of what another framework calls one."""
-    for method in ("detach", "cpu"):  # of PyTorch: without its gradient, off its device
+    """Convert an array of any framework to a NumPy array of real numbers."""
+    for method in ("detach", "cpu"):  # PyTorch: drop the gradient, copy to the host
         if hasattr(value, method):
             value = getattr(value, method)()
     try:

@@ -1,4 +1,4 @@
-"""Lines of JSON, one for each step, and the arrays that are made of them."""
+"""Files with one JSON object a line, and their conversion to arrays."""
 
 import json
 import os
@@ -14,15 +14,15 @@ __all__ = ["JsonLines", "as_arrays", "changes_between", "columns", "read_rows", 
 
 
 class JsonLines:
-    """A file of one JSON object a line, each with its step, that survives a crash.
+    """A file with one JSON object a line, each with a ``step``, that survives a crash.
 
-    Lines are handed to the operating system as they come: a killed process loses none of them.
+    Each line goes to the operating system at once: a killed process loses none.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
-        """Open for appending, without what will be written again: steps after `last_step`.
+        """Open for appending, and remove the lines of steps after `last_step`.
 
-        Lines before these are left as they are, also those that cannot be read.
+        Earlier lines stay as they are. Unreadable lines between them stay too.
         """
         content = path.read_bytes() if path.exists() else b""
         lines = content.splitlines(keepends=True)
@@ -36,17 +36,17 @@ class JsonLines:
         )
         if kept and not kept.endswith(b"\n"):
             kept += b"\n"
-        if not content.startswith(kept):  # lines of later steps lie between
+        if not content.startswith(kept):  # removed lines lie between lines that stay
             draft = path.with_suffix(".tmp")
             draft.write_bytes(kept)
             draft.replace(path)
-        # Unbuffered: what a full disk has refused must not be tried again by closing the file.
+        # Unbuffered: closing the file must not retry a write that failed on a full disk.
         self._file = path.open("ab", buffering=0)
         if path.stat().st_size > len(kept):
             self._file.truncate(len(kept))
 
     def write(self, rows: list[dict[str, Any]]) -> None:
-        """Append, and hand over to the operating system."""
+        """Append a line for each row, and hand the lines to the operating system."""
         left = b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
         while left:
             left = left[self._file.write(left) :]
@@ -61,7 +61,7 @@ class JsonLines:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """What a line holds; None if a crash, a full disk or an editor has damaged it."""
+    """Parse a line; return None if it is not a JSON object with an integer ``step``."""
     try:
         row = json.loads(line)
         return row if isinstance(row["step"], int) else None
@@ -70,21 +70,21 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def read_run(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    r"""Read the metrics and the records of a run, finished or not, even while it runs.
+    r"""Read the metrics and the records of a run, finished or still running.
 
     Args:
-        folder: as given to :func:`fit`.
+        folder: folder of the run, as given to :func:`fit` or :class:`Recorder`.
 
     Returns:
-        ``(metrics, records)``, each a dictionary of arrays with one row for each line of
-        ``metrics.jsonl`` and ``records.jsonl``: ``step``, and what was measured after that many
-        steps (metrics: by the step that made it so many). Numbers are float64. Where a record lacks
-        an entry, or has fewer numbers in it than others, there is NaN; an entry whose number of
-        axes changes is an array of objects. Lines that cannot be read are passed over, with a
-        warning.
+        ``(metrics, records)``: two dictionaries of arrays, with one row for each step in
+        ``metrics.jsonl`` and in ``records.jsonl``. The entry ``step`` counts the steps done. A row
+        of records was measured after that step, a row of metrics during it. Floating-point numbers
+        are float64. NaN fills entries that a row lacks and the ends of shorter entries. An entry
+        whose number of axes changes, or that is not numeric, is an array of objects. Of several
+        lines of one step the last counts. Unreadable lines are skipped with a warning.
 
     Raises:
-        FileNotFoundError: if the folder has no run.
+        FileNotFoundError: if the folder has no ``metrics.jsonl``.
 
     Example:
         >>> import tempfile
@@ -104,14 +104,14 @@ def read_run(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file that can be read, by their steps; none if there is no file.
+    """Read the rows of a file, sorted by step; return an empty list if there is no file.
 
-    Of several lines of one step the last counts.
+    The last of several lines of one step counts. Unreadable lines are skipped with a warning.
     """
     lines = path.read_bytes().splitlines() if path.exists() else []
     rows = [_row(line) for line in lines]
     damaged = [n for n, row in enumerate(rows, start=1) if row is None and lines[n - 1].strip()]
-    # The last may be one that is just being written.
+    # No warning for the last line: another process may be writing it.
     if damaged := [n for n in damaged if n < len(lines)]:
         warnings.warn(
             f"{path} has lines that cannot be read, which are passed over: {len(damaged)}, the "
@@ -123,7 +123,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """An array for each key, with NaN where a row has none, or fewer numbers than others."""
+    """Convert rows to one array for each key, padded with NaN where values are missing."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: _column([row.get(name) for row in rows]) for name in names}
 
@@ -134,7 +134,7 @@ def _column(values: list[Any]) -> np.ndarray:
     if len({array.shape for array in present}) == 1 and len(present) == len(arrays):
         return np.asarray(values)
     kinds = {(array.ndim, array.dtype.kind in "fiub") for array in present}
-    if len(kinds) > 1 or not all(numbers for _, numbers in kinds):  # no array of numbers holds all
+    if len(kinds) > 1 or not all(numbers for _, numbers in kinds):  # no numeric array fits
         found = np.empty(len(values), object)
         for row, array in enumerate(arrays):
             found[row] = array
@@ -149,7 +149,7 @@ def _column(values: list[Any]) -> np.ndarray:
 
 
 def changes_between(before: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
-    """In what the entries of a record differ from those of the one before."""
+    """Describe the entries of a record that are new, missing or of another shape than before."""
     found = []
     for name in dict.fromkeys((*before, *row)):
         old, new = (np.shape(each[name]) if name in each else None for each in (before, row))
@@ -160,7 +160,7 @@ def changes_between(before: Mapping[str, Any], row: Mapping[str, Any]) -> list[s
 
 
 def as_arrays(values: Any) -> dict[str, np.ndarray]:
-    """What `record` returned, as arrays of numbers, or an error that says which is none."""
+    """Convert the dictionary that `record` returned to arrays; raise if an entry is not numeric."""
     if not isinstance(values, Mapping):
         raise TypeError(
             f"record must return a dictionary of arrays or numbers, got {values!r:.80}."
@@ -178,7 +178,7 @@ def as_arrays(values: Any) -> dict[str, np.ndarray]:
             array = np.asarray(value)
             real = array.dtype == bool or jnp.issubdtype(array.dtype, np.floating)
             real = real or jnp.issubdtype(array.dtype, np.integer)
-        except (TypeError, ValueError):  # lists of several lengths, keys
+        except (TypeError, ValueError):  # lists of unequal lengths, random keys
             real = False
         if not real:
             raise TypeError(

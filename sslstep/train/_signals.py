@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, noted instead of obeyed, and then handed on."""
+"""Defers SIGTERM and SIGINT while a run saves itself."""
 
 import ctypes
 import signal
@@ -7,16 +7,16 @@ from typing import Any
 
 __all__ = ["Signals"]
 
-# More than a struct sigaction has anywhere.
+# Bytes of a buffer that holds a C struct sigaction on every platform.
 _SIZE = 512
 
 
 class Signals:
-    """Within a block, SIGTERM and the first SIGINT are noted instead of obeyed.
+    """Context manager that notes SIGTERM and the first SIGINT in ``received`` instead of acting.
 
-    Afterwards they do again what they did before, also where their handler is not Python's, as that
-    of ``jax.distributed``. A signal that was ignored stays so, as Ctrl-C in what a shell script has
-    put into the background.
+    A second SIGINT raises KeyboardInterrupt. On exit the earlier handlers are restored, including
+    handlers that are not Python's, such as those of ``jax.distributed``. A signal that was ignored
+    before stays ignored: a shell script, for example, starts background jobs that ignore Ctrl-C.
     """
 
     received = 0
@@ -44,7 +44,7 @@ class Signals:
                 _sigaction(number, native, None)
 
     def hand_on(self) -> None:
-        """Tell the handlers of before of the signal that this process has received, if any did."""
+        """Call the earlier handler of the signal that was received, if there are both."""
         handler, native = self._before.get(self.received, (None, None))
         if native is not None:
             signal.raise_signal(self.received)
@@ -53,18 +53,18 @@ class Signals:
 
 
 def _native_handler(number: int) -> Any:
-    """What ``sigaction`` says of a signal whose handler is not Python's; else None."""
+    """Return the C ``sigaction`` of a signal whose handler is not Python's; None otherwise."""
     if callable(signal.getsignal(number)):
         return None
     action = ctypes.create_string_buffer(_SIZE)
-    # The handler comes first; that of default is 0.
+    # The struct begins with the handler's address, which is 0 for the default action.
     if _sigaction(number, None, action) or not any(action.raw[: ctypes.sizeof(ctypes.c_void_p)]):
         return None
     return action
 
 
 def _sigaction(number: int, new: Any, old: Any) -> int:
-    """The C function; not 0 if it failed, or there is none."""
+    """Call the C function ``sigaction``; return 0 on success, and another number on failure."""
     try:
         return int(ctypes.CDLL(None).sigaction(number, new, old))
     except (AttributeError, OSError, TypeError):  # on Windows
