@@ -100,14 +100,7 @@ def half_rises(times, eigenvalues):
     return np.array(found)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        # Which the turn of the axes changes, and the flow follows in thousands of steps.
-        pytest.param(name, marks=pytest.mark.slow) if name == "Barlow Twins" else name
-        for name in LOSSES
-    ],
-)
+@pytest.mark.parametrize("name", LOSSES)
 def test_it_is_the_trained_linear_model(x64, name):
     loss, views = LOSSES[name], features()
     x, weights = np.concatenate(views), start(1e-6)
