@@ -1,4 +1,4 @@
-"""Measurements on embeddings: spectra, steps, alignment, quality, probes; a run's diagnosis."""
+"""Measurements on embeddings: spectra, steps, alignment, quality, probes, and a diagnosis."""
 
 from typing import Any
 

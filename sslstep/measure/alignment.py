@@ -1,8 +1,8 @@
-r"""How far two embeddings span the same space of functions (Appendix E), or match views.
+r"""Alignment of the subspaces that two embeddings span (Appendix E), and retrieval of views.
 
-Of embeddings as a matrix ``(n, d)``, a row for each sample, what counts is the span of its columns:
-it does not change under an invertible linear map of the embedding, and determines what a linear
-probe can do. Nothing is centred.
+An embedding is a matrix ``(n, d)`` with one row for each sample. The subspace measures depend only
+on the span of its columns. An invertible linear map of the embedding leaves the span unchanged, and
+the span determines the accuracy of a linear probe. Columns are not centred.
 """
 
 import jax.numpy as jnp
@@ -22,25 +22,27 @@ __all__ = [
 
 
 def subspace_alignment(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -> Float[Array, ""]:
-    r"""The normalised subspace alignment of two embeddings of the same samples (Appendix E).
+    r"""Return the normalised subspace alignment of two embeddings of one set of samples (App. E).
 
     .. math:: a(P, P') = \frac1d \| P P'^\top \|_F^2 = \frac1d \sum_j \cos^2 \theta_j
 
-    with the rows of P and P' orthonormal bases of the two spans and :math:`\theta_j` their
-    principal angles. It is 1 for equal spans and 0 for orthogonal ones (the paper's text has d for
-    the former); for random ones see :func:`chance_level`. Of spans of different dimension, d is the
-    smaller, and 1 means that one contains the other.
+    The rows of P and P' are orthonormal bases of the two column spans, and :math:`\theta_j` are the
+    principal angles between the spans. The alignment is 1 for equal spans (the paper's text says d)
+    and 0 for orthogonal spans; :func:`chance_level` gives its value for random spans. If the
+    dimensions of the spans differ, d is the smaller dimension, and an alignment of 1 means that one
+    span contains the other.
 
     Args:
         a: embeddings, shape ``(n, d)``, of rank d.
         b: embeddings of the same samples in the same order, shape ``(n, k)``, of rank k.
 
     Returns:
-        The alignment, in [0, 1]. Near 1 it is rounded: see :func:`misalignment`. Under `jit`,
-        embeddings that lack rank give NaN.
+        The alignment, a scalar in [0, 1], resolved to eps; :func:`misalignment` resolves values
+        near 1 more finely. Under `jit`, an embedding without full column rank gives NaN.
 
     Raises:
-        ValueError: if shapes do not fit, values are not finite, or an embedding lacks rank.
+        ValueError: if the numbers of rows differ, values are not finite, or an embedding does not
+            have full column rank.
 
     Example:
         >>> import jax.numpy as jnp
@@ -55,22 +57,25 @@ def subspace_alignment(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -
 
 
 def misalignment(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -> Float[Array, ""]:
-    r"""What :func:`subspace_alignment` lacks to 1, without cancellation.
+    r"""Return 1 minus the :func:`subspace_alignment` of two embeddings, without cancellation.
 
     .. math:: 1 - a(P, P') = \frac1d \| P' - P' P^\top P \|_F^2 = \frac1d \sum_j \sin^2 \theta_j
 
-    Near 0 it is resolved down to eps², where ``1 - subspace_alignment`` ends at eps. The dimensions
-    and the rounding of the embeddings themselves set the floor.
+    The rows of P and P' are orthonormal bases of the two column spans, :math:`\theta_j` their
+    principal angles, and d is the smaller dimension. Values down to eps² are resolved; computing
+    ``1 - subspace_alignment`` resolves eps only. The number of dimensions and the rounding of the
+    embeddings set the floor.
 
     Args:
         a: embeddings, shape ``(n, d)``, of rank d.
         b: embeddings of the same samples in the same order, shape ``(n, k)``, of rank k.
 
     Returns:
-        The distance, in [0, 1]: the mean squared sine of the principal angles.
+        The mean squared sine of the principal angles, a scalar in [0, 1].
 
     Raises:
-        ValueError: as :func:`subspace_alignment`.
+        ValueError: if the numbers of rows differ, values are not finite, or an embedding does not
+            have full column rank.
 
     Example:
         >>> import jax.numpy as jnp
@@ -86,11 +91,12 @@ def misalignment(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -> Floa
 def principal_angles(
     a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]
 ) -> Float[Array, " min(d,k)"]:
-    r"""The principal angles between the spans of two embeddings (Björck and Golub 1973).
+    r"""Return the principal angles between the spans of two embeddings (Björck and Golub 1973).
 
-    With orthonormal bases, :math:`\cos \theta_j` are the singular values of :math:`P P'^\top` and
-    :math:`\sin \theta_j` those of :math:`P' - P' P^\top P`. Both are computed and the angle taken
-    from the two, so that it is good to eps near 0 and near π/2.
+    The rows of P and P' are orthonormal bases of the two column spans. :math:`\cos \theta_j` are
+    the singular values of :math:`P P'^\top`, and :math:`\sin \theta_j` are the singular values of
+    :math:`P' - P' P^\top P`. Each angle is computed from its sine and its cosine, and is therefore
+    accurate to eps near 0 and near π/2.
 
     Args:
         a: embeddings, shape ``(n, d)``, of rank d.
@@ -100,7 +106,8 @@ def principal_angles(
         The angles in [0, π/2], ascending, shape ``(min(d, k),)``.
 
     Raises:
-        ValueError: as :func:`subspace_alignment`.
+        ValueError: if the numbers of rows differ, values are not finite, or an embedding does not
+            have full column rank.
 
     Example:
         >>> import jax.numpy as jnp
@@ -116,14 +123,15 @@ def principal_angles(
 
 
 def chance_level(dim: int, num_samples: int) -> float:
-    r"""The expected alignment of random subspaces of dimension d in N: d / N.
+    r"""Return the expected alignment of two random d-dimensional subspaces of R^N, d / N.
 
-    With the n pairs' both views as samples N = 2n, and Appendix E's tables have 50 / 2000 = 0.025
-    (its text :math:`d^2 / 2n`). If dimensions differ, it is the larger that counts.
+    If the dimensions of the subspaces differ, d is the larger dimension. Appendix E takes both
+    views of n pairs as samples, N = 2n; its tables have 50 / 2000 = 0.025 (its text says
+    :math:`d^2 / 2n`).
 
     Args:
-        dim: d.
-        num_samples: N ≥ d, the number of rows.
+        dim: d, the dimension of the subspaces.
+        num_samples: N ≥ d, the number of samples (rows).
 
     Returns:
         d / N.
@@ -144,16 +152,20 @@ def chance_level(dim: int, num_samples: int) -> float:
 def retrieval_ranks(
     z: Float[ArrayLike, "n d"], z_prime: Float[ArrayLike, "n d"]
 ) -> Float[Array, " n"]:
-    r"""Where each sample's other view ranks among those of all samples, by cosine.
+    r"""Return the retrieval rank of each sample's second view among the second views of all.
 
     .. math:: r_i = \frac{1}{n - 1} \#\{j : \cos(z_i, z'_j) > \cos(z_i, z'_i)\}
 
+    The rank of sample i is the fraction of the other samples whose second view has a larger cosine
+    with the first view of sample i than the sample's own second view has.
+
     Args:
-        z: embeddings of one view of n samples.
-        z_prime: embeddings of the other view, in the same order.
+        z: embeddings of the first view of n samples, shape ``(n, d)``.
+        z_prime: embeddings of the second view of the samples, in the order of ``z``, shape
+            ``(n, d)``.
 
     Returns:
-        Ranks from 0, the best, to 1, shape ``(n,)``; their mean is 0.5 by chance.
+        Ranks from 0 (best) to 1, shape ``(n,)``; random embeddings have the mean rank 0.5.
 
     Raises:
         ValueError: if the shapes differ, or there are fewer than two samples.
@@ -179,7 +191,7 @@ def retrieval_ranks(
 
 
 def _bases(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
-    """Orthonormal bases of the columns' spans as columns, the smaller one last."""
+    """Return orthonormal bases of both column spans, as columns; the smaller basis comes second."""
     _check.require_same_samples(a, b, "embeddings")
     p, p_prime = _basis("a", a), _basis("b", b)
     return (p, p_prime) if p.shape[1] >= p_prime.shape[1] else (p_prime, p)
@@ -194,11 +206,11 @@ def _basis(name: str, value: ArrayLike) -> Array:
         )
     _check.require_finite(name, value)
     matrix = _check.as_precise(name, value)
-    # Dimensions not yet learned may be smaller by many orders of magnitude; they count as much.
+    # Columns not yet learned may be smaller by many orders of magnitude; they count equally.
     largest = jnp.abs(matrix).max(axis=0, keepdims=True)
     q, r = jnp.linalg.qr(matrix / jnp.where(largest > 0, largest, 1))
     singular = singular_values(r)
-    # Rounding leaves about one eps, in tall and wide matrices alike.
+    # Rounding leaves singular values of about one eps, in tall and in wide matrices.
     cutoff = 10 * columns**0.5 * jnp.finfo(matrix.dtype).eps * singular[0]
     rank = jnp.sum(singular > cutoff)
     if _check.is_concrete(rank) and int(rank) < columns:
@@ -210,8 +222,8 @@ def _basis(name: str, value: ArrayLike) -> Array:
 
 
 def _beyond(p: Array, p_prime: Array) -> Array:
-    """The part of the second basis outside the span of the first."""
-    # Twice, as in Gram-Schmidt: what the first pass leaves within the span is of order eps.
+    """Return the second basis minus its projection on the span of the first basis."""
+    # Twice, as in Gram-Schmidt: the first pass leaves a part of order eps within the span.
     for _ in range(2):
         p_prime = p_prime - matmul(p, matmul(p.T, p_prime))
     return p_prime

@@ -1,4 +1,4 @@
-r"""What a run of training has learned, is learning, and waits for: a diagnosis of its spectra."""
+r"""Diagnosis of a training run from its spectra: which dimensions are learned, rising, waiting."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -13,24 +13,25 @@ from sslstep.measure import spectrum, steps
 
 __all__ = ["Diagnosis", "NextStep", "Rest", "diagnose"]
 
-# A dimension that had risen has collapsed where no more than this is left of its level.
+# A learned dimension has collapsed if its eigenvalue is below this fraction of its level.
 _LEFT = 0.1
-# How many standard errors the slope of a waiting eigenvalue is above zero where it grows.
+# A waiting eigenvalue grows if its slope is this many standard errors above zero.
 _SIGNIFICANT = 3
-# Rows of a text's table.
+# The largest number of rows of the table in a diagnosis's text.
 _MOST_ROWS = 20
 
 
 class Rest(NamedTuple):
-    """A time at which no dimension rises.
+    """A time interval in which no dimension rises.
 
     Attributes:
-        num_learned: dimensions that have been learned before.
-        start: when it begins.
-        stop: when it ends.
-        expected: the loss there, by theory; NaN where no level is known.
-        measured: the median of the loss there; NaN where none is given.
-        agrees: whether they differ by at most a quarter of the distance to the next level.
+        num_learned: number of dimensions learned before the interval.
+        start: start of the interval.
+        stop: end of the interval.
+        expected: theory's loss in the interval; NaN if theory gives no level.
+        measured: median of the recorded loss in the interval; NaN if no loss is given.
+        agrees: whether ``measured`` and ``expected`` differ by at most a quarter of the distance
+            from ``expected`` to the nearer neighbouring level.
     """
 
     num_learned: int
@@ -45,9 +46,9 @@ class NextStep(NamedTuple):
     """The dimension that is learned next.
 
     Attributes:
-        dimension: its index from 0.
-        rate: at which its eigenvalue grows while it is small, per unit of time.
-        time: when it will be at half its level.
+        dimension: index of the dimension, from 0.
+        rate: exponential growth rate of its eigenvalue while small, per unit of time.
+        time: predicted time at which its eigenvalue reaches half its level.
     """
 
     dimension: int
@@ -57,21 +58,26 @@ class NextStep(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What :func:`diagnose` finds; ``str`` of it is the same as text.
+    """The findings of :func:`diagnose` on the d dimensions of a run; ``str`` gives a report.
 
     Attributes:
-        learned: dimensions that have reached half their level at some time, shape ``(d,)``.
-        from_start: those that were there at the first record.
-        alone: those learned while no other rises.
-        collapsed: those of which a tenth or less is left.
-        rising: those that have begun and not reached half.
-        rises: when each rises.
-        sharpness: when each rises, in units of how long it takes, as
-            :func:`sslstep.measure.spectrum.step_sharpness` has it.
-        plateau: the level of each; ``inf`` where none is known.
-        rests: where the loss rests.
-        simultaneity: the test that all dimensions rise at one time; None of fewer than two.
-        next_step: None if no step is in sight.
+        learned: mask of dimensions whose eigenvalue has reached half its level at some record,
+            shape ``(d,)``.
+        from_start: mask of dimensions at half their level or above at the first record, shape
+            ``(d,)``.
+        alone: mask of dimensions learned while no other dimension rises, shape ``(d,)``.
+        collapsed: mask of dimensions whose eigenvalue has fallen below a tenth, as
+            :func:`diagnose` defines it, shape ``(d,)``.
+        rising: mask of dimensions that were never learned and whose last eigenvalue is at least a
+            tenth of the level, shape ``(d,)``.
+        rises: begin, middle and end of each dimension's rise.
+        sharpness: time of each rise divided by its duration, shape ``(d,)``; see
+            :func:`sslstep.measure.spectrum.step_sharpness`.
+        plateau: level of each eigenvalue, shape ``(d,)``; ``inf`` where none is known.
+        rests: the time intervals in which no dimension rises.
+        simultaneity: result of :func:`sslstep.measure.steps.simultaneity_test`; None if fewer than
+            two dimensions rise from begin to end.
+        next_step: the next dimension to be learned; None if no step is in sight.
         span: first and last time.
     """
 
@@ -90,7 +96,7 @@ class Diagnosis:
 
     @property
     def waiting(self) -> Bool[np.ndarray, " d"]:
-        """Dimensions that have not been learned."""
+        """Mask of the dimensions that have not been learned, shape ``(d,)``."""
         return ~self.learned
 
     def __str__(self) -> str:
@@ -157,40 +163,48 @@ def diagnose(
     rates: Float[ArrayLike, " d"] | None = None,
     high: float = 0.7,
 ) -> Diagnosis:
-    r"""What a run has learned, when and how sharply, what waits and what has collapsed.
+    r"""Diagnose a run: which dimensions are learned, when and how sharply, which wait or collapsed.
 
-    - *Learned*: the eigenvalue has reached half its level P, from theory (``method`` or
-      ``plateau``), or else the largest value that it has had, of those that have grown to twenty
-      times the largest initial one. If none has grown, nothing is learned.
-    - *Collapsed*: learned, and no more than a tenth is left of the lower of P and the level of the
-      last dimension learned (VICReg's eigenvalues come down as others rise). All dimensions, if the
-      largest eigenvalue is no more than a tenth of what it has been, and none is learned.
-    - *Rests*: times between rises. The loss there is compared with ``levels``.
-    - *The next step*: of the largest eigenvalue λ that waits. While it is small it grows as a
-      logistic curve does, at a rate r:
+    Each of the d dimensions has an eigenvalue λ and a level P, the value that λ has once the
+    dimension is learned. ``plateau`` or ``method`` gives P. Otherwise P is the largest recorded
+    value of the eigenvalue, if this is more than 20 times the largest initial eigenvalue; the other
+    eigenvalues have the median of these levels (:func:`sslstep.measure.steps.grown_levels`).
+
+    - *Learned*: λ has reached P / 2 at some record.
+    - *Collapsed*: the dimension was learned, and its last λ is below a tenth of P and below a tenth
+      of the level of the last dimension learned (VICReg's eigenvalues fall as more dimensions are
+      learned). If no dimension is learned, all count as collapsed once the largest eigenvalue is
+      below a tenth of its largest value.
+    - *Rests*: time intervals without a rise. The median loss of each is compared with ``levels``.
+    - *The next step*: the largest waiting eigenvalue, if it is below P / 2. It is extrapolated from
+      the last time :math:`t_T` along a logistic curve of rate r to its half-rise time:
 
       .. math:: t_{1/2} = t_T + \frac1r \ln\frac{P - \lambda(t_T)}{\lambda(t_T)}
 
-      r is given, or it is the slope of :math:`\ln (\lambda / (P - \lambda))` over the records since
-      the last rise, two or more. There is no next step in sight if that slope is not above zero, of
-      three or more records by three standard errors, or if P is not known.
+      ``rates`` gives r. Otherwise r is the slope of :math:`\ln (\lambda / (P - \lambda))` over two
+      or more records since the last rise. No next step is in sight if r is not positive, if a slope
+      over three or more records is not above three standard errors, or if P is unknown.
+
+    If any dimension has collapsed, neither rests nor a next step are reported.
 
     Args:
-        times: of the records, increasing, in any unit, shape ``(T,)``.
-        eigenvalues: at each record in descending order, shape ``(T, d)``: of C for Barlow Twins, of
-            the covariance for others, as :class:`sslstep.train.Recorder` records them.
-        loss: of training at each record; None: nothing is said of it.
-        method: a loss whose levels theory knows: ``"barlow_twins"``, of Eq. 1, has eigenvalues of 1
-            and losses of d - k; ``"vicreg"``, with the publication's weights,
-            :func:`sslstep.dynamics.vicreg_plateau`. None: another.
-        plateau: P, a scalar or shape ``(d,)``, instead.
-        levels: the loss while k = 0...d dimensions are learned, shape ``(d + 1,)``, instead, such
-            as :func:`sslstep.kernel_pca.plateaus` gives for any loss.
-        rates: r of each dimension from a kernel, per unit of ``times``, shape ``(d,)``: of the
-            simplified Barlow Twins loss 8γ (:func:`sslstep.kernel_pca.contrastive_modes`), of any
-            loss 2ρ (:func:`sslstep.kernel_pca.growth_modes`).
-        high: the share of its level at which a rise ends, above one half; it begins at a tenth.
-            Learned eigenvalues of a run on images still differ by a fifth.
+        times: times of the T records, increasing, in any unit, shape ``(T,)``.
+        eigenvalues: eigenvalues at each record, in descending order, shape ``(T, d)``: of the
+            cross-correlation C for Barlow Twins, of the covariance for other losses, as
+            :class:`sslstep.train.Recorder` records them.
+        loss: training loss at each record, shape ``(T,)``; None leaves the measured loss of rests
+            NaN.
+        method: a loss with known levels. ``"barlow_twins"`` (Eq. 1): eigenvalues 1, losses d - k
+            with k dimensions learned. ``"vicreg"`` with the publication's weights: see
+            :func:`sslstep.dynamics.vicreg_plateau`. None: any other loss.
+        plateau: P, a scalar or shape ``(d,)``; replaces the levels of ``method``.
+        levels: loss while k = 0...d dimensions are learned, shape ``(d + 1,)``; replaces the losses
+            of ``method``. :func:`sslstep.kernel_pca.plateaus` computes it for any loss.
+        rates: r of each dimension from a kernel, per unit of ``times``, shape ``(d,)``: 8γ for the
+            simplified Barlow Twins loss, with γ from :func:`sslstep.kernel_pca.contrastive_modes`;
+            2ρ for any loss, with ρ from :func:`sslstep.kernel_pca.growth_modes`.
+        high: fraction of P at which a rise ends, above 1/2; a rise begins at P / 10. Learned
+            eigenvalues of a run on images differ from their level by up to a fifth.
 
     Returns:
         :class:`Diagnosis`.
@@ -276,7 +290,7 @@ def diagnose(
 
 
 def _theory(method: str | None, dim: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The levels of eigenvalues, and of the loss with k = 0...d dimensions learned."""
+    """Return theory's d eigenvalue levels and d + 1 losses with k = 0...d learned, or None."""
     if method == "barlow_twins":
         return np.ones(dim), dim - np.arange(dim + 1.0)
     if method == "vicreg":
@@ -288,12 +302,12 @@ def _theory(method: str | None, dim: int) -> tuple[np.ndarray | None, np.ndarray
 def _rests(
     times: np.ndarray, rises: steps.Rises, levels: np.ndarray | None, loss: ArrayLike | None
 ) -> list[Rest]:
-    """Before the first rise, between rises, and after the last one."""
+    """Return the rests before the first rise, between rises, and after the last rise."""
     begin, middle, end = (np.asarray(part) for part in rises)
     learned = np.isfinite(middle)
     first, last = begin.min(), end[learned].max(initial=times[0])
     found = [(0, times[0], min(first, times[-1]))] if first > times[0] else []
-    found += steps.pauses(steps.Rises(begin, begin, end))  # one that has begun ends a pause too
+    found += steps.pauses(steps.Rises(begin, begin, end))  # a rise ends a pause at its begin
     if learned.any() and np.isfinite(last) and not np.isfinite(begin[~learned]).any():
         found.append((int(learned.sum()), last, times[-1]))
     rests = []
@@ -312,7 +326,7 @@ def _rests(
 def _next_step(
     times: np.ndarray, relative: np.ndarray, rises: steps.Rises, rates: ArrayLike | None
 ) -> NextStep | None:
-    """From the logistic curve of the first dimension that waits."""
+    """Extrapolate the first waiting dimension along a logistic curve; None without growth."""
     waiting = ~np.isfinite(rises.middle)
     if not waiting.any():
         return None
@@ -339,7 +353,7 @@ def _next_step(
 
 
 def _named(which: np.ndarray) -> str:
-    """Dimensions by their numbers from 1: "2, 5 to 9"."""
+    """Format the dimensions of a mask by their numbers from 1, such as "2, 5 to 9"."""
     numbers = np.flatnonzero(which) + 1
     if not len(numbers):
         return "none"

@@ -12,13 +12,13 @@ __all__ = ["PowerLaw", "fit"]
 
 
 class PowerLaw(NamedTuple):
-    """An exponent.
+    """A fitted power law of S series.
 
     Attributes:
-        exponent: of all series together, the mean of theirs.
-        standard_error: of that mean, from the scatter of the series; of one series from its
-            residuals; NaN where there are too few numbers.
-        exponents: of each series, shape ``(S,)``.
+        exponent: mean of the exponents of all series.
+        standard_error: standard error of ``exponent``: from the scatter of the exponents if S > 1,
+            from the residuals of the fit if S = 1; NaN for one series of two points.
+        exponents: exponent of each series, shape ``(S,)``.
     """
 
     exponent: float
@@ -27,13 +27,13 @@ class PowerLaw(NamedTuple):
 
 
 def fit(x: Real[ArrayLike, " T"], y: Real[ArrayLike, "T *S"]) -> PowerLaw:
-    r"""The exponent p of :math:`y = c\,x^p`, by least squares of log y on log x.
+    r"""Fit the exponent p of :math:`y = c\,x^p` by least squares of log y on log x.
 
-    All points have equal weights: numbers that scatter by the same factor everywhere.
+    All points have equal weights. This suits values of y with equal relative errors.
 
     Args:
-        x: positive numbers, two or more different ones.
-        y: positive numbers, shape ``(T,)`` or, of S independent series, ``(T, S)``.
+        x: T ≥ 2 positive numbers, not all equal, shape ``(T,)``.
+        y: positive numbers at each x, shape ``(T,)``, or ``(T, S)`` for S independent series.
 
     Returns:
         :class:`PowerLaw`.

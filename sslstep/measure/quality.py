@@ -1,7 +1,7 @@
-r"""What is measured of embeddings beside their steps, with labels or without.
+r"""Quality measures of embeddings, without labels or with them.
 
-Each function takes embeddings as they are, a row for each sample, and returns a number. Ranks and
-slopes of one spectrum are in :mod:`sslstep.measure.spectrum`; how alike two embeddings are, in
+Each function takes embeddings with one row for each sample and returns a scalar. Measures of the
+spectrum are in :mod:`sslstep.measure.spectrum`, and similarity of two embeddings is in
 :mod:`sslstep.measure.similarity`.
 """
 
@@ -28,7 +28,7 @@ __all__ = [
     "uniformity",
 ]
 
-# Rows of a matrix of distances or cosines that are in memory at once.
+# Number of rows of a distance or cosine matrix that are in memory at a time.
 _ROWS = 256
 
 
@@ -37,10 +37,10 @@ def lidar(
     delta: Real[ArrayLike, ""] = 1e-4,
     eps: Real[ArrayLike, ""] = 1e-7,
 ) -> Float[Array, ""]:
-    r"""LiDAR: how many dimensions tell samples apart despite augmentation (Thilak et al. 2023).
+    r"""Return LiDAR: the number of dimensions that separate samples despite augmentation.
 
-    The effective rank of linear discriminant analysis, of which each sample is a class and its q
-    views are the members:
+    LiDAR (Thilak et al. 2023) is the effective rank of linear discriminant analysis. Each of n
+    samples is a class, and the embeddings :math:`z_{iv}` of its q views are the members:
 
     .. math:: \exp\Big(-\sum_k p_k \ln p_k\Big), \qquad p_k = \frac{\lambda_k}{\sum_l \lambda_l} +
         \epsilon, \qquad \lambda = \mathrm{eig}\, \Sigma_w^{-1/2} \Sigma_b \Sigma_w^{-1/2},
@@ -48,19 +48,22 @@ def lidar(
     .. math:: \Sigma_b = \frac1n \sum_i (\mu_i - \mu)(\mu_i - \mu)^\top, \qquad \Sigma_w =
         \frac{1}{n q} \sum_{iv} (z_{iv} - \mu_i)(z_{iv} - \mu_i)^\top + \delta I .
 
-    It costs q n d² and d³. The publication has n = 1000 and q = 50; two views give a noisy
-    :math:`\Sigma_w`. It is at most min(n - 1, d), and n should be above d. Of views that have
-    nothing to do with their sample :math:`\Sigma_b` is :math:`\Sigma_w / q`, and LiDAR is near d:
-    it has no floor that tells that nothing was learned. It knows the embeddings' scale by δ alone:
-    of embeddings far below :math:`\sqrt\delta` it is the entropy of :math:`\Sigma_b`'s eigenvalues.
+    :math:`\mu_i` is the mean over the views of sample i and :math:`\mu` the mean over all samples.
+    The cost is O(q n d² + d³). The publication uses n = 1000 and q = 50; two views give a noisy
+    :math:`\Sigma_w`. For small ε the value is at most min(n - 1, d), so n should exceed d. A large
+    value does not prove learning: views independent of their sample have :math:`\Sigma_b \approx
+    \Sigma_w / q` and a LiDAR near d. The scale of the embeddings enters through δ only. For
+    embeddings far below :math:`\sqrt\delta`, LiDAR is the exponential of the entropy of the
+    normalised eigenvalues of :math:`\Sigma_b`.
 
     Args:
-        *views: embeddings of q views of the same samples in the same order, at least two.
+        *views: q ≥ 2 matrices of shape ``(n, d)``: embeddings of one view each, with the samples in
+            one order.
         delta: δ > 0; traced.
         eps: ε ≥ 0; traced.
 
     Returns:
-        A scalar: 1, but for ε, if all samples have one mean, as in a collapse.
+        A scalar. With ε = 0 it is 1 if all samples have one mean, as in a collapse.
 
     Raises:
         ValueError: if there are fewer than two views, their shapes differ or are empty, values are
@@ -90,7 +93,7 @@ def lidar(
     means = z.mean(axis=0)
     within = (z - means[None]).reshape(-1, dim)
     sigma_w = matmul(within.T, within) / within.shape[0] + delta * jnp.eye(dim, dtype=z.dtype)
-    # Not formed: the eigenvalues are squared singular values of the whitened means.
+    # The eigenvalues are squared singular values of the whitened means; Sigma_b is not formed.
     factor = jnp.linalg.cholesky(sigma_w)
     whitened = jax.scipy.linalg.solve_triangular(factor, centred(means).T, lower=True)
     singular = singular_values(whitened)
@@ -101,22 +104,22 @@ def lidar(
 
 
 def uniformity(z: Float[ArrayLike, "n d"], t: Real[ArrayLike, ""] = 2.0) -> Float[Array, ""]:
-    r"""How evenly embeddings lie on the unit sphere (Wang and Isola 2020); the lower, the more.
+    r"""Return the uniformity of embeddings on the unit sphere (Wang and Isola 2020).
 
     .. math:: \log \frac{2}{n (n - 1)} \sum_{i < j} e^{-t \|u_i - u_j\|^2}, \qquad
         u_i = \frac{z_i}{\|z_i\|}
 
-    It costs n² d, and memory for 256 n numbers. It is unbiased up to the logarithm: at any n points
-    drawn evenly on the sphere have :math:`\log {}_0F_1(d / 2, t^2) - 2 t`, which for large d is
-    :math:`-2 t`.
+    Lower values mean more evenly spread embeddings. The cost is O(n² d), with memory for 256 n
+    numbers. The mean inside the logarithm is unbiased: for n points uniform on the sphere its
+    logarithm is :math:`\log {}_0F_1(d / 2, t^2) - 2 t`, which tends to :math:`-2 t` for large d.
 
     Args:
-        z: embeddings of one view, shape ``(n, d)``, n of at least 2. A row of zeros stays one, as
-            PyTorch's ``normalize`` has it.
-        t: traced.
+        z: embeddings of one view, shape ``(n, d)``, n of at least 2. A row of zeros stays zero when
+            normalised, as with PyTorch's ``normalize``.
+        t: sharpness t > 0 of the Gaussian kernel; traced.
 
     Returns:
-        A scalar: 0, the largest, if all rows have one direction, as in a collapse.
+        A scalar. Its maximum, 0, is reached if all rows have one direction, as in a collapse.
 
     Raises:
         ValueError: if z is not a matrix of two or more rows, values are not finite, or t is not
@@ -149,17 +152,19 @@ def uniformity(z: Float[ArrayLike, "n d"], t: Real[ArrayLike, ""] = 2.0) -> Floa
 def pair_alignment(
     z: Float[ArrayLike, "n d"], z_prime: Float[ArrayLike, "n d"], power: Real[ArrayLike, ""] = 2.0
 ) -> Float[Array, ""]:
-    r"""How far apart two views of a sample lie on the unit sphere (Wang and Isola 2020).
+    r"""Return the mean distance of a sample's two views on the unit sphere (Wang and Isola 2020).
 
     .. math:: \frac1n \sum_i \|u_i - u'_i\|^\alpha, \qquad u = \frac{z}{\|z\|}
 
-    It costs n d, and is unbiased at any n. Of views that have nothing to do with each other it is
-    2 at α = 2. It is 0 in a collapse too: read it beside :func:`uniformity`.
+    The cost is O(n d), and the mean is unbiased at any n. Independent views, uniform on the sphere,
+    have the value 2 at α = 2. A collapse has the value 0: read the result beside
+    :func:`uniformity`.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``.
-        z_prime: embeddings of the other view of the same samples.
-        power: α > 0; traced. Below 2 the gradient is not finite where two views coincide.
+        z_prime: embeddings of the other view, with the samples in the order of ``z``, shape
+            ``(n, d)``.
+        power: α > 0; traced. For α < 2 the gradient is not finite where two views coincide.
 
     Returns:
         A scalar, from 0 to :math:`2^\alpha`.
@@ -198,27 +203,27 @@ def knn_accuracy(
     num_neighbours: int = 20,
     temperature: Real[ArrayLike, ""] = 0.07,
 ) -> Float[Array, ""]:
-    r"""Accuracy of the weighted k-nearest-neighbour classifier (Wu et al. 2018; DINO).
+    r"""Return the test accuracy of the weighted k-nearest-neighbour classifier (Wu et al. 2018).
 
-    Of the k training samples of largest cosine s with a test sample each votes for its class with
-    the weight :math:`e^{s / \tau}`; the class of the largest sum is predicted, of several the
-    first. It costs n m p, and memory for 256 n numbers. Chance is the share of the commonest class;
-    the standard error is :func:`sslstep.measure.probe.standard_error`'s.
+    The k training samples with the largest cosines s to a test sample vote for their class with the
+    weight :math:`e^{s / \tau}`. The class with the largest sum is predicted; the first class wins a
+    tie. The cost is O(n m p), with memory for 256 n numbers. The chance level is the fraction of
+    the commonest class; :func:`sslstep.measure.probe.standard_error` gives the standard error.
 
     Args:
-        features: of the training samples, shape ``(n, p)``. A row of zeros has the cosine 0 with
-            all.
-        labels: their classes 0...c-1, shape ``(n,)``.
-        features_test: of the test samples, shape ``(m, p)``.
-        labels_test: their classes, shape ``(m,)``.
-        num_classes: c, at least 2.
-        num_neighbours: k ≤ n; of several at one cosine the first count. DINO reports 10 and 20,
-            Wu et al. 200.
+        features: features of the n training samples, shape ``(n, p)``. A row of zeros has cosine 0
+            with every sample.
+        labels: classes 0...c-1 of the training samples, shape ``(n,)``.
+        features_test: features of the m test samples, shape ``(m, p)``.
+        labels_test: classes 0...c-1 of the test samples, shape ``(m,)``.
+        num_classes: c, the number of classes, at least 2.
+        num_neighbours: k ≤ n; training samples of equal cosine count in their order. DINO reports
+            k = 10 and 20, Wu et al. k = 200.
         temperature: τ > 0; traced.
 
     Returns:
-        A scalar in [0, 1]. Of features that are constant it is the share of the class of which
-        there are most among the first k.
+        A scalar in [0, 1]. For constant features every test sample gets the commonest class among
+        the first k training samples.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, labels are not in 0...c-1, or a
@@ -263,28 +268,28 @@ def knn_accuracy(
 def intrinsic_dimension(
     z: Float[ArrayLike, "n d"], *, discard: Real[ArrayLike, ""] = 0.1
 ) -> Float[Array, ""]:
-    r"""TwoNN: the dimension of the set that embeddings lie on (Facco et al. 2017).
+    r"""Return TwoNN: the dimension D of the manifold that embeddings lie on (Facco et al. 2017).
 
-    Where the density hardly changes between a sample's first and second neighbour, the ratio of
-    their distances has the distribution :math:`F(\mu) = 1 - \mu^{-D}`. The estimate is the slope,
-    through the origin, of the empirical :math:`-\ln(1 - F)` against :math:`\ln \mu`, without the
-    largest ratios:
+    Let :math:`\mu = r_2 / r_1` be the ratio of a sample's distances to its second and first
+    neighbour. If the density is constant up to the second neighbour, the ratio has the distribution
+    function :math:`F(\mu) = 1 - \mu^{-D}`. The estimate is the slope, through the origin, of the
+    empirical :math:`-\ln(1 - F)` against :math:`\ln \mu`, without the largest ratios:
 
     .. math:: D = \frac{\sum_i x_i y_i}{\sum_i x_i^2}, \qquad x_i = \ln \mu_{(i)}, \quad
         y_i = -\ln\Big(1 - \frac in\Big), \qquad \mu = \frac{r_2}{r_1}
 
-    It costs n² d, and memory for n d numbers; distances are of differences, without cancellation.
-    Its relative standard error is about :math:`1 / \sqrt n`; beyond ten dimensions or so it is too
-    low at any feasible n (16 for a Gaussian of 20 dimensions at n = 1000).
+    :math:`\mu_{(i)}` is the i-th smallest of n ratios. The cost is O(n² d), with memory for n d
+    numbers; distances are computed from differences, without cancellation. The relative standard
+    error is about :math:`1 / \sqrt n`. Above about ten dimensions the estimate is too low at any
+    feasible n (16 for a Gaussian of 20 dimensions at n = 1000).
 
     Args:
-        z: embeddings, shape ``(n, d)``, n of at least 3. Samples that coincide with another tell
-            nothing, and are left out.
-        discard: share of the largest ratios that are left out, in [0, 1); traced.
+        z: embeddings, shape ``(n, d)``, n of at least 3. Samples that coincide with another sample
+            are left out.
+        discard: fraction of the ratios, the largest, that is left out, in [0, 1); traced.
 
     Returns:
-        A scalar: 0 if fewer than two samples are left, or no two of all differ, as in a collapse;
-        ``inf`` if every ratio is 1.
+        A scalar: 0 if no ratio remains, as in a collapse; ``inf`` if every remaining ratio is 1.
 
     Raises:
         ValueError: if z is not a matrix of three or more rows, values are not finite, or
@@ -316,7 +321,7 @@ def intrinsic_dimension(
     num = known.sum().astype(z.dtype)
     rank = jnp.arange(1, n + 1, dtype=z.dtype)
     kept = rank <= jnp.floor((1 - discard) * num)
-    kept &= rank < num  # at the last the distribution function is 1
+    kept &= rank < num  # at the largest ratio F = 1
     x = jnp.where(kept, x, 0)
     y = -jnp.log1p(-jnp.where(kept, rank / jnp.maximum(num, 1), 0))
     return jnp.where(kept.any(), jnp.sum(x * y) / jnp.sum(x * x), 0)
@@ -330,32 +335,33 @@ def cluster_learnability(
     num_neighbours: int = 1,
     max_iterations: int = 100,
 ) -> Float[Array, ""]:
-    r"""How fast a classifier learns the embeddings' own clusters (Lu et al. 2023).
+    r"""Return how well a classifier predicts the embeddings' own clusters online (Lu et al. 2023).
 
-    K-means gives each sample a label. Then the samples come one after the other, in their order,
-    and each label is predicted from the k nearest of those that came before (of fewer at first):
+    K-means assigns each sample i a cluster label :math:`y_i`. The label of each sample is then
+    predicted by its k nearest neighbours among the preceding samples (all of them, if fewer than k
+    precede). The result is the accuracy:
 
     .. math:: \frac{1}{n - 1} \sum_{i = 2}^n
         \big[ y_i = \mathrm{kNN}(z_i; \{(z_j, y_j)\}_{j < i}) \big]
 
-    It costs n² d, and n K d an iteration of K-means. Clusters are found by Lloyd's iteration from K
-    samples at random, and depend on them: average over keys. Chance is :math:`\sum_c p_c^2` of the
-    clusters' shares.
+    The cost is O(n² d), plus O(n K d) for each iteration of K-means. Lloyd's iteration starts from
+    K random samples, and the clusters depend on them: average over keys. The chance level is
+    :math:`\sum_c p_c^2` with the fraction :math:`p_c` of samples in cluster c.
 
     Args:
-        key: of the samples that K-means starts from.
-        z: embeddings, shape ``(n, d)``, in random order.
-        num_clusters: K, at least 2 and at most n.
-        num_neighbours: k. Of classes with equal votes the first is predicted.
-        max_iterations: of K-means, which stops where no label changes.
+        key: random key of the samples that K-means starts from.
+        z: embeddings, shape ``(n, d)``, in random order, n of at least 2.
+        num_clusters: K, the number of clusters, at least 2 and at most n.
+        num_neighbours: k, the number of neighbours; the first cluster wins a tie of votes.
+        max_iterations: largest number of K-means iterations; K-means stops once no label changes.
 
     Returns:
-        A scalar in [0, 1]: 1 in a collapse, where all samples are one cluster.
+        A scalar in [0, 1]. A collapse puts all samples into one cluster and has the value 1.
 
     Raises:
         ValueError: if z is not a matrix of two or more rows, values are not finite, or a number is
             out of range.
-        TypeError: if ``key`` is no key.
+        TypeError: if ``key`` is not a random key.
 
     Example:
         >>> import jax
@@ -390,8 +396,8 @@ class CLID(NamedTuple):
     """Cluster learnability and intrinsic dimension.
 
     Attributes:
-        learnability: from :func:`cluster_learnability`.
-        dimension: from :func:`intrinsic_dimension`.
+        learnability: the result of :func:`cluster_learnability`, in [0, 1].
+        dimension: the result of :func:`intrinsic_dimension`.
     """
 
     learnability: Float[Array, ""]
@@ -401,23 +407,25 @@ class CLID(NamedTuple):
 def clid(
     key: Key[Array, ""], z: Float[ArrayLike, "n d"], *, num_clusters: int, num_neighbours: int = 1
 ) -> CLID:
-    """Both parts of CLID: how learnable embeddings are, and how expressive (Lu et al. 2023).
+    """Return both parts of CLID: cluster learnability and intrinsic dimension (Lu et al. 2023).
 
-    Good embeddings have both. A collapse has the first alone, 1 and 0; noise the second. The
-    publication adds the two up, each brought to one scale *over the models that are compared*, so
-    of one model there is no sum.
+    Good embeddings have both parts large. A collapse has learnability 1 and dimension 0; noise has
+    low learnability and a large dimension. The publication adds the two parts after rescaling each
+    over all models compared; a single model has no such sum.
 
     Args:
-        key: as :func:`cluster_learnability` takes it.
+        key: random key of the samples that K-means starts from.
         z: embeddings, shape ``(n, d)``, n of at least 3, in random order.
-        num_clusters: as :func:`cluster_learnability` takes it.
-        num_neighbours: as :func:`cluster_learnability` takes it.
+        num_clusters: number of K-means clusters, at least 2 and at most n.
+        num_neighbours: number of neighbours that predict a cluster label.
 
     Returns:
         :class:`CLID`.
 
     Raises:
-        ValueError: as :func:`cluster_learnability` and :func:`intrinsic_dimension`.
+        ValueError: if z is not a matrix of three or more rows, values are not finite, or a number
+            is out of range.
+        TypeError: if ``key`` is not a random key.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -431,7 +439,7 @@ def clid(
 
 
 def _clusters(key: Array, z: Array, num: int, max_iterations: int) -> Array:
-    """Labels of K-means, by Lloyd's iteration from samples at random; empty clusters stay."""
+    """Return K-means labels (n,) by Lloyd's iteration; an empty cluster keeps its centre."""
     centres = z[jax.random.permutation(key, z.shape[0])[:num]]
 
     def nearest(centres):

@@ -1,7 +1,7 @@
-r"""How alike two representations of the same samples are, up to rotation and scale.
+r"""Similarity of two representations of one set of samples, invariant to rotation and scale.
 
-Unlike :mod:`sslstep.measure.alignment`, which compares spans, these weigh a direction by how much
-the samples vary along it. Columns are centred.
+:mod:`sslstep.measure.alignment` compares only the spans of the columns. The measures of this module
+weight each direction by the variance of the samples along it. Columns are centred.
 """
 
 import jax.numpy as jnp
@@ -15,21 +15,21 @@ __all__ = ["linear_cka", "procrustes_distance"]
 
 
 def linear_cka(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -> Float[Array, ""]:
-    r"""Linear centred kernel alignment of two representations (Kornblith et al. 2019).
+    r"""Return the linear centred kernel alignment of two representations (Kornblith et al. 2019).
 
     .. math:: \frac{\|B^\top A\|_F^2}{\|A^\top A\|_F\, \|B^\top B\|_F}
 
-    with the columns of A and B centred. It costs n (d + k) max(d, k), or n² (d + k) if n is less.
-    Independent Gaussian representations do not have 0, but
-    :math:`\sqrt{dk / ((n + d)(n + k))}`: take n many times d.
+    The columns of A and B are centred. The cost is O(n (d + k) max(d, k)), or O(n² (d + k)) if
+    n < max(d, k). For independent Gaussian representations the value is not 0 but about
+    :math:`\sqrt{dk / ((n + d)(n + k))}`, so choose n much larger than d and k.
 
     Args:
-        a: a representation, shape ``(n, d)``.
-        b: another one of the same samples in the same order, shape ``(n, k)``.
+        a: the representation A, shape ``(n, d)``.
+        b: the representation B of the samples of ``a`` in the order of ``a``, shape ``(n, k)``.
 
     Returns:
-        A scalar in [0, 1]: 1 if the two differ by a rotation and a scale. NaN if one of them is
-        constant, which is alike to nothing and unlike nothing.
+        A scalar in [0, 1]: 1 if A and B differ by a rotation and a scale; NaN if A or B is
+        constant.
 
     Raises:
         ValueError: if the numbers of rows differ, a shape is empty, or values are not finite.
@@ -52,21 +52,21 @@ def linear_cka(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -> Float[
 
 
 def procrustes_distance(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -> Float[Array, ""]:
-    r"""The orthogonal Procrustes distance of two representations, as Ding et al. (2021) have it.
+    r"""Return the squared orthogonal Procrustes distance of two representations (Ding et al. 2021).
 
     .. math:: \min_{R^\top R = I} \|A - B R\|_F^2 = 2 - 2 \|A^\top B\|_*
 
-    with the columns of A and B centred, each matrix brought to Frobenius norm 1, and the one of
-    fewer columns filled up with zeros: a squared distance, from 0 to 2. It costs n d k and the
-    singular values of a matrix (d, k). Independent Gaussian representations of d dimensions each
-    are at about :math:`2 - 1.7 \sqrt{d / n}` for n above d.
+    The columns of A and B are centred, each matrix is scaled to Frobenius norm 1, and the matrix
+    with fewer columns is padded with zeros. The cost is O(n d k) and the singular values of a
+    matrix ``(d, k)``. Two independent Gaussian representations of d < n dimensions have a distance
+    of about :math:`2 - 1.7 \sqrt{d / n}`.
 
     Args:
-        a: a representation, shape ``(n, d)``.
-        b: another one of the same samples in the same order, shape ``(n, k)``.
+        a: the representation A, shape ``(n, d)``.
+        b: the representation B of the samples of ``a`` in the order of ``a``, shape ``(n, k)``.
 
     Returns:
-        A scalar in [0, 2], to within rounding of 0. NaN if one of them is constant.
+        A scalar in [0, 2], up to rounding; NaN if A or B is constant.
 
     Raises:
         ValueError: if the numbers of rows differ, a shape is empty, or values are not finite.
@@ -83,7 +83,7 @@ def procrustes_distance(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) 
 
 
 def _units(a: ArrayLike, b: ArrayLike) -> list[Array]:
-    """Both centred and of Frobenius norm 1; NaN if nothing is left."""
+    """Return both matrices centred and scaled to Frobenius norm 1; NaN for a constant matrix."""
     _check.require_same_samples(a, b, "representations")
     _check.require_finite("a", a)
     _check.require_finite("b", b)

@@ -1,4 +1,4 @@
-r"""Spectra of embeddings, and when their eigenvalues rise."""
+r"""Spectra of embeddings, their effective dimensions, and the times at which eigenvalues rise."""
 
 import jax
 import jax.numpy as jnp
@@ -27,22 +27,23 @@ __all__ = [
 def correlation_eigenvalues(
     z: Float[ArrayLike, "n d"], z_prime: Float[ArrayLike, "n d"]
 ) -> Float[Array, " d"]:
-    r"""Eigenvalues of the cross-correlation C of two views' embeddings (Eq. 2, Appendix D.4).
+    r"""Return the eigenvalues of the cross-correlation C of two views (Eq. 2, Appendix D.4).
 
-    They are what Barlow Twins learns. For other losses and for hidden representations see
-    :func:`covariance_eigenvalues`. Measure on n much larger than d: the rank is at most n. It takes
-    embeddings, not a matrix C that you have: of one, ``jnp.linalg.eigvalsh``.
+    Barlow Twins drives these eigenvalues to 1. For other losses and for hidden representations see
+    :func:`covariance_eigenvalues`. Choose n much larger than d, because the rank of C is at most
+    2n. For a given matrix C use ``jnp.linalg.eigvalsh``.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``.
-        z_prime: embeddings of the other views of the same samples, same shape.
+        z_prime: embeddings of the other view, with the samples in the order of ``z``, shape
+            ``(n, d)``.
 
     Returns:
-        The eigenvalues in descending order, shape ``(d,)``, in float32 if z is in less. They may be
-        negative.
+        The eigenvalues in descending order, shape ``(d,)``, in the dtype of z, or float32 if that
+        dtype is shorter. They may be negative.
 
     Raises:
-        ValueError: if shapes do not fit, are empty, or values are not finite.
+        ValueError: if shapes differ or are empty, or values are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,20 +57,21 @@ def correlation_eigenvalues(
 
 
 def covariance_eigenvalues(z: Float[ArrayLike, "n d"]) -> Float[Array, " d"]:
-    r"""Eigenvalues of the centred covariance of embeddings (Appendix D.4).
+    r"""Return the eigenvalues of the centred covariance of embeddings (Appendix D.4).
 
     .. math:: \frac1n \sum_i (z_i - \bar z)(z_i - \bar z)^\top
 
-    The covariance is not formed: its eigenvalues are the squared singular values of the centred
-    embeddings over n, which in float32 resolves dimensions that are :math:`10^{-13}` of the largest
-    instead of :math:`10^{-7}`. Those that have hardly begun to grow are as small as that.
+    The eigenvalues are the squared singular values of the centred embeddings, divided by n. In
+    float32 this resolves eigenvalues of :math:`10^{-13}` of the largest, as dimensions have when
+    they begin to grow; forming the covariance would resolve :math:`10^{-7}`.
 
     Args:
-        z: embeddings or hidden representations, shape ``(n, d)``; of both views one after the
-            other.
+        z: embeddings or hidden representations, shape ``(n, d)``; concatenate the two views along
+            the samples.
 
     Returns:
-        The eigenvalues in descending order, shape ``(d,)``, in float32 if z is in less.
+        The eigenvalues in descending order, shape ``(d,)``, in the dtype of z, or float32 if that
+        dtype is shorter.
 
     Raises:
         ValueError: if z is not a matrix, is empty, or values are not finite.
@@ -92,20 +94,21 @@ def step_times(
     eigenvalues: Float[ArrayLike, "T d"],
     threshold: Real[ArrayLike, ""] = 0.5,
 ) -> Float[Array, " d"]:
-    r"""When each eigenvalue first rises to a threshold.
+    r"""Return the time at which each eigenvalue first reaches a threshold.
 
-    Linear interpolation between records. For a logistic rise the curve is straight where it passes
-    one half, so the error is third order in the spacing.
+    Times are interpolated linearly between records. A logistic curve has an inflection point at one
+    half of its plateau, so at that threshold the error is third order in the spacing of records.
 
     Args:
-        times: of the records, increasing, shape ``(T,)``.
-        eigenvalues: at each record, shape ``(T, d)``, in descending order: each column is followed
-            by itself.
-        threshold: the value that counts as risen; traced.
+        times: times of the T records, increasing, shape ``(T,)``.
+        eigenvalues: eigenvalues at each record, in descending order, shape ``(T, d)``; each column
+            is evaluated independently.
+        threshold: the value to reach; traced.
 
     Returns:
-        The times, shape ``(d,)``, rounded to the eigenvalues' dtype, float32 if that is shorter:
-        the first record's time if an eigenvalue starts risen, ``inf`` if it never rises.
+        The times, shape ``(d,)``, in the eigenvalues' dtype, or float32 if that dtype is shorter:
+        the first record's time if an eigenvalue is at the threshold from the start, ``inf`` if it
+        never reaches it.
 
     Raises:
         ValueError: if shapes do not fit, times do not increase, or eigenvalues are not finite.
@@ -126,7 +129,7 @@ def step_times(
     _check.require_scalar("threshold", threshold)
     _check.require_finite("threshold", threshold)
     _check.require_finite("eigenvalues", eigenvalues)
-    # As they are given: rounded to the result's dtype, close ones far from zero may be the same.
+    # Checked before conversion: rounded to the result's dtype, neighbouring times may coincide.
     _check.require_increasing("times", times)
     values = _check.as_precise("eigenvalues", eigenvalues)
     times, threshold = (jnp.asarray(value, values.dtype) for value in (times, threshold))
@@ -148,30 +151,34 @@ def step_sharpness(
     low: Real[ArrayLike, ""] = 0.1,
     high: Real[ArrayLike, ""] = 0.9,
 ) -> Float[Array, " d"]:
-    r"""How abruptly each eigenvalue rises: when it does, in units of how long it takes.
+    r"""Return the sharpness of each eigenvalue's rise: its time divided by its duration.
 
     .. math:: \frac{t_{1/2}}{t_{\text{high}} - t_{\text{low}}}
 
-    with the times at which it first reaches one half, ``high`` and ``low``. In the linear model an
-    eigenvalue :math:`\lambda = \gamma s^2` follows a logistic curve of rate 8γ (by Eq. 10 s grows
-    at 4γ), and this is
+    The three times are the first at which the eigenvalue reaches one half, ``high`` and ``low``. In
+    the linear model, mode γ of the data's correlation with weight s has the eigenvalue
+    :math:`\lambda = \gamma s^2`. It follows a logistic curve of rate 8γ (s grows at the rate 4γ,
+    Eq. 10), so its sharpness is
 
-    .. math:: \frac{\ln(1 / \lambda(0) - 1)}{\ln 81} \quad (\text{for } 0.1 \text{ and } 0.9),
+    .. math:: \frac{\ln(1 / \lambda(0) - 1)}{\ln 81}
 
-    the same for every mode of equal initial size: the smaller the initialisation, the sharper.
+    for ``low`` = 0.1 and ``high`` = 0.9. Modes of equal :math:`\lambda(0)` have equal sharpness,
+    and a smaller initialisation makes rises sharper.
 
     Args:
-        times: of the records, increasing, shape ``(T,)``.
-        eigenvalues: at each record, shape ``(T, d)``, in descending order.
-        low: where a rise begins; traced.
-        high: where it ends, above ``low``; traced.
+        times: times of the T records, increasing, shape ``(T,)``.
+        eigenvalues: eigenvalues at each record, in descending order, shape ``(T, d)``.
+        low: eigenvalue at which a rise begins; traced.
+        high: eigenvalue at which a rise ends, above ``low``; traced.
 
     Returns:
-        Shape ``(d,)``: 0 where an eigenvalue does not reach ``high``, or is there at time 0;
-        ``inf`` where it rises later, but faster than the records tell.
+        The sharpness, shape ``(d,)``: 0 where an eigenvalue does not reach ``high``, or where
+        ``low`` and ``high`` are reached at once with one half at time 0; ``inf`` where they are
+        reached at once later.
 
     Raises:
-        ValueError: as :func:`step_times`, or if ``low`` is not below ``high``.
+        ValueError: if shapes do not fit, times do not increase, eigenvalues are not finite, or
+            ``low`` is not below ``high``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -197,12 +204,13 @@ def step_sharpness(
 def learned_dimensions(
     eigenvalues: Float[ArrayLike, "*T d"], threshold: Real[ArrayLike, ""] = 0.5
 ) -> Int[Array, "*T"]:
-    """How many eigenvalues have risen past a threshold.
+    """Count the eigenvalues above a threshold.
 
     Args:
-        eigenvalues: shape ``(..., d)``, such as one row for each record.
-        threshold: the value that counts as risen; traced. One half is for Barlow Twins, whose
-            eigenvalues rise to 1; other losses have other plateaus.
+        eigenvalues: d eigenvalues along the last axis, shape ``(..., d)``, for example one row for
+            each record.
+        threshold: the value to exceed; traced. The default suits Barlow Twins, whose eigenvalues
+            rise to 1; other losses have other plateaus.
 
     Returns:
         Counts, shape ``(...)``.
@@ -224,22 +232,22 @@ def learned_dimensions(
 
 
 def effective_rank(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
-    r"""RankMe: how many dimensions embeddings fill, in a smooth sense (Garrido et al. 2023).
+    r"""Return RankMe, the effective rank of embeddings (Garrido et al. 2023).
 
     .. math:: \exp\Big(-\sum_k p_k \ln p_k\Big), \qquad p_k = \frac{\sigma_k}{\sum_l \sigma_l}
 
-    with the singular values σ of the matrix of embeddings, not centred, as the publication has it.
-    Between 1 and min(n, d): compare runs of equal n and d, and take n several times d. Scale does
-    not matter, so the embeddings of a network at its start, however small, have their full rank:
-    for how many dimensions are learned see :func:`learned_dimensions`.
+    :math:`\sigma_k` are the singular values of the matrix of embeddings, which is not centred. The
+    value lies between 1 and min(n, d): compare runs of equal n and d, and choose n several times d.
+    It does not depend on the scale of the embeddings, so untrained networks of small initialisation
+    have a large effective rank; :func:`learned_dimensions` counts the dimensions learned.
 
-    The publication adds 1e-7 to each :math:`p_k`; here 0 ln 0 is 0.
+    The publication adds 1e-7 to each :math:`p_k`; this function sets 0 ln 0 = 0 instead.
 
     Args:
         z: embeddings or representations, shape ``(n, d)``.
 
     Returns:
-        A scalar.
+        A scalar from 1 to min(n, d).
 
     Raises:
         ValueError: if z is not a matrix, is empty, or all zero, or values are not finite.
@@ -261,19 +269,19 @@ def effective_rank(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
 
 
 def participation_ratio(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
-    r"""How many dimensions hold the variance of embeddings (Gao et al. 2017).
+    r"""Return the participation ratio, the number of dimensions of the variance (Gao et al. 2017).
 
     .. math:: \frac{(\sum_j \lambda_j)^2}{\sum_j \lambda_j^2}
 
-    with the eigenvalues λ of the centred covariance. It costs the singular values of z, n d². Scale
-    does not matter. Of n Gaussian samples with equal variances it is about :math:`n d / (n + d)`,
-    not d.
+    :math:`\lambda_j` are the eigenvalues of the centred covariance. The cost is O(n d²). The value
+    does not depend on the scale of z. For n Gaussian samples with equal variances it is about
+    :math:`n d / (n + d)`, not d.
 
     Args:
         z: embeddings or representations, shape ``(n, d)``.
 
     Returns:
-        A scalar from 1 to min(n - 1, d); 0 if z is constant, as nothing varies.
+        A scalar from 1 to min(n - 1, d); 0 if z is constant.
 
     Raises:
         ValueError: if z is not a matrix, is empty, or values are not finite.
@@ -291,19 +299,20 @@ def participation_ratio(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
 
 
 def nesum(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
-    r"""NESum: the variance of embeddings in units of its largest direction (He and Ozay 2022).
+    r"""Return NESum, the total variance divided by the largest variance (He and Ozay 2022).
 
     .. math:: \sum_j \frac{\lambda_j}{\lambda_1}
 
-    with the eigenvalues λ of the centred covariance: 1 for one dimension, d for whitened ones. It
-    costs n d². Scale does not matter. Of n Gaussian samples with equal variances it is about
+    :math:`\lambda_j` are the eigenvalues of the centred covariance, in descending order. The value
+    is 1 for embeddings of one dimension and d for whitened embeddings, and does not depend on the
+    scale of z. The cost is O(n d²). For n Gaussian samples with equal variances it is about
     :math:`d / (1 + \sqrt{d / n})^2`, not d.
 
     Args:
         z: embeddings or representations, shape ``(n, d)``.
 
     Returns:
-        A scalar from 1 to min(n - 1, d); 0 if z is constant, as 0/0 is 0 in the publication.
+        A scalar from 1 to min(n - 1, d); 0 if z is constant (the publication sets 0/0 = 0).
 
     Raises:
         ValueError: if z is not a matrix, is empty, or values are not finite.
@@ -319,27 +328,27 @@ def nesum(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
 
 
 def alpha_req(z: Float[ArrayLike, "n d"], *, first: int = 4, last: int = 100) -> Float[Array, ""]:
-    r"""α-ReQ: the exponent of the decay of a spectrum (Agrawal et al. 2022).
+    r"""Return α-ReQ, the decay exponent α of a spectrum (Agrawal et al. 2022).
 
-    The eigenvalues of the centred covariance are fitted by :math:`\lambda_j \propto j^{-\alpha}`:
-    α is minus the slope of :math:`\ln \lambda_j` against :math:`\ln j` by least squares, each rank
-    with the weight 1/j, as in the publication's code, whose ranks are 4 to 100. It costs n d². A
-    whitened embedding has α = 0, and n Gaussian samples with equal variances more, as their sampled
-    eigenvalues differ: about 0.25 for 64 dimensions at n = 1000.
+    A power law :math:`\lambda_j \propto j^{-\alpha}` is fitted to the eigenvalues
+    :math:`\lambda_j` of the centred covariance, in descending order. α is minus the slope of
+    :math:`\ln \lambda_j` against :math:`\ln j` by least squares with the weights 1/j. Weights and
+    default ranks are those of the publication's code. The cost is O(n d²). A whitened embedding has
+    α = 0. For n Gaussian samples with equal variances α is positive, because sampled eigenvalues
+    differ: about 0.25 for 64 dimensions at n = 1000.
 
     Args:
         z: embeddings or representations, shape ``(n, d)``.
-        first: the first rank that is fitted, from 1; static.
-        last: the last one; static. Ranks above d, and eigenvalues that are zero to rounding, are
-            left out.
+        first: first rank j that is fitted, counted from 1; static.
+        last: last rank j that is fitted; static. Ranks above d, and eigenvalues that are zero up to
+            rounding, are left out.
 
     Returns:
-        A scalar. NaN if fewer than two eigenvalues are left, as of rank one or a constant: a line
-        needs two points.
+        A scalar; NaN if fewer than two eigenvalues remain for the fit.
 
     Raises:
-        ValueError: if z is not a matrix, is empty, or values are not finite, or not
-            1 ≤ first < last.
+        ValueError: unless 1 ≤ ``first`` < ``last``, or if z is not a matrix, is empty, or values
+            are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -354,7 +363,7 @@ def alpha_req(z: Float[ArrayLike, "n d"], *, first: int = 4, last: int = 100) ->
     shares = _relative_variances(z)[first - 1 : last]
     if shares.shape[0] < 2:
         return jnp.asarray(jnp.nan, shares.dtype)
-    # Singular values are good to some eps of the largest.
+    # Singular values are accurate to a few eps of the largest.
     real = shares > (10 * shares.shape[0] ** 0.5 * jnp.finfo(shares.dtype).eps) ** 2
     ranks = jnp.arange(first, first + shares.shape[0], dtype=shares.dtype)
     weights = jnp.where(real, 1 / ranks, 0)
@@ -367,7 +376,7 @@ def alpha_req(z: Float[ArrayLike, "n d"], *, first: int = 4, last: int = 100) ->
 
 
 def _relative_variances(z: ArrayLike) -> Array:
-    """Eigenvalues of the centred covariance, in units of the largest; zeros of a constant."""
+    """Return the centred covariance's eigenvalues over the largest, shape (d,); 0 if constant."""
     _, dim = _check.require_matrix("z", z, "(n, d)")
     _check.require_finite("z", z)
     singular = singular_values(centred(_check.as_precise("z", z)))
@@ -378,15 +387,16 @@ def _relative_variances(z: ArrayLike) -> Array:
 def histogram(
     eigenvalues: Float[ArrayLike, "T d"], edges: Real[ArrayLike, " m"]
 ) -> Int[Array, "T m-1"]:
-    r"""How many eigenvalues lie in each bin, at each record: a spectrum over training.
+    r"""Count the eigenvalues in each bin at each record.
 
     Args:
-        eigenvalues: at each record, shape ``(T, d)``.
-        edges: of the bins, increasing, shape ``(m,)``, such as ``jnp.geomspace(1e-6, 10, 61)``. A
-            bin holds its lower edge; the last one its upper edge too.
+        eigenvalues: eigenvalues at each of T records, shape ``(T, d)``.
+        edges: m ≥ 2 edges of the bins, increasing, shape ``(m,)``, for example
+            ``jnp.geomspace(1e-6, 10, 61)``. A bin includes its lower edge; the last bin also
+            includes its upper edge.
 
     Returns:
-        Counts, shape ``(T, m - 1)``. What lies outside of all bins is not counted.
+        Counts, shape ``(T, m - 1)``. Eigenvalues outside the edges are not counted.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, edges do not increase, or edges
@@ -410,7 +420,7 @@ def histogram(
     bins = edges.shape[0] - 1
     place = jnp.searchsorted(edges, values, side="right") - 1
     place = jnp.where(values == edges[-1], bins - 1, place)
-    place = jnp.where((place < 0) | (place >= bins), bins, place)  # one more, of the rest
+    place = jnp.where((place < 0) | (place >= bins), bins, place)  # an extra bin for the rest
     rows = jnp.arange(values.shape[0], dtype=place.dtype)[:, None]
     counts = jnp.zeros((values.shape[0], bins + 1), jnp.int32).at[rows, place].add(1)
     return counts[:, :-1]

@@ -1,17 +1,18 @@
-r"""Linear probes: how well labels are read off an embedding linearly.
+r"""Linear probes: linear maps fitted from an embedding to labels, and their accuracy.
 
-Three kinds, all a :class:`Probe`:
+Each function that fits a probe returns a :class:`Probe`:
 
-- :func:`ridge` in closed form. On n samples it costs one factorisation, its leave-one-out error
-  (:func:`loo_error`) costs nothing more, and along a training run whose embedding only rescales
-  fixed directions (Eqs. 24 and 40) the samples are read once for all times
-  (:func:`accuracy_along`).
-- :func:`logistic`, multinomial logistic regression to its minimum, by L-BFGS.
-- :func:`sgd` and :func:`linear_evaluation`, the publications' :class:`Protocol`: so many epochs
-  of stochastic gradient descent, on fixed features, or on random crops of the images in front of a
-  frozen network.
+- :func:`ridge` solves ridge regression in closed form by one factorisation. :func:`loo_error`
+  computes its leave-one-out error from one factorisation too. :func:`accuracy_along` evaluates the
+  probe along a training run whose embedding only rescales fixed directions (Eqs. 24 and 40), by
+  one factorisation of the features for all times.
+- :func:`logistic` minimises the multinomial logistic loss by L-BFGS.
+- :func:`sgd` and :func:`linear_evaluation` follow the publications' :class:`Protocol`: a fixed
+  number of epochs of stochastic gradient descent, on fixed features or on a frozen network's
+  features of random crops.
 
-The last reads images, through :mod:`sslstep.data`, on which nothing else in here depends.
+:func:`linear_evaluation` and :func:`embed_images` take images and use :mod:`sslstep.data`; the
+other functions take features.
 """
 
 from sslstep.measure.probe._evaluation import embed_images, linear_evaluation

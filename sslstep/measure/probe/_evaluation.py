@@ -1,4 +1,4 @@
-r"""The publications' linear evaluation: a classifier on random crops, before a frozen network."""
+r"""Linear evaluation as published: a linear classifier on a frozen network's features of crops."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,42 +30,43 @@ def linear_evaluation(
     augmentation: data.Augmentation | None = None,
     progress: bool | None = None,
 ) -> Probe:
-    r"""The publications' linear evaluation: :func:`sgd` on features of freshly augmented images.
+    r"""Train a linear classifier by :func:`sgd` on a frozen network's features of random views.
 
-    Each step takes a random view of each image of its batch, a resized crop and a flip unless told
-    otherwise, embeds it, and trains a linear classifier on the embeddings. Views, network and
-    update are one compiled program; images stay on the device as they are, bytes for instance. The
-    frozen network gets no gradient.
+    Each step draws a random view of each image of its batch (by default a resized crop and a flip),
+    computes its features, and updates the linear classifier. Views, network and update form one
+    compiled program. Images stay on the device in their dtype, such as uint8. No gradient is
+    computed through the network.
 
-    The test's accuracy is that on whole images, ``probe.accuracy(fitted, probe.embed_images(
-    embed_fn, test_images), test_labels)``. (The publications' resized and centred crops of
-    ImageNet's test images are for images larger than the network's.)
+    Test accuracy on whole images is ``probe.accuracy(fitted, probe.embed_images(embed_fn,
+    test_images), test_labels)``. (The publications resize and centre-crop ImageNet's test images,
+    because they are larger than the network's input.)
 
-    Several learning rates at once, for little more than the price of one, since the embeddings are
-    shared: ``jax.vmap`` over the protocol's ``learning_rate``.
+    ``jax.vmap`` over the protocol's ``learning_rate`` trains several classifiers for little more
+    than the cost of one, because they share the features.
 
     Args:
-        key: of the initial weights, the order of images and their views.
-        embed_fn: ``embed_fn(x)``, from views in [0, 1], shape ``(b, s, s, c)``, to features,
-            ``(b, p)``; what normalises views belongs in it. A network in eval mode, batch norms
-            using their running averages: ``lambda x: network.apply(variables, x, train=False).h``.
-            If large, rather ``jax.tree_util.Partial(embed, variables)`` of ``embed(variables, x)``:
-            so the variables are arguments of the compiled program, not constants in it, and another
-            network of the same shape does not compile again.
-        images: bytes, or floats in [0, 1], shape ``(n, h, w, c)``.
-        labels: classes 0...c-1, shape ``(n,)``.
-        protocol: numbers of the training; traced as in :func:`sgd`.
-        num_classes: c, at least 2.
-        augmentation: of the training images, without normalisation; static. None:
+        key: random key of the initial weights, the order of images and their views.
+        embed_fn: function from views in [0, 1], shape ``(b, s, s, c)``, to features, shape
+            ``(b, p)``. Any normalisation of views belongs in it. The network must be in evaluation
+            mode: ``lambda x: network.apply(variables, x, train=False).h``. For a large network give
+            ``jax.tree_util.Partial(embed, variables)`` with ``embed(variables, x)``: the variables
+            are then arguments of the compiled program instead of constants, and another network of
+            equal shapes does not compile again.
+        images: training images, uint8 or floats in [0, 1], shape ``(n, h, w, c)``.
+        labels: classes 0...c-1 of the images, shape ``(n,)``.
+        protocol: settings of the training; its rates may be traced.
+        num_classes: c, the number of classes, at least 2.
+        augmentation: augmentation of the training images, without normalisation; static. None:
             ``data.Augmentation(min(h, w))``.
-        progress: whether to show a progress bar; None: on a terminal.
+        progress: whether to show a progress bar; None shows it on a terminal only.
 
     Returns:
-        :class:`Probe`. The same key gives the same bits.
+        :class:`Probe`. Equal keys give bitwise equal results.
 
     Raises:
         ValueError: if shapes do not fit, labels are not in 0...c-1, a number is out of range, there
-            are fewer images than in a batch, or ``embed_fn`` gives another shape or NaN.
+            are fewer images than in a batch, ``augmentation`` normalises, ``embed_fn`` returns
+            another shape, or the trained weights are not finite.
 
     Example:
         >>> import jax
@@ -98,7 +99,7 @@ def linear_evaluation(
         )
     embed = embed_fn if isinstance(embed_fn, Partial) else Partial(embed_fn)
     images = jnp.asarray(images)
-    # Before anything is trained: what augment refuses, and what the network makes of the views.
+    # Check the augmentation and the shape of the features before training starts.
     views = jax.eval_shape(
         lambda keys, images: data.augment(keys, images, augmentation),
         jax.eval_shape(lambda: jax.random.split(jax.random.key(0), protocol.batch_size)),
@@ -143,19 +144,21 @@ def embed_images(
     *,
     batch_size: int = 256,
 ) -> Float[Array, "n p"]:
-    """Features of images as they are, so many at a time.
+    """Compute the features of whole images, batch by batch.
 
     Args:
-        embed_fn: as :func:`linear_evaluation` takes it. As batches are filled up to one size, an
-            image's features must not depend on the others': batch norms in eval mode.
-        images: bytes, which become numbers in [0, 1], or floats, shape ``(n, h, w, c)``.
-        batch_size: how many pass through the network at once.
+        embed_fn: function from images, shape ``(b, h, w, c)``, to features, shape ``(b, p)``. The
+            last batch is padded, so the features of an image must not depend on the other images:
+            put batch norms in evaluation mode.
+        images: uint8, divided by 255 before ``embed_fn``, or floats, shape ``(n, h, w, c)``.
+        batch_size: number of images in a batch.
 
     Returns:
         Features, shape ``(n, p)``.
 
     Raises:
-        ValueError: if ``images`` is not such an array, or ``embed_fn`` gives another shape.
+        ValueError: if ``images`` has another shape or dtype, ``batch_size`` is below 1, or
+            ``embed_fn`` returns another shape.
 
     Example:
         >>> from sslstep import data
@@ -171,7 +174,7 @@ def embed_images(
     array = images if isinstance(images, jax.Array) else np.asarray(images)
     parts = []
     for start in range(0, n, size):
-        # The last batch is filled up, so that all have one shape.
+        # The last batch is padded to the common size.
         indices = np.minimum(np.arange(start, start + size), n - 1)
         parts.append(_embed(embed, jnp.asarray(array[indices])))
     return jnp.concatenate(parts)[:n]

@@ -1,4 +1,4 @@
-r"""Multinomial logistic regression to its minimum."""
+r"""Multinomial logistic regression, minimised by L-BFGS."""
 
 import warnings
 from functools import partial
@@ -17,7 +17,7 @@ from sslstep.measure.probe._probe import Probe, require_labels, require_trained
 
 __all__ = ["logistic"]
 
-# Past steps that L-BFGS keeps. A few dozen iterations are usual, so it forgets little.
+# Number of past steps that L-BFGS keeps. A fit usually takes a few dozen iterations.
 _MEMORY = 20
 
 
@@ -30,38 +30,40 @@ def logistic(
     tol: Real[ArrayLike, ""] = 1e-4,
     max_iterations: Integer[ArrayLike, ""] = 500,
 ) -> Probe:
-    r"""Multinomial logistic regression with an unpenalised bias, by L-BFGS.
+    r"""Fit multinomial logistic regression with an unpenalised bias, by L-BFGS.
 
     .. math:: \min_{W, b} \; f(W, b) = -\frac1n \sum_i \log \mathrm{softmax}(W^\top h_i + b)_{y_i}
         + \mu \|W\|_F^2
 
-    The penalty is that of :func:`ridge`, on the weights of the features as they are given:
-    scikit-learn's ``C`` is :math:`1 / (2 n \mu)`. The features are centred and whitened inside for
-    the sake of speed alone. With Σ their covariance and c the number of classes, the iteration runs
-    in the coordinates
+    The penalty applies to the weights of the given features, as in :func:`ridge`; scikit-learn's
+    ``C`` is :math:`1 / (2 n \mu)`. The solver centres and whitens the features internally, for
+    speed only. With Σ the covariance of the features, c the number of classes and b' the bias of
+    the centred features, it iterates in the coordinates
 
-    .. math:: V = L^\top W, \quad v = b' / \sqrt c, \qquad L L^\top = \Sigma / c + 2 \mu I,
+    .. math:: V = L^\top W, \quad v = b' / \sqrt c, \qquad L L^\top = \Sigma / c + 2 \mu I.
 
-    b' being the bias of the centred features, in which the Hessian at W = 0 is the identity but for
-    the direction that no softmax sees. It stops when the gradient by (V, v) is at most
-    ``tol`` in norm; where the Hessian is still about that, f is then within
-    ``tol**2 / 2`` of its minimum, whatever the features' scales and correlations. Only
-    directions below ``sqrt(10 eps)`` of the largest, 1e-3 in float32, are not whitened: by them the
-    gradient is smaller, and at a loose one they go unused.
+    In them the Hessian at W = 0 is the identity, except along the shift of all logits, which leaves
+    the softmax unchanged. The iteration stops when the gradient of f with respect to (V, v) has a
+    norm of at most ``tol``. If the Hessian at the end is close to its initial value, f is then
+    within ``tol**2 / 2`` of its minimum, for any scales and correlations of the features.
+    Directions whose standard deviation is below ``sqrt(10 eps)`` of the largest (1e-3 in float32)
+    are not whitened. The gradient along them is smaller, so with a loose ``tol`` the fit leaves
+    them unused.
 
     Args:
         features: h, shape ``(n, p)``.
         labels: y, classes 0...c-1, shape ``(n,)``.
-        regularisation: μ ≥ 0; traced. At 0 classes that a plane separates have no minimum, and the
-            weights grow until the gradient is small enough.
-        num_classes: c, at least 2.
-        tol: of the gradient's norm; traced. Rounding leaves some 1e-5 in float32.
-        max_iterations: of L-BFGS; traced. If they do not suffice, a warning gives the norm that was
-            reached, except within ``jax.jit`` or ``jax.vmap``, where values are not known.
+        regularisation: μ ≥ 0; traced. With μ = 0 and linearly separable classes no minimum exists,
+            and the weights grow until the gradient is below ``tol``.
+        num_classes: c, the number of classes, at least 2.
+        tol: norm of the gradient at which the iteration stops; traced. Rounding leaves a norm of
+            about 1e-5 in float32.
+        max_iterations: largest number of L-BFGS iterations; traced. If they do not reach ``tol``, a
+            warning states the norm reached, except under ``jax.jit`` or ``jax.vmap``.
 
     Returns:
-        :class:`Probe`, in the features' dtype, float32 if that is shorter. Weights and biases of
-        the classes sum to zero.
+        :class:`Probe`, in the features' dtype, or float32 if that dtype is shorter. The weights sum
+        to zero over the classes, and so do the biases.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, labels are not in 0...c-1, or a
@@ -97,7 +99,7 @@ def logistic(
         return fitted
     require_trained(fitted, "the features, or their differences, are too large for their dtype.")
     reached, wanted = float(norm), np.asarray(tol).item()
-    if not reached <= wanted:  # so that NaN counts as not converged
+    if not reached <= wanted:  # NaN counts as not converged
         warnings.warn(
             f"the logistic probe has not converged: after max_iterations = {max_iterations} its "
             f"gradient's norm is {reached:.3g}, above tol = {wanted:.3g}. "
@@ -110,8 +112,8 @@ def logistic(
 @partial(jax.jit, static_argnames="num_classes")
 def _fit(h, labels, regularisation, tol, max_iterations, num_classes):
     n, p = h.shape
-    num = min(n, p)  # of directions
-    # In units of their size, so that squares neither vanish nor overflow. The digits stay the same.
+    num = min(n, p)  # number of directions
+    # Scale to order one against under- and overflow; a power of two leaves the digits unchanged.
     unit = _power_of_two(1 / jnp.maximum(jnp.abs(h).max(), jnp.sqrt(regularisation)))
     h, regularisation = h * unit, regularisation * unit * unit
     mean = h.mean(axis=0)
@@ -120,7 +122,7 @@ def _fit(h, labels, regularisation, tol, max_iterations, num_classes):
         basis, coordinates = jnp.linalg.qr(h.T)
         h = coordinates.T
     covariance = matmul(h.T, h) / n
-    # The last term is far above rounding and far below what matters: this only preconditions.
+    # The floor only affects preconditioning: far above rounding, far below relevant variances.
     floor = 10 * jnp.finfo(h.dtype).eps * jnp.trace(covariance) / num_classes
     diagonal = 2 * regularisation + jnp.where(floor > 0, floor, 1)
     triangle = jnp.linalg.cholesky(
@@ -128,7 +130,7 @@ def _fit(h, labels, regularisation, tol, max_iterations, num_classes):
     )
 
     def probe_of(v: Array) -> Probe:
-        """Of centred features."""
+        """Return the probe of the centred features at the whitened coordinates v = (V, v)."""
         weights = jax.scipy.linalg.solve_triangular(triangle, v[:-1], trans=1, lower=True)
         return Probe(weights, v[-1] * num_classes**0.5)
 
@@ -148,8 +150,7 @@ def _fit(h, labels, regularisation, tol, max_iterations, num_classes):
     def iterate(carry: Any) -> Any:
         iteration, v, state, _ = carry
         value, gradient = value_and_grad(v, state=state)
-        # optax counts in int32 and in JAX's default integers, which where promotion is strict and
-        # x64 enabled do not mix.
+        # optax mixes int32 and JAX's default integers, which strict promotion forbids under x64.
         with jax.numpy_dtype_promotion("standard"):
             update, state = lbfgs.update(
                 gradient, state, v, value=value, grad=gradient, value_fn=objective
@@ -168,7 +169,7 @@ def _fit(h, labels, regularisation, tol, max_iterations, num_classes):
 
 
 def _power_of_two(value: Array) -> Array:
-    """The nearest power of two, by which numbers are multiplied without rounding."""
+    """Return the nearest power of two, by which multiplication is exact."""
     info = jnp.finfo(value.dtype)
-    within = jnp.clip(value, info.tiny, 1 / info.tiny)  # so that neither it nor its inverse is lost
+    within = jnp.clip(value, info.tiny, 1 / info.tiny)  # value and inverse stay normal
     return jax.lax.reduce_precision(within, exponent_bits=info.nexp, mantissa_bits=0)

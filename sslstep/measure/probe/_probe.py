@@ -1,4 +1,4 @@
-r"""A linear probe, and what one asks of it once it is fitted."""
+r"""The linear probe: its predictions, its accuracy, and the accuracy's standard error."""
 
 from typing import NamedTuple
 
@@ -26,14 +26,14 @@ class Probe(NamedTuple):
 
 
 def predict(probe: Probe, features: Float[ArrayLike, "n p"]) -> Float[Array, "n c"]:
-    r"""The probe's targets or logits, :math:`W^\top h + b`.
+    r"""Return the probe's predicted targets or logits, :math:`W^\top h + b`.
 
     Args:
-        probe: from any function of this module that fits one.
+        probe: a fitted probe.
         features: h, shape ``(n, p)``.
 
     Returns:
-        Predictions, shape ``(n, c)``; the largest is the class predicted.
+        Predictions, shape ``(n, c)``; the largest entry of a row is the predicted class.
 
     Raises:
         ValueError: if shapes do not fit, or values of the features or the probe are not finite.
@@ -60,19 +60,20 @@ def predict(probe: Probe, features: Float[ArrayLike, "n p"]) -> Float[Array, "n 
 def accuracy(
     probe: Probe, features: Float[ArrayLike, "n p"], labels: Integer[ArrayLike, " n"]
 ) -> Float[Array, ""]:
-    """The fraction of samples whose largest prediction is that of their class.
+    """Return the fraction of samples whose predicted class is their label.
 
     Args:
-        probe: fitted to the classes, by :func:`ridge` to one-hot targets.
-        features: shape ``(n, p)``.
+        probe: a probe fitted to c classes; :func:`ridge` takes one-hot targets.
+        features: h, shape ``(n, p)``.
         labels: classes 0...c-1, shape ``(n,)``.
 
     Returns:
-        The accuracy, in [0, 1]; its :func:`standard_error` is that of n samples. NaN if some
-        prediction is not finite, as within ``jax.vmap`` of a probe whose training diverged.
+        The accuracy, a scalar in [0, 1]; :func:`standard_error` gives its error. NaN if a
+        prediction is not finite, for example if training diverged under ``jax.vmap``.
 
     Raises:
-        ValueError: as :func:`predict`, or if a label is not in 0...c-1.
+        ValueError: if shapes do not fit, values of the features or the probe are not finite, or a
+            label is not in 0...c-1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -88,33 +89,34 @@ def accuracy(
 
 
 def share_right(predictions: Array, labels: Array) -> Array:
-    """The accuracy of predictions: NaN if some are not finite, where argmax would choose one."""
+    """Return the accuracy of predictions (n, c); NaN if a prediction is not finite."""
     share = jnp.mean(jnp.argmax(predictions, axis=1) == labels, dtype=predictions.dtype)
     return jnp.where(jnp.isfinite(predictions).all(), share, jnp.nan)
 
 
 def require_trained(probe: Probe, cause: str) -> Probe:
-    """The probe, if its numbers are finite or not known; else an error that says why not."""
+    """Return the probe; raise ValueError with the cause if concrete weights are not finite."""
     if _check.is_concrete(*probe) and not all(bool(jnp.isfinite(part).all()) for part in probe):
         raise ValueError(f"the probe's weights are NaN or infinite: {cause}")
     return probe
 
 
 def standard_error(accuracy: Real[ArrayLike, "..."], num_samples: int) -> Float[Array, "..."]:
-    r"""The binomial standard error of an accuracy a, :math:`\sqrt{a (1 - a) / n}`.
+    r"""Return the binomial standard error of an accuracy a, :math:`\sqrt{a (1 - a) / n}`.
 
-    Of the test samples only: it knows nothing of the training samples' choice. Accuracies of two
-    probes on the same samples differ by less than their two errors suggest.
+    The error covers the choice of the test samples, not the choice of the training samples. Two
+    probes on one test set have correlated errors: their accuracies differ by less than the two
+    standard errors suggest.
 
     Args:
         accuracy: a in [0, 1], any shape.
         num_samples: n, the number of test samples.
 
     Returns:
-        The standard error, of the same shape.
+        The standard error, in the shape of ``accuracy``.
 
     Raises:
-        ValueError: if an accuracy is not in [0, 1], as a percentage is not, or there is no sample.
+        ValueError: if an accuracy is not in [0, 1], or ``num_samples`` is below 1.
 
     Example:
         >>> from sslstep.measure import probe
@@ -128,7 +130,7 @@ def standard_error(accuracy: Real[ArrayLike, "..."], num_samples: int) -> Float[
 
 
 def require_labels(name: str, labels: ArrayLike, n: int, num_classes: int) -> Array:
-    """Check that there are n labels and, where their values are known, that all are classes."""
+    """Return n integer labels; raise ValueError on another shape, dtype, or an unknown class."""
     if _check.shape_of(labels) != (n,):
         raise ValueError(
             f"{name} must have shape ({n},), one for each sample, got {_check.shape_of(labels)}."

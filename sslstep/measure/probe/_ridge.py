@@ -1,4 +1,4 @@
-r"""Ridge regression in closed form: one decomposition, whatever is asked of it."""
+r"""Ridge regression in closed form, from one matrix decomposition of the features."""
 
 import jax
 import jax.numpy as jnp
@@ -17,21 +17,21 @@ def ridge(
     targets: Real[ArrayLike, "n c"],
     regularisation: Real[ArrayLike, ""],
 ) -> Probe:
-    r"""Ridge regression with an unpenalised bias.
+    r"""Fit ridge regression with an unpenalised bias.
 
     .. math:: \min_{W, b} \; \frac1n \sum_i \| W^\top h_i + b - y_i \|^2 + \mu \|W\|_F^2
 
-    (scikit-learn's ``alpha`` is :math:`n \mu`.) From a singular value decomposition of the centred
-    features, which unlike the normal equations does not square their condition number. Singular
-    values within rounding of zero, ``10 sqrt(min(n, p)) eps`` of the largest, count as zero.
+    (scikit-learn's ``alpha`` is :math:`n \mu`.) The solution comes from a singular value
+    decomposition of the centred features. Unlike the normal equations, this does not square the
+    condition number. Singular values below ``10 sqrt(min(n, p)) eps`` of the largest count as zero.
 
     Args:
         features: h, shape ``(n, p)``.
-        targets: y, shape ``(n, c)``. For classes ``jax.nn.one_hot(labels, c)``.
-        regularisation: μ ≥ 0; traced. At 0, least squares; of several solutions that of least norm.
+        targets: y, shape ``(n, c)``; for classes ``jax.nn.one_hot(labels, c)``.
+        regularisation: μ ≥ 0; traced. 0 gives the least-squares solution of smallest norm.
 
     Returns:
-        :class:`Probe`, in the features' dtype, float32 if that is shorter.
+        :class:`Probe`, in the features' dtype, or float32 if that dtype is shorter.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, or μ is negative.
@@ -60,24 +60,25 @@ def loo_error(
     targets: Real[ArrayLike, "n c"],
     regularisations: Real[ArrayLike, " R"],
 ) -> Float[Array, " R"]:
-    r"""Leave-one-out error of ridge regression, for choosing the regularisation without test data.
+    r"""Return the leave-one-out error of :func:`ridge` for each of R regularisations μ.
 
     .. math:: \frac1n \sum_i \Big\| \frac{y_i - \hat y_i}{1 - H_{ii}} \Big\|^2
 
-    is the mean squared error on each sample of a probe fitted to the others, all n of them from one
-    decomposition. H maps targets to predictions, bias included; the total penalty
-    :math:`n \mu \|W\|_F^2` stays as it is while a sample is left out.
+    is the squared error at each sample i of a probe fitted to the other n - 1 samples, averaged
+    over i. :math:`\hat y_i` is the prediction of the probe fitted to all n samples, and the n x n
+    matrix H maps the targets to these predictions, bias included. The total penalty
+    :math:`n \mu \|W\|_F^2` keeps its factor n when a sample is left out. One decomposition serves
+    all samples and all μ.
 
-    Where one sample alone has some feature, both terms of its ratio vanish with μ. There they are
-    not differences, which rounding would swallow, but come from the part of the sample's unit
-    vector outside the features' span, which is known down to ``10 eps`` in norm, times the
-    condition number of the directions that the sample lies in. Below that floor it counts as zero:
-    the error is that of a sample within the span.
+    If a single sample has some feature, numerator and denominator of its ratio vanish with μ. They
+    are then computed without cancellation, from the component of the sample's unit vector outside
+    the span of the features. This component is resolved down to ``10 eps`` in norm, times the
+    condition number of the directions that the sample lies in; a smaller component counts as zero.
 
     Args:
-        features: shape ``(n, p)``.
-        targets: shape ``(n, c)``.
-        regularisations: the μ > 0 to try, shape ``(R,)``; traced.
+        features: h, shape ``(n, p)``, n of at least 2.
+        targets: y, shape ``(n, c)``.
+        regularisations: the R values of μ > 0, shape ``(R,)``; traced.
 
     Returns:
         The errors, shape ``(R,)``. Choose ``regularisations[errors.argmin()]``.
@@ -109,7 +110,7 @@ def loo_error(
     targets = targets - targets.mean(axis=0, keepdims=True)
     projections = matmul(u.T, targets)
     outside, free = _unreached(u, s, targets, projections)
-    # With p >= n - 1 the features reach all, up to rounding.
+    # With n - 1 independent features the span contains every target, up to rounding.
     reach_all = jnp.sum(s > 0) >= n - 1
     outside, free = jnp.where(reach_all, 0, outside), jnp.where(reach_all, 0, free)
 
@@ -132,25 +133,26 @@ def accuracy_along(
     *,
     num_classes: int,
 ) -> Float[Array, " T"]:
-    r"""Test accuracy of a probe along training, for embeddings :math:`f(x, t) = s(t) \odot h(x)`.
+    r"""Return a ridge probe's test accuracy at T times of embeddings :math:`s(t) \odot h(x)`.
 
-    Such are the embeddings of a linear or kernel model from small initialisation, up to a rotation
-    that no probe sees (Eq. 40). At each time it is the accuracy of
-    ``ridge(features * s(t), one_hot(labels), regularisation)``, from the d x d triangle of one QR
-    decomposition of the training features.
+    A linear or kernel model from small initialisation has embeddings :math:`s(t) \odot h(x)`, up to
+    a rotation that does not affect a probe (Eq. 40). The result at time t is the test accuracy of
+    ``ridge(features * s(t), one_hot(labels), regularisation)``. One QR decomposition of the
+    training features serves all times.
 
-    The embedding grows from nearly nothing, and a fixed μ makes dimensions count once
-    :math:`s_j^2` times their variance exceeds it. For a probe blind to the overall scale give μ for
-    each time, in proportion to the mean squared scale.
+    With a fixed μ, dimension j contributes once :math:`s_j^2` times the variance of :math:`h_j`
+    exceeds μ. For a probe independent of the embedding's overall scale, give one μ for each time,
+    in proportion to the mean squared scale.
 
     Args:
-        features: h of the training samples, shape ``(n, d)``.
-        labels: their classes 0...c-1, shape ``(n,)``.
-        features_test: h of the test samples, shape ``(m, d)``.
-        labels_test: their classes, shape ``(m,)``.
+        features: h of the n training samples, shape ``(n, d)``.
+        labels: classes 0...c-1 of the training samples, shape ``(n,)``.
+        features_test: h of the m test samples, shape ``(m, d)``.
+        labels_test: classes 0...c-1 of the test samples, shape ``(m,)``.
         scales: s at each time, shape ``(T, d)``.
-        regularisation: μ > 0 of :func:`ridge`, one or one for each time, shape ``(T,)``; traced.
-        num_classes: c.
+        regularisation: μ > 0 of :func:`ridge`: a scalar, or one for each time, shape ``(T,)``;
+            traced.
+        num_classes: c, the number of classes.
 
     Returns:
         The accuracies, shape ``(T,)``; NaN where predictions overflow.
@@ -194,7 +196,7 @@ def accuracy_along(
     q, r = jnp.linalg.qr(features - mean[None, :])
     projections = matmul(q.T, targets - mean_target[None, :])
     test = _check.as_float("features_test", features_test).astype(r.dtype) - mean[None, :]
-    # Only the differences of classes matter: what they share would swallow a small embedding.
+    # Remove the classes' common shift: adding it would round away a small embedding.
     shift = (mean_target - mean_target.mean())[None, :]
 
     def accuracy_at(scale_and_regularisation):
@@ -209,32 +211,32 @@ def accuracy_along(
 
 
 def _svd(centred: Array) -> tuple[Array, Array, Array]:
-    """Singular value decomposition with values within rounding of zero set to zero."""
+    """Return (u, s, vt) of the singular value decomposition; rounding errors in s are set to 0."""
     u, s, vt = jnp.linalg.svd(centred, full_matrices=False)
-    # Rounding leaves about one eps, in tall and wide matrices alike.
+    # Rounding leaves singular values of about one eps, in tall and in wide matrices.
     cutoff = 10 * s.shape[0] ** 0.5 * jnp.finfo(s.dtype).eps * s[0]
     return u, jnp.where(s > cutoff, s, 0), vt
 
 
 def _unreached(u: Array, s: Array, targets: Array, projections: Array) -> tuple[Array, Array]:
-    """What is outside the span of 1 and of u's columns: of the targets, and of each sample.
+    """Return (1 - P) y, shape (n, c), and |(1 - P) e_i|², shape (n,), of centred targets y.
 
-    With P the projection on the span, (1 - P) y, shape (n, c), and |(1 - P) e_i|², shape (n,).
+    P is the projection on the span of the vector 1 and the columns of u; e_i is a unit vector.
     """
     n, rank = u.shape
     outside = targets - matmul(u, projections)
     free = 1 - 1 / n - jnp.sum(u**2, axis=1)
-    # Where free is less than a tenth both are differences that cancel, and (1 - P) e_i itself is
-    # needed. |P e_i|² adds up to rank + 1, so that such samples are fewer than 10/9 (rank + 1).
+    # Where free is below a tenth, both differences cancel and (1 - P) e_i is computed explicitly.
+    # |P e_i|² sums to rank + 1, so fewer than 10/9 (rank + 1) samples have free below a tenth.
     _, at = jax.lax.top_k(-free, min(n, 10 * (rank + 1) // 9 + 1))
     rest = jax.nn.one_hot(at, n, dtype=u.dtype)
-    # Twice, as in Gram-Schmidt: what the first pass leaves within the span is of order eps.
+    # Twice, as in Gram-Schmidt: the first pass leaves a part of order eps within the span.
     for _ in range(2):
         rest = rest - rest.mean(axis=1, keepdims=True)
         rest = rest - matmul(matmul(rest, u), u.T)
     square, product = jnp.sum(rest**2, axis=1), matmul(rest, targets)
-    # To first order a change E of the features moves P e_i by (1 - P) sum_j E v_j u_ij / s_j. What
-    # rounding does to them and to their decomposition is less than |E| = 2 eps s_0 (measured).
+    # To first order, a change E of the features moves P e_i by (1 - P) sum_j E v_j u_ij / s_j.
+    # Rounding of the features and of their decomposition is below |E| = 2 eps s_0 (measured).
     steepness = jnp.where(s > 0, s[0] / jnp.where(s > 0, s, 1), 0)
     moved = 1 + jnp.sum((u[at] * steepness[None, :]) ** 2, axis=1)
     known = square > (10 * jnp.finfo(u.dtype).eps) ** 2 * moved
@@ -245,7 +247,7 @@ def _unreached(u: Array, s: Array, targets: Array, projections: Array) -> tuple[
 
 
 def _filter(s: Array, penalty: Array) -> Array:
-    """s / (s² + penalty): what ridge regression makes of 1 / s."""
+    """Return s / (s² + penalty), the regularised inverse of s; 0 where s is 0."""
     return jnp.where(s > 0, 1 / (jnp.where(s > 0, s, 1) + penalty / jnp.where(s > 0, s, 1)), 0)
 
 

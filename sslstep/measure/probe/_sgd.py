@@ -33,15 +33,15 @@ class Protocol(NamedTuple):
     =============  =======================  ========================================================
 
     Attributes:
-        learning_rate: initial learning rate; may be traced.
+        learning_rate: η, the initial learning rate; may be traced.
         num_epochs: number of passes over the training samples.
         batch_size: samples in a batch, at most the number of samples.
-        momentum: factor of the previous update; may be traced.
+        momentum: μ, factor of the previous update; may be traced.
         nesterov: whether to use Nesterov momentum.
-        weight_decay: L2 coefficient, added to the gradient of weights and bias; may be traced.
+        weight_decay: β; β times weights and bias is added to their gradient; may be traced.
         init_std: standard deviation of the initial weights; the bias starts at 0; may be traced.
-        cosine: when the learning rate, half a cosine down to zero, is updated: once an ``"epoch"``
-            or at every ``"step"``.
+        cosine: how often the learning rate is updated, ``"epoch"`` or ``"step"``; it falls to zero
+            along half a cosine.
     """
 
     learning_rate: Real[ArrayLike, ""]
@@ -55,7 +55,7 @@ class Protocol(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Numbers that are traced."""
+    """The traced settings of a :class:`Protocol`."""
 
     learning_rate: ArrayLike
     momentum: ArrayLike
@@ -64,7 +64,7 @@ class Rates(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Settings that determine the program, and are static."""
+    """The static settings of a :class:`Protocol`, which determine the compiled program."""
 
     num_classes: int
     num_epochs: int
@@ -74,7 +74,7 @@ class Settings(NamedTuple):
 
 
 class State(NamedTuple):
-    """Between two steps."""
+    """The state of training between two steps: the probe and the optimiser's state."""
 
     probe: Probe
     momentum: Any
@@ -88,35 +88,38 @@ def sgd(
     *,
     num_classes: int,
 ) -> Probe:
-    r"""A linear classifier trained by SGD on fixed features, as the publications do.
+    r"""Train a linear classifier by SGD on fixed features, by the publications' protocol.
 
-    On batches B of the multinomial cross-entropy, with θ = (W, b),
+    Each step takes a batch B and updates θ = (W, b) by the gradient g of the multinomial
+    cross-entropy and the momentum m:
 
     .. math:: g = \nabla_\theta\, \frac{-1}{|B|} \sum_{i \in B} \log
         \mathrm{softmax}(W^\top h_i + b)_{y_i} + \beta \theta, \qquad
         m \leftarrow \mu m + g, \qquad
         \theta \leftarrow \theta - \tfrac{\eta}{2} \left(1 + \cos \pi \tfrac{k}{K}\right) m,
 
-    from :math:`W \sim \mathcal{N}(0, \mathrm{init\_std}^2)`, b = 0. k counts epochs, or steps. An
-    epoch is a random permutation of the samples, cut into batches; what is left over waits for
-    another epoch.
+    with the learning rate η, the momentum μ and the weight decay β of ``protocol``. Initially
+    :math:`W \sim \mathcal{N}(0, \mathrm{init\_std}^2)`, b = 0 and m = 0. k of K is the number of
+    completed epochs, or of completed steps if ``protocol.cosine`` is ``"step"``. Each epoch cuts a
+    random permutation of the samples into batches and drops an incomplete last batch.
 
-    All of training is one compiled loop. Features are not rescaled: those of a network from a small
-    initialisation want a learning rate in proportion to 1 over their mean square.
+    The whole training is one compiled loop. Features are not rescaled: for a network from a small
+    initialisation choose the learning rate in proportion to the inverse mean square of its
+    features.
 
-    Several at once: ``jax.vmap(lambda rate: probe.sgd(key, features, labels,
+    For several learning rates at once: ``jax.vmap(lambda rate: probe.sgd(key, features, labels,
     probe.Protocol(rate), num_classes=c))(rates)``.
 
     Args:
-        key: of the initial weights and the order of samples.
+        key: random key of the initial weights and the order of samples.
         features: h, shape ``(n, p)``.
         labels: y, classes 0...c-1, shape ``(n,)``.
-        protocol: its numbers.
-        num_classes: c, at least 2.
+        protocol: settings of the training.
+        num_classes: c, the number of classes, at least 2.
 
     Returns:
-        :class:`Probe`, in the features' dtype, float32 if that is shorter. The same key gives the
-        same bits. Within ``jax.vmap`` or ``jax.jit`` a training that diverges gives NaN.
+        :class:`Probe`, in the features' dtype, or float32 if that dtype is shorter. Equal keys give
+        bitwise equal results. Under ``jax.vmap`` or ``jax.jit`` divergence gives NaN.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, labels are not in 0...c-1, a number
@@ -159,13 +162,13 @@ def _train(key, h, labels, rates, settings):
 
 
 def parts(protocol: Protocol, num_classes: int) -> tuple[Rates, Settings]:
-    """The traced numbers of a protocol, and the static ones."""
+    """Split a protocol into its traced rates and its static settings."""
     rates = Rates(*(getattr(protocol, name) for name in Rates._fields))
     return rates, Settings(num_classes, *(getattr(protocol, n) for n in Settings._fields[1:]))
 
 
 def require_valid(name: str, n: int, labels: ArrayLike, rates: Rates, settings: Settings) -> Array:
-    """Check what does not depend on where features come from; return the labels."""
+    """Return the labels; raise ValueError if labels or settings are invalid for n samples."""
     _check.require_at_least("num_classes", settings.num_classes, 2)
     labels = require_labels("labels", labels, n, settings.num_classes)
     _check.require_at_least("num_epochs", settings.num_epochs, 1)
@@ -188,7 +191,7 @@ def require_valid(name: str, n: int, labels: ArrayLike, rates: Rates, settings: 
 def init_state(
     key: Array, num_features: int, dtype: Any, rates: Rates, settings: Settings
 ) -> State:
-    """Random weights, no bias, no momentum."""
+    """Return the initial state: random normal weights, zero bias, zero momentum."""
     shape = (num_features, settings.num_classes)
     weights = jnp.asarray(rates.init_std, dtype) * jax.random.normal(key, shape, dtype)
     probe = Probe(weights, jnp.zeros(shape[1], dtype))
@@ -204,7 +207,10 @@ def train_epoch(
     rates: Rates,
     settings: Settings,
 ) -> tuple[State, Array]:
-    """One pass over all samples, and its mean loss; `features_fn(key, indices)` gives a batch's."""
+    """Train for one epoch; return the state and the mean loss.
+
+    `features_fn(key, indices)` returns the features of a batch of samples.
+    """
     key_order, key_views = jax.random.split(key)
     n, size = labels.shape[0], settings.batch_size
     num_steps = n // size
@@ -234,6 +240,6 @@ def train_epoch(
 
 
 def _direction(rates: Rates, settings: Settings) -> optax.GradientTransformation:
-    """What is subtracted, before the learning rate: :func:`sslstep.optim.sgd` of traced numbers."""
+    """Return the transformation from gradient to update direction: weight decay, then momentum."""
     decay = optax.add_decayed_weights(rates.weight_decay)
     return optax.chain(decay, optax.trace(rates.momentum, settings.nesterov))

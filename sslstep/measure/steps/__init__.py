@@ -1,10 +1,10 @@
-r"""Whether dimensions are learned one at a time: rises of eigenvalues, and tests of their order.
+r"""Rises of eigenvalues, and tests of whether dimensions are learned one at a time.
 
-A *rise* is an eigenvalue's way from a small fraction of its plateau to most of it. Two null
-hypotheses can be held against a set of rises: that they are simultaneous
-(:func:`simultaneity_test`), and that something else, such as the spectrum of hidden
-representations, grows at times that have nothing to do with them (:func:`timing_test`). Of two
-series whose noise is independent, :func:`coincidence_test` asks the latter without steps.
+A *rise* of an eigenvalue begins at a small fraction of its plateau and ends at a large fraction.
+:func:`simultaneity_test` tests the null hypothesis that all dimensions rise at one time.
+:func:`timing_test` tests the null hypothesis that another quantity, such as the volume of hidden
+representations, grows at times unrelated to the rises. :func:`coincidence_test` tests two growth
+rates with independent noise for a common timing, without using rises.
 """
 
 from sslstep.measure.steps._bands import Gap, bimodality_test, widest_gap

@@ -1,4 +1,4 @@
-"""Two bands of a spectrum: what has grown, and what has not."""
+"""Two bands of a spectrum: eigenvalues that have grown and eigenvalues that have not."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from sslstep.measure.steps._rises import Significance
 
 __all__ = ["Gap", "bimodality_test", "widest_gap"]
 
-# Where diptest's table of p-values ends.
+# The smallest p-value of diptest's table.
 _LEAST = 1e-5
 
 
@@ -21,9 +21,9 @@ class Gap(NamedTuple):
     """The widest gap of a spectrum, on a logarithmic scale.
 
     Attributes:
-        learned: how many eigenvalues lie above it.
-        threshold: its geometric middle.
-        ratio: of the eigenvalue above it to that below.
+        learned: number of eigenvalues above the gap.
+        threshold: geometric mean of the eigenvalues on the two sides of the gap.
+        ratio: the eigenvalue above the gap, divided by the eigenvalue below it.
     """
 
     learned: int
@@ -32,26 +32,27 @@ class Gap(NamedTuple):
 
 
 def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
-    r"""Where a spectrum falls into a band that has grown and one that has not.
+    r"""Return the widest gap of a spectrum: the neighbouring eigenvalues with the largest ratio.
 
-    The gap between neighbours :math:`\lambda_k > \lambda_{k+1}` with the largest ratio. It
-    describes a spectrum of two bands, and does not tell whether there are two: every spectrum has a
-    widest gap, and many with a single band have a far wider one than log-uniform points have. The
-    test of a single band is :func:`bimodality_test`, of the logarithms.
+    The gap between :math:`\lambda_k` and :math:`\lambda_{k+1}` separates a band of k grown
+    eigenvalues from the rest, if the spectrum has two bands. Every spectrum has a widest gap, so
+    the gap does not show that there are two bands. To test for a single band, apply
+    :func:`bimodality_test` to the logarithms.
 
     Args:
-        eigenvalues: in descending order, shape ``(d,)``, d of at least 2. Values that are 0, or
-            negative by rounding, are clipped to eps of the largest, in their dtype: dead dimensions
-            then lie beyond a gap. Leave out values that are 0 for want of samples only, as all but
-            n - 1 of a covariance are. If some values are negative by more than rounding, as those
-            of a C of few samples, values below \|λ_min\| are noise and are clipped to it, or to
-            the smallest positive value if that is larger.
+        eigenvalues: d ≥ 2 eigenvalues, in descending order, shape ``(d,)``. Values that are 0, or
+            negative by rounding only, are clipped to eps of the largest, so that dead dimensions
+            lie below a gap. If values are negative by more than rounding, as for a C of few
+            samples, values below \|λ_min\| are noise and are clipped to it, or to the smallest
+            positive value if that is larger. Leave out eigenvalues that vanish for lack of samples:
+            a covariance of n samples has n - 1 nonzero eigenvalues.
 
     Returns:
-        :class:`Gap`.
+        :class:`Gap`; ``ratio`` is 1 and ``learned`` is d if all clipped values are equal.
 
     Raises:
-        ValueError: if there are fewer than two, values are not finite, or none is positive.
+        ValueError: if there are fewer than two eigenvalues, values are not finite, or none is
+            positive.
 
     Example:
         >>> import numpy as np
@@ -70,7 +71,7 @@ def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
     noise = max(values[values > 0].min(), -values.min())
     dtype = given.dtype if jnp.issubdtype(given.dtype, jnp.floating) else float
     rounding = float(jnp.finfo(dtype).eps) * values.max()
-    if -values.min() <= rounding:  # nothing tells of noise
+    if -values.min() <= rounding:  # negative by rounding only: no noise
         noise = min(noise, rounding)
     clipped = np.maximum(values, min(noise, values.max()))
     levels = np.unique(clipped)[::-1]
@@ -84,29 +85,29 @@ def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
 
 
 def bimodality_test(values: Float[ArrayLike, " n"]) -> Significance:
-    r"""Null hypothesis: values come from a distribution with one mode (Hartigan and Hartigan 1985).
+    r"""Test the null hypothesis that values have one mode (Hartigan and Hartigan 1985).
 
-    The statistic is the dip: the largest distance of the values' distribution function from the
-    nearest one with a single mode. The p-value is that of the uniform distribution, which among
-    those with one mode has the largest dips: distributions with one mode are rejected no more often
-    than the level says, and most of them far less often.
+    The statistic is the dip: the largest distance of the values' empirical distribution function
+    from the nearest unimodal distribution function. The p-value is computed for the uniform
+    distribution, which has the largest dips of all unimodal distributions. The test therefore
+    rejects unimodal distributions at most at its nominal level, and most of them far less often.
 
-    Of eigenvalues, give logarithms: a band that has grown and one that has not are decades apart.
-    Eigenvalues repel each other, so those of one random matrix are more evenly spread than the
-    independent values that the test assumes, and are rejected still less often. Give the p-value at
-    the start of training beside those along it: an untrained network has one band. The dip is at
-    most about half the share of the smaller band, so at 5% a band that holds less than
+    For a spectrum, pass the logarithms of the eigenvalues, because grown and other eigenvalues are
+    decades apart. Eigenvalues of a random matrix repel each other and are more evenly spread than
+    the independent values that the test assumes, which makes rejection still rarer. Report the
+    p-value at the start of training too: an untrained network has one band. The dip is at most
+    about half the fraction of values in the smaller band, so at the 5% level a band with less than
     :math:`2 / \sqrt n` of the values may be missed.
 
     Args:
-        values: n of at least 4, in any order.
+        values: n ≥ 4 values, in any order, shape ``(n,)``.
 
     Returns:
-        :class:`Significance`. The p-value is interpolated in a table of simulated dips, which ends
-        at 1e-5: it is no smaller.
+        :class:`Significance`. The p-value is interpolated in a table of simulated dips and is at
+        least 1e-5, the end of the table.
 
     Raises:
-        ValueError: if there are fewer than 4, or values are not finite.
+        ValueError: if there are fewer than 4 values, or values are not finite.
 
     Example:
         >>> import numpy as np

@@ -26,12 +26,14 @@ __all__ = [
 
 
 class Rises(NamedTuple):
-    """When each of d eigenvalues rises; ``inf`` where it does not get so far.
+    """Times of the rises of d eigenvalues; ``inf`` where an eigenvalue stays below the level.
 
     Attributes:
-        begin: when it first exceeds a small fraction of its plateau, shape ``(d,)``.
-        middle: when it first exceeds half of it.
-        end: when it first exceeds most of it.
+        begin: time at which each eigenvalue first reaches a small fraction of its plateau, shape
+            ``(d,)``.
+        middle: time at which each eigenvalue first reaches half its plateau, shape ``(d,)``.
+        end: time at which each eigenvalue first reaches a large fraction of its plateau, shape
+            ``(d,)``.
     """
 
     begin: Float[Array | np.ndarray, " d"]
@@ -40,11 +42,11 @@ class Rises(NamedTuple):
 
 
 class Significance(NamedTuple):
-    """A statistical test's outcome.
+    """The result of a statistical test.
 
     Attributes:
-        statistic: the larger, the less the null hypothesis fits.
-        p_value: how probable one so large is under the null hypothesis.
+        statistic: test statistic; larger values are stronger evidence against the null hypothesis.
+        p_value: probability of a statistic at least this large under the null hypothesis.
     """
 
     statistic: float
@@ -59,22 +61,22 @@ def rises(
     low: Real[ArrayLike, ""] = 0.1,
     high: Real[ArrayLike, ""] = 0.9,
 ) -> Rises:
-    r"""When each eigenvalue passes ``low``, one half, and ``high``, in units of its plateau.
+    r"""Return the times at which each eigenvalue reaches ``low``, 1/2 and ``high`` of its plateau.
 
     Args:
-        times: of the records, increasing, shape ``(T,)``.
-        eigenvalues: at each record, shape ``(T, d)``, in descending order.
-        plateau: what each rises to: 1 for Barlow Twins; for losses without such a value the
-            eigenvalues at the end. A scalar, or shape ``(d,)``; positive.
-        low: where a rise begins.
-        high: where it ends.
+        times: times of the T records, increasing, shape ``(T,)``.
+        eigenvalues: eigenvalues at each record, in descending order, shape ``(T, d)``.
+        plateau: value that each eigenvalue rises to, positive; a scalar or shape ``(d,)``. It is 1
+            for Barlow Twins; for a loss without a known plateau give the final eigenvalues.
+        low: fraction of the plateau at which a rise begins, below 1/2.
+        high: fraction of the plateau at which a rise ends, above 1/2.
 
     Returns:
         :class:`Rises`.
 
     Raises:
-        ValueError: as :func:`sslstep.measure.spectrum.step_times`, if a plateau is not positive or
-            ``plateau`` has another shape, or not low < 1/2 < high.
+        ValueError: if shapes do not fit, times do not increase, eigenvalues are not finite, a
+            plateau is not positive, or not low < 1/2 < high.
 
     Example:
         >>> import jax.numpy as jnp
@@ -103,17 +105,18 @@ def rises(
 def grown_levels(
     eigenvalues: Real[ArrayLike, "T d"], factor: Real[ArrayLike, ""] = 20.0
 ) -> Float[np.ndarray, " d"]:
-    """What each eigenvalue rises to, where no theory says.
+    """Estimate the plateau of each eigenvalue from its records, for a loss without known plateaus.
 
-    The largest value that each has, of those that outgrow the largest initial eigenvalue so many
-    times; for the others, the median of these.
+    An eigenvalue has grown if it exceeds ``factor`` times the largest eigenvalue of the first
+    record. The level of a grown eigenvalue is its largest value. The level of each other eigenvalue
+    is the median of the grown eigenvalues' levels.
 
     Args:
-        eigenvalues: T records of d of them, in descending order, shape ``(T, d)``.
-        factor: how many times.
+        eigenvalues: eigenvalues at each of T records, in descending order, shape ``(T, d)``.
+        factor: growth, relative to the largest initial eigenvalue, above which one has grown.
 
     Returns:
-        Levels, shape ``(d,)``; ``inf`` if no eigenvalue outgrows the start.
+        Levels, shape ``(d,)``; all ``inf`` if no eigenvalue has grown.
 
     Example:
         >>> import numpy as np
@@ -129,17 +132,17 @@ def grown_levels(
 
 
 def isolated(rises: Rises) -> Bool[np.ndarray, " d"]:
-    r"""Which dimensions are learned alone: no other rises between their begin and their end.
+    r"""Return which dimensions are learned alone: no other rise overlaps with their own.
 
-    A dimension that has begun and not reached its end counts as rising from its begin on. One that
-    never reaches its middle is not learned and never alone; once it has begun, it prevents others
-    from being alone.
+    The rise of a dimension lasts from its begin to its end, or forever if it never reaches its end.
+    A dimension that never reaches its midpoint is not isolated, but once begun it prevents others
+    from being so.
 
     Args:
-        rises: from :func:`rises`.
+        rises: begin, middle and end of each dimension's rise, from :func:`rises`.
 
     Returns:
-        Shape ``(d,)``.
+        Mask of the isolated dimensions, shape ``(d,)``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -150,35 +153,37 @@ def isolated(rises: Rises) -> Bool[np.ndarray, " d"]:
     """
     begin, middle, end = (np.asarray(part, float) for part in rises)
     started = np.isfinite(begin)
-    # Of the intervals that begin before another ends, all but those that are over before it begins.
+    # Number of overlapping rises: those begun by this one's end, less those over by its begin.
     met = np.searchsorted(np.sort(begin[started]), end, side="right")
     met -= np.searchsorted(np.sort(end[started]), begin, side="left")
-    alone: np.ndarray = np.isfinite(middle) & (met == 1)  # itself
+    alone: np.ndarray = np.isfinite(middle) & (met == 1)  # the one is its own
     return alone
 
 
 def simultaneity_test(rises: Rises) -> Significance:
-    r"""Null hypothesis: all dimensions are learned at one time, give or take how long a rise takes.
+    r"""Test the null hypothesis that all dimensions are learned at one time, up to their durations.
 
-    Of K learned dimensions with half-rise times :math:`t_j` and durations :math:`w_j` (begin to
-    end), the statistic
+    For K dimensions that rise completely, with half-rise times :math:`t_j` and durations
+    :math:`w_j` (begin to end), the statistic is
 
     .. math:: X^2 = \sum_j \Big(\frac{t_j - \bar t}{w_j}\Big)^2, \qquad
-        \bar t = \frac{\sum_j t_j / w_j^2}{\sum_j 1 / w_j^2}
+        \bar t = \frac{\sum_j t_j / w_j^2}{\sum_j 1 / w_j^2} .
 
-    follows :math:`\chi^2` with K - 1 degrees of freedom if the times scatter about a common one
-    with the whole duration of their own rise as standard deviation. That is generous to the null:
-    curves that grow in proportion to each other have :math:`X^2 = 0`. What it rejects is
-    simultaneous growth; how far growth is one dimension at a time is told by :func:`isolated`.
+    Under the null hypothesis the :math:`t_j` scatter about a common time with the standard
+    deviations :math:`w_j`, and :math:`X^2` has the :math:`\chi^2` distribution with K - 1 degrees
+    of freedom. The scatter granted to the null hypothesis is generous: curves proportional to each
+    other have :math:`X^2 = 0`. Rejection excludes simultaneous growth; :func:`isolated` shows which
+    dimensions rise one at a time.
 
     Args:
-        rises: from :func:`rises`. Dimensions that do not reach their end are left out.
+        rises: begin, middle and end of each dimension's rise, from :func:`rises`. Dimensions that
+            do not reach their end are left out.
 
     Returns:
         :class:`Significance`.
 
     Raises:
-        ValueError: if fewer than two dimensions rise from begin to end, or one does within no time.
+        ValueError: if fewer than two dimensions rise from begin to end, or a duration is zero.
 
     Example:
         >>> import jax.numpy as jnp
@@ -204,17 +209,17 @@ def simultaneity_test(rises: Rises) -> Significance:
 
 
 def spread(rises: Rises) -> float:
-    """Scatter of step times about a common one, in units of how long rises take.
+    """Return the scatter of step times about their common time, in units of the rises' durations.
 
-    The root of :func:`simultaneity_test`'s chi-square per degree of freedom: about 1 at most where
-    all dimensions are learned at one time.
+    The spread is the square root of :func:`simultaneity_test`'s chi-square per degree of freedom.
+    It is at most about 1 if all dimensions are learned at one time.
 
     Args:
-        rises: from :func:`rises`. Dimensions that do not reach their end, or start there, are left
-            out.
+        rises: begin, middle and end of each dimension's rise, from :func:`rises`. Dimensions that
+            do not reach their end, or rise within no time, are left out.
 
     Returns:
-        The spread; 0 where fewer than two dimensions rise.
+        The spread; 0 if fewer than two dimensions remain.
 
     Example:
         >>> import jax.numpy as jnp
@@ -232,13 +237,14 @@ def spread(rises: Rises) -> float:
 
 
 def pauses(rises: Rises) -> list[tuple[int, float, float]]:
-    """The times between rises, while none is under way.
+    """Return the pauses: the time intervals between rises, in which no dimension rises.
 
     Args:
-        rises: from :func:`rises`. Dimensions that are never learned are left out.
+        rises: begin, middle and end of each dimension's rise, from :func:`rises`. Dimensions that
+            do not reach their middle are left out.
 
     Returns:
-        For each pause the number of dimensions learned before it, its start and its end.
+        A tuple for each pause: the number of dimensions learned before it, its start, its end.
 
     Example:
         >>> import jax.numpy as jnp
@@ -261,20 +267,20 @@ def growth_rate(
     eigenvalues: Float[ArrayLike, "T d"],
     at: Real[ArrayLike, " m"],
 ) -> Float[np.ndarray, " m-1"]:
-    r"""How fast a spectrum grows: the rate of :math:`\log\det` between given times.
+    r"""Return the growth rate of a spectrum's :math:`\log\det` between neighbouring times.
 
     .. math:: \frac{1}{\Delta t} \sum_j \Delta \log \lambda_j
 
-    A dimension that is learned multiplies its eigenvalue, however small it is beside the largest,
-    so that every step counts alike. Interpolated linearly between records.
+    Learning a dimension multiplies its eigenvalue :math:`\lambda_j`, so steps of small and of large
+    eigenvalues count equally. :math:`\log\det` is interpolated linearly between records.
 
     Args:
-        times: of the records, increasing, shape ``(T,)``.
-        eigenvalues: at each record, shape ``(T, d)``; positive.
-        at: increasing, within the times of the records, shape ``(m,)``.
+        times: times of the T records, increasing, shape ``(T,)``.
+        eigenvalues: positive eigenvalues at each record, shape ``(T, d)``.
+        at: m times, increasing, within ``times``, shape ``(m,)``.
 
     Returns:
-        Rates between neighbours, shape ``(m - 1,)``.
+        Growth rates from each time of ``at`` to the next, shape ``(m - 1,)``.
 
     Raises:
         ValueError: if shapes do not fit, eigenvalues are not positive, or ``times`` or ``at`` does
@@ -313,29 +319,31 @@ def growth_rate(
 def coincidence_test(
     a: Float[ArrayLike, " m"], b: Float[ArrayLike, " m"], *, smooth: float = 5.0
 ) -> Significance:
-    r"""Null hypothesis: two growth rates along training have no common timing.
+    r"""Test the null hypothesis that two growth rates along training have no common timing.
 
-    The statistic is Spearman's rank correlation of the two series less their own smooth course,
-    which is the series under a Gaussian of standard deviation ``smooth``: that both are busy in the
-    middle of training is no coincidence of steps. Under the null hypothesis one series could as
-    well be shifted in time against the other, around the end, so the p-value is the fraction of all
-    m cyclic shifts, that by nothing included, with a correlation at least as large. It is no
-    smaller than 1/m.
+    A Gaussian filter of standard deviation ``smooth`` gives the trend of each series. The statistic
+    is Spearman's rank correlation of the two series minus their trends; a common trend, such as
+    growth in the middle of training, does not count. Under the null hypothesis, a cyclic shift of
+    one series in time leaves the distribution of the statistic unchanged. The p-value is the
+    fraction of the m cyclic shifts, including the shift by 0, with a correlation at least as large.
+    It is at least 1/m.
 
-    The noise of the two series must be independent. What one network measures twice at one record
-    has noise in common, which this test takes for common timing: :func:`timing_test` does not.
+    The noise of the two series must be independent. Two quantities of one network at one record
+    share noise, which this test mistakes for common timing; use :func:`timing_test` for them.
 
     Args:
-        a: such as :func:`growth_rate` of embeddings' eigenvalues, shape ``(m,)``.
-        b: such as that of hidden representations' at the same times, shape ``(m,)``.
-        smooth: in entries of the series; a few times as long as a step takes. 0 keeps the course.
+        a: first series, shape ``(m,)``, for example the :func:`growth_rate` of embeddings.
+        b: second series at the times of ``a``, shape ``(m,)``, for example the :func:`growth_rate`
+            of hidden representations.
+        smooth: standard deviation of the filter in entries of the series, a few times the duration
+            of a step; 0 keeps the trend.
 
     Returns:
         :class:`Significance`; its statistic is in [-1, 1].
 
     Raises:
-        ValueError: if shapes do not fit, values are not finite, or a series is constant, or is its
-            own smooth course but for rounding, as every one is if ``smooth`` is below 1/8.
+        ValueError: if shapes do not fit, m < 3, values are not finite, a series is constant, or a
+            series equals its trend up to rounding, as always if ``smooth`` is below 1/8.
 
     Example:
         >>> import numpy as np
@@ -361,7 +369,7 @@ def coincidence_test(
         rest = series
         if smooth:
             rest = series - scipy.ndimage.gaussian_filter1d(series, smooth, mode="nearest")
-            # Of a Gaussian so narrow the course is a sum of three, good to 2 eps on either side.
+            # A narrow Gaussian sums three terms, accurate to 2 eps in either direction.
             if np.ptp(rest) <= 4 * np.finfo(float).eps * np.abs(series).max():
                 raise ValueError(
                     f"smooth = {smooth:g} leaves nothing of {name}: the smooth course is the "
@@ -370,7 +378,7 @@ def coincidence_test(
         rests.append(scipy.stats.rankdata(rest))
     ranks, others = rests
     ranks, others = ranks - ranks.mean(), others - others.mean()
-    # With every cyclic shift of the other, by way of their spectra.
+    # Correlations at all cyclic shifts, by the fast Fourier transform.
     product = np.fft.rfft(ranks) * np.conj(np.fft.rfft(others))
     correlations = np.fft.irfft(product, len(ranks))
     correlations /= np.sqrt(np.sum(ranks**2) * np.sum(others**2))

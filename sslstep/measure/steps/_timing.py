@@ -1,4 +1,4 @@
-"""Whether something else grows when dimensions are learned."""
+"""Test of whether another quantity grows at the times at which dimensions are learned."""
 
 import numpy as np
 import scipy.stats
@@ -10,41 +10,44 @@ from sslstep.measure.steps._rises import Rises, Significance, isolated
 
 __all__ = ["timing_test"]
 
-# Places between two neighbours at which a rise is tried: finer than records are.
+# Relative positions of trial intervals between a rise's neighbours; finer than the records.
 _PLACES = (np.arange(200) + 0.5) / 200
 
 
 def timing_test(
     rises: Rises, times: Real[ArrayLike, " T"], level: Float[ArrayLike, " T"]
 ) -> Significance:
-    r"""Null hypothesis: a quantity grows at times that have nothing to do with the rises.
+    r"""Test the null hypothesis that a quantity grows at times unrelated to the rises.
 
-    Such a quantity is log det of the hidden representations' covariance, or a probe's accuracy. Of
-    each dimension that is learned alone, between one that has been learned and one that has not
-    begun, the quantity's growth during the rise is compared with its growth over as long a time
-    anywhere between these two:
+    The quantity x(t) is, for example, the log det of the hidden representations' covariance, or a
+    probe's accuracy. Let dimension j rise alone from :math:`b_j` to :math:`e_j`, after the end
+    :math:`e_{j-1}` of the rise before it and before the begin :math:`b_{j+1}` of the rise after it.
+    The growth of x during the rise is compared with its growth over an equally long interval at a
+    random place between these two rises:
 
     .. math:: u_j = P\big(x(s + w_j) - x(s) < x(e_j) - x(b_j)\big), \qquad
-        s \text{ uniform from } e_{j-1} \text{ to } b_{j+1} - w_j, \quad w_j = e_j - b_j ,
+        s \text{ uniform from } e_{j-1} \text{ to } b_{j+1} - w_j, \quad w_j = e_j - b_j .
 
-    where a tie counts one half. The statistic is the mean of the K values: 1 if the quantity grows
-    fastest at every rise. Under the null hypothesis each rise could as well be anywhere between its
-    neighbours, so each :math:`u_j` is uniform, of mean 1/2 and variance 1/12; the p-value is the
-    normal one. A course that is smooth from rise to rise is the same for all places and does not
-    count. Where dimensions rise together nothing is compared.
+    A tie counts one half. The statistic is the mean of the :math:`u_j` over the K dimensions that
+    rise alone between two other rises; it is 1 if x grows fastest at every rise. Under the null
+    hypothesis each :math:`u_j` is uniform on [0, 1], and the p-value follows from the normal
+    approximation with the mean 1/2 and the variance 1 / (12 K). Uniform growth of x between
+    neighbouring rises does not contribute. Dimensions that rise together are left out.
 
-    Two quantities of one network at one record share its noise. **Read the rises off every second
-    record and the quantity off the others.** Then noise that is independent from record to record
-    never enters both.
+    Two quantities of one network at one record share noise. **Compute the rises from every second
+    record and the quantity from the other records.** Noise that is independent between records then
+    never affects both.
 
     Args:
-        rises: from :func:`rises`, on the clock of ``times``.
-        times: increasing, such as the logarithm of effective time, shape ``(T,)``.
-        level: the quantity, shape ``(T,)``. Interpolated linearly between records.
+        rises: begin, middle and end of each dimension's rise, from :func:`rises`, in the units of
+            ``times``.
+        times: times of the T records, increasing, shape ``(T,)``, for example the logarithm of
+            effective time.
+        level: the quantity x at each record, shape ``(T,)``; interpolated linearly.
 
     Returns:
-        :class:`Significance`; its statistic lies in [0, 1]. It is NaN, and the p-value 1, if no
-        dimension is learned alone between two others.
+        :class:`Significance`; its statistic lies in [0, 1]. The statistic is NaN and the p-value 1
+        if no dimension rises alone between two other rises.
 
     Raises:
         ValueError: if shapes do not fit, values are not finite, ``times`` does not increase, or
