@@ -1,17 +1,18 @@
-r"""The dynamics of one mode: landscapes, and when and along which curve they are descended.
+r"""The dynamics of one mode: its loss landscape, its trajectory and the time when it is learned.
 
-An aligned linear model is a set of modes, each with an eigenvalue γ of Γ and a singular value s
-that descends a landscape of its own. The landscape is a function of one coordinate, the mode's
-eigenvalue :math:`\lambda = \gamma s^2` of C:
+An aligned linear model is a set of independent modes. A mode has an eigenvalue γ of the features'
+cross-correlation matrix Γ, and a singular value s of the weights, which descends the mode's
+landscape. The landscape is the loss as a function of one coordinate, the mode's eigenvalue
+:math:`\lambda = \gamma s^2` of the embeddings' cross-correlation matrix C:
 
 .. math:: s' = -\frac{d\mathcal{L}}{ds}, \qquad \lambda' = 4 \gamma \lambda f(\lambda), \qquad
     f = -\frac{d\mathcal{L}}{d\lambda} .
 
-Barlow Twins' own landscape, :func:`plain`, has a maximum at the origin, so a small start waits
-(Appendix F); those of Appendix G are remedies. Functions of a mode take its eigenvalue, the
-singular value that it starts from, and the landscape, plain unless told otherwise. Time is
-effective time: learning rate × step. Everything is a pure function of arrays, works in float32 and
-float64, and composes with `jit`, `vmap` and `grad`.
+The landscape of Barlow Twins, :func:`plain`, has a maximum at the origin: a mode with a small
+initial s waits there before it grows (Appendix F). The landscapes of Appendix G shorten the wait.
+Functions of a mode take γ, the initial singular value s(0) and a landscape, by default
+:func:`plain`. Time is effective time: learning rate × step. All functions are pure functions of
+arrays, work in float32 and float64, and compose with `jit`, `vmap` and `grad`.
 """
 
 from sslstep.dynamics._landscapes import (

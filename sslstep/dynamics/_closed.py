@@ -1,7 +1,8 @@
-r"""Closed forms of the quartic family, :math:`s' = p s - q s^3`, in logarithms.
+r"""Closed-form solutions of :math:`s' = p s - q s^3`, the quartic family, in logarithms.
 
-They hold at every t, in float32 too: without a growing exponential, and where squares and products
-are no normal numbers. Derivatives that exceed the largest number are that number.
+The solutions are accurate at every t, in float32 too: no exponential overflows, and squares and
+products such as s² may lie outside the range of the dtype. Derivatives beyond this range are
+clipped to an eighth of the largest number.
 """
 
 from typing import Any
@@ -16,7 +17,10 @@ from jaxtyping import Array
 def of_mode(
     t: Array, gamma: Array, initial: Array, eta: Array, a: Array, b: Array
 ) -> tuple[Any, ...]:
-    """When flow is where descent is at t; p, q as two factors, γ finite, and if it was infinite."""
+    """Return the flow time equivalent to descent time t, p, the two factors of q, γ, and a flag.
+
+    The returned γ is finite; the flag says whether the given γ was infinite.
+    """
     gamma, was, end = capped(gamma), jnp.isinf(gamma), jnp.isinf(t)
     most = jnp.finfo(gamma.dtype).max / 2
     p, q = jnp.clip(4 * gamma * a, -most, most), (4 * gamma, capped(gamma * b))
@@ -27,7 +31,7 @@ def of_mode(
 
 
 def slowdown(eigenvalue: Array, learning_rate: Array) -> Array:
-    """γ_eff / γ = log_abs(1 + 4ηγ) / (4ηγ), 1 at ηγ = 0; the arguments have one shape."""
+    """Return γ_eff / γ = log|1 + 4ηγ| / (4ηγ), or 1 at ηγ = 0, for arguments of one shape."""
     x = jnp.minimum(4 * learning_rate * eigenvalue, jnp.finfo(eigenvalue.dtype).max)
     small = jnp.abs(x) < jnp.finfo(x.dtype).eps ** 0.5
     safe = jnp.where(small, 1, x)
@@ -40,30 +44,30 @@ def slowdown(eigenvalue: Array, learning_rate: Array) -> Array:
 
 
 def not_negative(t: Array) -> Array:
-    """The time, NaN where it is negative."""
+    """Return t with NaN in place of negative times."""
     return jnp.where(t < 0, jnp.nan, t)
 
 
 def capped(value: Array) -> Array:
-    """Infinity replaced by a large number of the dtype: its product with zero is 0, not NaN."""
+    """Replace infinity by a large finite number, whose product with zero is 0 instead of NaN."""
     most = jnp.finfo(value.dtype).max / 8
     return jnp.clip(value, -most, most)
 
 
 def _log_range(dtype: DTypeLike) -> float:
-    """Above all logarithms of products of eight numbers."""
+    """Return an upper bound on the logarithm of a product of eight numbers of the dtype."""
     return 8 * float(np.log(float(jnp.finfo(dtype).max)))
 
 
 def log_abs(value: Array) -> Array:
-    """log|x|; of 0, which processors take denormal numbers for, a number below what counts."""
+    """Return log|x|, or a very negative number if x is 0 or denormal (processors flush it to 0)."""
     size = jnp.abs(capped(value))
     zero = size < jnp.finfo(size.dtype).tiny
     return jnp.where(zero, -4 * _log_range(size.dtype), jnp.log(jnp.where(zero, 1, size)))
 
 
 def _exp(exponent: Array) -> Array:
-    """Never infinite."""
+    """Return e^x, capped at an eighth of the largest number of the dtype."""
     return jnp.exp(jnp.minimum(exponent, jnp.log(jnp.finfo(exponent.dtype).max / 8)))
 
 
@@ -72,12 +76,14 @@ def _is_small(y: Array) -> Array:
 
 
 def _exponents(t: Array, p: Array, a: Array, b: Array, initial: Array) -> tuple[Array, ...]:
-    r"""y = 2pt, :math:`v = \log E`, and the logarithm of E by a b s_0², e^{max(y, 0)} apart.
+    r"""Return y = 2pt, :math:`v = \log E`, and :math:`\log (1 - e^{-|y|}) / |p|`.
 
     .. math:: E = s_0^2\, a b\, (e^y - 1) / p, \qquad s = s_0\, e^{y/2} (1 + E)^{-1/2}
+
+    Here a b = q, and s_0 is the initial value of s.
     """
     none, bound = (p == 0) | (t == 0), _log_range(t.dtype)
-    # Beyond the bound a mode is at rest to rounding.
+    # At |y| beyond the bound s has reached its limit, up to rounding.
     y = jnp.clip(2 * jnp.where(none, 0, p) * jnp.where(none, 0, t), -bound, bound)
     small = _is_small(y)
     size = jnp.abs(jnp.where(small, 1, y))
@@ -92,16 +98,16 @@ def _exponents(t: Array, p: Array, a: Array, b: Array, initial: Array) -> tuple[
 
 
 def _grown(y: Array, v: Array, initial: Array) -> Array:
-    """s where E ≤ 1, elsewhere not so."""
+    """Return s where E ≤ 1; elsewhere the value has no meaning and is discarded."""
     low = jnp.where((v > 0) | (initial == 0), 0, y)
-    # In three, as the whole may overflow where what it multiplies is small.
+    # e^(low / 2) in three factors: the whole may overflow where its product with s_0 does not.
     factor = jnp.exp(low / 6)
     return initial * factor * factor * factor * jax.lax.rsqrt(1 + jnp.exp(jnp.minimum(v, 0)))
 
 
 @jax.custom_jvp
 def solution(t: Array, p: Array, a: Array, b: Array, initial: Array) -> Array:
-    """s(t) of s' = p s - a b s³, a and b of one sign; their product, such as γ², may overflow."""
+    """Solve s' = p s - a b s³ for s(t); a and b have one sign, and their product may overflow."""
     y, v, _ = _exponents(t, p, a, b, initial)
     # Where E > 1, s = e^{min(y, 0) / 2} / (root sqrt(1 + 1 / E)).
     small = _is_small(y)
@@ -123,7 +129,8 @@ def _solution_jvp(primals, tangents):
     times = jnp.minimum(t, jnp.finfo(t.dtype).max / 8)
     lag = times / jnp.expm1(jnp.where(small, 1, y))
     lag = jnp.where(small, times / 2 * (1 - y / 6), 0.5 / jnp.where(small, 1, p) - lag)
-    # Logarithms, as parts of a product may overflow: of s³, s³ E / q and s / s0.
+    # In logarithms, because factors may overflow: s s0² / (1 + E), s (E / q) / (1 + E), and in
+    # the last slope s / (s0 (1 + E)).
     cubed = 3 * start + y / 2 + 1.5 * log_left
     by_q = cubed + lasted + jnp.maximum(y, 0)
     sign = jnp.sign(initial)
@@ -139,7 +146,7 @@ def _solution_jvp(primals, tangents):
 
 @jax.custom_jvp
 def eigenvalue(t: Array, gamma: Array, initial: Array) -> Array:
-    """γ s², without the square, and without s where it is not small: there λ has no γ in it."""
+    """Return λ(t) = γ s² of plain descent; where E > 1, from y and E alone, without s²."""
     y, v, _ = _exponents(t, 4 * gamma, 4 * gamma, gamma, initial)
     size = jnp.where(v > 0, -jnp.expm1(-jnp.abs(y)), 1) * (1 + jnp.exp(-jnp.maximum(v, 0)))
     high = jnp.sign(gamma) * jnp.exp(jnp.minimum(y, 0)) / size
@@ -165,7 +172,7 @@ def _eigenvalue_jvp(primals, tangents):
 
 
 def _along(slopes, tangents) -> Array:
-    """The derivative along tangents; a slope that overflows is the largest number."""
+    """Return the derivative along the tangents, with slopes clipped to the range of the dtype."""
     most = jnp.finfo(slopes[0].dtype).max / 8
     return sum(
         jnp.clip(slope, -most, most) * tangent

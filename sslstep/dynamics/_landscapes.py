@@ -1,4 +1,4 @@
-"""Landscapes: what one mode descends."""
+"""Loss landscapes of one mode."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,13 +23,15 @@ class Landscape:
     .. math:: s' = -\frac{d\mathcal{L}}{ds}, \qquad \lambda' = 4 \gamma \lambda\, f(\lambda),
         \qquad f = -\frac{d\mathcal{L}}{d\lambda}
 
-    A pytree whose leaves are the parameters: it passes through `jit`, `vmap` and `grad`, and
-    another value of a parameter compiles nothing. :func:`modewise` makes one of a function. For
-    other equations derive a class, a dataclass registered as a pytree, and define :meth:`value`;
-    what it can say in closed form besides is optional.
+    Here γ is the mode's eigenvalue of Γ, and s its singular value.
+
+    A landscape is a pytree whose leaves are its parameters. It passes through `jit`, `vmap` and
+    `grad`, and a new value of a parameter does not recompile. :func:`modewise` makes a landscape
+    from a function. For other equations, derive a dataclass that is registered as a pytree, and
+    define :meth:`value`; closed forms of :meth:`force` and :meth:`time` are optional.
 
     Attributes:
-        rest: the least λ > 0 without force, where small starts end.
+        rest: the smallest λ > 0 at which the force is zero; a mode that starts small ends there.
 
     Example:
         >>> import jax
@@ -42,25 +44,25 @@ class Landscape:
     rest: Any = 1.0
 
     def value(self, eigenvalue: Any) -> Any:
-        r"""The loss :math:`\mathcal{L}(\lambda)`, elementwise."""
+        r"""Return the loss :math:`\mathcal{L}(\lambda)`, elementwise."""
         raise NotImplementedError
 
     def force(self, eigenvalue: Any) -> Array:
-        """The force f, elementwise: positive below the minimum."""
+        """Return the force f = -dL/dλ, elementwise; it is positive below the minimum."""
         x = _array(eigenvalue)
         return -jax.jvp(self.value, (x,), (jnp.ones_like(x),))[1]
 
     def time(self, eigenvalue: Array) -> Array | None:
-        r"""An antiderivative of :math:`1 / 4 \lambda f(\lambda)` on (0, rest): γ t in closed form.
+        r"""Return an antiderivative of :math:`1 / (4 \lambda f(\lambda))` on (0, rest), or None.
 
-        None: step times and trajectories use quadrature.
+        Its increments are γ t. If it is None, step times and trajectories use quadrature.
         """
         return None
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 def _pytree(cls: type[_Class]) -> type[_Class]:
-    """A dataclass whose fields are the leaves of a pytree."""
+    """Make the class a frozen dataclass and a pytree whose leaves are its fields."""
     return jax.tree_util.register_dataclass(dataclass(frozen=True, eq=False)(cls))
 
 
@@ -70,7 +72,7 @@ def _array(x: Any) -> Array:
 
 @_pytree
 class Plain(Landscape):
-    """Of :func:`plain`; its subclasses are the quartic family, whose curves are in closed form."""
+    """Landscape of :func:`plain`; subclasses form the quartic family, with closed-form curves."""
 
     growth = saturation = 1.0
 
@@ -80,7 +82,7 @@ class Plain(Landscape):
 
 @_pytree
 class QuarticFamily(Plain):
-    """Of :func:`quartic_family`."""
+    """Landscape of :func:`quartic_family`."""
 
     growth: Any
     saturation: Any
@@ -108,7 +110,7 @@ class _Sharpened(Landscape):
         delta = jnp.asarray(self.softening, x.dtype)
         c, top = jnp.sqrt(delta), jnp.sqrt(1 + delta)
         n, u = 1 / (top + c), jnp.sqrt(x + delta)
-        # u - c and top - u, without the differences.
+        # log(u - c) and log(top - u), computed without the differences.
         rise, gap = jnp.log(x / (u + c)), jnp.log((1 - x) / (top + u))
         slow = c / (2 * n) * rise - c * n / 2 * jnp.log(u + c)
         return n**2 / 2 * (slow - (1 + delta) * gap)
@@ -164,7 +166,7 @@ class _Modewise(Landscape):
 
 @_pytree
 class Preconditioned(Landscape):
-    """Of :func:`preconditioned`; `first` is what the mode that is learned first descends."""
+    """Landscape of :func:`preconditioned`; `first` is that of the mode that is learned first."""
 
     first: Any
     alpha: Any
@@ -181,8 +183,8 @@ class Preconditioned(Landscape):
     def value(self, eigenvalue: Any) -> Any:
         x = _array(eigenvalue)
         a, rest = jnp.asarray(self.alpha, x.dtype), jnp.asarray(self.rest, x.dtype)
-        # The integral of f from x to its zero, over log(λ + α), where it is smooth; below 0 the
-        # gain is (1 + α) / α.
+        # The loss is the integral of f from x to `rest`, taken over log(λ + α), in which f is
+        # smooth. Below λ = 0 the gain is (1 + α) / α.
         low = jnp.log(jnp.clip(x, 0, rest) + a)
         loss = self.first
         work = integral(lambda y: loss.force(jnp.exp(y) - a) * (1 + a), low, jnp.log(rest + a))
@@ -191,12 +193,13 @@ class Preconditioned(Landscape):
 
 
 def plain() -> Landscape:
-    r"""Barlow Twins, :math:`(1 - \lambda)^2` (Eqs. 14 and 50, Figures 8A and 9A).
+    r"""Landscape of Barlow Twins, :math:`(1 - \lambda)^2` (Eqs. 14 and 50, Figures 8A and 9A).
 
     .. math:: s' = 4 (1 - \gamma s^2) \gamma s, \qquad \gamma t = \tfrac18 \mathrm{logit}\, \lambda
 
-    In :math:`\bar s = \gamma^{1/2} s` it has two minima, at ±1, and a maximum at 0: the sign of the
-    start decides. It is what the functions of this module take unless told otherwise.
+    As a function of :math:`\bar s = \gamma^{1/2} s` it has minima at ±1 and a maximum at 0. The
+    sign of s(0) decides at which minimum the mode ends. This is the default landscape of the
+    functions of this module.
 
     Returns:
         The landscape.
@@ -213,15 +216,16 @@ def plain() -> Landscape:
 def quartic_family(
     growth: Real[ArrayLike, "..."] = 1.0, saturation: Real[ArrayLike, "..."] = 1.0
 ) -> Landscape:
-    r"""The losses that are quartic in the weights, :math:`s' = p s - q s^3` (Ziyin et al. 2022).
+    r"""Landscape of losses quartic in the weights, :math:`s' = p s - q s^3` (Ziyin et al. 2022).
 
     .. math:: p = 4 \gamma a, \qquad q = 4 \gamma^2 b, \qquad
         \mathcal{L} = \frac{(a - b \lambda)^2}{b}, \qquad
         s(t) = \frac{s_0 e^{pt}}{\sqrt{1 + s_0^2\, q\, (e^{2pt} - 1) / p}}
 
-    with growth a and saturation b; :func:`plain` has 1 and 1. Every loss that expands to
-    :math:`\mathrm{Tr}[W A W^\top] + \mathrm{Tr}[(W B W^\top)^2]` with A and B sharing eigenvectors,
-    with eigenvalues :math:`-p/2` and :math:`\sqrt q / 2` of a mode, is of this form:
+    with growth a, saturation b and :math:`s_0 = s(0)`; :func:`plain` has a = b = 1. Every loss of
+    the form :math:`\mathrm{Tr}[W A W^\top] + \mathrm{Tr}[(W B W^\top)^2]`, where A and B have
+    common eigenvectors, is in the family. A mode with eigenvalues :math:`-p/2` of A and
+    :math:`\sqrt q / 2` of B has the coefficients p and q. Examples:
 
     - any p and q: eigenvalue 1, ``growth=p / 4`` and ``saturation=q / 4``. Then λ is s².
     - the spectral contrastive loss, whose Γ and Σ have the eigenvalues γ and σ²: p = 4γ and
@@ -230,8 +234,9 @@ def quartic_family(
       if γ > β/2, and :math:`\lambda(\infty) = 1 - \beta / 2\gamma`.
 
     Args:
-        growth: a, of any sign; traced. Its shape broadcasts with the modes'.
-        saturation: b ≥ 0; traced. At b = 0 a mode grows for ever, and has no loss or rest.
+        growth: a, of any sign; traced. Its shape broadcasts with that of the modes.
+        saturation: b ≥ 0; traced. At b = 0 a mode grows without bound: ``rest`` is infinite, and
+            the loss is not finite.
 
     Returns:
         The landscape.
@@ -247,7 +252,7 @@ def quartic_family(
 
 
 def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> Landscape:
-    r"""The loss of :func:`sslstep.losses.sharpened_barlow_twins` (G.2, Figure 9B).
+    r"""Landscape of :func:`sslstep.losses.sharpened_barlow_twins` (G.2, Figure 9B).
 
     With :math:`c = \sqrt\delta,\; N = \sqrt{1 + \delta} - \sqrt\delta` and
     :math:`u = \sqrt{\lambda + \delta}`,
@@ -256,8 +261,9 @@ def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> Landscape:
         \gamma t = \frac{N^2}{2} \left[ \frac{c}{2N} \log(u - c) - \frac{c N}{2} \log(u + c)
         - (1 + \delta) \log(\sqrt{1 + \delta} - u) \right]
 
-    As δ → 0 the solution is that of footnote 26:
-    :math:`\bar s = 1 - (1 - \bar s_0)\, e^{-2 \gamma t}`, without a wait. Otherwise the wait lasts
+    As δ → 0 the solution tends to that of footnote 26,
+    :math:`\bar s = 1 - (1 - \bar s_0)\, e^{-2 \gamma t}` with :math:`\bar s = \gamma^{1/2} s`: the
+    mode grows at once. At δ > 0 a mode that starts from a :math:`\lambda_0` far below δ waits for
     about :math:`c \log(\delta / \lambda_0) / 4\gamma`.
 
     Args:
@@ -267,7 +273,7 @@ def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> Landscape:
         The landscape.
 
     Raises:
-        ValueError: if δ is not positive or an array.
+        ValueError: if δ is not positive or is an array.
 
     Example:
         >>> from sslstep import dynamics
@@ -281,22 +287,21 @@ def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> Landscape:
 
 
 def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> Landscape:
-    r"""The loss of :func:`sslstep.losses.smoothed_barlow_twins` (G.3, Figure 9C).
+    r"""Landscape of :func:`sslstep.losses.smoothed_barlow_twins` (G.3, Figure 9C).
 
     .. math:: \mathcal{L} = (1 - \lambda)^2 \; (\lambda \le 1), \quad
         \epsilon^2 (1 - \lambda)^2 \; (\lambda > 1)
 
-    From a small start λ, an eigenvalue of C, grows as on :func:`plain`; only the largest stable
-    learning rate differs.
+    From a small start λ grows as on :func:`plain`; only the largest stable learning rate differs.
 
     Args:
-        leak: ε ≥ 0, a scalar; may be traced.
+        leak: ε ≥ 0, a scalar; traced.
 
     Returns:
         The landscape.
 
     Raises:
-        ValueError: if ε is negative or an array.
+        ValueError: if ε is negative or is an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -309,13 +314,13 @@ def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> Landscape:
 
 
 def fourth_power() -> Landscape:
-    r"""The loss of :func:`sslstep.losses.quartic_barlow_twins` (G.3, Figure 9D).
+    r"""Landscape of :func:`sslstep.losses.quartic_barlow_twins` (G.3, Figure 9D).
 
     .. math:: \mathcal{L} = (1 - \lambda)^4, \qquad \gamma t = \tfrac1{16} \left[
         \mathrm{logit}\, \lambda + \frac{1}{1 - \lambda} + \frac{1}{2 (1 - \lambda)^2} \right]
 
-    It leaves zero twice as fast as :func:`plain`, and comes to 1 as :math:`t^{-1/2}` only. It does
-    not belong to :func:`quartic_family`, which is quartic in s.
+    From a small start λ grows twice as fast as on :func:`plain`, but it approaches 1 only as
+    :math:`t^{-1/2}`. The landscape is not in :func:`quartic_family`, whose losses are quartic in s.
 
     Returns:
         The landscape.
@@ -329,7 +334,7 @@ def fourth_power() -> Landscape:
 
 
 def hinge(width: Real[ArrayLike, ""] = 0.1) -> Landscape:
-    r"""The loss of :func:`sslstep.losses.hinge_barlow_twins` (G.3).
+    r"""Landscape of :func:`sslstep.losses.hinge_barlow_twins` (G.3).
 
     .. math:: \mathcal{L} = \max(0, |\lambda - 1| - w)^2, \qquad
         \gamma t = \frac{1}{8 a} \mathrm{logit}\, \frac{\lambda}{a}, \quad a = 1 - w
@@ -338,10 +343,10 @@ def hinge(width: Real[ArrayLike, ""] = 0.1) -> Landscape:
         width: w in [0, 1); traced.
 
     Returns:
-        The landscape; small starts end at 1 - w.
+        The landscape; a mode that starts small ends at λ = 1 - w.
 
     Raises:
-        ValueError: if w is not within [0, 1) or an array.
+        ValueError: if w is not within [0, 1) or is an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -354,18 +359,19 @@ def hinge(width: Real[ArrayLike, ""] = 0.1) -> Landscape:
 
 
 def modewise(transform: Callable[[Array], Array], rest: Real[ArrayLike, ""] = 1.0) -> Landscape:
-    r"""The loss :math:`(g(\lambda) - 1)^2` of :func:`sslstep.losses.spectral_barlow_twins`.
+    r"""Landscape :math:`(g(\lambda) - 1)^2` of :func:`sslstep.losses.spectral_barlow_twins`.
 
     Args:
-        transform: g, from a scalar to a scalar, in JAX. It is static: its parameters are traced if
-            it is a :class:`jax.tree_util.Partial` of them.
-        rest: the least λ > 0 where g is 1; traced.
+        transform: g, a JAX function from a scalar to a scalar. It is static. To trace its
+            parameters, bind them with :class:`jax.tree_util.Partial`.
+        rest: the smallest λ > 0 at which g is 1; traced.
 
     Returns:
-        The landscape; its times are found by quadrature, to rounding where g is smooth.
+        The landscape. Times are computed by quadrature, which is exact to rounding where g is
+        smooth.
 
     Raises:
-        ValueError: if ``rest`` is not positive or an array.
+        ValueError: if ``rest`` is not positive or is an array.
 
     Example:
         >>> from sslstep import dynamics
@@ -378,35 +384,36 @@ def modewise(transform: Callable[[Array], Array], rest: Real[ArrayLike, ""] = 1.
 
 
 def preconditioned(landscape: Landscape, alpha: Real[ArrayLike, ""] = 0.1) -> Landscape:
-    r"""What a mode descends under :func:`sslstep.optim.precondition`, once another is learned.
+    r"""Landscape of a mode under :func:`sslstep.optim.precondition`, once another is learned.
 
-    Let a mode be learned, at λ = 1, and let both views of a sample have one embedding, so that
-    their second moment S is C. Then the gradient of another mode is multiplied by its gain,
+    Let another mode be learned, with λ = 1, and let both views of a sample have the same embedding.
+    Then the second moment of the embeddings equals C, and preconditioning multiplies the force on
+    the mode by a gain,
 
     .. math:: f \to f\, \frac{1 + \alpha}{\min(\lambda, 1) + \alpha} ,
 
-    whether α is relative or absolute, and it descends the integral of that. For :func:`plain`,
+    whether α is relative or absolute. The returned landscape has this force. For :func:`plain`,
 
     .. math:: \gamma t = \tfrac18 \left[ \frac{\alpha}{1 + \alpha} \log \lambda
         - \log(1 - \lambda) \right] .
 
-    The mode that is learned first descends ``landscape`` itself; for all modes together see
-    :func:`preconditioned_eigenvalues`, and for their largest learning rate
-    :func:`max_learning_rate`.
+    The mode that is learned first descends ``landscape`` itself.
+    :func:`preconditioned_eigenvalues` has the curves of all modes together, and
+    :func:`max_learning_rate` their largest learning rate.
 
-    What is saved is the wait, while the rise itself takes its time 1/γ. So with
-    :math:`\lambda_0 = \gamma s^2(0)` the gain in time over :func:`plain` is less than the gain
-    1 + 1/α of a small direction, and than :math:`\log_2 1 / \lambda_0`.
+    Preconditioning shortens the wait, but not the rise, which takes a time of order 1/γ. With
+    :math:`\lambda_0 = \gamma s^2(0)`, the ratio of the step times on :func:`plain` and here is
+    therefore below both the gain 1 + 1/α of a small direction and :math:`\log_2 1 / \lambda_0`.
 
     Args:
-        landscape: what is preconditioned.
+        landscape: the landscape without preconditioning.
         alpha: α > 0; traced.
 
     Returns:
-        The landscape; its times are found by quadrature.
+        The landscape. Times are computed by quadrature.
 
     Raises:
-        ValueError: if α is not positive or an array.
+        ValueError: if α is not positive or is an array.
 
     Example:
         >>> from sslstep import dynamics
@@ -424,9 +431,9 @@ _PANELS = 128
 
 
 def integral(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """By the composite rule of Gauss and Legendre, elementwise over the ends.
+    """Integrate from `low` to `high`, elementwise, by the composite Gauss-Legendre rule.
 
-    The function is called with all places at once, along a first axis.
+    The function is called once, with all nodes along a first axis.
     """
     low, high = jnp.broadcast_arrays(low, high)
     places: Any = (np.arange(_PANELS)[:, None] + (1 + _NODES[None, :]) / 2).reshape(-1) / _PANELS

@@ -1,4 +1,4 @@
-r"""When one mode of a linear model is learned, and along which curve."""
+r"""The trajectory of one mode of a linear model, and the time at which it is learned."""
 
 from collections.abc import Callable
 
@@ -27,36 +27,38 @@ def singular_value(
     .. math:: s_j(t) = \frac{e^{4\gamma_j t}}{\sqrt{s_j^{-2}(0) + (e^{8\gamma_j t} - 1)\gamma_j}},
         \qquad s_j' = 4 (1 - \gamma_j s_j^2) \gamma_j s_j \quad (\text{Eq. 12})
 
-    It goes to :math:`\gamma_j^{-1/2}`, stays, or goes to 0 as :math:`\gamma_j` is positive, zero or
-    negative (Eq. 13, ``t=jnp.inf``). On another landscape (Eq. 51 with the sign that it needs)
+    As t → ∞ (Eq. 13, ``t=jnp.inf``) :math:`s_j` tends to :math:`\gamma_j^{-1/2}` if
+    :math:`\gamma_j > 0`, is constant if :math:`\gamma_j = 0`, and tends to 0 if
+    :math:`\gamma_j < 0`. On another landscape, with force f (Eq. 51 with its sign corrected),
 
     .. math:: s_j' = -\frac{d\mathcal{L}}{ds_j} = 2 \gamma_j s_j\, f(\gamma_j s_j^2) .
 
     The rescaled :math:`\bar s_j = \gamma_j^{1/2} s_j` of Appendix F is the singular value of a mode
     with eigenvalue 1 at the time :math:`\gamma_j t`.
 
-    The quartic family's curves are in closed form. They are computed in logarithms: values are
-    finite and right for all t ≥ 0, in float32, and where :math:`\gamma s^2(0)` is no normal number;
-    gradients are finite, and one that exceeds the largest number is that number. On other
-    landscapes the closed form or quadrature of γ t is solved for λ, by bisection and a last Newton
-    step, through which it is differentiated.
+    The quartic family (:func:`plain` and :func:`quartic_family`) has closed-form curves, computed
+    in logarithms. Values are finite and accurate for all t ≥ 0, in float32 too, even if
+    :math:`\gamma s^2(0)` underflows. Gradients are finite, because they are clipped to the range of
+    the dtype. On other landscapes γ t as a function of λ, a closed form or a quadrature, is
+    inverted by bisection and one Newton step. Derivatives go through the Newton step.
 
     Args:
-        t: effective time ≥ 0, learning rate × step; any shape, and the arguments broadcast.
-        eigenvalue: γ, of any sign for :func:`plain` and :func:`quartic_family`, else ≥ 0.
-        initial_singular_value: s(0), whose sign is kept; beyond the quartic family
-            :math:`\gamma s^2(0)` must not exceed ``landscape.rest``.
-        landscape: what the mode descends.
-        learning_rate: 0 for gradient flow. Otherwise the step η of gradient descent, in the quartic
-            family: growth is that of :func:`effective_eigenvalue`, and the rise earlier by up to
-            :math:`\tfrac34 \eta \log 2` than with that alone, as docs/errata.md derives.
+        t: effective time ≥ 0, learning rate × step; any shape. All arguments broadcast.
+        eigenvalue: γ; of any sign in the quartic family, otherwise ≥ 0.
+        initial_singular_value: s(0), of either sign; s(t) keeps the sign. Outside the quartic
+            family :math:`\gamma s^2(0)` must not exceed ``landscape.rest``.
+        landscape: the mode's landscape.
+        learning_rate: 0 for gradient flow, or the learning rate η of gradient descent (quartic
+            family only). Small modes then grow at the rate of :func:`effective_eigenvalue`, and the
+            rise is earlier by up to :math:`\tfrac34 \eta \log 2` than this rate alone predicts
+            (docs/errata.md).
 
     Returns:
         s(t), in the broadcast shape; NaN where a time is negative, or an argument is out of range.
 
     Raises:
-        ValueError: if a time is negative, in a number or an array of NumPy's, or with a learning
-            rate beyond the quartic family.
+        ValueError: if t is a number or NumPy array with a negative time, or if ``learning_rate`` is
+            given with a landscape outside the quartic family.
 
     Example:
         >>> import jax.numpy as jnp
@@ -92,24 +94,27 @@ def mode_eigenvalue(
     landscape: Landscape = PLAIN,
     learning_rate: Real[ArrayLike, "..."] = 0.0,
 ) -> Float[Array, "..."]:
-    r"""Eigenvalue :math:`\lambda_j(t) = \gamma_j s_j^2(t)` of C: for γ > 0 a logistic curve.
+    r"""Eigenvalue :math:`\lambda_j(t) = \gamma_j s_j^2(t)` of C: a logistic curve for γ > 0.
 
     .. math:: \lambda_j(t) = \mathrm{sigmoid}(8\gamma_j t + \mathrm{logit}\,\lambda_j(0))
 
-    The curves of Figure 1(B); and on other landscapes, those of :func:`singular_value`.
+    These are the curves of Figure 1(B). The formula is for :func:`plain`; on any landscape
+    :math:`s_j(t)` is that of :func:`singular_value`.
 
     Args:
-        t: effective time ≥ 0; any shape, and the arguments broadcast.
-        eigenvalue: γ, as in :func:`singular_value`.
-        initial_singular_value: s(0).
-        landscape: what the mode descends.
-        learning_rate: as in :func:`singular_value`.
+        t: effective time ≥ 0; any shape. All arguments broadcast.
+        eigenvalue: γ; of any sign in the quartic family, otherwise ≥ 0.
+        initial_singular_value: s(0), of either sign.
+        landscape: the mode's landscape.
+        learning_rate: 0 for gradient flow, or the learning rate of gradient descent (quartic family
+            only): see :func:`singular_value`.
 
     Returns:
-        λ(t), in the broadcast shape; NaN as of :func:`singular_value`.
+        λ(t), in the broadcast shape; NaN where a time is negative, or an argument is out of range.
 
     Raises:
-        ValueError: as :func:`singular_value`.
+        ValueError: if t is a number or NumPy array with a negative time, or if ``learning_rate`` is
+            given with a landscape outside the quartic family.
 
     Example:
         >>> from sslstep import dynamics
@@ -146,28 +151,29 @@ def step_time(
     landscape: Landscape = PLAIN,
     learning_rate: Real[ArrayLike, "..."] = 0.0,
 ) -> Float[Array, "..."]:
-    r"""When a mode is learned: the first time at which its λ is at least one half, or a level.
+    r"""Effective time at which a mode is learned: its λ first reaches ``level``, by default 1/2.
 
     .. math:: t = \frac{1}{4 \gamma} \int_{\gamma s^2(0)}^{\mathrm{level}}
         \frac{d\lambda}{\lambda f(\lambda)}, \qquad \text{for plain descent } \;
         \frac{-\mathrm{logit}(\gamma s^2(0))}{8 \gamma} \; \text{ at one half}
 
-    It is exact where Eq. 16, :func:`critical_time`, is up to :math:`O(\lambda(0))`.
+    The time is exact; Eq. 16, :func:`critical_time`, differs by :math:`O(\lambda(0) / \gamma)`.
 
     Args:
-        eigenvalue: γ, of any sign; the arguments broadcast.
+        eigenvalue: γ, of any sign. All arguments broadcast.
         initial_singular_value: s(0), of either sign.
-        level: below ``landscape.rest``; not reached from there on.
-        landscape: what the mode descends.
-        learning_rate: as in :func:`singular_value`: γ's effective value is the rate, and the time
-            is earlier by up to half a step.
+        level: the value of λ to reach. At ``landscape.rest`` and above, the time is infinite.
+        landscape: the mode's landscape.
+        learning_rate: 0 for gradient flow, or the learning rate of gradient descent (quartic family
+            only). The mode then grows at the rate of :func:`effective_eigenvalue`, and the time is
+            earlier by up to half a step than this rate alone predicts.
 
     Returns:
-        The time, in units of effective time; ``inf`` for a mode that is never learned, as γ ≤ 0 or
-        the start is zero; 0 for one that starts at or above the level: it has no step ahead.
+        The time, in the broadcast shape. It is ``inf`` for a mode that is never learned (γ ≤ 0 or
+        s(0) = 0), and 0 for a mode that starts at or above the level.
 
     Raises:
-        ValueError: with a learning rate beyond the quartic family.
+        ValueError: if ``learning_rate`` is given with a landscape outside the quartic family.
 
     Example:
         >>> from sslstep import dynamics
@@ -209,32 +215,32 @@ def critical_time(
     level: Real[ArrayLike, "..."] = 1.0,
     learning_rate: Real[ArrayLike, "..."] = 0.0,
 ) -> Float[Array, "..."]:
-    r"""The time at which a mode is learned from small initialisation (Eq. 16).
+    r"""Effective time at which a mode is learned from a small initialisation (Eq. 16).
 
     .. math:: \tau_j = \frac{-\log(s_j^2(0) \gamma_j)}{8 \gamma_j}
 
+    At this time exponential growth without saturation would reach λ = 1, and
     :math:`\lambda_j(\tau_j) = \tfrac12` up to :math:`O(\lambda_j(0))`; :func:`step_time` is exact.
-    It is when exponential growth alone would take λ to 1. To a smaller ``level``,
-    :math:`\epsilon^2`, it is the time to escape from a ball of radius ε around the origin
-    (footnote 23, which prints a minus sign in front):
+    With a smaller ``level`` :math:`\epsilon^2` it is the time to escape from a ball of radius ε
+    around the origin (footnote 23, which prints an additional minus sign):
 
     .. math:: \tau_j^{(\epsilon)} = \frac{\log(\epsilon / |\bar s_j(0)|)}{4 \gamma_j}, \qquad
         \bar s_j^2 = \lambda_j
 
     Args:
-        eigenvalue: γ, of any sign; the arguments broadcast.
+        eigenvalue: γ, of any sign. All arguments broadcast.
         initial_singular_value: s(0), of either sign.
-        level: of λ, > 0.
-        learning_rate: as in :func:`singular_value`: the rate 8γ in the denominator, not the γ in
-            the logarithm, is replaced, and the time is earlier by up to half a step.
+        level: the value of λ > 0 that exponential growth reaches at τ.
+        learning_rate: 0 for gradient flow, or the learning rate of gradient descent. The latter
+            replaces the γ of the denominator by :func:`effective_eigenvalue`, but not that of the
+            logarithm, and makes the time earlier by up to half a step.
 
     Returns:
-        τ, in units of effective time. ``inf`` for a mode with γ ≤ 0, or that starts at zero. 0 for
-        one that starts at or above the level, or above one half: it has no step ahead, and Eq. 16
-        as it stands has no meaning.
+        τ, in the broadcast shape. It is ``inf`` for a mode with γ ≤ 0 or s(0) = 0, and 0 for a mode
+        that starts at or above the level, or at λ ≥ 1/2, where Eq. 16 does not apply.
 
     Raises:
-        ValueError: if ``level`` is not positive, in a number or an array of NumPy's.
+        ValueError: if ``level`` is a number or NumPy array that is not positive throughout.
 
     Example:
         >>> from sslstep import dynamics
@@ -264,18 +270,19 @@ def _critical_time(*numbers: Array) -> Array:
 def effective_eigenvalue(
     eigenvalue: Real[ArrayLike, "..."], learning_rate: Real[ArrayLike, "..."]
 ) -> Float[Array, "..."]:
-    r"""The rate at which gradient descent, not gradient flow, grows a mode.
+    r"""Effective eigenvalue: the growth rate of a small mode under gradient descent.
 
     .. math:: \gamma^{\mathrm{eff}} = \frac{\log(1 + 4 \eta \gamma)}{4 \eta}
 
     A step of gradient descent multiplies a small mode by :math:`1 + 4\eta\gamma`, where gradient
     flow multiplies it by :math:`e^{4\eta\gamma}` in the same time η. With
     :math:`\gamma^{\mathrm{eff}}` in the exponents of Eqs. 10 and 16 (not in the final value
-    :math:`\gamma^{-1/2}`) the predictions hold at finite learning rate: the fastest mode of the
-    paper's linear run is late by 2 to 3% against Eq. 16 and by less than 1% against this.
+    :math:`\gamma^{-1/2}`) the predictions hold at finite learning rate. The fastest mode of the
+    paper's linear run is learned 2 to 3% later than Eq. 16 predicts with γ, and less than 1% later
+    with :math:`\gamma^{\mathrm{eff}}`.
 
     Args:
-        eigenvalue: γ, of any sign; the arguments broadcast.
+        eigenvalue: γ, of any sign. All arguments broadcast.
         learning_rate: η ≥ 0; 0 gives γ.
 
     Returns:
@@ -293,20 +300,20 @@ def effective_eigenvalue(
 def settling_time(
     eigenvalue: Real[ArrayLike, "..."], *, landscape: Landscape = PLAIN
 ) -> Float[Array, "..."]:
-    r"""Time constant of the final approach to where a small start rests.
+    r"""Time constant :math:`\tau'` of a mode's final approach to the minimum of its landscape.
 
     .. math:: \tau' = \frac{1}{4 \gamma\, \lambda_*\, |f'(\lambda_*)|}, \qquad
         |s - s(\infty)| \propto e^{-t / \tau'}
 
-    For :func:`plain` it is 1/8γ. (Appendix F prints 1/4γ.)
+    with :math:`\lambda_*` = ``landscape.rest`` and f the force. For :func:`plain` it is 1/8γ.
+    (Appendix F prints 1/4γ.)
 
     Args:
         eigenvalue: γ, of any sign and shape.
-        landscape: what the mode descends; its curvature is taken from below.
+        landscape: the mode's landscape; f' is taken from below the minimum.
 
     Returns:
-        τ', of the same shape; ``inf`` where γ ≤ 0, as nothing settles there, and where the minimum
-        has no curvature.
+        τ', effective time in the shape of ``eigenvalue``; ``inf`` where γ ≤ 0 or f' is zero.
 
     Example:
         >>> from sslstep import dynamics
@@ -328,7 +335,7 @@ def supervised_trajectory(
     initial_coefficient: Real[ArrayLike, "..."],
     target: Real[ArrayLike, "..."] = 1.0,
 ) -> Float[Array, "..."]:
-    r"""Supervised learning in the kernel regime: growth from the first moment (Figure 8B and D).
+    r"""A mode's coefficient in supervised kernel learning: it grows at once (Figure 8B and D).
 
     .. math:: \mathcal{L}_j = (\bar c^* - \bar c)^2, \qquad
         \bar c' = -\gamma \frac{d\mathcal{L}}{d\bar c} = 2\gamma (\bar c^* - \bar c),
@@ -337,7 +344,7 @@ def supervised_trajectory(
     with the rescaled coefficient :math:`\bar c = \gamma_j c_j` (Appendix F).
 
     Args:
-        t: effective time ≥ 0, any shape; the arguments broadcast.
+        t: effective time ≥ 0; any shape. All arguments broadcast.
         eigenvalue: γ ≥ 0.
         initial_coefficient: :math:`\bar c(0)`.
         target: :math:`\bar c^*`.
@@ -346,7 +353,7 @@ def supervised_trajectory(
         :math:`\bar c(t)`, in the broadcast shape; NaN where a time is negative.
 
     Raises:
-        ValueError: if a time is negative, in a number or an array of NumPy's.
+        ValueError: if t is a number or NumPy array with a negative time.
 
     Example:
         >>> from sslstep import dynamics
@@ -357,7 +364,7 @@ def supervised_trajectory(
     t, rate, initial, target = jnp.broadcast_arrays(
         *_check.as_floats(t, eigenvalue, initial_coefficient, target)
     )
-    end = jnp.isinf(t)  # where 2γt and its derivatives may be 0 times infinity
+    end = jnp.isinf(t)  # here 2γt and its derivatives may be 0 times infinity
     elapsed = 2 * rate * jnp.where(end, 0, t)
     c = initial - (target - initial) * jnp.expm1(-elapsed)
     return jnp.where(t < 0, jnp.nan, jnp.where(end & (rate > 0), target, c))
@@ -373,7 +380,7 @@ def _require_flow(landscape: Landscape, learning_rate: ArrayLike) -> None:
 
 
 def _broadcast(landscape: Landscape, *numbers: Array) -> list[Array]:
-    """The numbers, followed by growth and saturation where the landscape is quartic."""
+    """Broadcast the numbers, and in the quartic family append growth and saturation."""
     family = (landscape.growth, landscape.saturation) if isinstance(landscape, Plain) else ()
     parts = [jnp.asarray(part, numbers[0].dtype) for part in family]
     return jnp.broadcast_arrays(*numbers, *parts)
@@ -384,7 +391,7 @@ def _rest(landscape: Landscape, like: Array) -> Array:
 
 
 def _log_eigenvalue(gamma: Array, singular_value: Array) -> Array:
-    """log λ of a mode; λ itself may be no normal number."""
+    """Return log λ of a mode; λ itself may underflow or overflow."""
     return _closed.log_abs(gamma) + 2 * _closed.log_abs(singular_value)
 
 
@@ -395,10 +402,13 @@ def _logit(log_ratio: Array) -> Array:
 def _descent_time(
     gamma: Array, begin: Array, end: Array, eta: Array, *, small: bool = False
 ) -> Array:
-    """When plain descent takes logit λ from begin to end; if `small`, log λ stands for both."""
-    # v + x log(1 + e^v), v = logit λ and x = 6 η γ, grows evenly under descent, where flow has v
-    # alone. The root is found by Newton's method, whose steps for this convex function end in
-    # rounding.
+    """Return the time in which plain descent takes logit λ from `begin` to `end`.
+
+    With `small`, `begin` and `end` are values of log λ, and saturation is neglected at `begin`.
+    """
+    # Under gradient flow v = logit λ grows linearly in time; under gradient descent
+    # v + x log(1 + e^v) does, with x = 6 η γ. Newton's method converges to rounding, because this
+    # function is convex.
     x = 6 * eta * gamma
     end = end + x * (0 if small else jax.nn.softplus(begin))
     root = end - x * jax.nn.softplus(end) / (1 + x * jax.nn.sigmoid(end))
@@ -408,7 +418,7 @@ def _descent_time(
 
 
 def _descended(landscape: Landscape, t: Array, gamma: Array, initial: Array) -> tuple[Array, ...]:
-    """s(t) and λ(t), by solving the elapsed γ t for v = logit(λ / rest)."""
+    """Return s(t) and λ(t): solve γ t = `_elapsed(...)` for v = logit(λ / rest)."""
     rest, moves = _rest(landscape, t), (initial != 0) & (gamma > 0)
     log_ratio = _log_eigenvalue(gamma, initial) - jnp.log(rest)
     eps = jnp.finfo(t.dtype).eps
@@ -416,7 +426,7 @@ def _descended(landscape: Landscape, t: Array, gamma: Array, initial: Array) -> 
     begin = _logit(jnp.minimum(jnp.where(moves, log_ratio, -1), -eps))
     wanted = jnp.where((gamma == 0) & jnp.isinf(t), 0, t) * gamma
 
-    # Beyond this λ is at rest to rounding.
+    # At v beyond this end λ equals `rest`, up to rounding.
     end = jnp.full_like(begin, 2 - jnp.log(eps))
     fixed = jax.lax.stop_gradient((begin, jnp.maximum(begin, end)))
     v, _ = jax.lax.stop_gradient(bisect(lambda v: _elapsed(landscape, begin, v) < wanted, *fixed))
@@ -424,7 +434,7 @@ def _descended(landscape: Landscape, t: Array, gamma: Array, initial: Array) -> 
     ended = v >= end * (1 - 1e-3)
     step = (wanted - value) / jax.lax.stop_gradient(jnp.where(ended, 1, speed))
     v = jnp.where(moves, v + jnp.where(ended, 0, step), begin)
-    # In four, as the whole may overflow where s(0) is small.
+    # s(t) / s(0) in four factors: the ratio itself may overflow where s(0) is small.
     grown = jnp.exp((jax.nn.log_sigmoid(v) - jax.nn.log_sigmoid(begin)) / 8)
     valid = ~beyond & (t >= 0) & (gamma >= 0)
     s = jnp.where(valid, initial * grown * grown * grown * grown, jnp.nan)
@@ -432,9 +442,9 @@ def _descended(landscape: Landscape, t: Array, gamma: Array, initial: Array) -> 
 
 
 def _elapsed(landscape: Landscape, begin: Array, end: Array) -> Array:
-    """γ t between two λ = rest × sigmoid(v)."""
+    """Return γ t between v = `begin` and v = `end`, with λ = rest × sigmoid(v)."""
     rest = _rest(landscape, begin)
-    # From this v on λ and λ / rest are normal numbers. Below it v grows at a constant speed,
+    # At v ≥ floor λ and λ / rest are normal numbers. At v < floor v grows at the constant rate
     # 4 γ f(0).
     floor = jnp.log(jnp.finfo(rest.dtype).tiny) + 3 - jnp.log(jnp.minimum(rest, 1))
     early = jnp.minimum(end, floor) - jnp.minimum(begin, floor)
@@ -446,7 +456,7 @@ def _elapsed(landscape: Landscape, begin: Array, end: Array) -> Array:
     rest = rest[None]
 
     def slowness(v: Array) -> Array:
-        # dλ = λ (1 - λ / rest) dv, which takes away the zero of the force.
+        # dλ = λ (1 - λ / rest) dv; this factor cancels the zero of the force at `rest`.
         return jax.nn.sigmoid(-v) / (4 * landscape.force(rest * jax.nn.sigmoid(v)))
 
     return early + integral(slowness, begin, end)

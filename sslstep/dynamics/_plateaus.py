@@ -1,4 +1,4 @@
-"""Where training rests between two steps."""
+"""Plateaus of training: the loss and the eigenvalues between two steps."""
 
 from typing import NamedTuple
 
@@ -17,22 +17,24 @@ def plateau_loss(
     *,
     landscape: Landscape = PLAIN,
 ) -> Float[Array, "..."]:
-    r"""The loss as a staircase: the number of modes not yet learned (Eq. 20).
+    r"""The loss as a staircase in time: the number of modes not yet learned (Eq. 20).
 
     .. math:: \mathcal{L}(t) \approx \sum_{j | \tau_j > t} 1
 
-    On another landscape a mode that waits has its loss at λ = 0.
+    On another landscape each unlearned mode contributes the landscape's value at λ = 0 instead
+    of 1.
 
     Args:
         t: effective time, any shape ``(...)``.
-        step_times: τ of each mode, of :func:`critical_time` or :func:`step_time`, shape ``(d,)``.
-        landscape: what each mode descends.
+        step_times: time :math:`\tau_j` at which each mode is learned, from :func:`critical_time` or
+            :func:`step_time`, shape ``(d,)``.
+        landscape: the landscape of every mode.
 
     Returns:
         The loss, shape ``(...)``.
 
     Raises:
-        ValueError: if ``step_times`` is no vector.
+        ValueError: if ``step_times`` is not a vector.
 
     Example:
         >>> import jax.numpy as jnp
@@ -48,11 +50,11 @@ def plateau_loss(
 
 
 class VICRegPlateau(NamedTuple):
-    """Where VICReg rests between two steps.
+    """VICReg's plateau between two steps.
 
     Attributes:
-        eigenvalue: of the embeddings' covariance, of each dimension learned so far.
-        loss: what is left of it.
+        eigenvalue: the eigenvalue of the embeddings' covariance that all learned dimensions share.
+        loss: the loss on the plateau.
     """
 
     eigenvalue: Float[Array, "..."]
@@ -66,39 +68,42 @@ def vicreg_plateau(
     variance: Real[ArrayLike, ""] = 25.0,
     covariance: Real[ArrayLike, ""] = 1.0,
 ) -> VICRegPlateau:
-    r"""Where VICReg rests while k of its d dimensions are learned (beyond the paper).
+    r"""VICReg's loss and eigenvalue while k of d dimensions are learned (beyond the paper).
 
-    Embeddings of rank k can give every one of the d coordinates the variance v: their covariance
-    then has k eigenvalues :math:`v d / k`, and with perfectly aligned views the loss is
+    Let μ be the weight of VICReg's variance term and ν that of its covariance term. Embeddings of
+    rank k can give all d coordinates the same variance v. Their covariance then has k eigenvalues
+    :math:`v d / k`, and with perfectly aligned views the loss is :math:`\mathcal{L}(v)`, with its
+    minimum at :math:`v_k`:
 
     .. math:: \mathcal{L}(v) = \mu\, (1 - \sqrt v)_+ + 2 \nu\, v^2 (d / k - 1), \qquad
         v_k = \min\Big(1, \Big(\frac{\mu}{8 \nu (d / k - 1)}\Big)^{2/3}\Big)
 
-    at its minimum (ε of the hinge left out; at k = d every v of at least 1 has no loss, of which 1
-    is the least). So VICReg's eigenvalues do not rise to 1: they begin near :math:`d` and come down
-    to 1 together, as more dimensions share the variance.
+    The hinge's ε is neglected. At k = d the loss is zero for every v ≥ 1, and v = 1 is returned.
+    VICReg's eigenvalues therefore do not rise to 1 one by one: the first is :math:`v_1 d`, usually
+    above 1, and all fall together to 1 as more dimensions share the variance.
 
-    That one variance is best of all holds for :math:`\mu \ge 16 \nu`, as of the publication's 25
-    and 1, and no farther. The off-diagonal elements of a covariance of rank k have squares that
-    sum to at least :math:`(\sum_i v_i)^2 / k - \sum_i v_i^2`, and given :math:`\sum_i v_i` the rest
-    of the loss is a sum of :math:`-\mu \sqrt{v_i} - 2\nu\, v_i^2`, convex on [0, 1] if and only if
-    :math:`\mu \ge 16 \nu`. Below, some coordinates do better alone: at :math:`\mu = \nu`, d = 16
-    and k = 8, seven of variance 1 and nine that share one dimension have the loss 0.457 ν, one
-    variance for all 0.625 ν, and descent ends at many values between 0.457 and 0.502.
+    Equal variances are optimal for :math:`\mu \ge 16 \nu` only, which includes the published
+    weights 25 and 1. The squared off-diagonal elements of a covariance of rank k sum to at least
+    :math:`(\sum_i v_i)^2 / k - \sum_i v_i^2`. For a fixed :math:`\sum_i v_i` the rest of the loss
+    is a sum of :math:`-\mu \sqrt{v_i} - 2\nu\, v_i^2`, which is convex on [0, 1] if and only if
+    :math:`\mu \ge 16 \nu`. For smaller μ unequal variances can have a lower loss. At
+    :math:`\mu = \nu`, d = 16 and k = 8, seven coordinates of variance 1 and nine that share one
+    dimension have the loss 0.457 ν, equal variances have 0.625 ν, and descent ends at various
+    values between 0.457 ν and 0.502 ν.
 
     Args:
         num_learned: k in 0...d, any shape.
-        dim: d.
+        dim: the embedding dimension d.
         variance: μ of :func:`sslstep.losses.vicreg`, at least 16 ν; traced.
-        covariance: ν > 0; traced.
+        covariance: ν > 0 of :func:`sslstep.losses.vicreg`; traced.
 
     Returns:
-        :class:`VICRegPlateau`, of the shape of ``num_learned``. At k = 0 the eigenvalue is 0 and
-        the loss μ. NaN where traced weights have μ < 16 ν.
+        :class:`VICRegPlateau`, in the shape of ``num_learned``. At k = 0 the eigenvalue is 0 and
+        the loss is μ. NaN where traced weights have μ < 16 ν.
 
     Raises:
-        ValueError: if k is not within 0...d, ν is not positive, μ is less than 16 ν, or μ or ν is
-            an array.
+        ValueError: if k is not within 0...d, if ν is not positive, if μ is less than 16 ν, or if μ
+            or ν is an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -123,7 +128,7 @@ def vicreg_plateau(
     k = jnp.asarray(num_learned, variance.dtype)
     some = jnp.where(k > 0, k, 1)
     excess = dim / some - 1
-    # At k = d nothing holds the variance back.
+    # At k = d the covariance term is zero and does not limit the variance.
     free = (variance / (8 * covariance * jnp.where(excess > 0, excess, 1))) ** (2 / 3)
     v = jnp.where(excess > 0, jnp.minimum(1, free), 1)
     loss = variance * (1 - jnp.sqrt(v)) + 2 * covariance * v**2 * excess

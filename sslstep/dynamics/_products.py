@@ -1,4 +1,4 @@
-"""Landscapes of modes whose singular value is a product of weights: depth, and predictors."""
+"""Landscapes of modes of deep linear networks, and of a network with a linear predictor."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from sslstep.dynamics._landscapes import Landscape, _array, _pytree, integral
 
 
 def _like(x: Array, *parameters: Any) -> list[Array]:
-    """Parameters of as many modes as `x` has along its last axes."""
+    """Broadcast the parameters to the shape of `x`, in its dtype."""
     return [jnp.broadcast_to(jnp.asarray(each, x.dtype), x.shape) for each in parameters]
 
 
 @_pytree
 class Deep(Landscape):
-    """Of :func:`deep`."""
+    """Landscape of :func:`deep`."""
 
     landscape: Any
     eigenvalue: Any
@@ -31,7 +31,7 @@ class Deep(Landscape):
         x = _array(eigenvalue)
         gamma, layers = _like(x, self.eigenvalue, self.num_layers)
         squared = jnp.maximum(x, 0) / gamma
-        # The derivative of 0^0, which a single layer has, would be NaN.
+        # For one layer the power is 0^0 at x = 0, and its derivative would be NaN.
         power = jnp.where(squared > 0, squared, 1) ** ((layers - 1) / layers)
         gain = jnp.where((squared > 0) | (layers == 1), power, 0)
         return layers * gain * self.landscape.force(x)
@@ -43,7 +43,7 @@ class Deep(Landscape):
 
 @_pytree
 class SelfDistillation(Landscape):
-    """Of :func:`self_distillation`."""
+    """Landscape of :func:`self_distillation`."""
 
     eigenvalue: Any
     variance: Any
@@ -77,32 +77,34 @@ def deep(
     eigenvalue: Real[ArrayLike, "..."],
     num_layers: Real[ArrayLike, "..."],
 ) -> Landscape:
-    r"""What a mode of a linear network of L balanced layers descends.
+    r"""Landscape of a mode of a linear network of L balanced layers.
 
     The network is :math:`W = W_L \cdots W_1` with
-    :math:`W_{l+1}^\top W_{l+1} = W_l W_l^\top`, which gradient flow conserves. A mode of W has the
-    singular value s, each layer :math:`s^{1/L}`, and (Saxe et al. 2014; Arora et al. 2018)
+    :math:`W_{l+1}^\top W_{l+1} = W_l W_l^\top`, which gradient flow conserves. A mode has the
+    singular value s in W and :math:`s^{1/L}` in each layer. Its equation of motion and the force
+    are (Saxe et al. 2014; Arora et al. 2018)
 
     .. math:: s' = - L s^{2 - 2/L}\, \frac{d\mathcal{L}}{ds}, \qquad
         f \to L \left( \frac{\lambda}{\gamma} \right)^{(L - 1) / L} f .
 
-    From a small start, L at least 2, it waits for
+    With L ≥ 2 and :func:`plain`, a mode with a small :math:`s_0 = s(0)` is learned at about
 
-    .. math:: \tau \approx \frac{s_0^{-2 (L - 1) / L}}{8 \gamma (L - 1)}
+    .. math:: \tau \approx \frac{s_0^{-2 (L - 1) / L}}{8 \gamma (L - 1)} ,
 
-    under :func:`plain`: a power of the start, where one layer, the paper's model, has a logarithm.
+    a power of :math:`s_0`. With one layer, as in the paper, the time is logarithmic in
+    :math:`s_0`.
 
     Args:
-        landscape: what W's mode descends: its force f.
-        eigenvalue: γ > 0 of the mode, as functions of a mode are given it, in number and in shape;
-            traced.
-        num_layers: L ≥ 1; traced. One layer leaves the landscape as it is.
+        landscape: the landscape of the mode as a function of W, with the force f.
+        eigenvalue: γ > 0 of the mode; traced. It must equal, in value and in shape, the
+            ``eigenvalue`` that :func:`step_time` and other functions of a mode are given.
+        num_layers: L ≥ 1; traced. L = 1 leaves the landscape unchanged.
 
     Returns:
-        The landscape; its times are found by quadrature.
+        The landscape. Times are computed by quadrature.
 
     Raises:
-        ValueError: if γ is not positive or L below 1.
+        ValueError: if γ is not positive or L is below 1.
 
     Example:
         >>> from sslstep import dynamics
@@ -123,39 +125,42 @@ def self_distillation(
     variance: Real[ArrayLike, "..."] = 1.0,
     gap: Real[ArrayLike, "..."] = 0.0,
 ) -> Landscape:
-    r"""What a mode of BYOL or SimSiam descends: a linear network, a linear predictor, no negatives.
+    r"""Landscape of a mode of BYOL or SimSiam with a linear network and a linear predictor.
 
-    For :func:`sslstep.losses.prediction_error` without normalisation, targets that follow at once,
-    Γ and Σ with common eigenvectors, and a predictor aligned with the network's singular vectors,
-    the singular values s of the network and p of the predictor obey
+    The loss is :func:`sslstep.losses.prediction_error` without normalisation, and the targets come
+    from the current weights without a gradient. Γ (eigenvalue γ) and Σ, the second moment of the
+    views (eigenvalue σ), have common eigenvectors, and the predictor is aligned with the network's
+    singular vectors. The singular values s of the network and p of the predictor then obey
 
     .. math:: s' = 4 p s (\gamma - \sigma p), \qquad p' = 4 s^2 (\gamma - \sigma p), \qquad
         p^2 - s^2 = c
 
-    with γ of Γ and σ of Σ, the views' second moment. So :math:`f = 2 p (1 - \sigma p / \gamma)`
-    with :math:`p = (\lambda / \gamma + c)^{1/2}`. What is descended is no loss, as no gradient goes
-    through the targets; :meth:`Landscape.value` is the potential of f.
+    with a constant c, so the force is :math:`f = 2 p (1 - \sigma p / \gamma)` with
+    :math:`p = (\lambda / \gamma + c)^{1/2}`. It is not the gradient of the loss, because no
+    gradient goes through the targets; :meth:`Landscape.value` is the potential of f.
 
-    The wait for a step depends on the predictor's start:
+    The wait before a step depends on the initial predictor :math:`p_0`, with
+    :math:`s_0 = s(0)`:
 
-    - as small as the network's, c = 0: half-way in p after
-      :math:`\frac14 \left( \frac{1}{\gamma s_0} + \frac{\sigma}{\gamma^2}
-      [\ln(\frac{\gamma}{\sigma s_0} - 1) - 2] \right)`. It grows as 1/α, and other modes, of γ a
-      little smaller, wait in proportion.
-    - of order one, c = p₀²: the logarithm of the other losses returns, at the rate
-      :math:`4 p_0 (\gamma - \sigma p_0)`. A mode with :math:`\gamma \le \sigma p_0` is never
-      learned: its step time is infinite, and curves of it are NaN.
+    - :math:`p_0 = s_0`, c = 0: p is half-way to its end at
+      :math:`t = \frac14 \left( \frac{1}{\gamma s_0} + \frac{\sigma}{\gamma^2}
+      [\ln(\frac{\gamma}{\sigma s_0} - 1) - 2] \right)`. The wait is proportional to
+      :math:`1 / s_0`.
+    - :math:`p_0` of order one, :math:`c = p_0^2`: as for the other losses the wait is logarithmic
+      in :math:`s_0`, with the growth rate :math:`4 p_0 (\gamma - \sigma p_0)` of s. A mode with
+      :math:`\gamma \le \sigma p_0` is never learned: its step time is infinite, and its curves are
+      NaN.
 
     Args:
-        eigenvalue: γ > 0 of the mode, as functions of a mode are given it, in number and in shape;
-            traced.
-        variance: σ > 0, the second moment of the mode's direction; at least γ for two views drawn
-            alike. Traced.
+        eigenvalue: γ > 0 of the mode; traced. It must equal, in value and in shape, the
+            ``eigenvalue`` that :func:`step_time` and other functions of a mode are given.
+        variance: σ > 0 of the mode; traced. It is at least γ if both views have the same
+            distribution.
         gap: c = p₀² - s₀², at least -s₀²; traced.
 
     Returns:
-        The landscape. Small starts end at :math:`p = \gamma / \sigma`,
-        :math:`\lambda = \gamma (\gamma^2 / \sigma^2 - c)`. Its times are found by quadrature.
+        The landscape. A mode that starts small ends at :math:`p = \gamma / \sigma`,
+        :math:`\lambda = \gamma (\gamma^2 / \sigma^2 - c)`. Times are computed by quadrature.
 
     Raises:
         ValueError: if γ or σ is not positive.

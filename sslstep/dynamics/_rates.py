@@ -1,4 +1,4 @@
-r"""The largest learning rate of a landscape, and how many steps one saves."""
+r"""The largest learning rate of gradient descent on a landscape, and the number of steps."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def max_learning_rate(
     landscape: Landscape = PLAIN,
     overshoot: Real[ArrayLike, ""] | None = None,
 ) -> Float[Array, ""]:
-    r"""The largest learning rate with which gradient descent from a small start comes to rest.
+    r"""The largest learning rate at which gradient descent from a small start converges.
 
     For :func:`plain` the mode equation of gradient descent,
     :math:`s \leftarrow s + 4\eta(1 - \gamma s^2)\gamma s`, has slope :math:`1 - 8\eta\gamma` around
@@ -28,52 +28,56 @@ def max_learning_rate(
 
     .. math:: \eta < \min\left(\frac{1}{4 \gamma_{\max}}, \frac{1}{2 |\gamma_{\min}|}\right),
 
-    the second only if :math:`\gamma_{\min} < 0`. Above the first bound the top spectral solution is
-    unstable, and descent can at best end in another one; above the second, what should decay grows
-    until the embedding is full. (The paper's :math:`\eta = 1/4` of G.3 is its case γ = 1.)
+    where the second applies only if :math:`\gamma_{\min} < 0`. Above the first bound the top
+    spectral solution is unstable, and descent can at best end in another solution. Above the
+    second, directions with γ < 0 grow instead of decaying, until the embedding is full. (The
+    paper's :math:`\eta = 1/4` of G.3 is the case γ = 1.)
 
-    On another landscape a step takes λ to :math:`F(\lambda) = \lambda (1 + 2 \eta \gamma
-    f(\lambda))^2`, modes are taken one at a time, and the least of three bounds is
+    On another landscape modes are treated one at a time. A step maps λ to
+    :math:`F(\lambda) = \lambda (1 + 2 \eta \gamma f(\lambda))^2`, and η must satisfy three
+    conditions,
 
     .. math:: \eta\, \gamma_{\max} < \frac{1 / h_- + 1 / h_+}{4\, \lambda_*}, \qquad
         F(F(\lambda)) < \lambda \; (\lambda_* < \lambda \le \lambda_{\mathrm{high}}), \qquad
         \eta\, |\gamma_{\min}|\, f(0) < 1
 
-    - The minimum λ⁎ is stable, :math:`h_\mp = -f'(\lambda_*^\mp)` being its curvatures below and
-      above: each step may cross it, and two must not lead farther away. Without curvature on one
-      side this is no bound.
-    - No start goes back and forth for ever. :math:`\lambda_{\mathrm{high}}`, a function of ηγ, is
-      the highest that one step leads to from below the minimum. Up to there two steps lead closer,
-      unless λ rests: without a 2-cycle every start comes to rest (Coppel 1955). With ``overshoot``
-      it must not exceed 1 + overshoot either.
-    - What Γ's negative eigenvalues should shrink does so.
+    - The minimum :math:`\lambda_*` is stable. :math:`h_\mp = -f'(\lambda_*^\mp)` is its curvature
+      below and above; a step may cross the minimum, but two steps must not lead away from it. If
+      the curvature of one side is zero, the condition always holds.
+    - There is no 2-cycle, and then descent converges from every start (Coppel 1955).
+      :math:`\lambda_{\mathrm{high}}`, a function of ηγ, is the largest λ that one step reaches from
+      below the minimum. For λ between :math:`\lambda_*` and :math:`\lambda_{\mathrm{high}}` two
+      steps must decrease λ, unless λ is a fixed point. With ``overshoot``,
+      :math:`\lambda_{\mathrm{high}}` must not exceed 1 + overshoot.
+    - Directions with γ < 0 decay.
 
-    Above the second bound some starts never rest, and which do varies with the rate:
-    :func:`fourth_power` at 0.4394 / γ has a 2-cycle of λ = 1.57 and 0.20 that takes 8% of them.
-    :func:`smoothed` without leak has no bound but the third, and wants an ``overshoot``.
-    :func:`fourth_power` has no curvature, and its bound is the second. Warm-up of the learning rate
-    avoids the second.
+    If the second condition fails, descent does not converge from some starts, and the set of these
+    starts changes with the rate: :func:`fourth_power` at 0.4394 / γ has a 2-cycle of λ = 1.57 and
+    0.20 that attracts 8% of the starts. Warm-up of the learning rate avoids such cycles.
+    :func:`fourth_power` has no curvature at its minimum, so the second condition sets its limit.
+    :func:`smoothed` without leak is limited by the third condition alone; give it an ``overshoot``.
 
-    On a :func:`preconditioned` landscape the first mode descends the original, and the second
-    bound is asked of the second mode, which a step with its gain throws beyond the minimum. Nor may
-    the second drive the first away: while it is above 1, it is the larger, and the gain of the
-    first is up to :math:`(\lambda_{\mathrm{high}} + \alpha) / (1 + \alpha)`; :math:`\eta\,
-    \gamma_1` times that stays below the first's bound. For small α and :func:`plain` this is the
-    tighter, :math:`\eta \gamma_2 = (\alpha \gamma_2 / 16 \gamma_1)^{1/3}`. It is for an α that is
-    relative, or absolute once a mode is learned; both views of a sample are taken to have one
-    embedding.
+    On a :func:`preconditioned` landscape the first mode descends the original landscape. The second
+    condition is applied to the second mode, whose gain lets it overshoot the minimum. While the
+    second mode is above 1, it is the largest, and the gain of the first mode is up to
+    :math:`(\lambda_{\mathrm{high}} + \alpha) / (1 + \alpha)`. This factor times
+    :math:`\eta \gamma_1` must stay below the first mode's limit. For small α and :func:`plain` the
+    latter is the tighter condition, with the limit
+    :math:`\eta \gamma_2 = (\alpha \gamma_2 / 16 \gamma_1)^{1/3}`. The result assumes that α is
+    relative, or that α is absolute and a mode is learned, and that both views of a sample have the
+    same embedding.
 
     Args:
-        eigenvalues: of Γ, in any order, shape ``(k,)``.
-        landscape: what modes descend.
-        overshoot: how far above 1 an eigenvalue of C may go, > 0; traced. None: no bound.
+        eigenvalues: eigenvalues γ of Γ, in any order, shape ``(k,)``.
+        landscape: the landscape of all modes.
+        overshoot: largest excess above 1 of an eigenvalue of C, > 0; traced. None: no limit.
 
     Returns:
-        The limit, a scalar; ``inf`` if there is none.
+        The limit of η, a scalar; ``inf`` if there is none.
 
     Raises:
-        ValueError: if ``overshoot`` is not positive or an array, or ``eigenvalues`` is no vector,
-            empty, or not finite.
+        ValueError: if ``overshoot`` is not positive or is an array, or if ``eigenvalues`` is not a
+            vector, empty, or not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -102,12 +106,12 @@ def max_learning_rate(
 
 
 def _over(limit: Array, value: Array) -> Array:
-    """The quotient, infinite unless the value is positive."""
+    """Return limit / value, or infinity where the value is not positive."""
     return jnp.where(value > 0, limit / jnp.where(value > 0, value, 1), jnp.inf)
 
 
 def _largest(landscape: Landscape, most: Array | None, dtype: jnp.dtype) -> Array:
-    """The largest ηγ of one mode."""
+    """Return the largest ηγ of one mode, with λ limited to `most`."""
     if isinstance(landscape, Plain) and most is None:
         growth = jnp.asarray(landscape.growth, dtype)
         return _over(jnp.asarray(0.25, dtype), growth)
@@ -125,7 +129,7 @@ def _on_grids(landscape: Landscape, most: Array) -> Array:
 
 @jax.jit
 def _of_second(landscape: Preconditioned, most: Array | None, gamma: Array) -> Array:
-    """The largest η of the second mode, with its gain and with what it gives the first."""
+    """Return the largest η at which the second mode converges without destabilising the first."""
     alpha, rest = (jnp.asarray(part, gamma.dtype) for part in (landscape.alpha, landscape.rest))
     first = _largest(landscape.first, most, gamma.dtype)
     ratio = gamma[0] / jnp.where(gamma[1] > 0, gamma[1], 1)
@@ -140,7 +144,7 @@ def _of_second(landscape: Preconditioned, most: Array | None, gamma: Array) -> A
 def _resting_rate(
     force: Callable[[Array], Array], rest: Array, ceiling: Callable[[Array], Array]
 ) -> Array:
-    r"""Largest x = ηγ at which gradient descent from every start below `rest` converges.
+    r"""Return the largest x = ηγ at which descent from every start below `rest` converges.
 
     `rest` is the smallest λ at which the loss is minimal. A step maps λ to
     F(λ) = λ (1 + 2 x force(λ))². From starts in [0, rest] all iterates stay in [0, highest], where
@@ -161,7 +165,7 @@ def _resting_rate(
         above = rest + (highest - rest) * places
         once = advance(x, above)
         returns = (once < above) & (advance(x, once) < above)
-        # Closer to `rest` than 1% the change of two steps may drown in rounding.
+        # Within 1% of `rest` rounding may exceed the change of two steps.
         fine = (above <= 1.01 * rest) | (once == above) | returns
         return fine.all() & (highest <= ceiling(x))
 
@@ -178,23 +182,25 @@ def speedup(
     landscape: Landscape,
     overshoot: Real[ArrayLike, ""] | None = None,
 ) -> Float[Array, "..."]:
-    r"""How many times fewer steps a mode takes than with :func:`plain`, each at its largest rate.
+    r"""Number of steps to learn a mode on :func:`plain`, divided by that on another landscape.
 
     .. math:: \frac{t_{\mathrm{plain}}}{t}\, \frac{\eta_{\max}}{\eta_{\max, \mathrm{plain}}}
 
-    with :func:`step_time` and :func:`max_learning_rate`. It takes a step of gradient descent for
-    flow, so it is right for modes with γ far below the largest.
+    with t from :func:`step_time` and :math:`\eta_{\max}` from :func:`max_learning_rate`, so each
+    landscape has its largest learning rate. Gradient descent is approximated by gradient flow,
+    which is accurate for modes with γ far below the largest.
 
     Args:
-        eigenvalues: of Γ, all that count for the learning rate, shape ``(k,)``.
-        eigenvalue: γ of the mode; it and its start broadcast.
-        initial_singular_value: its s(0).
-        landscape: what it descends.
-        overshoot: as of :func:`max_learning_rate`; for both.
+        eigenvalues: all eigenvalues of Γ that limit the learning rate, shape ``(k,)``.
+        eigenvalue: γ of the mode; broadcasts with ``initial_singular_value``.
+        initial_singular_value: s(0) of the mode.
+        landscape: the landscape to compare with :func:`plain`.
+        overshoot: largest excess above 1 of an eigenvalue of C, for both landscapes; None: no
+            limit. See :func:`max_learning_rate`.
 
     Returns:
-        The ratio, in the broadcast shape; NaN for a mode without a step ahead, of which both times
-        are 0 or both ``inf``.
+        The ratio, in the broadcast shape; NaN for a mode whose step times are both 0 or both
+        ``inf``.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-r"""Modes whose curves depend on each other: under preconditioned gradients (Eq. 52), and LARS."""
+r"""Modes whose curves depend on each other, with preconditioned gradients (Eq. 52) and LARS."""
 
 import warnings
 from typing import Any
@@ -25,16 +25,18 @@ def preconditioned_eigenvalues(
 ) -> Float[Array, "T d"]:
     r"""Eigenvalues :math:`\lambda_j(t)` of C under preconditioned gradients (Eq. 52).
 
-    With an aligned start, and a second moment Σ of the features that has Γ's eigenvectors, the
-    embeddings' second moment stays diagonal, :math:`\sigma_j = (v_j^\top \Sigma v_j)\, s_j^2`, and
+    The start is aligned, and the features' second moment Σ has the eigenvectors :math:`v_j` of Γ.
+    The embeddings' second moment then stays diagonal, with the elements
+    :math:`\sigma_j = (v_j^\top \Sigma v_j)\, s_j^2`, and
 
     .. math:: s_j' = 4 (1 - \gamma_j s_j^2)\, \gamma_j s_j\,
         \frac{\sigma_{\max} + \alpha}{\sigma_j + \alpha}, \qquad
         \frac{d}{dt} \mathrm{logit}\, \lambda_j
         = 8 \gamma_j \frac{\sigma_{\max} + \alpha}{\sigma_j + \alpha},
 
-    with :math:`\alpha \sigma_{\max}` for α if it is relative. It is integrated in the second form,
-    by diffrax's Tsit5. The largest mode goes its own way (Eq. 10), and the others gain from it.
+    with :math:`\alpha \sigma_{\max}` in place of α if α is relative. The second form is integrated
+    by diffrax's Tsit5. The mode with the largest σ follows Eq. 10, and the others grow faster than
+    Eq. 10.
 
     Args:
         t: effective times ≥ 0, increasing, shape ``(T,)``.
@@ -42,17 +44,17 @@ def preconditioned_eigenvalues(
         initial_singular_values: s_j(0), not zero, shape ``(d,)``; each :math:`\gamma_j s_j^2(0)` is
             below 1.
         alpha: α > 0 of :func:`sslstep.optim.precondition`; traced.
-        relative: the same.
-        variances: :math:`v_j^\top \Sigma v_j \ge \gamma_j`, shape ``(d,)``. None: γ_j, as where
-            both views of a sample have one embedding.
-        max_steps: of the integration.
+        relative: whether α is relative to the largest σ.
+        variances: :math:`v_j^\top \Sigma v_j \ge \gamma_j`, shape ``(d,)``. None: γ_j, which is
+            right if both views of a sample have the same embedding.
+        max_steps: largest number of the integrator's steps.
 
     Returns:
         λ_j(t), shape ``(T, d)``.
 
     Raises:
-        ValueError: if shapes do not fit, or a number is out of the range that is given for it.
-        RuntimeError: from diffrax, when ``max_steps`` do not suffice.
+        ValueError: if shapes do not fit, or an argument is out of its range.
+        RuntimeError: from diffrax, if ``max_steps`` is too small.
 
     Example:
         >>> import jax.numpy as jnp
@@ -97,12 +99,12 @@ def preconditioned_eigenvalues(
     return jax.nn.sigmoid(solution.ys)
 
 
-# A function of the module, not of a call, so that its compilation is kept.
+# A function at module level, so that diffeqsolve compiles it once.
 def _field(t, v, args):
     gamma, alpha, ratios, relative = args
     log_sigma = jnp.log(ratios) + jax.nn.log_sigmoid(v)
     largest = jnp.max(log_sigma)
-    # In units of the largest variance, which may be no normal number.
+    # In units of the largest variance, which may underflow.
     most = jnp.log(jnp.finfo(v.dtype).max) / 2
     alpha = alpha * jnp.where(relative, 1, jnp.exp(jnp.minimum(-largest, most)))
     return 8 * gamma * (1 + alpha) / (jnp.exp(log_sigma - largest) + alpha)
@@ -113,31 +115,31 @@ def preconditioned_step_times(
     initial_singular_values: Real[ArrayLike, " d"],
     alpha: Real[ArrayLike, ""] = 0.1,
 ) -> Float[Array, " d"]:
-    r"""When each mode is at one half, with an absolute α: in closed form but for one root.
+    r"""Times at which each :math:`\lambda_j` reaches 1/2 under preconditioning with an absolute α.
 
-    The first mode is the largest, so its gain is 1 and it rises as a logistic (Eq. 10). Of the
-    others the mode equation of :func:`preconditioned_eigenvalues` separates:
+    The first mode is the largest, so its gain is 1 and it follows the logistic curve of Eq. 10. For
+    each other mode the equation of :func:`preconditioned_eigenvalues` separates:
 
     .. math:: \alpha \log \frac{\lambda}{\lambda_0}
         + (1 + \alpha) \log \frac{1 - \lambda_0}{1 - \lambda} = 8 \gamma_j \Big( \alpha t
         + \int_0^t \lambda_1 dt' \Big), \qquad
         \int_0^t \lambda_1 dt' = \frac{\log(1 + \lambda_1(0) (e^{8 \gamma_1 t} - 1))}{8 \gamma_1}
 
-    solved for t at λ = ½ by bisection, to rounding. With an α relative to the largest eigenvalue
-    the gain is there from the start, and once the first mode is learned times are
-    :func:`step_time` on the :func:`preconditioned` landscape.
+    with :math:`\lambda_0 = \lambda(0)`. It is solved for t at λ = ½ by bisection, to rounding. With
+    an α relative to the largest σ the small modes have their gain from the start; once the first
+    mode is learned, :func:`step_time` on the :func:`preconditioned` landscape has the times.
 
     Args:
-        eigenvalues: γ_j > 0, shape ``(d,)``; the first mode's is the largest.
+        eigenvalues: γ_j > 0, shape ``(d,)``; γ_1 is the largest.
         initial_singular_values: s_j(0), not zero, shape ``(d,)``; each :math:`\gamma_j s_j^2(0)` is
-            below 1, and the first is the largest.
-        alpha: α > 0; traced.
+            below 1, and that of the first mode is the largest.
+        alpha: absolute α > 0 of :func:`sslstep.optim.precondition`; traced.
 
     Returns:
-        The times, shape ``(d,)``; 0 for a mode that is past one half from the start.
+        The effective times, shape ``(d,)``; 0 for a mode that starts at or above one half.
 
     Raises:
-        ValueError: if shapes do not fit, or a number is out of the range that is given for it.
+        ValueError: if shapes do not fit, or an argument is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -153,7 +155,7 @@ def preconditioned_step_times(
     v = _logit_of_start(gamma, initial, alpha)
     if _check.is_concrete(v):
         values = np.asarray(v)
-        # Up to rounding of inputs that tie.
+        # Admits the rounding of equal inputs.
         slack = 4 * float(jnp.finfo(v.dtype).eps) * np.abs(values[0])
         if not gamma[0] >= gamma.max() or values.max() > values[0] + slack:
             raise ValueError(
@@ -166,7 +168,7 @@ def preconditioned_step_times(
 
 @jax.jit
 def _step_times(gamma: Array, v: Array, latest: Array, alpha: Array) -> Array:
-    # log λ0 and log(1 - λ0) of λ0 = sigmoid(v).
+    # With log λ0 = log_sigmoid(v) and log(1 - λ0) = log_sigmoid(-v).
     needed = alpha * (-jnp.log(2.0).astype(v.dtype) - jax.nn.log_sigmoid(v))
     needed += (1 + alpha) * (jnp.log(2.0).astype(v.dtype) + jax.nn.log_sigmoid(-v))
 
@@ -189,43 +191,47 @@ def lars_steps(
     initial_singular_values: Real[ArrayLike, " d"],
     relative_rate: Real[ArrayLike, ""],
 ) -> Float[Array, " T"]:
-    r"""How many steps LARS takes to where gradient flow is at time t (beyond the paper).
+    r"""Number of steps LARS takes to reach the weights of gradient flow at time t.
 
-    LARS gives each step the length :math:`\rho \|W\|`, whatever the size of the gradient. On one
-    array of weights it goes gradient flow's way (Eq. 10) at another speed,
+    (Beyond the paper.) Each step of LARS has the length :math:`\rho \|W\|`, for any size of the
+    gradient. On a single array of weights LARS follows the path of gradient flow (Eq. 10) at
+    another speed. It reaches W(t) after k(t) steps,
 
     .. math:: k(t) = \frac1\rho \int_0^t \frac{\|\nabla \mathcal{L}(W(t'))\|_F}{\|W(t')\|_F} dt',
         \qquad \|\nabla \mathcal{L}\|_F^2 = \sum_j \big(4 (1 - \gamma_j s_j^2) \gamma_j s_j\big)^2 .
 
-    The first mode is learned after about :math:`\ln(s(\infty) / s(0)) / \rho` steps, whatever its
-    γ. Each later one that grows alone covers the distance :math:`\gamma_j^{-1/2}` in W in steps of
-    that length, so its plateau lasts about :math:`\gamma_j^{-1/2} / (\rho \|W\|)` steps: not in
-    proportion to :math:`1 / \gamma_j`, and whatever the initial scale, where gradient descent waits
-    for :math:`\tau_j` (Eq. 16).
+    The first mode is learned after about :math:`\ln(s(\infty) / s(0)) / \rho` steps, for any γ. A
+    later mode that grows alone covers the distance :math:`\gamma_j^{-1/2}` in W, so its plateau
+    lasts about :math:`\gamma_j^{-1/2} / (\rho \|W\|)` steps. Gradient descent instead waits for
+    :math:`\tau_j` (Eq. 16), which is proportional to :math:`1 / \gamma_j` and depends on the
+    initial scale.
 
-    The law is that of short steps. A step of fixed length does not come to rest: on a plateau LARS
-    bounces in :math:`s_1` with a gradient of order :math:`\rho \sqrt{\gamma_1}`, and where that of
-    the growing mode is less, it grows by a factor in :math:`\gamma_1 / \gamma_j` steps instead.
-    Counts are short by 5% at :math:`\gamma_1 / \gamma_j = 0.1 / \rho`, by 10 to 13% at
-    :math:`0.3 / \rho`, by 31 to 51% at :math:`1 / \rho`, and five to seven times at
-    :math:`10 / \rho` (two modes, ρ from 5e-4 to 5e-3, s(0) from 1e-6 to 1e-3).
+    The formula holds for short steps. Steps of a fixed length do not converge: on a plateau LARS
+    oscillates in :math:`s_1` with a gradient of order :math:`\rho \sqrt{\gamma_1}`. A mode with a
+    smaller gradient then grows exponentially, with a time constant of order
+    :math:`\gamma_1 / \gamma_j` steps. k is too small by 5% at
+    :math:`\gamma_1 / \gamma_j = 0.1 / \rho`, by 10 to 13% at :math:`0.3 / \rho`, by 31 to 51% at
+    :math:`1 / \rho`, and by a factor of five to seven at :math:`10 / \rho` (two modes, ρ from 5e-4
+    to 5e-3, s(0) from 1e-6 to 1e-3).
 
     Args:
-        t: effective times ≥ 0 of gradient flow, increasing, shape ``(T,)``; the integral is by the
-            trapezoidal rule between them and from 0 at the first.
+        t: effective times ≥ 0 of gradient flow, increasing, shape ``(T,)``. The integral uses the
+            trapezoidal rule on them, and starts at the first of them.
         eigenvalues: γ_j of the modes that grow, shape ``(d,)``.
         initial_singular_values: s_j(0), shape ``(d,)``.
-        relative_rate: ρ, the learning rate times the trust coefficient; over 1 - μ with momentum μ.
+        relative_rate: ρ, the learning rate times the trust coefficient, divided by 1 - μ with
+            momentum μ.
 
     Returns:
-        k(t), shape ``(T,)``.
+        k(t), shape ``(T,)``; 0 at the first time.
 
     Raises:
-        ValueError: if shapes do not fit, ρ is not positive or an array, a time is negative,
-            t does not increase, or ``initial_singular_values`` are all zero.
+        ValueError: if shapes do not fit, if ρ is not positive or is an array, if a time is
+            negative, if t decreases, or if ``initial_singular_values`` are all zero.
 
     Warns:
-        UserWarning: if within t a mode is learned with :math:`\gamma_1 / \gamma_j > 0.3 / \rho`.
+        UserWarning: if by the last time a mode with :math:`\gamma_1 / \gamma_j > 0.3 / \rho` is
+            learned.
 
     Example:
         >>> import jax.numpy as jnp
@@ -244,14 +250,14 @@ def lars_steps(
     s, eigenvalues_of_c = singular_value(*mode), mode_eigenvalue(*mode)
     _warn_if_long(gamma, eigenvalues_of_c, rate)
     gradient = 4 * (1 - eigenvalues_of_c) * (gamma[None, :] * s)
-    # A sum of squares would underflow where the modes are as small as they start.
+    # Plain sums of squares would underflow while the modes are small.
     ratio = _norm(gradient) / _norm(s)
     steps = jnp.diff(times) * (ratio[1:] + ratio[:-1]) / 2
     return jnp.concatenate([jnp.zeros(1, times.dtype), jnp.cumsum(steps)]) / rate
 
 
 def _arguments(eigenvalues: ArrayLike, initial: ArrayLike, t: Any = None) -> list[Array]:
-    """Checked, and of one type."""
+    """Check the arguments' shapes and times, and convert them to one floating dtype."""
     shape = _check.shape_of(eigenvalues)
     if len(shape) != 1 or _check.shape_of(initial) != shape:
         raise ValueError(
@@ -267,7 +273,7 @@ def _arguments(eigenvalues: ArrayLike, initial: ArrayLike, t: Any = None) -> lis
 
 
 def _logit_of_start(gamma: Array, initial: Array, alpha: ArrayLike) -> Array:
-    """logit λ(0), checked."""
+    """Return logit λ(0) of each mode, after a check that 0 < λ(0) < 1 and α > 0."""
     _check.require_scalar("alpha", alpha, above=0.0)
     _check.require_at_least("eigenvalues", gamma, 0.0, strict=True)
     log_lambda = jnp.log(gamma) + 2 * jnp.log(jnp.abs(initial))
@@ -280,7 +286,7 @@ def _logit_of_start(gamma: Array, initial: Array, alpha: ArrayLike) -> Array:
 
 
 def _warn_if_long(gamma: Array, eigenvalues_of_c: Array, rate: Array) -> None:
-    """Warn of steps too long for the law, where values are known."""
+    """Warn if LARS's steps are too long for the formula of `lars_steps`, unless traced."""
     if not _check.is_concrete(eigenvalues_of_c, rate) or not eigenvalues_of_c.size:
         return
     learned = np.asarray(gamma)[np.asarray(eigenvalues_of_c[-1] >= 0.5)]
@@ -294,7 +300,7 @@ def _warn_if_long(gamma: Array, eigenvalues_of_c: Array, rate: Array) -> None:
 
 
 def _norm(rows: Array) -> Array:
-    """Of each row, without underflow."""
+    """Return the Euclidean norm of each row, without underflow."""
     largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1)
     return scale[:, 0] * jnp.sqrt(jnp.sum((rows / scale) ** 2, axis=1))
