@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole, verified when read, the one before kept."""
+"""Checkpoints of a run: written atomically, verified by a digest when read."""
 
 import contextlib
 import errno
@@ -22,25 +22,25 @@ __all__ = ["CheckpointError", "Checkpoints", "CorruptCheckpointWarning"]
 
 
 class CheckpointError(OSError):
-    """A checkpoint could not be written, or none can be read."""
+    """Raised if a checkpoint cannot be written, or if no checkpoint can be read."""
 
 
 class CorruptCheckpointWarning(UserWarning):
-    """A checkpoint could not be read, and an earlier one is used."""
+    """Issued if a checkpoint cannot be read and an earlier one is used."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, through Orbax.
+    """Write and read the checkpoints of one run, with Orbax.
 
-    Each is a folder ``<step>/`` in Orbax's standard form, which appears only when it is complete,
-    with a SHA-256 digest of all values beside them, so that not only missing files are noticed when
-    it is read but changed bytes too. The first that is written is read back at once. Arrays are
-    written from the host: a run may go on with another number of devices.
+    A checkpoint is a folder ``<step>/`` in Orbax's standard format, which appears only when it is
+    complete. A SHA-256 digest of all values is stored with it: reading detects missing files and
+    changed bytes. The first checkpoint is read back as soon as it is written. Arrays are written
+    from the host, so a run may continue on another number of devices.
 
     Args:
-        folder: where they lie, whatever letters its path has; made if it does not exist. A ``~`` at
-            its beginning is the home.
-        keep: how many of the latest to keep, at least 2: the last and the one to fall back to.
+        folder: folder of the checkpoints, created if it does not exist; ``~`` is expanded. Its path
+            may contain any characters.
+        keep: number of latest checkpoints to keep, at least 2: the last, and one to fall back to.
 
     Raises:
         ValueError: if ``keep`` is below 2.
@@ -62,7 +62,7 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 2, the last and the one before, got {keep}.")
         self.folder = Path(os.path.expanduser(folder)).absolute()
         self._keep, self._written, self._proven = keep, False, False
-        # One process writes; others must not wait for one another here.
+        # Orbax must not wait for other processes: only this one writes.
         own = jax.process_index()
         only_this = ocp.options.MultiprocessingOptions(
             primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"sslstep{own}"
@@ -77,21 +77,21 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints there are, in ascending order."""
+        """Return the steps of all checkpoints in the folder, in ascending order."""
         return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal())
 
     def save(self, step: int, tree: PyTree) -> None:
-        """Write a checkpoint, then remove the oldest beyond ``keep``.
+        """Write a checkpoint, then remove the oldest checkpoints beyond ``keep``.
 
         Args:
-            step: its number. If there is one already, nothing is written.
-            tree: pytree of arrays, of no entries too; typed keys too.
+            step: step of the checkpoint. If the folder has one of this step, nothing is written.
+            tree: pytree of arrays and typed random keys. Arrays may be empty.
 
         Raises:
-            ValueError: if two arrays have one path once its parts are joined by slashes.
-            TypeError: if a leaf is no array of numbers or truth values, and no key.
-            CheckpointError: if it could not be written, as on a full disk, or is the first and
-                cannot be read; earlier ones are intact.
+            ValueError: if two arrays have the same path after its parts are joined by slashes.
+            TypeError: if a leaf is neither an array of numbers or booleans nor a random key.
+            CheckpointError: if writing fails, for example on a full disk, or if the first
+                checkpoint cannot be read back. Earlier checkpoints stay intact.
         """
         if step in self.steps():
             return
@@ -100,13 +100,13 @@ class Checkpoints:
             shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
     def rehearse(self, tree: PyTree) -> None:
-        """Write a checkpoint, read it and remove it: better before a run than a day into it.
+        """Write a trial checkpoint, read it and remove it, so that a failure shows before the run.
 
         Args:
-            tree: as :meth:`save` takes it.
+            tree: pytree of arrays and typed random keys.
 
         Raises:
-            ValueError, TypeError, CheckpointError: as :meth:`save`.
+            ValueError, TypeError, CheckpointError: under the conditions of :meth:`save`.
         """
         try:
             self._write(_REHEARSAL, "checkpoint that is tried before the run", tree)
@@ -114,36 +114,38 @@ class Checkpoints:
             shutil.rmtree(self.folder / _REHEARSAL, ignore_errors=True)
 
     def latest(self, like: PyTree) -> tuple[int, PyTree] | None:
-        """Read the latest checkpoint that can be read.
+        """Read the latest readable checkpoint.
 
-        One that cannot, because a file is missing, cut short or changed, is renamed to
-        ``<step>.corrupt`` with a :class:`CorruptCheckpointWarning`, once the one before is read. If
-        none can be read, the cause may lie outside them, and none is renamed. Nor is any where the
-        reading itself fails, and may not the next time: too many open files, no permission, a disk
-        or a network that does not answer.
+        A checkpoint is corrupt if a file is missing, cut short or changed. Once an earlier
+        checkpoint has been read, corrupt ones are renamed to ``<step>.corrupt`` with a
+        :class:`CorruptCheckpointWarning`. No checkpoint is renamed if none can be read, because the
+        cause may lie elsewhere, or if reading fails for a reason that may pass: too many open
+        files, no permission, a disk or network that does not answer.
 
         Args:
-            like: pytree of arrays of the shapes and dtypes that are expected, such as the initial
-                state.
+            like: pytree of arrays with the expected structure, shapes and dtypes, such as the
+                initial state.
 
         Returns:
-            Its step and the tree, on JAX's default device; None if there is none.
+            ``(step, tree)``, with arrays on JAX's default device; None if the folder has no
+            checkpoints.
 
         Raises:
-            ValueError: if it holds something else than ``like``: another network or optimiser; or
-                if ``like`` could not be saved.
-            TypeError: if ``like`` could not be saved, as a leaf is no array.
-            CheckpointError: if there are checkpoints, corrupt ones included, and none can be read.
-            OSError: if the reading itself fails.
+            ValueError: if the checkpoint has other arrays than ``like``, from another network or
+                optimiser; or if two arrays of ``like`` have the same path.
+            TypeError: if a leaf of ``like`` is neither an array nor a random key.
+            CheckpointError: if the folder has checkpoints, possibly corrupt ones, and none can be
+                read.
+            OSError: if reading fails for a reason that may pass.
         """
-        expected = _to_host(like)  # first: what cannot be saved is better refused before a run
+        expected = _to_host(like)  # first: reports a tree that cannot be saved before the run
         failures: dict[int, str] = {}
         for step in reversed(self.steps()):
             path = self.folder / str(step)
             try:
                 leaves = self._read(str(step))
             except Exception as error:
-                if not path.exists():  # the run has gone on, and removed it
+                if not path.exists():  # removed by the run, which still goes on
                     return self.latest(like)
                 if _may_pass(error):
                     raise
@@ -164,11 +166,11 @@ class Checkpoints:
 
     def _write(self, name: str, called: str, tree: PyTree) -> None:
         leaves = _to_host(tree)
-        if not self._written:  # until then this may be a reader of another process's folder
-            self._remove_drafts("*")  # which a killed process left
+        if not self._written:  # before its first write this object may only read another's folder
+            self._remove_drafts("*")  # left by a killed process
             shutil.rmtree(self.folder / _REHEARSAL, ignore_errors=True)
             self._written = True
-        # Orbax refuses arrays without entries, which their dtypes and shapes tell in full.
+        # Orbax rejects empty arrays: their dtypes and shapes are stored instead.
         empty = {n: [str(a.dtype), list(a.shape)] for n, a in leaves.items() if not a.size}
         held = {name: leaf for name, leaf in leaves.items() if leaf.size}
         about = {"sha256": _digest(leaves)} | ({"empty": empty} if empty else {})
@@ -179,7 +181,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _plain(self.folder) as folder:
                 self._checkpointer.save(folder / name, ocp.args.Composite(**parts))
-            if not self._proven:  # what cannot be read is not there, though writing said nothing
+            if not self._proven:  # a write may fail without an error: read the first one back
                 failed = "was written to {}, and cannot be read there"
                 self._read(name)
                 self._proven = True
@@ -205,13 +207,13 @@ class Checkpoints:
         return leaves
 
     def _set_aside(self, step: int, reason: str) -> None:
-        """Keep a checkpoint that cannot be read, though an earlier one can, under another name."""
+        """Rename a corrupt checkpoint to ``<step>.corrupt``, with a warning."""
         path, kept = self.folder / str(step), self.folder / f"{step}.corrupt"
         again = 1
         while kept.exists():
             again += 1
             kept = self.folder / f"{step}.{again}.corrupt"
-        with contextlib.suppress(OSError):  # such as of a reader who may not write here
+        with contextlib.suppress(OSError):  # a reader may lack permission to write
             path = path.rename(kept)
         warnings.warn(
             f"the checkpoint of step {step} cannot be read ({reason}); it is kept as {path}, and "
@@ -221,7 +223,7 @@ class Checkpoints:
         )
 
     def _remove_drafts(self, name: str) -> None:
-        """What was left half written."""
+        """Remove incomplete checkpoints whose names match `name`, a glob pattern."""
         for draft in self.folder.glob(f"{name}.orbax-checkpoint-tmp*"):
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -230,9 +232,9 @@ class Checkpoints:
         return re.sub(_ALIAS, lambda _: str(self.folder), text.splitlines()[0])[:300]
 
 
-# The name of the checkpoint that is only tried.
+# Name of the trial checkpoint.
 _REHEARSAL = "rehearsal"
-# A path that means the same to Orbax and TensorStore, which take other letters for patterns,
+# Paths that Orbax and TensorStore read literally. They treat other characters as patterns,
 # separators or addresses.
 _PLAIN = re.compile(r"(/[\w.+=,@-]*)+", re.ASCII)
 _LINK = "folder-of-checkpoints"
@@ -241,7 +243,7 @@ _ALIAS = re.compile(rf"[^\s\"']*/{_LINK}")
 
 @contextlib.contextmanager
 def _plain(folder: Path) -> Iterator[Path]:
-    """A path to a folder that Orbax and TensorStore take as it is: a link, if its own is none."""
+    """Yield a path of the folder that Orbax reads literally: its own, or a temporary link's."""
     if _PLAIN.fullmatch(str(folder)) and len(str(folder)) < 1000:
         yield folder
         return
@@ -251,7 +253,7 @@ def _plain(folder: Path) -> Iterator[Path]:
         yield link
 
 
-#: What may pass: it says nothing about the file.
+#: Error numbers of failures that may pass and do not show a corrupt file.
 _PASSING = (
     *(errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EACCES),
     *(errno.EPERM, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT),
@@ -259,14 +261,14 @@ _PASSING = (
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether reading failed for a reason that lies outside the file."""
+    """Whether reading failed for a reason that lies outside the file and may pass."""
     number = error.errno if isinstance(error, OSError) else None
-    # TensorStore's errors have it in their text.
+    # TensorStore's errors state the reason in their text.
     return number in _PASSING or any(os.strerror(number) in str(error) for number in _PASSING)
 
 
 def _to_host(tree: PyTree) -> dict[str, np.ndarray]:
-    """Leaves as NumPy arrays by their path; keys as their words."""
+    """Copy the leaves to NumPy arrays, by their paths; random keys become their raw words."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -313,7 +315,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _as_numpy(path: Path) -> Any:
-    """What to restore, all of it as NumPy arrays, from what the checkpoint says it holds."""
+    """Build a tree of zeros from a checkpoint's metadata, which makes Orbax restore to NumPy."""
     handler = ocp.StandardCheckpointHandler()
     with contextlib.closing(handler):
         metadata: Any = handler.metadata(path / "state")

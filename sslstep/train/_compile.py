@@ -19,12 +19,12 @@ Parallel = Literal["jit", "pmap"]
 
 
 class CompiledStep:
-    """A compiled step, and the ways of its arrays to the devices and back.
+    """A training step compiled for given devices, with transfers to and from them.
 
-    Made by :func:`compile_step`.
+    Created by :func:`compile_step`.
 
     Attributes:
-        devices: all devices of the run, those of the first process first.
+        devices: all devices of the run, sorted by process.
         parallel: ``"jit"`` or ``"pmap"``.
     """
 
@@ -32,7 +32,7 @@ class CompiledStep:
     parallel: Parallel
 
     def __init__(self, step: Step, devices: Sequence[jax.Device], parallel: Parallel) -> None:
-        # In the caller's order, but for pmap those of a process must stand together.
+        # A stable sort: pmap wants the devices of each process to be adjacent.
         self.devices = tuple(sorted(devices, key=lambda device: device.process_index))
         self.parallel = parallel
         mesh = Mesh(np.asarray(self.devices), (AXIS,))
@@ -54,7 +54,7 @@ class CompiledStep:
 
         on_cpu = _xla.on_cpu(devices)
         if parallel == "pmap":
-            # Devices are always named: by itself pmap takes them in JAX's order.
+            # Devices are given explicitly: pmap's default is JAX's order.
             self._compiled = jax.pmap(
                 _xla.prepared(run, on_cpu),
                 AXIS,
@@ -73,13 +73,13 @@ class CompiledStep:
             )
 
     def place(self, tree: PyTree) -> PyTree:
-        """A copy of every leaf on every device: for a state, and for images before the first step.
+        """Copy every leaf to every device: the state and the images, before the first step.
 
         Args:
             tree: pytree of arrays, equal on all processes.
 
         Returns:
-            The tree, as a call takes it. The copies share no memory with ``tree``.
+            The tree of copies, for calls of the compiled step. They share no memory with ``tree``.
         """
         own = jax.process_index()
         local = [device for device in self.devices if device.process_index == own]
@@ -92,28 +92,31 @@ class CompiledStep:
         return jax.tree.map(placed, tree)
 
     def fetch(self, tree: PyTree) -> PyTree:
-        """One copy of what :meth:`place` or a step returned, on this process's first device.
+        """Copy a state or metrics to the first device of this process.
 
         Args:
-            tree: a state or metrics.
+            tree: pytree that :meth:`place` or a call returned.
 
         Returns:
-            The tree. It shares no memory with what is donated to the next step, and outlives it.
+            The tree of copies. They stay valid after the next call, which takes ``tree`` by
+            donation.
         """
         return jax.tree.map(lambda leaf: _copied(leaf.addressable_shards[0].data), tree)
 
     def __call__(
         self, state: TrainState, images: PyTree, indices: Int[np.ndarray, "k batch"]
     ) -> tuple[TrainState, Metrics]:
-        """As many steps as ``indices`` has rows, in one dispatch.
+        """Run k steps in one dispatch, one for each row of ``indices``.
 
         Args:
-            state: from :meth:`place` or an earlier call. It is donated: use the returned one.
+            state: state from :meth:`place` or an earlier call. It is donated and cannot be used
+                afterwards.
             images: all images, from :meth:`place`.
-            indices: which images each step's batch has, equal on all processes.
+            indices: indices of the images in each step's batch, shape ``(k, batch)``, equal on all
+                processes.
 
         Returns:
-            The new state, and the metrics of each step, a leading axis of length k.
+            The state after the last step, and :class:`Metrics` with a leading axis of length k.
 
         Raises:
             ValueError: if the number of devices does not divide the batch.
@@ -143,26 +146,26 @@ def compile_step(
 ) -> CompiledStep:
     """Compile a step for one device or several, of one process or several.
 
-    The state is donated to each call, images stay on the devices, and several steps can be done in
-    one dispatch. With ``jax.distributed`` initialised, devices are those of all processes.
+    Each call donates the state, reads images that stay on the devices, and may run several steps in
+    one dispatch. If ``jax.distributed`` is initialised, the devices are those of all processes.
 
-    By default the step is a program of the whole batch, which ``jax.jit`` spreads: every device has
-    a share of the rows, and copies of the state and the images. ``"pmap"`` is the older way,
-    ``jax.pmap``: each device runs the step on its share, embeddings are gathered, every device
-    computes the loss, and gradients are averaged. Its batch norms are those of the whole batch if
-    they are flax's (``flax.linen.BatchNorm``) or those of :mod:`sslstep.nn`; a network that
-    computes statistics of a batch in another way needs ``"jit"``.
+    With ``"jit"`` the step is one program over the whole batch, which ``jax.jit`` partitions: every
+    device holds a share of the batch's rows, and a copy of the state and of all images. With
+    ``"pmap"`` each device runs the step on its share of the batch. The embeddings are gathered,
+    every device computes the loss, and the gradients are averaged. Batch norms of flax
+    (``flax.linen.BatchNorm``) and of :mod:`sslstep.nn` then still use statistics of the whole
+    batch. A network that computes batch statistics in another way needs ``"jit"``.
 
     Args:
-        step: from :func:`make_step`.
-        devices: in any order. Default: all of JAX's default platform.
+        step: the step, from :func:`make_step`.
+        devices: the devices, in any order. Default: all devices of JAX's default platform.
         parallel: ``"jit"`` or ``"pmap"``, for any number of devices.
 
     Returns:
         :class:`CompiledStep`: ``(state, images, indices) -> (state, metrics)``.
 
     Raises:
-        ValueError: if there is no device or none of this process, or no such way.
+        ValueError: if ``devices`` holds no device of this process, or ``parallel`` is unknown.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpy as np, optax
@@ -189,8 +192,8 @@ def compile_step(
 
 
 def _copied(leaf: Any) -> Any:
-    """A copy: of what is placed or fetched the one will be donated, and the other outlives that.
+    """Copy an array, which protects the original from donation.
 
-    NumPy's stay so until they are put on a device, not on another one before.
+    A NumPy array stays one: ``jnp.array`` would put it on the default device first.
     """
     return jnp.array(leaf, copy=True) if isinstance(leaf, jax.Array) else np.array(leaf)

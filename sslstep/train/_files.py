@@ -1,4 +1,4 @@
-"""What a run leaves on disk: metrics, records and checkpoints."""
+"""Files of a run: metrics, records and checkpoints."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ _ADVICE = "Choose a smaller learning rate, a longer warm-up or another initial s
 
 @contextlib.contextmanager
 def opened(folder: str | Path | None, keep: int, identity: Identity | None) -> Iterator["RunFiles"]:
-    """The files of a run, whose folder is made and held for it."""
+    """Create and lock the folder of a run, and yield its :class:`RunFiles`."""
     with contextlib.ExitStack() as stack:
         path = None if folder is None else Path(os.path.expanduser(folder))
         if path is not None:
@@ -38,7 +38,7 @@ def opened(folder: str | Path | None, keep: int, identity: Identity | None) -> I
 
 
 class RunFiles:
-    """What one run writes; nothing, without a folder."""
+    """Writer of one run's metrics, records and checkpoints; only in memory without a folder."""
 
     def __init__(self, folder: Path | None, keep: int, identity: Identity | None) -> None:
         self.metric_rows: list[dict[str, Any]] = []
@@ -48,7 +48,10 @@ class RunFiles:
         self._lines: dict[str, JsonLines] = {}
 
     def resume(self, state: TrainState) -> tuple[int, TrainState]:
-        """The step to go on from, and its state; refuses a folder of another run."""
+        """Return the step and state of the last checkpoint, or the given state if there is none.
+
+        Raise ValueError if the folder holds another run.
+        """
         found = None
         if self._folder and self._checkpoints and self._identity:
             self._identity.require_same(self._folder)
@@ -60,7 +63,7 @@ class RunFiles:
                 )
             if found is None:
                 self._checkpoints.rehearse(state)
-            # What was written after the checkpoint will be written again.
+            # Lines of steps after the checkpoint are removed: these steps run again.
             for name, rows in (("metrics", self.metric_rows), ("records", self.record_rows)):
                 path = self._folder / f"{name}.jsonl"
                 self._lines[name] = JsonLines(path, found[0] if found else -1)
@@ -70,12 +73,12 @@ class RunFiles:
         return found or (int(state.step), state)
 
     def remember(self) -> None:
-        """Write what the run is made with, once it is clear that it goes on here."""
+        """Write the run's settings and description to the folder, once the call is accepted."""
         if self._folder and self._checkpoints and self._identity:
             self._identity.write(self._folder, saved=bool(self._checkpoints.steps()))
 
     def _warn_of_gaps(self, first: int, last: int) -> None:
-        """Say of which steps that the run has done the metrics are gone."""
+        """Warn if the metrics of steps that the run has done are missing from the file."""
         there = {row["step"] for row in self.metric_rows}
         gone = [step for step in range(first + 1, last + 1) if step not in there]
         if gone:
@@ -88,7 +91,11 @@ class RunFiles:
             )
 
     def metrics(self, first: int, metrics: Any) -> dict[str, Any]:
-        """Write the metrics of the steps that began at `first`; refuse those not finite."""
+        """Write the metrics of one dispatch and return the last row.
+
+        `first` counts the steps before the dispatch. Raise DivergenceError at a row that is not
+        finite, after writing the rows before it.
+        """
         named = {"loss": metrics.loss, "grad_norm": metrics.grad_norm, **metrics.own}
         columns = {name: np.asarray(values) for name, values in named.items()}
         rows = [
@@ -103,7 +110,7 @@ class RunFiles:
         return rows[-1]
 
     def record(self, step: int, values: Any) -> dict[str, Any]:
-        """Write one record."""
+        """Write the record after `step` steps; raise DivergenceError if it is not finite."""
         arrays = as_arrays(values)
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if broken:
@@ -124,12 +131,12 @@ class RunFiles:
         return row
 
     def failed_record(self, step: int) -> bool:
-        """Whether a run that goes on has none of where it stands: then to measure it had failed."""
+        """Whether the record of a step is missing, because recording failed in an earlier call."""
         return all(row["step"] != step for row in self.record_rows)
 
     def checkpoint(self, step: int, state: TrainState) -> None:
-        """Write a checkpoint, after all lines up to it have reached the disk; none not finite."""
-        # A step's metrics are of before its update, and tell nothing of one that overflows.
+        """Write a checkpoint after syncing all lines; raise DivergenceError if it is not finite."""
+        # Metrics describe the state before the update: they do not show an overflow in it.
         network = {name: getattr(state, name) for name in ("params", "batch_stats", "targets")}
         leaves = jax.tree_util.tree_leaves_with_path(network)
         if broken := [path for path, leaf in leaves if not _is_finite(leaf)]:
@@ -146,7 +153,7 @@ class RunFiles:
             self.remember()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all open files."""
         for lines in self._lines.values():
             lines.close()
 

@@ -17,12 +17,11 @@ __all__ = ["Descent", "full_batch_descent"]
 
 
 class Descent(NamedTuple):
-    r"""A run of full-batch gradient descent with T records.
+    r"""Result of full-batch gradient descent with T records.
 
     Attributes:
-        params: the parameters after the last step.
-        records: what ``measure`` returned at each record: its pytree, each leaf with a new leading
-            axis of length T.
+        params: parameters after the last step.
+        records: values of ``measure``: its pytree, each leaf with a new leading axis of length T.
         times: effective time t = learning rate × step of each record, shape ``(T,)``.
     """
 
@@ -42,34 +41,35 @@ def full_batch_descent(
     measure: Callable[..., Any] | None = None,
     on_record: Callable[[int], None] | None = None,
 ) -> Descent:
-    r"""Gradient descent on the loss of all samples at once, as in Appendix D.1.
+    r"""Run gradient descent on the loss of all samples, as in Appendix D.1.
 
     .. math:: \theta \leftarrow \theta - \eta \nabla_\theta \mathcal{L}(\theta; \mathrm{args})
 
-    The whole run is one compiled loop. Its program is kept for as long as ``loss_fn``, ``measure``
-    and ``on_record`` are the same functions, so hand it data through ``args``, not in a closure:
-    another learning rate, other data of the same shapes and another number of steps up to the same
-    number of records then compile nothing.
+    with parameters θ, loss :math:`\mathcal{L}` and learning rate η. The whole run is one compiled
+    loop. JAX reuses the program while ``loss_fn``, ``measure`` and ``on_record`` are the same
+    functions and shapes and the number of records are the same. Pass data through ``args``, not in
+    a closure. Other data of the same shapes, another learning rate or other recorded steps then
+    need no compilation.
 
     Args:
         loss_fn: ``loss_fn(params, *args)``, a scalar.
-        params: the initial parameters, any pytree of floating-point arrays. They are not modified.
+        params: initial parameters, a pytree of floating-point arrays; not modified.
         learning_rate: η > 0; traced.
-        num_steps: how many steps.
-        args: what else ``loss_fn`` and ``measure`` take: pytrees of arrays, traced.
-        record_at: record at these steps, increasing, within 0...num_steps. Default: at the first
-            and the last.
-        measure: ``measure(params, *args)``, any pytree of arrays, recorded. Default: the loss.
-        on_record: called with the step number at every record, from within the compiled loop.
+        num_steps: number of steps.
+        args: further arguments of ``loss_fn`` and ``measure``: pytrees of arrays, traced.
+        record_at: steps to record, strictly increasing, within 0...num_steps. Default: 0 and
+            ``num_steps``.
+        measure: ``measure(params, *args)``, a pytree of arrays to record. Default: the loss.
+        on_record: function that is called with the step number at every record, during the run.
 
     Returns:
-        :class:`Descent`. Under `jit` or `vmap` nothing can be raised: a run that diverges stops
-        where it does, and its remaining records repeat.
+        :class:`Descent`. Under ``jit`` or ``vmap`` a diverging run raises no error: it stops at the
+        last finite loss and repeats its record.
 
     Raises:
-        ValueError: if the learning rate is not positive, the steps are out of order, or ``loss_fn``
-            does not return a scalar.
-        DivergenceError: if the loss is no longer finite, with the step.
+        ValueError: if the learning rate is not positive, ``record_at`` does not increase or leaves
+            its range, or ``loss_fn`` does not return a scalar.
+        DivergenceError: if the loss is no longer finite. The message states the step.
 
     Example:
         >>> import jax.numpy as jnp
@@ -110,7 +110,7 @@ def full_batch_descent(
 
 @partial(jax.jit, static_argnames=("on_cpu", "loss_fn", "measure", "on_record"))
 def _descend(params, args, learning_rate, stops, *, on_cpu, **functions):
-    """Final parameters, records at the stops, and the first step of infinite loss or -1."""
+    """Return final parameters, records at the stops, and the first step of infinite loss or -1."""
     descend = _xla.prepared(partial(_descended, **functions), on_cpu)
     return descend(params, args, learning_rate, stops)
 

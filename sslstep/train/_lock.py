@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""A lock file that admits one process at a time to a folder."""
 
 import contextlib
 import errno
@@ -18,30 +18,30 @@ except ImportError:  # on Windows
 
 __all__ = ["InUseError", "held"]
 
-# Of the locks that this process holds; a forked child lets go of its copies.
+# File descriptors of the locks that this process holds; a forked child closes its copies.
 _descriptors: set[int] = set()
-# What a file system answers that has no locks.
+# Errors of a file system without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class InUseError(OSError):
-    """Another process, or another call of this one, works in the folder."""
+    """The folder is in use by another process, or by another call in this process."""
 
 
 @contextlib.contextmanager
 def held(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file, which tells whose it is, or refuse with the holder's process.
+    """Hold a lock file within a ``with`` block, or raise an error that names its holder.
 
-    It is the operating system's lock (``flock``): it ends with its process, however that dies, so
-    that a file that is left behind blocks nobody. On NFS it counts for other hosts too. A child
-    that the holder forks does not hold it.
+    The lock is the operating system's (``flock``). It ends when its process ends or is killed, so a
+    file that is left behind blocks nobody. On NFS it excludes other hosts too. A forked child does
+    not hold the lock.
 
     Args:
-        path: of the lock file, whose folder exists. It is removed at the end.
-        what: what is held, for the error: ``"the run in results/a"``.
+        path: path of the lock file, in an existing folder. The file is removed at the end.
+        what: name of the locked thing for the error, such as ``"the run in results/a"``.
 
     Raises:
-        InUseError: if it is held.
+        InUseError: if another process or another call holds the lock.
     """
     descriptor = _locked(path, what)
     if descriptor is None:
@@ -56,20 +56,20 @@ def held(path: Path, what: str) -> Iterator[None]:
     finally:
         if os.getpid() == owner:
             _descriptors.discard(descriptor)
-            with contextlib.suppress(OSError):  # removed with its folder, say
+            with contextlib.suppress(OSError):  # such as a folder that has been removed
                 path.unlink()
             os.close(descriptor)
 
 
 def _locked(path: Path, what: str) -> int | None:
-    """The descriptor of the file, locked; None where there are no locks."""
+    """Open and lock the file; return its descriptor, or None on a file system without locks."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it may have removed it in the meantime: then it is no longer the file.
+            # The earlier holder may have removed the file after it was opened here: try again.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
             os.close(descriptor)
@@ -92,7 +92,7 @@ def _locked(path: Path, what: str) -> int | None:
 
 
 def _holder(descriptor: int) -> str:
-    """Who says in the file that it is his; he may be just about to."""
+    """Read the holder's description from the file; wait up to a second until it is written."""
     for _ in range(20):
         if text := os.pread(descriptor, 2000, 0).decode("utf-8", "replace").strip():
             return text

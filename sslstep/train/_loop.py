@@ -1,4 +1,4 @@
-"""A run of training: steps, records, checkpoints, and whatever may interrupt them."""
+"""The training loop: steps, records, checkpoints, signals and errors."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ __all__ = ["Fit", "Interrupted", "fit"]
 
 _log = logging.getLogger(__name__)
 
-# Dispatches from one time that processes ask each other for signals to the next.
+# Number of dispatches between two exchanges of signals, if there are several processes.
 _ASK_EVERY = 10
 
 
@@ -35,10 +35,11 @@ class Fit(NamedTuple):
     """A finished run.
 
     Attributes:
-        state: after the last step.
-        metrics: arrays of one row a step: ``step``, ``loss``, ``grad_norm``.
-        records: arrays of one row a record: ``step``, and what ``record`` measured, as
-            :func:`read_run` has it.
+        state: state after the last step.
+        metrics: arrays with one row for each step: ``step``, ``loss``, ``grad_norm``, and the
+            further scalars of the loss function.
+        records: arrays with one row for each record: ``step``, and the entries that ``record``
+            returned, as :func:`read_run` returns them.
     """
 
     state: TrainState
@@ -47,9 +48,9 @@ class Fit(NamedTuple):
 
 
 class Interrupted(SystemExit):
-    """A run was asked to stop, by SIGTERM or SIGINT, and has saved itself.
+    """A run stopped after SIGTERM or SIGINT, and saved a checkpoint if it has a folder.
 
-    As a ``SystemExit`` it ends the program, with the status that shells expect: 128 + the signal.
+    It is a ``SystemExit``: unless caught, it ends the program with status 128 + signal number.
     """
 
     def __init__(self, message: str, code: int) -> None:
@@ -78,66 +79,70 @@ def fit(
 ) -> Fit:
     """Train for ``num_steps`` steps, resumable from the last checkpoint.
 
-    With a folder, the run writes ``metrics.jsonl`` and ``records.jsonl`` as it goes, which
-    :func:`read_run` reads, and ``checkpoints/``. The same call on the same folder goes on from the
-    last checkpoint and ends in the same bits, files included, as a run never interrupted (on the
-    same machine and versions; other devices round differently). A folder of a finished run is read,
-    not run again.
+    If a folder is given, the run writes ``metrics.jsonl`` and ``records.jsonl``, which
+    :func:`read_run` reads, and ``checkpoints/``. The same call on the same folder continues from
+    the last checkpoint. Its files and its result are bit for bit those of an uninterrupted run on
+    the same machine and versions; other devices round differently. If the run is finished, the call
+    reads its result.
 
-    - Killed: what came after the last checkpoint is done again.
-    - SIGTERM or Ctrl-C: the run finishes the dispatch (with several processes, at most ten), saves
-      a checkpoint, and raises :class:`Interrupted`. A second Ctrl-C stops at once. Handlers of
-      before are put back, and told of the signal once the run is saved.
-    - A second run in the folder at once: :class:`InUseError`. One that died blocks nobody.
-    - A loss, a gradient, a record or, at a checkpoint, a parameter that is not finite:
-      :class:`DivergenceError`, before anything of it is saved.
-    - ``record`` fails: a checkpoint of that step, and its error.
-    - Several processes: each makes the same call; the first writes, in a folder that only it needs
-      to see. What one of them raises, all raise.
+    - If the process is killed, the next call repeats the steps after the last checkpoint.
+    - On SIGTERM or Ctrl-C the run finishes the current dispatch (up to ten dispatches with several
+      processes), saves a checkpoint, restores and calls the earlier signal handlers, and raises
+      :class:`Interrupted`. A second Ctrl-C stops at once.
+    - If another run uses the folder, the call raises :class:`InUseError`. The lock of a process
+      ends when the process dies.
+    - If a loss, a gradient, a record or, at a checkpoint, a parameter is not finite, the run raises
+      :class:`DivergenceError` and saves nothing of that step.
+    - If ``record`` raises another error, the run saves a checkpoint of that step and raises the
+      error.
+    - If there are several processes, each makes the same call. The first writes the files, in a
+      folder that only it needs to see. An error of one process is raised on all.
 
-    The page on training of the documentation has a table of all that may happen, damaged files and
-    full disks included.
+    The page on training in the documentation lists all cases, including damaged files and full
+    disks.
 
     Args:
-        step: from :func:`compile_step`.
-        state: before the first step, from :func:`init_state`. Not modified.
-        images: array of all images, or pytree of arrays of equal length, on which ``views_fn`` of
-            :func:`make_step` works. Copied to the devices once, as they are.
-        num_steps: at which step to stop.
-        batch_size: images in a batch, over all devices. Batches are those of
-            :func:`batch_indices` with the state's key.
-        folder: for the run's files; made if it does not exist. None: nothing is written.
-        record: ``record(state)``, a dictionary of arrays or numbers, real ones or truth values,
-            such as :func:`make_record` gives, none of them called ``step``. An entry ``learned`` is
-            shown in the progress bar.
-        record_at: at which steps to call it, within 0...num_steps.
-        checkpoint_every: steps between checkpoints; there is one after the last step, too.
-        keep: how many checkpoints to keep, at least 2.
-        steps_per_dispatch: how many steps to hand to the devices at once. More than one pays where
-            a step is as short as a dispatch, some 0.1 ms to 1 ms. What is left before a record or
-            checkpoint is done in powers of two, so that few programs are compiled.
-        settings: anything that JSON can hold and that determines the run. Written to
-            ``settings.json``; a later call with others is refused. So is, by ``run.json``, one with
-            another ``batch_size``, other images, or in ``state`` another key or initial parameters
-            of other norms, such as those of another α.
-        progress: what to call the run in a progress bar, shown on terminals; None for no bar.
+        step: the compiled step, from :func:`compile_step`.
+        state: state before the first step, from :func:`init_state`; not modified.
+        images: array of all images, or pytree of arrays of equal length, as ``views_fn`` of
+            :func:`make_step` takes them. They are copied to the devices once, without conversion.
+        num_steps: total number of steps, including the steps of an earlier call.
+        batch_size: number of images in a batch, over all devices. :func:`batch_indices` draws the
+            batches with the state's key.
+        folder: folder of the run's files, created if it does not exist; None to write nothing.
+        record: function of the state that returns a dictionary of real or boolean arrays, such as
+            :func:`make_record` makes. The name ``step`` is reserved. The progress bar shows the
+            entry ``learned``.
+        record_at: numbers of steps after which ``record`` is called, within 0...num_steps.
+        checkpoint_every: number of steps between checkpoints. The last step has one too.
+        keep: number of checkpoints to keep, at least 2.
+        steps_per_dispatch: largest number of steps in one dispatch to the devices. More than one
+            helps if a step is as short as a dispatch, about 0.1 ms to 1 ms. Steps that do not fill
+            a dispatch before the next record or checkpoint run in powers of two, which keeps the
+            number of compiled programs small.
+        settings: the settings that determine the run, which JSON can represent. They are written to
+            ``settings.json``; a later call with other settings raises ValueError. A later call with
+            another ``batch_size``, other images, another key or initial parameters of other norms
+            raises ValueError too (``run.json``).
+        progress: title of the progress bar, which is shown on a terminal; None for no bar.
 
     Returns:
-        :class:`Fit`.
+        :class:`Fit`: the final state, the metrics and the records of the whole run.
 
     Raises:
-        ValueError: if an argument is out of range, ``record`` returns an entry ``step``, or the
-            folder holds a run of other settings, another batch size, key, initial scale or images,
-            another network or optimiser, or more steps, or settings that cannot be read.
-        TypeError: if ``step`` is not compiled, JSON cannot hold ``settings``, the state has a leaf
-            that is no array, or ``record`` returns something else than numbers.
-        InUseError: as above.
-        DivergenceError: as above, with the step, the last finite metrics and the checkpoint to
-            return to.
-        Interrupted: as above.
-        CheckpointError, OSError: if files could not be written, no checkpoint can be read,
-            or all are gone.
-        RuntimeError: what another process raised, if it is none of these.
+        ValueError: if an argument is out of range; if ``record`` returns an entry ``step``; or if
+            the folder holds a run with other settings, another batch size, key, initial scale,
+            other images, another network or optimiser, more steps than ``num_steps``, or unreadable
+            settings.
+        TypeError: if ``step`` is not compiled, JSON cannot represent ``settings``, a leaf of the
+            state is not an array, or ``record`` returns an entry that is not numeric.
+        InUseError: if another run uses the folder.
+        DivergenceError: if a number is not finite. The message states the step, the last finite
+            metrics and the checkpoint to return to.
+        Interrupted: after SIGTERM or Ctrl-C.
+        CheckpointError, OSError: if files cannot be written, no checkpoint can be read, or all
+            checkpoints have been removed.
+        RuntimeError: if another process failed with an error of another type.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpy as np, optax
@@ -203,14 +208,14 @@ def fit(
             except DivergenceError:
                 raise
             except Exception:
-                if done > start:  # what was trained is not lost
+                if done > start:  # save the steps of this call
                     on_checkpoint()
                 raise
 
-        # A step is recorded where it is reached: a run that goes on has done so, unless it failed.
+        # A continued run has the record of its first step already, unless `record` failed there.
         if start in at and (start == first_of_all or files.failed_record(start)):
             on_record()
-        before = None  # what the last dispatch returned: it is written while the next one runs
+        before = None  # metrics of the last dispatch, written while the next one runs
         cuts = _dispatches(start, sorted(stops), steps_per_dispatch)
         for dispatch, (first, count) in enumerate(cuts, start=1):
             indices = batch_indices(state.key, first, count, batch_size, num_images)
@@ -221,7 +226,7 @@ def fit(
             show = {name: f"{shown[name]:.4g}" for name in ("loss", "learned") if name in shown}
             bar.set_postfix(show, refresh=False)
             bar.update(count)
-            # Several processes must stop at one step, and asking all of them takes time.
+            # Several processes must stop at the same step, and each exchange takes time.
             asked = (alone or dispatch % _ASK_EVERY == 0) and peers.any(signals.received)
             if not asked and done not in stops:
                 continue
@@ -235,8 +240,8 @@ def fit(
                 on_checkpoint()
             if asked:
                 break
-    # One that came later, with the last checkpoint, must not be lost: the program may have more to
-    # do. From here on signals do again what they did before.
+    # A signal during the last checkpoint ends the run too: the program may have more to do. The
+    # earlier handlers are in place again from here on.
     if asked := peers.any(signals.received):
         signals.hand_on()
         saved = "saved: the same call goes on from here"
@@ -244,7 +249,7 @@ def fit(
         by = signal.Signals(asked).name
         message = f"stopped at step {done} of {num_steps} by {by}, and {kept}."
         if writer:
-            _log.warning(message)  # it ends the program, which prints no status
+            _log.warning(message)  # Python prints no message for a SystemExit with a number
         raise Interrupted(message, 128 + asked)
     return Fit(step.fetch(here), columns(files.metric_rows), columns(files.record_rows))
 
@@ -275,11 +280,10 @@ def _length(images: PyTree) -> int:
 
 
 def _dispatches(start: int, stops: Iterable[int], most: int) -> Iterator[tuple[int, int]]:
-    """Cut the steps from each stop to the next: where, and how many.
+    """Split the steps up to each stop into dispatches: yield first step and number of steps.
 
-    As many at once as are allowed, or a power of two: each other number is another program to
-    compile. Counted back from the stop, so that an interrupted run cuts what is left as it would
-    have been.
+    A dispatch has `most` steps or a power of two, because each number of steps is a program to
+    compile. Full dispatches come last before a stop: a continued run then has the same dispatches.
     """
     for stop in stops:
         while start < stop:

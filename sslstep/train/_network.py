@@ -1,4 +1,4 @@
-"""What can be trained, and how it is called."""
+"""The form of a network, adapters for other libraries, and forward passes."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -21,20 +21,20 @@ _FORM = (
 
 @runtime_checkable
 class Network(Protocol):
-    """What can be trained: :class:`sslstep.nn.Encoder`, or anything else with these two methods.
+    """Form of a network that can be trained, such as :class:`sslstep.nn.Encoder`: two methods.
 
-    A flax.linen module has them, if its ``__call__(x, *, train)`` returns a pair (h, z): hidden
-    representations, and embeddings of shape ``(n, d)``. It draws no random numbers, so it cannot
-    have dropout.
+    A flax.linen module has this form if its ``__call__(x, *, train)`` returns a pair (h, z): hidden
+    representations, and embeddings of shape ``(n, d)``. Training gives it no random numbers, so
+    dropout does not work.
 
-    Modules of two other libraries are taken in the place of one, as they are. Their parameters are
-    the initial ones, whatever the key, and they are not modified.
+    Functions that take a network also take modules of two other libraries. Training starts from the
+    module's own parameters, whatever the key, and does not modify the module.
 
-    - ``flax.nnx``: ``__call__(x)`` returns (h, z) of a batch. Batch norms are told by the module's
-      ``train()`` and ``eval()``. Parameters and running averages are dictionaries:
-      ``nnx.update(model, state.params)`` puts them back.
-    - Equinox: ``__call__(x)`` returns (h, z) of one sample, and has no ``eqx.nn.State``. What is
-      trained is all inexact arrays: ``eqx.combine(state.params, model)`` is the trained model.
+    - ``flax.nnx``: ``__call__(x)`` returns (h, z) of a batch. The module's ``train()`` and
+      ``eval()`` set the mode of its batch norms. Parameters and running averages are dictionaries;
+      ``nnx.update(model, state.params)`` writes trained parameters into the module.
+    - Equinox: ``__call__(x)`` returns (h, z) of one sample and takes no ``eqx.nn.State``. All
+      inexact arrays are trained; ``eqx.combine(state.params, model)`` is the trained model.
 
     Example:
         Without flax, two functions:
@@ -64,17 +64,18 @@ class Network(Protocol):
 
     @property
     def init(self) -> Callable[..., Any]:
-        """``init(key, x, train=False)``: the variables, ``{"params": ...}`` and what else it has.
+        """``init(key, x, train=False)`` returns the initial variables, ``{"params": ...}``.
 
-        Running averages are under ``batch_stats``; other collections are not trained with.
+        The dictionary may hold running averages under ``batch_stats``. Training drops other
+        entries.
         """
 
     @property
     def apply(self) -> Callable[..., Any]:
-        """``apply(variables, x, *, train, mutable=False)``, as flax's.
+        """``apply(variables, x, *, train, mutable=False)`` returns (h, z), as flax's ``apply``.
 
-        It gives (h, z); with ``mutable=["batch_stats"]`` the pair of that and a dictionary, of
-        new running averages under ``batch_stats`` or empty.
+        With ``mutable=["batch_stats"]`` it returns ``((h, z), updated)``. The dictionary
+        ``updated`` holds new running averages under ``batch_stats``, or is empty.
         """
 
 
@@ -83,24 +84,24 @@ Model = Network | Callable[..., Any]
 
 
 class _Adapted:
-    """A module of another library in the form of a network."""
+    """A module of another library, adapted to the form of a :class:`Network`."""
 
 
 class NNX(_Adapted):
-    """A module of ``flax.nnx``."""
+    """A module of ``flax.nnx``, adapted to the form of a :class:`Network`."""
 
     def __init__(self, model: Any, nnx: Any) -> None:
         self.nnx = nnx
         self.graph, *self.states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
 
     def init(self, key: Any, x: Any, train: bool = False) -> Any:
-        """The module's own variables."""
+        """Return the module's own parameters and running averages; key and x are unused."""
         params, averages = (self.nnx.to_pure_dict(state) for state in self.states[:2])
         return {"params": params} | ({"batch_stats": averages} if averages else {})
 
     def apply(self, variables: Any, x: Any, *, train: bool, mutable: Any = False) -> Any:
-        """As a network's."""
-        # Copies, which the module may change within this trace.
+        """Return (h, z), or ((h, z), updated) if ``mutable``, for a batch x."""
+        # The module is a copy, which may be changed within this trace.
         model = self.nnx.merge(self.graph, *self.states, copy=True)
         self.nnx.update(model, variables["params"])
         self.nnx.update(model, variables.get("batch_stats", {}))
@@ -111,39 +112,39 @@ class NNX(_Adapted):
 
 
 class Equinox(_Adapted):
-    """A module of Equinox, which takes one sample."""
+    """A module of Equinox, which takes one sample, adapted to the form of a :class:`Network`."""
 
     def __init__(self, model: Any, equinox: Any) -> None:
         self.equinox, self.model = equinox, model
 
     def init(self, key: Any, x: Any, train: bool = False) -> Any:
-        """The module's own arrays."""
+        """Return the module's own inexact arrays; key and x are unused."""
         return {"params": self.equinox.filter(self.model, self.equinox.is_inexact_array)}
 
     def apply(self, variables: Any, x: Any, *, train: bool, mutable: Any = False) -> Any:
-        """As a network's."""
+        """Return (h, z), or ((h, z), {}) if ``mutable``, for a batch x."""
         found = jax.vmap(self.equinox.combine(variables["params"], self.model))(x)
         return (found, {}) if mutable else found
 
 
 def adapted(network: Model) -> Any:
-    """The network, or one made of a module of NNX or Equinox, if these are imported at all."""
+    """Wrap a module of NNX or Equinox as a network; return anything else unchanged."""
     if isinstance(network, Network):
         return network
     for name, adapter in (("flax.nnx", NNX), ("equinox", Equinox)):
         library = sys.modules.get(name)
         if library is not None and isinstance(network, library.Module):
             return adapter(network, library)
-    return network  # which is told what it lacks where it is called
+    return network  # _require_takes raises an error if it does not fit
 
 
 def initial_variables(network: Model, key: Any, x: Any) -> Any:
-    """What a network draws for inputs such as these, of which it is shown one."""
+    """Initialise the network's variables, from the first input of x."""
     return _called(adapted(network), "init", key, x[:1], train=False)
 
 
 def forward_in_training(network: Model, variables: Any, x: Any) -> Any:
-    """((h, z), updated) of a network whose batch norms use the batch's own statistics."""
+    """Return ((h, z), updated) of a network in training mode: batch norms use batch statistics."""
     taken = adapted(network)
     with _spread.synchronised():
         found = _called(taken, "apply", variables, x, train=True, mutable=["batch_stats"])
@@ -159,7 +160,7 @@ def forward_in_training(network: Model, variables: Any, x: Any) -> Any:
 
 
 def forward_in_evaluation(network: Model, variables: Any, x: Any) -> Any:
-    """(h, z) of a network whose batch norms use their running averages."""
+    """Return (h, z) of a network in evaluation mode: batch norms use running averages."""
     taken = adapted(network)
     found = _called(taken, "apply", variables, x, train=False)
     _require_returned(taken, _is_pair(found), "(h, z)", found)
@@ -167,7 +168,7 @@ def forward_in_evaluation(network: Model, variables: Any, x: Any) -> Any:
 
 
 def _is_pair(value: Any) -> bool:
-    """Whether it is two things, and not an array of two rows."""
+    """Whether the value is a tuple or list of length 2."""
     return isinstance(value, tuple | list) and len(value) == 2
 
 
@@ -177,7 +178,7 @@ def _require_returned(network: Network, fits: bool, wanted: str, found: Any) -> 
     name = "network.apply"
     if isinstance(network, _Adapted):
         name = "the network's __call__"
-    if isinstance(network, linen.Module):  # whose apply is flax's own, and a pair in training
+    if isinstance(network, linen.Module):  # flax's apply adds the updated variables to the result
         name, wanted = "the network's __call__", "(h, z), hidden representations and embeddings"
         found = found[0] if _is_pair(found) and isinstance(found[1], Mapping) else found
     shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
@@ -185,9 +186,9 @@ def _require_returned(network: Network, fits: bool, wanted: str, found: Any) -> 
 
 
 def _called(network: Network, name: str, first: Any, x: Any, **settings: Any) -> Any:
-    """The network's ``init`` of a key or ``apply`` of its variables, once it is seen to fit."""
+    """Call a method of the network after checking that it takes these arguments."""
     if isinstance(network, linen.Module):
-        # Flax's own methods take anything, and hand on what is not for themselves.
+        # Flax's init and apply take any argument and pass it on to __call__.
         given = {key: value for key, value in settings.items() if key != "mutable"}
         _require_takes(network, "__call__", x, **given)
     else:

@@ -1,4 +1,4 @@
-"""What a step descends: the outputs of samples that a loss is a function of."""
+"""Objectives of training: they compute the arguments of the loss from views and variables."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,17 +18,18 @@ Variables = Mapping[str, Any]
 
 
 class Objective:
-    r"""What is trained, where the loss sees more than one network's embeddings of the views.
+    r"""Base class of trainable objects whose loss takes more than the embeddings of each view.
 
     .. math:: \mathcal{L}\big(\mathrm{outputs}(\theta, \xi, \mathrm{views})\big), \qquad
         \xi \leftarrow \mathrm{next\_targets}(\xi, \theta)
 
-    θ are the variables that are trained, and ξ, the targets, follow them without a gradient.
-    Derive a class and define :meth:`init`, :meth:`outputs` and, for records, :meth:`apply`; with
-    targets, the last two methods. Functions that take a :class:`Network` take an objective.
+    with the loss :math:`\mathcal{L}`, the trained variables θ, and the targets ξ, which follow θ
+    without a gradient. A subclass defines :meth:`init` and :meth:`outputs`; :meth:`apply` for
+    records and probes; :meth:`first_targets` and :meth:`next_targets` if it has targets. Functions
+    that take a :class:`Network` also take an objective.
 
     Example:
-        A linear autoencoder of one view that is hidden in part:
+        A linear autoencoder that reconstructs its input from half of its entries:
 
         >>> import jax, jax.numpy as jnp, optax
         >>> from sslstep import train
@@ -53,59 +54,71 @@ class Objective:
     """
 
     def init(self, key: Any, x: Any, train: bool = False) -> Variables:
-        """The initial variables: ``params`` and, of running averages, ``batch_stats``."""
+        """Return the initial variables: ``params`` and, for running averages, ``batch_stats``."""
         raise NotImplementedError
 
     def apply(self, variables: Variables, x: Any, *, train: bool, mutable: Any = False) -> Any:
-        """(h, z) of one input, as :meth:`Network.apply`: for records and probes."""
+        """Return (h, z) of a batch x, as :meth:`Network.apply`, for records and probes."""
         raise NotImplementedError(f"{type(self).__name__} has no apply, which gives (h, z).")
 
     def outputs(
         self, variables: Variables, targets: PyTree, views: PyTree
     ) -> tuple[tuple[Array, ...], Variables]:
-        """The arguments of the loss, and the new running averages.
+        """Compute the arguments of the loss and the new running averages, in training mode.
 
         Args:
-            variables: of :meth:`init`, in training.
-            targets: of :meth:`first_targets`, or what :meth:`next_targets` made of them.
-            views: what ``views_fn`` of :func:`make_step` returned.
+            variables: current variables, with the entries that :meth:`init` returns.
+            targets: current targets, from :meth:`first_targets` or :meth:`next_targets`.
+            views: the return value of ``views_fn`` of :func:`make_step`.
 
         Returns:
-            A tuple of arrays of floats with one row for each sample, and a dictionary, of new
-            running averages under ``batch_stats`` or empty.
+            A tuple of floating-point arrays with one row for each sample, and a dictionary with new
+            running averages under ``batch_stats``, or an empty one.
         """
         raise NotImplementedError
 
     def first_targets(self, variables: Variables) -> PyTree:
-        """The targets before the first step: none."""
+        """Return the targets before the first step, from the initial variables. Default: none."""
         return {}
 
     def next_targets(self, targets: PyTree, variables: Variables, step: Array) -> PyTree:
-        """The targets after a step, whose variables are given; ``step`` counts it as done."""
+        """Update the targets after a step. Default: no change.
+
+        Args:
+            targets: targets before the step.
+            variables: variables after the step.
+            step: number of steps done, including this one.
+
+        Returns:
+            The new targets.
+        """
         return targets
 
 
 class _OfNetwork(Objective):
-    """Of one network, whose variables are all that there are."""
+    """Objective whose variables are those of one network."""
 
     def __init__(self, network: Model) -> None:
         self.network = adapted(network)
 
     def init(self, key: Any, x: Any, train: bool = False) -> Variables:
-        """Those of the network."""
+        """Return the initial variables of the network."""
         return self.network.init(key, x, train=train)
 
     def apply(self, variables: Variables, x: Any, *, train: bool, mutable: Any = False) -> Any:
-        """(h, z) of the network."""
+        """Return (h, z) of the network for a batch x."""
         return self.network.apply(variables, x, train=train, mutable=mutable)
 
 
 class JointEmbedding(_OfNetwork):
-    """A network's embeddings of each view: what :func:`make_step` makes of a network.
+    """Objective whose outputs are a network's embeddings of each view.
+
+    :func:`make_step` uses it for a plain network.
 
     Args:
-        network: from an input to (h, z), as :func:`make_step` takes it.
-        joint_views: as :func:`make_step` takes it.
+        network: a :class:`Network` that maps inputs to (h, z), or a module of NNX or Equinox.
+        joint_views: if true, all views pass through the network as one batch, with common batch
+            statistics; if false, one after the other.
     """
 
     def __init__(self, network: Model, joint_views: bool = False) -> None:
@@ -115,7 +128,7 @@ class JointEmbedding(_OfNetwork):
     def outputs(
         self, variables: Variables, targets: PyTree, views: PyTree
     ) -> tuple[tuple[Array, ...], Variables]:
-        """The embeddings of each view."""
+        """Return the embeddings of each view, and the new running averages."""
         if self.joint_views:
             (_, z), updated = forward_in_training(self.network, variables, jnp.concatenate(views))
             return tuple(jnp.split(z, len(views))), updated
@@ -128,25 +141,26 @@ class JointEmbedding(_OfNetwork):
 
 
 class SelfDistillation(Objective):
-    r"""A network that predicts the target network's embeddings of the other view.
+    r"""Objective of BYOL and SimSiam: predict a target network's embeddings of the other view.
 
     .. math:: \mathcal{L}\big(q(f_\theta(x)), q(f_\theta(x')), f_\xi(x), f_\xi(x')\big), \qquad
         \xi \leftarrow \tau \xi + (1 - \tau) \theta
 
-    No gradient goes through :math:`f_\xi`. With a decay τ this is BYOL (Grill et al. 2020), without
-    one SimSiam (Chen and He 2021), where ξ is θ, and with a decay and no predictor q the form of
-    DINO (Caron et al. 2021). The loss has four arguments, such as
-    :func:`sslstep.losses.prediction_error`.
+    with the two views x and x', the network :math:`f_\theta`, the predictor q and the target
+    network :math:`f_\xi`, through which no gradient goes. A decay τ gives BYOL (Grill et al. 2020).
+    No decay gives SimSiam (Chen and He 2021), where ξ is θ. A decay without a predictor gives the
+    form of DINO (Caron et al. 2021). The loss takes the four arrays in this order, as
+    :func:`sslstep.losses.prediction_error` does.
 
-    Records and probes see the network of θ, without the predictor. Parameters are under
+    Records and probes use :math:`f_\theta` without the predictor. The entries of the parameters are
     ``network`` and ``predictor``.
 
     Args:
-        network: from an input to (h, z), as :func:`make_step` takes it.
-        predictor: a flax module whose ``__call__(z, *, train)`` gives predictions of z's shape,
+        network: a :class:`Network` that maps inputs to (h, z), or a module of NNX or Equinox.
+        predictor: a flax module whose ``__call__(z, *, train)`` returns predictions of z's shape,
             such as :class:`sslstep.nn.Projector`; None for the identity.
-        decay: τ within [0, 1], a number, or a function of how many steps were done, as BYOL's
-            :math:`1 - (1 - \tau_0) (\cos(\pi k / K) + 1) / 2`. None: the targets are the network.
+        decay: τ in [0, 1], or a function of the number k of steps done, such as BYOL's
+            :math:`1 - (1 - \tau_0) (\cos(\pi k / K) + 1) / 2` for K steps in all. None: ξ is θ.
 
     Raises:
         ValueError: if τ is not within [0, 1].
@@ -179,7 +193,7 @@ class SelfDistillation(Objective):
             _check.require_within("decay", decay, at_least=0.0, at_most=1.0)
 
     def init(self, key: Any, x: Any, train: bool = False) -> Variables:
-        """Variables of the network and of the predictor."""
+        """Return the initial variables of the network and of the predictor."""
         of_network, of_predictor = jax.random.split(key)
         found = {"network": self.network.init(of_network, x, train=train)}
         if self.predictor is not None:
@@ -192,7 +206,7 @@ class SelfDistillation(Objective):
         }
 
     def apply(self, variables: Variables, x: Any, *, train: bool, mutable: Any = False) -> Any:
-        """(h, z) of the network that is trained."""
+        """Return (h, z) of the trained network, without the predictor, for a batch x."""
         network = _part(variables, "network")
         found = self.network.apply(network, x, train=train, mutable=mutable)
         if not mutable:
@@ -204,7 +218,7 @@ class SelfDistillation(Objective):
     def outputs(
         self, variables: Variables, targets: PyTree, views: PyTree
     ) -> tuple[tuple[Array, ...], Variables]:
-        """Predictions of each view's target, then the targets of each view."""
+        """Return the predictions from each view, then the targets from each view."""
         network, predictor = (_part(variables, name) for name in ("network", "predictor"))
         followed = {} if self.decay is None else targets
         predictions, aims = [], []
@@ -232,11 +246,11 @@ class SelfDistillation(Objective):
         return predictor.apply(variables, z, train=True, mutable=["batch_stats"])
 
     def first_targets(self, variables: Variables) -> PyTree:
-        """A copy of the network's variables, or nothing without a decay."""
+        """Return a copy of the network's variables; an empty dict if there is no decay."""
         return {} if self.decay is None else jax.tree.map(jnp.copy, _part(variables, "network"))
 
     def next_targets(self, targets: PyTree, variables: Variables, step: Array) -> PyTree:
-        """The moving average."""
+        """Move the targets towards the network's variables by the factor 1 - τ."""
         if self.decay is None:
             return targets
         decay = self.decay(step) if callable(self.decay) else self.decay
@@ -248,15 +262,16 @@ class SelfDistillation(Objective):
 
 
 class Reconstruction(_OfNetwork):
-    """A network that predicts the pixels of an image of which it sees a part: masked autoencoders.
+    """Objective of masked autoencoders: predict all pixel values of an image from a part of them.
 
-    The network's hidden representations h are those of what is seen, and its z, as wide as an image
-    has values, is the prediction: its projector is the decoder. The loss has the arguments
-    ``(prediction, truth, hidden)``, each of shape ``(n, pixels)``, such as
-    :func:`sslstep.losses.reconstruction_error`.
+    The network sees the images with their hidden part set to 0. Its output z is the prediction,
+    with one number for each of the p pixel values of an image: the projector is the decoder. The
+    loss takes ``(prediction, truth, hidden)``, each of shape ``(n, p)``, as
+    :func:`sslstep.losses.reconstruction_error` does. The views are those of
+    :func:`sslstep.data.masked_view`.
 
     Args:
-        network: from an image to (h, z), as :func:`make_step` takes it.
+        network: a :class:`Network` that maps images to (h, z), or a module of NNX or Equinox.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -279,7 +294,7 @@ class Reconstruction(_OfNetwork):
     def outputs(
         self, variables: Variables, targets: PyTree, views: PyTree
     ) -> tuple[tuple[Array, ...], Variables]:
-        """The prediction, the truth and where it was hidden, of what ``masked_view`` returns."""
+        """Return prediction, truth and mask of hidden values, from the views of `masked_view`."""
         seen, truth, hidden = views
         (_, prediction), updated = forward_in_training(self.network, variables, seen)
         rows = [jnp.broadcast_to(part, truth.shape) for part in (truth, hidden)]
@@ -287,7 +302,7 @@ class Reconstruction(_OfNetwork):
 
 
 def as_objective(network: Model | Objective, joint_views: bool = False) -> Objective:
-    """What is trained, of a network or as it is."""
+    """Return an objective unchanged, or the :class:`JointEmbedding` of a network."""
     if not isinstance(network, Objective):
         return JointEmbedding(network, joint_views)
     if joint_views:
@@ -296,5 +311,5 @@ def as_objective(network: Model | Objective, joint_views: bool = False) -> Objec
 
 
 def _part(variables: Variables, name: str) -> dict[str, Any]:
-    """The variables of one part, as that part's own functions take them."""
+    """Select the variables of one part, ``network`` or ``predictor``, from each collection."""
     return {collection: parts[name] for collection, parts in variables.items() if name in parts}

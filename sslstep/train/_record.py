@@ -1,4 +1,4 @@
-"""What is measured of a network while it trains."""
+"""Spectra and other quantities of a network during training."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from sslstep.train._step import TrainState
 
 __all__ = ["Metric", "embed_in_batches", "make_record", "measured", "require_views"]
 
-#: A further number of what a network gives for two views of the same images.
+#: Function of the outputs of both views of the same images, which a record stores.
 Metric = Callable[[nn.Outputs, Any], Array]
 
 
@@ -28,10 +28,10 @@ def embed_in_batches(
     *,
     train: bool = True,
 ) -> tuple[Array, Array]:
-    """Representations and embeddings (h, z) of n inputs, a batch at a time.
+    """Compute (h, z) of n inputs in batches; shapes ``(n, p)`` and ``(n, d)``.
 
-    In training mode batch norms use each batch's own statistics, as they do in the steps, so the
-    result depends on which inputs share a batch.
+    In training mode (``train``) batch norms use the statistics of each batch, so the result depends
+    on which inputs share a batch.
     """
     batches = x.reshape(-1, batch_size, *x.shape[1:])
 
@@ -43,14 +43,14 @@ def embed_in_batches(
         return h, z
 
     def embed_all(batches):
-        return jax.lax.map(embed, batches)  # a loop, though it be of one batch
+        return jax.lax.map(embed, batches)  # a loop, even for one batch
 
     h, z = _xla.prepared(embed_all, _xla.on_cpu(_xla.devices_of(x)))(batches)
     return h.reshape(x.shape[0], -1), z.reshape(x.shape[0], -1)
 
 
 def require_views(x: Array, x_prime: Array, batch_size: int) -> None:
-    """Check that two views of the same images can pass through a network in whole batches."""
+    """Raise ValueError unless the views have one shape and `batch_size` divides their number."""
     if x.shape != x_prime.shape:
         raise ValueError(
             f"x and x_prime are two views of the same images and must have one shape, got "
@@ -73,38 +73,43 @@ def make_record(
     threshold: Real[ArrayLike, ""] = 0.5,
     metrics: Mapping[str, Metric] | None = None,
 ) -> Callable[[TrainState], dict[str, Array]]:
-    r"""The spectra of Appendix D.4 on a fixed set of positive pairs.
+    r"""Make the function that records the spectra of Appendix D.4 on fixed positive pairs.
 
-    The pairs should be many more than there are dimensions: a correlation of n samples has rank n,
-    and the eigenvalues of a batch overshoot by its sampling noise.
+    The number n of pairs should be much larger than the embedding dimension d: the correlation
+    matrix C of n pairs has rank n at most, and sampling noise enlarges its top eigenvalues.
 
     Args:
-        network: as :func:`make_step` takes it.
+        network: a :class:`Network` or :class:`Objective`, or a module of NNX or Equinox.
         x: one view of n images, as the network takes them.
-        x_prime: the other view.
-        batch_size: how many pass through the network at once. Must divide n.
-        train: whether batch norms use the statistics of each such batch, as in training; then
-            ``batch_size`` should be training's. Else they use the running averages, which lag
-            behind.
-        normalise: whether C is that of embeddings brought to mean 0 and variance 1 in each
-            dimension over the pairs of each view, as Barlow Twins' loss with batch norm sees them:
-            :math:`(z - \bar z) / \sqrt{\mathrm{var} + \epsilon}`. Embeddings much smaller than
-            √ε thus have small eigenvalues, however well they correlate.
-        eps: ε of that batch norm, at least 0; a dimension that is constant gives NaN at 0.
-        threshold: the eigenvalue above which a dimension counts as learned.
-        metrics: what else to record, by its name: functions of both views'
-            :class:`sslstep.nn.Outputs` (h, z), in JAX, such as :mod:`sslstep.measure.quality` has.
+        x_prime: the other view of the same images, same shape.
+        batch_size: number of images that pass through the network at once; it must divide n.
+        train: if true, batch norms use the statistics of each batch, as in training; choose
+            training's batch size. If false, they use the running averages, which lag behind.
+        normalise: if true, C is the correlation of normalised embeddings,
+            :math:`(z - \bar z) / \sqrt{\mathrm{var} + \epsilon}` in each dimension over the n
+            images of each view, as in Barlow Twins with batch norm. Embeddings much smaller than
+            √ε then have small eigenvalues even if the views agree.
+        eps: ε ≥ 0 of this normalisation; at 0 a constant dimension gives NaN.
+        threshold: the eigenvalue of C above which a dimension counts as learned.
+        metrics: further quantities to record: for each name a JAX function of the
+            :class:`sslstep.nn.Outputs` (h, z) of both views, such as those of
+            :mod:`sslstep.measure.quality`.
 
     Returns:
-        ``record(state)``, pure and compiled, a dictionary of ``correlation``: eigenvalues of
-        (C + Cᵀ)/2 (Eq. 2), shape ``(d,)``; ``covariance``: of the centred covariance of embeddings
-        of both views, ``(d,)``; ``hidden``: of that of hidden representations, ``(p,)``;
-        ``learned``: how many eigenvalues of C are above the threshold; and each of ``metrics``.
-        Eigenvalues are in descending order.
+        ``record(state)``, a pure compiled function that returns a dictionary. Eigenvalues are in
+        descending order.
+
+        - ``correlation``: eigenvalues of (C + Cᵀ)/2 (Eq. 2), shape ``(d,)``.
+        - ``covariance``: eigenvalues of the centred covariance of the embeddings of both views,
+          shape ``(d,)``.
+        - ``hidden``: eigenvalues of the centred covariance of the hidden representations of both
+          views, shape ``(p,)``.
+        - ``learned``: number of eigenvalues of C above the threshold.
+        - one entry for each of ``metrics``.
 
     Raises:
-        ValueError: if the views differ in shape, ``batch_size`` does not divide n, or ε is
-            negative, or a metric is called as one of the entries above, or ``step``.
+        ValueError: if the views differ in shape, ``batch_size`` does not divide n, ε is negative,
+            or a metric is named ``step`` or as one of the entries above.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -155,7 +160,7 @@ def measured(
     threshold: Any,
     metrics: Mapping[str, Metric],
 ) -> dict[str, Array]:
-    """The entries of a record, of both views' outputs, or of what there is of them."""
+    """Compute the entries of a record; omit those that need a missing second view or missing h."""
     views = [first] if second is None else [first, second]
     found = {"covariance": spectrum.covariance_eigenvalues(jnp.concatenate([v.z for v in views]))}
     if second is not None:

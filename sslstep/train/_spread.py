@@ -1,7 +1,7 @@
-"""A batch that lies on several devices, as the step sees it.
+"""Operations of the step on a batch that is spread over several devices.
 
-Under ``jit`` the step has the whole batch, and XLA spreads its rows. Under ``pmap`` it has one
-device's share, dealt out like cards: of D devices the i-th has the samples i, i + D, i + 2D, ....
+Under ``jit`` the step sees the whole batch, and XLA spreads its rows. Under ``pmap`` it sees one
+device's share: device i of D has the samples i, i + D, i + 2D, ....
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from sslstep.nn import _layers
 
 __all__ = ["AXIS", "gathered", "is_mapped", "mean", "places", "split", "synchronised"]
 
-# The axis of devices: the mesh's under jit, the mapped one under pmap.
+# Name of the axis of devices: of the mesh under jit, of the mapped axis under pmap.
 AXIS = "sslstep devices"
 
 
@@ -31,13 +31,13 @@ def is_mapped() -> bool:
 
 
 def places(num: int) -> Array:
-    """Where in the whole batch the samples at hand are."""
+    """Indices in the whole batch of the `num` samples that the step sees."""
     own = jnp.arange(num)
     return jax.lax.axis_index(AXIS) + jax.lax.axis_size(AXIS) * own if is_mapped() else own
 
 
 def gathered(embeddings: PyTree) -> PyTree:
-    """The embeddings of the whole batch, in its order."""
+    """Gather the embeddings of the whole batch from all devices, in the order of the batch."""
     if not is_mapped():
         return embeddings
     return jax.tree.map(
@@ -46,15 +46,16 @@ def gathered(embeddings: PyTree) -> PyTree:
 
 
 def mean(grads: PyTree) -> PyTree:
-    """The gradient of the loss, from what each device has found.
+    """Average the gradients of all devices, which gives the gradient of the loss.
 
-    A device differentiates the sum of all devices' losses: of as many copies as there are devices.
+    Each of D devices computes the same loss from gathered embeddings. Its gradient is its share of
+    the gradient of the sum of these D copies.
     """
     return jax.lax.pmean(grads, AXIS) if is_mapped() else grads
 
 
 def split(a: Array, num: int) -> Array:
-    """Cut along the first axis; the rows of each part are spread over all devices."""
+    """Split an array into `num` parts along its first axis; spread each part over all devices."""
     a = a.reshape(num, a.shape[0] // num, *a.shape[1:])
     mesh = jax.sharding.get_abstract_mesh()
     if not is_mapped() and AXIS in mesh.axis_names and a.shape[1] % mesh.shape[AXIS] == 0:
@@ -64,12 +65,12 @@ def split(a: Array, num: int) -> Array:
 
 @contextlib.contextmanager
 def synchronised() -> Any:
-    """A block in which flax's batch norms, and ours, have the statistics of the whole batch."""
+    """Context in which batch norms of flax and sslstep use the whole batch's statistics."""
 
     def over_devices(call: Any, args: Any, settings: Any, context: Any) -> Any:
         module = context.module
         if isinstance(module, linen.BatchNorm | _layers.BatchNorm):
-            # The module is flax's copy for this call, and frozen for everybody else.
+            # Flax modules are frozen; this one is flax's copy for this call.
             object.__setattr__(module, "axis_name", AXIS)
         return call(*args, **settings)
 

@@ -19,15 +19,15 @@ __all__ = ["Metrics", "Step", "TrainState", "init_state", "make_step"]
 
 
 class TrainState(NamedTuple):
-    """All that the next step needs.
+    """State of training between two steps.
 
     Attributes:
-        step: how many steps were done.
-        params: the network's parameters.
+        step: number of steps done.
+        params: parameters of the network.
         batch_stats: running averages of its batch norms; an empty dict if there are none.
-        opt_state: the optimiser's state.
-        key: from which the random numbers of every step are derived, and the order of the data. It
-            does not change from step to step.
+        opt_state: state of the optimiser.
+        key: random key of the run, from which the random numbers of every step and the order of the
+            data are derived. It does not change from step to step.
         targets: variables that follow the parameters without a gradient, such as BYOL's moving
             average; an empty dict if the :class:`Objective` has none.
     """
@@ -41,12 +41,12 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What a step reports.
+    """Numbers that a step reports.
 
     Attributes:
-        loss: of the whole batch, before the step.
-        grad_norm: Euclidean norm of the gradient by all parameters.
-        own: numbers that the loss returned beside its value, by name; an empty dict if none.
+        loss: loss of the whole batch before the update.
+        grad_norm: Euclidean norm of the gradient by all parameters, before the update.
+        own: scalars that the loss function returned in addition to the loss, by name.
     """
 
     loss: Float[Array, "..."]
@@ -59,7 +59,7 @@ class Step(Protocol):
     """``step(state, images) -> (state, metrics)``, pure."""
 
     def __call__(self, state: TrainState, images: Any) -> tuple[TrainState, Metrics]:
-        """One step of training on a batch; see :func:`make_step`."""
+        """Update the state by one step of training on a batch; see :func:`make_step`."""
 
 
 def init_state(
@@ -71,23 +71,26 @@ def init_state(
     init_scale: Real[ArrayLike, ""] = 1.0,
     where: Callable[[str], bool] | None = None,
 ) -> TrainState:
-    r"""The state before the first step.
+    r"""Initialise the state of training.
 
     Args:
-        key: of the initial parameters and, split from it, of all the training's random numbers.
-        network: the network, or the :class:`Objective`.
+        key: random key. It is split in two: one key initialises the parameters, the other becomes
+            the state's key.
+        network: the :class:`Network` or :class:`Objective` to train.
         optimizer: the optimiser.
-        x: inputs as the network will see them, which tell their shape; one is enough.
-        init_scale: α, by which :func:`sslstep.nn.scale_init` multiplies initial parameters; traced.
-        where: which of them, as that function takes it, told by their paths below the network's
-            ``params``, such as ``"projector/output/kernel"``. Default: all.
+        x: inputs of the network, shape ``(n, ...)``. Their shape and dtype matter; one is enough.
+        init_scale: α ≥ 0, which multiplies the initial parameters (:func:`sslstep.nn.scale_init`);
+            traced.
+        where: predicate that selects the parameters to scale by their paths below ``params``, such
+            as ``"projector/output/kernel"``. Default: all parameters.
 
     Returns:
-        The state.
+        The state before the first step.
 
     Raises:
-        ValueError: if α is negative or NaN, or ``where`` is true of no path.
-        TypeError: if the network has not the form of :class:`Network`, or ``key`` is no key.
+        ValueError: if α is negative or NaN, or ``where`` selects no parameter.
+        TypeError: if the network does not have the form of :class:`Network`, or ``key`` is not a
+            random key.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -122,54 +125,57 @@ def make_step(
     joint_views: bool = False,
     num_microbatches: int = 1,
 ) -> Step:
-    r"""The step of training: views, embeddings, loss, gradient, update.
+    r"""Make the training step: views, embeddings, loss, gradient, update.
 
     .. math:: \theta \leftarrow \theta + \mathrm{optimizer}\big(\nabla_\theta
         \mathcal{L}(f(x; \theta), f(x'; \theta))\big)
 
-    The result is a pure function of ``(state, images)``. It runs as it is, or compiled by
-    :func:`compile_step` for any number of devices. Batch norms, the loss and the gradient are those
-    of the whole batch, and the random numbers of an image depend on the key, the step and the
-    image's place in the whole batch: the number of devices changes nothing but rounding.
+    with the network f, its parameters θ, and two views x, x' of the batch. The step is a pure
+    function of ``(state, images)``. :func:`compile_step` compiles it for any number of devices. The
+    loss, its gradient and batch norms use the whole batch. The random numbers of an image depend on
+    the key, the step and the image's place in the whole batch. The number of devices therefore
+    changes the result by rounding only.
 
-    With ``num_microbatches`` above one, the loss and its gradient are still those of the whole
-    batch: outputs are computed first, microbatch by microbatch, then the gradient of the loss by
-    the outputs, then, with the activations of one microbatch at a time in memory, the gradient
-    by the parameters (Gao et al. 2021). It costs a second forward pass. Batch norms then see one
-    microbatch at a time: the same images on any number of devices.
+    With ``num_microbatches`` above 1, the activations of one microbatch at a time are in memory
+    (Gao et al. 2021), for the cost of a second forward pass. The step computes the outputs of all
+    microbatches, the gradient of the loss by these outputs, and then the gradient by the parameters
+    one microbatch at a time. The loss is still that of the whole batch. Batch norms use one
+    microbatch at a time, which holds the same images on any number of devices.
 
     Args:
-        network: as :class:`Network` says; or an :class:`Objective`, of which a network's embeddings
-            are the simplest case.
-        loss_fn: ``loss_fn(z, z_prime)``, a scalar, of the embeddings of both views of the whole
-            batch, on any number of devices; of V views ``loss_fn(*views)``, and of an objective its
-            outputs. It may return a pair of the scalar and a dictionary of further scalars, which
-            are reported with every step.
-        optimizer: any of optax's, or of :mod:`sslstep.optim`. It is given the loss as ``value``,
-            its gradient as ``grad``, and the loss of this batch and these views as a function of
-            parameters, ``value_fn``, for line searches; the function for Sophia, ``obj_fn``; and
-            the function's gradient for SAM in its opaque mode, ``grad_fn``. Not those that want the
-            gradient of each sample (``optax.contrib.dpsgd``): the losses here are no sums over
-            samples.
+        network: the :class:`Network`, or an :class:`Objective`, which defines the arguments of the
+            loss.
+        loss_fn: ``loss_fn(z, z_prime)``, a scalar function of the embeddings of both views of the
+            whole batch. For V views it is ``loss_fn(*embeddings)``, and for an objective
+            ``loss_fn(*outputs)``. It may return a pair of the scalar and a dictionary of further
+            scalars, which :class:`Metrics` reports as ``own``.
+        optimizer: an optimiser of optax or :mod:`sslstep.optim`. Its ``update`` gets the keyword
+            arguments that it takes: ``value``, the loss; ``grad``, its gradient; ``value_fn`` (for
+            line searches) and ``obj_fn`` (for Sophia), the loss on this batch and these views as a
+            function of the parameters; ``grad_fn`` (for SAM in opaque mode), the gradient of this
+            function. Optimisers that need the gradient of each sample (``optax.contrib.dpsgd``) do
+            not work, because these losses are not sums over samples.
         views_fn: ``views_fn(keys, images) -> (x, x_prime)`` with one key for each image, such as
-            ``partial(data.two_views, views=data.barlow_twins_views(96))``; or a tuple of V views,
-            or what the objective takes.
-        joint_views: whether all views pass through a network as one batch, so that batch norms see
-            them together (SimCLR in TensorFlow); else one after the other (Barlow Twins, VICReg).
-        num_microbatches: in how many parts the batch passes through the network. Must divide it;
-            under ``pmap``, each device's share of it. They are a loop: on a CPU compile it by
-            :func:`compile_step`, as ``jax.jit`` runs convolutions slowly within one.
+            ``partial(data.two_views, views=data.barlow_twins_views(96))``. It may return a tuple of
+            V views, or the views that the objective takes.
+        joint_views: if true, all views pass through the network as one batch, with common batch
+            statistics (SimCLR in TensorFlow). If false, they pass one after the other (Barlow
+            Twins, VICReg).
+        num_microbatches: number of parts in which the batch passes through the network. It must
+            divide the batch, and under ``pmap`` each device's share of the batch. The parts are a
+            loop. On a CPU use :func:`compile_step`: plain ``jax.jit`` runs convolutions inside a
+            loop slowly.
 
     Returns:
-        ``step(state, images) -> (state, metrics)``. ``images`` is the batch, whatever ``views_fn``
+        ``step(state, images) -> (state, metrics)``. ``images`` is the batch that ``views_fn``
         takes; ``metrics`` are :class:`Metrics`.
 
     Raises:
-        ValueError: if ``num_microbatches`` is below 1, or ``joint_views`` is asked of an objective;
-            from the step, if the former does not divide the batch, or the loss returns something
-            else than a scalar, alone or with a dictionary of scalars.
-        TypeError: from the step, if the network has not the form of :class:`Network`, or the
-            optimiser wants what a step does not give it.
+        ValueError: if ``num_microbatches`` is below 1, or ``joint_views`` is true for an objective.
+            The step raises it if ``num_microbatches`` does not divide the batch, or if ``loss_fn``
+            does not return a scalar, alone or with a dictionary of scalars.
+        TypeError: from the step, if the network does not have the form of :class:`Network`, or the
+            optimiser needs an argument that the step does not give.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -229,7 +235,7 @@ def make_step(
 
         def backward(grads, part):
             *part, cotangent = part
-            # The running averages do not enter what is computed from a batch's own statistics.
+            # Outputs in training mode do not depend on the running averages.
             _, pull, _ = jax.vjp(
                 lambda params: outputs_of(params, state, *part), state.params, has_aux=True
             )
@@ -262,7 +268,7 @@ def make_step(
             "obj_fn": value_fn,
             "grad_fn": lambda params, i: at(params)[3],
         }
-        # Some of optax's take no more than they use.
+        # Some optimisers of optax reject unknown keyword arguments.
         given = {name: v for name, v in given.items() if name in takes or takes_any}
         try:
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **given)
@@ -292,9 +298,9 @@ def _require_scalars(loss: Any, own: Any) -> None:
 
 
 def _with_gradient(value_and_grads: Callable[[PyTree], tuple[Array, PyTree]]) -> Any:
-    """The value alone, a function of parameters whose derivative is the gradient that is given.
+    """Make a function of the parameters that returns the value and has the given gradient.
 
-    An optimiser may differentiate it as it likes: the gradient is that of all devices.
+    The optimiser may differentiate it: its gradient is the mean over all devices.
     """
     value: Any = jax.custom_vjp(lambda params: value_and_grads(params)[0])
     value.defvjp(
@@ -304,7 +310,7 @@ def _with_gradient(value_and_grads: Callable[[PyTree], tuple[Array, PyTree]]) ->
         ),
     )
 
-    # Line searches hand on what they do not know, and ask that the function takes it.
+    # Line searches pass on the keyword arguments that they do not use themselves.
     def value_fn(params: PyTree, *, obj_fn: Any = None, grad_fn: Any = None) -> Array:
         return value(params)
 
@@ -312,7 +318,7 @@ def _with_gradient(value_and_grads: Callable[[PyTree], tuple[Array, PyTree]]) ->
 
 
 def _sample_keys(state: TrainState, num: int) -> Array:
-    """One key for each image at hand, by its place in the whole batch."""
+    """Derive one key for each of this device's images from its place in the whole batch."""
     typed = jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
     key = _keys.of_samples(state.key if typed else jax.random.wrap_key_data(state.key))
     key = jax.random.fold_in(key, state.step)

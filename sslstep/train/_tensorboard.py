@@ -1,4 +1,4 @@
-"""A run's metrics and records as TensorBoard reads them."""
+"""Conversion of a run's metrics and records to a TensorBoard event file."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from sslstep.train._rows import read_run
 
 __all__ = ["write_tensorboard"]
 
-# TensorBoard looks for "tfevents"; the ending tells our file from others'.
+# TensorBoard reads files with "tfevents" in their names; the ending distinguishes sslstep's file.
 _NAME = "events.out.tfevents.0000000000.sslstep"
 
 
@@ -20,30 +20,31 @@ def write_tensorboard(
 ) -> Path:
     r"""Write a run's metrics and records as a TensorBoard event file, without TensorFlow.
 
-    It has a scalar for each number in ``metrics.jsonl`` and ``records.jsonl`` (``loss``,
-    ``grad_norm``, ``learned``), and for each vector, such as a spectrum, one for each of its
-    leading entries: ``correlation/01`` is C's largest eigenvalue. Arrays of more axes are left out.
-    The abscissa is the step: a run notes no times, and every event bears that of its beginning.
+    The file has a scalar for each number in ``metrics.jsonl`` and ``records.jsonl`` (``loss``,
+    ``grad_norm``, ``learned``), and one for each leading entry of a vector: ``correlation/01`` is
+    the largest eigenvalue of C. Arrays of more axes are left out. The abscissa is the step. A run
+    stores no times: every event has the time at which the run began.
 
-    It works on a run that is going on as on a finished one, and from the command line::
+    The run may be finished or still running. From the command line::
 
         python -m sslstep.train.tensorboard FOLDER
 
-    Another call appends what the run has done since, which a TensorBoard that is looking on picks
-    up. If more has changed than that, ``num_modes`` for instance, the file is replaced, and
-    TensorBoard wants to be started again. Others' files are left alone. Needs tensorboardX, which
+    A later call appends the new steps, and an open TensorBoard shows them. If anything else has
+    changed, such as ``num_modes``, the call replaces the file, and TensorBoard must be restarted.
+    Other files are left alone. The function needs tensorboardX, which
     ``pip install '.[tensorboard]'`` in a checkout installs.
 
     Args:
-        folder: as given to :func:`fit`.
-        log_dir: where to write; made if it does not exist. None: ``folder/tensorboard``.
-        num_modes: how many leading entries of a vector to write.
+        folder: folder of the run, as given to :func:`fit` or :class:`Recorder`.
+        log_dir: folder of the event file, created if it does not exist. None:
+            ``folder/tensorboard``.
+        num_modes: number of leading entries of each vector to write.
 
     Returns:
         The file's path.
 
     Raises:
-        FileNotFoundError: if the folder has no run.
+        FileNotFoundError: if the folder has no ``metrics.jsonl``.
         InUseError: if another process is writing this file.
         ModuleNotFoundError: if tensorboardX is not installed.
         ValueError: if ``num_modes`` is negative.
@@ -65,7 +66,7 @@ def write_tensorboard(
     _check.require_at_least("num_modes", num_modes, 0)
     folder = Path(os.path.expanduser(folder))
     metrics, records = read_run(folder)
-    # In the order in which fit writes them, so that what is written stays and more comes after it.
+    # Sorted by step: a later call then appends to the earlier content.
     rows = sorted(_rows(metrics, num_modes) + _rows(records, num_modes), key=lambda row: row[0])
     settings = folder / "settings.json"
     began = settings.stat().st_mtime if settings.exists() else 0.0
@@ -89,7 +90,7 @@ def write_tensorboard(
 
 
 def _rows(table: dict[str, np.ndarray], num_modes: int) -> list[tuple[int, dict[str, float]]]:
-    """Each row's step, and its numbers by their tags."""
+    """Return the step of each row, and its numbers by tag."""
     columns = _scalars(table, num_modes)
     return [
         (int(step), {tag: float(column[row]) for tag, column in columns.items()})
@@ -98,7 +99,7 @@ def _rows(table: dict[str, np.ndarray], num_modes: int) -> list[tuple[int, dict[
 
 
 def _scalars(table: dict[str, np.ndarray], num_modes: int) -> dict[str, np.ndarray]:
-    """A column for each number."""
+    """Split a table into columns of scalars: vectors give one for each leading entry."""
     columns = {}
     for name, values in table.items():
         if name == "step" or values.dtype.kind not in "fiub":
@@ -114,7 +115,7 @@ def _scalars(table: dict[str, np.ndarray], num_modes: int) -> dict[str, np.ndarr
 def _append_or_replace(draft: Path, path: Path) -> None:
     """Give `path` the content of `draft`: append if the old content is the beginning of the new.
 
-    A reader such as TensorBoard keeps the file open, and would not see one that replaces it.
+    TensorBoard keeps the file open, and would not notice a replacement.
     """
     old, new = path.read_bytes() if path.exists() else b"", draft.read_bytes()
     if not old or not new.startswith(old):

@@ -13,7 +13,7 @@ from sslstep.train import write_tensorboard
 
 
 def main() -> None:
-    """What the command line asks for."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sslstep.train.tensorboard", description=(__doc__ or "").splitlines()[0]
     )
