@@ -1,9 +1,9 @@
-"""What an experiment is, and everything around it: command line, results, provenance, report.
+"""The record of an experiment, with its command line, results, provenance and report.
 
-An experiment is a folder with a module ``experiment`` that holds its docstring, its settings, the
-function that computes its arrays, and the record :class:`Experiment`; a module ``figure`` with
-``plot``; and a module ``claims`` with ``check``. A package of such folders becomes a program by
-``sslstep.experiment.cli.start``.
+An experiment is a folder of up to three modules. ``experiment`` holds the docstring, the settings,
+the function that computes the arrays, and the record :class:`Experiment`. ``figure`` holds
+``plot``, and ``claims`` holds ``check``. ``sslstep.experiment.cli.start`` runs the command line of
+a package of experiments.
 """
 
 from sslstep import _extras

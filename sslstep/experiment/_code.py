@@ -1,4 +1,4 @@
-"""The code that modules depend on: their imports, and the imports of those, within one project."""
+"""Digest of the code that modules depend on: their direct and indirect imports in one project."""
 
 import ast
 import hashlib
@@ -8,14 +8,15 @@ from pathlib import Path
 
 
 def digest(*modules: str) -> str:
-    """A digest of the code of modules and of all that they import, directly or not.
+    """Return a digest of the code of modules and of their direct and indirect imports.
 
-    Comments, docstrings, layout and the texts of errors do not count. Modules count if they belong
-    to ``sslstep`` or to the package of one of the modules, but for the private ones of
-    ``sslstep.experiment``, which run experiments and compute nothing. Nothing is imported.
+    Only modules of ``sslstep`` and of the given modules' packages count. The private modules of
+    ``sslstep.experiment`` do not count, because they run experiments and compute nothing. Comments,
+    layout, error messages and the docstrings of modules, classes and functions do not change the
+    digest; a string below a field does. The files are parsed, not imported.
 
     Args:
-        modules: dotted names; names of modules that do not exist are passed over.
+        modules: dotted names; names of missing modules are ignored.
 
     Returns:
         Twelve hexadecimal digits.
@@ -25,7 +26,7 @@ def digest(*modules: str) -> str:
 
 
 def files(*modules: str) -> dict[str, Path]:
-    """The files that :func:`digest` reads, by their modules' names."""
+    """Map the module names that :func:`digest` covers to their files."""
     projects = {"sslstep", *(name.partition(".")[0] for name in modules)}
     found: dict[str, Path] = {}
     todo = list(modules)
@@ -42,7 +43,7 @@ def files(*modules: str) -> dict[str, Path]:
 
 @cache
 def _imports(path: Path) -> tuple[str, ...]:
-    """Modules that a file may import; of `from a import b` both a and a.b, if there is one."""
+    """Return the names of modules that a file may import: a and a.b for `from a import b`."""
     found = []
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
@@ -54,7 +55,7 @@ def _imports(path: Path) -> tuple[str, ...]:
 
 @cache
 def _meaning(path: Path) -> str:
-    """A digest of a file's syntax tree, without docstrings and the texts of errors."""
+    """Return a digest of a file's syntax tree, without docstrings and error messages."""
     tree = _tree(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):

@@ -1,4 +1,4 @@
-"""What is made once and kept: by its settings, and by the code that made it."""
+"""A store of training runs and arrays, each identified by its settings and its code."""
 
 import dataclasses
 import hashlib
@@ -18,15 +18,17 @@ from sslstep.experiment._record import Arrays, log
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """A folder of training runs and of parts of experiments, which experiments share.
+    """A folder of stored items (training runs and arrays) that experiments share.
 
-    What today's code has not made is made anew, beside what other code made of the same settings;
-    either way a line says so.
+    The name of an item contains digests of its settings and of the code that made it. An item that
+    the current code has not made is made anew beside an item of equal settings from other code. A
+    log message says which of the two is used.
 
     Attributes:
-        folder: where they lie.
-        old: go on with what other code made, where there is nothing of today's.
-        used: which of them an experiment has read or made, and the commits that made them.
+        folder: the folder of the items.
+        old: whether to use an item from other code if the current code has made none.
+        used: the items that the current experiment has read or made, with the commits that made
+            each.
     """
 
     folder: Path
@@ -34,7 +36,7 @@ class Store:
     used: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def place(self, name: str, settings: Mapping[str, Any], module: str, ending: str = "") -> Path:
-        """The path of what has these settings and is made by a module and its imports."""
+        """Return the path of the item with these settings, made by a module and its imports."""
         start = f"{name}-{digest(settings)}-"
         path = self.folder / f"{start}{_code.digest(module)}{ending}"
         there = list(self.folder.iterdir()) if self.folder.is_dir() else []
@@ -50,7 +52,7 @@ class Store:
         return path
 
     def sign(self, path: Path, module: str) -> None:
-        """Write that today's code, with its commit and versions, makes what lies at a path."""
+        """Record the current code, commit and versions as a maker of the item at a path."""
         made, code = _makers(path), _code.digest(module)
         if not made or made[-1]["code"] != code:
             about = {"code": code, "date": time.strftime("%Y-%m-%d"), **_machine.about()}
@@ -59,7 +61,7 @@ class Store:
         self.note(path)
 
     def note(self, path: Path) -> None:
-        """Remember that an experiment has used what lies at a path; say if versions were others."""
+        """Add the item at a path to `used`; log if it was made with other versions."""
         self.used[path.name] = _commits(path)
         now = _machine.versions(*_machine.PACKAGES)
         then = _makers(path)[-1] if _makers(path) else now
@@ -69,7 +71,7 @@ class Store:
     def kept(
         self, name: str, settings: Mapping[str, Any], module: str, make: Callable[[], Arrays]
     ) -> Arrays:
-        """The arrays that `make` gives, read if they were made before."""
+        """Return the stored arrays of these settings; call `make` and store them if missing."""
         path = self.place(name, settings, module, ".npz")
         if path.exists():
             self.note(path)
@@ -85,12 +87,12 @@ class Store:
 
 
 def _beside(path: Path) -> Path:
-    """The file that says who made what lies at a path: in a folder, or beside a file."""
+    """Return the path of the JSON file of an item's makers: in its folder, or beside its file."""
     return path.with_suffix(".json") if path.suffix == ".npz" else path / "about.json"
 
 
 def _makers(path: Path) -> list[dict[str, Any]]:
-    """Whoever made it, and those that went on with it."""
+    """Return the records of the code that made or continued the item at a path, oldest first."""
     about = _beside(path)
     return list(json.loads(about.read_text(encoding="utf-8"))) if about.is_file() else []
 
@@ -100,20 +102,21 @@ def _commits(path: Path) -> list[str]:
 
 
 def digest(settings: Mapping[str, Any]) -> str:
-    """Different for different settings."""
+    """Return a digest of settings, twelve hexadecimal digits."""
     text = json.dumps(settings, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def code_of(module: str) -> str:
-    """The digest of the code of an experiment, given the dotted name of its folder."""
+    """Return the digest of an experiment's code, given the dotted name of its folder."""
     return _code.digest(*(f"{module}.{part}" for part in ("experiment", "figure", "claims")))
 
 
 def made_from(module: str, config: Any, store: Store | None = None) -> dict[str, str]:
-    """Digests of all that results depend on, by what they are of.
+    """Return digests of everything that results depend on, by name.
 
-    Versions are those of what sslstep asks for and of JAX's plugins.
+    The digests cover settings, images, choice of training runs, versions of sslstep's requirements
+    and of JAX's plugins, machine, and code.
     """
     images = image_data.files(getattr(config, "data", ()), getattr(config, "data_dir", None))
     runs = None if store is None else [str(store.folder), store.old]

@@ -1,4 +1,4 @@
-"""The record of an experiment, and the registry: the folders of a package that hold one."""
+"""The record of an experiment, and the search for the experiments of a package."""
 
 import ast
 import importlib
@@ -23,23 +23,24 @@ def _no_claims(config: Any, arrays: Arrays) -> Sequence[claims.Claim]:
 
 
 class Experiment(NamedTuple):
-    """One figure or table, as the module ``experiment`` of its folder declares it.
+    """An experiment that makes one figure or table, declared by its folder's ``experiment`` module.
 
     Attributes:
         presets: named settings, each an instance of one frozen dataclass; ``"cpu"`` is the default.
-        run: settings to named arrays; the only slow part.
-        trains: whether ``run`` takes a store of training runs too, which experiments share, and in
-            which they go on with runs that were interrupted.
-        minutes: duration of the preset ``cpu`` on two cores. Runs of all go from short to long.
-        quick: the options with which it is part of the quick run; None if it is not.
-        alone: whether it runs by its own command only, not with all others.
-        module: of the folder, such as ``experiments.fig8``. :func:`load` sets this field and those
-            that follow.
-        doc: the docstring of the module ``experiment``, shown by ``--help``.
-        plot: settings and arrays to a figure, or to several by their names.
-        check: settings and arrays to claims.
-        table: settings and arrays to Markdown, written to table.md.
-        movie: settings, arrays and a folder to the path of an animation in it.
+        run: function from settings to named arrays; the only slow part.
+        trains: whether ``run`` takes a second argument, the store of training runs that experiments
+            share. Interrupted runs of the store are continued.
+        minutes: duration of the preset ``cpu`` on two cores; ``run --all`` sorts experiments by it.
+        quick: options of the experiment in ``run --all --quick``; None leaves it out.
+        alone: whether ``run --all`` leaves the experiment out.
+        module: dotted name of the folder, such as ``experiments.fig8``. :func:`load` sets this
+            field and all following fields.
+        doc: docstring of the module ``experiment``, shown by ``--help``.
+        plot: function from settings and arrays to a figure or to a dictionary of figures.
+        check: function from settings and arrays to claims.
+        table: function from settings and arrays to Markdown, which is written to table.md.
+        movie: function from settings, arrays and a folder to the path of an animation that it
+            writes into the folder.
     """
 
     presets: Mapping[str, Any]
@@ -57,18 +58,18 @@ class Experiment(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The folder's own name, and that of its results."""
+        """The name of the experiment's folder, which is also the name of its results' folder."""
         return self.module.rpartition(".")[2]
 
 
 def load(module: str) -> Experiment:
-    """The experiment in a folder, with the functions of the modules beside it.
+    """Load the experiment of a folder, completed by the functions of the other modules there.
 
-    ``plot`` and ``movie`` are taken from the module ``figure``, ``check`` and ``table`` from the
-    module ``claims``; either module may be missing.
+    ``plot`` and ``movie`` come from the module ``figure``, ``check`` and ``table`` from the module
+    ``claims``. Both modules are optional.
 
     Args:
-        module: the dotted name of the folder, such as ``"experiments.fig8"``.
+        module: dotted name of the folder, such as ``"experiments.fig8"``.
 
     Returns:
         The complete record.
@@ -89,18 +90,17 @@ def load(module: str) -> Experiment:
 
 
 def find(package: str) -> dict[str, str]:
-    """The experiments of a package, by name: first its own folders, then those of its packages.
-
-    Nothing of them is imported.
+    """Find the experiments of a package and of its subpackages, without importing them.
 
     Args:
-        package: its dotted name, such as ``"experiments"``.
+        package: dotted name of the package, such as ``"experiments"``.
 
     Returns:
-        The dotted name of each experiment's folder.
+        A dictionary from the name of each experiment to the dotted name of its folder. Folders of
+        the package come first, folders of its subpackages second, each in alphabetical order.
 
     Raises:
-        ValueError: if two experiments have one name.
+        ValueError: if two experiments have the same name, or the package does not exist.
 
     Example:
         >>> from sslstep import experiment
@@ -119,7 +119,7 @@ def find(package: str) -> dict[str, str]:
 
 
 def first_line(module: str) -> str:
-    """The first line of an experiment's docstring; nothing is imported but packages."""
+    """Return the first line of an experiment's docstring, without importing the experiment."""
     text = (_folder(module) / "experiment.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 

@@ -1,6 +1,6 @@
-"""Checks of settings, for all experiments: an error names the setting, its value and what it takes.
+"""Checks of experiments' settings; an error names the setting, its value and the allowed values.
 
-A setting of several numbers is good if all of them are.
+A setting that holds several numbers is valid if all of them are.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,15 +20,15 @@ def require(
     at_most_one: Collection[str] = (),
     of: str = "",
 ) -> None:
-    """Refuse settings out of range.
+    """Raise ValueError if a setting is out of range.
 
     Args:
-        config: whose attributes are looked at.
-        at_least: the least value of each of these.
-        positive: these are above 0 and finite.
-        fraction: these are between 0 and 1, both excluded.
-        at_most_one: these are above 0 and at most 1.
-        of: what stands before a setting's name, such as "simclr.".
+        config: object whose attributes are the settings.
+        at_least: smallest allowed value of each named setting.
+        positive: names of settings that must be above 0 and finite.
+        fraction: names of settings that must be above 0 and below 1.
+        at_most_one: names of settings that must be above 0 and at most 1.
+        of: prefix of a setting's name in the error, such as "simclr.".
     """
     for name, bound in (at_least or {}).items():
         require_at_least(of + name, getattr(config, name), bound)
@@ -46,7 +46,7 @@ def require(
 
 
 def require_widths(widths: tuple[int, ...], fit_from: int) -> None:
-    """Refuse widths in which no power law can be fitted from `fit_from` on."""
+    """Raise ValueError unless widths increase and at least two of them are `fit_from` or more."""
     if len(widths) < 2 or list(widths) != sorted(set(widths)) or widths[0] < 1:
         raise ValueError(f"widths must be at least two, increasing from 1 or more, got {widths}.")
     if sum(width >= fit_from for width in widths) < 2:

@@ -33,7 +33,7 @@ P = TypeVar("P", bound=str)
 
 
 def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
-    """Run an experiment from its command line; returns the exit status."""
+    """Run an experiment with command-line arguments and write its results; return exit status."""
     options = _parse(experiment, sys.argv[1:] if args is None else list(args))
     folder = options.out or Path("results") / experiment.name / _folder_name(experiment, options)
     _require_replaceable(experiment, folder)
@@ -41,7 +41,7 @@ def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
     stores: tuple[Store, ...] = ()
     if isinstance(options, TrainingOptions):
         stores = (Store(options.runs, options.old_runs),)
-    about = _about(experiment, options, *stores)  # now, as the commit may change in the meantime
+    about = _about(experiment, options, *stores)  # now: the commit may change during the run
     if options.skip_done and (before := _made_from(folder)) is not None:
         changed = [name for name, now in about[MADE_FROM].items() if before.get(name) != now]
         if not changed:
@@ -81,7 +81,7 @@ def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
 
 
 def _status(folder: Path, results: Sequence[claims.Claim], strict: bool) -> int:
-    """Say how many claims do not hold, and which of them count if `strict`."""
+    """Print failed claims; return 1 if `strict` and an outcome differs from the declared one."""
     if failed := sum(claim.holds is False for claim in results):
         print(f"{failed} claim(s) do not hold: see {folder}/claims.json", file=sys.stderr)
     changed = [claim for claim in results if claim.changed]
@@ -93,7 +93,7 @@ def _status(folder: Path, results: Sequence[claims.Claim], strict: bool) -> int:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Keep the place of the results for this command: a second one with the same is refused."""
+    """Lock the folder of results; a second command with the same folder fails meanwhile."""
     place = Path(os.path.realpath(folder))
     new_parents = [parent for parent in place.parents if not parent.exists()]
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -101,17 +101,17 @@ def _held(folder: Path) -> Iterator[None]:
         with held(place.with_name(place.name + ".lock"), f"out = {folder}"):
             yield
     finally:
-        with suppress(OSError):  # there are results in one of them, or another run has begun
+        with suppress(OSError):  # not empty: results, or the lock of another run
             for parent in new_parents:
                 parent.rmdir()
 
 
 @contextmanager
 def _draft_of(folder: Path) -> Iterator[Path]:
-    """Where all is written: beside the old results, which only complete new ones replace.
+    """Create a draft folder for new results beside the folder of old results.
 
-    Of a run that ends before it has computed anything nothing is left, as it has said why. One that
-    ends later may have computed for hours: its arrays are kept, and it says where.
+    If the run fails before it has written arrays, the draft is removed. If it fails later, the
+    draft is kept and its path is printed.
     """
     draft = folder.with_name(folder.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
@@ -127,7 +127,7 @@ def _draft_of(folder: Path) -> Iterator[Path]:
 
 
 def _replace(folder: Path, draft: Path) -> None:
-    """Put new results in the place of old ones, which are whole until then."""
+    """Replace the folder of old results by the complete draft."""
     old = folder.with_name(folder.name + ".old.partial")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -137,7 +137,7 @@ def _replace(folder: Path, draft: Path) -> None:
 
 
 def _skip(folder: Path, draft: Path, why: str) -> None:
-    """Say why nothing is run, and leave that where results would be, unless there are some."""
+    """Log why the run is skipped; write the reason into the folder, unless it holds results."""
     log.info("%s: skipped. %s", folder, why)
     shutil.rmtree(draft)
     if not (folder / "claims.json").is_file():
@@ -146,12 +146,12 @@ def _skip(folder: Path, draft: Path, why: str) -> None:
 
 
 def precision(config: Any) -> Any:
-    """A context with x64 as an experiment of these settings runs, draws and checks in."""
+    """Return a context that enables x64 unless the settings' dtype is another than float64."""
     return jax.enable_x64(getattr(config, "dtype", "float64") == "float64")
 
 
 def draw(experiment: Experiment, config: Any, arrays: Arrays, folder: Path) -> list[Path]:
-    """Write the figures, and the table if there is one; returns their paths."""
+    """Write figures, animation and table of an experiment into a folder; return their paths."""
     with plotting.style():
         figures = experiment.plot(config, arrays)
         named = figures if isinstance(figures, dict) else {"figure": figures}
@@ -166,43 +166,43 @@ def draw(experiment: Experiment, config: Any, arrays: Arrays, folder: Path) -> l
 
 @dataclasses.dataclass(frozen=True)
 class Options(Generic[C, P]):
-    """What every experiment's command takes; P are the names of its presets."""
+    """Options of every experiment's command; P is the type of the presets' names."""
 
     config: Annotated[C, tyro.conf.arg(name="")]
     preset: P
-    """Which defaults to start from: cpu needs no download; paper is as published or, of what is
-    beyond the paper, larger. In some experiments both are the same."""
+    """Set of defaults. cpu needs no download; paper has the published settings or, for experiments
+    beyond the paper, larger ones. In some experiments both are equal."""
     out: Path | None = None
     """Folder of the results. Default: results/<experiment>/<preset and what differs from it>."""
     strict: bool = False
-    """Exit with status 1 if a claim does not hold that is not declared so, or if a declared one
-    holds; an undecided claim is no failure."""
+    """Exit with status 1 if a claim fails that is not declared to fail, or if a claim declared to
+    fail holds. An undecided claim is not a failure."""
     skip_done: bool = False
-    """Leave results as they are that were made from the same settings, images and code, with the
-    same versions and on the same processor and devices. Of others say what differs."""
+    """Keep existing results if settings, images, code, versions, processor and devices are
+    unchanged; otherwise print what differs and run again."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions(Options[C, P]):
-    """What the commands of experiments on images take."""
+    """Options of the commands of experiments on images."""
 
     skip_unfit: bool = False
-    """Where the images do not do (too few, no labels), say so and exit with status 0."""
+    """If the images do not suffice (too few, no labels), print why and exit with status 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions(ImageOptions[C, P]):
-    """What the commands of experiments that train networks, which are on images, take."""
+    """Options of the commands of experiments that train networks on images."""
 
     runs: Path = Path("results/training")
-    """Folder of the training runs, which these experiments share and go on with."""
+    """Folder of the training runs, which experiments share and continue."""
     old_runs: bool = False
-    """Use training runs that other code made, and go on with them, where today's has made none.
-    Without it networks are trained anew, beside those runs."""
+    """Use and continue training runs made by other code if the current code has made none.
+    Without this option networks are trained anew, beside the old runs."""
 
 
 def _parse(experiment: Experiment, args: list[str]) -> Options[Any, str]:
-    """Read the options: first the preset, because it sets the defaults of all the others."""
+    """Parse the options: first the preset, because it sets the defaults of the other options."""
     package = experiment.module.partition(".")[0]
     prog = f"python -m {package} run {experiment.name}"
     finder = argparse.ArgumentParser(prog, add_help=False, allow_abbrev=False)
@@ -223,18 +223,18 @@ def _parse(experiment: Experiment, args: list[str]) -> Options[Any, str]:
 
 
 def status(experiment: Experiment, args: Sequence[str]) -> int:
-    """The exit status of an experiment's command; an error of the user's is one line."""
+    """Run an experiment's command; print a user error in one line; return the exit status."""
     try:
         return main(experiment, args)
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"{experiment.name}: {error}", file=sys.stderr)
         return 1
-    except train.Interrupted as interrupted:  # it has said why
+    except train.Interrupted as interrupted:  # it has printed why
         if interrupted.code == 128 + signal.SIGINT:
             _die_of_interrupt()
         sys.exit(interrupted.code)
     except (KeyboardInterrupt, jax.errors.JaxRuntimeError) as error:
-        # What is raised in a function that JAX calls, such as progress, is an error of JAX's.
+        # JAX wraps an interrupt raised in a callback, such as a progress bar, in its own error.
         if not isinstance(error, KeyboardInterrupt) and "KeyboardInterrupt" not in str(error):
             raise
         print(f"{experiment.name}: interrupted; earlier results are as they were", file=sys.stderr)
@@ -242,16 +242,16 @@ def status(experiment: Experiment, args: Sequence[str]) -> int:
 
 
 def _die_of_interrupt() -> NoReturn:
-    """End of SIGINT itself: of a program that merely exits a shell thinks that it saw to Ctrl-C."""
+    """End by SIGINT: a shell takes a plain exit to mean that the program handled Ctrl-C."""
     sys.stdout.flush()
     sys.stderr.flush()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.raise_signal(signal.SIGINT)
-    sys.exit(128 + signal.SIGINT)  # where it is blocked
+    sys.exit(128 + signal.SIGINT)  # if the signal is blocked
 
 
 def _require_replaceable(experiment: Experiment, folder: Path) -> None:
-    """Refuse to replace anything but the results of an earlier run of the same experiment."""
+    """Raise ValueError if the folder holds anything but results of the same experiment."""
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if held - {SKIPPED} and "claims.json" not in held:
         raise ValueError(
@@ -268,7 +268,7 @@ def _require_replaceable(experiment: Experiment, folder: Path) -> None:
 
 
 def _folder_name(experiment: Experiment, options: Options[Any, str]) -> str:
-    """The preset and each setting that differs from it: no run replaces another's results."""
+    """Return a folder name from the preset and the settings that differ from it; unique per run."""
     default = dict(_flat(dataclasses.asdict(experiment.presets[options.preset])))
     changed = {
         key: value
@@ -279,20 +279,20 @@ def _folder_name(experiment: Experiment, options: Options[Any, str]) -> str:
     def plain(value: Any) -> str:
         return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
-    # Options of recipes have no "recipes." before them either.
+    # Command-line options of recipes have no prefix "recipes.", so names have none either.
     exact = [f"{key.removeprefix('recipes.')}={plain(value)}" for key, value in changed.items()]
-    # A name has no "/" and no blanks, and "+" is what stands between settings.
+    # A name has no "/" and no blanks, and "+" separates settings.
     shown = [re.sub("[/+]", "_", part).replace(" ", "") for part in exact]
     name = "+".join([options.preset, *shown])
     if shown == exact and len(name) <= 150:
         return name
     told = name if shown == exact else json.dumps(exact)
     end = hashlib.sha256(told.encode()).hexdigest()[:12]
-    return f"{name if len(name) <= 150 else name[:130]}-{end}"  # names end at 255
+    return f"{name if len(name) <= 150 else name[:130]}-{end}"  # file names have at most 255 bytes
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Settings of settings under joined names."""
+    """Yield nested settings with their names joined by dots."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from ((f"{key}.{inner}", setting) for inner, setting in _flat(value))
@@ -301,7 +301,7 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _about(experiment: Experiment, options: Options[Any, str], *stores: Store) -> dict[str, Any]:
-    """What made these results, beside their settings."""
+    """Return the contents of about.json: experiment, preset, date, machine and digests."""
     what, _, explanation = experiment.doc.partition("\n")
     return {
         "experiment": experiment.name,
@@ -316,7 +316,7 @@ def _about(experiment: Experiment, options: Options[Any, str], *stores: Store) -
 
 
 def _made_from(folder: Path) -> dict[str, str] | None:
-    """Of earlier results, whole ones, if there are any; of an older version nothing is known."""
+    """Return the digests of earlier results; {} if they carry none, None without full results."""
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     whole = held >= {"arrays.npz", "claims.json", "config.json"} and any(
         name.endswith(".png") for name in held
@@ -327,7 +327,7 @@ def _made_from(folder: Path) -> dict[str, str] | None:
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Log to a file and, as plain lines, to standard output."""
+    """Send log messages to a file, with times, and to standard output."""
     to_file = logging.FileHandler(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handlers: list[logging.Handler] = [to_file, logging.StreamHandler(sys.stdout)]

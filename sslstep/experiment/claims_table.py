@@ -1,4 +1,4 @@
-"""Print every claim that the runs in results/ made, each once: `make claims`."""
+"""The command `claims`: print the claims of all runs in results/, each claim once."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from sslstep.experiment.report import MADE_FROM, SKIPPED, finished, read_about, 
 
 
 def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
-    """Print the table; the exit status is 1 where nothing of what is asked for has been run yet."""
+    """Print the claims of the named experiments; return 1 if one of them has no results, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments claims",
         description="Print the claims of the runs in results/, and whether they hold.",
@@ -54,5 +54,5 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
 
 
 def _of(folder: Path, names: Sequence[str]) -> bool:
-    """Whether a folder of results is of one of the experiments; of any if there are none."""
+    """Return whether a folder of results is of a named experiment; True if no name is given."""
     return not names or folder.parent.name in names

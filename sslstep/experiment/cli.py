@@ -29,22 +29,22 @@ HELP = (["--help"], ["-h"])
 
 
 def start(package: str) -> NoReturn:
-    """Run the command line of a package, as its ``__main__`` does, and exit.
+    """Run the command line of a package of experiments with ``sys.argv``, and exit.
 
     Args:
-        package: the dotted name of a package of experiments, such as ``"experiments"``.
+        package: dotted name of the package, such as ``"experiments"``.
     """
     _terminal.accept_any_text()
     if sys.argv[1:2] != ["run"]:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
     sys.exit(main(package, sys.argv[1:]))
 
 
 def main(package: str, args: Sequence[str]) -> int:
-    """The command of a package; returns the exit status."""
+    """Run one command of a package of experiments; return the exit status."""
     usage = USAGE.format(package=package)
     first, rest = (args[0], list(args[1:])) if args else ("", [])
-    # `list` and `run` without a name have no help of their own: it is this page.
+    # `list --help` and `run --help` print this usage.
     if list(args) in HELP or (first in ("list", "run") and rest in HELP):
         print(usage)
         return 0
@@ -56,7 +56,7 @@ def main(package: str, args: Sequence[str]) -> int:
     if first == "report":
         return report.main(rest)
     if first == "plot":
-        from sslstep.experiment import results  # here, so that a list comes at once
+        from sslstep.experiment import results  # a slow import, not needed by `list`
 
         return results.main(rest)
     if first == "dry":
@@ -85,7 +85,7 @@ def _list(package: str) -> None:
 
 
 def _wrong(first: str, rest: list[str]) -> str:
-    """Why these are not one of the commands."""
+    """Return the message for an invalid command."""
     if not first:
         return "a command is missing"
     if first == "run":
@@ -96,7 +96,7 @@ def _wrong(first: str, rest: list[str]) -> str:
 
 
 def _run_all(package: str, args: list[str]) -> int:
-    """Every experiment, from short to long, then the claims and the report; 1 if one failed."""
+    """Run all experiments, the shortest first, then claims and report; return 1 if one failed."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {package} run --all",
         description="Run every experiment but those that run alone, from short to long, in one "

@@ -1,4 +1,7 @@
-"""What the experiments on ResNets count in their spectra, and how they draw them."""
+"""Statistics of a ResNet's spectra along training, and lines for its figures.
+
+A run is a dictionary of the arrays of :class:`sslstep.experiment.training.Trained`.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,18 +22,19 @@ FAINT: dict[str, Any] = {**plotting.THEORY, "color": "0.7", "linewidth": 0.5, "z
 
 
 class Counted(NamedTuple):
-    """The steps of one run."""
+    """Steps of one run: plateaus, rises, and the numbers of dimensions learned and isolated."""
 
-    plateaus: np.ndarray  # what each eigenvalue is about once it is learned
+    plateaus: np.ndarray  # plateau of each eigenvalue, shape (d,)
     rises: steps.Rises
     learned: int
     alone: int
 
 
 def count(recipe: Recipe, run: Arrays, high: float = 0.7) -> Counted:
-    """Which dimensions of the embedding rise, and when: from 0.1 of their plateau to `high`.
+    """Find the rise of each dimension, from 0.1 to `high` of its plateau, and count rises.
 
-    By default not to 0.9, the library's: eigenvalues that are learned still differ by a fifth.
+    `high` is below the default 0.9 of `steps.rises`, because learned eigenvalues of a ResNet differ
+    from their plateau by up to a fifth.
     """
     t, eigenvalues = run["record_t"], run[recipe.measured]
     plateaus = recipe.plateaus(eigenvalues)
@@ -42,23 +46,23 @@ def count(recipe: Recipe, run: Arrays, high: float = 0.7) -> Counted:
 
 
 def seed_shown(seeds: Sequence[int]) -> str:
-    """Which seed a figure shows of several, to be set after a title."""
+    """Return the suffix of a title that names the first of several seeds; "" for one seed."""
     return f", seed {seeds[0]}" if len(seeds) > 1 else ""
 
 
 def learned_along(recipe: Recipe, run: Arrays) -> np.ndarray:
-    """How many dimensions have been learned by each record."""
+    """Return the number of dimensions learned by each record, shape (T,)."""
     middle = count(recipe, run).rises.middle
     found: np.ndarray = (run["record_t"][:, None] >= middle[None, :]).sum(axis=1)
     return found
 
 
 def timing(recipe: Recipe, run: Arrays, level: np.ndarray) -> steps.Significance:
-    """Whether something that was recorded too grows when dimensions are learned.
+    """Test whether a recorded quantity, shape (T,), grows when dimensions are learned.
 
-    Rises are read off every second record and the level off the others: what the network's noise
-    adds to both at one record is no common timing. NaN where no dimension is learned alone between
-    two others, or the level stays what it is: no timing was seen.
+    Rises come from every second record and the quantity from the other records, so that the two do
+    not share noise. The statistic is NaN and the p-value 1 if the quantity is constant, or if no
+    dimension rises alone between two other rises.
     """
     later = run["record_t"] > 0
     ours = {key: run[key][later][::2] for key in ("record_t", recipe.measured)}
@@ -70,20 +74,21 @@ def timing(recipe: Recipe, run: Arrays, level: np.ndarray) -> steps.Significance
 
 
 def hidden_volume(recipe: Recipe, run: Arrays) -> np.ndarray:
-    """log det of the hidden representations' covariance, of twice as many dimensions as z has.
+    """Return the log det of the hidden covariance's 2 d leading eigenvalues at each record, (T,).
 
-    A dimension that is learned adds to it, however small it is beside the largest.
+    d is the dimension of the embedding. A newly learned dimension increases the log det even if its
+    eigenvalue is small compared with the largest.
     """
     leading = run["hidden"][:, : 2 * recipe.dim]
-    # What is rounding has no rate of growth of its own.
+    # Clip rounding errors, which would add noise to the log.
     volume: np.ndarray = np.log(np.maximum(leading, 1e-10 * leading.max())).sum(axis=1)
     return volume
 
 
 def entropy_rank(eigenvalues: np.ndarray) -> np.ndarray:
-    """The exponential of the entropy of their shares of their sum, shape (T,): it knows no scale.
+    """Return the exponential of the entropy of eigenvalues (T, d), normalised to sum 1, shape (T,).
 
-    Of eigenvalues: `spectrum.effective_rank` is of the embeddings' singular values.
+    `spectrum.effective_rank` uses the singular values of embeddings instead of eigenvalues.
     """
     positive = np.maximum(eigenvalues, 0)
     shares = positive / positive.sum(axis=1)[:, None]
@@ -92,14 +97,14 @@ def entropy_rank(eigenvalues: np.ndarray) -> np.ndarray:
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's; 0 where one of the two is constant."""
+    """Return Spearman's rank correlation of two series; 0 if one of them is constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
     return float(scipy.stats.spearmanr(a, b).statistic)
 
 
 def resting_loss_errors(recipe: Recipe, run: Arrays, counted: Counted) -> list[float]:
-    """How far the training loss, its median over each pause, is from where theory has it rest."""
+    """Return the median training loss minus theory's resting loss, for each pause with records."""
     levels = recipe.resting_losses()
     if levels is None:
         return []
@@ -112,7 +117,7 @@ def resting_loss_errors(recipe: Recipe, run: Arrays, counted: Counted) -> list[f
 
 
 def resting_eigenvalue_errors(recipe: Recipe, run: Arrays, counted: Counted) -> list[float]:
-    """How far the learned eigenvalues' mean, midway through a pause, is from theory; relative."""
+    """Return the relative error of the mean learned eigenvalue midway through each pause."""
     out = []
     for k, start, stop in steps.pauses(counted.rises):
         record = int(np.argmin(np.abs(run["record_t"] - (start + stop) / 2)))
@@ -122,7 +127,7 @@ def resting_eigenvalue_errors(recipe: Recipe, run: Arrays, counted: Counted) -> 
 
 
 def plateaus(ax: "Axes", recipe: Recipe) -> None:
-    """Where theory has the loss rest, and with how many dimensions learned, where there is room."""
+    """Draw theory's resting losses as horizontal lines, labelled by k where there is room."""
     levels = recipe.resting_losses()
     if levels is None:
         return
@@ -140,7 +145,7 @@ def plateaus(ax: "Axes", recipe: Recipe) -> None:
 
 
 def step_marks(ax: "Axes", counted: Counted) -> None:
-    """When dimensions of the embedding are learned."""
+    """Draw a vertical line at the time at which each dimension of the embedding is learned."""
     for j, time in enumerate(counted.rises.middle[np.isfinite(counted.rises.middle)]):
         name = "a dimension is learned" if j == 0 else None
         ax.axvline(float(time), color="0.5", linestyle=":", linewidth=0.6, zorder=0, label=name)

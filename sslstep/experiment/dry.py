@@ -1,11 +1,11 @@
-"""What training at a preset would take, without training: sizes, memory, operations, hours.
+"""Estimate the cost of training at a preset without training: sizes, memory, operations, hours.
 
     python -m experiments dry [NAME ...] [--preset paper]
 
-For each experiment that trains by recipes and each method: the step is compiled as it would run,
-for shapes alone, without data or memory; then a few steps are taken on random images with a smaller
-batch. Hours are from the counted operations at the rate given by --tflops, which you should take
-from a step timed on your device.
+For each experiment that trains by recipes and each method, the training step is compiled from
+shapes alone, without data or device memory. A few steps are then taken on random images with a
+smaller batch. Hours follow from the counted operations and the rate --tflops: take the rate from a
+step timed on your device.
 """
 
 import time
@@ -33,17 +33,17 @@ class Options:
     preset: str = "paper"
     """Preset of the experiments."""
     methods: tuple[Method, ...] = METHODS
-    """Methods whose steps are compiled, each a row for each experiment."""
+    """Methods; the table has a row for each experiment and method."""
     tflops: float = 50.0
-    """Rate that your device reaches, in 10^12 operations a second, for the estimated hours."""
+    """Rate of your device, in 10^12 operations a second, for the estimated hours."""
     batch: int = 4
-    """Pairs in a batch of the steps that are taken here; 0 to take none."""
+    """Pairs in a batch of the steps taken here; 0 takes no steps."""
     steps: int = 2
-    """How many steps are taken here, after the first, which is not timed."""
+    """Number of timed steps, taken after one untimed step."""
 
 
 def main(package: str, args: Sequence[str]) -> int:
-    """Print the table; returns the exit status."""
+    """Run the command `dry`: print the table of costs; return the exit status."""
     prog = f"python -m {package} dry"
     options = tyro.cli(Options, prog=prog, description=__doc__, args=list(args))
     known = find(package)
@@ -84,7 +84,7 @@ def _image(config: training.Config) -> tuple[int, int, int]:
 
 
 def _step(config: training.Config, recipe: Recipe) -> tuple[train.Step, Any]:
-    """The step, and the shapes of its state."""
+    """Return the training step and the shapes of its state."""
     parts = training.parts(config, recipe)
     x = jax.ShapeDtypeStruct((1, config.size, config.size, 3), jnp.float32)
     return parts.step, jax.eval_shape(_init(parts, recipe), jax.random.key(0), x)
@@ -98,7 +98,7 @@ def _init(parts: training.Parts, recipe: Recipe) -> Any:
 
 
 def _take(config: training.Config, recipe: Recipe, options: Options) -> str:
-    """A few steps with a smaller batch, on random images."""
+    """Take a few steps on random images with a smaller batch; return speed and loss as text."""
     parts = training.parts(config, recipe)
     x = jnp.zeros((1, config.size, config.size, 3))
     state = jax.jit(_init(parts, recipe))(jax.random.key(0), x)

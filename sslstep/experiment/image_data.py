@@ -1,4 +1,4 @@
-"""Images chosen at random, and pairs of their crops, from which experiments on images start."""
+"""Random choices of images and pairs of their crops, for experiments on images."""
 
 import hashlib
 import warnings
@@ -20,7 +20,7 @@ from sslstep.data import _prepared
 PREPARED = ("cifar10", "stl10")
 NAMES = ("photos", *PREPARED)
 
-# A setting: one of these names, or a folder of images of one's own.
+# Type of the setting `data`: one of the names, or a folder of the user's images.
 Source = Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(NAMES)},FOLDER}}")]
 
 
@@ -29,9 +29,9 @@ class Images:
     """Settings of experiments on images; each is one option of the command."""
 
     data: Source = "photos"
-    """Where the images come from: by name (stl10: its unlabelled split), or a folder."""
+    """Source of the images: a name (stl10 uses its unlabelled split), or a folder."""
     data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
+    """Folder of prepared TFDS data, for cifar10 and stl10. Default: TFDS's own folder."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Crops(Images):
 
 
 class UnfitError(ValueError):
-    """There are images, but they do not do for this experiment."""
+    """The images do not suffice for the experiment: too few, too small, or without labels."""
 
 
 def choose(
@@ -60,9 +60,10 @@ def choose(
     with_labels: bool = False,
     called: str = "num_images",
 ) -> data.Dataset:
-    """`num` images of a data set (None: all), shuffled; `called` names the number in the error.
+    """Draw `num` images of a data set at random (None: all, shuffled), with labels.
 
-    Views of side `view` are to be made of them.
+    `view` is the side of the views to be made of the images. `called` is the name of the setting
+    `num` in an error.
     """
     if with_labels:
         found = labelled(name, "train", data_dir, view)
@@ -81,13 +82,13 @@ def choose(
 
 
 def labelled(name: str, split: str, data_dir: str | None, view: int) -> data.Dataset:
-    """The images that have a label, of the split "train" or "test"."""
+    """Return the labelled images of the split "train" or "test", for views of side `view`."""
     try:
         found = _load(name, split, data_dir, view)
     except data.DatasetNotFoundError as error:
         if name != "stl10":
             raise
-        _load(name, "unlabelled", data_dir, view)  # of which there may be nothing either
+        _load(name, "unlabelled", data_dir, view)  # raises if there are no images at all
         raise UnfitError(f"there are no labelled images. {error}") from error
     known = found.labels >= 0
     if not known.any():
@@ -104,7 +105,7 @@ def labelled(name: str, split: str, data_dir: str | None, view: int) -> data.Dat
 
 
 def identity(name: str, view: int) -> str:
-    """What tells images from others: a source's name; of a folder its last name and a digest."""
+    """Return a unique name of the images: the source's name, or a folder's name and a digest."""
     if name in NAMES:
         return name
     images, labels, _ = _folder(name, _side(view))
@@ -113,7 +114,7 @@ def identity(name: str, view: int) -> str:
 
 
 def require_used(config: Any) -> None:
-    """Refuse a folder of prepared data where none of it is asked for; tell of one not meant."""
+    """Raise ValueError if `data_dir` is not used; warn if a named data set hides a local folder."""
     names = getattr(config, "data", ())
     names = [names] if isinstance(names, str) else names
     data_dir = getattr(config, "data_dir", None)
@@ -135,7 +136,7 @@ def require_used(config: Any) -> None:
 
 
 def files(names: str | Sequence[str], data_dir: str | None) -> list[tuple[str, int, int]]:
-    """Of all images but the photographs the files, their sizes, and when they were changed."""
+    """Return path, size and modification time of each image file, photographs excepted."""
     found: list[Path] = []
     for name in [names] if isinstance(names, str) else names:
         folder = Path(name).expanduser()
@@ -156,7 +157,10 @@ def crop_pairs(
     *,
     called: str = "num_images",
 ) -> tuple[jax.Array, jax.Array]:
-    """Two random crops of each of `num` images, bytes; keys: of the choice and of the crops."""
+    """Draw `num` images and two random crops of each, uint8; `keys`: one for images, one for crops.
+
+    `called` is the name of the setting `num` in an error.
+    """
     key_images, key_crops = keys
     images = choose(key_images, name, num, data_dir, view=size, called=called).images
     return data.random_crop_pairs(key_crops, images, size)
@@ -165,9 +169,10 @@ def crop_pairs(
 def split_pairs(
     key: jax.Array, name: str, num: int, num_test: int, data_dir: str | None, size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Features of training pairs and of held-out ones, X above X' in each: (2 num, m), float64.
+    """Return pixels of training pairs (2 num, m) and of held-out pairs (2 num_test, m), float64.
 
-    Of other images, but standardised by the constants of the training images.
+    In each array the first views X come before the second views X'. Held-out pairs come from other
+    images. Both arrays are standardised by the training pairs' channel means and deviations.
     """
     called = "num_images + num_test"
     crops = crop_pairs(jax.random.split(key), name, num + num_test, data_dir, size, called=called)
@@ -196,19 +201,19 @@ def _load(name: str, split: str, data_dir: str | None, view: int) -> data.Datase
 
 
 def _side(view: int) -> int:
-    """Of one's own images: as large as the photographs and CIFAR-10, or as STL-10."""
+    """Return the side to which a user's images are resized: 32, or at least 96 for larger views."""
     return 32 if view <= 32 else max(view, 96)
 
 
 @lru_cache(maxsize=3)
 def _named(name: str, split: str, data_dir: str | None) -> data.Dataset:
-    """Runs from other seeds choose from the same images."""
+    """Load a named data set; cached, because runs from several seeds use the same images."""
     return data.load(name, split, data_dir=data_dir)
 
 
 @lru_cache(maxsize=1)
 def _folder(name: str, side: int) -> data.Dataset:
-    """All of it, shuffled: files come in the order of their classes."""
+    """Load all images of a folder, shuffled, because files are ordered by class."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Finite networks, trained for comparison with their infinite-width limit."""
+"""Training of finite networks for comparison with their infinite-width limit."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +12,10 @@ from sslstep.measure import spectrum
 
 
 class Functions(NamedTuple):
-    """What training takes: all are functions of ``(params, x, start, init_scale)``."""
+    """A model's embeddings, loss and eigenvalues of C as functions for training.
+
+    Each takes ``(params, x, start, init_scale)``; ``start`` are the initial parameters.
+    """
 
     embed: Callable[..., Any]
     loss: Callable[..., Any]
@@ -20,7 +23,10 @@ class Functions(NamedTuple):
 
 
 def functions(apply_fn: Callable[..., Any]) -> Functions:
-    """For a model from ``(params, x)`` to the embeddings of ``[X, X']``, made small at first."""
+    """Return the functions of a model whose initial embeddings are scaled by ``init_scale``.
+
+    ``apply_fn(params, x)`` returns the embeddings of ``[X, X']``.
+    """
 
     def embed(params, x, start, init_scale):
         return nn.centred(apply_fn, start, init_scale)(params, x)
@@ -36,9 +42,9 @@ def functions(apply_fn: Callable[..., Any]) -> Functions:
 
 
 def trained(functions: Functions, params, inputs, init_scale: float, limit: prediction.Limit):
-    """A model's initial embeddings, what became of them, and the times of the records.
+    """Train a model; return its initial embeddings, the outcome, and the times of the records.
 
-    `inputs` are what the model takes of the training pairs and of the held-out ones.
+    `inputs` are the model's inputs for the training pairs and for the held-out pairs.
     """
     scale = jnp.float32(init_scale)
     initial = tuple(functions.embed(params, x, params, scale).astype(float) for x in inputs)

@@ -1,4 +1,4 @@
-"""Panels that figures of step-wise learning share: loss, eigenvalues, errors of step times."""
+"""Panels of figures on stepwise learning: loss, eigenvalues, errors of step times."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from sslstep.experiment._record import Arrays
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: The name of the time axis.
+#: The label of the time axis.
 TIME = r"effective time $t$ = learning rate $\times$ step"
 BLUE = plotting.CATEGORIES[0]
 
@@ -19,7 +19,7 @@ BLUE = plotting.CATEGORIES[0]
 def loss(ax: "Axes", arrays: Arrays, *, experiment: str, theory: str) -> None:
     """Draw the loss, which falls from d by one at each step, and mark the predicted step times.
 
-    `experiment` and `theory` are the labels of the two.
+    `experiment` is the label of the loss, `theory` the label of the predicted times.
     """
     plotting.time_marks(ax, arrays["predicted_step_times"], label=theory)
     ax.plot(arrays["t"], arrays["loss"], color=BLUE, linewidth=1.8, label=experiment)
@@ -29,9 +29,9 @@ def loss(ax: "Axes", arrays: Arrays, *, experiment: str, theory: str) -> None:
 
 
 def eigenvalues(ax: "Axes", arrays: Arrays, *, experiment: str, theory: str) -> None:
-    """Those of C, measured and predicted, and the modes' numbers where each is predicted to rise.
+    """Draw measured and predicted eigenvalues of C, and number each mode at its predicted rise.
 
-    The legend is left to the caller.
+    `experiment` labels the measured curves, `theory` the predicted curves. No legend is drawn.
     """
     measured, predicted = arrays["eigenvalues"], arrays["predicted_eigenvalues"]
     plotting.mode_curves(ax, arrays["t"], measured, predicted, experiment=experiment, theory=theory)
@@ -46,12 +46,13 @@ def eigenvalues(ax: "Axes", arrays: Arrays, *, experiment: str, theory: str) -> 
 def step_time_errors(
     ax: "Axes", arrays: Arrays, kinds: Sequence[tuple[str, str, float, str, str]]
 ) -> None:
-    """How far predicted step times are from the measured ones, in percent.
+    """Draw the relative errors of predicted step times, in percent, for each mode.
 
     Args:
-        ax: where to draw.
-        arrays: with `step_times`; modes that are not learned have no error.
-        kinds: of predictions: their array, marker, size, face and label.
+        ax: axes to draw on.
+        arrays: arrays of a run with the measured `step_times`; unlearned modes are left out.
+        kinds: for each kind of prediction the name of its array, marker, marker size, face color
+            and label.
     """
     times = arrays["step_times"]
     modes, measured = np.arange(1, len(times) + 1), np.where(np.isfinite(times), times, np.nan)

@@ -1,6 +1,7 @@
-r"""What infinitely wide networks do: gradient descent of their kernel, exact or in closed form.
+r"""Predictions for infinitely wide networks: gradient descent of their kernel, and closed forms.
 
-Shared by the experiments that hold networks against it, with what they make of the difference.
+Experiments that compare finite networks with the infinite-width limit share this module. It also
+holds their distances, resting losses and claims on exponents of the width.
 """
 
 from typing import NamedTuple
@@ -12,23 +13,23 @@ import numpy as np
 from sslstep import claims, dynamics, kernel_pca, linear, losses, simulate
 from sslstep.measure import power_law, spectrum
 
-#: What `distances` returns, in this order.
+#: Names of the four distances that `distances` returns, in order.
 MEASURES = ("embeddings of training pairs", "embeddings of held-out pairs", "curves", "step times")
 NUM_RECORDS = 200
-#: How far an exponent of the width may be from theory's -1/2, -3/4 or -1: half of what these differ
-#: by.
+#: Tolerance of an exponent of the width: half the distance between theory's -1/2, -3/4 and -1.
 EXPONENT_MARGIN = 0.125
 
 
 class Limit(NamedTuple):
-    r"""Infinitely wide networks on n pairs, as a linear model on features of their kernel.
+    r"""An infinitely wide network on n pairs ``[X, X']``, as a linear model on kernel features.
 
     Attributes:
-        kernel: K̃ over ``[X, X']``, shape ``(2n, 2n)``.
-        features: Φ of ``[X, X']``, with :math:`\Phi \Phi^\top = \tilde K`, shape ``(2n, 2n)``.
-        inverse: pseudo-inverse of Φ, transposed.
-        gamma_modes: all modes of the features' Γ.
-        modes: the kernel's first d.
+        kernel: K̃, the kernel between all 2n training samples, shape ``(2n, 2n)``.
+        features: Φ, features of the samples with :math:`\Phi \Phi^\top = \tilde K`, shape
+            ``(2n, 2n)``.
+        inverse: transposed pseudo-inverse of Φ, shape ``(2n, 2n)``.
+        gamma_modes: all modes of Γ, the cross-correlation of the features of X and X'.
+        modes: the first d contrastive modes of the kernel.
         k_test_train: K between held-out and training samples, shape ``(n_test, 2n)``.
         learning_rate: η.
     """
@@ -43,7 +44,11 @@ class Limit(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What is compared: embeddings at the end (N, d), eigenvalues of C (T, d), step times (d,)."""
+    """A run's results: final embeddings of training and held-out samples, curves, step times.
+
+    `train` has the shape (2n, d), `test` (n_test, d), `curves`, the eigenvalues of C, (T, d), and
+    `step_times` (d,).
+    """
 
     train: np.ndarray
     test: np.ndarray
@@ -52,9 +57,10 @@ class Outcome(NamedTuple):
 
 
 def features_of(kernel, dtype) -> tuple[jax.Array, jax.Array, linear.Modes]:
-    """Features and their inverse, as in :class:`Limit`, of a kernel computed in `dtype`; Γ's modes.
+    """Return a kernel's features, their transposed pseudo-inverse, and the modes of Γ.
 
-    Two views may be the same image; what they share has no inverse and needs none.
+    `dtype` is the precision in which the kernel was computed; it sets the cutoff of small
+    eigenvalues, which identical views produce. :class:`Limit` defines the three results.
     """
     values, vectors = jnp.linalg.eigh(kernel)
     positive = values > len(values) * jnp.finfo(dtype).eps * values[-1]
@@ -65,7 +71,11 @@ def features_of(kernel, dtype) -> tuple[jax.Array, jax.Array, linear.Modes]:
 
 
 def limit(kernel, k_test_train, dim: int, step_size: float) -> Limit:
-    """From the kernel over training samples and held-out ones; ``step_size`` is 4 η γ_1."""
+    """Return the limit of networks with d = ``dim`` outputs and a learning rate η.
+
+    ``kernel`` is K̃ (2n, 2n), ``k_test_train`` is K (n_test, 2n), and ``step_size`` is 4 η γ_1 with
+    the largest eigenvalue γ_1 of the contrastive modes.
+    """
     modes = kernel_pca.contrastive_modes(kernel, dim, solver="dense")
     features, inverse, gamma_modes = features_of(kernel, kernel.dtype)
     learning_rate = step_size / (4 * modes.eigenvalues[0])
@@ -73,7 +83,7 @@ def limit(kernel, k_test_train, dim: int, step_size: float) -> Limit:
 
 
 def record_at(limit: Limit, initial) -> np.ndarray:
-    """Steps at equal distances, 1.6 times as many as the last mode is predicted to need."""
+    """Return 201 equidistant steps to record, from 0 to about 1.6 times the last step time."""
     start, eta = kernel_pca.align(initial, limit.modes).singular_values, limit.learning_rate
     last = dynamics.step_time(limit.modes.eigenvalues, start, learning_rate=eta).max()
     every = max(1, int(np.ceil(1.6 * float(last / eta) / NUM_RECORDS)))
@@ -81,15 +91,16 @@ def record_at(limit: Limit, initial) -> np.ndarray:
 
 
 def outcome(z, z_test, curves, times) -> Outcome:
-    """As NumPy arrays, with the step times."""
+    """Return the outcome of final embeddings and eigenvalue curves, as NumPy arrays."""
     step_times = spectrum.step_times(times, curves)
     return Outcome(*(np.asarray(a, float) for a in (z, z_test, curves, step_times)))
 
 
 def kernel_descent(limit: Limit, initial, initial_test, times) -> Outcome:
-    """Gradient descent of the kernel itself, exact for any initial embeddings.
+    """Run gradient descent of the kernel from given initial embeddings; return its outcome.
 
-    On held-out points: the initial embeddings, and what the gradients add through the kernel.
+    `initial` are the embeddings of the training samples (2n, d), `initial_test` those of held-out
+    samples (n_test, d), and `times` the effective times of the records.
     """
     at = np.rint(np.asarray(times / limit.learning_rate)).astype(int)
     run = descent(limit, initial, at)
@@ -101,7 +112,7 @@ def kernel_descent(limit: Limit, initial, initial_test, times) -> Outcome:
 
 
 def descent(limit: Limit, initial, record_at) -> kernel_pca.KernelDescent:
-    """The same, at some steps."""
+    """Run gradient descent of the kernel on the simplified Barlow Twins loss; record some steps."""
     loss_fn, num_steps = losses.simplified_barlow_twins, int(record_at[-1])
     return kernel_pca.gradient_descent(
         limit.kernel, loss_fn, initial, limit.learning_rate, num_steps, record_at=record_at
@@ -109,9 +120,10 @@ def descent(limit: Limit, initial, record_at) -> kernel_pca.KernelDescent:
 
 
 def closed_form_error(limit: Limit, initial) -> tuple[float, float]:
-    """How far Eqs. 40 and 42 end from gradient flow of the kernel: measured, and to first order.
+    """Return the relative error of Eqs. 40 and 42 at the end of gradient flow, in two ways.
 
-    Relative, for the embeddings of training pairs, as the first of MEASURES.
+    Both numbers are distances between embeddings of the training pairs, relative to the exact
+    embeddings. The first is measured, the second computed to first order.
     """
     gammas, vectors = limit.gamma_modes
     weights = initial.T @ limit.inverse
@@ -120,20 +132,21 @@ def closed_form_error(limit: Limit, initial) -> tuple[float, float]:
     exact = simulate.gradient_flow(weights, limit.gamma_modes, times).coefficients[-1]
     closed = linear.small_init_trajectory(weights, limit.gamma_modes)(times[-1]) @ vectors
     upper = jnp.triu(rotation.T @ weights @ vectors)
-    upper = jnp.fill_diagonal(upper, start, inplace=False)  # rounding aside, the same
+    upper = jnp.fill_diagonal(upper, start, inplace=False)  # equal up to rounding
     left_out = linear.coupled_elements(times[-1], gammas, upper)
     left_out = jnp.fill_diagonal(left_out, 0, inplace=False)
-    # The embeddings of the training pairs have these coordinates.
+    # Map coefficients of the modes to embeddings of the training pairs.
     images = limit.features @ vectors
     norms = [float(jnp.linalg.norm(images @ a.T)) for a in (closed - exact, left_out, exact)]
     return norms[0] / norms[2], norms[1] / norms[2]
 
 
 def distances(a: Outcome, b: Outcome, span: float) -> list[float]:
-    """The four MEASURES of a from b. A step not taken in the time span counts as taken at its end.
+    """Return the four distances named by MEASURES, of outcome a from outcome b.
 
-    Embeddings relative in Frobenius norm; curves by the largest distance over times and modes; step
-    times by the root mean square of their relative differences, over modes that start unlearned.
+    Embeddings: relative distance in Frobenius norm. Curves: largest distance over times and modes.
+    Step times: root mean square of relative differences, over modes not learned at the start; a
+    step time beyond the time `span` counts as `span`.
     """
     waits = (a.step_times > 0) & (b.step_times > 0)
     steps = np.minimum(a.step_times, span)[waits] / np.minimum(b.step_times, span)[waits] - 1
@@ -146,10 +159,11 @@ def distances(a: Outcome, b: Outcome, span: float) -> list[float]:
 
 
 def plateaus(step_times: np.ndarray, gammas: np.ndarray) -> list[tuple[int, float]]:
-    """Between steps that are far enough apart: how many modes are learned, and the moment.
+    """Return the number of learned modes and a time for each plateau between well-separated steps.
 
-    A step is a rise of time constant 1 / 8γ_j. The moment is as many of them after the one step as
-    it is before the next, counted in those of each; far enough are more than five.
+    Mode j rises with the time constant 1 / 8γ_j. Steps j and j + 1 are well separated if they are
+    more than five times the sum of their time constants apart. The time divides the interval
+    between them in proportion to the time constants.
     """
     tau, width = step_times, 1 / (8 * gammas)
     found = []
@@ -163,7 +177,7 @@ def plateaus(step_times: np.ndarray, gammas: np.ndarray) -> list[tuple[int, floa
 def resting_losses(
     t: np.ndarray, loss: np.ndarray, step_times: np.ndarray, gammas: np.ndarray
 ) -> list[tuple[float, int]]:
-    """The loss at the start and between steps that are far apart, and the number it should be."""
+    """Return (measured, expected) loss at the start and on plateaus between separated steps."""
     dim = len(step_times)
     between = [
         (float(np.interp(middle, t, loss)), dim - learned)
@@ -182,10 +196,10 @@ def exponent_claims(
     expected: float,
     tolerance: float = EXPONENT_MARGIN,
 ) -> list[claims.Claim]:
-    """Claims that distances, shape (widths, seeds), are the width to the power `expected`.
+    """Return claims that distances, shape (widths, seeds), scale as the width to `expected`.
 
-    One claim is about the widths of at least `fit_from`, as theory's exponents are those of its
-    leading term for wide networks. The other one is about all widths.
+    The first claim fits widths of at least `fit_from`, because theory gives the exponent of the
+    leading term for wide networks. The second claim fits all widths, if there are smaller widths.
     """
     starts = sorted({widths[widths >= fit_from][0], widths[0]}, reverse=True)
     return [

@@ -1,6 +1,6 @@
-"""One page of all results: `python -m experiments report` writes results/index.html.
+"""The command `report`: write all results in results/ to one page, results/index.html.
 
-The page holds all it shows: figures, claims, tables, settings, data, device, versions, run time.
+The page embeds figures, claims, tables, settings, data, device, versions and run times.
 """
 
 import argparse
@@ -15,10 +15,10 @@ from typing import Any
 
 from sslstep import claims
 
-# Figures and animations, by the ends of their names. PDFs are the same figures again.
+# Media types of figures and animations by file suffix. PDFs repeat the PNGs.
 IMAGES = {".png": "image/png", ".gif": "image/gif"}
 
-# In a folder of results: why there are none.
+# File in a folder without results that states why the run was skipped.
 SKIPPED = "skipped.txt"
 
 STYLE = """
@@ -36,8 +36,8 @@ details { margin: 0.5rem 0; }
 .about { color: #555; font-size: 0.85rem; }
 """
 
-# In about.json. The second are digests of all that the results depend on; the third the training
-# runs that were read or made, with the commits that made them.
+# Keys of about.json: run time; digests of everything the results depend on; the training runs
+# that were read or made, with the commits that made them.
 SECONDS = "seconds of the last call"
 MADE_FROM = "made from"
 RUNS = "training runs"
@@ -50,7 +50,7 @@ number, if there is one, is in the claim. The measured value must be equal to it
 
 
 def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
-    """Write the page; the exit status is 1 where nothing has been run yet."""
+    """Write the page; return 1 if there are no results or a file is broken, else 0."""
     argparse.ArgumentParser(
         prog="python -m experiments report",
         description="Write results/index.html: one page of all that results/ holds.",
@@ -71,28 +71,28 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
 
 
 def finished(root: Path) -> Iterator[Path]:
-    """Folders of whole results."""
+    """Yield the folders of complete results."""
     for path in root.glob("*/*/claims.json"):
         if not path.parent.name.endswith(".partial"):
             yield path.parent
 
 
 def skipped(root: Path) -> Iterator[Path]:
-    """Folders of what was not run, which say why."""
+    """Yield the folders of skipped runs, which hold the reason."""
     for path in root.glob(f"*/*/{SKIPPED}"):
         yield path.parent
 
 
 def repeated(runs: Sequence[tuple[Path, Sequence[claims.Claim]]]) -> dict[Path, Path]:
-    """Folders all of whose claims another of the same experiment makes too, and which that is.
+    """Map each folder whose claims all recur in another folder of its experiment to that folder.
 
-    So it is of one method's run where all methods have been run: to the last digit, as they share
-    the training. Whoever counts claims would count those twice.
+    A run of one method repeats the claims of a run of all methods digit by digit, because both
+    share the training. Without this mapping these claims would be counted twice.
     """
     kept: list[tuple[Path, set[str]]] = []
     found = {}
     for folder, made in sorted(runs, key=lambda run: -len(run[1])):
-        these = set(map(str, made))  # as text, in which a NaN equals another
+        these = set(map(str, made))  # as text: NaN equals NaN
         holders = [path for path, those in kept if path.parent == folder.parent and these <= those]
         if these and holders:
             found[folder] = holders[0]
@@ -102,7 +102,7 @@ def repeated(runs: Sequence[tuple[Path, Sequence[claims.Claim]]]) -> dict[Path, 
 
 
 def page(folders: list[Path], without: list[Path]) -> str:
-    """All of them, with a list at the head, and of what was not run why."""
+    """Return the HTML page: summary, table of contents, skipped runs, a section for each result."""
     read = [(folder, claims.load(folder / "claims.json")) for folder in folders]
     again = repeated(read)
     counted = [claim for folder, made in read if folder not in again for claim in made]
@@ -142,7 +142,7 @@ def page(folders: list[Path], without: list[Path]) -> str:
 def _section(folder: Path, made: list[claims.Claim]) -> str:
     about = read_about(folder)
     parts = [f'<h2 id="{_anchor(folder)}">{html.escape(_title(folder))}</h2>']
-    for name in ("experiment", MADE_FROM):  # one is in the title, the other nothing to read
+    for name in ("experiment", MADE_FROM):  # in the title; not for readers
         about.pop(name, None)
     if runs := about.pop(RUNS, None):
         each = (f"{name} (commit {', '.join(commits)})" for name, commits in runs.items())
@@ -184,18 +184,18 @@ def _section(folder: Path, made: list[claims.Claim]) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """Of a docstring: commands are indented in it."""
+    """Return a paragraph of a docstring as HTML; indented paragraphs are commands."""
     kind = "pre" if text.startswith("    ") else "p"
     return f"<{kind}>{_text(text.strip())}</{kind}>"
 
 
 def _text(text: str) -> str:
-    """As HTML, with `code` as code."""
+    """Return text as HTML, with `code` in code tags."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _table(head: list[str], rows: list[list[Any]], fails: list[bool] | None = None) -> str:
-    """Cells are HTML already."""
+    """Return an HTML table of cells that are HTML already; `fails` marks rows."""
     lines = ["<table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
     for number, row in enumerate(rows):
         kind = ' class="fails"' if fails and fails[number] else ""
@@ -213,12 +213,12 @@ def _kind(cell: Any) -> str:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What the run says of itself; nothing if it was made before runs did."""
+    """Return the contents of about.json; {} for results of an older version."""
     return read_json(folder / "about.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The settings in a file; none without a file."""
+    """Return the object in a JSON file; {} if the file does not exist."""
     if not path.is_file():
         return {}
     try:
@@ -238,5 +238,5 @@ def _anchor(folder: Path) -> str:
 
 
 def _place(folder: Path) -> tuple[int, str]:
-    """The paper's figures come first, then the experiments of packages within the package."""
+    """Return a sort key: experiments of the package first, then those of its subpackages."""
     return read_about(folder).get("module", "..").count("."), _title(folder)

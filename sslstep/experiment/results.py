@@ -1,8 +1,8 @@
-"""Results read back: settings, arrays and claims of a folder, and its figures drawn anew.
+"""Read the settings, arrays and claims of results, and draw their figures again.
 
     python -m experiments plot FOLDER [--out FOLDER]
 
-From Python, where the package of experiments can be imported::
+From Python, if the package of experiments can be imported::
 
     from sslstep.experiment import results
 
@@ -26,14 +26,14 @@ from sslstep.experiment._record import load as load_experiment
 
 
 class Results(NamedTuple):
-    """What a run of an experiment left.
+    """The results of one run of an experiment.
 
     Attributes:
-        experiment: what made it, with its `plot` and `check`.
-        config: its settings.
-        arrays: its numbers by name; what they are is in docs/howto/results.md.
-        claims: what was claimed of them, and whether it holds.
-        about: date, device and versions.
+        experiment: record of the experiment, with its `plot` and `check`.
+        config: settings of the run.
+        arrays: arrays of the run by name; docs/howto/results.md describes them.
+        claims: claims of the run, each with its verdict.
+        about: experiment, preset, date, device, versions and digests of the run.
     """
 
     experiment: Experiment
@@ -46,10 +46,18 @@ class Results(NamedTuple):
 def load(folder: str | Path) -> Results:
     """Read a folder of results, such as results/fig2ab/cpu.
 
+    Settings that were added since the run have the preset's value.
+
+    Args:
+        folder: path of the folder.
+
+    Returns:
+        :class:`Results`.
+
     Raises:
-        FileNotFoundError: if a file of it is missing, with the folder and the file.
-        ValueError: if it was written by a version with settings that this one does not know.
-            Settings that were added since have the value of the preset.
+        FileNotFoundError: if the folder, or a file in it, is missing.
+        ValueError: if a file is broken, or the results have settings that this version does not
+            know.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -73,7 +81,7 @@ def load(folder: str | Path) -> Results:
 
 
 def _config(default: Any, settings: dict[str, Any], folder: Path) -> Any:
-    """Settings as they were before they were JSON; those that were added since, by default."""
+    """Rebuild settings from their JSON form; settings added since have the preset's value."""
     known = {field.name for field in dataclasses.fields(default)}
     if unknown := ", ".join(sorted(set(settings) - known)):
         raise ValueError(f"{folder} was written by a version with other settings: {unknown}.")
@@ -89,7 +97,7 @@ def _config(default: Any, settings: dict[str, Any], folder: Path) -> Any:
 
 
 def main(args: Sequence[str]) -> int:
-    """The command `plot`; returns the exit status."""
+    """Run the command `plot`: draw the figures of a folder again; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments plot",
         description="Draw a result's figures and table anew from its arrays; nothing is run.",

@@ -1,7 +1,8 @@
-"""What experiments that train ResNets share: their settings, and runs that are trained only once.
+"""Settings and training runs that experiments on ResNets share.
 
-A run is one method, one recipe, one seed. Its folder is named after its settings, and every
-experiment that wants the same run reads it, or goes on with it where it was interrupted.
+A run is determined by its settings, one method, one recipe and one seed; its folder is named after
+them. Experiments that need equal runs train once, read the finished run, or continue an interrupted
+run.
 """
 
 import dataclasses
@@ -32,11 +33,11 @@ class Config(image_data.Images):
     """Settings that all methods share; each is one option of the command."""
 
     methods: tuple[Method, ...] = METHODS
-    """Which to train."""
+    """Methods to train."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds of images, views and initial parameters; each is a run of its own."""
+    """Seeds of images, views and initial parameters, with one run for each."""
     num_images: int = 0
-    """How many of them to train on, chosen at random; 0 for all."""
+    """Number of training images, chosen at random; 0 for all."""
     backbone: Literal["small", "resnet18", "resnet50"] = "small"
     """small: width 8, three stages of one basic block."""
     stem: Literal["imagenet", "small", "small_stride2"] = "small_stride2"
@@ -44,20 +45,20 @@ class Config(image_data.Images):
     size: int = 24
     """Side of the views in pixels."""
     num_probe: int = 1024
-    """Pairs on which spectra are measured, the same throughout; a multiple of every batch."""
+    """Number of fixed pairs on which spectra are measured; a multiple of every batch size."""
     num_labelled: int = 2048
     """Labelled images of each split, for linear probes of hidden representations; 0 for none."""
     num_records: int = 120
-    """How many times all is measured, at most: half of them evenly, half ever more rarely."""
+    """Largest number of records: half at even steps, half at geometrically spaced steps."""
     num_snapshots: int = 12
-    """How many times a copy of the parameters is kept, at most, ever more rarely; 0 for none."""
+    """Largest number of kept copies of the parameters, geometrically spaced; 0 for none."""
     checkpoint_every: int = 500
-    """Steps between checkpoints, from which an interrupted run goes on."""
+    """Steps between checkpoints, from which an interrupted run continues."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """In which the network computes; parameters are float32 either way."""
+    """Dtype of the network's computations; parameters are float32."""
 
 
-#: Seeds of claims about means over seeds: the fewest that give an interval of use.
+#: Seeds for claims about means over seeds: the smallest number with a useful interval.
 SEEDS = (0, 1, 2)
 
 #: Settings of Appendix D.2, for a GPU.
@@ -75,9 +76,10 @@ PAPER: Mapping[str, Any] = {
 
 
 class Trained(NamedTuple):
-    """A run: where it lies, and its arrays.
+    """A finished run: its folder and its arrays.
 
-    `t` and `loss` after each step, `record_t` and what was recorded then; t is effective time.
+    The arrays hold the effective time `t` and the `loss` of every step, the times `record_t` of the
+    records, and an array for each recorded quantity.
     """
 
     folder: Path
@@ -85,7 +87,7 @@ class Trained(NamedTuple):
 
 
 def network(config: Config, recipe: Recipe) -> nn.Encoder:
-    """The encoder: a ResNet and the method's projector."""
+    """Return the encoder: a ResNet followed by the method's projector."""
     dtype = jnp.dtype(config.dtype)
     settings: dict[str, Any] = {
         "stem": config.stem,
@@ -101,7 +103,7 @@ def network(config: Config, recipe: Recipe) -> nn.Encoder:
 
 
 class Parts(NamedTuple):
-    """What training does, whatever the images."""
+    """The parts of training that do not depend on the images."""
 
     model: nn.Encoder
     optimizer: optax.GradientTransformation
@@ -110,7 +112,7 @@ class Parts(NamedTuple):
 
 
 def parts(config: Config, recipe: Recipe) -> Parts:
-    """Network, optimiser, views and the step that is made of them."""
+    """Return the network, the optimiser, the views and the training step."""
     views_fn = partial(data.two_views, views=recipe.make_views(config.size))
     model, optimizer = network(config, recipe), recipe.make_optimizer()
     step = train.make_step(model, recipe.loss_fn(), optimizer, views_fn)
@@ -118,7 +120,7 @@ def parts(config: Config, recipe: Recipe) -> Parts:
 
 
 class Samples(NamedTuple):
-    """What a run of one seed sees."""
+    """The images, labels and fixed pairs of a run of one seed, and its network's key."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -128,7 +130,7 @@ class Samples(NamedTuple):
 
 
 def samples(config: Config, views_fn: Callable[..., Any], seed: int) -> Samples:
-    """The images, and the pairs on which spectra are measured."""
+    """Draw the images of a seed and the fixed pairs on which spectra are measured."""
     key_data, key_probe, key_network = jax.random.split(jax.random.key(seed), 3)
     images, labels, _ = image_data.choose(
         key_data, config.data, config.num_images or None, config.data_dir, view=config.size
@@ -139,7 +141,7 @@ def samples(config: Config, views_fn: Callable[..., Any], seed: int) -> Samples:
 
 
 class Setup(NamedTuple):
-    """All that a run is made of."""
+    """Everything that a run needs: network, step, initial state, images and fixed pairs."""
 
     model: nn.Encoder
     step: train.Step
@@ -151,7 +153,7 @@ class Setup(NamedTuple):
 
 
 def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
-    """The step, its initial state, the images, and the pairs on which spectra are measured."""
+    """Build the network, step and initial state of a run, and draw its images and fixed pairs."""
     model, optimizer, views_fn, step = parts(config, recipe)
     images, labels, x, x_prime, key = samples(config, views_fn, seed)
     if len(images) < recipe.batch_size:
@@ -166,9 +168,10 @@ def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
 def fit(
     config: Config, method: Method, recipe: Recipe, seed: int, runs: Store, *, name: str = ""
 ) -> Trained:
-    """Train, go on with what `runs` has of this very run, or read it if it is whole.
+    """Train a run, continue it if `runs` holds a part of it, or read it if it is complete.
 
-    A run is the same if its settings and the code of this module and of its imports are.
+    Two runs are equal if their settings are equal and if the code of this module and of its imports
+    is equal. `name` starts the text of the progress bar.
     """
     setup = prepare(config, recipe, seed)
     spectra = train.make_record(
@@ -215,7 +218,7 @@ def fit(
     rates = recipe.rate(recipe.learning_rate)(np.arange(recipe.num_steps))
     times = np.concatenate([[0.0], np.cumsum(np.asarray(rates, float))])
     record_t = times[run.records["step"]]
-    # A warm-up's first rate is 0: its step takes no time.
+    # A warm-up starts with the rate 0, so its first step takes no effective time.
     later = np.diff(record_t, prepend=-1.0) > 0
     records = {key: value[later] for key, value in run.records.items()}
     arrays = {"t": times[1:], "loss": run.metrics["loss"], "record_t": record_t[later], **records}
@@ -223,7 +226,10 @@ def fit(
 
 
 def snapshots(folder: Path, like: train.TrainState) -> list[train.TrainState]:
-    """The copies of a network like this that a run has kept, oldest first, without optimisers."""
+    """Read the snapshots of a run, oldest first, as states without optimiser state.
+
+    `like` is a state of the run's network, which gives the structure of the parameters.
+    """
     paths = sorted((folder / "snapshots").glob("*.msgpack"), key=lambda path: int(path.stem))
     if not paths:
         raise FileNotFoundError(
@@ -239,7 +245,7 @@ def snapshots(folder: Path, like: train.TrainState) -> list[train.TrainState]:
 
 
 def _keep(folder: Path, state: train.TrainState) -> None:
-    """Write a copy of the network, as a whole or not at all."""
+    """Write a snapshot of the network atomically."""
     path = folder / "snapshots" / f"{int(state.step)}.msgpack"
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
@@ -249,26 +255,26 @@ def _keep(folder: Path, state: train.TrainState) -> None:
 
 
 def evaluated(model: nn.Encoder, params: Any, batch_stats: Any, x: jax.Array) -> nn.Outputs:
-    """h and z of images by a network whose batch norms' statistics are held."""
+    """Return a network's outputs h and z for images, with fixed batch-norm statistics."""
     outputs: Any = model.apply({"params": params, "batch_stats": batch_stats}, x, train=False)
     return outputs
 
 
 @partial(jax.jit, static_argnames="model")
 def settled(model: Any, params: Any, batch_stats: Any, x: jax.Array) -> Any:
-    """Running averages that have converged to the statistics of these images."""
+    """Return batch-norm running averages that have converged to the statistics of images x."""
 
     def update(_: Any, batch_stats: Any) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
         return model.apply(variables, x, train=True, mutable=["batch_stats"])[1]["batch_stats"]
 
-    # A tenth of the new value each time: 0.9^80 is 2e-4. From zero that is relative, however small
-    # the statistics are; an initial variance of 1 would be more than a small network's own.
+    # Each update adds a tenth of the new value, and 0.9^80 is 2e-4. From zero this error is
+    # relative to the statistics; an initial variance of 1 would exceed those of a small network.
     return jax.lax.fori_loop(0, 80, update, jax.tree.map(jnp.zeros_like, batch_stats))
 
 
 def snapshot_steps(record_at: np.ndarray, num: int) -> set[int]:
-    """Some of the steps at which there are records: the first, the last, and ever more rarely."""
+    """Choose at most `num` of the recorded steps: first, last and geometrically spaced steps."""
     if not num:
         return set()
     wanted = np.concatenate([[0], np.geomspace(1, record_at[-1], num)[1:]])
@@ -276,7 +282,7 @@ def snapshot_steps(record_at: np.ndarray, num: int) -> set[int]:
 
 
 def fit_all(config: Config, recipes: Recipes, runs: Store, name: str) -> dict[str, np.ndarray]:
-    """Every method from every seed, seed by seed; each run's arrays as `method/seed/array`."""
+    """Train every method from every seed; return the arrays under names `method/seed/array`."""
     require_valid(config, [(method, recipes.of(method)) for method in config.methods])
     arrays: dict[str, np.ndarray] = {}
     for seed in config.seeds:
@@ -287,7 +293,7 @@ def fit_all(config: Config, recipes: Recipes, runs: Store, name: str) -> dict[st
 
 
 def run_of(arrays: Arrays, prefix: str) -> Arrays:
-    """The arrays of one of :func:`fit_all`'s runs, `method/seed`, under their plain names."""
+    """Select the arrays of the run `prefix`, such as `vicreg/0`, and drop the prefix."""
     start = f"{prefix}/"
     return {key[len(start) :]: value for key, value in arrays.items() if key.startswith(start)}
 
@@ -295,10 +301,11 @@ def run_of(arrays: Arrays, prefix: str) -> Arrays:
 def accuracy_of(
     config: Config, recipe: Recipe, model: nn.Encoder
 ) -> Callable[[train.TrainState], dict[str, Any]]:
-    """A ridge probe of hidden representations on labelled images, as Figure 7 follows them.
+    """Return a function from a training state to the test accuracy of a ridge probe (Figure 7).
 
-    The backbone is in evaluation mode. Features are standardised, as they begin very small; the
-    penalty is the best by leave-one-out on the training split.
+    The probe takes hidden representations of labelled images from the network in evaluation mode.
+    They are standardised, because their initial scale is very small. The penalty minimises the
+    leave-one-out error on the training split. With `num_labelled` = 0 the function returns {}.
     """
     if not config.num_labelled:
         return lambda state: {}
@@ -338,7 +345,7 @@ def accuracy_of(
 
 
 def _settings(config: Config, method: Method, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """All that determines a run."""
+    """Return all settings that determine a run."""
     apart = ("methods", "seeds", "data_dir", "checkpoint_every")
     names = [field.name for field in dataclasses.fields(Config) if field.name not in apart]
     kept = {name: getattr(config, name) for name in names}
@@ -347,21 +354,21 @@ def _settings(config: Config, method: Method, recipe: Recipe, seed: int) -> dict
 
 
 def _steps_of(folder: Path) -> int:
-    """How many steps a run has taken."""
+    """Return the number of steps that the run in a folder has taken; 0 without a run."""
     if not (folder / "metrics.jsonl").is_file():
         return 0
     return int(train.read_run(folder)[0].get("step", np.zeros(1))[-1])
 
 
 def record_steps(num_steps: int, num: int) -> np.ndarray:
-    """Steps evenly over the run, and as many geometrically, as the first rises are fast."""
+    """Return at most `num` steps, half even and half geometric, because early rises are fast."""
     evenly = np.linspace(0, num_steps, num - num // 2)
     rarely = np.geomspace(1, num_steps, num // 2)
     return np.unique(np.concatenate([evenly, rarely]).round().astype(int))
 
 
 def require_valid(config: Config, recipes: list[tuple[str, Recipe]]) -> None:
-    """Refuse settings that the library would only refuse later, or in other words."""
+    """Raise ValueError if settings or recipes are invalid, before training starts."""
     for name in ("methods", "seeds"):
         values = getattr(config, name)
         if not values or len(set(values)) != len(values):
@@ -385,7 +392,7 @@ def require_valid(config: Config, recipes: list[tuple[str, Recipe]]) -> None:
 
 
 def require_pairs(config: Any, name: str, dim: int) -> None:
-    """Refuse a number of pairs, out of the fixed ones, whose kernel would have too few modes."""
+    """Raise ValueError unless the setting `name`, a number of pairs, is from 2 dim to num_probe."""
     if not 2 * dim <= getattr(config, name) <= config.num_probe:
         raise ValueError(
             f"{name} = {getattr(config, name)} must lie between 2 dim = {2 * dim} and num_probe = "
