@@ -1,9 +1,8 @@
 r"""Losses of self-supervised learning, on the embeddings of a batch of positive pairs.
 
-A loss is a function of the embeddings of the whole batch: the trainer hands it all of them, on any
-number of devices. Embeddings may be of any floating type: all arithmetic and every sum is in
-float32, or in float64 if they are. A batch of one sample is refused: its variance is 0, it has no
-negatives, and a loss of it would have no gradient.
+A loss is a function of the embeddings of the whole batch, on any number of devices. Embeddings may
+have any floating dtype. The losses compute in float32, or in float64 for float64 embeddings. A
+batch of one sample raises ValueError, because it has no variance and no negatives.
 """
 
 from sslstep._spectral import sharpen, smooth

@@ -1,4 +1,4 @@
-"""Barlow Twins."""
+"""The loss of Barlow Twins, and the paper's simplification of it."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -17,22 +17,23 @@ def barlow_twins(
     symmetrise: bool = False,
     eps: Real[ArrayLike, ""] = 1e-5,
 ) -> Float[Array, ""]:
-    r"""Barlow Twins (Zbontar et al. 2021).
+    r"""Compute the loss of Barlow Twins (Zbontar et al. 2021).
 
     .. math:: \mathcal{L} = \sum_i (C_{ii} - 1)^2 + \lambda \sum_{i \ne j} C_{ij}^2, \qquad
         C = \frac1n \sum_i z_i z_i'^\top
 
-    The sums are not divided by d. The defaults are those of the method as it is used. With
-    ``off_diagonal=1, batch_norm=False, symmetrise=True`` it is :func:`simplified_barlow_twins`.
+    with the embeddings :math:`z_i, z_i'` of both views of sample i. The sums are not divided by d.
+    The defaults are those of the publication. With ``off_diagonal=1, batch_norm=False,
+    symmetrise=True`` the loss is :func:`simplified_barlow_twins`.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
-        off_diagonal: λ ≥ 0; traced.
-        batch_norm: whether each dimension of each view is first brought to mean 0 and variance 1
-            over the batch: :math:`(z - \bar z) / \sqrt{\mathrm{var} + \epsilon}`, with the biased
-            variance (divided by n) and without learned scale and shift.
-        symmetrise: whether C is replaced by :math:`(C + C^\top) / 2`.
+        off_diagonal: λ ≥ 0, the weight of the off-diagonal terms; traced.
+        batch_norm: whether to normalise each dimension of each view over the batch first:
+            :math:`(z - \bar z) / \sqrt{\mathrm{var} + \epsilon}`, with the biased variance (divided
+            by n) and without learned scale and shift.
+        symmetrise: whether to replace C by :math:`(C + C^\top) / 2`.
         eps: ε ≥ 0 of the batch norm; traced. At 0 a dimension that is constant over the batch makes
             the loss NaN.
 
@@ -40,8 +41,8 @@ def barlow_twins(
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
-            the batch is of one sample, or λ or ε is negative or an array.
+        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
+            is 1, or ``off_diagonal`` or ``eps`` is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -63,13 +64,13 @@ def simplified_barlow_twins(
     z: Float[ArrayLike, "n d"],
     z_prime: Float[ArrayLike, "n d"],
 ) -> Float[Array, ""]:
-    r"""The loss of the paper's theory (Eqs. 1 and 2).
+    r"""Compute the simplified Barlow Twins loss of the paper's theory (Eqs. 1 and 2).
 
     .. math:: \mathcal{L} = \| C - I \|_F^2, \qquad
         C = \frac{1}{2n} \sum_i \left( z_i z_i'^\top + z_i' z_i^\top \right)
 
-    :func:`barlow_twins` with ``off_diagonal=1``, without batch norm, of the symmetrised C. Of a
-    linear model it is :func:`sslstep.linear.loss` (Eq. 5).
+    with the embeddings :math:`z_i, z_i'` of both views of sample i. For a linear model it equals
+    :func:`sslstep.linear.loss` (Eq. 5).
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
@@ -79,7 +80,8 @@ def simplified_barlow_twins(
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: as :func:`barlow_twins`.
+        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, or
+            n is 1.
 
     Example:
         >>> import jax.numpy as jnp

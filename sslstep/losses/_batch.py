@@ -1,4 +1,4 @@
-"""What the losses of a batch share: their arguments, and its normalisation."""
+"""Checks and normalisations of embeddings that the losses share."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from sslstep._linalg import matmul
 
 
 def pair(z: ArrayLike, z_prime: ArrayLike) -> list[Array]:
-    """The embeddings of both views, checked, as float32 or float64."""
+    """Check the embeddings of both views, and convert them to float32 or float64."""
     samples, _ = _check.require_matrix("z", z, "(n, d)")
     _check.require_matrix("z_prime", z_prime, "(n, d)")
     if _check.shape_of(z) != _check.shape_of(z_prime):
@@ -31,14 +31,14 @@ def pair(z: ArrayLike, z_prime: ArrayLike) -> list[Array]:
 
 
 def normalised(z: Array, eps: ArrayLike) -> Array:
-    """Each dimension brought to mean 0 and variance 1 over the batch."""
+    """Shift and scale each dimension to mean 0 and variance 1 over the batch."""
     centred = z - z.mean(axis=0, keepdims=True)
     variance = jnp.mean(centred**2, axis=0, keepdims=True)
     return centred * jax.lax.rsqrt(variance + jnp.asarray(eps, z.dtype))
 
 
 def correlation(z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLike) -> Array:
-    """C of the batch, not symmetrised; of views checked and, if asked, normalised."""
+    """Compute C = Zᵀ Z' / n, shape (d, d), after checks and an optional batch norm."""
     z, z_prime = pair(z, z_prime)
     _check.require_scalar("eps", eps, at_least=0.0)
     if batch_norm:
@@ -47,5 +47,5 @@ def correlation(z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLi
 
 
 def unit(z: Array) -> Array:
-    """Embeddings of length 1, or shorter if below 1e-12."""
+    """Divide each embedding by its length, or by 1e-12 if the length is smaller."""
     return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), 1e-24))

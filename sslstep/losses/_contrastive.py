@@ -1,4 +1,4 @@
-"""Contrastive losses besides SimCLR: the spectral one, and InfoNCE between two towers."""
+"""The spectral contrastive loss, and InfoNCE between two towers."""
 
 from typing import Literal
 
@@ -21,32 +21,35 @@ def spectral_contrastive(
     negatives: Literal["others", "all"] = "others",
     radius: Real[ArrayLike, ""] | None = None,
 ) -> Float[Array, ""]:
-    r"""The spectral contrastive loss (HaoChen et al. 2021).
+    r"""Compute the spectral contrastive loss (HaoChen et al. 2021).
 
     .. math:: \mathcal{L} = -\frac2n \sum_i z_i \cdot z_i' + \mathrm{E} \, (z \cdot z^-)^2, \qquad
         \mathrm{E} \, (z \cdot z^-)^2 = \frac{1}{n(n-1)} \sum_{i \ne j} (z_i \cdot z_j')^2
 
-    with one embedding of each view from different samples as negatives, as the publication's code
-    has it; it divides both terms by the square of ``radius``. With ``negatives="all"`` the
-    expectation is over all pairs of the 2n embeddings,
-    :math:`\| \frac{1}{2n} \sum z z^\top \|_F^2`, which differs from it by O(1/n) and is the form
-    that theory solves: of a linear model
-    :math:`-2 \mathrm{Tr}(W \Gamma W^\top) + \|W \Sigma W^\top\|_F^2`, whose first rates are 4γ and
-    which ends at the modes of :func:`sslstep.linear.pencil_modes`.
+    with the embeddings :math:`z_i, z_i'` of both views of sample i. With ``negatives="others"``, as
+    in the publication's code, the expectation is over pairs of one embedding of each view from
+    different samples. With ``negatives="all"`` it is over all pairs of the 2n embeddings,
+    :math:`\| \frac{1}{2n} \sum z z^\top \|_F^2`, which differs by O(1/n).
+
+    Theory solves the second form. For a linear model with weights W it is
+    :math:`-2 \mathrm{Tr}(W \Gamma W^\top) + \|W \Sigma W^\top\|_F^2`, where Γ is the
+    cross-correlation of the views and Σ the second moment of all 2n inputs. A mode with eigenvalue
+    γ of Γ first grows at rate 4γ. Training ends at the modes of
+    :func:`sslstep.linear.pencil_modes`.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
-        negatives: ``"others"`` or ``"all"``.
-        radius: embeddings longer than this are first brought to it, and the loss is divided by its
-            square, as in the publication's code, with 1; traced. Default: neither.
+        negatives: pairs of the second term: ``"others"`` or ``"all"``.
+        radius: radius r > 0; traced. Embeddings longer than r are shortened to r, and the loss is
+            divided by r². The publication's code uses r = 1. Default: neither.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
-            the batch is of one sample, ``negatives`` is unknown, or ``radius`` is not positive.
+        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
+            is 1, ``negatives`` is unknown, or ``radius`` is not a positive number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,7 +68,7 @@ def spectral_contrastive(
     n = z.shape[0]
     agreement = jnp.sum(z * z_prime, axis=1)
     if negatives == "others":
-        # Of the (n, n) products no more than their squares' sum is needed: Tr(Zᵀ Z Z'ᵀ Z').
+        # The sum of all n² squared products is Tr(Zᵀ Z Z'ᵀ Z').
         squares = jnp.sum(matmul(z.T, z) * matmul(z_prime.T, z_prime)) - jnp.sum(agreement**2)
         repulsion = squares / (n * (n - 1))
     else:
@@ -86,7 +89,7 @@ def info_nce(
     temperature: Real[ArrayLike, ""] = 0.07,
     normalise: bool = True,
 ) -> Float[Array, ""]:
-    r"""InfoNCE between two views or towers, both ways, as CLIP has it (Radford et al. 2021).
+    r"""Compute symmetric InfoNCE between two views or towers, as in CLIP (Radford et al. 2021).
 
     .. math:: \mathcal{L} = -\frac{1}{2n} \sum_i \left[
         \log \frac{e^{\ell_{ii}}}{\sum_j e^{\ell_{ij}}} +
@@ -94,26 +97,29 @@ def info_nce(
         \ell_{ij} = \frac{\hat z_i \cdot \hat z_j'}{\tau}, \qquad
         \hat z = \frac{z}{\max(|z|, 10^{-12})}
 
-    An embedding's negatives are the other view's; :func:`simclr` has both views' among them. CLIP
-    learns τ, from 0.07: make it a parameter :math:`s` and give ``temperature=jnp.exp(-s)``; its
-    code keeps :math:`e^s` at 100 at most.
+    with the embeddings :math:`z_i, z_i'` of both views of sample i and the temperature τ. The
+    negatives of an embedding are the embeddings of the other view. (In :func:`simclr` they are
+    those of both views.) CLIP learns τ, starting at 0.07. To learn it, make s a parameter and pass
+    ``temperature=jnp.exp(-s)``; CLIP's code bounds :math:`e^s` by 100.
 
-    Without normalisation, :math:`\hat z = z`, it has an expansion at zero:
-    :math:`-\frac1\tau \mathrm{Tr}(W \Gamma W^\top)` in a linear model, Γ centred, so that the first
-    rates are 2γ/τ. With it there is none.
+    Without normalisation (:math:`\hat z = z`) the loss has an expansion at zero embeddings. Its
+    first term for a linear model with weights W is
+    :math:`-\frac1\tau \mathrm{Tr}(W \Gamma W^\top)`, where Γ is the centred cross-correlation of
+    the views. A mode with eigenvalue γ of Γ first grows at rate 2γ/τ. With normalisation there is
+    no such expansion.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
-        temperature: τ > 0; traced, and the loss can be differentiated by it.
-        normalise: whether embeddings are brought to length 1.
+        temperature: τ > 0; traced and differentiable.
+        normalise: whether to divide each embedding by its length.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
-            the batch is of one sample, or τ is not positive or an array.
+        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
+            is 1, or ``temperature`` is not a positive number.
 
     Example:
         >>> import jax.numpy as jnp

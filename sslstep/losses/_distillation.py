@@ -1,4 +1,4 @@
-"""Losses of predictions: of embeddings of the other view, and of hidden pixels."""
+"""Errors of predictions: of the other view's embeddings, and of hidden pixels."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -16,29 +16,31 @@ def prediction_error(
     *,
     normalise: bool = True,
 ) -> Float[Array, ""]:
-    r"""BYOL's loss: each view's prediction against the other view's target (Grill et al. 2020).
+    r"""Compute BYOL's loss: each view predicts the other view's target (Grill et al. 2020).
 
     .. math:: \mathcal{L} = \frac{1}{n} \sum_i \left( |\hat q_i - \hat t'_i|^2
         + |\hat q'_i - \hat t_i|^2 \right), \qquad
         \hat v = \frac{v}{\max(|v|, 10^{-12})}
 
-    SimSiam's loss, the mean of both views' negative cosines, is a quarter of it, less 1. The
-    targets come from :class:`sslstep.train.SelfDistillation`, which lets no gradient through them.
+    with the predictions q, q' and the targets t, t' of both views. SimSiam's loss, the mean
+    negative cosine over both views, equals :math:`\mathcal{L} / 4 - 1`. This function passes
+    gradients to the targets; :class:`sslstep.train.SelfDistillation` stops them.
 
     Args:
         q: predictions from one view, shape ``(n, d)``, n at least 2.
         q_prime: predictions from the other view of the same samples, same shape.
         t: targets from the first view, same shape.
         t_prime: targets from the other view, same shape.
-        normalise: whether vectors have length 1. Without it the loss of a linear model is quartic
-            in its weights, and :func:`sslstep.dynamics.self_distillation` solves it.
+        normalise: whether to divide each vector by its length. If not, the loss of a linear model
+            is quartic in its weights, and :func:`sslstep.dynamics.self_distillation` solves its
+            dynamics.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite, or
-            the batch is of one sample.
+        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, or
+            n is 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -66,23 +68,25 @@ def reconstruction_error(
     truth: Float[ArrayLike, "n p"],
     hidden: Float[ArrayLike, "n p"],
 ) -> Float[Array, ""]:
-    r"""The squared error on hidden pixels: the loss of masked autoencoders (He et al. 2022).
+    r"""Compute the mean squared error on hidden pixels, as masked autoencoders (He et al. 2022).
 
     .. math:: \mathcal{L} = \frac{\sum_{i, a} w_{ia} (\hat x_{ia} - x_{ia})^2}{\sum_{i, a} w_{ia}}
 
-    The outputs of :class:`sslstep.train.Reconstruction` are its arguments.
+    with image i, pixel value a, its prediction :math:`\hat x` and the weights w. The outputs of
+    :class:`sslstep.train.Reconstruction` are the arguments of this loss. If the weights sum to less
+    than 1, the loss is the numerator.
 
     Args:
-        prediction: of every pixel, shape ``(n, p)``, n at least 2.
-        truth: the pixels, same shape.
-        hidden: weights w ≥ 0, same shape: 1 for pixels that the network did not see, else 0.
+        prediction: predicted pixel values, shape ``(n, p)``, n at least 2.
+        truth: true pixel values, same shape.
+        hidden: weights w ≥ 0, same shape: 1 for values that the network did not see, else 0.
 
     Returns:
         The loss, a scalar, float32 or float64; 0 if nothing is hidden.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, p)``, are empty, values are not finite, or
-            the batch is of one sample.
+        ValueError: if the shapes differ, are empty or are not ``(n, p)``, ``prediction`` or
+            ``truth`` is not finite, or n is 1.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""SimCLR."""
+"""The loss of SimCLR."""
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,17 @@ def simclr(
     *,
     temperature: Real[ArrayLike, ""] = 0.1,
 ) -> Float[Array, ""]:
-    r"""SimCLR's normalised temperature-scaled cross entropy, NT-Xent (Chen et al. 2020).
+    r"""Compute SimCLR's normalised temperature-scaled cross entropy (Chen et al. 2020).
 
     .. math:: \mathcal{L} = -\frac{1}{2n} \sum_{i=1}^{2n}
         \log \frac{\exp(\hat z_i \cdot \hat z_{p(i)} / \tau)}
         {\sum_{k \ne i} \exp(\hat z_i \cdot \hat z_k / \tau)}, \qquad
         \hat z = \frac{z}{\max(|z|, 10^{-12})}
 
-    over the 2n embeddings of both views, p(i) being the other view of i: one positive and 2n - 2
-    negatives for each. The publication's TensorFlow code adds the two views' means and so has
-    exactly twice this.
+    with the 2n embeddings :math:`z_i` of both views, the temperature τ, and the index p(i) of the
+    other view of embedding i. Each embedding has one positive and 2n - 2 negatives. The
+    publication's TensorFlow code adds the means over the two views, which gives exactly twice this
+    loss.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
@@ -36,8 +37,8 @@ def simclr(
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
-            the batch is of one sample, or τ is not positive or an array.
+        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
+            is 1, or ``temperature`` is not a positive number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -51,7 +52,7 @@ def simclr(
     both = jnp.concatenate([unit(z), unit(z_prime)])
     logits = matmul(both, both.T) / jnp.asarray(temperature, both.dtype)
     logits = jnp.where(jnp.eye(len(both), dtype=bool), -jnp.inf, logits)
-    # The other view of each.
+    # Index of the other view of each embedding.
     positive = jnp.roll(jnp.arange(len(both), dtype=jnp.int32), len(z))
     agreement = jnp.take_along_axis(logits, positive[:, None], axis=1)[:, 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - agreement)

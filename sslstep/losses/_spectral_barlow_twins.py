@@ -20,37 +20,38 @@ def spectral_barlow_twins(
     batch_norm: bool = True,
     eps: Real[ArrayLike, ""] = 1e-5,
 ) -> Float[Array, ""]:
-    r"""Barlow Twins on transformed eigenvalues: any scalar function g (Appendix G).
+    r"""Compute the Barlow Twins loss on eigenvalues transformed by a function g (Appendix G).
 
     .. math:: \mathcal{L} = \| g(C) - I \|_F^2 = \sum_i \big(g(\lambda_i) - 1\big)^2, \qquad
         C = \frac{1}{2n} \sum_i \left( z_i z_i'^\top + z_i' z_i^\top \right)
 
-    With ``transform=lambda x: x`` it is :func:`barlow_twins` with ``off_diagonal=1,
-    symmetrise=True``. Transformations may be put together: see :func:`sharpen`. (The paper prints
-    the norm without its square, which would couple the modes.)
+    with the eigenvalues :math:`\lambda_i` of C. With ``transform=lambda x: x`` the loss is
+    :func:`barlow_twins` with ``off_diagonal=1, symmetrise=True``. Transformations can be composed:
+    see :func:`sharpen`. (The paper prints the norm without its square, which would couple the
+    modes.)
 
-    With φ = (g - 1)² the gradient by C is :math:`V \varphi'(\Lambda) V^\top`: exact where
-    eigenvalues tie, finite where φ' is. It may be differentiated twice, forwards and in reverse:
-    the second derivative has the divided differences
-    :math:`(\varphi'(\lambda_i) - \varphi'(\lambda_j)) / (\lambda_i - \lambda_j)`, at ties φ''.
-    A third derivative is not right at ties. Each gradient takes one eigendecomposition of C.
+    Let φ = (g - 1)² and :math:`C = V \Lambda V^\top`. The gradient by C is
+    :math:`V \varphi'(\Lambda) V^\top`, which is exact for equal eigenvalues and finite where φ' is.
+    The second derivative, forward or reverse, uses the divided differences
+    :math:`(\varphi'(\lambda_i) - \varphi'(\lambda_j)) / (\lambda_i - \lambda_j)`, and φ'' for equal
+    eigenvalues. The third derivative is wrong for equal eigenvalues. Each gradient takes one
+    eigendecomposition of C.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
-        transform: g, from a scalar to a scalar, in JAX. It may close over traced numbers. A slope
-            that is infinite at zero gives infinite gradients there.
-        batch_norm: whether each dimension of each view is first brought to mean 0 and variance 1,
-            as in :func:`barlow_twins`. The eigenvalues' sum is then at most d.
-        eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
+        transform: g, a JAX function from a scalar to a scalar. It may close over traced numbers. An
+            infinite slope at zero gives infinite gradients there.
+        batch_norm: whether to normalise each dimension of each view over the batch first; see
+            :func:`barlow_twins`. The sum of the eigenvalues is then at most d.
+        eps: ε ≥ 0, added to the variance in the batch norm; traced.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
-            the batch is of one sample, ε is negative or an array, or ``transform`` does not return
-            a scalar.
+        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
+            is 1, ``eps`` is negative or an array, or ``transform`` does not return a scalar.
 
     Example:
         >>> import jax.numpy as jnp
@@ -76,31 +77,32 @@ def sharpened_barlow_twins(
     batch_norm: bool = True,
     eps: Real[ArrayLike, ""] = 1e-5,
 ) -> Float[Array, ""]:
-    r"""Barlow Twins with a kink at zero, which small eigenvalues leave at once (G.2, Figure 9B).
+    r"""Compute the Barlow Twins loss with a steep transform near zero (G.2, Figure 9B).
 
     .. math:: g(\lambda) = \mathrm{sign}(\lambda)
         \frac{\sqrt{|\lambda| + \delta} - \sqrt\delta}{\sqrt{1 + \delta} - \sqrt\delta}
 
-    For δ = 0 it is the paper's square root, whose slope at zero is infinite. The slope here is at
-    most :math:`\big(2 \sqrt\delta\, (\sqrt{1 + \delta} - \sqrt\delta)\big)^{-1}`, about
-    :math:`1 / 2\sqrt\delta`, and g(1) is still 1. The slope counts in two ways: eigenvalues below δ
-    grow exponentially, faster than those of plain Barlow Twins by this factor; and negative ones,
-    which Γ has too, are driven back by the same factor, which bounds the learning rate
-    (:func:`sslstep.dynamics.max_learning_rate`).
-
+    is the transform of an eigenvalue λ of C. Small eigenvalues grow faster than under Barlow Twins.
+    At δ = 0 it is the paper's square root, whose slope at zero is infinite. For δ > 0 the slope is
+    at most :math:`\big(2 \sqrt\delta\, (\sqrt{1 + \delta} - \sqrt\delta)\big)^{-1}`, about
+    :math:`1 / 2\sqrt\delta`, and g(1) = 1. Positive eigenvalues below δ grow exponentially, faster
+    than under Barlow Twins by this factor. Negative eigenvalues shrink faster by the same factor,
+    which bounds the learning rate (:func:`sslstep.dynamics.max_learning_rate`).
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         softening: δ > 0; traced.
-        batch_norm: as in :func:`spectral_barlow_twins`.
-        eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
+        batch_norm: whether to normalise each dimension of each view over the batch first; see
+            :func:`barlow_twins`.
+        eps: ε ≥ 0, added to the variance in the batch norm; traced.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: as :func:`spectral_barlow_twins`, or if δ is not positive or an array.
+        ValueError: if ``softening`` is not a positive number, or under the conditions of
+            :func:`spectral_barlow_twins`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -127,27 +129,28 @@ def smoothed_barlow_twins(
     batch_norm: bool = True,
     eps: Real[ArrayLike, ""] = 1e-5,
 ) -> Float[Array, ""]:
-    r"""Barlow Twins with a flat side above one, for larger learning rates (G.3, Figure 9C).
+    r"""Compute the Barlow Twins loss with a flat side above 1, for larger rates (G.3, Figure 9C).
 
     .. math:: g(\lambda) = \min(\lambda,\; 1 + \epsilon (1 - \lambda))
 
-    With ε = 0 eigenvalues above 1 feel nothing, and stay where a large step has put them. With
-    ε > 0 they come back to 1, at ε² times the speed. ε = 1 would bring back the plain loss.
-
+    is the transform of an eigenvalue λ of C, with ε = ``leak``. At ε = 0 eigenvalues above 1 have
+    no gradient, and stay where a large step has put them. At ε > 0 their gradient is ε² times that
+    of Barlow Twins, and they return to 1. At ε = 1 the loss is that of Barlow Twins.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
-        leak: ε in [0, 1]; traced.
-        batch_norm: as in :func:`spectral_barlow_twins`.
-        eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
+        leak: ε of the transform, in [0, 1]; traced.
+        batch_norm: whether to normalise each dimension of each view over the batch first; see
+            :func:`barlow_twins`.
+        eps: number ≥ 0, added to the variance in the batch norm; traced.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: as :func:`spectral_barlow_twins`, or if ε of the leak is not within [0, 1]
-            or an array.
+        ValueError: if ``leak`` is not a number in [0, 1], or under the conditions of
+            :func:`spectral_barlow_twins`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -175,26 +178,27 @@ def hinge_barlow_twins(
     batch_norm: bool = True,
     eps: Real[ArrayLike, ""] = 1e-5,
 ) -> Float[Array, ""]:
-    r"""Barlow Twins with a flat basin around one (G.3).
+    r"""Compute the Barlow Twins loss with a flat basin around eigenvalue 1 (G.3).
 
     .. math:: \mathcal{L} = \sum_i \max(0,\, |\lambda_i - 1| - w)^2
 
-    Eigenvalues within w of 1 feel nothing; a small start ends at 1 - w.
-
+    with the eigenvalues :math:`\lambda_i` of C. Eigenvalues within w of 1 have no gradient. From a
+    small start they rise to 1 - w.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         width: w in [0, 1), half the width of the basin; traced.
-        batch_norm: as in :func:`spectral_barlow_twins`.
-        eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
+        batch_norm: whether to normalise each dimension of each view over the batch first; see
+            :func:`barlow_twins`.
+        eps: ε ≥ 0, added to the variance in the batch norm; traced.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: as :func:`spectral_barlow_twins`, or if w is not within [0, 1) or an
-            array.
+        ValueError: if ``width`` is not a number in [0, 1), or under the conditions of
+            :func:`spectral_barlow_twins`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -221,24 +225,26 @@ def quartic_barlow_twins(
     batch_norm: bool = True,
     eps: Real[ArrayLike, ""] = 1e-5,
 ) -> Float[Array, ""]:
-    r"""Barlow Twins to the fourth power, without curvature at its minimum (G.3, Figure 9D).
+    r"""Compute the quartic Barlow Twins loss, without curvature at its minimum (G.3, Figure 9D).
 
     .. math:: \mathcal{L} = \sum_i (1 - \lambda_i)^4 = \big\| (I - C)^2 \big\|_F^2
 
-    The second form needs no eigenvectors: it costs two products of d × d matrices beyond C.
-
+    with the eigenvalues :math:`\lambda_i` of C. The function uses the second form, which needs no
+    eigendecomposition.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
-        batch_norm: as in :func:`spectral_barlow_twins`.
-        eps: ε ≥ 0 of the batch norm, as in :func:`barlow_twins`; traced.
+        batch_norm: whether to normalise each dimension of each view over the batch first; see
+            :func:`barlow_twins`.
+        eps: ε ≥ 0, added to the variance in the batch norm; traced.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: as :func:`spectral_barlow_twins`.
+        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
+            is 1, or ``eps`` is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp

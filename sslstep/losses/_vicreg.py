@@ -1,4 +1,4 @@
-"""VICReg."""
+"""The loss of VICReg and its terms."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ from sslstep.losses._batch import pair
 
 
 class VICRegTerms(NamedTuple):
-    """The parts of VICReg's loss, before they are weighted.
+    """The terms of VICReg's loss, without their weights.
 
     Attributes:
-        invariance: mean squared distance of the two views.
-        variance: hinge on each dimension's standard deviation.
-        covariance: squared covariances of different dimensions. It falls to 0 in a collapse too:
-            watch it together with the variance term.
+        invariance: mean squared difference of the two views.
+        variance: mean hinge loss of the dimensions' standard deviations, averaged over both views.
+        covariance: sum of squared covariances of different dimensions, divided by d and added over
+            both views. It is 0 for collapsed embeddings too: read it with the variance term.
     """
 
     invariance: Float[Array, ""]
@@ -36,27 +36,28 @@ def vicreg(
     covariance: Real[ArrayLike, ""] = 1.0,
     eps: Real[ArrayLike, ""] = 1e-4,
 ) -> Float[Array, ""]:
-    r"""VICReg (Bardes et al. 2022), as its code computes it.
+    r"""Compute the loss of VICReg (Bardes et al. 2022), as in the publication's code.
 
     .. math:: \mathcal{L} = \lambda\, s + \mu\, \frac{v(z) + v(z')}{2}
         + \nu\, \big(c(z) + c(z')\big)
 
-    with the terms of :func:`vicreg_terms`. The publication's text has no ½ in the variance: for it,
-    give ``variance=50``.
+    with the terms s, v and c of :func:`vicreg_terms`. The publication's text has no ½ in the
+    variance term: ``variance=50`` gives the loss of the text.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
-        invariance: λ ≥ 0; traced.
-        variance: μ ≥ 0; traced.
-        covariance: ν ≥ 0; traced.
-        eps: as in :func:`vicreg_terms`; traced.
+        invariance: λ ≥ 0, the weight of the invariance term; traced.
+        variance: μ ≥ 0, the weight of the variance term; traced.
+        covariance: ν ≥ 0, the weight of the covariance term; traced.
+        eps: ε ≥ 0, added to each variance before the square root; traced.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: as :func:`vicreg_terms`, or if a weight is negative or an array.
+        ValueError: if a weight is negative or an array, or under the conditions of
+            :func:`vicreg_terms`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -81,26 +82,26 @@ def vicreg_terms(
     *,
     eps: Real[ArrayLike, ""] = 1e-4,
 ) -> VICRegTerms:
-    r"""The parts of VICReg's loss, to be logged.
+    r"""Compute the three terms of VICReg's loss, without their weights.
 
     .. math:: s = \frac{1}{nd} \sum_{bi} (z_{bi} - z'_{bi})^2, \qquad
         v(z) = \frac1d \sum_i \max\Big(0,\, 1 - \sqrt{\mathrm{Cov}_{ii} + \epsilon}\Big), \qquad
         c(z) = \frac1d \sum_{i \ne j} \mathrm{Cov}_{ij}^2
 
-    with the unbiased covariance of z, divided by n - 1.
+    with sample b, dimension i, and the unbiased covariance Cov of z, shape ``(d, d)``.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
-        eps: ε ≥ 0; traced. At 0 a dimension that is constant over the batch makes the gradient NaN,
-            as the root has no slope there.
+        eps: ε ≥ 0, added to each variance before the square root; traced. At 0 a dimension that is
+            constant over the batch makes the gradient NaN.
 
     Returns:
         :class:`VICRegTerms`: s, (v(z) + v(z')) / 2, and c(z) + c(z').
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
-            the batch is of one sample, or ε is negative or an array.
+        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
+            is 1, or ``eps`` is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp

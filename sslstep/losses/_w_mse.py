@@ -1,4 +1,4 @@
-"""W-MSE: agreement of whitened embeddings."""
+"""The loss W-MSE, on whitened embeddings."""
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +18,32 @@ def w_mse(
     *,
     ridge: Real[ArrayLike, ""] = 1e-3,
 ) -> Float[Array, ""]:
-    r"""W-MSE: the mean squared distance of whitened embeddings (Ermolov et al. 2021).
+    r"""Compute W-MSE, the mean squared distance of whitened embeddings (Ermolov et al. 2021).
 
     .. math:: \mathcal{L} = \frac1n \sum_i |\hat z_i - \hat z_i'|^2 = 2 (d - \mathrm{Tr}\, C),
         \qquad \hat z = L^{-1} (z - \bar z), \qquad L L^\top = \mathrm{Cov} + r \,
         \frac{\mathrm{Tr}\,\mathrm{Cov}}{d} I
 
-    with the mean and covariance of all 2n embeddings, L lower triangular, and C the correlation of
-    whitened views (the second form is exact for r = 0). The publication's code whitens each view by
-    itself, in parts of the batch, and may then normalise each embedding.
+    with the mean :math:`\bar z` and the covariance Cov of all 2n embeddings, a lower triangular L,
+    and the correlation :math:`C = \frac1n \sum_i \hat z_i \hat z_i'^\top`. The second form is exact
+    for r = 0. The publication's code whitens each view separately, in parts of the batch, and may
+    then normalise each embedding.
 
-    It does not change with the embeddings' length: all that is learned is their direction, and it
-    has no expansion at zero.
+    The loss does not change when all embeddings are multiplied by a number. It therefore has no
+    expansion at zero embeddings.
 
     Args:
         z: embeddings of one view, shape ``(n, d)``, 2n more than d.
         z_prime: embeddings of the other view of the same samples, same shape.
-        ridge: r ≥ 0, relative to the covariance's mean eigenvalue; traced. At 0 a covariance that
-            is singular makes the loss NaN.
+        ridge: r ≥ 0, in units of the covariance's mean eigenvalue; traced. At 0 a singular
+            covariance makes the loss NaN.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: if the shapes differ or are not ``(n, d)``, are empty, values are not finite,
-            the batch is of one sample, or r is negative or an array.
+        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
+            is 1, or ``ridge`` is negative or an array.
 
     Example:
         >>> import jax, jax.numpy as jnp
