@@ -1,14 +1,15 @@
-r"""Gram matrices of any kernel function, in blocks.
+r"""Gram matrices of any kernel function, computed in blocks.
 
-A kernel function takes ``(x1, x2=None)`` to the matrix :math:`K(x_1, x_2)` of shape ``(n1, n2)``,
-and to :math:`K(x_1, x_1)` without ``x2``: one of :mod:`sslstep.ntk.infinite`, one of
-neural_tangents, or one's own. Compile it where it is not (``jax.jit(kernel_fn)``): it is called
-with blocks of ``batch_size`` samples, all of one shape whatever n is, since the last ones are
-filled up. Of a symmetric matrix only the blocks on and above the diagonal are computed, and the
-result is symmetric to the last bit; one beside it, computed both ways, shows whether K is.
+A kernel function maps ``(x1, x2)`` to the matrix :math:`K(x_1, x_2)` of shape ``(n1, n2)``, and
+``x1`` alone to :math:`K(x_1, x_1)`. It may come from :mod:`sslstep.ntk.infinite`, from
+neural_tangents, or from the user. Compile a function that is not compiled with
+``jax.jit(kernel_fn)``. It is called with blocks of ``batch_size`` samples; the last block is padded
+to this size, so that all blocks have one shape. For a symmetric matrix, only blocks on and above
+the diagonal are computed, and the result is symmetric to the last bit. One block below the diagonal
+is computed as well, to check that the kernel function is symmetric.
 
-:func:`matrix` and :func:`operator` are for samples; :func:`pairs`, :func:`pairs_operator` and
-:func:`to_pairs` for positive pairs, where :class:`TwoTowers` may stand for the kernel function.
+:func:`matrix` and :func:`operator` take samples. :func:`pairs`, :func:`pairs_operator` and
+:func:`to_pairs` take positive pairs, and accept a :class:`TwoTowers` as the kernel function.
 """
 
 import contextlib
@@ -41,15 +42,15 @@ __all__ = [
 ]
 
 KernelFn = Callable[..., Any]
-"""From ``(x1, x2=None)`` to K(x1, x2), of shape ``(n1, n2)``."""
+"""A function of ``(x1, x2=None)`` that returns K(x1, x2), shape ``(n1, n2)``."""
 
 _Samples = Array | np.ndarray
 
 
 class TwoTowers(NamedTuple):
-    r"""A model for each view, as in CLIP: :math:`K(x, x') = 0` between the views (Section 5.2).
+    r"""Kernel functions of two models, one for each view, as in CLIP (Section 5.2).
 
-    The views may then be of different kinds.
+    The kernel between points of different views is zero. The views may have different shapes.
 
     Attributes:
         first: the kernel function of the model of x.
@@ -62,25 +63,25 @@ class TwoTowers(NamedTuple):
 
 @dataclass(frozen=True)
 class _Joined:
-    """Two arrays of one shape and dtype, one after the other; what lies in files stays there."""
+    """Concatenation of two arrays of one shape and dtype; memory-mapped files are read lazily."""
 
     first: np.ndarray
     second: np.ndarray
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of both together."""
+        """Shape of the concatenated array."""
         return (len(self.first) + len(self.second), *self.first.shape[1:])
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        """The samples at increasing indices."""
+        """Return the samples at these indices, which must be non-decreasing."""
         num = len(self.first)
         later = index[index >= num] - num
         return np.concatenate([self.first[index[index < num]], self.second[later]])
 
 
 class _Task(NamedTuple):
-    """A kernel matrix to compute, and where its first entry goes in the result."""
+    """A kernel matrix to compute, and the row and column of its first entry in the result."""
 
     kernel_fn: Callable[..., Any]
     x1: _Samples | _Joined
@@ -90,7 +91,7 @@ class _Task(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Part of the result. `mirrored`: its transpose belongs to the result as well."""
+    """A block of the result; with `mirrored` its transpose is a block of the result as well."""
 
     values: Array
     row: int
@@ -108,27 +109,28 @@ def matrix(
     out: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Float[Array, "n1 n2"] | Float[np.memmap, "n1 n2"]:
-    r"""K(x1, x2), computed in blocks.
+    r"""Compute the kernel matrix K(x1, x2) in blocks.
 
-    Memory is that of the result and of a few blocks: the blocks are put in place as they come.
+    It needs memory for the result and a few blocks.
 
     Args:
-        kernel_fn: the kernel function.
+        kernel_fn: a function of ``(x1, x2=None)`` that returns K(x1, x2).
         x1: samples, shape ``(n1, ...)``.
         x2: samples, shape ``(n2, ...)``; None for K(x1, x1), at about half the cost.
-        batch_size: samples in a block; need not divide n1 or n2.
-        dtype: of the result, to which each block is rounded; that of the kernel if None. A float64
-            kernel can so be kept in float32, and with ``out`` in float64 without x64 enabled.
-        out: a new file to put the matrix in (NumPy's ``.npy`` format) instead of memory. It has
-            this name only once it is complete.
+        batch_size: number of samples in a block; need not divide n1 or n2.
+        dtype: dtype of the result, to which each block is rounded; None: the kernel's dtype. With
+            ``out``, float64 does not need x64 enabled.
+        out: a new file for the matrix (NumPy's ``.npy`` format), instead of memory. The file gets
+            this name when it is complete.
         progress: whether to show a progress bar; None: on a terminal.
 
     Returns:
         K, shape ``(n1, n2)``; with ``out`` a read-only :class:`numpy.memmap`.
 
     Raises:
-        ValueError: if there are no samples, the kernel function returns another shape, is not
-            symmetric, or gives NaN or infinity, with the rows and columns it was found in.
+        ValueError: if there are no samples, or if the kernel function returns a matrix of another
+            shape, one that should be symmetric and is not, or NaN or infinity. The message names
+            the rows and columns of values that are not finite.
         FileExistsError: if ``out`` exists.
 
     Example:
@@ -152,20 +154,22 @@ def operator(
     batch_size: int = 1000,
     progress: bool | None = None,
 ) -> Callable[[Real[ArrayLike, "n b"]], Float[Array, "n b"]]:
-    r"""v → K(x, x) v without K ever being in memory.
+    r"""Return the function v → K(x, x) v, which never stores K as a whole.
 
-    Each product computes the blocks anew, in :math:`O(\mathrm{batch\_size}^2 + n b)` memory.
+    Each product computes the blocks of K again. It needs :math:`O(\mathrm{batch\_size}^2 + n b)`
+    memory.
 
     Args:
-        kernel_fn: the kernel function.
+        kernel_fn: a function of ``(x1, x2=None)`` that returns K(x1, x2).
         x: samples, shape ``(n, ...)``.
-        batch_size: as in :func:`matrix`.
-        progress: as in :func:`matrix`; a bar for each product.
+        batch_size: number of samples in a block; need not divide n.
+        progress: whether to show a progress bar for each product; None: on a terminal.
 
     Returns:
-        A function from v, of shape ``(n, b)``, to K v of the same shape and dtype, to which the
-        blocks are rounded before they are multiplied. It raises as :func:`matrix` does, and if v
-        does not fit or is not finite.
+        A function from v, shape ``(n, b)``, to K v in the shape and dtype of v. Blocks are rounded
+        to this dtype before they are multiplied. The function raises ValueError if v does not have
+        shape ``(n, b)`` or is not finite, or in the cases in which :func:`matrix` rejects the
+        kernel function.
 
     Raises:
         ValueError: if there are no samples.
@@ -196,19 +200,22 @@ def pairs(
     .. math:: \tilde K = \begin{pmatrix} K(X, X) & K(X, X') \\ K(X', X) & K(X', X') \end{pmatrix}
 
     Args:
-        kernel_fn: the kernel function; with :class:`TwoTowers` the off-diagonal blocks are zero.
-        x: one view, shape ``(n, ...)``; memory-mapped arrays of one dtype are read block by block.
-        x_prime: the other, in the same order.
-        batch_size: as in :func:`matrix`.
-        dtype: as in :func:`matrix`.
-        out: as in :func:`matrix`.
-        progress: as in :func:`matrix`.
+        kernel_fn: a function of ``(x1, x2=None)`` that returns K(x1, x2), or a :class:`TwoTowers`,
+            for which the off-diagonal blocks of K̃ are zero.
+        x: the first view X of each sample, shape ``(n, ...)``. Memory-mapped arrays of one dtype
+            are read block by block.
+        x_prime: the second view X' of each sample, in the same order, shape ``(n, ...)``.
+        batch_size: number of samples in a block; need not divide 2n.
+        dtype: dtype of the result; None: the kernel's dtype. See :func:`matrix`.
+        out: a new ``.npy`` file for the matrix, instead of memory.
+        progress: whether to show a progress bar; None: on a terminal.
 
     Returns:
         K̃, shape ``(2n, 2n)``; with ``out`` a read-only :class:`numpy.memmap`.
 
     Raises:
-        ValueError: as :func:`matrix`, or if the views do not fit together.
+        ValueError: if the views differ in number or (except with two towers) in shape, or in the
+            cases in which :func:`matrix` raises it.
         FileExistsError: if ``out`` exists.
 
     Example:
@@ -236,20 +243,24 @@ def pairs_operator(
     batch_size: int = 1000,
     progress: bool | None = None,
 ) -> Callable[[Real[ArrayLike, "m b"]], Float[Array, "m b"]]:
-    r"""v → K̃ v without K̃ ever being in memory: :func:`operator` of :func:`pairs`.
+    r"""Return the function v → K̃ v, with K̃ of :func:`pairs`, which never stores K̃ as a whole.
+
+    Each product computes the blocks of K̃ again: see :func:`operator`.
 
     Args:
-        kernel_fn: the kernel function, or :class:`TwoTowers`.
-        x: one view, shape ``(n, ...)``.
-        x_prime: the other, in the same order.
-        batch_size: as in :func:`matrix`.
-        progress: as in :func:`operator`.
+        kernel_fn: a function of ``(x1, x2=None)`` that returns K(x1, x2), or a :class:`TwoTowers`.
+        x: the first view of each sample, shape ``(n, ...)``.
+        x_prime: the second view of each sample, in the same order, shape ``(n, ...)``.
+        batch_size: number of samples in a block; need not divide 2n.
+        progress: whether to show a progress bar for each product; None: on a terminal.
 
     Returns:
-        A function from v, of shape ``(2n, b)``, to K̃ v, as that of :func:`operator`.
+        A function from v, shape ``(2n, b)``, to K̃ v in the shape and dtype of v. It raises
+        ValueError in the cases in which the function of :func:`operator` does.
 
     Raises:
-        ValueError: if there are no samples, or the views do not fit together.
+        ValueError: if there are no samples, or the views differ in number or (except with two
+            towers) in shape.
 
     Example:
         >>> import jax.numpy as jnp
@@ -282,23 +293,24 @@ def to_pairs(
     .. math:: k(x) = \left[ K(x, X), K(x, X') \right]
 
     Args:
-        kernel_fn: the kernel function, or :class:`TwoTowers`.
+        kernel_fn: a function of ``(x1, x2=None)`` that returns K(x1, x2), or a :class:`TwoTowers`.
         x_test: new points, shape ``(n_test, ...)``.
-        x: one view of the training pairs, shape ``(n, ...)``.
-        x_prime: the other, in the same order.
-        view: with :class:`TwoTowers`, which of the views the new points are: 0 for x, 1 for x'.
-            Their kernel with the other view is zero.
-        batch_size: as in :func:`matrix`.
-        dtype: as in :func:`matrix`.
-        out: as in :func:`matrix`.
-        progress: as in :func:`matrix`.
+        x: the first view X of the training pairs, shape ``(n, ...)``.
+        x_prime: the second view X', in the same order, shape ``(n, ...)``.
+        view: for :class:`TwoTowers` only, the view to which the new points belong: 0 for x, 1 for
+            x'. Their kernel with the other view is zero.
+        batch_size: number of samples in a block; need not divide n_test or n.
+        dtype: dtype of the result; None: the kernel's dtype. See :func:`matrix`.
+        out: a new ``.npy`` file for the matrix, instead of memory.
+        progress: whether to show a progress bar; None: on a terminal.
 
     Returns:
         One row k(x) for each new point, shape ``(n_test, 2n)``; with ``out`` a read-only
         :class:`numpy.memmap`.
 
     Raises:
-        ValueError: as :func:`pairs`, or if ``view`` is missing, or given without two towers.
+        ValueError: if the views differ in number, if ``view`` is missing with two towers or given
+            without them, or in the cases in which :func:`matrix` raises it.
         FileExistsError: if ``out`` exists.
 
     Example:
@@ -326,22 +338,22 @@ def to_pairs(
 
 
 def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") -> KernelFn:
-    r"""A kernel function that returns an array, from one that may return several kernels.
+    r"""Convert a kernel function whose result holds several kernels to one that returns an array.
 
-    Every function of this module does it with ``kernel="ntk"``; so a ``kernel_fn`` of
-    neural_tangents needs it only for the NNGP kernel.
+    The other functions of this module apply this conversion with ``kernel="ntk"``. A ``kernel_fn``
+    of neural_tangents therefore needs it only for the NNGP kernel.
 
     Args:
-        kernel_fn: the kernel function, of ``(x1, x2=None)`` or, where x2 has no default, of two
-            sets of points; its result may have an attribute ``ntk`` or ``nngp``.
-        kernel: which of them is meant.
+        kernel_fn: a function of ``(x1, x2=None)``, or of ``(x1, x2)`` without a default. Its result
+            is an array, or an object with the attribute ``ntk`` or ``nngp``.
+        kernel: the attribute to return, ``"ntk"`` or ``"nngp"``.
 
     Returns:
-        A function of ``(x1, x2=None)`` that returns an array.
+        A function of ``(x1, x2=None)`` that returns an array. It raises TypeError if ``kernel_fn``
+        does not return floating-point numbers, or has no NNGP kernel when that is asked for.
 
     Raises:
         ValueError: if ``kernel_fn`` is not a function, or ``kernel`` is unknown.
-        TypeError: from the function, if ``kernel_fn`` returns no array of floats or no NNGP kernel.
 
     Example:
         >>> import jax.numpy as jnp
@@ -443,12 +455,12 @@ def _num_pairs(x: ArrayLike, x_prime: ArrayLike) -> int:
 
 
 def _as_samples(x: ArrayLike) -> _Samples:
-    """An array; one in a memory-mapped file stays there, to be read block by block."""
+    """Convert to an array; memory-mapped arrays are returned as they are, without reading them."""
     return x if isinstance(x, jax.Array | np.ndarray) else np.asarray(x)
 
 
 def _joined(x: ArrayLike, x_prime: ArrayLike) -> _Samples | _Joined:
-    """Both views of all samples, one after the other."""
+    """Concatenate the two views along the samples; NumPy arrays of one dtype without a copy."""
     first, second = _as_samples(x), _as_samples(x_prime)
     if isinstance(first, jax.Array) or isinstance(second, jax.Array):
         return jnp.concatenate([first, second])
@@ -458,10 +470,10 @@ def _joined(x: ArrayLike, x_prime: ArrayLike) -> _Samples | _Joined:
 
 
 def _needs_both(kernel_fn: Callable[..., Any]) -> bool:
-    """Whether its second argument has no default, and so may not be None."""
+    """Return whether the function has a second positional argument without a default."""
     try:
         parameters = list(inspect.signature(kernel_fn).parameters.values())[:2]
-    except (TypeError, ValueError):  # some callables do not say
+    except (TypeError, ValueError):  # the callable has no readable signature
         return False
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     placed = [parameter for parameter in parameters if parameter.kind in kinds]
@@ -476,10 +488,10 @@ def _blocks(
     *,
     both_ways: bool = True,
 ) -> Iterator[_Block]:
-    """Every block, rounded to `dtype`; of symmetric matrices those on and above the diagonal.
+    """Yield the blocks, rounded to `dtype`; for symmetric matrices those on and above the diagonal.
 
-    Whether they are symmetric is seen from blocks on the diagonal and, if `both_ways`, from one
-    beside it, which is computed the other way round as well.
+    Raise ValueError if a block on the diagonal is not symmetric. With `both_ways`, also compute
+    block (1, 0), and raise if it is not the transpose of block (0, 1).
     """
     from tqdm import tqdm  # here, so that importing costs no more than JAX
 
@@ -509,7 +521,7 @@ def _corners(task: _Task, batch_size: int) -> Iterator[tuple[int, int]]:
 
 
 def _values(task: _Task, i: int, j: int, batch_size: int) -> Any:
-    """What the kernel function gives of a block, which may be longer than what is left there."""
+    """Evaluate the kernel function on a padded block and check the shape of its result."""
     rows = _samples(task.x1, i, batch_size)
     x2 = task.x1 if task.x2 is None else task.x2
     columns = None if task.x2 is None and i == j else _samples(x2, j, batch_size)
@@ -537,7 +549,7 @@ def _block(
     with jax.enable_x64(True) if concrete else contextlib.nullcontext():
         values = _cut(given, height=height, width=width, diagonal=diagonal, dtype=dtype)
         finite = not concrete or bool(jnp.isfinite(values).all())
-        if diagonal and finite:  # only one of its halves is used
+        if diagonal and finite:  # only the upper triangle is used
             _check.require_symmetric("the kernel of a block of samples", given, _TRANSPOSE)
     row, column = task.row + i, task.column + j
     if not finite:
@@ -558,7 +570,7 @@ def _require_transpose(values: Any, others: Any, corner: Any) -> None:
 
 
 def _samples(x: _Samples | _Joined, start: int, batch_size: int) -> _Samples:
-    """A block of samples; the last one is filled up, so that all have one shape."""
+    """Return a block of samples; repeat the last sample so that all blocks have one shape."""
     num = x.shape[0]
     return x[np.minimum(np.arange(start, start + min(batch_size, num)), num - 1)]
 
@@ -576,7 +588,7 @@ def _assemble(
     dtype: DTypeLike | None,
     progress: bool | None,
 ) -> Array:
-    """The matrix as an array, in which every block is put in place."""
+    """Compute the matrix block by block and return it as an array."""
     if dtype is not None:
         _check.require_available(dtype, otherwise=", or a file: out")
     result = None
@@ -605,14 +617,14 @@ def _write(
     dtype: DTypeLike | None,
     progress: bool | None,
 ) -> np.memmap:
-    """The matrix in a file, which gets its name only when it is complete."""
+    """Write the matrix block by block to a temporary file, rename it to `path`, and map it."""
     _require_new(path)
-    # In a folder of its own, so that it gets the permissions of any new file.
+    # In a temporary folder: a temporary file would have more restrictive permissions.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         draft, result = Path(folder) / path.name, None
         for block in _blocks(tasks, batch_size, dtype, progress):
             values = np.asarray(block.values)
-            if values.dtype.kind == "V":  # such as bfloat16, of which NumPy would write only bits
+            if values.dtype.kind == "V":  # such as bfloat16: NumPy would not record the dtype
                 raise ValueError(
                     f"out is a file of NumPy's, which knows no {values.dtype}: give another dtype."
                 )
@@ -625,7 +637,7 @@ def _write(
                 result[columns, rows] = values.T
         assert result is not None
         result.flush()
-        _require_new(path)  # it may have appeared in the meantime
+        _require_new(path)  # another process may have created it
         draft.rename(path)
     return np.load(path, mmap_mode="r")
 
@@ -638,9 +650,9 @@ def _require_new(path: Path) -> None:
 def _multiply(
     tasks: list[_Task], v: Array, batch_size: int, progress: bool | None, first: Iterator[bool]
 ) -> Array:
-    """The matrix times v, each block used where it stands and where it is mirrored.
+    """Return the matrix times v; a mirrored block is multiplied once more as its transpose.
 
-    `first` yields True for the first product with a matrix, which looks at its symmetry.
+    `first` yields True once: only the first product checks symmetry off the diagonal.
     """
     total, both_ways = jnp.zeros_like(v), next(first, False)
     for block in _blocks(tasks, batch_size, v.dtype, progress, both_ways=both_ways):

@@ -1,13 +1,14 @@
-r"""The linear model trained: gradient descent and gradient flow on Eq. 5.
+r"""Training of the linear model by gradient descent or gradient flow on the loss of Eq. 5.
 
-Both work in the eigenbasis of Γ, an exact change of variables: with :math:`A = W V` and
-:math:`\Lambda = V^\top \Gamma V` diagonal, Eq. 6 is
+The weights W have shape (d, m), and Γ has shape (m, m). The simulations use the eigenbasis V of Γ,
+an exact change of variables: with :math:`A = W V` and :math:`\Lambda = V^\top \Gamma V` diagonal,
+Eq. 6 is
 
-.. math:: \frac{dA}{dt} = -4 (A \Lambda A^\top - I) A \Lambda,
+.. math:: \frac{dA}{dt} = -4 (A \Lambda A^\top - I) A \Lambda .
 
-which costs O(d² m) a step where a dense Γ costs O(d m²). It is also the sounder form in float32: in
-the original coordinates a mode of size 1e-7 drowns in the rounding of the learned ones that share
-its entries of W.
+A step costs O(d² m) operations instead of the O(d m²) of a dense Γ. This form is also more accurate
+in float32: in the original coordinates the rounding of learned modes, which share the entries of W,
+is larger than a mode of size 1e-7.
 """
 
 import warnings
@@ -32,7 +33,7 @@ __all__ = ["DivergenceError", "Trajectory", "flow", "gradient_descent", "gradien
 
 
 class DivergenceError(FloatingPointError):
-    """Gradient descent left the finite numbers; the message names the step."""
+    """Gradient descent produced infinity or NaN; the message names the step."""
 
 
 class Trajectory(NamedTuple):
@@ -41,15 +42,15 @@ class Trajectory(NamedTuple):
     Attributes:
         times: effective time t = learning rate × step of each record, shape ``(T,)``.
         loss: :math:`\|C - I\|_F^2`, shape ``(T,)``.
-        eigenvalues: of :math:`C = W \Gamma W^\top`, descending, shape ``(T, d)``. Each is known to
-            some eps of the largest: in float32, beside a mode that is learned, those below 1e-7 are
-            rounding, of either sign. The coefficients are exact to their own size: of a record
-            ``a``, ``np.linalg.eigvalsh(a * gammas @ a.T)`` in NumPy's float64, with Γ's eigenvalues
-            ``gammas``, has the small ones too.
-        coefficients: :math:`A = W V`, the weights in the eigenbasis of Γ, shape ``(T, d, m)``; of
-            :func:`gradient_descent` without ``keep_weights`` those of the last record alone,
-            ``(1, d, m)``.
-        eigenvectors: V, shape ``(m, m)``.
+        eigenvalues: eigenvalues of :math:`C = W \Gamma W^\top`, descending, shape ``(T, d)``. Their
+            error is some eps of the largest: in float32, once a mode is learned, eigenvalues below
+            1e-7 are rounding, of either sign. The coefficients have a small relative error. To
+            resolve small eigenvalues of a record ``a``, compute
+            ``np.linalg.eigvalsh(a * gammas @ a.T)`` in float64, with Γ's eigenvalues ``gammas``.
+        coefficients: :math:`A = W V`, the weights in the eigenbasis of Γ, shape ``(T, d, m)``;
+            from :func:`gradient_descent` without ``keep_weights``, those of the last record only,
+            shape ``(1, d, m)``.
+        eigenvectors: V, the eigenvectors of Γ as columns, shape ``(m, m)``.
     """
 
     times: Float[Array, " T"]
@@ -60,7 +61,7 @@ class Trajectory(NamedTuple):
 
     @property
     def weights(self) -> Float[Array, "kept d m"]:
-        """W, of the shape of ``coefficients``: computed when asked for, O(T d m²)."""
+        """The weights W = A Vᵀ, in the shape of ``coefficients``; each access costs O(T d m²)."""
         return jnp.einsum("tik,jk->tij", self.coefficients, self.eigenvectors, precision=HIGHEST)
 
 
@@ -79,41 +80,42 @@ def gradient_descent(
 
     .. math:: W \leftarrow W - 4 \eta (W \Gamma W^\top - I) W \Gamma
 
-    in the eigenbasis, compiled as one loop. A mode with γ = 0 stays as it is and is not stepped:
-    of a matrix Γ every mode with \|γ\| up to ``(8 + 4 sqrt(m)) eps max|γ|``, the eigensolver's
-    error; of modes that are given, and under tracing, no other. With
-    ``record_every`` the loop can be differentiated in reverse; with ``record_at`` forward only.
-    Derivatives by Γ go through its modes: at exactly repeated eigenvalues see
-    :func:`sslstep.linear.modes`.
+    The steps are computed in the eigenbasis of Γ, in one compiled loop. Modes with γ = 0 do not
+    change, and are not computed. If Γ is given as a matrix, and not traced, every mode with \|γ\|
+    up to ``(8 + 4 sqrt(m)) eps max|γ|``, the eigensolver's error, counts as one. With
+    ``record_every`` the loop has a reverse-mode derivative; with ``record_at`` a forward-mode
+    derivative only. Derivatives by Γ go through its modes; :func:`sslstep.linear.modes` describes
+    them at repeated eigenvalues.
 
-    A step below half of a weight's last digit leaves it as it is, so that a mode comes to rest at
-    :math:`1 - \lambda` between :math:`\epsilon / 16 \eta\gamma` and
-    :math:`\epsilon / 8 \eta\gamma`, with the eps ε of the type: at η = 5e-5 in float32 up to 1e-6
-    of γ = 282, but 1e-3 of γ = 0.28. For the rest of the way, weights and Γ in float64.
+    A step smaller than half of a weight's last digit does not change the weight. A mode therefore
+    stops at :math:`1 - \lambda` between :math:`\epsilon / 16 \eta\gamma` and
+    :math:`\epsilon / 8 \eta\gamma`, where ε is the eps of the dtype: in float32, with η = 5e-5, at
+    up to 1e-6 for γ = 282, but at up to 1e-3 for γ = 0.28. Float64 weights and Γ come closer.
 
     Args:
         weights: W(0), shape ``(d, m)``.
-        gamma_matrix: Γ, shape ``(m, m)``; or all its m modes, where they are known already; their γ
-            are taken as exact.
-        learning_rate: η; traced, so that another value compiles nothing anew.
-        num_steps: how many steps.
-        record_every: record steps 0, ``record_every``, ... ``num_steps``; has to divide
+        gamma_matrix: Γ, shape ``(m, m)``; or all m modes of Γ, whose eigenvalues are taken as
+            exact.
+        learning_rate: η; traced, so that a new value does not recompile.
+        num_steps: number of steps.
+        record_every: record steps 0, ``record_every``, ... ``num_steps``; must divide
             ``num_steps``.
-        record_at: record these steps instead, increasing, within 0...num_steps; logarithmically
-            spaced ones suit the dynamics. What comes after the last is not run.
-        keep_weights: whether to keep the weights of all records, T d m numbers, and not of the last
-            alone.
-        on_record: called with the step number at every record, from within the compiled loop.
+        record_at: record these steps instead, strictly increasing, within 0...num_steps.
+            Logarithmic spacing suits the dynamics. Training ends at the last of them.
+        keep_weights: whether to keep the weights of all T records, T d m numbers, instead of those
+            of the last record.
+        on_record: a function that is called with the step number at every record, from within the
+            compiled loop; with ``record_every`` not at step 0.
 
     Returns:
-        :class:`Trajectory`. Under `jit` or `vmap` nothing can be raised: a run that diverges has
-        NaN in it.
+        :class:`Trajectory`. Under `jit` or `vmap` no error is raised: a run that diverges holds
+        NaN.
 
     Raises:
         ValueError: if shapes do not fit, d > m, Γ is not square, symmetric and finite, weights are
-            not finite, ``learning_rate`` is not positive or an array, or the steps are
-            out of order.
-        DivergenceError: if the run diverges, with the step.
+            not finite, ``learning_rate`` is not positive or is an array, or the steps are out of
+            order.
+        DivergenceError: if the run diverges; the message names the step.
 
     Warns:
         UserWarning: if ``learning_rate`` is above :func:`sslstep.dynamics.max_learning_rate`.
@@ -162,26 +164,27 @@ def gradient_flow(
 ) -> Trajectory:
     r"""Gradient flow (Eq. 6) of the linear model, integrated by diffrax in the eigenbasis.
 
-    An adaptive explicit Runge-Kutta method of order 5 (Tsit5): fast modes that have been learned
-    limit the step by stability, about :math:`0.4 / \gamma_1`, whatever the tolerance. Modes with
-    γ = 0 are left out as in :func:`gradient_descent`. Derivatives by Γ go through its modes: at
-    exactly repeated eigenvalues see :func:`sslstep.linear.modes`.
+    The integrator is an adaptive explicit Runge-Kutta method of order 5 (Tsit5). Stability at
+    learned fast modes limits its step to about :math:`0.4 / \gamma_1`, for any tolerance. Modes
+    with γ = 0 are not computed: see :func:`gradient_descent`. Derivatives by Γ go through its
+    modes; :func:`sslstep.linear.modes` describes them at repeated eigenvalues.
 
     Args:
         weights: W(0), shape ``(d, m)``.
-        gamma_matrix: Γ, shape ``(m, m)``; or all its m modes.
-        times: when to record, non-decreasing, from t ≥ 0, shape ``(T,)``.
-        rtol: relative tolerance of a step. Default: the square root of eps times 1e-2.
-        atol: absolute tolerance of an element of A. Default: ``rtol`` times the root mean square of
-            the initial weights, so that growth from small α is resolved. Both are traced.
-        max_steps: of the solver; an error beyond.
+        gamma_matrix: Γ, shape ``(m, m)``; or all m modes of Γ.
+        times: times ≥ 0 at which to record, non-decreasing, shape ``(T,)``.
+        rtol: relative tolerance of a step; traced. Default: ``0.01 * sqrt(eps)`` of the dtype.
+        atol: absolute tolerance of an element of A; traced. Default: ``rtol`` times the root mean
+            square of the initial weights, which resolves growth from a small start.
+        max_steps: largest number of the integrator's steps; None: no limit.
 
     Returns:
         :class:`Trajectory`.
 
     Raises:
-        ValueError: as :func:`gradient_descent`, or if ``times`` are negative or out of order.
-        RuntimeError: from diffrax, when ``max_steps`` do not suffice.
+        ValueError: if shapes do not fit, d > m, Γ is not square, symmetric and finite, weights are
+            not finite, or ``times`` are negative or out of order.
+        RuntimeError: from diffrax, if ``max_steps`` is too small.
 
     Example:
         >>> import jax.numpy as jnp
@@ -200,8 +203,8 @@ def gradient_flow(
     gammas = all_modes.eigenvalues[moving]
     times = _recorded_times(times, start.dtype)
     eps = float(jnp.finfo(start.dtype).eps)
-    # In units of the largest weight, as squares of very small or large ones are no numbers; not so
-    # small a unit that what is learned overflows.
+    # In units of the largest weight, because squares of very small or large weights leave the range
+    # of the dtype. The unit has a lower bound, so that learned weights do not overflow.
     unit = jnp.abs(start).max()
     unit = jnp.where(unit > 0, jnp.maximum(unit, jnp.finfo(start.dtype).tiny ** 0.75), 1)
     relative = jnp.asarray(1e-2 * eps**0.5 if rtol is None else rtol, start.dtype)
@@ -210,7 +213,7 @@ def gradient_flow(
         absolute = relative * jnp.where(scale > 0, scale, 1)
     else:
         absolute = jnp.asarray(atol, start.dtype) / unit
-    # Time in units of the fastest mode's too.
+    # Time in units of the fastest mode's time constant.
     fastest = jnp.abs(gammas).max(initial=0)
     fastest = jnp.where(fastest > 0, fastest, 1)
     ends = times * fastest
@@ -239,27 +242,27 @@ def flow(
     rtol: float | None = None,
     max_steps: int | None = 1_000_000,
 ) -> PyTree:
-    r"""Weights of any model along :math:`w' = v(w)`, integrated by diffrax.
+    r"""Integrate :math:`w' = v(w)` for the weights w of any model, by diffrax.
 
-    For gradient flow of a loss v is minus its gradient. The tolerance of a weight is relative to
-    the largest of its array at the start, so that growth from a small start is resolved.
+    For gradient flow v is minus the gradient of the loss. The absolute tolerance of an array is
+    relative to its largest initial element, which resolves growth from a small start.
 
     Args:
-        velocity: v, from a pytree of arrays to another of the same shapes. It is static; its
-            parameters are traced, and other values of them compile nothing, if it is a
-            :class:`jax.tree_util.Partial` of them.
-        weights: w(0).
-        times: when to record, non-decreasing, from t ≥ 0, shape ``(T,)``.
-        rtol: relative tolerance of a step; the absolute one of an array is ``rtol`` times its
-            largest initial element. Default: the square root of eps times 1e-2.
-        max_steps: of the solver; an error beyond.
+        velocity: v, from a pytree of arrays to a pytree of the same shapes. The function is static.
+            To trace its parameters, bind them with :class:`jax.tree_util.Partial`; new values of
+            them do not recompile.
+        weights: w(0), a pytree of arrays.
+        times: times ≥ 0 at which to record, non-decreasing, shape ``(T,)``.
+        rtol: relative tolerance of a step; the absolute tolerance of an array is ``rtol`` times its
+            largest initial element. Default: ``0.01 * sqrt(eps)`` of the dtype.
+        max_steps: largest number of the integrator's steps; None: no limit.
 
     Returns:
-        The weights at these times: each array with a first axis of length T.
+        The weights at these times: each array with an additional first axis of length T.
 
     Raises:
-        ValueError: if ``times`` are no vector, negative, or out of order.
-        RuntimeError: from diffrax, when ``max_steps`` do not suffice.
+        ValueError: if ``times`` is not a vector, or is negative or out of order.
+        RuntimeError: from diffrax, if ``max_steps`` is too small.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -273,7 +276,7 @@ def flow(
     dtype = jnp.result_type(*jax.tree.leaves(weights))
     times = _recorded_times(times, dtype)
     rtol = 1e-2 * float(jnp.finfo(dtype).eps) ** 0.5 if rtol is None else rtol
-    # Each array in units of its own start, for which the solver has one tolerance.
+    # Each array in units of its largest initial element: the solver has one tolerance for all.
     units = jax.tree.map(lambda w: jnp.maximum(jnp.abs(w).max(), jnp.finfo(w.dtype).tiny), weights)
 
     found = diffrax.diffeqsolve(
@@ -292,7 +295,7 @@ def flow(
 
 
 def _recorded_times(times: ArrayLike, dtype: Any) -> Array:
-    """The times at which to record, checked."""
+    """Check the times at which to record, and convert them to the dtype."""
     times = jnp.asarray(times, dtype)
     if times.ndim != 1 or times.shape[0] == 0:
         raise ValueError(f"times must have shape (T,) with T >= 1, got shape {times.shape}.")
@@ -302,7 +305,7 @@ def _recorded_times(times: ArrayLike, dtype: Any) -> Array:
 
 
 def _scaled_velocity(t: ArrayLike, w: PyTree, args: tuple[Any, PyTree]) -> PyTree:
-    """Of weights in units of their own; one function, so that its compilation is kept."""
+    """Velocity of weights in the given units; at module level, so that diffrax compiles it once."""
     velocity, units = args
     return jax.tree.map(jnp.divide, velocity(jax.tree.map(jnp.multiply, w, units)), units)
 
@@ -312,12 +315,12 @@ def _largest(errors: PyTree) -> Array:
 
 
 def _flow_field(t: ArrayLike, a: Array, args: tuple[Array, Array, Array]) -> Array:
-    """diffrax's form of `_velocity`; one function, so that its compilation is kept."""
+    """`_velocity` in diffrax's form; at module level, so that diffrax compiles it once."""
     return _velocity(a, *args)
 
 
 def _velocity(a: Array, gammas: Array, unit: ArrayLike = 1, fastest: ArrayLike = 1) -> Array:
-    """dA/dt of Eq. 6 in the eigenbasis; A in units of `unit`, γ and 1/t in those of `fastest`."""
+    """Return dA/dt of Eq. 6 in the eigenbasis; A in units of `unit`, γ and 1/t of `fastest`."""
     scaled = a * gammas[None, :]
     correlation = matmul(scaled * unit * fastest, (a * unit).T)
     rest = jnp.eye(a.shape[0], dtype=a.dtype) - correlation
@@ -325,7 +328,7 @@ def _velocity(a: Array, gammas: Array, unit: ArrayLike = 1, fastest: ArrayLike =
 
 
 def _measures(a: Array, gammas: Array) -> tuple[Array, Array, Array]:
-    """The loss, the eigenvalues of C, and whether the weights are finite."""
+    """Return the loss, the eigenvalues of C, and whether the coefficients A are finite."""
     correlation = matmul(a * gammas[None, :], a.T)
     rest = correlation - jnp.eye(a.shape[0], dtype=a.dtype)
     return jnp.sum(rest**2), eigh_descending(correlation)[0], jnp.isfinite(a).all()
@@ -333,9 +336,10 @@ def _measures(a: Array, gammas: Array) -> tuple[Array, Array, Array]:
 
 @partial(jax.jit, static_argnames=("every", "num_records", "keep", "on_record"))
 def _descend(a, gammas, learning_rate, *, steps, every, num_records, keep, on_record):
-    """Measures at each record, and the coefficients at each or, unless `keep`, at the last.
+    """Descend and return `_measures` at each record, and the coefficients A.
 
-    `steps` counts the steps before each record, or all are `every`.
+    With `keep` the coefficients are those of each record, otherwise of the last. `steps` holds the
+    number of steps between records; None: `every` steps.
     """
 
     def step(_, a):
@@ -393,10 +397,10 @@ def _to_eigenbasis(weights: Array, all_modes: Modes) -> Array:
 
 
 def _moving(eigenvalues: Array, *, computed: bool) -> np.ndarray:
-    """Which columns of A change: those with γ = 0 never do, and need no work.
+    """Return the indices of the columns of A that change, those of modes with γ ≠ 0.
 
-    With 2n < m, as in Section 4.4, many of Γ's modes are such; if `computed` here, up to the
-    eigensolver's error. Under tracing all are kept.
+    Γ of n pairs has at least m - 2n modes with γ = 0. With `computed`, |γ| up to the eigensolver's
+    error counts as 0. Under a trace all indices are returned.
     """
     if not _check.is_concrete(eigenvalues):
         return np.arange(eigenvalues.shape[0])
@@ -413,7 +417,7 @@ def _reassemble(records: Array, start: Array, moving: np.ndarray) -> Array:
 
 
 def record_steps(num_steps: int, record_every: int, record_at) -> np.ndarray:
-    """The steps of which there is a record, checked: those given, or every so many."""
+    """Check and return the steps to record: `record_at`, or multiples of `record_every`."""
     _check.require_at_least("num_steps", num_steps, 0)
     if record_at is None:
         _check.require_at_least("record_every", record_every, 1)

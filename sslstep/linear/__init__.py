@@ -3,8 +3,9 @@ r"""The linear model of Section 4: its modes, exact dynamics, and generic small 
 A linear map :math:`f(x) = W x` trained with the simplified Barlow Twins loss
 :math:`\|W \Gamma W^\top - I\|_F^2` learns the top eigenmodes of Γ one at a time. Everything here
 is a pure function of arrays, works in float32 and float64, and composes with `jit`, `vmap` and
-`grad`. Time t is effective time: learning rate × step. The curves and times of its modes are in
-:mod:`sslstep.dynamics`; ``critical_time``, ``mode_eigenvalue`` and ``singular_value`` are here too.
+`grad`. Time t is effective time: learning rate × step. Curves and step times of single modes are in
+:mod:`sslstep.dynamics`; its ``critical_time``, ``mode_eigenvalue`` and ``singular_value`` are
+re-exported here.
 """
 
 from sslstep.dynamics import critical_time, mode_eigenvalue, singular_value

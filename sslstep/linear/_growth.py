@@ -1,4 +1,4 @@
-r"""What grows in a linear model under any loss."""
+r"""Growing directions of a linear model, and their rates, under any loss."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,23 +25,24 @@ def growth_modes(
 ) -> Modes:
     r"""The directions that grow in a linear model under any loss, and their rates.
 
-    A row w of the model's weights that is added to those learned adds the embedding dimension
-    :math:`u = X w`, with X the features of all views. While w is small, gradient flow moves it by
+    A further row w of the model's weights gives one more embedding dimension :math:`u = X w`, where
+    X holds the features of all views. While w is small, gradient flow moves it by
 
     .. math:: \frac{dw}{dt} = -X^\top H X \, w ,
 
-    with H the second derivative of the loss in u at zero. Of the simplified Barlow Twins loss
-    without learned embeddings :math:`-X^\top H X = 4 \Gamma`; of other losses the matrix may have a
-    term of the features' second moment (:func:`second_moment`).
-    :func:`sslstep.kernel_pca.growth_modes` computes the modes from a kernel, for features too many
-    for a matrix.
+    where H is the second derivative of the loss by u at zero. For the simplified Barlow Twins loss
+    without learned embeddings, :math:`-X^\top H X = 4 \Gamma`. For other losses the matrix may
+    contain the features' second moment (:func:`second_moment`). With too many features for an
+    (m, m) matrix, use :func:`sslstep.kernel_pca.growth_modes`, which takes a kernel.
 
     Args:
-        loss_fn: as for :func:`sslstep.kernel_pca.growth_modes`.
+        loss_fn: a JAX function from one array ``(n, d)`` for each view to a scalar. It must be even
+            in each dimension, treat all dimensions alike, and not depend on the order of the
+            samples.
         views: features of each view of the same samples, each of shape ``(n, m)``.
         num: number of modes, at most m.
-        embeddings: the k dimensions learned so far, of all N = n × views rows, one view after the
-            other, shape ``(N, k)``; default: none.
+        embeddings: embeddings of the k dimensions learned so far, one view after the other, shape
+            ``(N, k)`` with N = n × number of views; default: none.
         dim: the embedding dimension d that the loss sees, more than k; default: the larger of
             ``num`` and k + 1. It matters to losses that take means over dimensions, such as VICReg.
 
@@ -50,8 +51,9 @@ def growth_modes(
         as unit columns. A direction with a negative rate decays.
 
     Raises:
-        ValueError: if shapes do not fit, or in the cases in which
-            :func:`sslstep.kernel_pca.growth_modes` refuses ``loss_fn``.
+        ValueError: if shapes do not fit; or if ``loss_fn`` does not return a scalar, is not even in
+            each dimension, treats dimensions differently, depends on the order of the samples, is
+            not twice differentiable or not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp

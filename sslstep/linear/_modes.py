@@ -1,4 +1,4 @@
-r"""The feature cross-correlation matrix, its eigenmodes and the solutions they give."""
+r"""The feature cross-correlation matrix Γ, its eigenmodes, and the top spectral solution."""
 
 import warnings
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ __all__ = [
 
 
 class Modes(NamedTuple):
-    r"""Eigenmodes of a symmetric matrix :math:`\Gamma`, in descending order.
+    r"""Eigenmodes of a symmetric matrix :math:`\Gamma`, in descending order of eigenvalue.
 
     Attributes:
-        eigenvalues: :math:`\gamma_1 \ge \dots \ge \gamma_k`, shape ``(k,)``. Γ is indefinite: the
-            last ones are usually negative.
+        eigenvalues: :math:`\gamma_1 \ge \dots \ge \gamma_k`, shape ``(k,)``. Γ is indefinite: its
+            smallest eigenvalues are usually negative.
         eigenvectors: the orthonormal :math:`v_1 \dots v_k` as **columns**, shape ``(m, k)``, with
-            the signs the eigensolver gave them.
+            arbitrary signs.
     """
 
     eigenvalues: Float[Array, " k"]
@@ -39,25 +39,27 @@ class Modes(NamedTuple):
 def cross_correlation(*views: Real[ArrayLike, "n p"], centre: bool = False) -> Float[Array, "p p"]:
     r"""Symmetrised cross-correlation of two or more views (Eqs. 2 and 4).
 
-    .. math:: \frac{1}{2n} \sum_i \left( a_i b_i^\top + b_i a_i^\top \right), \qquad
-        \frac{1}{nV(V-1)} \sum_i \sum_{v \ne v'} x_i^v x_i^{v'\top}
+    The formula for two views a and b of n samples, and the one for V views :math:`x^v`, are
 
-    of two views a and b, and of V. On features of positive pairs this is :math:`\Gamma` (Eq. 4); on
-    their embeddings it is :math:`C` (Eq. 2). Unless ``centre`` is given it is a moment, not a
-    covariance. It is symmetric to the last bit but need not be positive semidefinite.
+    .. math:: \frac{1}{2n} \sum_i \left( a_i b_i^\top + b_i a_i^\top \right), \qquad
+        \frac{1}{nV(V-1)} \sum_i \sum_{v \ne v'} x_i^v x_i^{v'\top} .
+
+    For features of positive pairs the matrix is :math:`\Gamma` (Eq. 4), for embeddings it is
+    :math:`C` (Eq. 2). It is a moment, or a covariance with ``centre``. It is symmetric to the last
+    bit, but need not be positive semidefinite.
 
     Args:
-        views: the views of the same samples, in the same order and of one shape ``(n, p)``, at
-            least two. Integers, such as pixels, are converted to the default float.
-        centre: whether each view's mean is subtracted first: the cross-covariance, over n.
+        views: two or more views of the same samples, in the same order, each of shape ``(n, p)``.
+            Integers, such as pixels, are converted to the default float.
+        centre: whether to subtract each view's mean first, for the cross-covariance with divisor n.
 
     Returns:
-        The matrix, shape ``(p, p)``, in float32 at least: a sum of halves overflows before its mean
-        does.
+        The matrix, shape ``(p, p)``, in float32 or wider, because a sum in half precision can
+        overflow although its mean does not.
 
     Raises:
-        ValueError: if there is one view alone, the shapes differ, are not ``(n, p)``, are empty, or
-            values are not finite.
+        ValueError: if there are fewer than two views, if the views do not have one non-empty shape
+            ``(n, p)``, or if values are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -78,22 +80,24 @@ def cross_correlation(*views: Real[ArrayLike, "n p"], centre: bool = False) -> F
 
 
 def second_moment(*views: Real[ArrayLike, "n p"], centre: bool = False) -> Float[Array, "p p"]:
-    r"""Second moment of single views, Σ: what :func:`cross_correlation` is between them.
+    r"""Second moment Σ of the views: products of each view with itself, averaged over the views.
 
     .. math:: \Sigma = \frac{1}{nV} \sum_i \sum_v x_i^v x_i^{v\top}
 
-    Of identical views it is Γ. Losses that punish the variance of embeddings meet it as
+    for V views :math:`x^v` of n samples. If the views are identical, Σ is the Γ of
+    :func:`cross_correlation`. In losses that penalise the variance of embeddings it appears as
     :math:`W \Sigma W^\top`; see :func:`pencil_modes`.
 
     Args:
-        views: as for :func:`cross_correlation`, or one alone.
-        centre: whether each view's mean is subtracted first: the covariance, over n.
+        views: one or more views of the same samples, each of shape ``(n, p)``.
+        centre: whether to subtract each view's mean first, for the covariance with divisor n.
 
     Returns:
-        The matrix, shape ``(p, p)``, positive semidefinite, in float32 at least.
+        The matrix, shape ``(p, p)``, positive semidefinite, in float32 or wider.
 
     Raises:
-        ValueError: as :func:`cross_correlation`.
+        ValueError: if there is no view, if the views do not have one non-empty shape ``(n, p)``, or
+            if values are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -109,7 +113,7 @@ def second_moment(*views: Real[ArrayLike, "n p"], centre: bool = False) -> Float
 
 
 def _views(views: Sequence[ArrayLike], centre: bool) -> list[Array]:
-    """Views of the same samples, checked, in one type."""
+    """Check the views, convert them to one floating dtype, and subtract means if asked."""
     shapes = [_check.require_matrix(f"views[{v}]", view, "(n, p)") for v, view in enumerate(views)]
     for v, (view, shape) in enumerate(zip(views, shapes, strict=True)):
         if shape != shapes[0]:
@@ -134,11 +138,11 @@ def loss(weights: Real[ArrayLike, "d m"], gamma_matrix: Real[ArrayLike, "m m"]) 
         gamma_matrix: Γ, symmetric, shape ``(m, m)``.
 
     Returns:
-        The loss, a scalar, in float32 at least: d at W = 0, and 0 when the embedding is learned.
+        The loss, a scalar, in float32 or wider: d at W = 0, and 0 when all dimensions are learned.
+        With d > m the loss is at least d - m.
 
     Raises:
-        ValueError: if the shapes do not fit, Γ is not symmetric, or values are not finite. More
-            dimensions than features are allowed: at least d - m of the loss remain.
+        ValueError: if the shapes do not fit, Γ is not symmetric, or values are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -160,17 +164,17 @@ def loss(weights: Real[ArrayLike, "d m"], gamma_matrix: Real[ArrayLike, "m m"]) 
 def modes(gamma_matrix: Real[ArrayLike, "m m"], num: int | None = None) -> Modes:
     r"""Eigenmodes of :math:`\Gamma` in descending order of eigenvalue.
 
-    The derivative is finite at repeated eigenvalues too. Within a tied subspace (ties to
-    ``(8 + 4 sqrt(m)) eps max|γ|``) the eigenvectors' derivative, which does not exist, is taken as
-    zero. That is right for symmetric functions of the tied eigenvalues, and for the projector on
-    their span. It is not for a matrix function, such as :math:`\sum_j \gamma_j v_j v_j^\top` or the
-    top spectral solution's :math:`W^\top W`: at an exact tie its derivative misses the coupling of
-    the tied directions.
+    The derivative is finite at repeated eigenvalues too. Eigenvalues that differ by at most
+    ``(8 + 4 sqrt(m)) eps max|γ|`` count as tied. Tied eigenvectors have no derivative, and its
+    components within their span are set to zero. Derivatives of symmetric functions of the tied
+    eigenvalues, and of the projector on their span, are then right. Derivatives of matrix
+    functions, such as :math:`\sum_j \gamma_j v_j v_j^\top` or the top spectral solution's
+    :math:`W^\top W`, are wrong at an exact tie: they miss the coupling of the tied directions.
 
     Args:
         gamma_matrix: Γ, symmetric, shape ``(m, m)``; from :func:`cross_correlation`.
-        num: how many leading modes to keep; all of them if None. The cost is that of the full
-            eigendecomposition either way.
+        num: number of leading modes to keep; None: all m. Any number costs a full
+            eigendecomposition.
 
     Returns:
         :class:`Modes` with ``k = num`` (or m) modes.
@@ -196,26 +200,26 @@ def modes(gamma_matrix: Real[ArrayLike, "m m"], num: int | None = None) -> Modes
 def pencil_modes(
     gamma_matrix: Real[ArrayLike, "m m"], sigma_matrix: Real[ArrayLike, "m m"], num: int
 ) -> Modes:
-    r"""Modes of the pencil of two matrices, in descending order.
+    r"""Generalised eigenmodes of the matrix pencil (Γ, Σ), in descending order.
 
     .. math:: \Gamma v_j = \mu_j \Sigma v_j, \qquad v_i^\top \Sigma v_j = \delta_{ij}
 
-    Losses with :math:`W \Gamma W^\top` and :math:`W \Sigma W^\top` in them start along Γ's modes
-    and end along these: the spectral contrastive loss's embeddings
-    (:func:`sslstep.losses.spectral_contrastive`) end with the eigenvalues
-    :math:`\mu_1 \dots \mu_d` of :math:`W \Sigma W^\top`. The μ are canonical correlations of the
-    views, at most 1 where Γ and Σ are of the same data.
+    Training on a loss of :math:`W \Gamma W^\top` and :math:`W \Sigma W^\top` starts along the modes
+    of Γ and ends along these modes. For example, :func:`sslstep.losses.spectral_contrastive` ends
+    with the eigenvalues :math:`\mu_1 \dots \mu_d` of :math:`W \Sigma W^\top`. The μ are canonical
+    correlations of the views, and at most 1 if Γ and Σ are of the same data.
 
     Args:
         gamma_matrix: Γ, symmetric, shape ``(m, m)``: see :func:`cross_correlation`.
-        sigma_matrix: Σ, symmetric and positive semidefinite, same shape: see
+        sigma_matrix: Σ, symmetric and positive semidefinite, shape ``(m, m)``: see
             :func:`second_moment`.
-        num: how many leading modes to keep, at most the rank of Σ.
+        num: number of leading modes to keep, at most the rank of Σ.
 
     Returns:
-        :class:`Modes` of the μ. The eigenvectors are orthonormal in the inner product of Σ, and lie
-        in its range: eigenvalues of Σ up to ``(8 + 4 sqrt(m)) eps`` times the largest, the
-        eigensolver's error, count as zero. Modes beyond its rank are zeros.
+        :class:`Modes` with the eigenvalues μ. The eigenvectors are orthonormal in the inner product
+        of Σ, and lie in its range. Eigenvalues of Σ up to ``(8 + 4 sqrt(m)) eps`` times the
+        largest, the eigensolver's error, count as zero. Under a trace, where ``num`` is not
+        checked, modes beyond the rank of Σ are zero.
 
     Raises:
         ValueError: if a matrix is not square, symmetric and finite, shapes differ, Σ has a
@@ -256,7 +260,7 @@ def pencil_modes(
             )
     whitening = vectors * jnp.where(positive, jnp.where(positive, spectrum, 1) ** -0.5, 0)[None, :]
     projected = matmul(whitening.T, matmul(gamma, whitening))
-    # Beyond Σ's rank the pencil has no eigenvalue: below all others there.
+    # In Σ's null space the pencil has no eigenvalue: put a value below all others there.
     below = 2 * jnp.abs(projected).sum() + 1
     projected = projected - jnp.diag(jnp.where(positive, 0, below))
     eigenvalues, turn = eigh_descending((projected + projected.T) / 2)
@@ -270,25 +274,25 @@ def top_spectral(modes: Modes, dim: int, *, tol: float | None = None) -> Float[A
 
     .. math:: W = \mathrm{diag}(\gamma_j^{-1/2} 1_{\gamma_j > 0}) \, V_d^\top
 
-    with :math:`U = I`; multiply by any orthogonal U from the left for the others. Of all W with
-    zero loss these have the least Frobenius norm (Proposition 4.3),
+    Here the rotation U of Definition 4.2 is the identity; U W is a solution for any orthogonal U.
+    These solutions have the smallest Frobenius norm of all W with zero loss (Proposition 4.3):
     :math:`\|W\|_F^2 = \sum_j 1 / \gamma_j`.
 
-    With fewer than d positive eigenvalues the missing rows are zero and the loss is their number;
-    a warning says so.
+    If Γ has fewer than d positive eigenvalues, the remaining rows of W are zero, the loss is their
+    number, and a warning is issued.
 
     Args:
         modes: at least ``dim`` leading modes of Γ.
         dim: the embedding dimension d.
         tol: eigenvalues at or below ``tol`` count as zero. Default:
-            ``(8 + 4 sqrt(m)) eps max|γ|``, which the eigensolver's error does not exceed. Zero is
-            for modes that are known exactly.
+            ``(8 + 4 sqrt(m)) eps max|γ|``, a bound on the eigensolver's error. Use 0 for modes that
+            are known exactly.
 
     Returns:
         W, shape ``(d, m)``.
 
     Raises:
-        ValueError: if ``dim`` exceeds the number of modes, or ``tol`` is an array.
+        ValueError: if ``dim`` is not between 1 and the number of modes, or ``tol`` is an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -317,7 +321,7 @@ def top_spectral(modes: Modes, dim: int, *, tol: float | None = None) -> Float[A
 
 
 def leading_modes(modes: Modes, dim: int) -> Modes:
-    """The first `dim` modes, or an error that says why there are not as many."""
+    """Return the first `dim` modes; raise ValueError if there are fewer or values not finite."""
     _check.require_finite("modes.eigenvalues", modes.eigenvalues)
     _check.require_finite("modes.eigenvectors", modes.eigenvectors)
     available = modes.eigenvalues.shape[0]

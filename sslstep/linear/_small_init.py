@@ -1,4 +1,4 @@
-r"""From a generic small initialisation to an aligned one (Section 4.3 and Appendix C)."""
+r"""The aligned initialisation equivalent to a generic small one (Section 4.3, Appendix C)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Aligned(NamedTuple):
-    r"""What the alignment transformation keeps of an initialisation (Definition 4.5).
+    r"""An aligned initialisation: :math:`W^*(0) = U \,\mathrm{diag}(s(0))\, V_d^\top` (Def. 4.5).
 
     Attributes:
         rotation: U, orthogonal, shape ``(d, d)``.
@@ -53,14 +53,14 @@ def init_weights(
         key: a JAX random key.
         dim: the embedding dimension d.
         num_features: the number of features m.
-        init_scale: α ≥ 0.
-        dtype: of the weights.
+        init_scale: the standard deviation α ≥ 0 of each weight.
+        dtype: dtype of the weights.
 
     Returns:
         W(0), shape ``(d, m)``.
 
     Raises:
-        ValueError: if α is negative, NaN or an array, or d > m.
+        ValueError: if α is negative, NaN or an array, or d is not in 1...m.
 
     Example:
         >>> import jax
@@ -82,12 +82,12 @@ def initial_singular_values(init_scale: Real[ArrayLike, ""], dim: int) -> Float[
 
     .. math:: s_j(0) \approx \alpha \sqrt{d - j + 1}, \qquad j = 1 \dots d
 
-    The j-th diagonal of R is α times a chi variable with d − j + 1 degrees of freedom, and this is
-    its **root mean square**; at j = d its mean is 0.80 α and its median 0.67 α. For a given W use
-    :func:`align`, which is exact.
+    :math:`s_j(0)` is α times a chi variable with d − j + 1 degrees of freedom, the j-th diagonal
+    element of R in :func:`align`. The returned value is its **root mean square**; at j = d the mean
+    is 0.80 α and the median 0.67 α. For a given W use :func:`align`, which is exact.
 
     Args:
-        init_scale: α ≥ 0.
+        init_scale: the standard deviation α ≥ 0 of each weight.
         dim: the embedding dimension d.
 
     Returns:
@@ -108,22 +108,23 @@ def initial_singular_values(init_scale: Real[ArrayLike, ""], dim: int) -> Float[
 
 
 def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
-    r"""The aligned initialisation that a small W(0) is equivalent to (Definition 4.5, Result 4.6).
+    r"""Aligned initialisation that is equivalent to a small W(0) (Definition 4.5, Result 4.6).
 
     .. math:: Q R = W(0) V_d, \qquad U = Q \,\mathrm{sign}(R_{jj}), \qquad s_j(0) = |R_{jj}|
 
-    so that :math:`W^*(0) = U \,\mathrm{diag}(s(0))\, V_d^\top`. The j-th value is the length of
-    :math:`u_j = W(0) v_j` beyond the span of the earlier :math:`u_k`; Eq. 19 as printed has this
-    only if the :math:`u_k` happen to be orthogonal. All of Appendix C's A(0) (Eq. 43) is
-    ``aligned.rotation.T @ weights @ modes.eigenvectors``. For kernels, with embeddings for weights:
-    :func:`sslstep.kernel_pca.align`.
+    The columns of :math:`V_d` are the d leading eigenvectors :math:`v_j` of Γ. The aligned
+    initialisation is :math:`W^*(0) = U \,\mathrm{diag}(s(0))\, V_d^\top`, and :math:`s_j(0)` is the
+    length of the component of :math:`u_j = W(0) v_j` orthogonal to :math:`u_1 \dots u_{j-1}`.
+    (Eq. 19 as printed gives it only if the :math:`u_k` are orthogonal.) The matrix A(0) of
+    Appendix C (Eq. 43) is ``aligned.rotation.T @ weights @ modes.eigenvectors``.
+    :func:`sslstep.kernel_pca.align` aligns embeddings of a kernel machine.
 
     Args:
         weights: W(0), shape ``(d, m)``.
         modes: at least the d leading modes of Γ.
 
     Returns:
-        :class:`Aligned`, in float32 at least.
+        :class:`Aligned`, in float32 or wider.
 
     Raises:
         ValueError: if the shapes do not fit, d exceeds the number of modes, or values are not
@@ -143,7 +144,7 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
         _check.as_precise("weights", weights),
         _check.as_precise("modes.eigenvectors", leading.eigenvectors),
     )
-    # QR of a matrix of size α is exact to relative rounding whatever α: no rescaling is needed.
+    # The relative error of QR does not depend on α: no rescaling is needed.
     q, r = jnp.linalg.qr(matmul(weights, vectors))
     diagonal = jnp.diagonal(r)
     signs = jnp.where(diagonal < 0, -1, 1).astype(r.dtype)
@@ -160,20 +161,23 @@ def small_init_trajectory(
 
     .. math:: W^*(t) = U \,\mathrm{diag}(s_1(t), \dots, s_d(t))\, V_d^\top
 
-    with U and s(0) from :func:`align` and s(t) from Eq. 10. As α → 0 the true trajectory approaches
-    it: :func:`alignment_exponent` is the rate of the largest distance over t.
+    with U and s(0) from :func:`align` and s(t) from Eq. 10. As the scale α of W(0) tends to 0, the
+    largest distance over t between W(t) and :math:`W^*(t)` tends to 0 as :math:`\alpha^\beta`, with
+    β from :func:`alignment_exponent`.
 
     Args:
         weights: W(0), shape ``(d, m)``.
         modes: at least the d leading modes of Γ.
-        learning_rate: as in :func:`sslstep.dynamics.singular_value`.
+        learning_rate: 0 for gradient flow, or the learning rate of gradient descent: see
+            :func:`sslstep.dynamics.singular_value`.
 
     Returns:
         A pure function from t ≥ 0, of any shape ``(...)``, to :math:`W^*(t)`, shape
         ``(..., d, m)``.
 
     Raises:
-        ValueError: as :func:`align`, or if ``learning_rate`` is an array.
+        ValueError: if shapes do not fit, d exceeds the number of modes, values are not finite, or
+            ``learning_rate`` is an array.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -203,8 +207,9 @@ def small_init_trajectory(
 def alignment_exponent(eigenvalues: Real[ArrayLike, " k"], dim: int) -> Float[Array, ""]:
     r"""The exponent β of Result 4.6: :math:`\sup_t \|W(t) - W^*(t)\|_F = \Theta(\alpha^\beta)`.
 
-    By Eq. 48 the element (j, k) of A ends at order :math:`\alpha^{1 - \gamma_k / \gamma_j}`. The
-    slowest to vanish belongs to the closest pair that has a learned mode in front:
+    Here α is the scale of W(0), and :math:`W^*` is :func:`small_init_trajectory`. By Eq. 48 the
+    element (j, k) of :math:`A = U^\top W V` is of order :math:`\alpha^{1 - \gamma_k / \gamma_j}` at
+    the end of training. The largest of these belongs to a learned mode j and the mode after it:
 
     .. math:: \beta = 1 - \max_{j \le d} \gamma_{j+1} / \gamma_j
 
@@ -213,12 +218,12 @@ def alignment_exponent(eigenvalues: Real[ArrayLike, " k"], dim: int) -> Float[Ar
         dim: the embedding dimension d ≤ k.
 
     Returns:
-        β, a scalar in [0, 1]; zero when two modes tie, and then Result 4.6 does not apply. With
-        ``k = d`` there is no mode behind the last.
+        β, a scalar in [0, 1]; zero if two modes tie, and then Result 4.6 does not apply. With
+        ``k = d`` the last mode counts as having no mode after it.
 
     Raises:
-        ValueError: if ``eigenvalues`` is no vector or increases, ``dim`` is not in 1...k, or the
-            d-th eigenvalue is not positive.
+        ValueError: if ``eigenvalues`` is not a vector in descending order, ``dim`` is not in 1...k,
+            or the d-th eigenvalue is not positive.
 
     Example:
         >>> import jax.numpy as jnp
@@ -243,28 +248,28 @@ def elements(
     eigenvalues: Float[ArrayLike, " m"],
     initial: Float[ArrayLike, "d m"],
 ) -> Float[Array, "... d m"]:
-    r"""Elements of A(t) from small upper-triangular A(0): the paper's approximation (Eqs. 47, 48).
+    r"""Elements of A(t) from a small upper-triangular A(0), approximated by Eqs. 47 and 48.
 
     .. math:: A_{jj}(t) = s_j(t), \qquad
         A_{jk}(t) = A_{jk}(0) \left( \frac{s_j(t)}{s_j(0)} \right)^{\gamma_k / \gamma_j} (j < k),
         \qquad A_{jk} = 0 \; (j > k)
 
-    where :math:`W = U A V^\top` (Eq. 44) and t is Section 4's time: Appendix C's is 4t. Right for
-    k > d. For j < k ≤ d a second stage follows, once :math:`s_k` grows: see
-    :func:`coupled_elements`.
+    where :math:`W = U A V^\top` (Eq. 44). The time t is that of Section 4; Appendix C's time is 4t.
+    The approximation is accurate for k > d. For j < k ≤ d the elements change again when
+    :math:`s_k` grows: see :func:`coupled_elements`.
 
     Args:
         t: effective time ≥ 0, any shape ``(...)``.
         eigenvalues: γ in descending order, the first d positive, shape ``(m,)``.
         initial: A(0), upper triangular, shape ``(d, m)``; ``U.T @ W(0) @ V`` with U from
-            :func:`align`. What lies below the diagonal is ignored.
+            :func:`align`. Elements below the diagonal are ignored.
 
     Returns:
         A(t), shape ``(..., d, m)``.
 
     Raises:
-        ValueError: if the shapes do not fit, a time is negative, γ increases, or
-            :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0` fails.
+        ValueError: if the shapes do not fit, a time is negative, γ is not in descending order, an
+            :math:`A_{jj}(0)` is not positive, or :math:`\gamma_d` is not positive.
 
     Example:
         >>> import jax.numpy as jnp
@@ -278,9 +283,9 @@ def elements(
     dim, size = initial.shape
     leading, start = eigenvalues[:dim], jnp.diagonal(initial)
     values = singular_value(jnp.asarray(t, initial.dtype)[..., None], leading, start)
-    # A ratio could overflow, and so could its power: in thirds it meets the small start first.
+    # The power of s(t) / s(0) could overflow: multiply the small A(0) by three cube roots of it.
     log_growth = jnp.log(values) - _expand(jnp.log(start), values)
-    # Only j < k is meant: below the diagonal the ratio exceeds 1 and its power would overflow.
+    # Keep the ratio for j < k only: below the diagonal it exceeds 1, and the power would overflow.
     ratio = jnp.triu(eigenvalues[None, :] / leading[:, None], 1)
     growth = jnp.exp(log_growth[..., None] * _expand(ratio, log_growth[..., None]) / 3)
     upper = _expand(jnp.triu(initial, 1), growth) * growth * growth * growth
@@ -292,11 +297,12 @@ def coupled_elements(
     eigenvalues: Float[ArrayLike, " m"],
     initial: Float[ArrayLike, "d m"],
 ) -> Float[Array, "... d m"]:
-    r"""Elements of A(t) with the second stage that Eq. 48 leaves out.
+    r"""Elements of A(t), with the coupling of learned modes that Eq. 48 neglects.
 
-    While :math:`s_k` grows (k ≤ d), the cross-correlation :math:`C_{jk}` of a learned mode j < k
-    with it is driven to zero by both elements at once. To first order in them, with
-    :math:`r = \gamma_j / \gamma_k` and :math:`\lambda = \lambda_k(t)`,
+    While :math:`s_k` grows (k ≤ d), the elements :math:`A_{jk}` and :math:`A_{kj}` of a learned
+    mode j < k change together, and drive the cross-correlation :math:`C_{jk}` to zero. To first
+    order in these elements, with :math:`r = \gamma_j / \gamma_k`, :math:`\lambda = \lambda_k(t)`,
+    and :math:`A_{jk}^{(48)}` the value of Eq. 48 (:func:`elements`),
 
     .. math:: A_{jk} = A_{jk}^{(48)}
         \left[ (1 - \lambda)^{(r-1)/2} + \sqrt\lambda\, g(\lambda) \right],
@@ -307,28 +313,31 @@ def coupled_elements(
         = \frac{\sqrt\pi\, \Gamma(\frac{r+1}{2})}{\Gamma(\frac r2)}\,
         I_\lambda\left(\tfrac12, \tfrac{r-1}{2}\right)
 
-    with I the regularised incomplete beta function. So :math:`A_{jk}` ends above Eq. 48 by
-    :math:`g(1)` (π/2 at r = 2), and :math:`A_{kj}` at :math:`-\sqrt{\gamma_k / \gamma_j} A_{jk}`:
-    what is below the diagonal does not stay zero, though it vanishes with α as what is above it
-    does. It assumes that mode j is learned before mode k starts: elements are off by some
-    :math:`\epsilon = (\sqrt{\gamma_j}\, s_j(0))^{1 - \gamma_k / \gamma_j}` of themselves, which is
-    how far mode k has come by then. From :math:`s(0) = 10^{-8}` that is 0.1% at
-    :math:`\gamma_k / \gamma_j = 0.65`, 2% at 0.8, 14% at 0.9 and 62% at 0.97: for close modes a
-    smaller start or :func:`sslstep.simulate.gradient_flow`. Not made for differentiation: JAX has
-    no derivative of I by its parameters, and the others are not finite once λ has rounded to 1.
-    Derived in docs/errata.md.
+    where Γ(·) is the gamma function and I the regularised incomplete beta function. At the end of
+    training :math:`A_{jk}` is :math:`g(1)` times the value of Eq. 48 (π/2 times at r = 2), and
+    :math:`A_{kj} = -\sqrt{\gamma_k / \gamma_j} A_{jk}`. Elements below the diagonal therefore do
+    not stay zero; they vanish with the initial scale at the same rate as those above it.
+
+    The formula assumes that mode j is learned before mode k starts. Its relative error is about
+    :math:`\epsilon = (\sqrt{\gamma_j}\, s_j(0))^{1 - \gamma_k / \gamma_j}`, the size that mode k
+    has reached when mode j is learned. From :math:`s(0) = 10^{-8}` it is 0.1% at
+    :math:`\gamma_k / \gamma_j = 0.65`, 2% at 0.8, 14% at 0.9 and 62% at 0.97. For closer modes use
+    a smaller start, or :func:`sslstep.simulate.gradient_flow`. The function is not meant to be
+    differentiated: JAX has no derivative of I by its parameters, and other derivatives are not
+    finite once λ has rounded to 1. docs/errata.md has the derivation.
 
     Args:
         t: effective time ≥ 0, any shape ``(...)``.
         eigenvalues: γ in descending order, the first d positive and distinct, shape ``(m,)``.
-        initial: A(0), upper triangular, shape ``(d, m)``.
+        initial: A(0), upper triangular, shape ``(d, m)``. Elements below the diagonal are ignored.
 
     Returns:
         A(t), shape ``(..., d, m)``.
 
     Raises:
-        ValueError: if the shapes do not fit, a time is negative, γ increases or ties within the
-            first d, or :math:`A_{jj}(0) > 0` or :math:`\gamma_d > 0` fails.
+        ValueError: if the shapes do not fit, a time is negative, γ is not in descending order or
+            ties within the first d, an :math:`A_{jj}(0)` is not positive, or :math:`\gamma_d` is
+            not positive.
 
     Example:
         >>> import jax.numpy as jnp
@@ -382,7 +391,10 @@ def _require_elements(
 
 
 def _require_descending(eigenvalues: Array, dim: int, *, distinct: bool = False) -> None:
-    """Refuse known eigenvalues out of order, or of which the first `dim` are not all positive."""
+    """Raise ValueError if eigenvalues do not descend, or the first `dim` are not all positive.
+
+    With `distinct`, also raise if two of the first `dim` are equal. Traced values are not checked.
+    """
     if not _check.is_concrete(eigenvalues):
         return
     row = np.asarray(eigenvalues)
@@ -395,5 +407,5 @@ def _require_descending(eigenvalues: Array, dim: int, *, distinct: bool = False)
 
 
 def _expand(value: Array, like: Array) -> Array:
-    """Leading axes of size 1, so that `value` broadcasts with `like` axis by axis."""
+    """Prepend axes of size 1 to `value`, up to the rank of `like`."""
     return value.reshape((1,) * (like.ndim - value.ndim) + value.shape)
