@@ -12,7 +12,11 @@ levels at which it rests. :func:`approximate_modes` finds the modes of samples t
 kernel, with bounds.
 """
 
-from sslstep.kernel_pca._approximate import ApproximateModes, approximate_modes
+from sslstep.kernel_pca._approximate import (
+    ApproximateModes,
+    approximate_growth_modes,
+    approximate_modes,
+)
 from sslstep.kernel_pca._embed import (
     align,
     embed,
@@ -37,6 +41,7 @@ __all__ = [
     "KernelDescent",
     "KernelModes",
     "align",
+    "approximate_growth_modes",
     "approximate_modes",
     "contrastive_modes",
     "embed",

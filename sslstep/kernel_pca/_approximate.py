@@ -1,32 +1,45 @@
-r"""Contrastive modes of more samples than their kernel has room for, with bounds.
+r"""Modes of more samples than their kernel has room for, with bounds.
 
 **The factor.** Randomly pivoted Cholesky (Chen, Epperly, Tropp and Webber 2023; in blocks, with
 rejection, Epperly, Tropp and Webber 2024) evaluates the kernel's diagonal and k of its columns and
 gives :math:`F \in R^{N \times k}` with :math:`E = \tilde K - F F^\top` positive semidefinite. The
 rows of F are features: the modes of their cross-correlation are the approximate modes.
 
-**Lower bounds.** With :math:`A = [F, E^{1/2}]`, :math:`\tilde K = A A^\top`, and the γ are the
-eigenvalues of
+**The rest.** Let P be the exchange of the views and s = N, or P any symmetric operator and s its
+scale. With :math:`A = [F, E^{1/2}]`, :math:`\tilde K = A A^\top`, and the γ are the eigenvalues of
 
-.. math:: \frac{1}{N} A^\top P A = \begin{pmatrix} \Lambda & H^\top \\ H & D \end{pmatrix},
+.. math:: \frac{1}{s} A^\top P A = \begin{pmatrix} \Lambda & H^\top \\ H & D \end{pmatrix},
 
 in the basis of the approximate modes: Λ holds their eigenvalues, and the columns of H,
-:math:`h_l = E^{1/2} P F y_l / N`, their residuals. Λ is a principal block, so by Cauchy's
-interlacing its j-th eigenvalue is at most :math:`\gamma_j`.
+:math:`h_l = E^{1/2} P F y_l / s`, their residuals. D is known only to lie between -δ and δ, with
+:math:`\delta = \|P\| \, \|E\| / s`. Λ is a principal block, so by Cauchy's interlacing its j-th
+eigenvalue is at most :math:`\gamma_j`. With :math:`G = H^\top H` both bounds become sharper than
+:math:`\|h\|`, by the factor δ / γ that is unknown of D:
 
-**Upper bounds.** Leave the first j - 1 modes out, keep q - j + 1 of the others as a block, and let
-:math:`\mu_0` bound the rest, which is D and the modes beyond q. Then for :math:`\mu > \mu_0`
+**Lower bounds.** If :math:`\Lambda + G / (\mu + \delta) \ge \mu` on the span of the first j modes,
+then :math:`\gamma_j \ge \mu`: on the vectors :math:`(y, H y / (\mu + \delta))` the whole matrix is
+at least μ.
 
-.. math:: \sum_{l = j}^{q} \frac{\|h_l\|^2}{\mu - \Lambda_l} \le \mu - \mu_0
-    \quad\Longrightarrow\quad \gamma_j \le \mu
+**Upper bounds.** Leave the first j - 1 modes out. If
+:math:`\Lambda + G / (\mu - \delta) \le \mu` on the span of the others, then
+:math:`\gamma_j \le \mu`, by Courant and Fischer's theorem and a Schur complement. G is estimated
+for the first q modes alone. Those after them are coupled by no more than
+:math:`\|P\|^2 \|E\| F^\top F / s^2`, and for any ε > 0 G is at most :math:`1 + \epsilon` times its
+leading block and :math:`1 + 1 / \epsilon` times that of the others.
 
-by Courant and Fischer's theorem and a Schur complement. The sum is a number, and
-:math:`\|h_l\|^2 = (P F y_l)^\top E \, (P F y_l) / N^2` is estimated without bias from sampled rows
-and columns of E. :math:`\mu_0` follows from a bound on :math:`\|E\| / N`, which Chernoff's
-inequality gives from the largest eigenvalue of a sampled block of E.
+**What is estimated.** :math:`G_{lm} = (P F y_l)^\top E \, (P F y_m) / s^2`, without bias, from
+sampled rows and columns of E; and a bound's standard error by a jackknife over groups of them. The
+largest eigenvalue of an estimate is too large on average, and the smallest too small: the bounds
+err on the safe side. A bound on :math:`\|E\| / N` follows by Chernoff's inequality from the largest
+eigenvalue of a sampled block of E.
 """
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -39,51 +52,60 @@ from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from sslstep import _check, gram
 from sslstep._linalg import matmul
+from sslstep._second_variation import negative_hessian
 from sslstep.kernel_pca._modes import KernelModes, require_dim
 
-__all__ = ["ApproximateModes", "approximate_modes"]
+__all__ = ["ApproximateModes", "approximate_growth_modes", "approximate_modes"]
 
-_ROWS = 4096  # of the factor at a time
+_ROWS = 8192  # of the factor at a time
 _COLUMNS = 128  # pivots at a time, of twice as many that are drawn
-_SAMPLED = 16_384  # rows and columns of E, at most: a block of 1 GB in float32
-_GROUPS = 8  # into which they fall, for a standard error
+_SAMPLED = 65_536  # rows and columns of E, at most
+_BLOCK = 16_384  # of them in the block whose largest eigenvalue is found: 1 GB in float32
+_GROUPS = 32  # into which they fall, for a standard error
+_EIGEN_TOL = 1e-2  # of the largest eigenvalue of a block of E
+_SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)  # ε that are tried
 
 
 class ApproximateModes(NamedTuple):
-    r"""Approximate leading modes of a kernel over 2n samples, with bounds.
+    r"""Approximate leading modes of a kernel over N samples, with bounds.
 
     Attributes:
         modes: those of the factor, as :class:`KernelModes` over the k pivots:
             :math:`\psi_j(x) = c_j^\top k(x)`, with k(x) the kernel between x and the pivots. Their
-            eigenvalues are lower bounds of γ, but for rounding. Their residuals are upper bounds of
-            :math:`\|h_j\|`: in the kernel's feature space there is an eigenvalue within
+            eigenvalues are at most the exact ones, but for rounding. Their residuals are upper
+            bounds of :math:`\|h_j\|`: in the kernel's feature space there is an eigenvalue within
             :math:`\|h_j\|` of each. ``iterations`` is the number of factors tried.
-        pivots: which of the samples ``[x, x_prime]`` the pivots are, shape ``(k,)``.
-        upper: upper bounds of γ, shape ``(d,)``; infinite where there is none.
+        pivots: which of the samples, one view after the other, the pivots are, shape ``(k,)``.
+        lower: lower bounds of the eigenvalues, shape ``(d,)``.
+        upper: upper bounds, shape ``(d,)``; infinite where there is none.
         certified: whether the upper bound is within ``tol`` of the lower one, shape ``(d,)``.
         trace_left: the trace of :math:`\tilde K - F F^\top` over that of :math:`\tilde K`.
     """
 
     modes: KernelModes
     pivots: Int[np.ndarray, " k"]
+    lower: Float[Array, " d"]
     upper: Float[Array, " d"]
     certified: Bool[np.ndarray, " d"]
     trace_left: float
 
     @property
     def eigenvalues(self) -> Float[Array, " d"]:
-        """Approximate γ, descending."""
-        return self.modes.eigenvalues
-
-    @property
-    def lower(self) -> Float[Array, " d"]:
-        """Lower bounds of γ: the approximate ones."""
-        return self.modes.eigenvalues
+        """The middle of the bounds; where there is no upper one, the lower one."""
+        return jnp.where(jnp.isfinite(self.upper), (self.lower + self.upper) / 2, self.lower)
 
     @property
     def coefficients(self) -> Float[Array, "k d"]:
         """c as columns."""
         return self.modes.coefficients
+
+
+class _Operator(NamedTuple):
+    """P, a block (N, b) to another, its norm, and s. None for P: the exchange of two views."""
+
+    apply: Callable[[Array], Array] | None
+    norm: float
+    scale: float
 
 
 def approximate_modes(
@@ -96,14 +118,15 @@ def approximate_modes(
     tol: float = 1e-2,
     confidence: float = 0.99,
     key: Key[Array, ""] | None = None,
+    folder: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> ApproximateModes:
     r"""Contrastive modes of many samples from few columns of their kernel, with bounds of γ.
 
     :func:`contrastive_modes` of a randomly pivoted Cholesky factor of the kernel. The factor grows,
-    doubling, until every γ is known to ``tol``, or it has ``rank`` columns. A factor of k columns
+    by twos or fours, until every γ is known to ``tol``, or it has ``rank`` columns. A factor of k columns
     takes (k + 1) 2n entries of the kernel, O(n k²) operations and room for n k numbers; its bounds
-    take k 2n entries more, at most. The head of the module says how the bounds arise.
+    take k n entries more, at most. The head of the module says how the bounds arise.
 
     Args:
         kernel_fn: the kernel function, ``(x1, x2) -> (n1, n2)``, positive semidefinite; compiled,
@@ -116,14 +139,16 @@ def approximate_modes(
         confidence: that all bounds hold, together.
         key: of the pivots and of the samples that the bounds are estimated from; a fixed one by
             default.
+        folder: a folder to keep the columns in as they are found, made if it is missing. A run that
+            was killed continues from there, and its result has the same bits.
         progress: whether to show a progress bar; None: on a terminal.
 
     Returns:
         :class:`ApproximateModes`; those that are not certified say so.
 
     Raises:
-        ValueError: if the views do not fit together, an argument is out of range, or the kernel is
-            not finite or has a negative diagonal.
+        ValueError: if the views do not fit together, an argument is out of range, the kernel is not
+            finite or has a negative diagonal, or ``folder`` holds another problem's columns.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -140,34 +165,193 @@ def approximate_modes(
         >>> kernel_pca.embed(found.modes, kernel_fn(x[:3], pivots)).shape
         (3, 4)
     """
-    views = tuple(
-        v if isinstance(v, jax.Array | np.ndarray) else np.asarray(v) for v in (x, x_prime)
+    views = _as_views((x, x_prime), "x and x_prime")
+    settings = _Settings(dim, rank, tol, confidence)
+    operator = _Operator(None, 1.0, 2 * len(views[0]))
+    return _solve(kernel_fn, views, operator, settings, key, folder, progress)
+
+
+def approximate_growth_modes(
+    kernel_fn: Callable[..., Any],
+    views: Sequence[Real[Any, "n ..."]],
+    loss_fn: Callable[..., Any],
+    dim: int,
+    *,
+    embeddings: Float[Any, "N k"] | None = None,
+    rank: int,
+    tol: float = 1e-2,
+    confidence: float = 0.99,
+    key: Key[Array, ""] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> ApproximateModes:
+    r"""Growth modes of many samples from few columns of their kernel, with bounds of the rates.
+
+    :func:`growth_modes` of the factor of :func:`approximate_modes`: its eigenproblem with -H in
+    place of P / 2n. -H multiplies the factor's columns in blocks of ``dim``.
+
+    Args:
+        kernel_fn: as for :func:`approximate_modes`.
+        views: one array ``(n, ...)`` for each view; may be memory-mapped.
+        loss_fn: as for :func:`growth_modes`.
+        dim: the embedding dimension d, and how many modes are found.
+        embeddings: those learned, as for :func:`growth_modes`.
+        rank: as for :func:`approximate_modes`.
+        tol: as for :func:`approximate_modes`, of the rates.
+        confidence: as for :func:`approximate_modes`.
+        key: as for :func:`approximate_modes`.
+        folder: as for :func:`approximate_modes`.
+        progress: as for :func:`approximate_modes`.
+
+    Returns:
+        :class:`ApproximateModes`, whose eigenvalues are the rates ρ. A rate of zero or less is not
+        certified.
+
+    Raises:
+        ValueError: as :func:`approximate_modes` and, of the loss, as :func:`growth_modes`.
+
+    Example:
+        >>> import jax
+        >>> from sslstep import kernel_pca, losses
+        >>> x = jax.random.normal(jax.random.key(0), (300, 6))
+        >>> def kernel_fn(x1, x2=None):
+        ...     return x1 @ (x1 if x2 is None else x2).T
+        >>> loss_fn = losses.simplified_barlow_twins
+        >>> views = (x, x + 0.1)
+        >>> found = kernel_pca.approximate_growth_modes(kernel_fn, views, loss_fn, 2, rank=6)
+        >>> bool(found.certified.all())
+        True
+    """
+    views = _as_views(tuple(views), "views")
+    settings = _Settings(dim, rank, tol, confidence)
+    settings.require(len(views), len(views[0]))
+    size, dtype = len(views) * len(views[0]), jnp.result_type(float)
+    hessian = negative_hessian(loss_fn, embeddings, size, dim, num_views=len(views), dtype=dtype)
+    operator = _Operator(hessian, _norm(hessian, size, dtype), 1.0)
+    return _solve(kernel_fn, views, operator, settings, key, folder, progress)
+
+
+class _Settings(NamedTuple):
+    dim: int
+    rank: int
+    tol: float
+    confidence: float
+
+    def require(self, num_views: int, num: int) -> None:
+        """Raise if one is out of range."""
+        require_dim(self.dim, num)
+        if not self.dim <= self.rank <= num_views * num:
+            size = f"{'2n' if num_views == 2 else 'N'} = {num_views * num}"
+            raise ValueError(f"rank must be between dim = {self.dim} and {size}, got {self.rank}.")
+        _check.require_at_least("tol", self.tol, 0.0, strict=True)
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must be between 0 and 1, got {self.confidence}.")
+
+
+def _as_views(given: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    views = tuple(v if isinstance(v, jax.Array | np.ndarray) else np.asarray(v) for v in given)
+    shapes = [view.shape for view in views]
+    if not shapes or len(set(shapes)) > 1 or not shapes[0] or not shapes[0][0]:
+        got = " and ".join(map(str, shapes))
+        raise ValueError(f"{name} must be views of the same samples, got shapes {got}.")
+    return views
+
+
+def _norm(operator: Callable[[Array], Array], size: int, dtype: Any) -> float:
+    """The largest |eigenvalue| of P."""
+
+    def product(v: np.ndarray) -> np.ndarray:
+        return np.asarray(operator(jnp.asarray(v.reshape(-1, 1), dtype)))[:, 0]
+
+    linear = scipy.sparse.linalg.LinearOperator((size, size), product, dtype=dtype)
+    start = np.random.default_rng(0).standard_normal(size).astype(dtype)
+    if not product(start).any():
+        return 0.0
+    found = scipy.sparse.linalg.eigsh(
+        linear, 1, which="LM", return_eigenvectors=False, tol=_EIGEN_TOL, v0=start
     )
-    if views[0].shape != views[1].shape or not len(views[0]):
-        raise ValueError(
-            f"x and x_prime must be views of the same samples, got shapes {views[0].shape} and "
-            f"{views[1].shape}."
-        )
-    size = 2 * len(views[0])
-    require_dim(dim, size // 2)
-    if not dim <= rank <= size:
-        raise ValueError(f"rank must be between dim = {dim} and 2n = {size}, got {rank}.")
-    _check.require_at_least("tol", tol, 0.0, strict=True)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}.")
-    rng = np.random.default_rng(
-        np.asarray(jax.random.key_data(jax.random.key(0) if key is None else key))
-    )
+    return (1 + 2 * _EIGEN_TOL) * float(np.abs(found[0]))
+
+
+def _solve(
+    kernel_fn: Callable[..., Any],
+    views: tuple[Any, ...],
+    operator: _Operator,
+    settings: _Settings,
+    key: Key[Array, ""] | None,
+    folder: str | os.PathLike[str] | None,
+    progress: bool | None,
+) -> ApproximateModes:
+    settings.require(len(views), len(views[0]))
+    dim, rank, tol, confidence = settings
+    seed = np.asarray(jax.random.key_data(jax.random.key(0) if key is None else key))
+    rng = np.random.default_rng(seed)
     factor = _Factor(gram.as_kernel_fn(kernel_fn), views, rank, rng, progress)
     num, tried = min(rank, max(2 * dim, 64)), 1
+    kept = None
+    if folder is not None:
+        kept = _Folder(folder, (settings, seed.tolist(), operator.norm, operator.scale), factor)
+        num, tried = kept.restore(factor, num, tried)
     # Each factor's bounds may fail: together they do not with the confidence asked for.
     while True:
-        exhausted = not factor.extend(num)
-        found = _certified(factor, dim, tol, (1 - confidence) / 2**tried, rng)
+        exhausted = not factor.extend(num, partial(kept.save, tried=tried) if kept else None)
+        found = _certified(factor, operator, dim, tol, (1 - confidence) / 2**tried, rng)
         if found.certified.all() or exhausted or num >= rank:
             iterations = jnp.asarray(tried, jnp.int32)
             return found._replace(modes=found.modes._replace(iterations=iterations))
-        num, tried = min(rank, 2 * num), tried + 1
+        gap = float(jnp.max(found.upper / found.lower)) - 1
+        num, tried = min(rank, num * (4 if not gap < 16 * tol else 2)), tried + 1
+        if kept:
+            kept.save(factor, factor.num, num, tried)
+
+
+class _Folder:
+    """The columns of a factor in files, and what is needed to go on from them."""
+
+    def __init__(self, folder: Any, problem: tuple[Any, ...], factor: "_Factor") -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(repr((problem, str(factor.dtype))).encode())
+        digest.update(factor.left.tobytes())
+        self.problem = digest.hexdigest()
+
+    def save(self, factor: "_Factor", start: int, num: int, tried: int) -> None:
+        """The columns from `start` on, and then the state, which counts once it has its name."""
+        if start < factor.num:
+            np.save(self.folder / f"columns-{start}.npy", factor.rows[:, start : factor.num])
+        state: dict[str, Any] = {
+            "problem": self.problem,
+            "rng": json.dumps(factor.rng.bit_generator.state),
+            "left": factor.left,
+            "pivots": factor.pivots[: factor.num],
+            "at": [num, tried],
+        }
+        draft = self.folder / "state.draft.npz"
+        np.savez(draft, **state)
+        draft.replace(self.folder / "state.npz")
+
+    def restore(self, factor: "_Factor", num: int, tried: int) -> tuple[int, int]:
+        """How many columns are aimed at, and in which attempt; those in files are read."""
+        path = self.folder / "state.npz"
+        if not path.exists():
+            return num, tried
+        with np.load(path) as state:
+            if str(state["problem"]) != self.problem:
+                raise ValueError(
+                    f"folder = {self.folder} holds the columns of another problem, of other data "
+                    f"or settings: name another folder."
+                )
+            pivots = state["pivots"]
+            factor.left, factor.num = state["left"], len(pivots)
+            factor.pivots[: len(pivots)] = pivots
+            factor.rng.bit_generator.state = json.loads(str(state["rng"]))
+            num, tried = (int(value) for value in state["at"])
+        start = 0
+        while start < factor.num:
+            columns = np.load(self.folder / f"columns-{start}.npy", mmap_mode="r")
+            factor.rows[:, start : start + columns.shape[1]] = columns
+            start += columns.shape[1]
+        return num, tried
 
 
 class _Factor:
@@ -175,7 +359,7 @@ class _Factor:
 
     def __init__(self, kernel_fn: Any, views: Any, rank: int, rng: Any, progress: Any) -> None:
         self.kernel_fn, self.views, self.rng, self.progress = kernel_fn, views, rng, progress
-        self.size, self.num = 2 * len(views[0]), 0
+        self.size, self.num = len(views) * len(views[0]), 0
         self.pivots = np.zeros(rank, np.int64)
         first = self.kernel(np.arange(1), np.arange(1))
         self.dtype = first.dtype
@@ -191,10 +375,16 @@ class _Factor:
 
     def _take_samples(self, at: np.ndarray) -> Any:
         order = np.argsort(at, kind="stable")  # files are read in one direction
-        first, second = np.split(at[order], [np.searchsorted(at[order], self.size // 2)])
+        n = len(self.views[0])
+        parts = np.split(at[order], np.searchsorted(at[order], n * np.arange(1, len(self.views))))
         join = jnp.concatenate if isinstance(self.views[0], jax.Array) else np.concatenate
-        both = join([self.views[0][first], self.views[1][second - self.size // 2]])
-        return both[np.argsort(order, kind="stable")]
+        every = join(
+            [
+                view[part - n * i]
+                for i, (view, part) in enumerate(zip(self.views, parts, strict=True))
+            ]
+        )
+        return every[np.argsort(order, kind="stable")]
 
     def _slices(self, rows: int) -> Iterator[np.ndarray]:
         """Of all samples, all equally long: the last one is filled up by its last sample."""
@@ -207,7 +397,7 @@ class _Factor:
         parts = (alone(self._take_samples(at))[: self.size - at[0]] for at in self._slices(_ROWS))
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
-    def extend(self, num: int) -> bool:
+    def extend(self, num: int, save: Callable[..., None] | None) -> bool:
         """Until there are so many columns; False if the kernel has no more."""
         from tqdm import tqdm  # here, so that importing costs no more than JAX
 
@@ -223,6 +413,8 @@ class _Factor:
                 if not taken:  # all that is left is rounding
                     return False
                 bar.update(taken)
+                if save is not None:
+                    save(self, self.num - taken, num)
         return True
 
     def _take(self, drawn: np.ndarray, most: int) -> int:
@@ -265,17 +457,39 @@ class _Factor:
         self.num += len(kept)
         return len(kept)
 
-    def products(self) -> tuple[np.ndarray, np.ndarray]:
-        """FᵀPF / N and FᵀF / N, in float64."""
-        half, num = self.size // 2, self.num
-        crossed, squared = np.zeros((num, num)), np.zeros((num, num))
-        for start in range(0, half, _ROWS):
-            rows = slice(start, min(start + _ROWS, half))
-            first, second = self.rows[rows, :num], self.rows[half:][rows, :num]
-            crossed += np.asarray(_transposed_product(first, second), np.float64)
-            squared += np.asarray(_transposed_product(first, first), np.float64)
-            squared += np.asarray(_transposed_product(second, second), np.float64)
-        return (crossed + crossed.T) / self.size, squared / self.size
+    def products(self, operator: _Operator) -> tuple[np.ndarray, np.ndarray]:
+        """FᵀPF / s and FᵀF / N, in float64."""
+        squared = self._transposed(self.rows[:, : self.num]) / self.size
+        crossed = np.zeros((self.num, self.num))
+        if operator.apply is None:
+            half = self.size // 2
+            first, second = self.rows[:half, : self.num], self.rows[half:, : self.num]
+            for start in range(0, half, _ROWS):
+                rows = slice(start, start + _ROWS)
+                crossed += np.asarray(_transposed_product(first[rows], second[rows]), np.float64)
+            return (crossed + crossed.T) / operator.scale, squared
+        for start in range(0, self.num, _COLUMNS):
+            columns = slice(start, min(start + _COLUMNS, self.num))
+            image = np.asarray(operator.apply(jnp.asarray(self.rows[:, columns])))
+            crossed[:, columns] = self._transposed(image)
+        return (crossed + crossed.T) / (2 * operator.scale), squared
+
+    def _transposed(self, block: np.ndarray) -> np.ndarray:
+        """FᵀB, in float64."""
+        total = np.zeros((self.num, block.shape[1]))
+        for start in range(0, self.size, _ROWS):
+            rows = slice(start, start + _ROWS)
+            part = _transposed_product(self.rows[rows, : self.num], block[rows])
+            total += np.asarray(part, np.float64)
+        return total
+
+    def images(self, operator: _Operator, vectors: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Rows of PFy."""
+        if operator.apply is None:
+            partner = (at + self.size // 2) % self.size
+            return self.rows[partner, : self.num] @ vectors.astype(self.dtype)
+        functions = self.rows[:, : self.num] @ vectors.astype(self.dtype)
+        return np.asarray(operator.apply(jnp.asarray(functions)))[at]
 
     def left_between(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Entries of E."""
@@ -300,161 +514,191 @@ def _transposed_product(first, second):
 
 
 def _certified(
-    factor: _Factor, dim: int, tol: float, risk: float, rng: np.random.Generator
+    factor: _Factor,
+    operator: _Operator,
+    dim: int,
+    tol: float,
+    risk: float,
+    rng: np.random.Generator,
 ) -> ApproximateModes:
-    crossed, squared = factor.products()
+    crossed, squared = factor.products(operator)
     eigenvalues, vectors = (part[..., ::-1] for part in np.linalg.eigh(crossed))
-    num = min(2 * dim + 16, factor.num)
-    lower = eigenvalues[:dim]
-    upper, residuals = lower.copy(), np.zeros(dim)
+    num = min(4 * dim + 16, factor.num)
+    ritz = eigenvalues[:dim]
+    lower, upper, residuals = ritz.copy(), ritz.copy(), np.zeros(dim)
     if factor.left.sum() > 0:
-        sampled = _sample(factor, vectors[:, :num], rng)
-        upper, residuals = _bounds(sampled, eigenvalues, vectors, squared, num, dim, risk)
-        upper = np.maximum(upper, lower)
+        sample = _sample(factor, operator, vectors[:, :num], rng)
+        lower, upper, residuals = _bounds(
+            sample, operator, factor.size, eigenvalues, vectors, squared, num, dim, risk
+        )
     root = factor.rows[factor.pivots[: factor.num], : factor.num].astype(np.float64)
     coefficients = scipy.linalg.solve_triangular(
         root, vectors[:, :dim], lower=True, trans="T", check_finite=False
     )
-    gammas, c, bounds, images = (
+    gammas, c, beside, images, low, high = (
         jnp.asarray(each, factor.dtype)
-        for each in (lower, coefficients, residuals, root @ vectors[:, :dim])
+        for each in (ritz, coefficients, residuals, root @ vectors[:, :dim], lower, upper)
     )
     return ApproximateModes(
-        KernelModes(gammas, c, bounds, jnp.zeros((), jnp.int32), images),
+        KernelModes(gammas, c, beside, jnp.zeros((), jnp.int32), images),
         factor.pivots[: factor.num].copy(),
-        jnp.asarray(upper, factor.dtype),
-        upper - lower <= tol * lower,
+        low,
+        high,
+        (lower > 0) & (upper - lower <= tol * lower),
         float(factor.left.sum()) / factor.trace,
     )
 
 
 class _Sample(NamedTuple):
-    """What was seen of E: its largest eigenvalue over N, in the sample, and ‖h_l‖² by groups."""
+    """What was seen of E."""
 
-    num: int
+    num: int  # rows and columns of the block
     mean: float  # tr E / N
-    largest: float
-    squares: np.ndarray  # (groups, groups, q): of groups g and h, without bias off the diagonal
+    largest: float  # eigenvalue of the block, over N
+    coupling: np.ndarray  # the estimate of G, (q, q)
+    without: np.ndarray  # the same without each of the groups, (groups, q, q)
 
 
-def _sample(factor: _Factor, vectors: np.ndarray, rng: np.random.Generator) -> _Sample:
+def _sample(
+    factor: _Factor, operator: _Operator, vectors: np.ndarray, rng: np.random.Generator
+) -> _Sample:
     """Rows i of E, drawn with the probabilities p_i = E_ii / tr E, and weighted by 1 / (N p_i)."""
     size, total = factor.size, float(factor.left.sum())
-    num = int(min(_SAMPLED, (factor.num * size / 2) ** 0.5)) // _GROUPS * _GROUPS
-    drawn = rng.choice(size, max(num, _GROUPS), p=factor.left / total)
-    partner = (drawn + size // 2) % size  # P
+    members = max(int(min(_SAMPLED, (factor.num * size) ** 0.5)) // _GROUPS, 1)
+    drawn = rng.choice(size, _GROUPS * members, p=factor.left / total)
     weights = total / (size * factor.left[drawn])
-    values = factor.rows[partner, : factor.num].astype(np.float64) @ vectors * weights[:, None]
-    starts, step = range(0, len(drawn), 1024), 1024
-    left = np.block(
-        [
-            [factor.left_between(drawn[i : i + step], drawn[j : j + step]) for j in starts]
-            for i in starts
-        ]
-    )
-    scaled = left * (weights**0.5).astype(left.dtype) * (weights**0.5).astype(left.dtype)[:, None]
+    values = factor.images(operator, vectors, drawn) * (size / operator.scale * weights[:, None])
+    values = values.astype(factor.dtype)
+    groups = [slice(g * members, (g + 1) * members) for g in range(_GROUPS)]
+    blocked = max(min(_BLOCK // members, _GROUPS), 1)
+    block = np.zeros((blocked * members,) * 2, factor.dtype)
+    shares = np.zeros((_GROUPS, vectors.shape[1], vectors.shape[1]))  # of G, by group
+    for g, first in enumerate(groups):
+        for h, second in enumerate(groups[g:], g):
+            if h == g and g >= blocked:
+                continue
+            left = factor.left_between(drawn[first], drawn[second])
+            if h < blocked:
+                scale = (weights[first, None] * weights[None, second]) ** 0.5
+                block[first, second] = left * scale
+                block[second, first] = block[first, second].T
+            if h > g:
+                pair = np.asarray(_between(left, values[first], values[second]), np.float64)
+                shares[[g, h]] += pair + pair.T
     largest = scipy.sparse.linalg.eigsh(
-        scaled.astype(np.float64) if len(drawn) < 2048 else scaled,
-        1, return_eigenvectors=False, tol=1e-3, v0=np.ones(len(drawn), left.dtype),
-    )[0] / len(drawn)  # fmt: skip
-    members = len(drawn) // _GROUPS
-    parts = values.reshape(_GROUPS, members, -1)
-    blocks = left.reshape(_GROUPS, members, _GROUPS, members)
-    squares = np.array(
-        [
-            [
-                np.einsum("aq,aq->q", parts[g], blocks[g, :, h] @ parts[h]) / members**2
-                for h in range(_GROUPS)
-            ]
-            for g in range(_GROUPS)
-        ]
-    )
-    # The iteration stops at a relative error of 1e-3, from below.
-    return _Sample(len(drawn), total / size, 1.002 * float(largest), squares)
+        block, 1, return_eigenvectors=False, tol=_EIGEN_TOL, v0=np.ones(len(block), block.dtype)
+    )[0] / len(block)  # fmt: skip
+    # Each pair of groups is in the shares of both.
+    whole, pairs = shares.sum(axis=0) / 2, _GROUPS * (_GROUPS - 1) * members**2
+    without = (whole - shares) / (pairs * (_GROUPS - 2) / _GROUPS)
+    # The iteration stops from below.
+    largest = (1 + 2 * _EIGEN_TOL) * max(float(largest), 0.0)
+    return _Sample(len(block), total / size, largest, whole / pairs, without)
+
+
+@jax.jit
+def _between(left, first, second):
+    return matmul(first.T, matmul(left, second))
 
 
 def _bounds(
     sample: _Sample,
+    operator: _Operator,
+    size: int,
     eigenvalues: np.ndarray,
     vectors: np.ndarray,
     squared: np.ndarray,
     num: int,
     dim: int,
     risk: float,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lower and upper bounds of the eigenvalues, and upper ones of ‖h‖."""
     # Chernoff's: the mean of numbers in [0, L] of mean λ is below λ - t with probability at most
     # exp(-m t² / 2Lλ). The numbers are (uᵀφ_i)², with u the largest eigenvector of E.
     slack = sample.mean * np.log(2 / risk) / (2 * sample.num)
     error = (slack**0.5 + (slack + sample.largest) ** 0.5) ** 2
-    rest = _largest_of_rest(eigenvalues[num:], vectors[:, num:], squared, error)
-    quantile = scipy.stats.t.ppf(1 - risk / (4 * dim), _GROUPS - 1)
-    leading = eigenvalues[:num]
-    upper = [
-        _upper(j, leading, rest, lambda weights: _estimate(sample.squares, weights, quantile))
-        for j in range(dim)
-    ]
-    units = np.eye(num)[:dim]
-    residuals = [max(_estimate(sample.squares, unit, quantile), 0.0) ** 0.5 for unit in units]
-    return np.array(upper), np.array(residuals)
+    ratio = operator.norm * size / operator.scale
+    delta = error * ratio
+    quantile = scipy.stats.t.ppf(1 - risk / (6 * dim), _GROUPS - 1)
+
+    def slip(y: np.ndarray, at: slice) -> float:
+        """What is to be allowed for the estimate of yᵀGy."""
+        seen = np.einsum("i,gij,j->g", y, sample.without[:, at, at], y)
+        spread = ((seen - seen.mean()) ** 2).sum()
+        return float(quantile * ((_GROUPS - 1) / _GROUPS * spread) ** 0.5)
+
+    leading, tail = np.diag(eigenvalues[:num]), eigenvalues[num:]
+    shares = {0.0: -np.inf}
+    if len(tail):
+        bound = error * ratio**2 * (vectors[:, num:].T @ squared @ vectors[:, num:])
+        shares = {
+            share: _largest_of_rest(tail, (1 + 1 / share) * bound, delta) for share in _SHARES
+        }
+    lower, upper = eigenvalues[:dim].copy(), np.full(dim, np.inf)
+    for j in range(dim):
+        others = slice(j, num)
+        for share, rest in shares.items():
+            matrix = (1 + share) * sample.coupling[others, others]
+            value, y = _upper_root(leading[others, others], matrix, delta)
+            value += (1 + share) * slip(y, others) / (value - delta)
+            upper[j] = min(upper[j], max(value, rest, lower[j]))
+            if value >= rest:
+                break  # more would only add to it
+        first = slice(0, j + 1)
+        value, y = _lower_root(leading[first, first], sample.coupling[first, first], delta)
+        lower[j] = max(lower[j], value - slip(y, first) / max(value + delta, delta))
+    # No γ is above one before it.
+    upper, lower = np.minimum.accumulate(upper), np.maximum.accumulate(lower[::-1])[::-1]
+    residuals = np.zeros(dim)
+    for j in range(dim):
+        at = slice(j, j + 1)
+        residuals[j] = max(sample.coupling[j, j] + slip(np.ones(1), at), 0.0) ** 0.5
+    return lower, np.maximum(upper, lower), residuals
 
 
-def _estimate(squares: np.ndarray, weights: np.ndarray, quantile: float) -> float:
-    """An upper confidence bound of Σ_l weights_l ‖h_l‖²: a jackknife over groups."""
-    pairs = squares @ weights
-    np.fill_diagonal(pairs, 0.0)
-    total, groups = pairs.sum(), len(pairs)
-    mean = total / (groups * (groups - 1))
-    without = (total - pairs.sum(0) - pairs.sum(1)) / ((groups - 1) * (groups - 2))
-    deviation = ((groups - 1) / groups * ((without - without.mean()) ** 2).sum()) ** 0.5
-    return float(mean + quantile * deviation)
+def _upper_root(matrix: np.ndarray, coupling: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
+    """The μ at which the largest eigenvalue of Λ + G / (μ - δ) is μ, and its vector.
 
-
-def _largest_of_rest(
-    eigenvalues: np.ndarray, vectors: np.ndarray, squared: np.ndarray, error: float
-) -> float:
-    """μ_0: an upper bound of the largest eigenvalue of D and the modes beyond q.
-
-    By the same Schur complement, with HᵀH at most `error` times FᵀF / N.
+    It falls, and is convex, as μ grows: Newton's steps approach from below.
     """
-    if not len(eigenvalues):
-        return error
-    bound = error * (vectors.T @ squared @ vectors)
+    value = max(float(matrix.max()), 1.01 * delta)
+    for _ in range(100):
+        top, y = scipy.linalg.eigh(
+            matrix + coupling / (value - delta), subset_by_index=[len(matrix) - 1] * 2
+        )
+        slope = float(y[:, 0] @ coupling @ y[:, 0]) / (value - delta) ** 2
+        step = (float(top[0]) - value) / (1 + max(slope, 0.0))
+        if step <= 1e-7 * value:
+            break
+        value += step
+    return value * (1 + 1e-6), y[:, 0]
+
+
+def _lower_root(matrix: np.ndarray, coupling: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
+    """The μ at which the smallest eigenvalue of Λ + G / (μ + δ) is μ, and its vector."""
+    low = float(matrix[-1, -1])
+    high = low + max(float(coupling[-1, -1]), 0.0) / max(low + delta, delta)
+    for _ in range(30):
+        middle = (low + high) / 2
+        bottom, y = scipy.linalg.eigh(matrix + coupling / (middle + delta), subset_by_index=[0, 0])
+        low, high = (middle, high) if bottom[0] >= middle else (low, middle)
+    return low, y[:, 0]
+
+
+def _largest_of_rest(eigenvalues: np.ndarray, bound: np.ndarray, delta: float) -> float:
+    """The least μ at which Λ + G / (μ - δ) is at most μ on the modes beyond q."""
 
     def holds(value: float) -> bool:
-        matrix = np.diag(value - eigenvalues) - bound / (value - error)
+        matrix = np.diag(value - eigenvalues) - bound / (value - delta)
         try:
             np.linalg.cholesky(matrix)
         except np.linalg.LinAlgError:
             return False
         return True
 
-    low = max(float(eigenvalues[0]), error)
-    return _least(holds, low, float(eigenvalues[0]) + 2 * error + np.trace(bound) ** 0.5)
-
-
-def _upper(
-    j: int, eigenvalues: np.ndarray, rest: float, estimate: Callable[[np.ndarray], float]
-) -> float:
-    """The least μ at which the condition at the head of the module holds."""
-
-    def holds(value: float) -> bool:
-        weights = np.zeros(len(eigenvalues))
-        weights[j:] = 1 / (value - eigenvalues[j:])
-        return bool(estimate(weights) <= value - rest)
-
-    low = max(float(eigenvalues[j]), rest)
-    return _least(holds, low, 2 * low + rest)
-
-
-def _least(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """The least number above `low` for which something holds, and for all above it."""
-    for _ in range(60):
-        if holds(high):
-            break
-        high = low + 4 * (high - low)
-    else:
-        return np.inf
-    for _ in range(50):
+    low = max(float(eigenvalues[0]), delta)
+    high = low + 2 * delta + np.trace(bound) ** 0.5
+    for _ in range(25):
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import gram, kernel_pca
+from sslstep import gram, kernel_pca, losses
 
 
 @jax.jit
@@ -74,7 +74,13 @@ def test_certified_modes_are_the_exact_ones():
     ratio = np.asarray(found.lower / modes.eigenvalues)
     assert np.all((ratio > 0.99) & (ratio < 1 + 1e-5))
     assert np.all(found.upper >= modes.eigenvalues * (1 - 1e-5))
-    assert np.all(np.abs(found.lower - modes.eigenvalues) <= found.modes.residuals)
+    assert np.all(np.abs(found.modes.eigenvalues - modes.eigenvalues) <= found.modes.residuals)
+    # What the residuals add brings them nearer.
+    plain, corrected = (
+        np.abs(np.asarray(each / modes.eigenvalues) - 1).max()
+        for each in (found.modes.eigenvalues, found.eigenvalues)
+    )
+    assert corrected < plain
     # On new points, in the subspace that both span.
     new = gaussian_pairs(50, seed=1)[0]
     pivots = np.concatenate([x, x_prime])[found.pivots]
@@ -101,6 +107,63 @@ def test_the_factor_takes_its_columns_and_the_diagonal():
     assert sum(columns) == rank * size
     choosing = 256**2 * (len(columns) // 2)
     assert sum(entries) <= 2 * rank * size + choosing + size
+
+
+def test_growth_modes_hold_within_their_bounds():
+    x, x_prime = gaussian_pairs(400)
+    loss_fn = losses.simplified_barlow_twins
+    approximate = kernel_pca.approximate_growth_modes(
+        gaussian_kernel, (x, x_prime), loss_fn, 5, rank=400, tol=0.02
+    )
+    assert approximate.certified.all()
+    kernel = gram.pairs(gaussian_kernel, x, x_prime)
+    exact_rates = np.asarray(kernel_pca.growth_modes(kernel, loss_fn, 5).eigenvalues)
+    assert np.all(approximate.lower <= exact_rates * (1 + 1e-5))
+    assert np.all(approximate.upper >= exact_rates * (1 - 1e-5))
+    # From what is learned, where H is no exchange of views.
+    learned = kernel_pca.embed_training(kernel_pca.contrastive_modes(kernel, 1)) * 0.8
+    after = kernel_pca.approximate_growth_modes(
+        gaussian_kernel, (x, x_prime), losses.spectral_contrastive, 3,
+        embeddings=learned, rank=400, tol=0.05,
+    )  # fmt: skip
+    wanted = kernel_pca.growth_modes(
+        kernel, losses.spectral_contrastive, 3, embeddings=learned, tol=1e-4
+    ).eigenvalues
+    assert after.certified.all()
+    assert np.all(after.lower <= wanted * (1 + 1e-4))
+    assert np.all(after.upper >= wanted * (1 - 1e-4))
+
+
+class KilledError(Exception):
+    """As by a signal."""
+
+
+def test_a_killed_run_continues_with_the_same_bits(tmp_path):
+    x, x_prime = gaussian_pairs(300)
+    calls = []
+
+    def mortal(x1, x2=None):
+        calls.append(None)
+        if len(calls) == 7:
+            raise KilledError
+        return gaussian_kernel(x1, x2)
+
+    def solve(kernel_fn=gaussian_kernel, folder=None, tol=1e-9):
+        return kernel_pca.approximate_modes(
+            kernel_fn, x, x_prime, 3, rank=128, tol=tol, folder=folder
+        )
+
+    whole, folder = solve(), tmp_path / "state"
+    with pytest.raises(KilledError):
+        solve(mortal, folder)
+    assert len(list(folder.glob("columns-*.npy"))) >= 1
+    before = len(calls)
+    resumed = solve(lambda a, b=None: calls.append(None) or gaussian_kernel(a, b), folder)
+    assert len(calls) > before
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="holds the columns of another problem"):
+        solve(folder=folder, tol=1e-3)
 
 
 def test_memory_mapped_views_and_keys(tmp_path):

@@ -1,0 +1,220 @@
+r"""A million views: modes of infinite-width self-supervised learning, with certified γ.
+
+    make million    or    python -m experiments run million
+
+Images are drawn into 500,000 pairs of crops. Their kernel, of an infinitely wide network with one
+hidden layer, has 10^12 entries, of which `kernel_pca.approximate_modes` takes some thousand columns
+and finds 64 modes with lower and upper bounds of each γ. (A) The spectrum between its bounds, and
+that of fewer pairs; (B) how far the bounds are apart, and in the check how far γ is from the exact
+one; (C) when each mode is learned; (D) the test accuracy of a linear probe on the first modes.
+Expected: every γ is certified to 1%. The check is an exact solution of the first 20,000 pairs.
+
+Presets: `cpu` uses the embedded photographs, or another --data; `paper` CIFAR-10 from --data-dir;
+`small` some hundred pairs, in seconds. Kernels are in float32.
+"""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sslstep import data, dynamics, gram, kernel_pca, linear
+from sslstep.experiment import Arrays, Experiment, log
+from sslstep.experiment._require import require
+from sslstep.experiment.image_data import Images, choose, labelled
+from sslstep.measure import probe
+from sslstep.ntk import infinite
+
+
+@dataclass(frozen=True)
+class Config(Images):
+    """Settings; each is one option of the command."""
+
+    num_images: int | None = None
+    """Images that crops are drawn from; all if not given."""
+    num_pairs: int = 500_000
+    """n, the number of positive pairs: each image has as many as another, or one more."""
+    num_exact: int = 20_000
+    """Pairs of the check, the first ones."""
+    num_test: int = 2000
+    """Test images, at most; of each the crop in the middle."""
+    crop: int = 28
+    """Side of a crop, in pixels."""
+    pool: int = 7
+    """Crops are averaged over squares of this side, in pixels; 1 keeps them."""
+    num_modes: int = 64
+    """Modes that are found."""
+    rank: int = 2048
+    """Columns of the kernel, at most."""
+    tol: float = 0.01
+    """How far the bounds of a γ may be apart, relative to it."""
+    init_scale: float = 0.01
+    """Initial scale α, of the step times."""
+    seed: int = 0
+    """Seed of the choice of images, the crops and the columns."""
+
+
+KERNEL_FN = jax.jit(infinite.mlp(depth=1, activation="gelu"))
+
+
+def run(config: Config) -> Arrays:
+    """The exact modes of some pairs, the approximate ones of these and of all."""
+    require(
+        config,
+        at_least={"num_test": 1, "pool": 1, "num_modes": 2, "num_exact": 1},
+        positive=("init_scale", "tol"),
+    )
+    if config.crop % config.pool:
+        raise ValueError(f"crop = {config.crop} is not a multiple of pool = {config.pool}.")
+    if not config.num_modes <= config.num_exact <= config.num_pairs:
+        raise ValueError(
+            f"num_exact = {config.num_exact} must lie between num_modes = {config.num_modes} and "
+            f"num_pairs = {config.num_pairs}."
+        )
+    key_images, key_crops, key_columns = jax.random.split(jax.random.key(config.seed), 3)
+    images, labels, _ = choose(
+        key_images, config.data, config.num_images, config.data_dir, view=config.crop,
+        with_labels=True,
+    )  # fmt: skip
+    (x, x_prime), standardise = _pairs(config, key_crops, images)
+    own = standardise(_pooled(_middle(images, config.crop), config.pool))
+    test = labelled(config.data, "test", config.data_dir, config.crop)
+    few = np.random.default_rng(config.seed).permutation(len(test.images))[: config.num_test]
+    x_test = standardise(_pooled(_middle(test.images[few], config.crop), config.pool))
+    labels_test = test.labels[few]
+    columns = partial(
+        kernel_pca.approximate_modes, KERNEL_FN, dim=config.num_modes, tol=config.tol,
+        key=key_columns,
+    )  # fmt: skip
+    num = config.num_exact
+    arrays = _check(config, columns, x[:num], x_prime[:num])
+    start, start_cpu = time.perf_counter(), time.process_time()
+    found = columns(x, x_prime, rank=min(config.rank, 2 * len(x)))
+    arrays |= _summary("", found) | {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - start_cpu,
+        "peak_bytes": _peak_bytes(),
+        "num_images": len(images),
+    }
+    log.info(
+        "%d of %d modes certified, from %d columns in %.0f s (%.0f s of CPU), at most %.1f GiB",
+        found.certified.sum(), config.num_modes, len(found.pivots), arrays["seconds"],
+        arrays["cpu_seconds"], arrays["peak_bytes"] / 2**30,
+    )  # fmt: skip
+    pivots = np.concatenate([x, x_prime])[np.asarray(found.pivots)]
+    functions = [
+        np.asarray(gram.matrix(KERNEL_FN, each, pivots, batch_size=2000) @ found.coefficients)
+        for each in (own, x_test)
+    ]
+    arrays["step_times"] = dynamics.step_time(
+        found.eigenvalues, linear.initial_singular_values(config.init_scale, config.num_modes)
+    )
+    scale = np.asarray(kernel_pca.final_singular_values(found.modes))
+    at = dims(config)
+    arrays["dims"], arrays["correct"] = at, np.stack(
+        [
+            _correct(*(f * (scale * (np.arange(len(scale)) < d)) for f in functions), labels,
+                     labels_test)
+            for d in at
+        ]
+    )  # fmt: skip
+    arrays["pixels_correct"] = _correct(own, x_test, labels, labels_test)
+    classes = np.bincount(labels_test)
+    arrays["chance"] = classes.max() / classes.sum()
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def dims(config: Config) -> np.ndarray:
+    """The numbers of dimensions that are probed."""
+    return np.unique(np.geomspace(1, config.num_modes, 10).round().astype(int))
+
+
+def _pairs(config, key, images):
+    """Pairs of crops, some of each image, standardised by their own mean and deviation."""
+    draws = -(-config.num_pairs // len(images))
+    shape = (config.num_pairs, (config.crop // config.pool) ** 2 * images.shape[-1])
+    views = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    for i, each in enumerate(jax.random.split(key, draws)):
+        rows = slice(i * len(images), min((i + 1) * len(images), config.num_pairs))
+        for view, crops in zip(
+            views, data.random_crop_pairs(each, images, config.crop), strict=True
+        ):
+            view[rows] = _pooled(np.asarray(crops), config.pool)[: rows.stop - rows.start]
+    channels = views[0].reshape(-1, images.shape[-1])
+    mean, std = channels.mean(axis=0, dtype=np.float64), channels.std(axis=0, dtype=np.float64)
+
+    def standardise(x: np.ndarray) -> np.ndarray:
+        own = (x.reshape(-1, len(mean)) - mean) / std
+        return own.reshape(x.shape).astype(np.float32)
+
+    for view in views:
+        for start in range(0, len(view), 10_000):
+            view[start : start + 10_000] = standardise(view[start : start + 10_000])
+    return views, standardise
+
+
+def _pooled(crops, side):
+    n, height, width, channels = crops.shape
+    squares = crops.reshape(n, height // side, side, width // side, side, channels)
+    return (squares.mean((2, 4), dtype=np.float32) / 255).reshape(n, -1)
+
+
+def _middle(images, crop):
+    edges = [(side - crop) // 2 for side in images.shape[1:3]]
+    return np.asarray(images)[:, edges[0] : edges[0] + crop, edges[1] : edges[1] + crop]
+
+
+def _check(config, columns, x, x_prime) -> Arrays:
+    """The exact modes of few pairs, and the approximate ones beside them."""
+    exact = kernel_pca.contrastive_modes(gram.pairs(KERNEL_FN, x, x_prime), config.num_modes)
+    found = columns(x, x_prime, rank=min(config.rank, 2 * len(x)))
+    # Inner products of both kinds of modes, all of norm 1, in the kernel's feature space.
+    overlaps = np.asarray(found.coefficients).T @ np.asarray(exact.images)[found.pivots]
+    return _summary("check_", found) | {
+        "exact_gammas": exact.eigenvalues,
+        "check_alignment": (overlaps**2).sum() / config.num_modes,
+    }
+
+
+def _summary(name: str, found: kernel_pca.ApproximateModes) -> Arrays:
+    return {
+        f"{name}lower": found.lower,
+        f"{name}upper": found.upper,
+        f"{name}columns": len(found.pivots),
+        f"{name}trace_left": found.trace_left,
+    }
+
+
+def _correct(z, z_test, labels, labels_test):
+    """Which test samples a linear probe classifies right; its penalty has the least error."""
+    z, z_test = (jnp.asarray(each) for each in (z, z_test))
+    targets = jax.nn.one_hot(labels, int(max(labels.max(), labels_test.max())) + 1)
+    penalties = jnp.var(z, axis=0).sum() * jnp.geomspace(1e-6, 1.0, 19)
+    best = penalties[jnp.argmin(probe.loo_error(z, targets, penalties))]
+    predictions = probe.predict(probe.ridge(z, targets, best), z_test)
+    return np.asarray(jnp.argmax(predictions, axis=1)) == labels_test
+
+
+def _peak_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+EXPERIMENT = Experiment(
+    {
+        "cpu": Config(),
+        "paper": Config(data="cifar10"),
+        "small": Config(
+            num_images=200, num_pairs=2000, num_exact=600, num_test=200, num_modes=8, rank=300,
+            tol=0.05,
+        ),
+    },
+    run,
+    minutes=20,
+    alone=True,
+)  # fmt: skip
