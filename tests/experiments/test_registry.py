@@ -215,7 +215,12 @@ def test_a_run_of_all(asked, capsys):
     assert cli.main("experiments", ["run", "--all", *args]) == 1
     names = [name for name, _ in asked]
     assert names[0] == "fig8"
-    assert set(find("experiments")) - set(names) == {"animation", "mlp_readings", "speedup"}
+    assert set(find("experiments")) - set(names) == {
+        "animation",
+        "million",
+        "mlp_readings",
+        "speedup",
+    }
     shown = capsys.readouterr()
     assert f"fig8: 1 of {len(names)}" in shown.out
     assert f"{names[-1]}: {len(names)} of {len(names)}" in shown.out
