@@ -124,9 +124,9 @@ def approximate_modes(
     r"""Contrastive modes of many samples from few columns of their kernel, with bounds of γ.
 
     :func:`contrastive_modes` of a randomly pivoted Cholesky factor of the kernel. The factor grows,
-    by twos or fours, until every γ is known to ``tol``, or it has ``rank`` columns. A factor of k columns
-    takes (k + 1) 2n entries of the kernel, O(n k²) operations and room for n k numbers; its bounds
-    take k n entries more, at most. The head of the module says how the bounds arise.
+    by twos or fours, until every γ is known to ``tol``, or it has ``rank`` columns. A factor of k
+    columns takes (k + 1) 2n entries of the kernel, O(n k²) operations and room for n k numbers; its
+    bounds take k n entries more, at most. The head of the module says how the bounds arise.
 
     Args:
         kernel_fn: the kernel function, ``(x1, x2) -> (n1, n2)``, positive semidefinite; compiled,

@@ -20,8 +20,9 @@ from jaxtyping import Array, Float, PyTree, Shaped
 from sslstep import _check, _xla
 from sslstep.ntk import _arguments, _contraction, _program, _separate
 from sslstep.ntk._operator import operator
+from sslstep.ntk._sketch import Moments, moments, sketch
 
-__all__ = ["ntk", "operator"]
+__all__ = ["Moments", "moments", "ntk", "operator", "sketch"]
 
 GIBIBYTE = 2**30
 # Sizes of a pass if not all samples fit, and the overhead of a pass in samples.

@@ -115,14 +115,13 @@ def run(config: Config) -> Arrays:
         found.eigenvalues, linear.initial_singular_values(config.init_scale, config.num_modes)
     )
     scale = np.asarray(kernel_pca.final_singular_values(found.modes))
-    at = dims(config)
-    arrays["dims"], arrays["correct"] = at, np.stack(
-        [
-            _correct(*(f * (scale * (np.arange(len(scale)) < d)) for f in functions), labels,
-                     labels_test)
-            for d in at
-        ]
-    )  # fmt: skip
+    arrays["dims"] = dims(config)
+    right = []
+    for d in arrays["dims"]:
+        leading = scale * (np.arange(len(scale)) < d)  # others are zero: one program
+        z, z_test = (each * leading for each in functions)
+        right.append(_correct(z, z_test, labels, labels_test))
+    arrays["correct"] = np.stack(right)
     arrays["pixels_correct"] = _correct(own, x_test, labels, labels_test)
     classes = np.bincount(labels_test)
     arrays["chance"] = classes.max() / classes.sum()
