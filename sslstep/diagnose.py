@@ -1,10 +1,10 @@
-"""Say what a recorded run has learned and what it waits for, and write a page with figures.
+"""Report which dimensions a recorded run has learned, and write a page with figures.
 
     python -m sslstep.diagnose FOLDER
 
-:func:`sslstep.measure.diagnosis.diagnose` does the work, on the files of
-:func:`sslstep.train.fit` or of a :class:`sslstep.train.Recorder`. It works on a run that is going
-on as on a finished one.
+:func:`sslstep.measure.diagnosis.diagnose` computes the report from the files of
+:func:`sslstep.train.fit` or of a :class:`sslstep.train.Recorder`. The run may be finished or still
+running.
 """
 
 import argparse
@@ -26,13 +26,13 @@ _STYLE = "body{font-family:sans-serif;max-width:60em;margin:2em auto}img{max-wid
 
 
 class Case(NamedTuple):
-    """A run and what is said of it.
+    """A run and its diagnosis.
 
     Attributes:
-        diagnosis: of the run.
-        spectrum: the name of the spectrum that it is of.
-        metrics: as :func:`sslstep.train.read_run` gives them.
-        records: as :func:`sslstep.train.read_run` gives them.
+        diagnosis: the diagnosis of the run.
+        spectrum: name of the recorded spectrum on which the diagnosis is based.
+        metrics: arrays with one row for each step, from :func:`sslstep.train.read_run`.
+        records: arrays with one row for each record, from :func:`sslstep.train.read_run`.
     """
 
     diagnosis: Diagnosis
@@ -47,20 +47,23 @@ def of_run(
     method: Literal["barlow_twins", "vicreg"] | None = None,
     spectrum: str | None = None,
 ) -> Case:
-    """The diagnosis of a recorded run; its time is the step.
+    """Diagnose a recorded run, with the step as time.
+
+    The loss at a record is the median over the steps that are nearer to it than to other records.
 
     Args:
-        folder: of the run's files.
-        method: as :func:`sslstep.measure.diagnosis.diagnose` takes it.
-        spectrum: which of the recorded spectra: ``"correlation"``, ``"covariance"`` or
-            ``"hidden"``. None: the correlation for Barlow Twins, else the covariance.
+        folder: folder of the run's files.
+        method: the method whose theory predicts the levels of eigenvalues and loss; None if there
+            is none (:func:`sslstep.measure.diagnosis.diagnose`).
+        spectrum: the recorded spectrum to use: ``"correlation"``, ``"covariance"`` or
+            ``"hidden"``. None: the correlation for Barlow Twins, otherwise the covariance.
 
     Returns:
-        :class:`Case`. The loss at a record is the median of those nearer to it than to others.
+        :class:`Case`: the diagnosis, the name of the spectrum, the metrics and the records.
 
     Raises:
-        FileNotFoundError: if the folder has no run.
-        ValueError: if the run has no records, or not this spectrum.
+        FileNotFoundError: if the folder has no ``metrics.jsonl``.
+        ValueError: if the run has no records, or no records of this spectrum.
 
     Example:
         >>> import tempfile
@@ -92,14 +95,14 @@ def of_run(
 
 
 def write_page(case: Case, path: str | Path) -> Path:
-    """Write the diagnosis as one HTML file, with figures of what was recorded.
+    """Write the diagnosis as one HTML file, with a figure of the spectrum, loss and other records.
 
     Args:
-        case: from :func:`of_run`.
-        path: of the file.
+        case: the run and its diagnosis, from :func:`of_run`.
+        path: path of the file.
 
     Returns:
-        The path.
+        The path of the file.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed.
@@ -133,7 +136,7 @@ def write_page(case: Case, path: str | Path) -> Path:
 
 
 def _figure(case: Case) -> Any:
-    """Panels: the spectrum, the loss, and each other number that was recorded."""
+    """Draw one panel each for the spectrum, the loss and every other recorded number."""
     import matplotlib.pyplot as plt
 
     from sslstep import plotting
@@ -191,7 +194,7 @@ def _picture(fig: Any) -> str:
 
 
 def main() -> None:
-    """What the command line asks for."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sslstep.diagnose", description=(__doc__ or "").splitlines()[0]
     )

@@ -1,8 +1,8 @@
-r"""One house style for every figure, and the parts that figures share.
+r"""The style of all figures, and drawing functions that figures share.
 
-Experiment is drawn solid, theory dashed or dotted and darker, so that the two are told apart
-without colour. Colours are from colour-blind safe sets (viridis for ordered modes, Okabe and Ito's
-for categories). matplotlib is imported when a function is called.
+Experiment is solid; theory is dashed or dotted, and darker. The two can therefore be distinguished
+without colour. Colours are safe for colour-blind readers: viridis for ordered modes, the palette of
+Okabe and Ito for categories. matplotlib is imported when a function is called.
 """
 
 import string
@@ -40,13 +40,13 @@ __all__ = [
 #: purple.
 CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7")
 
-#: How theory is drawn: dashed and black over whatever is measured.
+#: Line style of theory: dashed and black, drawn over measured curves.
 THEORY: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.0}
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The house style, within a ``with`` block: sizes for a printed column, fonts embedded.
+    """Apply the figure style within a ``with`` block: sizes for a printed column, embedded fonts.
 
     Example:
         >>> from sslstep import plotting
@@ -79,10 +79,10 @@ def style() -> Iterator[None]:
 
 
 def mode_colors(num: int) -> np.ndarray:
-    """Colours for modes 1...num: viridis from dark to light, without its faintest end.
+    """Return colours for modes 1...num: viridis from dark to light, without its lightest end.
 
     Args:
-        num: how many.
+        num: number of modes.
 
     Returns:
         RGBA values, shape ``(num, 4)``.
@@ -98,12 +98,12 @@ def mode_colors(num: int) -> np.ndarray:
 
 
 def mode_key(axes: Any, num: int, *, label: str = "mode $j$") -> None:
-    """The key of :func:`mode_colors`: a narrow bar of colours beside the axes, from 1 to num.
+    """Draw the key of :func:`mode_colors`: a narrow colour bar beside the axes, from 1 to num.
 
     Args:
-        axes: the panel, or a list of panels, beside which it stands.
-        num: how many modes there are.
-        label: what is counted.
+        axes: panel, or list of panels, beside which the bar is drawn.
+        num: number of modes.
+        label: label of the bar.
     """
     import matplotlib as mpl
     import matplotlib.pyplot as plt
@@ -128,15 +128,15 @@ def mode_curves(
     experiment: str = "experiment",
     theory: str = "theory",
 ) -> None:
-    """One curve for each mode: measured solid, predicted dashed on top in the same hue, darker.
+    """Draw two curves for each mode: measured solid, predicted dashed, darker and on top.
 
     Args:
-        ax: where to draw.
-        t: effective time, shape ``(T,)``.
-        measured: shape ``(T, d)``.
-        predicted: shape ``(T, d)``.
+        ax: panel to draw in.
+        t: effective times of T records, shape ``(T,)``.
+        measured: measured values of d modes, shape ``(T, d)``.
+        predicted: predicted values, shape ``(T, d)``.
         experiment: legend entry of the measured curves.
-        theory: legend entry of the predicted ones.
+        theory: legend entry of the predicted curves.
     """
     measured, predicted = np.asarray(measured), np.asarray(predicted)
     for j, color in enumerate(mode_colors(measured.shape[1])):
@@ -146,12 +146,13 @@ def mode_curves(
 
 
 def eigenvalue_curves(ax: "Axes", t: ArrayLike, eigenvalues: ArrayLike) -> None:
-    """One curve for each eigenvalue, on a logarithmic scale of at most eight decades.
+    """Draw one curve for each eigenvalue, on a logarithmic scale of about eight decades at most.
 
     Args:
-        ax: where to draw.
-        t: times of the records, shape ``(T,)``.
-        eigenvalues: shape ``(T, d)``; those that are not positive are left out.
+        ax: panel to draw in.
+        t: times of T records, shape ``(T,)``.
+        eigenvalues: d eigenvalues of each record, shape ``(T, d)``. Values that are not positive
+            are left out.
     """
     values = np.asarray(eigenvalues)
     for j, color in enumerate(mode_colors(values.shape[1])):
@@ -166,12 +167,12 @@ def eigenvalue_curves(ax: "Axes", t: ArrayLike, eigenvalues: ArrayLike) -> None:
 
 
 def time_marks(ax: "Axes", times: ArrayLike, *, label: str) -> None:
-    """Vertical dashed lines at predicted times, behind the curves.
+    """Draw vertical dashed lines at predicted times, behind the curves.
 
     Args:
-        ax: where to draw.
-        times: shape ``(d,)``; infinite ones are left out.
-        label: legend entry.
+        ax: panel to draw in.
+        times: predicted times, shape ``(d,)``; infinite times are left out.
+        label: legend entry of the lines.
     """
     times = np.asarray(times)
     mark = {**THEORY, "linewidth": 0.7}
@@ -182,14 +183,14 @@ def time_marks(ax: "Axes", times: ArrayLike, *, label: str) -> None:
 def end_labels(
     ax: "Axes", x: ArrayLike, values: ArrayLike, names: Sequence[str], *, gap: float = 6.0
 ) -> None:
-    """Name curves at their right end, moved apart where they would overlap.
+    """Write the names of curves at their right ends, moved apart where they would overlap.
 
     Args:
-        ax: where to draw, with the scale and limits that it is to keep.
-        x: where the curves end.
-        values: at their ends, one for each curve.
-        names: of the curves, in the same order.
-        gap: least distance of two names, in points.
+        ax: panel to draw in, with its final scale and limits.
+        x: abscissa of the curves' ends.
+        values: ordinate of each curve's end.
+        names: name of each curve, in the order of ``values``.
+        gap: smallest vertical distance between two names, in points.
     """
     end, values = float(np.asarray(x)), np.asarray(values, float)
     heights = np.log10(values) if ax.get_yscale() == "log" else values
@@ -210,10 +211,10 @@ def end_labels(
 
 
 def label_panels(axes: Iterable["Axes"]) -> None:
-    """Write A, B, C... at the top left of each panel, outside the axes.
+    """Write the letters A, B, C, ... above the top left corner of each panel.
 
     Args:
-        axes: the panels in reading order, at most 26.
+        axes: panels in reading order; panels after the 26th get no letter.
     """
     for letter, ax in zip(string.ascii_uppercase, axes, strict=False):
         ax.set_title(letter, loc="left", fontweight="bold", fontsize=9)
@@ -224,8 +225,8 @@ def save(fig: "Figure", folder: str | Path, name: str = "figure") -> list[Path]:
 
     Args:
         fig: the figure.
-        folder: an existing folder.
-        name: the files' name without an ending.
+        folder: existing folder to write to.
+        name: name of the files without ending.
 
     Returns:
         The two paths.

@@ -1,8 +1,8 @@
-"""How each method is trained: its projector, loss, views and optimiser, as settings.
+"""Training settings of each method: projector, loss, views and optimiser.
 
-The settings of Appendix D.2 and E are ``PAPER_SMALL_INIT``, ``PAPER_STANDARD_INIT`` and
-``PAPER_TABLES``. ``SMALL_INIT`` and ``STANDARD_INIT`` are for a small ResNet on 32x32 images and
-two cores. Each has one recipe of each method: ``SMALL_INIT.of("simclr")``.
+``PAPER_SMALL_INIT`` and ``PAPER_STANDARD_INIT`` are the settings of Appendix D.2, and
+``PAPER_TABLES`` those of Appendix E. ``SMALL_INIT`` and ``STANDARD_INIT`` are for a small ResNet on
+32x32 images and two cores. Each holds one recipe for each method: ``SMALL_INIT.of("simclr")``.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,10 +31,10 @@ LABELS: Mapping[Method, str] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings that all methods have, and the objects that training is made of.
+    """Base class of recipes: settings that all methods share, and methods that build from them.
 
-    A method is a subclass. :meth:`head`, :meth:`loss_fn`, :meth:`make_views` and
-    :meth:`make_optimizer` return the arguments of :func:`sslstep.train.make_step`.
+    Each method is a subclass. :meth:`head`, :meth:`loss_fn`, :meth:`make_views` and
+    :meth:`make_optimizer` build the parts from which :func:`sslstep.train.make_step` makes a step.
 
     Example:
         >>> from dataclasses import replace
@@ -49,34 +49,40 @@ class Recipe:
     hidden: tuple[int, ...] = (256,)
     """Widths of the projector's hidden layers."""
     views: Literal["crops", "publication"] = "crops"
-    """Two plain windows, flipped or not; or the publication's whole pipeline."""
+    """Random windows with random flips (crops), or the publication's augmentations."""
     batch_size: int = 256
-    """Pairs in a batch."""
+    """Number of positive pairs in a batch."""
     optimizer: Literal["sgd", "lars"] = "sgd"
-    """Gradient descent; or LARS as the publications use it."""
+    """Gradient descent, or LARS as in the publications."""
     learning_rate: float = 0.01
-    """Learning rate of all parameters, at its peak if there is a schedule."""
+    """Learning rate of all parameters; the peak of the schedule."""
     bias_learning_rate: float | None = None
-    """Learning rate of biases and batch norms, if it is another (lars)."""
+    """Learning rate of biases and batch norms (lars); None for learning_rate."""
     momentum: float = 0.0
     """Momentum of the optimiser."""
     nesterov: bool = False
-    """Whether it is Nesterov's (sgd): SimCLR's code has that."""
+    """Whether the momentum is Nesterov's (sgd), as in SimCLR's code."""
     weight_decay: float = 0.0
-    """Weight decay of all parameters (sgd), or of weights (lars)."""
+    """Weight decay of all parameters (sgd), or of weights only (lars)."""
     schedule: Literal["constant", "warmup_cosine"] = "constant"
-    """Course of the learning rate."""
+    """Schedule of the learning rate."""
     warmup_steps: int = 0
-    """Steps of rising learning rate (warmup_cosine)."""
+    """Number of steps of linear warm-up (warmup_cosine)."""
     num_steps: int = 2500
-    """How many steps to train."""
+    """Number of training steps."""
     init_scale: float = 1.0
-    """α, by which every initial parameter is multiplied."""
+    """Factor α of every initial parameter."""
     zero_init_residual: bool = False
-    """Whether residual blocks start as identities: the publications' do, solo-learn's do not."""
+    """Whether residual branches start at 0, as in the publications but not in solo-learn."""
 
     def require_effect(self, name: str) -> None:
-        """Refuse settings that do nothing beside the others: they would make a run of their own."""
+        """Raise ValueError if a setting has no effect beside the others.
+
+        A setting without effect would make a second run of equal results.
+
+        Args:
+            name: name of the recipe in the message.
+        """
         descends = self.optimizer == "sgd" and self.momentum > 0
         for setting, off, has_effect, where in (
             ("bias_learning_rate", None, self.optimizer == "lars", "optimizer lars"),
@@ -89,7 +95,7 @@ class Recipe:
 
     @property
     def measured(self) -> Literal["correlation", "covariance"]:
-        """Whose eigenvalues are shown (Appendix D.4): C's, or the embeddings' covariance's."""
+        """Matrix whose eigenvalues figures show (Appendix D.4): C or the embeddings' covariance."""
         return "covariance"
 
     @property
@@ -99,49 +105,57 @@ class Recipe:
 
     @property
     def few_dimensions(self) -> bool:
-        """Whether a batch is large enough for its C to be that of the whole set, roughly."""
+        """Whether a batch is large enough, at least 4 d, for its C to approximate the data's C."""
         return self.batch_size >= 4 * self.dim
 
     def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
-        """What each eigenvalue (T, d) rises to when it is learned, shape (d,).
+        """Estimate the level to which each eigenvalue rises when it is learned.
 
-        Where no theory says: the largest value that each has, of those that outgrow the largest
-        initial eigenvalue twentyfold; for the others, the median of these.
+        An eigenvalue that exceeds 20 times the largest initial eigenvalue has its maximum as level.
+        The others have the median of these levels, or the largest eigenvalue if there are none.
+        Subclasses return levels of theory instead where it predicts them.
+
+        Args:
+            eigenvalues: d eigenvalues of each of T records, in descending order, shape ``(T, d)``.
+
+        Returns:
+            Levels, shape ``(d,)``.
         """
         levels = steps.grown_levels(eigenvalues)
         return np.where(np.isfinite(levels), levels, eigenvalues.max())
 
     def resting_losses(self) -> np.ndarray | None:
-        """Where theory has the loss rest while k = 0...d dimensions are learned, if it says so.
+        """Return the predicted loss of each plateau, k = 0...d learned dimensions, shape (d + 1,).
 
-        Not of short batches, whose loss has a part that no learning removes.
+        Return None if theory predicts none. Small batches have none, because sampling noise adds a
+        term to their loss that training cannot remove.
         """
         return None
 
     def head(self, **settings: Any) -> nn.Projector:
-        """The projector."""
+        """Build the projector; ``settings`` are further attributes of it, such as ``dtype``."""
         raise NotImplementedError
 
     def loss_fn(self) -> Callable[..., jax.Array]:
-        """The loss of a batch's embeddings."""
+        """Return the loss as a function of a batch's embeddings, ``(z, z_prime)``."""
         raise NotImplementedError
 
     def publication_views(self, size: int) -> data.Views:
-        """The publication's pipeline."""
+        """Return the publication's augmentations, for views of ``size`` pixels a side."""
         raise NotImplementedError
 
     def make_views(self, size: int) -> data.Views:
-        """How both views of an image are made."""
+        """Return the augmentations of both views, for views of ``size`` pixels a side."""
         return data.crop_views(size) if self.views == "crops" else self.publication_views(size)
 
     def rate(self, peak: float) -> Callable[[Any], ArrayLike]:
-        """A learning rate as a function of steps."""
+        """Return the learning rate with this peak, as a function of the step."""
         if self.schedule == "constant":
             return lambda step: np.full(np.shape(step), peak)
         return optim.warmup_cosine(peak, warmup_steps=self.warmup_steps, total_steps=self.num_steps)
 
     def make_optimizer(self) -> optax.GradientTransformation:
-        """The optimiser, with its schedule."""
+        """Build the optimiser with its schedule."""
 
         def rate(peak: float) -> Any:
             return peak if self.schedule == "constant" else self.rate(peak)
@@ -164,46 +178,46 @@ class Recipe:
 
 @dataclass(frozen=True)
 class BarlowTwins(Recipe):
-    """Barlow Twins: :func:`sslstep.losses.barlow_twins` with the publication's projector."""
+    """Recipe of Barlow Twins: :func:`sslstep.losses.barlow_twins`, the publication's projector."""
 
     off_diagonal: float = 1.0
     """λ, the weight of C's off-diagonal terms."""
     batch_norm: bool = False
     """Whether the loss normalises each embedding dimension over the batch."""
     symmetrise: bool = True
-    """Whether the loss is of (C + C^T) / 2, as in Eq. 2, or of C, as the publication's."""
+    """Whether the loss uses (C + C^T) / 2, as in Eq. 2; if not, C, as in the publication."""
 
     @property
     def measured(self) -> Literal["correlation", "covariance"]:
-        """C's, as the loss sees it."""
+        """The correlation matrix C, on which the loss is defined."""
         return "correlation"
 
     @property
     def normalises(self) -> bool:
-        """As the setting says."""
+        """Whether the loss normalises each dimension over the batch: the setting batch_norm."""
         return self.batch_norm
 
     @property
     def as_in_theory(self) -> bool:
-        """Whether it is the loss of Eq. 1, of batches that are not short of rank."""
+        """Whether the loss is that of Eq. 1 and a batch has at least 4 d pairs."""
         return self.few_dimensions and self.off_diagonal == 1 and not self.batch_norm
 
     def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
-        """They are 1 in theory."""
+        """Return level 1 for each eigenvalue if the theory holds; otherwise estimate the levels."""
         if self.as_in_theory:
             return np.ones(eigenvalues.shape[1])
         return super().plateaus(eigenvalues)
 
     def resting_losses(self) -> np.ndarray | None:
-        """They are d - k in theory (Eq. 14)."""
+        """Return d - k for k = 0...d (Eq. 14) if the theory holds; otherwise None."""
         return self.dim - np.arange(self.dim + 1) if self.as_in_theory else None
 
     def head(self, **settings: Any) -> nn.Projector:
-        """The publication's."""
+        """Build the publication's projector."""
         return nn.barlow_twins_head(self.dim, self.hidden, **settings)
 
     def loss_fn(self) -> Callable[..., jax.Array]:
-        """The loss with these options."""
+        """Return :func:`sslstep.losses.barlow_twins` with this recipe's options."""
         return partial(
             losses.barlow_twins,
             off_diagonal=self.off_diagonal,
@@ -212,46 +226,46 @@ class BarlowTwins(Recipe):
         )
 
     def publication_views(self, size: int) -> data.Views:
-        """Barlow Twins'."""
+        """Return Barlow Twins' augmentations."""
         return data.barlow_twins_views(size)
 
 
 @dataclass(frozen=True)
 class SimCLR(Recipe):
-    """SimCLR: :func:`sslstep.losses.simclr` with the authors' or the paper's projector."""
+    """Recipe of SimCLR: :func:`sslstep.losses.simclr`, the authors' projector or a plain one."""
 
     temperature: float = 0.2
-    """τ of the loss."""
+    """τ, the temperature of the loss."""
     head_batch_norm: bool = False
     """Whether the projector has batch norm after each layer, as in the authors' code."""
 
     def head(self, **settings: Any) -> nn.Projector:
-        """With or without batch norm."""
+        """Build the projector with batch norm (``"tensorflow"``) or without (``"plain"``)."""
         variant: Any = "tensorflow" if self.head_batch_norm else "plain"
         return nn.simclr_head(self.dim, self.hidden, variant=variant, **settings)
 
     def loss_fn(self) -> Callable[..., jax.Array]:
-        """The loss at this temperature."""
+        """Return :func:`sslstep.losses.simclr` at this recipe's temperature."""
         return partial(losses.simclr, temperature=self.temperature)
 
     def publication_views(self, size: int) -> data.Views:
-        """SimCLR's."""
+        """Return SimCLR's augmentations."""
         return data.simclr_views(size)
 
 
 @dataclass(frozen=True)
 class VICReg(Recipe):
-    """VICReg: :func:`sslstep.losses.vicreg` with the publication's projector."""
+    """Recipe of VICReg: :func:`sslstep.losses.vicreg`, the publication's projector."""
 
     invariance: float = 25.0
-    """λ, the weight of the distance of the two views."""
+    """λ, the weight of the invariance term."""
     variance: float = 25.0
-    """μ, the weight of the hinge on standard deviations."""
+    """μ, the weight of the variance term."""
     covariance: float = 1.0
-    """ν, the weight of covariances."""
+    """ν, the weight of the covariance term."""
 
     def _levels(self) -> dynamics.VICRegPlateau | None:
-        """While k = 0...d dimensions are learned; None where no closed form holds."""
+        """Return eigenvalue and loss of the plateaus k = 0...d; None without a closed form."""
         if self.covariance <= 0 or self.variance < 16 * self.covariance:
             return None
         return dynamics.vicreg_plateau(
@@ -262,23 +276,23 @@ class VICReg(Recipe):
         )
 
     def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
-        """The k-th dimension to be learned rises to the level of k equal ones."""
+        """Return the level of k equal eigenvalues for the k-th dimension; without one, estimate."""
         levels = self._levels()
         return (
             super().plateaus(eigenvalues) if levels is None else np.asarray(levels.eigenvalue[1:])
         )
 
     def resting_losses(self) -> np.ndarray | None:
-        """All but the invariance term."""
+        """Return the variance and covariance terms of the loss for k = 0...d, or None."""
         levels = self._levels() if self.few_dimensions else None
         return None if levels is None else np.asarray(levels.loss)
 
     def head(self, **settings: Any) -> nn.Projector:
-        """The publication's."""
+        """Build the publication's projector."""
         return nn.vicreg_head(self.dim, self.hidden, **settings)
 
     def loss_fn(self) -> Callable[..., jax.Array]:
-        """The loss with these weights."""
+        """Return :func:`sslstep.losses.vicreg` with this recipe's weights."""
         return partial(
             losses.vicreg,
             invariance=self.invariance,
@@ -287,30 +301,35 @@ class VICReg(Recipe):
         )
 
     def publication_views(self, size: int) -> data.Views:
-        """VICReg's."""
+        """Return VICReg's augmentations."""
         return data.vicreg_views(size)
 
 
 @dataclass(frozen=True)
 class Recipes:
-    """One of each method."""
+    """One recipe for each method."""
 
     barlow_twins: BarlowTwins = BarlowTwins()
     simclr: SimCLR = SimCLR()
     vicreg: VICReg = VICReg()
 
     def of(self, method: Method) -> Recipe:
-        """The recipe of a method."""
+        """Return the recipe of a method, such as ``"simclr"``."""
         recipe: Recipe = getattr(self, method)
         return recipe
 
     def changed(self, *, every: Mapping[str, Any], **own: Mapping[str, Any]) -> "Recipes":
-        """Recipes with other settings: those of every method, and a method's own by its name."""
+        """Return a copy with other settings.
+
+        Args:
+            every: settings to change in all recipes, by name.
+            own: settings to change in the recipe of one method, by the name of the method.
+        """
         new: Any = {m: replace(self.of(m), **every, **own.get(m, {})) for m in METHODS}
         return Recipes(**new)
 
 
-#: Epochs of the publications are of STL-10's unlabelled images.
+#: Number of STL-10's unlabelled images, which make an epoch in the settings of the paper.
 STL10_IMAGES = 100_000
 
 #: Small initialisation, on 32x32 images and two cores: dimensions are learned one at a time.
@@ -320,7 +339,7 @@ SMALL_INIT = Recipes(
     vicreg=VICReg(hidden=(256, 256), init_scale=0.2, learning_rate=0.01, momentum=0.9),
 )
 
-#: Standard initialisation, the same.
+#: Standard initialisation, on 32x32 images and two cores.
 STANDARD_INIT = Recipes(
     barlow_twins=BarlowTwins(
         dim=64,
@@ -387,7 +406,7 @@ PAPER_STANDARD_INIT = PAPER_SMALL_INIT.changed(
     every={"init_scale": 1.0, "zero_init_residual": True},
 )
 
-#: Appendix E: small initialisation but for d and α.
+#: Appendix E: the settings of small initialisation with another d and other α.
 PAPER_TABLES = PAPER_SMALL_INIT.changed(
     barlow_twins={"init_scale": 0.542},
     simclr={"init_scale": 0.284},

@@ -236,21 +236,22 @@ def masked_view(
     patch: int,
     fraction: Real[ArrayLike, ""] = 0.75,
 ) -> tuple[Float[Array, "n s s c"], Float[Array, "n s s c"], Float[Array, "n s s 1"]]:
-    """Draw one random view of each image, and hide a part of its patches.
+    """Draw one random view of each image, and hide random patches of it.
 
-    Each patch, a square of ``patch`` pixels a side, is hidden with the probability ``fraction``,
-    by itself: its pixels become 0, the mean colour of normalised views.
+    Each square patch is hidden independently with probability ``fraction``. Hidden pixels become 0,
+    which is the mean colour of normalised views.
 
     Args:
         keys: typed random keys (``jax.random.key``), one for each image.
-        images: as :func:`augment` takes them.
-        augmentation: of the view; static. Its size must be a multiple of ``patch``.
+        images: bytes, or floats in [0, 1], shape ``(n, h, w, c)``.
+        augmentation: augmentation of the view; static. Its size must be a multiple of ``patch``.
         patch: side of a patch in pixels; static.
-        fraction: of the patches that are hidden, within [0, 1]; traced.
+        fraction: probability that a patch is hidden, in [0, 1]; traced.
 
     Returns:
-        ``(seen, truth, hidden)``: the view with its hidden part at 0; the whole view; and 1 where
-        it is hidden, 0 elsewhere, shape ``(n, size, size, 1)``.
+        ``(seen, truth, hidden)``: the view with hidden pixels at 0, and the whole view, both of
+        shape ``(n, size, size, c)``; and the mask, 1 for hidden pixels and 0 for others, shape
+        ``(n, size, size, 1)``.
 
     Raises:
         ValueError: if ``patch`` does not divide the size, ``fraction`` is not within [0, 1], or

@@ -1,4 +1,4 @@
-"""Networks, as flax.linen modules, and ways to make their initial embeddings small."""
+"""Networks, as flax.linen modules, and functions that make their initial embeddings small."""
 
 from sslstep.nn.mlp import MLP, centred, scale_init
 from sslstep.nn.projector import (

@@ -1,12 +1,13 @@
 """Convolution and pooling of images (n, height, width, channels).
 
-On CPUs, XLA's own convolution is slow where the kernel is 1x1 or there are few positions. There the
-same sums are written as matrix products, and pooling as elementwise operations, that can be
-differentiated in forward and reverse mode, to any order. For weight gradients XLA transposes an
-operand in memory: merged with what makes the operand, that would compute all of it once more,
-column by column. The axes of products and the barriers around convolutions keep it to a copy, or
-to none.
-Which formulation is chosen depends on shapes and on the platform the code is compiled for.
+The formulation depends on the shapes and on the platform for which XLA compiles. On CPUs XLA's
+convolution is slow for 1x1 kernels and for few output positions. There a convolution is written as
+matrix products, and pooling as elementwise operations. Both can be differentiated in forward and
+reverse mode, to any order.
+
+For weight gradients XLA transposes an operand in memory. If XLA fused this transposition with the
+operand's computation, it would compute the operand a second time, column by column. The axes of the
+products and the barriers around convolutions prevent this fusion.
 """
 
 import jax.numpy as jnp
@@ -14,12 +15,12 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-# At so many output positions or fewer, the products of each pixel of the kernel are faster.
+# Largest number of output positions at which one product for each pixel of the kernel is faster.
 _FEW_POSITIONS = 4
 
 
 def conv(x: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Array:
-    """The cross-correlation of x with a kernel (k, k, channels in, channels out)."""
+    """Cross-correlate x (n, h, w, channels in) with a kernel (k, k, channels in, channels out)."""
 
     def plain(x, kernel):
         return _convolution(x, kernel, stride, padding)
@@ -55,7 +56,7 @@ def _convolution(x: Array, kernel: Array, stride: int, padding: int) -> Array:
 
 
 def _by_pixel(x: Array, kernel: Array, stride: int, padding: int, rows: int, columns: int) -> Array:
-    """One matrix product for each pixel of the kernel, over what it sees of the image only."""
+    """Convolve by one matrix product for each pixel of the kernel, over the pixels it covers."""
     size = kernel.shape[0]
     vertical = [_seen(i, x.shape[1], stride, padding, rows) for i in range(size)]
     horizontal = [_seen(j, x.shape[2], stride, padding, columns) for j in range(size)]
@@ -76,37 +77,40 @@ def _by_pixel(x: Array, kernel: Array, stride: int, padding: int, rows: int, col
 
 
 def _matmul(x: Array, kernel: Array, dtype: DTypeLike | None = None) -> Array:
-    """x of all pixels times a matrix: two axes, so that the weight gradient's sum is over one."""
+    """Multiply each pixel's channels by a matrix, with all pixels on one axis.
+
+    The weight gradient is then a sum over one axis.
+    """
     rows = x.reshape(-1, x.shape[-1])
     return jnp.matmul(rows, kernel, preferred_element_type=dtype).reshape(*x.shape[:-1], -1)
 
 
 def _seen(offset: int, length: int, stride: int, padding: int, outputs: int) -> tuple[int, int]:
-    """Which outputs, from and to, see the image and not its padding at an offset in the kernel."""
+    """Range of the outputs for which the kernel's pixel at `offset` covers no padding."""
     first = max(0, -((offset - padding) // stride))
     return first, min(outputs, (length - 1 - offset + padding) // stride + 1)
 
 
 def max_pool(x: Array) -> Array:
-    """Maximum over each 3x3 window of each channel of (n, h, w, c), stride 2, padded by one pixel.
+    """Take the maximum over 3x3 windows of x (n, h, w, c), at stride 2 and padding 1.
 
-    Among equal entries the gradient goes to the first in row-major order, as in PyTorch.
+    Of equal entries the first in row-major order gets the gradient, as in PyTorch.
     """
     return lax.platform_dependent(x, cpu=_max_of_shifts, default=_max_of_windows)
 
 
 def _max_of_windows(x: Array) -> Array:
-    low = np.asarray(-np.inf, x.dtype)  # known while tracing: else there is no derivative
+    low = np.asarray(-np.inf, x.dtype)  # a constant: JAX differentiates no traced initial value
     window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
     return lax.reduce_window(x, low, lax.max, window, strides, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
 def _max_of_shifts(x: Array) -> Array:
-    """Nine slices, each compared with the largest so far."""
+    """Compute max_pool as the running maximum of nine slices."""
     n, height, width, channels = x.shape
     rows, columns = (height - 1) // 2 + 1, (width - 1) // 2 + 1
     low = jnp.asarray(-jnp.inf, x.dtype)
-    # One pixel at the top and left, and as many at the other end as the last window needs.
+    # Padding: one pixel at the top and left; at the other end, the pixels the last window needs.
     ends = ((1, 2 * rows - height), (1, 2 * columns - width))
     padded = lax.pad(x, low, ((0, 0, 0), (*ends[0], 0), (*ends[1], 0), (0, 0, 0)))
     largest = None

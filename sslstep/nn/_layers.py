@@ -1,4 +1,4 @@
-"""Layers of the networks, initialised as PyTorch initialises them."""
+"""Layers of the networks, with PyTorch's initialisation."""
 
 import math
 
@@ -12,21 +12,21 @@ from sslstep.nn import _conv
 
 
 def parameter_dtype(dtype: DTypeLike) -> jnp.dtype:
-    """Parameters, statistics and what a network returns are kept in float32 at least."""
+    """Dtype of parameters, statistics and outputs: the given dtype, float32 at least."""
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
 
 
 def with_bias(out: Array, bias: Array, dtype: DTypeLike) -> Array:
-    """out + bias, shapes (n, m) and (m,), rounded to a dtype once.
+    """Add a bias, shape (m,), to out, shape (n, m), and round to a dtype once.
 
-    Added in float32 at least: the gradient by the bias is a sum over n in the type of this sum.
+    The sum is in float32 at least, because the gradient by the bias is summed over n in its dtype.
     """
     dtype_of_sum = parameter_dtype(dtype)
     return (out.astype(dtype_of_sum) + bias.astype(dtype_of_sum)[None]).astype(dtype)
 
 
 class Conv(linen.Module):
-    """A convolution without bias, its weights drawn from N(0, 2 / (k² · features))."""
+    """A k x k convolution without bias; weights are drawn from N(0, 2 / (k² · features))."""
 
     features: int
     size: int
@@ -43,7 +43,7 @@ class Conv(linen.Module):
 
 
 class Linear(linen.Module):
-    """A dense layer, its weights and biases drawn from U(±1 / sqrt(fan_in))."""
+    """A dense layer; weights and biases are drawn from U(±1 / sqrt(fan_in))."""
 
     features: int
     use_bias: bool
@@ -66,13 +66,13 @@ class Linear(linen.Module):
 
 
 class BatchNorm(linen.Module):
-    """Batch normalisation of the last axis, over all others.
+    """Batch normalisation of each feature on the last axis, over all other axes.
 
-    ``axis_name`` is that of a ``jax.pmap`` over whose devices the statistics go, as of flax's own:
-    the trainer sets it. Under ``jax.jit`` they are those of the whole batch anyway.
+    ``axis_name`` is the axis of a ``jax.pmap`` over whose devices the statistics are averaged, as
+    in flax's ``BatchNorm``; the trainer sets it. Under ``jax.jit`` it is not needed.
 
-    Running averages are PyTorch's: of the mean and of the unbiased variance, a tenth of the new
-    value each time. They are left alone where "batch_stats" is not mutable.
+    As in PyTorch, each batch moves the running mean and the running unbiased variance by a tenth of
+    the difference to its own value. They do not change if "batch_stats" is not mutable.
     """
 
     train: bool
@@ -107,7 +107,7 @@ class BatchNorm(linen.Module):
 
 
 def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array, int]:
-    """Mean and biased variance over all axes but the last and all devices, and of how many."""
+    """Mean and biased variance over all devices and all axes but the last, and number of values."""
     axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
     if axis_name is None:
         mean = jnp.mean(x, axes, keepdims=True)

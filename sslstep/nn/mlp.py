@@ -1,4 +1,4 @@
-r"""Fully connected networks whose infinite-width limits are known in closed form."""
+r"""Fully connected networks with closed-form infinite-width limits; small initial embeddings."""
 
 import math
 from collections.abc import Callable
@@ -17,42 +17,42 @@ __all__ = ["MLP", "centred", "scale_init"]
 
 
 class MLP(linen.Module):
-    r"""A fully connected ReLU network of ``depth`` hidden layers of one width.
+    r"""A fully connected ReLU network with L hidden layers of equal width.
 
     .. math:: h_0 = x, \qquad h_l = \mathrm{relu}(\mathrm{layer}_l(h_{l-1})), \qquad
         f(x) = \mathrm{layer}_{L+1}(h_L)
 
-    A layer of ``fan_in`` inputs with weights W and biases b is, with
-    :math:`\sigma_W` = ``weight_std`` and :math:`\sigma_b` = ``bias_std``,
+    A layer maps its ``fan_in`` inputs h by weights W and biases b, with
+    :math:`\sigma_W` = ``weight_std`` and :math:`\sigma_b` = ``bias_std``:
 
     - ``"ntk"``: :math:`\sigma_W W h / \sqrt{\mathrm{fan\_in}} + \sigma_b b`, with every weight and
       bias drawn from :math:`\mathcal{N}(0, 1)`. Gradient flow has a limit as the width grows.
     - ``"standard"``: :math:`W h + b`, with weights drawn from
       :math:`\mathcal{U}(\pm \sqrt{3} \sigma_W / \sqrt{\mathrm{fan\_in}})` and biases from
-      :math:`\mathcal{U}(\pm \sqrt{3} \sigma_b)`, whose standard deviations are
-      :math:`\sigma_W / \sqrt{\mathrm{fan\_in}}` and :math:`\sigma_b`. Its NTK grows in proportion
+      :math:`\mathcal{U}(\pm \sqrt{3} \sigma_b)`. Their standard deviations are
+      :math:`\sigma_W / \sqrt{\mathrm{fan\_in}}` and :math:`\sigma_b`. The NTK grows in proportion
       to the width.
 
-    Both have the same law of f at a given :math:`\sigma_W, \sigma_b` as the width grows, and differ
-    in how fast they learn. Arguments mean what they mean to :func:`sslstep.ntk.infinite.mlp`, which
-    gives the kernel of the limit.
+    For equal :math:`\sigma_W` and :math:`\sigma_b` the distribution of f at initialisation has the
+    same limit of infinite width in both parameterisations, but they learn at different rates.
+    :func:`sslstep.ntk.infinite.mlp` computes the kernel of the limit, from the same arguments.
 
     Parameters are ``params/hidden_1/kernel`` ... ``params/output/kernel``, of shape
-    ``(fan_in, fan_out)``, and ``bias`` beside them where there is one.
+    ``(fan_in, fan_out)``. A layer with a bias also has ``bias``, of shape ``(fan_out,)``.
 
     Attributes:
         dim: embedding dimension d.
-        width: of each hidden layer.
-        depth: how many hidden layers L.
+        width: number of units of each hidden layer.
+        depth: number L of hidden layers.
         parameterization: ``"ntk"`` or ``"standard"``.
-        weight_std: :math:`\sigma_W`. Default: :math:`\sqrt 2` for ``"ntk"``, and
+        weight_std: :math:`\sigma_W`. Default: :math:`\sqrt 2` for ``"ntk"``;
             :math:`1 / \sqrt 3` for ``"standard"``, which is PyTorch's
             :math:`\mathcal{U}(\pm 1 / \sqrt{\mathrm{fan\_in}})`.
-        bias_std: :math:`\sigma_b` of the hidden layers; ``"fan_in"`` for
-            :math:`\sigma_W / \sqrt{\mathrm{fan\_in}}`, PyTorch's with the default weights; None for
-            no biases.
+        bias_std: :math:`\sigma_b` of the hidden layers. ``"fan_in"``:
+            :math:`\sigma_W / \sqrt{\mathrm{fan\_in}}`, which is PyTorch's with the default weights.
+            None: no biases.
         output_bias: whether the last layer has a bias too; needs ``bias_std``.
-        dtype: of the parameters. Inputs are converted to it.
+        dtype: dtype of the parameters. Inputs are converted to it.
 
     Raises:
         ValueError: if a size is below 1, ``weight_std`` is not positive, ``bias_std`` is negative,
@@ -96,7 +96,7 @@ class MLP(linen.Module):
 
     @linen.compact
     def __call__(self, x: Shaped[ArrayLike, "n ..."]) -> Float[Array, "n {self.dim}"]:
-        """Embeddings of n inputs, each flattened."""
+        """Compute the embeddings of n inputs, each flattened to a vector; shape (n, d)."""
         h = jnp.asarray(x)
         if h.ndim < 2 or 0 in h.shape:
             raise ValueError(f"x must be a batch of inputs of shape (n, ...), got shape {h.shape}.")
@@ -113,7 +113,7 @@ class MLP(linen.Module):
 
 
 class _Dense(linen.Module):
-    """A layer of :class:`MLP`."""
+    """A dense layer of :class:`MLP`, in either parameterisation."""
 
     features: int
     ntk: bool
@@ -134,7 +134,7 @@ class _Dense(linen.Module):
         return _layers.with_bias(out, bias, self.dtype)
 
     def _parameter(self, name: str, shape: tuple[int, ...], std: float) -> Array:
-        """The parameter as it enters the layer."""
+        """Return a parameter with the factor of the NTK parameterisation, if that is used."""
         if self.ntk:
             return std * self.param(name, linen.initializers.normal(1.0), shape, self.dtype)
 
@@ -152,22 +152,24 @@ def scale_init(
 ) -> PyTree:
     r"""Multiply initial parameters by α.
 
-    A network of L hidden layers without biases then has embeddings :math:`\alpha^{L+1}` and an NTK
-    :math:`\alpha^{2L}` times as large. To shrink embeddings and keep the NTK, use :func:`centred`.
+    In a ReLU network with L hidden layers and no biases this multiplies the embeddings by
+    :math:`\alpha^{L+1}` and the NTK by :math:`\alpha^{2L}`. :func:`centred` shrinks the embeddings
+    and keeps the NTK.
 
     Args:
-        params: any pytree of parameters. Leaves that are not of floating type are kept.
+        params: pytree of parameters. Leaves without a floating dtype are not scaled.
         init_scale: α ≥ 0; traced.
-        where: which to scale, told by their path in ``params``: ``"output/kernel"``, or
-            ``"params/output/kernel"`` where ``params`` is all that a flax module's ``init``
-            returned. Default: all of them, biases and the scales of normalisation layers too.
+        where: predicate that selects the parameters to scale by their paths in ``params``, such as
+            ``"output/kernel"``. If ``params`` is the whole dictionary that a flax module's ``init``
+            returned, a path is ``"params/output/kernel"``. Default: all parameters, including
+            biases and the scales of normalisation layers.
 
     Returns:
-        The parameters, in the same structure and dtypes.
+        The scaled parameters, with unchanged structure and dtypes.
 
     Raises:
-        ValueError: if α is negative or NaN, or ``where`` is true of no path.
-        TypeError: if ``where`` is no function.
+        ValueError: if α is negative or NaN, or ``where`` selects no parameter.
+        TypeError: if ``where`` is not a function.
 
     Example:
         >>> import jax.numpy as jnp
@@ -206,23 +208,25 @@ def _is_floating(leaf: Any) -> bool:
 def centred(
     apply_fn: Callable[..., Array], params0: PyTree, init_scale: Real[ArrayLike, ""] = 0.0
 ) -> Callable[[PyTree, Any], Array]:
-    r"""A model with small initial embeddings and large weights (Chizat et al. 2019, Section 1.2).
+    r"""Subtract a model's initial output, which gives small embeddings at unchanged weights.
 
     .. math:: \tilde f(x; \theta) = f(x; \theta) - (1 - \alpha) f(x; \theta_0)
 
-    At :math:`\theta = \theta_0` its output is α times that of f, and everywhere its derivative by
-    θ, hence its NTK, is that of f. Section 5's theory assumes just this: small embeddings, and a
-    kernel that stays. Scaling the weights themselves (:func:`scale_init`) shrinks the NTK as well,
-    and a network with small weights leaves the NTK regime.
+    with the model f, its parameters θ and their initial values :math:`\theta_0` (Chizat et al.
+    2019, Section 1.2). The initial output of :math:`\tilde f` is α times that of f. Its derivative
+    by θ, and therefore its NTK, equal those of f at every θ. Section 5 of the paper assumes small
+    embeddings and a constant kernel. Scaling the weights (:func:`scale_init`) would shrink the NTK
+    too, and a network with small weights leaves the NTK regime.
 
     Args:
-        apply_fn: the model, ``apply_fn(params, x) -> (n, d)``, such as a flax module's ``apply``.
-        params0: the initial parameters :math:`\theta_0`. Kept, not copied.
-        init_scale: α ≥ 0; traced. With α = 0 the initial embedding is exactly zero, where the
-            losses of self-supervised learning have a saddle that gradient descent never leaves.
+        apply_fn: the model f, ``apply_fn(params, x) -> (n, d)``, such as a flax module's ``apply``.
+        params0: initial parameters :math:`\theta_0`; not copied.
+        init_scale: α ≥ 0; traced. At α = 0 the initial embeddings are exactly zero, which is a
+            saddle of self-supervised losses that gradient descent never leaves.
 
     Returns:
-        ``f(params, x) -> (n, d)``, pure. It evaluates ``apply_fn`` twice.
+        :math:`\tilde f`, a pure function ``(params, x) -> (n, d)``. It evaluates ``apply_fn``
+        twice.
 
     Raises:
         ValueError: if α is negative or NaN.

@@ -1,4 +1,4 @@
-r"""Projectors, which map representations to embeddings, and the whole encoder."""
+r"""Projectors, which map representations to embeddings, and encoders."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -23,11 +23,11 @@ __all__ = [
 
 
 class Outputs(NamedTuple):
-    """What an encoder makes of n images.
+    """Outputs of an encoder for n images.
 
     Attributes:
-        h: hidden representations, before the projector, shape ``(n, p)``.
-        z: embeddings, on which losses are defined, shape ``(n, d)``.
+        h: hidden representations, the projector's inputs, shape ``(n, p)``.
+        z: embeddings, the arguments of the loss, shape ``(n, d)``.
     """
 
     h: Float[Array, "n p"]
@@ -35,28 +35,30 @@ class Outputs(NamedTuple):
 
 
 class Projector(linen.Module):
-    r"""A small fully connected network from representations to embeddings.
+    r"""A fully connected network with L hidden layers from representations to embeddings.
 
     .. math:: h_l = \mathrm{relu}(\mathrm{BN}_l(W_l h_{l-1} + b_l)), \qquad z = W_{L+1} h_L
 
-    Weights and biases start as PyTorch's, :math:`\mathcal{U}(\pm 1 / \sqrt{\mathrm{fan\_in}})`, and
-    batch norms, which are those of :class:`ResNet`, at scale 1 and shift 0.
+    with the representation :math:`h_0`, weights W, biases b and batch norms BN. Weights and biases
+    have PyTorch's initialisation, :math:`\mathcal{U}(\pm 1 / \sqrt{\mathrm{fan\_in}})`. Batch norms
+    are those of :class:`ResNet`, initially with scale 1 and shift 0.
 
     Variables have names such as ``hidden_1/kernel``, ``bn_1/scale``, ``output/kernel`` and
     ``output_bn/scale``.
 
     Attributes:
         dim: embedding dimension d.
-        hidden: the width of each hidden layer; may be empty.
+        hidden: width of each hidden layer; may be empty.
         hidden_bias: whether hidden layers have the biases :math:`b_l`.
         batch_norm: whether hidden layers have batch norm.
         output_bias: whether the last layer has a bias.
-        output_batch_norm: whether batch norm, with scale and without shift, follows the last layer.
-        dtype: in which to compute. Parameters, statistics and embeddings are float32 if it is
-            shorter.
+        output_batch_norm: whether a batch norm without shift follows the last layer.
+        dtype: dtype of the computation. For 16-bit dtypes, parameters, statistics and embeddings
+            are float32.
 
     Raises:
-        ValueError: if a size is below 1, or ``dim`` no single number.
+        ValueError: if a size is below 1, ``dim`` is not a single number, or ``hidden`` is not a
+            sequence.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -91,14 +93,14 @@ class Projector(linen.Module):
         *,
         train: bool,
     ) -> Float[Array, "n {self.dim}"]:
-        """Embeddings of n representations.
+        """Compute the embeddings of n representations.
 
         Args:
             h: representations, shape ``(n, p)``.
-            train: as in :class:`ResNet`.
+            train: whether batch norms use the batch's statistics; if not, the running averages.
 
         Returns:
-            Shape ``(n, d)``.
+            Embeddings, shape ``(n, d)``.
         """
         _check.require_matrix("h", h, "(n, p)")
         z = jnp.asarray(h).astype(self.dtype)
@@ -116,17 +118,17 @@ class Projector(linen.Module):
 def barlow_twins_head(
     dim: int = 8192, hidden: Sequence[int] = (8192, 8192), **settings: Any
 ) -> Projector:
-    """The projector of Barlow Twins: hidden layers without biases, with batch norm.
+    """Make the projector of Barlow Twins: hidden layers with batch norm and without biases.
 
-    Appendix D.2 has one hidden layer: ``barlow_twins_head(512, (2048,))``.
+    Appendix D.2 uses one hidden layer: ``barlow_twins_head(512, (2048,))``.
 
     Args:
         dim: embedding dimension d.
         hidden: widths of the hidden layers.
-        **settings: of :class:`Projector`, such as ``dtype``.
+        **settings: further attributes of :class:`Projector`, such as ``dtype``.
 
     Returns:
-        The module.
+        The projector.
 
     Example:
         >>> from sslstep import nn
@@ -139,17 +141,17 @@ def barlow_twins_head(
 def vicreg_head(
     dim: int = 8192, hidden: Sequence[int] = (8192, 8192), **settings: Any
 ) -> Projector:
-    """The projector of VICReg: hidden layers with biases and batch norm, no bias in the last.
+    """Make the projector of VICReg: hidden layers with biases and batch norm, no output bias.
 
-    Appendix D.2's is ``vicreg_head(128, (512, 512))``.
+    Appendix D.2 uses ``vicreg_head(128, (512, 512))``.
 
     Args:
         dim: embedding dimension d.
         hidden: widths of the hidden layers.
-        **settings: of :class:`Projector`, such as ``dtype``.
+        **settings: further attributes of :class:`Projector`, such as ``dtype``.
 
     Returns:
-        The module.
+        The projector.
 
     Example:
         >>> from sslstep import nn
@@ -166,27 +168,29 @@ def simclr_head(
     variant: Literal["tensorflow", "plain"] = "tensorflow",
     **settings: Any,
 ) -> Projector:
-    """The projector of SimCLR.
+    """Make the projector of SimCLR.
 
-    ``"tensorflow"`` is that of the authors' code: layers without biases, batch norm after each, the
-    last with scale and without shift. SimCLRv2 has two hidden layers, SimCLR one, as wide as the
-    representation. The weights start as PyTorch's, where the authors draw them from N(0, 0.01²).
+    ``"tensorflow"`` is the projector of the authors' code. Its layers have no biases, and batch
+    norm follows each; the last batch norm has no shift. SimCLRv2 uses two hidden layers, and SimCLR
+    one, as wide as the representation. Weights have PyTorch's initialisation; the authors draw them
+    from N(0, 0.01²).
 
-    ``"plain"`` has biases and no batch norm: linear, relu, linear, as in solo-learn. Appendix D.2
-    does not state its head. With every initial parameter scaled by its α, this one starts at the
-    eigenvalues it reports, about 1e-6, and one with batch norm a hundred times or more above.
+    ``"plain"`` has biases and no batch norm, as in solo-learn. Appendix D.2 does not describe its
+    projector. With all initial parameters scaled by the paper's α, ``"plain"`` starts at the
+    eigenvalues that the paper reports, about 1e-6. A projector with batch norm starts at least a
+    hundred times higher.
 
     Args:
         dim: embedding dimension d.
         hidden: widths of the hidden layers.
-        variant: which of the two.
-        **settings: of :class:`Projector`, such as ``dtype``.
+        variant: ``"tensorflow"`` or ``"plain"``.
+        **settings: further attributes of :class:`Projector`, such as ``dtype``.
 
     Returns:
-        The module.
+        The projector.
 
     Raises:
-        ValueError: if there is no such variant.
+        ValueError: if ``variant`` is unknown.
 
     Example:
         >>> from sslstep import nn
@@ -201,15 +205,16 @@ def simclr_head(
 
 
 class Encoder(linen.Module):
-    """The network that self-supervised learning trains: a backbone and its projector.
+    """A backbone followed by a projector: the network that self-supervised learning trains.
 
-    Calling it returns representations and embeddings, ``(h, z)``. Its variables are those of the
-    two modules, under ``backbone`` and ``projector``.
+    A call returns representations and embeddings, ``(h, z)``. The variables of the two modules are
+    under ``backbone`` and ``projector``.
 
     Attributes:
-        backbone: module that maps inputs to representations, such as :class:`ResNet`.
-        projector: module that maps representations to embeddings, such as :class:`Projector`. The
-            ``__call__`` of both takes ``train``.
+        backbone: module that maps inputs to representations, such as :class:`ResNet`. Its
+            ``__call__`` takes ``train``.
+        projector: module that maps representations to embeddings, such as :class:`Projector`. Its
+            ``__call__`` takes ``train``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -233,11 +238,11 @@ class Encoder(linen.Module):
         *,
         train: bool,
     ) -> Outputs:
-        """Representations and embeddings of n inputs.
+        """Compute the representations and embeddings of n inputs.
 
         Args:
-            x: inputs, as the backbone takes them.
-            train: as in :class:`ResNet`.
+            x: inputs of the backbone, shape ``(n, ...)``.
+            train: whether batch norms use the batch's statistics; if not, the running averages.
 
         Returns:
             :class:`Outputs`: ``h``, shape ``(n, p)``, and ``z``, shape ``(n, d)``.

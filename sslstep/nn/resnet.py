@@ -25,42 +25,45 @@ _STEMS = {
 
 
 class ResNet(linen.Module):
-    r"""A residual network without its last, classifying layer (He et al. 2016).
+    r"""A residual network without its classifying layer (He et al. 2016).
 
-    Stage s of ``stage_sizes[s]`` blocks has :math:`2^s` ``width`` channels, and all stages but the
-    first begin by halving the image. A block is, with batch norm after each convolution,
+    Stage s = 0, 1, ... has ``stage_sizes[s]`` blocks of width :math:`2^s` ``width``. Every stage
+    but the first halves the image's height and width. A block computes
 
     .. math:: x \mapsto \mathrm{relu}(\mathrm{shortcut}(x) + F(x)),
 
-    where F is two 3x3 convolutions (``"basic"``), or a 1x1, a 3x3 and a 1x1 convolution to four
-    times as many channels (``"bottleneck"``), with relu between them, and the shortcut is a 1x1
-    convolution where the shape changes. The stride is on the first 3x3 convolution, as in
-    torchvision. The representation is the mean over positions of the last stage's channels.
+    where F is two 3x3 convolutions (``"basic"``), or a 1x1, a 3x3 and a 1x1 convolution, the last
+    to four times the width (``"bottleneck"``). Batch norm follows each convolution, and a relu
+    lies between two convolutions. The shortcut is the identity, or a 1x1 convolution with batch
+    norm where the shape changes. The first 3x3 convolution has the stride, as in torchvision. The
+    representation is the mean of the last stage's output over positions.
 
-    Weights start as PyTorch's: those of convolutions from :math:`\mathcal{N}(0, 2 / (k^2
-    \mathrm{out}))`, batch norms at scale 1 and shift 0. Batch norms have ε = 1e-5, and running
-    averages that move by a tenth of the new value: the unbiased variance, as in PyTorch.
+    The initialisation is PyTorch's: convolution weights are drawn from :math:`\mathcal{N}(0, 2 /
+    (k^2 \mathrm{out}))` for a k x k kernel with "out" output channels, and batch norms have scale 1
+    and shift 0. Batch norms have ε = 1e-5. As in PyTorch, each batch moves the running mean and
+    running unbiased variance by a tenth of the difference to its own value.
 
-    Variables are ``params`` and ``batch_stats``, of names such as ``stem_conv/kernel`` and
+    Variables are ``params`` and ``batch_stats``, with names such as ``stem_conv/kernel`` and
     ``stage1_block1/bn1/scale``.
 
     Attributes:
-        stage_sizes: how many blocks each stage has.
+        stage_sizes: number of blocks of each stage.
         block: ``"basic"`` or ``"bottleneck"``.
-        width: channels of the first stage.
-        stem: the first layer. ``"imagenet"``: a 7x7 convolution at stride 2, then 3x3 max pooling
-            at stride 2, so that the first stage sees a quarter of the height and width.
-            ``"small"``: a 3x3 convolution, without pooling; ``"small_padding2"``: with a padding of
-            2 instead of 1, as solo-learn has it for CIFAR; ``"small_stride2"``: at stride 2.
-        zero_init_residual: whether the last batch norm of each block starts at scale 0, so that
-            blocks start as identities.
-        remat: whether to ask that the backward pass compute the blocks' activations again instead
-            of keeping them. On CPU XLA merges the two, and nothing is saved.
-        dtype: in which to compute. Parameters, statistics and the mean over positions are float32
-            if it is shorter.
+        width: width of the first stage, in channels.
+        stem: the first layers. ``"imagenet"``: a 7x7 convolution at stride 2, then 3x3 max pooling
+            at stride 2. ``"small"``: a 3x3 convolution without pooling. ``"small_padding2"``: the
+            same with padding 2 instead of 1, as in solo-learn for CIFAR. ``"small_stride2"``: a 3x3
+            convolution at stride 2 without pooling.
+        zero_init_residual: whether the last batch norm of each block has initial scale 0, which
+            makes F zero at initialisation.
+        remat: whether the backward pass recomputes the blocks' activations instead of keeping them
+            in memory. On CPUs XLA undoes this, and no memory is saved.
+        dtype: dtype of the computation. For 16-bit dtypes, parameters, statistics and
+            representations are float32.
 
     Raises:
-        ValueError: if a size is below 1, or there is no such block or stem.
+        ValueError: if a size is below 1, ``stage_sizes`` is empty, or ``block`` or ``stem`` is
+            unknown.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -97,15 +100,16 @@ class ResNet(linen.Module):
         *,
         train: bool,
     ) -> Float[Array, "n p"]:
-        """Representations of n images.
+        """Compute the representations of n images.
 
         Args:
-            x: images, channels last, normalised as you like.
-            train: whether batch norms use the batch's statistics, and update the running averages
-                if ``batch_stats`` is mutable; else they use the running averages.
+            x: images of a floating dtype, shape ``(n, height, width, channels)``.
+            train: if true, batch norms use the batch's statistics, and update the running averages
+                if ``batch_stats`` is mutable; if false, they use the running averages.
 
         Returns:
-            Shape ``(n, p)``; p is the last stage's width, times 4 with bottlenecks.
+            Representations, shape ``(n, p)``; p is the last stage's width, times 4 with
+            bottlenecks.
         """
         x = jnp.asarray(x)
         if x.ndim != 4 or 0 in x.shape or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -135,7 +139,7 @@ class ResNet(linen.Module):
 
 
 class _Block(linen.Module):
-    """A residual block."""
+    """A residual block of :class:`ResNet`."""
 
     width: int
     stride: int
@@ -168,13 +172,13 @@ class _Block(linen.Module):
 
 
 def resnet18(**settings: Any) -> ResNet:
-    """ResNet-18: four stages of two basic blocks, p = 512; 11,176,512 parameters.
+    """Make a ResNet-18: four stages of two basic blocks, p = 512; 11,176,512 parameters.
 
     Args:
-        **settings: of :class:`ResNet`, such as ``stem="small"``.
+        **settings: further attributes of :class:`ResNet`, such as ``stem="small"``.
 
     Returns:
-        The module.
+        The network.
 
     Example:
         >>> from sslstep import nn
@@ -185,13 +189,13 @@ def resnet18(**settings: Any) -> ResNet:
 
 
 def resnet50(**settings: Any) -> ResNet:
-    """ResNet-50: stages of 3, 4, 6 and 3 bottlenecks, p = 2048; 23,508,032 parameters.
+    """Make a ResNet-50: stages of 3, 4, 6 and 3 bottlenecks, p = 2048; 23,508,032 parameters.
 
     Args:
-        **settings: of :class:`ResNet`, such as ``stem="small"``.
+        **settings: further attributes of :class:`ResNet`, such as ``stem="small"``.
 
     Returns:
-        The module.
+        The network.
 
     Example:
         >>> from sslstep import nn

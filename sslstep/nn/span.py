@@ -1,8 +1,8 @@
-r"""A wide network on few samples, as the same network on fewer inputs.
+r"""Reduction of a network's input dimension to the span of its samples.
 
-N samples span at most N dimensions of their inputs. Gradients never leave that span, and weights of
-the first layer outside it see no input. In an orthonormal basis of the span a network is therefore
-the same network at every step of training, and smaller.
+N samples span at most N dimensions of their inputs. Gradients of the first layer lie in that span,
+and weights orthogonal to it have no effect on these samples. In an orthonormal basis of the span
+the network therefore has the same embeddings at every step of training, with fewer weights.
 """
 
 from typing import Any
@@ -17,13 +17,13 @@ __all__ = ["change_basis", "span_basis"]
 
 
 def span_basis(*samples: Float[ArrayLike, "_ m"]) -> Float[Array, "m k"]:
-    """An orthonormal basis of the span of all samples.
+    """Compute an orthonormal basis of the span of all samples.
 
     Args:
-        samples: one array or more, with a row for each sample.
+        samples: one array or more, each of shape ``(n, m)`` with one sample a row.
 
     Returns:
-        Columns, ``k = min(N, m)`` for N samples in all.
+        The basis as columns, shape ``(m, k)``, with k = min(N, m) for N samples in all.
 
     Example:
         >>> import jax.numpy as jnp
@@ -37,21 +37,22 @@ def span_basis(*samples: Float[ArrayLike, "_ m"]) -> Float[Array, "m k"]:
 def change_basis(
     model: MLP, basis: Float[ArrayLike, "m k"], params: PyTree, *samples: Float[ArrayLike, "_ m"]
 ) -> tuple[Any, ...]:
-    r"""A network and its samples in another basis of the inputs.
+    r"""Transform a network's parameters and samples to a basis of the inputs.
 
-    With V the basis, first-layer weights W become :math:`V^\top W` and samples :math:`x V`. The NTK
-    parameterisation divides by the root of the number of inputs, which becomes k:
-    :math:`x V (k / m)^{1/2}`.
+    Let V be the basis, shape ``(m, k)``. The first-layer weights W, shape ``(m, width)``, become
+    :math:`V^\top W`, and samples x become :math:`x V`. In the NTK parameterisation samples become
+    :math:`x V (k / m)^{1/2}`, because the layer divides by the root of its number of inputs. The
+    embeddings of the samples do not change.
 
     Args:
         model: the network.
         basis: V, from :func:`span_basis`.
-        params: its parameters for m inputs.
-        samples: any number of arrays of samples within the span.
+        params: variables of the network with m inputs.
+        samples: any number of arrays of samples within the span, each of shape ``(n, m)``.
 
     Returns:
-        The parameters for k inputs, and each array of samples, ``(n, k)``, in the model's dtype.
-        The network of these parameters has the same embeddings of these samples.
+        The variables of the network with k inputs, then each array of samples, shape ``(n, k)``,
+        all in the model's dtype.
 
     Example:
         >>> import jax, jax.numpy as jnp
