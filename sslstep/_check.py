@@ -80,7 +80,7 @@ def require_matrix(name: str, value: Any, wanted: str) -> tuple[int, int]:
 
 
 def require_same_samples(a: Any, b: Any, what: str) -> None:
-    """Check that `a` and `b` are matrices with one row for each of the same samples."""
+    """Check that `a` and `b` are matrices with the same number of rows, one for each sample."""
     rows, _ = require_matrix("a", a, "(n, d)")
     others, _ = require_matrix("b", b, "(n, k)")
     if rows != others:
@@ -123,7 +123,7 @@ def require_scalar(
     at_most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Check that `value` is a scalar within the bounds; an array would broadcast silently."""
+    """Raise if `value` is not a scalar, or if a concrete value is outside the bounds."""
     if isinstance(value, Mapping | str):
         raise TypeError(f"{name} must be a number, got a {type(value).__name__}.")
     shape = shape_of(value)

@@ -1,8 +1,8 @@
-"""Convolutions in the bodies of loops, with their axes in the order XLA's CPU has fast code for.
+"""Transpose convolutions in loops to the order of axes for which XLA:CPU has fast code.
 
-XLA:CPU brings the axes of a program's convolutions into that order, but not in the bodies of its
-loops and conditionals. There the gradients that JAX derives, whose axes come in others, take up to
-200 times as long (docs/benchmarks.md). So the same transpositions are made here.
+XLA:CPU transposes convolutions to this order itself, except in the bodies of loops and
+conditionals. Gradients of convolutions have other orders, and there take up to 200 times as long
+(docs/benchmarks.md). This module inserts the missing transpositions.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ _Jaxpr = core.Jaxpr | core.ClosedJaxpr
 
 
 def in_order(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function to compile for CPU, traced and its loops rewritten; the rest stays as it is.
+    """Return the function to compile for CPU, with transposed convolutions in its loops.
 
-    Its values are the same up to rounding. Differentiate before: gradients of the result are in
-    JAX's order. Called with nothing traced, as by JAX to find where a NaN came from, it is the
-    function itself.
+    Values change only by rounding. Differentiate before the conversion: gradients of the result
+    have JAX's order of axes again. If no argument is traced, as when JAX searches for the origin of
+    a NaN, the function is called unchanged.
     """
 
     @wraps(function)
@@ -41,14 +41,15 @@ def in_order(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _rewritten(program: Any, in_loop: bool, known: dict[tuple[int, bool], Any]) -> Any:
-    """The same object where nothing changes, and one for all calls of the same program.
+    """Rewrite a program (jaxpr), recursively; `known` maps programs to their rewritten forms.
 
-    By their identity XLA's input knows programs that it has already.
+    An unchanged program is returned as the same object, and all calls of one program share one
+    rewritten object, because JAX lowers each object once.
     """
     key = id(program), in_loop
     if key not in known:
         body = getattr(program, "jaxpr", program)
-        if body is not program:  # before JAX 0.12, where it comes with its constants
+        if body is not program:  # before JAX 0.12: a closed jaxpr, with its constants
             new = _rewritten(body, in_loop, known)
             known[key] = program if new is body else program.replace(jaxpr=new)
         else:
@@ -60,7 +61,7 @@ def _rewritten(program: Any, in_loop: bool, known: dict[tuple[int, bool], Any]) 
 
 
 def _equations(equation: Any, in_loop: bool, known: dict[tuple[int, bool], Any]) -> list[Any]:
-    """What stands in place of an equation."""
+    """Return the equations that replace an equation."""
     name, params = equation.primitive.name, equation.params
     if name == "conv_general_dilated":
         return _transposed(equation) if in_loop else [equation]
@@ -81,14 +82,18 @@ def _equations(equation: Any, in_loop: bool, known: dict[tuple[int, bool], Any])
 
 
 def _transposed(equation: Any) -> list[Any]:
-    """The convolution of (batch, space, channels) with (window, channels in, channels out)."""
+    """Return equations for the convolution with transposed operands.
+
+    The orders are (batch, space, channels) and, for the kernel, (window, channels in, channels
+    out).
+    """
     numbers = equation.params["dimension_numbers"]
     lhs, rhs, out = (channels_last(spec) for spec in numbers)
     rhs = (*rhs[1:], rhs[0])  # a kernel's first axis is its channels out
     num = len(out)
     in_place = tuple(range(num))
     (x, kernel), (y,) = equation.invars, equation.outvars
-    # Of one channel at a time XLA's code for any order is the faster one.
+    # For depthwise convolutions XLA's general code is faster.
     depthwise = equation.params["feature_group_count"] > 1 and kernel.aval.shape[rhs[-2]] == 1
     if lhs == rhs == out == in_place or depthwise:
         return [equation]
@@ -119,7 +124,7 @@ def _transposition(equation: Any, source: Any, axes: tuple[int, ...], target: An
 
 
 def _moved(var: Any, axes: tuple[int, ...]) -> Any:
-    """A variable of the same type, but for the order of its axes."""
+    """Return a new variable of the type of `var`, with permuted axes."""
     aval = var.aval
     spec = jax.sharding.PartitionSpec(*(aval.sharding.spec[axis] for axis in axes))
     shape = tuple(aval.shape[axis] for axis in axes)
@@ -127,5 +132,5 @@ def _moved(var: Any, axes: tuple[int, ...]) -> Any:
 
 
 def channels_last(spec: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes in the order batch, space, channels; of a kernel: channels out, window, in."""
+    """Order axes as (batch, space, channels); those of a kernel as (channels out, window, in)."""
     return (spec[0], *spec[2:], spec[1])

@@ -1,4 +1,4 @@
-"""Random keys with one key for each sample."""
+"""Random keys of samples, one key for each sample."""
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ _COUNTER_BASED = "threefry2x32"
 def of_samples(keys: Array) -> Array:
     """Convert keys so that each sample's draws under ``vmap`` depend on its own key alone.
 
-    Under ``vmap`` JAX's ``rbg`` and ``unsafe_rbg`` keys draw a whole batch from its first key. An
-    image's draws would depend on the other images, and so on the number of devices. These keys seed
-    ``threefry2x32`` keys. Keys of that kind and raw keys are returned unchanged.
+    Under ``vmap`` JAX's ``rbg`` and ``unsafe_rbg`` keys draw a whole batch from its first key. The
+    draws of an image would depend on the batch, and therefore on the number of devices. Each such
+    key is converted to a ``threefry2x32`` key that is seeded with it. ``threefry2x32`` keys and raw
+    keys are returned unchanged.
     """
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if not typed or f"{jax.random.key_impl(keys)}" == _COUNTER_BASED:

@@ -22,28 +22,29 @@ def singular_values(matrix: Array) -> Array:
 
 
 def centred(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Rows less their mean; zero if no more than rounding is left of any."""
+    """Subtract the mean row; return zeros if all differences are within rounding."""
     rest = z - z.mean(axis=0, keepdims=True)
     rounding = 10 * jnp.finfo(z.dtype).eps * jnp.abs(z).max()
     return jnp.where(jnp.abs(rest).max() > rounding, rest, 0)
 
 
 def computed_in(dtype: jnp.dtype) -> jnp.dtype:
-    """Dtype in which a matrix of this dtype is decomposed: float32 or wider."""
+    """Return the dtype in which a matrix of this dtype is decomposed: float32 or wider."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def rounding(eigenvalues: Float[Array, " k"], factor: float) -> Float[Array, ""]:
-    """`factor` times eps of the eigensolver's dtype, times the largest absolute eigenvalue."""
+    """Return `factor` times eps of the eigensolver's dtype, times the largest |eigenvalue|."""
     eps = float(jnp.finfo(computed_in(eigenvalues.dtype)).eps)
     return factor * eps * jnp.abs(eigenvalues).max()
 
 
 def solver_error(eigenvalues: Float[Array, " k"], size: int) -> Float[Array, ""]:
-    """Bound on the absolute error of eigenvalues that eigh computes of a matrix of `size` rows.
+    """Return a bound on the absolute error of eigh's eigenvalues for a matrix of `size` rows.
 
-    eigh spreads an eigenvalue of multiplicity m over about sqrt(m) eps of the largest (measured: 8
-    eps at m = 5, 30 at m = 300). It returns zero eigenvalues as 10 eps or less (up to m = 1200).
+    eigh spreads an eigenvalue of multiplicity m over about sqrt(m) eps times the largest eigenvalue
+    (measured: 8 eps at m = 5, 30 eps at m = 300). It returns zero eigenvalues as at most 10 eps
+    times the largest (measured up to m = 1200).
     """
     return rounding(eigenvalues, 8 + 4 * size**0.5)
 

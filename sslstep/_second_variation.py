@@ -1,9 +1,9 @@
-r"""The second variation of a loss, by one more dimension of the embeddings: a product with H.
+r"""Products with H, the second derivative of a loss by an additional dimension of the embeddings.
 
-Let k dimensions be learned, with embeddings z, and let u be one more, small. A loss that is even in
-it expands as :math:`L([z, u]) = L(z) + \tfrac12 u^\top H u + \dots`, and as it is even in each of
-several small dimensions, these do not meet in second order: one derivative of the gradient, in the
-direction of a whole block of them, is H times each.
+Let z be the embeddings in the k learned dimensions, and u a small additional dimension. A loss that
+is even in u expands as :math:`L([z, u]) = L(z) + \tfrac12 u^\top H u + \dots`. If the loss is even
+in each of several additional dimensions, they do not couple in second order. One directional
+derivative of the gradient, along a block of additional dimensions, is then H times each of them.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,10 @@ Loss = Callable[..., Any]
 )
 @dataclass(frozen=True)
 class NegativeHessian:
-    """A block v (N, b) to -H v, of embeddings of `dim` dimensions with those learned first.
+    """The function from a block v of shape (N, b) to -H v.
 
-    It costs a derivative of the loss's gradient for each `dim` - k columns, and no more memory than
-    that.
+    The embeddings have `dim` dimensions, the first k of them `learned`. Each `dim` - k columns of v
+    cost one derivative of the loss's gradient, one after the other.
     """
 
     learned: Array
@@ -60,13 +60,13 @@ class NegativeHessian:
 
 
 def value(loss_fn: Loss, num_views: int, z: Array) -> Array:
-    """The loss of embeddings of all views, one view after the other."""
+    """Return the loss of z, the embeddings of all views, one view after the other."""
     return loss_fn(*jnp.split(z, num_views))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def gradient(loss_fn: Loss, num_views: int, z: Array) -> Array:
-    """Of the loss, by the embeddings of all views; compiled once for each loss."""
+    """Return the gradient of the loss by the embeddings of all views; compiled once for a loss."""
     return jax.grad(partial(value, loss_fn, num_views))(z)
 
 
@@ -79,7 +79,7 @@ def negative_hessian(
     num_views: int,
     dtype: Any,
 ) -> NegativeHessian:
-    """-H, once the loss has been seen to have an expansion."""
+    """Check the arguments, and that the loss has a second-order expansion; return -H."""
     if embeddings is None:
         learned = jnp.zeros((size, 0), dtype)
     else:
@@ -100,9 +100,9 @@ def negative_hessian(
 
 
 def require_symmetries(loss_fn: Loss, size: int, dim: int, num_views: int, dtype: Any) -> None:
-    """Raise unless the loss treats all samples, all dimensions and both signs alike.
+    """Raise ValueError if samples, dimensions or signs of a dimension are not treated alike.
 
-    Seen in its gradient at random embeddings.
+    The check compares gradients of the loss at random embeddings.
     """
     rng = np.random.default_rng(0)
     n = size // num_views
@@ -137,7 +137,7 @@ def _require_expansion(hessian: NegativeHessian, size: int) -> None:
     u = jnp.asarray(np.random.default_rng(1).standard_normal((size, dim - num)), dtype)
 
     def at(amplitude: float) -> Array:
-        """The gradient by new dimensions of this size."""
+        """Return the gradient by the new dimensions, at u times `amplitude`."""
         new = u * jnp.asarray(amplitude, dtype)
         z = jnp.concatenate([hessian.learned, new], axis=1)
         return gradient(loss_fn, num_views, z)[:, num:]
@@ -170,7 +170,7 @@ def _require_expansion(hessian: NegativeHessian, size: int) -> None:
 
 
 def _of_degree_zero(loss_fn: Loss, num_views: int, z: Array) -> bool:
-    """Whether each embedding's length drops out: no gradient lies along the embedding itself."""
+    """Return whether the loss does not depend on lengths: no gradient lies along an embedding."""
     parts = gradient(loss_fn, num_views, z) * z
     along = jnp.abs(jnp.sum(parts, axis=1)).sum()
     return bool(along <= _tolerance(z.dtype) * jnp.abs(parts).sum())
@@ -182,5 +182,5 @@ def _apart(a: Array, b: Array, floor: float = 0.0) -> float:
 
 
 def _tolerance(dtype: Any) -> float:
-    """What sums of many terms differ by, in another order: far below what they are of."""
+    """Return a relative tolerance for sums in another order: half the digits of the dtype."""
     return float(jnp.finfo(dtype).eps) ** 0.5

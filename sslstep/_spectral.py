@@ -1,6 +1,6 @@
 r"""Spectral functions of C (Appendix G): transformations g of its eigenvalues, and traces of φ(C).
 
-Losses of a batch and landscapes of one mode share them.
+The losses of a batch and the landscapes of one mode use these functions.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def smooth(eigenvalue: ArrayLike, leak: ArrayLike = 0.0) -> Array:
 
     .. math:: g(\lambda) = \min\big(\lambda,\; 1 + \varepsilon (1 - \lambda)\big)
 
-    At the kink its derivative is the one from below.
+    At λ = 1 the derivative is that from below, 1.
     :func:`~sslstep.losses.smoothed_barlow_twins` uses it.
 
     Args:
@@ -89,21 +89,21 @@ def flatten(eigenvalue: Array, width: ArrayLike) -> Array:
 
 
 def square(eigenvalue: Array) -> Array:
-    """g(λ) = λ (2 - λ), so that (g - 1)² = (1 - λ)⁴."""
+    """Return g(λ) = λ (2 - λ), for which (g - 1)² = (1 - λ)⁴."""
     return eigenvalue * (2 - eigenvalue)
 
 
 def squared_distance(transform: Scalar) -> Scalar:
-    """φ(λ) = (g(λ) - 1)²."""
+    """Return the function φ(λ) = (g(λ) - 1)² for g = `transform`."""
     return lambda eigenvalue: (transform(eigenvalue) - 1) ** 2
 
 
 def trace(function: Scalar, matrix: Array) -> Array:
-    r"""Σ φ(λ_i) over the eigenvalues of a symmetric matrix, for φ = `function`.
+    r"""Return Σ φ(λ_i) over the eigenvalues of a symmetric matrix, for φ = `function`.
 
-    The gradient V φ'(λ) Vᵀ is finite and exact at repeated eigenvalues. The second derivative is
-    too: it uses divided differences of φ'. `function` may close over traced numbers, and the trace
-    is differentiable by them.
+    The gradient V φ'(λ) Vᵀ, with V the eigenvectors, and the second derivative, from divided
+    differences of φ', are finite and exact at repeated eigenvalues. `function` may close over
+    traced numbers, and the trace is differentiable by them.
     """
     converted, constants = jax.closure_convert(function, matrix[0, 0])
     return _trace(partial(_spread, converted), matrix, tuple(constants))
@@ -118,7 +118,7 @@ def _slope(function, x, args):
 
 
 def _change(function, x, args):
-    """Derivative of φ along the tangents of all its arguments but the first."""
+    """Return the derivative of φ along the tangents of all its arguments except x."""
     args, tangents = args
     return jax.jvp(partial(function, x), (args,), (tangents,))[1]
 
@@ -176,7 +176,7 @@ def _is_zero(tangent):
 
 
 def _moving(args, tangents):
-    """The arguments with their tangents, or None if all tangents are zero."""
+    """Return the arguments with their tangents, or None if all tangents are zero."""
     leaves, structure = jax.tree.flatten(args)
     dots = jax.tree.leaves(tangents, is_leaf=_is_zero)
     if all(map(_is_zero, dots)):
@@ -188,7 +188,7 @@ def _moving(args, tangents):
 
 
 def _divided_differences(slope: Callable[..., Array], eigenvalues: Array, args: Any) -> Array:
-    """(h(λ_i) - h(λ_j)) / (λ_i - λ_j) for h = `slope`; the mean of h' for close eigenvalues."""
+    """Return (h(λ_i) - h(λ_j)) / (λ_i - λ_j) for h = `slope`; for close eigenvalues the mean h'."""
     eps = float(jnp.finfo(eigenvalues.dtype).eps)
     values = _map(slope, eigenvalues, args)
     low, high = eigenvalues[None, :], eigenvalues[:, None]

@@ -1,15 +1,21 @@
-r"""Self-supervised learning with a kernel (Section 5): a kernel PCA, exact at every time.
+r"""Self-supervised learning with a kernel (Section 5), as a form of kernel PCA.
 
-An infinitely wide network trained with the simplified Barlow Twins loss learns the leading modes of
-its contrastive kernel one at a time. :func:`contrastive_modes` finds them by products with the
-kernel alone, :func:`embed` evaluates the embeddings anywhere, and :func:`gradient_flow_ssl` does
-both from a kernel function and positive pairs. When each mode is learned is a matter of its
-eigenvalue: see :mod:`sslstep.linear`, whose functions of γ and s(0) hold here as they are. That is
-the theory of small starts; :func:`flow` and :func:`gradient_descent` train the kernel machine from
-any start, on any loss. Which modes grow under any loss, and at what rates, :func:`growth_modes`
-finds, :func:`stepwise_flow` follows them from a start however small, and :func:`plateaus` has the
-levels at which it rests. :func:`approximate_modes` finds the modes of samples too many for their
-kernel, with bounds.
+An infinitely wide network trained with the simplified Barlow Twins loss from a small start learns
+the leading modes of its contrastive kernel one at a time:
+
+- :func:`contrastive_modes` computes the modes; products with the kernel suffice.
+- :func:`approximate_modes` computes approximate modes, with error bounds, for samples too many for
+  the kernel.
+- :func:`embed` evaluates the embeddings of any points.
+- :func:`gradient_flow_ssl` does both, given a kernel function and positive pairs.
+
+The time at which a mode is learned follows from its eigenvalue γ and its initial singular value
+s(0), by the functions of :mod:`sslstep.dynamics`. For other losses and starts:
+
+- :func:`flow` and :func:`gradient_descent` train the kernel machine from any start, on any loss.
+- :func:`stepwise_flow` does so efficiently from very small starts.
+- :func:`growth_modes` computes the modes that grow under any loss, and their rates.
+- :func:`plateaus` computes the levels of the loss between steps.
 """
 
 from sslstep.kernel_pca._approximate import (

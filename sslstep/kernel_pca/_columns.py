@@ -15,18 +15,18 @@ def normalised(block: Array) -> Array:
 
 
 def orthonormal(block: Array, least: float | None = None) -> Array:
-    """A nearly orthonormal basis of what projection left of a block of unit columns.
+    """Return a nearly orthonormal basis of the columns of a block, projections of unit vectors.
 
-    Zeros take the place of columns of which less is left than `least`, by default what rounding
-    leaves, and of dependent ones.
+    Columns shorter than `least`, by default 100 eps, and linearly dependent columns are replaced by
+    zeros.
     """
     eps = float(jnp.finfo(block.dtype).eps)
     least = 1e2 * eps if least is None else least
     norms = np.asarray(jnp.linalg.norm(block, axis=0), np.float64)
     scale = np.where(norms > least, 1 / np.where(norms > 0, norms, 1), 0)
     block = times(block, jnp.asarray(np.diag(scale), block.dtype))
-    # What a Gram matrix does not resolve, directions shorter than sqrt(eps), the first pass
-    # lengthens and the second sees.
+    # A Gram matrix does not resolve directions shorter than sqrt(eps): the first pass lengthens
+    # them, and the second resolves them.
     for last in (False, True):
         values, vectors = np.linalg.eigh(np.asarray(inner(block, block), np.float64))
         noise = 4 * len(values) ** 0.5 * eps * max(1.0, values[-1])

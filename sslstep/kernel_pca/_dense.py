@@ -1,4 +1,4 @@
-"""The modes by two eigendecompositions of the whole kernel, and their derivative."""
+"""Modes of a kernel by eigendecompositions of the whole matrix, with a derivative."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,10 +16,10 @@ from sslstep._linalg import eigh_descending, matmul, solver_error
 def solve(
     kernel: Array, operator: Callable[[Array], Array], scale: ArrayLike, given: np.dtype
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """γ, c, residuals and K̃ c of all modes of P K̃ c = s γ c, and the eigenvalues of K̃.
+    """Return γ, c, residuals and K̃ c of all modes of P K̃ c = s γ c, and the eigenvalues of K̃.
 
-    `operator` is P, symmetric, a pytree; `scale` is s; `given` is the dtype to which K̃ was rounded
-    before.
+    `operator` is P, a symmetric operator and a pytree; `scale` is s; `given` is the dtype to which
+    the entries of K̃ were once rounded.
     """
     scale = jnp.asarray(scale, kernel.dtype)
     gammas, coefficients, spectrum = _all_modes(kernel, operator, scale, given)
@@ -36,11 +36,14 @@ def solve(
 def _all_modes(
     kernel: Array, operator: Callable[[Array], Array], scale: Array, given: np.dtype
 ) -> tuple[Array, Array, Array]:
-    """With K̃ = B Bᵀ and Bᵀ P B y = s γ y, c = P B y / sγ: no inverse of K̃ here either."""
+    """Return γ, c and the eigenvalues of K̃, without an inverse of K̃.
+
+    With K̃ = B Bᵀ, solve Bᵀ P B y = s γ y; then c = P B y / (s γ).
+    """
     size = kernel.shape[0]
     spectrum, vectors = eigh_descending(kernel)
-    # The eigensolver's rounding, and that of entries to the given dtype: at most half an eps each,
-    # and so that times ‖K̃‖_F.
+    # The bound is the larger of two: the eigensolver's rounding, and the rounding of the entries to
+    # `given`, at most half an eps each, which shifts eigenvalues by at most eps / 2 times ‖K̃‖_F.
     entries = jnp.linalg.norm(spectrum) / jnp.where(spectrum[0] > 0, spectrum[0], 1)
     entries = float(jnp.finfo(given).eps) / 2 * entries
     negligible = jnp.maximum(size * float(jnp.finfo(kernel.dtype).eps), entries)
@@ -58,12 +61,11 @@ def _all_modes(
 
 @_all_modes.defjvp
 def _all_modes_jvp(given, primals, tangents):
-    """Of P K̃ c = sγ c and cᵀ K̃ c = 1 themselves, where K̃ may be singular and its tangent not.
+    """Differentiate P K̃ c = s γ c and cᵀ K̃ c = 1 by K̃; P and s are constants.
 
-    P and s are constants.
-
-    The left eigenvector of mode k is K̃ c_k. What they leave of P dK̃ c_j lies where P K̃ is
-    nilpotent, of order two: the range of K̃ that P turns into its null space.
+    K̃ may be singular and its tangent dK̃ not. The left eigenvector of mode k is K̃ c_k. The component
+    of P dK̃ c_j outside the modes lies where P K̃ is nilpotent of order two, in the range of K̃ that
+    P maps to the null space of K̃.
     """
     (kernel, operator, scale), (tangent, _, _) = primals, tangents
     size = kernel.shape[0]
@@ -81,7 +83,7 @@ def _all_modes_jvp(given, primals, tangents):
     rest = rest * inverse
     rest += operator(matmul(kernel, rest)) * inverse
     coefficients_dot = matmul(coefficients, couplings) + rest
-    spectrum_dot = jnp.zeros_like(spectrum)  # of which nothing is made
+    spectrum_dot = jnp.zeros_like(spectrum)  # not used by callers
     return (gammas, coefficients, spectrum), (
         gammas * jnp.diagonal(inner),
         coefficients_dot,

@@ -1,4 +1,4 @@
-r"""From modes of a kernel to embeddings: the final ones and those along training."""
+r"""Embeddings of a kernel machine, during and after training, from the modes of its kernel."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -27,16 +27,16 @@ __all__ = [
 
 
 def final_singular_values(modes: KernelModes) -> Float[Array, " k"]:
-    r"""The singular values at the end of training: :math:`\gamma_j^{-1/2}`, or 0 (Eq. 24).
+    r"""Singular values at the end of training: :math:`\gamma_j^{-1/2}`, or 0 if γ ≤ 0 (Eq. 24).
 
-    Their squares sum to :math:`\|f\|_{\mathcal K}^2`, the least RKHS norm among embeddings of zero
-    loss (Eq. 25).
+    Their squares sum to :math:`\|f\|_{\mathcal K}^2`, the smallest squared RKHS norm of embeddings
+    with zero loss (Eq. 25).
 
     Args:
-        modes: of the kernel.
+        modes: the modes of the kernel, from :func:`contrastive_modes`.
 
     Returns:
-        Shape ``(k,)``.
+        The singular values, shape ``(k,)``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -46,8 +46,8 @@ def final_singular_values(modes: KernelModes) -> Float[Array, " k"]:
         Array([0.5, 2. ], dtype=float32)
     """
     gammas = modes.eigenvalues
-    # As much as contrastive_modes counts as zero: its eigenproblems are small or in float64, and
-    # so better than the one of size m that linear.top_spectral has to reckon with.
+    # The threshold of contrastive_modes. Its eigenproblems are small or in float64, so the
+    # threshold is lower than that of linear.top_spectral.
     positive = gammas > rounding(gammas, 10)
     return jnp.where(positive, jnp.where(positive, gammas, 1) ** -0.5, 0)
 
@@ -64,16 +64,17 @@ def embed(
         \qquad k(x) = [\mathcal K(x, X), \mathcal K(x, X')]
 
     Args:
-        modes: of the kernel over the N = 2n training samples.
+        modes: the modes of the kernel over the N = 2n training samples; C holds their coefficients.
         k_test_train: k(x) of each new point as a row, shape ``(n_test, 2n)``: see
             :func:`sslstep.gram.to_pairs`.
         singular_values: s at one or more times, shape ``(..., k)``, such as
-            :func:`sslstep.dynamics.singular_value` of the modes' eigenvalues; default: those at the
+            :func:`sslstep.dynamics.singular_value` of the modes' eigenvalues. Default: those at the
             end of training, :func:`final_singular_values`.
-        rotation: U, from :func:`align`; default: the identity. It changes no inner product.
+        rotation: U, from :func:`align`; default: the identity. Inner products of embeddings do not
+            depend on it.
 
     Returns:
-        The embeddings as rows, shape ``(..., n_test, k)``, in the finest type of all that is given.
+        The embeddings as rows, shape ``(..., n_test, k)``, in the widest dtype of the arguments.
 
     Raises:
         ValueError: if shapes do not fit or values are not finite.
@@ -112,15 +113,16 @@ def embed_training(
     .. math:: f(X) = U \,\mathrm{diag}(s)\, C^\top \tilde K
 
     Args:
-        modes: of the kernel over the training samples.
-        singular_values: as for :func:`embed`.
-        rotation: as for :func:`embed`.
+        modes: the modes of the kernel over the N training samples.
+        singular_values: s at one or more times, shape ``(..., k)``. Default: those at the end of
+            training.
+        rotation: U, from :func:`align`; default: the identity.
 
     Returns:
-        Shape ``(..., N, k)``: the rows of X, then those of X', in the kernel's order.
+        The embeddings as rows, first of X, then of X', shape ``(..., N, k)``.
 
     Raises:
-        ValueError: if shapes do not fit.
+        ValueError: if shapes do not fit or values are not finite.
         TypeError: if ``modes`` are not :class:`KernelModes`.
 
     Example:
@@ -139,20 +141,20 @@ def embed_training(
 
 
 def align(initial: Float[ArrayLike, "N d"], modes: KernelModes) -> linear.Aligned:
-    r"""The aligned start that small initial embeddings are equivalent to (Eq. 42).
+    r"""Aligned start that is equivalent to small initial embeddings (Eq. 42).
 
     .. math:: U \,\mathrm{diag}(s(0)) = \mathcal A(F_0 C)
 
-    with :math:`F_0` the initial embeddings and :math:`\mathcal A` the alignment of Definition 4.5:
-    the d x d matrix :math:`F_0 C` is what :math:`W(0) V_d` is to a linear model
-    (:func:`sslstep.linear.align`).
+    where :math:`F_0`, shape (d, 2n), holds the initial embeddings, C the modes' coefficients, and
+    :math:`\mathcal A` is the alignment of Definition 4.5. The d x d matrix :math:`F_0 C` takes the
+    place of :math:`W(0) V_d` of a linear model (:func:`sslstep.linear.align`).
 
     Args:
         initial: embeddings of ``[X, X']`` at initialisation, as rows, shape ``(2n, d)``.
-        modes: at least d of them, over the same samples.
+        modes: at least d modes of the kernel over the same samples.
 
     Returns:
-        :class:`sslstep.linear.Aligned`.
+        :class:`sslstep.linear.Aligned`, with the rotation U and the singular values s(0).
 
     Raises:
         ValueError: if shapes do not fit or values are not finite.
@@ -177,7 +179,7 @@ def align(initial: Float[ArrayLike, "N d"], modes: KernelModes) -> linear.Aligne
     _check.require_finite("initial", initial)
     initial, coefficients = _check.as_floats(initial, modes.coefficients[:, :dim])
     images = matmul(initial.T, coefficients)
-    # In the modes' own coordinates: their functions are orthonormal, as eigenvectors of Γ are.
+    # In the coordinates of the modes, whose functions are orthonormal like eigenvectors of Γ.
     basis = linear.Modes(modes.eigenvalues[:dim], jnp.eye(dim, dtype=images.dtype))
     return linear.align(images, basis)
 
@@ -188,19 +190,21 @@ def learned_kernel(
     k_b: Float[ArrayLike, "n_b N"] | None = None,
     singular_values: Float[ArrayLike, " k"] | None = None,
 ) -> Float[Array, "n_a n_b"]:
-    r"""The kernel that has been learned, :math:`f(x)^\top f(x')` (Section 5.2).
+    r"""The learned kernel: inner products of embeddings, :math:`f(x)^\top f(x')` (Section 5.2).
 
     Args:
-        modes: of the kernel over the training samples.
-        k_a: the kernel between new points and training samples, shape ``(n_a, 2n)``.
-        k_b: the same for other points, shape ``(n_b, 2n)``; default: ``k_a``.
-        singular_values: as for :func:`embed`, at one time.
+        modes: the modes of the kernel over the 2n training samples.
+        k_a: the kernel between points x and the training samples, shape ``(n_a, 2n)``.
+        k_b: the kernel between points x' and the training samples, shape ``(n_b, 2n)``; default:
+            ``k_a``.
+        singular_values: s at one time, shape ``(k,)``. Default: those at the end of training.
 
     Returns:
-        Shape ``(n_a, n_b)``, of rank d.
+        The inner products, shape ``(n_a, n_b)``, a matrix of rank k at most.
 
     Raises:
-        ValueError, TypeError: as :func:`embed`.
+        ValueError: if shapes do not fit or values are not finite.
+        TypeError: if ``modes`` are not :class:`KernelModes`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -235,44 +239,49 @@ def gradient_flow_ssl(
     progress: bool | None = None,
     key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
 ) -> Callable[..., Float[Array, "... n_out d"]]:
-    r"""Predicts the embeddings of any point at any time of training, without training.
+    r"""Return a function that predicts the embeddings of any point at any time, without training.
 
-    The counterpart of ``neural_tangents.predict`` for the simplified Barlow Twins loss (Eq. 1) by
-    gradient flow: Eq. 40 from a small start (Eq. 42), and Eq. 24 at the end. It puts together
-    :func:`sslstep.gram.pairs`, :func:`contrastive_modes`, :func:`align` and :func:`embed`; use
-    those to look at the modes.
+    The prediction is for gradient flow on the simplified Barlow Twins loss (Eq. 1), like
+    ``neural_tangents.predict`` for supervised losses. It is Eq. 40 from a small start (Eq. 42), and
+    Eq. 24 at the end of training. The function combines :func:`sslstep.gram.pairs`,
+    :func:`contrastive_modes`, :func:`align` and :func:`embed`; call those to inspect the modes.
 
     Args:
-        kernel_fn: of the model, as in :mod:`sslstep.ntk.infinite`; any function of
-            ``(x1, x2=None)``, also neural_tangents' own; or :class:`sslstep.gram.TwoTowers`.
-        x: one view of each sample, shape ``(n, ...)``.
-        x_prime: the other view, in the same order.
+        kernel_fn: the model's kernel function, from :mod:`sslstep.ntk.infinite` or neural_tangents,
+            or any function of ``(x1, x2=None)``; or a :class:`sslstep.gram.TwoTowers`.
+        x: the first view X of each sample, shape ``(n, ...)``.
+        x_prime: the second view X' of each sample, in the same order, shape ``(n, ...)``.
         dim: the embedding dimension d ≤ n.
-        initial: embeddings of ``[X, X']`` at initialisation, shape ``(2n, d)``. What is predicted
-            starts from the aligned start that they are equivalent to, not from themselves: at t = 0
-            it differs from ``initial`` by about the size of ``initial``, and at any time by as
-            much as :func:`sslstep.linear.alignment_exponent` of their scale. :func:`flow` is exact.
-        init_scale: instead of ``initial``, the α of weights :math:`\mathcal N(0, \alpha^2)` on the
-            kernel's features, for typical :math:`s_j(0)` (Eq. 21) and U = I.
-        learning_rate: 0 for gradient flow, otherwise the step of gradient descent: see
+        initial: embeddings of ``[X, X']`` at initialisation, shape ``(2n, d)``. The prediction
+            starts from the equivalent aligned start, which differs from ``initial`` by about the
+            size of ``initial``. At any time the error is of the order that
+            :func:`sslstep.linear.alignment_exponent` states for this size. :func:`flow` has no such
+            error.
+        init_scale: instead of ``initial``, the standard deviation α of the initial weights on the
+            kernel's features. s(0) then has the typical values of Eq. 21, and U is the identity.
+        learning_rate: 0 for gradient flow, otherwise the learning rate of gradient descent: see
             :func:`sslstep.dynamics.singular_value`.
-        solver: as for :func:`contrastive_modes`.
-        store_kernel: whether K̃ is stored, :math:`4 n^2` numbers, or computed anew in each product
-            with it: slower, in little memory.
-        batch_size: of the blocks in which the kernel is computed.
-        progress: whether to show bars; None shows them on a terminal.
-        key: as for :func:`contrastive_modes`.
+        solver: ``"auto"``, ``"krylov"`` or ``"dense"``: see :func:`contrastive_modes`.
+        store_kernel: whether to store K̃, :math:`4 n^2` numbers. Otherwise each product computes it
+            again, which is slower and needs little memory.
+        batch_size: number of samples in a block of the kernel.
+        progress: whether to show progress bars; None: on a terminal.
+        key: random key of the Krylov solver's first block; a fixed key by default.
 
     Returns:
-        ``predict_fn(t=None, x_test=None, *, view=None)``, pure. ``t``, of any shape ``(...)``, is
-        effective time ≥ 0, and None is the end of training. ``x_test`` are new points, and None the
-        training pairs, X then X'. ``view`` is 0 or 1 with two towers: whose points ``x_test`` are.
-        It gives shape ``(..., n_test, d)``, or ``(..., 2n, d)`` on the training pairs.
+        A pure function ``predict_fn(t=None, x_test=None, *, view=None)``. ``t`` is effective
+        time ≥ 0 of any shape ``(...)``; None: the end of training. ``x_test`` holds new points;
+        None: the training pairs, X then X'. ``view``, with two towers only, is the view to which
+        ``x_test`` belongs, 0 or 1. The result has shape ``(..., n_test, d)``, or ``(..., 2n, d)``
+        for the training pairs. It raises ValueError if t is given without ``initial`` or
+        ``init_scale``, or if t has the shape of samples and ``x_test`` is None.
 
     Raises:
-        ValueError, TypeError: as the functions it puts together.
-        ValueError: from ``predict_fn``, if t is given where neither ``initial`` nor ``init_scale``
-            was, or has the shape of samples and ``x_test`` is missing.
+        ValueError: if shapes do not fit, values are not finite, both ``initial`` and ``init_scale``
+            are given, or the kernel is rejected by :func:`contrastive_modes`.
+        TypeError: if ``kernel_fn`` does not return floating-point numbers, or ``dim`` is not an
+            integer.
+        sslstep.kernel_pca.ConvergenceError: if the Krylov solver does not converge.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -323,10 +332,11 @@ def gradient_flow_ssl(
         *,
         view: Literal[0, 1] | None = None,
     ) -> Float[Array, "... n_out d"]:
-        """Embeddings at effective time t ≥ 0, None for the end of training.
+        """Predict the embeddings at effective time t ≥ 0; None: at the end of training.
 
-        Of new points ``x_test``, shape (..., n_test, d), the dimensions of t first; of the training
-        pairs [X, X'], (..., 2n, d), where it is None. ``view`` says which of TwoTowers' kernels.
+        The result for new points ``x_test`` has shape (..., n_test, d), with the axes of t first.
+        If ``x_test`` is None, it is for the training pairs [X, X'], shape (..., 2n, d). ``view``
+        selects one of the kernels of TwoTowers for ``x_test``.
         """
         if t is not None and x_test is None and _check.shape_of(t)[1:] == sample_shape != ():
             raise ValueError(

@@ -1,4 +1,4 @@
-r"""What grows under any loss, and where it rests."""
+r"""Growing modes of a kernel machine, and plateaus of its loss, for any loss."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from sslstep.kernel_pca._modes import (
 )
 from sslstep.kernel_pca._stepwise import factorised
 
-#: New dimensions that are tried for each plateau.
+#: Number of random new dimensions from which the search for each plateau starts.
 NUM_STARTS = 4
 
 Shapes = tuple[tuple[int, int], tuple[int, int]]
@@ -47,53 +47,58 @@ def growth_modes(
     block_size: int | None = None,
     key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
 ) -> KernelModes:
-    r"""The modes that grow under any loss, from the embeddings that are learned so far.
+    r"""Modes that grow under any loss, given the embeddings learned so far, and their rates.
 
-    Let k dimensions have the embeddings z, and let u, one more, be small. A loss that is even in
-    each dimension is :math:`L([z, u]) = L(z) + \tfrac12 u^\top H u + \dots`, and a kernel machine
-    moves u by :math:`u' = -\tilde K H u`. With :math:`u = \tilde K c` its modes are
+    Let z be the embeddings in the k learned dimensions, and u a small additional dimension. A loss
+    that is even in each dimension expands as
+    :math:`L([z, u]) = L(z) + \tfrac12 u^\top H u + \dots`, and gradient flow of a kernel machine
+    moves u by :math:`u' = -\tilde K H u`. With :math:`u = \tilde K c` the modes are
 
     .. math:: -H \tilde K c_j = \rho_j c_j, \qquad c_j^\top \tilde K c_j = 1,
 
-    and :math:`u = e^{\rho_j t} \tilde K c_j` grows from any small start. It is the problem of
-    :func:`contrastive_modes` with another symmetric operator: of the simplified Barlow Twins loss H
-    is :math:`-(2/n) P` at zero, and ρ is 4γ. H is never formed: a block is multiplied by it in one
-    derivative of the loss's gradient for each ``dim`` - k columns.
+    and :math:`u = e^{\rho_j t} \tilde K c_j` grows from any small start if ρ > 0. This is the
+    problem of :func:`contrastive_modes` with another symmetric operator in place of its P: for the
+    simplified Barlow Twins loss, without learned dimensions, H is :math:`-(2/n) P` and ρ is 4γ. H
+    is never formed: each ``dim`` - k columns of a product cost one derivative of the loss's
+    gradient.
 
-    From zero it gives the first rates. From the embeddings of a plateau it gives what grows there;
-    :func:`plateaus` has those.
+    Without ``embeddings`` the rates are those of the first step. With the embeddings of a plateau
+    they are those of the next step.
 
     Args:
-        kernel: K̃ over all views of n samples, one view after the other, N = V n; in any form that
-            :func:`contrastive_modes` takes.
-        loss_fn: from one array ``(n, d)`` for each view to a scalar, in JAX, of d = ``dim``
-            dimensions. It must be even in each dimension, treat all of them alike, and not see the
-            order of the samples.
-        dim: the embedding dimension d, and how many modes are found. With k dimensions learned,
-            the first d - k of these have a place.
+        kernel: K̃ over all views of n samples, one view after the other, N = V n: an array
+            ``(N, N)``, or a function from a block ``(N, b)`` to its product with K̃. See
+            :func:`contrastive_modes`.
+        loss_fn: a JAX function from one array ``(n, d)`` for each view to a scalar. It must be even
+            in each dimension, treat all dimensions alike, and not depend on the order of the
+            samples.
+        dim: the embedding dimension d, and the number of modes. With k dimensions learned, only the
+            first d - k modes can still be learned.
         num_views: V.
-        embeddings: those learned, as rows in the kernel's order, shape ``(N, k)`` with k < d: one
-            column for each dimension; default: none. Where learned dimensions are rotated into
-            others, rotate them back first (the columns of :math:`Z V` where :math:`Z = U S V^\top`)
-            if the loss allows it. They are constants: no derivative is taken by them.
-        solver: as for :func:`contrastive_modes`.
+        embeddings: the learned embeddings, as rows in the kernel's order, shape ``(N, k)`` with
+            k < d, one column for each learned dimension; default: none. If the learned dimensions
+            Z are rotated over more than k columns, and the loss is invariant under rotations,
+            rotate them back: take k columns of :math:`Z V`, where :math:`Z = U S V^\top`. The
+            embeddings are constants: derivatives do not go through them.
+        solver: ``"auto"``, ``"krylov"`` or ``"dense"``: see :func:`contrastive_modes`.
         num_pairs: n, for a kernel given as a function.
-        dtype: as for :func:`contrastive_modes`.
-        tol: as for :func:`contrastive_modes`.
-        max_iterations: as for :func:`contrastive_modes`.
-        block_size: as for :func:`contrastive_modes`.
-        key: as for :func:`contrastive_modes`.
+        dtype: dtype of the blocks, for a kernel given as a function; None: the default float.
+        tol: largest residual of a mode, relative to ρ, in the Krylov solver.
+        max_iterations: largest number of products of a block with the kernel.
+        block_size: number of columns of a block, more than ``dim``.
+        key: random key of the first block; a fixed key by default.
 
     Returns:
-        :class:`KernelModes` with k = d, whose eigenvalues are the rates ρ. A mode that does not
+        :class:`KernelModes` with d modes, whose eigenvalues are the rates ρ. A mode that does not
         grow has a rate of zero or less.
 
     Raises:
-        ValueError: as :func:`contrastive_modes`; and if ``loss_fn`` does not return a scalar, sees
-            the order of the samples, is odd in a dimension, treats dimensions differently, is not
-            differentiable twice, is not finite, or has no expansion at zero, as losses that
-            normalise each embedding (they have one with ``embeddings``).
-        sslstep.kernel_pca.ConvergenceError: as :func:`contrastive_modes`.
+        ValueError: if :func:`contrastive_modes` rejects the kernel or the options; or if
+            ``loss_fn`` does not return a scalar, depends on the order of the samples, is not even
+            in each dimension, treats dimensions differently, is not twice differentiable, is not
+            finite, or has no expansion at zero. Losses that normalise each embedding have none at
+            zero, but have one with ``embeddings``.
+        sslstep.kernel_pca.ConvergenceError: if the Krylov solver does not meet ``tol``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -128,33 +133,34 @@ def plateaus(
     num_views: int = 2,
     max_iterations: int = 3000,
 ) -> Float[Array, " levels"]:
-    r"""The loss while k dimensions are learned, for k = 0...d: the levels of its plateaus.
+    r"""Levels of the loss's plateaus: its minimum over embeddings of rank k, for k = 0...d.
 
-    While k dimensions are learned the embeddings have rank k, and rest where no embedding of that
-    rank in the kernel's range has a lower loss nearby:
+    While k dimensions are learned, the embeddings have rank k, and gradient flow rests at a minimum
+    of the loss over embeddings of this rank in the kernel's range:
 
     .. math:: L_k = \min_{B, D} L(A B D), \qquad \tilde K = A A^\top, \quad
         B \in \mathbb{R}^{r \times k}, \; D \in \mathbb{R}^{k \times d}
 
-    Of the simplified Barlow Twins loss it is d - k, as long as γ is positive. A loss that does not
-    change under rotations has the k dimensions along any axes. Of one that does, as VICReg, they
-    may share the d coordinates or keep to k of them: both are tried, and the lower is returned. So
-    it holds at any weights, where :func:`sslstep.dynamics.vicreg_plateau` has VICReg's own.
+    For the simplified Barlow Twins loss it is d - k, as long as γ is positive. If the loss is not
+    invariant under rotations, as for VICReg, the learned dimensions may be spread over all d
+    coordinates or lie along k of them. Both are tried, and the lower loss is returned. VICReg's
+    weights may therefore have any ratio, unlike in the closed form
+    :func:`sslstep.dynamics.vicreg_plateau`.
 
-    The minimum is the lowest that L-BFGS finds, in float64, from that of k - 1 and a few small new
-    dimensions; where a loss has a kink, as VICReg's hinge, to within 1%. A flow
-    reaches it when its slowest direction has come to rest, which a kernel with small eigenvalues
-    may delay beyond the next step.
+    The minimum is the lowest that L-BFGS finds, in float64, starting from the minimum for k - 1 and
+    a small random dimension, several times. If the loss has a kink, such as VICReg's hinge, the
+    minimum is accurate to 1%. Gradient flow reaches it once its slowest direction has converged; if
+    the kernel has small eigenvalues, the next step may come earlier.
 
     Args:
         kernel: K̃ over all views of n samples, one view after the other, shape ``(N, N)``.
-        loss_fn: from one array ``(n, d)`` for each view to a scalar, in JAX.
-        dim: d.
+        loss_fn: a JAX function from one array ``(n, d)`` for each view to a scalar.
+        dim: the embedding dimension d.
         num_views: V, with N = V n.
-        max_iterations: of L-BFGS, for each k.
+        max_iterations: largest number of L-BFGS iterations in each search.
 
     Returns:
-        The levels, from none learned to all, shape ``(d + 1,)``; they do not increase.
+        The losses :math:`L_0 \dots L_d`, shape ``(d + 1,)``; they do not increase.
 
     Raises:
         ValueError: if the kernel is not symmetric, does not fit ``num_views``, or ``dim`` is out of
@@ -172,8 +178,8 @@ def plateaus(
     size = require_kernel(kernel, num_views, None)
     require_dim(dim, size // num_views)
     factor, _ = factorised(np.asarray(kernel, np.float64))
-    # Another basis of the kernel's range has the same minimum, and small eigenvalues do not slow
-    # the search for it.
+    # With columns of equal length the minimum is the same, and small eigenvalues do not slow the
+    # search.
     factor *= size**0.5 / np.linalg.norm(factor, axis=0)
     rng = np.random.default_rng(0)
     options: Any = {
@@ -223,7 +229,7 @@ def _split(variables: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, np.ndarra
 
 
 def _level(loss_fn: Loss, num_views: int, factor: np.ndarray) -> Callable[..., Any]:
-    """The loss and its gradient by B and D, for an optimiser on the host."""
+    """Return a function of flattened (B, D) that computes the loss and its gradient on the host."""
     features = jnp.asarray(factor)
 
     @jax.jit

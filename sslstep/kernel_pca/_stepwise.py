@@ -1,4 +1,4 @@
-r"""A kernel machine from a start however small, under any loss."""
+r"""Training of a kernel machine from very small starts, under any loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,43 +24,44 @@ def stepwise_flow(
     num_views: int = 2,
     tol: float = 1e-3,
 ) -> KernelDescent:
-    r"""A kernel machine from a start however small: what :func:`flow` and descent come to.
+    r"""Train a kernel machine by gradient flow or descent, efficiently from very small starts.
 
     .. math:: F' = -\tilde K \, \frac{\partial L}{\partial F}
 
-    While dimensions rest on a plateau the others grow by linear equations, which are solved in
-    closed form along it: one step passes a plateau, whatever its length. So the cost does not grow
-    with :math:`\ln(1 / \alpha)` but by a step for each 20 in it, where the integrator of
-    :func:`flow` takes some steps for each time constant of the fastest mode. Between plateaus it is
-    an exponential Rosenbrock method of order 3, and each dimension, however small, is followed to
-    the same relative accuracy. Step times come with a relative error of some ``tol`` / 10.
+    F holds the embeddings of all views as rows, and α denotes the size of F(0). While the learned
+    dimensions rest on a plateau, the others obey linear equations, which are solved in closed form:
+    one step passes most of a plateau. The number of steps grows by one for each 20 that
+    :math:`\ln(1 / \alpha)` grows by, while :func:`flow` takes several steps for each time constant
+    of the fastest mode. Between plateaus an exponential Rosenbrock method of order 3 follows each
+    dimension, of any size, to the same relative accuracy. Step times have a relative error of about
+    ``tol`` / 10.
 
-    A loss that does not change when all embeddings are rotated is followed from any α that float64
-    holds; of one that does, as VICReg or Barlow Twins with λ ≠ 1, what is below 1e-14 of the
-    largest dimension is rounding. A kink, as VICReg's hinge, is passed in steps of 0.02 of the
-    fastest time constant, with errors of that size.
+    If the loss is invariant under rotations of all embeddings, α may be as small as float64 allows.
+    If it is not, as for VICReg or for Barlow Twins with λ ≠ 1, dimensions below 1e-14 of the
+    largest are rounding. At a kink of the loss, such as VICReg's hinge, steps are 0.02 of the
+    fastest time constant, and errors are of this relative size.
 
-    The computation is in float64 on the host's control, and not for `jit`; the kernel is decomposed
-    once. Results have the finest type of ``kernel`` and ``initial``.
+    The computation is in float64 and decomposes the kernel once. It is controlled by the host, so
+    it cannot be traced by `jit`. Results have the wider dtype of ``kernel`` and ``initial``.
 
     Args:
         kernel: K̃ over all views of n samples, one view after the other, shape ``(N, N)``.
-        loss_fn: from one array ``(n, d)`` for each view to a scalar, in JAX.
-        initial: F(0), as rows in the kernel's order; of any size but exact zero.
-        times: when to record, non-decreasing, from t ≥ 0, shape ``(T,)``.
-        learning_rate: 0 for gradient flow, otherwise η of gradient descent, whose records are at
-            the steps nearest to ``times``.
+        loss_fn: a JAX function from one array ``(n, d)`` for each view to a scalar.
+        initial: F(0), as rows in the kernel's order, shape ``(N, d)``; not exactly zero.
+        times: times ≥ 0 at which to record, non-decreasing, shape ``(T,)``.
+        learning_rate: 0 for gradient flow, otherwise η of gradient descent; each of ``times`` is
+            then rounded to the nearest step.
         num_views: V, with N = V n.
         tol: largest error of a step, relative to the length of each dimension.
 
     Returns:
-        :class:`KernelDescent`: the loss and the coefficients g at each time; see its
-        ``embeddings``, on training samples and on new points.
+        :class:`KernelDescent`: the loss and the coefficients g at each time. Its method
+        ``embeddings`` evaluates training samples and new points.
 
     Raises:
         ValueError: if shapes do not fit, the kernel is not symmetric, values are not finite, or
             ``times`` are negative or out of order.
-        FloatingPointError: if the flow leaves the finite numbers, as descent that diverges.
+        FloatingPointError: if values become infinite or NaN, as when descent diverges.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -88,8 +89,8 @@ def stepwise_flow(
         times = np.round(times / learning_rate) * learning_rate
     factor, inverse = factorised(np.asarray(given, np.float64))
     z = np.asarray(start, np.float64)
-    # Along what the kernel hardly moves W would be long and at rest: that part stays apart, so that
-    # lengths of W are about those of what grows.
+    # In directions that the kernel hardly moves W would be long and constant. This part of z is
+    # kept apart, so that the length of W is that of the growing part.
     length = np.linalg.norm(factor, axis=0)
     weights = np.where((length > 1e-2 * length.max())[:, None], inverse.T @ z, 0)
     records, loss = _stepwise.follow(
@@ -107,9 +108,9 @@ def stepwise_flow(
 
 
 def factorised(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A with K̃ = A Aᵀ, and its pseudoinverse's transpose, on the range of K̃."""
+    """Return A with K̃ = A Aᵀ, and the transpose of its pseudoinverse, on the range of K̃."""
     values, vectors = np.linalg.eigh(kernel)
-    # Float32 entries, or sums computed in it, leave eigenvalues of rounding.
+    # Leaves out eigenvalues that are rounding of a singular K̃.
     kept = values > 1e-12 * values[-1]
     root = np.sqrt(values[kept])
     return vectors[:, kept] * root, vectors[:, kept] / root
