@@ -92,7 +92,7 @@ class Claim(NamedTuple):
 def close(
     statement: str, where: str, *, expected: float, measured: float, tolerance: float
 ) -> Claim:
-    """Claim that ``measured`` is within ``tolerance`` of ``expected``.
+    """Make the claim that ``measured`` is within ``tolerance`` of ``expected``.
 
     Args:
         statement: the claim, as a sentence.
@@ -115,7 +115,7 @@ def close(
 def below(
     statement: str, where: str, *, expected: float = 0.0, measured: float, tolerance: float
 ) -> Claim:
-    """Claim that ``measured`` is at most ``expected + tolerance``, as for errors and residuals.
+    """Make the claim that ``measured``, such as an error, is at most ``expected + tolerance``.
 
     Args:
         statement: the claim, as a sentence.
@@ -138,7 +138,7 @@ def below(
 def above(
     statement: str, where: str, *, expected: float, measured: float, tolerance: float = 0.0
 ) -> Claim:
-    """Claim that ``measured`` is at least ``expected - tolerance``.
+    """Make the claim that ``measured`` is at least ``expected - tolerance``.
 
     Args:
         statement: the claim, as a sentence.
@@ -168,7 +168,7 @@ def over_seeds(
     tolerance: float = 0.0,
     confidence: float = 0.95,
 ) -> Claim:
-    r"""Claim about the mean over seeds, decided by its confidence interval.
+    r"""Make a claim about the mean over seeds, decided by its confidence interval.
 
     The interval of the mean of n seeds is Student's,
 
@@ -321,7 +321,7 @@ def table(groups: Iterable[tuple[str, Sequence[Claim]]]) -> str:
 
 
 def count(claims: Sequence[Claim]) -> str:
-    """Sentence that counts the claims that hold and those that are undecided.
+    """Count the claims that hold and the undecided claims, in a sentence.
 
     Args:
         claims: any claims.

@@ -30,21 +30,22 @@ def lars(
     weight_decay: float = 1e-6,
     trust_coefficient: float = 1e-3,
 ) -> optax.GradientTransformation:
-    r"""LARS (You et al. 2017), in the variant of Barlow Twins and VICReg.
+    r"""Build LARS (You et al. 2017), in the variant of Barlow Twins and VICReg.
 
-    For each array of weights w with gradient g,
+    For each array of weights w with gradient g and momentum buffer m,
 
     .. math:: g \leftarrow g + \beta w, \qquad
         g \leftarrow \kappa \frac{\|w\|}{\|g\|}\, g, \qquad
         m \leftarrow \mu m + g, \qquad w \leftarrow w - \eta\, m.
 
-    The second step is skipped if either norm is 0. One-dimensional arrays (biases, scales and
-    shifts of batch norms) skip the first two steps: they have no weight decay and no adaptation.
+    The second operation is skipped if either norm is 0. One-dimensional arrays (biases, scales and
+    shifts of batch norms) skip the first two: they have no weight decay and no adaptation.
 
-    The learning rate multiplies the momentum, as in PyTorch. ``optax.lars`` multiplies the gradient
-    before the momentum, which delays changes of the rate, and adapts all parameters by default.
+    The learning rate η multiplies the momentum, as in PyTorch. ``optax.lars`` multiplies the
+    gradient before the momentum, which delays changes of the rate, and adapts all parameters by
+    default.
 
-    The second step removes the size of g. Plateaus of the loss therefore do not last as long as
+    The second operation removes the size of g. Plateaus of the loss are therefore shorter than
     under gradient descent (:func:`sslstep.dynamics.lars_steps`).
 
     Args:
@@ -93,11 +94,12 @@ def sgd(
     nesterov: bool = False,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    r"""Stochastic gradient descent with weight decay in the gradient, as in PyTorch.
+    r"""Build stochastic gradient descent with weight decay in the gradient, as in PyTorch.
 
     .. math:: m \leftarrow \mu m + g + \beta w, \qquad w \leftarrow w - \eta\, m,
 
-    or, with Nesterov momentum, :math:`w \leftarrow w - \eta\, (\mu m + g + \beta w)`.
+    with parameters w, their gradient g and the momentum buffer m. With Nesterov momentum,
+    :math:`w \leftarrow w - \eta\, (\mu m + g + \beta w)`.
 
     Args:
         learning_rate: η, a number or a schedule.
@@ -163,8 +165,8 @@ def precondition(
         relative: if true, α is in units of :math:`\sigma_1`, and the gain is at most 1 + 1/α at any
             scale of the embeddings. If false, α is absolute, and the gain starts once
             :math:`\sigma_1` reaches α.
-        strength: κ in [0, 1], which replaces P by (1 - κ) I + κ P; traced. A function of the step
-            gives a warm-up.
+        strength: κ in [0, 1], which replaces P by (1 - κ) I + κ P; traced. A value that rises with
+            the step is a warm-up; see the example of :func:`preconditioned`.
         centre: if true, S is the covariance of the 2n embeddings. If false, as in the paper, the
             mean of the embeddings counts as variance.
 
@@ -217,7 +219,7 @@ def precondition(
 
 @jax.custom_vjp
 def _with_gradient_times(z: Array, matrix: Array) -> Array:
-    """Identity in z whose backward pass multiplies the cotangent by the matrix."""
+    """Return z; the backward pass multiplies the cotangent by the matrix."""
     return z
 
 
@@ -241,11 +243,11 @@ def preconditioned(
     strength: Real[ArrayLike, ""] = 1.0,
     centre: bool = False,
 ) -> Callable[..., Array]:
-    r"""Loss with preconditioned gradients (:func:`precondition`) and unchanged values.
+    r"""Wrap a loss to precondition its gradient (:func:`precondition`); values do not change.
 
-    It replaces the loss in :func:`sslstep.train.make_step`, also with microbatches and on several
-    devices. For a strength that depends on the step, make the step inside a function of the state,
-    as in the example.
+    :func:`sslstep.train.make_step` takes the wrapped loss, also with microbatches and on several
+    devices. For a strength that depends on the step, call ``make_step`` inside a function of the
+    state, as in the example.
 
     Args:
         loss_fn: ``loss_fn(z, z_prime, ...)``, a scalar.
@@ -289,11 +291,13 @@ def preconditioned(
 def warmup_cosine(
     peak: float, *, warmup_steps: int, total_steps: int, end_factor: float = 1e-3
 ) -> optax.Schedule:
-    r"""Learning rate with linear warm-up from 0 and cosine decay, per step.
+    r"""Build a learning rate schedule with linear warm-up from 0 and cosine decay, per step.
 
     .. math:: \eta(k) = \begin{cases} \eta_0\, k / w & k < w \\
         \eta_0 \left( q + (1 - q) f \right), \quad
         q = \tfrac12 \left(1 + \cos \pi \tfrac{k - w}{n - w}\right) & w \le k \le n \end{cases}
+
+    with the rate η(k) at step k.
 
     Args:
         peak: largest rate η₀.

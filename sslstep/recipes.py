@@ -95,7 +95,10 @@ class Recipe:
 
     @property
     def measured(self) -> Literal["correlation", "covariance"]:
-        """Matrix whose eigenvalues figures show (Appendix D.4): C or the embeddings' covariance."""
+        """Name of the matrix whose eigenvalues figures show (Appendix D.4).
+
+        It is C (``"correlation"``) or the embeddings' covariance (``"covariance"``).
+        """
         return "covariance"
 
     @property
@@ -189,7 +192,7 @@ class BarlowTwins(Recipe):
 
     @property
     def measured(self) -> Literal["correlation", "covariance"]:
-        """The correlation matrix C, on which the loss is defined."""
+        """Name of the matrix whose eigenvalues figures show: C, on which the loss is defined."""
         return "correlation"
 
     @property

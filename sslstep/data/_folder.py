@@ -60,7 +60,7 @@ def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ..
 
 
 def readable() -> tuple[str, ...]:
-    """Endings of the formats that Pillow can open, registered plugins included."""
+    """Return the endings of the formats that Pillow can open, registered plugins included."""
     from PIL import Image
 
     known = Image.registered_extensions()
@@ -91,7 +91,7 @@ def labelled_files(
 
 
 def _entries(folder: Path, passed: _Passed) -> tuple[list[Path], list[Path]]:
-    """Files and folders in a folder, linked ones included, hidden and system ones excluded."""
+    """List the files and folders in a folder; include links, exclude hidden and system names."""
     files, folders = [], []
     for path in folder.iterdir():
         if path.name.startswith("."):
@@ -109,7 +109,7 @@ def _entries(folder: Path, passed: _Passed) -> tuple[list[Path], list[Path]]:
 
 
 def _below(folder: Path, above: tuple[Path, ...], passed: _Passed) -> Iterator[Path]:
-    """All files in a folder, at any depth."""
+    """Yield all files in a folder, at any depth."""
     if any(folder.samefile(each) for each in above):
         passed["link(s) to a folder that contains the link"].append(str(folder))
         return
@@ -134,7 +134,7 @@ def _images(
 
 
 def _told(passed: _Passed) -> str:
-    """Description of skipped paths: a count and an example for each reason."""
+    """Describe the skipped paths: a count and an example for each reason."""
     reasons = (
         f"{len(paths)} {reason}, such as {min(paths)}" for reason, paths in sorted(passed.items())
     )

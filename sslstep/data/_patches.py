@@ -69,7 +69,7 @@ class Patch(NamedTuple):
 
 
 def cut(split: str, size: int) -> list[Patch]:
-    """Shuffled patches of one split, equally many from each photograph."""
+    """Cut one split into shuffled patches, equally many from each photograph."""
     each = [
         list(_patches_of(label, read(photograph), split, size))
         for label, photograph in enumerate(PHOTOGRAPHS)
@@ -110,7 +110,7 @@ def columns(width: int, split: str) -> tuple[int, int]:
 
 
 def scales(height: int, width: int, size: int) -> list[int]:
-    """Scales at which both splits of a photograph have room for a window."""
+    """Return the scales at which both splits of a photograph have room for a window."""
     return [scale for scale in SCALES if scale * size <= min(height, width // 3)]
 
 

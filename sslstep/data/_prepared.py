@@ -43,7 +43,7 @@ class Request(NamedTuple):
         return root_of(self.data_dir)
 
     def error(self, problem: str, *, anew: bool = False) -> DatasetNotFoundError:
-        """Error that names the data, the problem and the command that prepares the data."""
+        """Build an error that states the data, the problem and the command to prepare the data."""
         command = f"make data NAME={self.name}"
         if self.data_dir is not None:
             command += f" DATA_DIR={shlex.quote(str(self.root))}"
@@ -117,7 +117,7 @@ def _newest_version(request: Request) -> Path:
 
 
 def _versions(folder: Path) -> dict[tuple[int, ...], Path]:
-    """Folders of prepared data, by version."""
+    """Find the folders of prepared data, by version."""
     return {
         tuple(map(int, path.parent.name.split("."))): path.parent
         for path in folder.glob("*/dataset_info.json")
@@ -126,7 +126,7 @@ def _versions(folder: Path) -> dict[tuple[int, ...], Path]:
 
 
 def _open(request: Request, folder: Path) -> Any:
-    """TFDS's builder for the folder, after checking that it has the split and the format."""
+    """Open TFDS's builder for the folder; raise if the folder lacks the split or the format."""
     packages = ("tensorflow_datasets", "array_record", "PIL")
     _extras.require(*packages, by=f"data.{request.name}", extra="tfds")
     import tensorflow_datasets as tfds
@@ -162,7 +162,7 @@ def _data_source(builder: Any, split: str) -> Any:
 
 
 def _chunks(builder: Any, request: Request) -> Iterator[_Chunk]:
-    """The split in pieces, each within one file; raise if a file is missing."""
+    """Divide the split into pieces, each within one file; raise if a file is missing."""
     info = builder.info
     if info.file_format.value != FORMAT:  # TFDS prefers another of the formats in the folder
         info.set_file_format(FORMAT, override=True, override_if_initialized=True)
@@ -181,7 +181,7 @@ def _chunks(builder: Any, request: Request) -> Iterator[_Chunk]:
 
 
 def _decode(record: bytes, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-    """Image and label of one serialised ``tf.train.Example``."""
+    """Decode the image and label of one serialised ``tf.train.Example``."""
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
 

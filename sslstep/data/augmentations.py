@@ -94,10 +94,11 @@ class Views(NamedTuple):
 
 
 def barlow_twins_views(size: int) -> Views:
-    """Views of Barlow Twins (Zbontar et al. 2021, Appendix A) and BYOL.
+    """Return the augmentations of Barlow Twins (Zbontar et al. 2021, Appendix A) and BYOL.
 
-    Resized crop, flip, colour jitter, conversion to grey, blur (probability 1 in the first view,
-    0.1 in the second), solarisation (0 and 0.2), normalisation by ImageNet's mean and deviation.
+    They are a resized crop, flip, colour jitter, conversion to grey, blur (probability 1 in the
+    first view, 0.1 in the second), solarisation (0 and 0.2), and normalisation by ImageNet's mean
+    and standard deviation.
 
     Args:
         size: side of the views in pixels.
@@ -125,7 +126,7 @@ def barlow_twins_views(size: int) -> Views:
 
 
 def vicreg_views(size: int, *, symmetric: bool = False) -> Views:
-    """Views of VICReg (Bardes et al. 2022).
+    """Return the augmentations of VICReg (Bardes et al. 2022).
 
     Args:
         size: side of the views in pixels.
@@ -147,9 +148,10 @@ def vicreg_views(size: int, *, symmetric: bool = False) -> Views:
 
 
 def simclr_views(size: int, *, strength: float = 1.0, blur: float = 0.5) -> Views:
-    """Views of SimCLR (Chen et al. 2020): the same crop, flip, jitter, grey and blur for both.
+    """Return the augmentations of SimCLR (Chen et al. 2020): crop, flip, jitter, grey and blur.
 
-    Views are not normalised. The blur's filter has a radius of a twentieth of ``size``.
+    Both views have equal augmentations. Views are not normalised. The radius of the blur's filter
+    is a twentieth of ``size``.
 
     Args:
         size: side of the views in pixels.
@@ -180,7 +182,7 @@ def simclr_views(size: int, *, strength: float = 1.0, blur: float = 0.5) -> View
 
 
 def crop_views(size: int, *, flip: float = 0.5) -> Views:
-    """Views that are windows of the image, not resized, with a random horizontal flip.
+    """Return augmentations that cut a random window, not resized, and flip it horizontally.
 
     Args:
         size: side of the windows in pixels.
@@ -382,7 +384,7 @@ def _resized_crop(
 
 
 def _jitter_draws(keys: Array, a: Augmentation) -> tuple[Array, Array]:
-    """Draw order and strengths of the four operations; images without jitter get neutral ones."""
+    """Draw order and strengths of the four operations; strengths are neutral without jitter."""
     order_keys, strength_keys = jax.vmap(jax.random.split)(keys).T
     order = jax.vmap(lambda key: jax.random.permutation(key, 4))(order_keys)
     draws = _uniform(strength_keys, 5)

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Parser of the command line."""
+    """Build the parser of the command line."""
     wanted = argparse.ArgumentParser(
         prog="prepare.py",
         description="Fetch CIFAR-10 or STL-10 and prepare it for sslstep.",

@@ -68,7 +68,7 @@ def reconstruction_error(
     truth: Float[ArrayLike, "n p"],
     hidden: Float[ArrayLike, "n p"],
 ) -> Float[Array, ""]:
-    r"""Compute the mean squared error on hidden pixels, as masked autoencoders (He et al. 2022).
+    r"""Compute the mean squared error on hidden pixels of masked autoencoders (He et al. 2022).
 
     .. math:: \mathcal{L} = \frac{\sum_{i, a} w_{ia} (\hat x_{ia} - x_{ia})^2}{\sum_{i, a} w_{ia}}
 

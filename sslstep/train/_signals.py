@@ -44,7 +44,7 @@ class Signals:
                 _sigaction(number, native, None)
 
     def hand_on(self) -> None:
-        """Call the earlier handler of the signal that was received, if there are both."""
+        """Call the earlier handler of the received signal; do nothing without a signal."""
         handler, native = self._before.get(self.received, (None, None))
         if native is not None:
             signal.raise_signal(self.received)

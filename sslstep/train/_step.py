@@ -300,7 +300,7 @@ def _require_scalars(loss: Any, own: Any) -> None:
 def _with_gradient(value_and_grads: Callable[[PyTree], tuple[Array, PyTree]]) -> Any:
     """Make a function of the parameters that returns the value and has the given gradient.
 
-    The optimiser may differentiate it: its gradient is the mean over all devices.
+    An optimiser may differentiate it, and gets the gradient averaged over all devices.
     """
     value: Any = jax.custom_vjp(lambda params: value_and_grads(params)[0])
     value.defvjp(
