@@ -63,9 +63,9 @@ def _all_modes(
 def _all_modes_jvp(given, primals, tangents):
     """Differentiate P K̃ c = s γ c and cᵀ K̃ c = 1 by K̃; P and s are constants.
 
-    K̃ may be singular and its tangent dK̃ not. The left eigenvector of mode k is K̃ c_k. The component
-    of P dK̃ c_j outside the modes lies where P K̃ is nilpotent of order two, in the range of K̃ that
-    P maps to the null space of K̃.
+    K̃ may be singular and its tangent dK̃ not. The left eigenvector of mode k is K̃ c_k. The
+    part of P dK̃ c_j outside the modes lies where P K̃ is nilpotent of order two: in the part of
+    the range of K̃ that P maps to the null space of K̃.
     """
     (kernel, operator, scale), (tangent, _, _) = primals, tangents
     size = kernel.shape[0]

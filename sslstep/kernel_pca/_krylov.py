@@ -1,25 +1,27 @@
 r"""A block Krylov iteration for the leading modes of P K̃, in the inner product of K̃.
 
-With :math:`\langle u, v \rangle = u^\top \tilde K v` the operator :math:`T = P \tilde K / s` is
-self-adjoint for any symmetric P, of which products alone are needed. A basis V that is orthonormal
-in it and :math:`W = \tilde K V` give the projection :math:`H = W^\top P W / s` of T, whose
-eigenpairs (γ, y) are Ritz pairs :math:`(\gamma, V y)`. Each iteration multiplies one block by K̃
-and adds it to the basis; the next block is the residuals of the leading Ritz pairs.
+The problem is :math:`P \tilde K c = s \gamma c`. In the inner product
+:math:`\langle u, v \rangle = u^\top \tilde K v` the operator :math:`T = P \tilde K / s` is
+self-adjoint for any symmetric P, and only products with P are needed. Let V be a basis that is
+orthonormal in this inner product, and :math:`W = \tilde K V`. The projection of T is
+:math:`H = W^\top P W / s`, and its eigenpairs (γ, y) give the Ritz pairs :math:`(\gamma, V y)`.
+Each iteration multiplies one block by K̃ and adds it to the basis. The next block holds the
+residuals of the leading Ritz pairs.
 
-Columns of V are as long as their K̃-norm is short, and rounding with them: errors of W of size
-:math:`\epsilon \|\tilde K\|` are in the Ritz vectors multiplied by their length. So what is
-returned is found anew, in a basis Z that is orthonormal as it is, where rounding is not amplified,
-by a product of its own. Z holds the images :math:`\tilde K c` and what P makes of them, which are
-the c: so a mode is found whole, though Z need not be invariant under P. With
-:math:`Z^\top \tilde K Z = B B^\top` and :math:`P_Z = Z^\top P Z` it is the dense solver's problem,
-:math:`B^\top P_Z B y = s \gamma y, \; c = Z P_Z B y / s \gamma`, in a few dimensions. What
-residuals are left there extend Z, with what P makes of them: as for any orthonormal basis extended
-so they can fall to :math:`\epsilon \|P\| \|\tilde K\| / s`, what one product is rounded by.
+Columns of V with a short K̃-norm before normalisation become long, and amplify rounding: errors of W
+of size :math:`\epsilon \|\tilde K\|` are multiplied by their lengths. The returned modes are
+therefore computed again in a basis Z that is orthonormal in the ordinary inner product, with one
+more product. Z spans the images :math:`\tilde K c` and their products with P, which are multiples
+of the c, so each mode lies in Z, although Z need not be invariant under P. With
+:math:`Z^\top \tilde K Z = B B^\top` and :math:`P_Z = Z^\top P Z`, the problem is that of the dense
+solver, :math:`B^\top P_Z B y = s \gamma y, \; c = Z P_Z B y / s \gamma`, in a few dimensions. If
+residuals remain, they and their products with P extend Z. They can fall to
+:math:`\epsilon \|P\| \|\tilde K\| / s`, the rounding of one product.
 
-The first block is :math:`P \tilde K` times a random one, so that all lie in the range of
-:math:`P \tilde K`, as c does: K̃ may be singular.
+The first block is :math:`P \tilde K` times a random block. All blocks then lie in the range of
+:math:`P \tilde K`, as c does, and K̃ may be singular.
 
-Blocks live on the device in the kernel's dtype; the projected problems, a few hundred wide, are
+Blocks are on the device in the kernel's dtype. The projected problems, a few hundred wide, are
 solved on the host in float64.
 """
 
@@ -43,18 +45,18 @@ from sslstep.kernel_pca._columns import (
 
 
 class ConvergenceError(RuntimeError):
-    """The Krylov iteration did not meet its tolerance; the message has what it reached."""
+    """The Krylov iteration did not meet its tolerance; the message states the residual reached."""
 
 
 class Problem(NamedTuple):
-    """P K̃ c = s γ c with cᵀ K̃ c = 1.
+    """The eigenproblem P K̃ c = s γ c with cᵀ K̃ c = 1.
 
     Attributes:
-        matmul: a block v (N, b) to K̃ v.
-        operator: a block v to P v, for a symmetric P.
+        matmul: the function from a block v, shape (N, b), to K̃ v.
+        operator: the function from a block v to P v, for a symmetric P.
         scale: s.
-        dtype: of the blocks; it must hold the squares of what K̃ over its unit gives.
-        unit: what K̃ is divided by for that.
+        dtype: dtype of the blocks. It must hold squares of products with K̃ / unit.
+        unit: the number by which K̃ is divided.
     """
 
     matmul: Callable[[Array], Array]
@@ -69,9 +71,9 @@ class Ritz(NamedTuple):
 
     Attributes:
         eigenvalues: γ, descending, shape (b,); on the host, in float64.
-        vectors: c as columns, (N, b); zeros where K̃ has no further directions.
-        images: K̃ c, (N, b).
-        turned: P K̃ c, (N, b).
+        vectors: c as columns, shape (N, b); columns beyond the rank of K̃ are zeros.
+        images: K̃ c, shape (N, b).
+        turned: P K̃ c, shape (N, b).
         residuals: ‖P K̃ c − s γ c‖ / (s ‖c‖), shape (b,); on the host.
     """
 
@@ -83,13 +85,13 @@ class Ritz(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """When to stop.
+    """Conditions for the end of the iteration.
 
     Attributes:
-        num: how many leading modes have to converge.
-        tol: residuals relative to γ.
-        max_iterations: products with K̃.
-        max_blocks: blocks in the basis before it is restarted from the Ritz vectors.
+        num: number of leading modes that must converge.
+        tol: largest residual relative to γ.
+        max_iterations: largest number of products with K̃.
+        max_blocks: number of blocks at which the basis is restarted from the Ritz vectors.
     """
 
     num: int
@@ -99,14 +101,17 @@ class Limits(NamedTuple):
 
 
 def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple[Ritz, int]:
-    """The leading modes and the number of products, from a random block (N, b) and K̃ times it."""
+    """Return the leading modes and the number of products with K̃.
+
+    `start` is a random block, shape (N, b), and `image` is K̃ times `start`.
+    """
     _require_symmetry(start, image)
     block, iteration = problem.operator(image), 1
     basis, looks = _Basis(problem, *_sizes(start, image)), _Looks()
     while True:
         more = basis.extend(block)
         iteration += 1
-        room = iteration + 2 <= limits.max_iterations  # for another, and the last of its own
+        room = iteration + 2 <= limits.max_iterations  # for one more, and one in `_polish`
         going_on = more and room and len(basis.v) < limits.max_blocks
         if going_on and not looks.due(iteration):
             block = basis.turned
@@ -126,22 +131,25 @@ def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple
 
 
 class _Looks:
-    """When to look at the Ritz pairs: convergence is geometric, so two looks foretell a third."""
+    """Schedule of the iterations at which residuals are computed.
+
+    Convergence is geometric, so two residuals predict the iteration at which they are small enough.
+    """
 
     def __init__(self) -> None:
         self.excess = np.inf
-        self.stalled = False  # as rounding that has built up makes it, until a restart
+        self.stalled = False  # True if accumulated rounding stops convergence until a restart
         self.iteration = 0
         self.next = 0
 
     def due(self, iteration: int) -> bool:
-        """Whether to look now; first after a few blocks."""
+        """Return whether to compute residuals now; the first time is after a few blocks."""
         if not self.next:
             self.next = iteration + 4
         return iteration >= self.next
 
     def record(self, iteration: int, excess: float) -> None:
-        """What was seen: the largest residual over what is allowed."""
+        """Record the largest residual over its limit, and schedule the next check of residuals."""
         ahead = 2.0
         if np.isfinite(self.excess) and 1 < excess < self.excess:
             rate = np.log(self.excess / excess) / (iteration - self.iteration)
@@ -152,21 +160,21 @@ class _Looks:
 
 
 class _Basis:
-    """V and W = K̃ V in blocks of one shape, and H. A direction that was dropped is zeros."""
+    """The basis V, W = K̃ V, both in blocks of one shape, and H; dropped directions are zeros."""
 
     def __init__(self, problem: Problem, largest: float, frobenius: float) -> None:
         self.problem = problem
-        self.largest = largest  # Ritz value of K̃ so far: what is negligible is judged by it
-        self.frobenius = frobenius  # norm of K̃, roughly: entries' rounding is judged by it
+        self.largest = largest  # largest Ritz value of K̃ so far, the scale for negligible values
+        self.frobenius = frobenius  # estimate of the norm of K̃, the scale of rounding of entries
         self.v: list[Array] = []
         self.w: list[Array] = []
         self.turned = jnp.zeros(())  # P W of the last block
-        self.strength = 0.0  # how much P lengthens what it has been given, at most
+        self.strength = 0.0  # largest factor by which P has lengthened a column
         self.live = np.zeros(0, bool)
         self.h = np.zeros((0, 0))
 
     def extend(self, block: Array) -> bool:
-        """Add a block, made orthonormal; False if it has nothing that the basis does not."""
+        """Orthonormalise a block and add it; return False if it lies in the span of the basis."""
         block = orthonormal(self._project(normalised(block)))
         image = multiply(self.problem, block)
         for v, w in zip(self.v, self.w, strict=True):
@@ -174,7 +182,8 @@ class _Basis:
         gram = np.asarray(inner(block, image), np.float64)
         values, vectors = np.linalg.eigh((gram + gram.T) / 2)
         self.largest = max(self.largest, float(values[-1]))
-        # Rayleigh quotients, as an oblique projection lengthens vectors; short ones are rounding.
+        # Rayleigh quotients, because an oblique projection lengthens vectors; lengths below 1 are
+        # rounding.
         lengths = np.einsum("ij,ik,kj->j", vectors, np.asarray(inner(block, block)), vectors)
         self.require_positive(float((values / np.maximum(lengths, 1)).min()))
         kept = values > _negligible(self.problem) * self.largest
@@ -184,7 +193,7 @@ class _Basis:
         return bool(kept.any())
 
     def ritz(self) -> Ritz:
-        """The b leading Ritz pairs, b the width of a block."""
+        """Return the b leading Ritz pairs, where b is the width of a block."""
         width = self.v[0].shape[1]
         live = np.flatnonzero(self.live)
         num = min(width, len(live))
@@ -202,7 +211,7 @@ class _Basis:
         return _with_residuals(self.problem, eigenvalues, vectors, images)
 
     def restarted(self, ritz: Ritz) -> "_Basis":
-        """A basis of the Ritz vectors alone."""
+        """Return a new basis that holds only the Ritz vectors."""
         basis = _Basis(self.problem, self.largest, self.frobenius)
         live = np.asarray(jnp.abs(ritz.images).max(axis=0) > 0)
         basis.v, basis.w, basis.live = [ritz.vectors], [ritz.images], live
@@ -216,8 +225,8 @@ class _Basis:
         require_positive(smallest, self.largest, allowed, self.problem.unit)
 
     def _project(self, block: Array) -> Array:
-        # P w of the last block is orthogonal to all but the last two, and residuals are to all, up
-        # to rounding, which `extend` removes once the product is there.
+        # Up to rounding, P w of the last block is orthogonal to all but the last two blocks, and
+        # residuals are orthogonal to all blocks. `extend` removes the rounding after the product.
         for v, w in zip(self.v[-2:], self.w[-2:], strict=True):
             block = subtract(block, v, w)
         return block
@@ -237,10 +246,10 @@ class _Basis:
 
 
 def entries_rounding(dtype: np.dtype, frobenius: float) -> float:
-    """How far rounding can shift eigenvalues of a kernel that comes in this dtype.
+    """Return a bound on the shift of eigenvalues by rounding of a kernel's entries to this dtype.
 
-    Rounding entries shifts them by half its eps times the Frobenius norm at most. And entries may
-    be sums computed in float32, even where they come as float64: good to some 10 eps.
+    Rounding to the dtype shifts eigenvalues by at most half its eps times the Frobenius norm. In
+    addition, float64 entries may come from sums in float32, with errors of some 10 eps of float32.
     """
     single, eps = (float(jnp.finfo(a).eps) for a in (jnp.float32, dtype))
     return (20 * single + (eps if eps > single else 0)) * frobenius
@@ -257,7 +266,7 @@ def require_positive(smallest: float, largest: float, allowed: float, unit: floa
 
 
 def multiply(problem: Problem, block: Array) -> Array:
-    """K̃ over its unit times a block, in the problem's dtype, checked."""
+    """Return K̃ / unit times a block, in the problem's dtype, and check its shape and values."""
     image = jnp.asarray(problem.matmul(block))
     if image.shape != block.shape:
         raise ValueError(
@@ -274,7 +283,7 @@ def multiply(problem: Problem, block: Array) -> Array:
 
 
 def _require_symmetry(block: Array, image: Array) -> None:
-    """A symmetric kernel gives a symmetric ΩᵀK̃Ω."""
+    """Raise ValueError if Ωᵀ K̃ Ω is not symmetric, where Ω is `block` and K̃ Ω is `image`."""
     gram = np.asarray(inner(block, image), np.float64)
     gap, size = np.abs(gram - gram.T).max(), np.abs(gram).max()
     # Rounding: sqrt(N) terms of size eps times the product of the norms.
@@ -287,7 +296,10 @@ def _require_symmetry(block: Array, image: Array) -> None:
 
 
 def _sizes(block: Array, image: Array) -> tuple[float, float]:
-    """Of K̃, from a random block: a bound below its largest eigenvalue, and its Frobenius norm."""
+    """Return a lower bound on K̃'s largest eigenvalue, and an estimate of its Frobenius norm.
+
+    `block` is random, and `image` is K̃ times `block`.
+    """
     before, after = (
         np.asarray(jnp.linalg.norm(array, axis=0), np.float64) for array in (block, image)
     )
@@ -295,16 +307,19 @@ def _sizes(block: Array, image: Array) -> tuple[float, float]:
 
 
 def _negligible(problem: Problem) -> float:
-    """Directions in which K̃ is smaller, relative to its largest eigenvalue, are left out of V.
+    """Return the ratio to K̃'s largest eigenvalue below which directions are left out of V.
 
-    Their coefficients are huge, and mixing them into the others by rounding errors spoils these.
+    Coefficients of such directions are so large that rounding would spoil the other modes.
     """
     eps = float(jnp.finfo(problem.dtype).eps)
     return 10 * eps if eps > 1e-10 else 1e-11
 
 
 def _polish(ritz: Ritz, limits: Limits, basis: _Basis, room: int) -> tuple[Ritz, int]:
-    """Ritz pairs whose residuals are not due to rounding, and the number of products it took."""
+    """Compute Ritz pairs again in an orthonormal basis, and return the number of products taken.
+
+    Residuals of the new pairs are not limited by amplified rounding; see the module's docstring.
+    """
     problem = basis.problem
     z: list[Array] = []
     w: list[Array] = []
@@ -312,9 +327,9 @@ def _polish(ritz: Ritz, limits: Limits, basis: _Basis, room: int) -> tuple[Ritz,
     block = ritz.images
     for products in range(1, min(room, 4) + 1):
         old = len(z)
-        for _ in range(2):  # the block, and then what P makes of it
+        for _ in range(2):  # the block, and then its product with P
             block = normalised(block)
-            for least in (None, 0.5):  # a direction that is new is as long the second time
+            for least in (None, 0.5):  # a new direction keeps its length in the second pass
                 for other in z:
                     block = subtract(block, other, other)
                 block = orthonormal(block, least)
@@ -337,7 +352,7 @@ def _polish(ritz: Ritz, limits: Limits, basis: _Basis, room: int) -> tuple[Ritz,
 def _projected(
     basis: _Basis, z: list[Array], w: list[Array], turned: list[Array], width: int
 ) -> Ritz:
-    """The leading Ritz pairs in an orthonormal basis Z; W = K̃ Z and what P makes of Z are known."""
+    """Return the leading Ritz pairs in an orthonormal basis Z, given W = K̃ Z and turned = P Z."""
     problem = basis.problem
     gram, operator = (
         np.block([[np.asarray(inner(a, b), np.float64) for b in images] for a in z])
@@ -383,9 +398,10 @@ def _residual(ritz: Ritz, problem: Problem) -> Array:
 
 
 def _ratios(ritz: Ritz, limits: Limits, basis: _Basis) -> np.ndarray:
-    """Each wanted mode's residual over what is allowed."""
-    # Rounding leaves of a residual, as of a product with K̃, some eps times K̃'s largest eigenvalue
-    # and P's, over s: no |γ| is larger. In float64 that is far below `tol` for any γ that matters.
+    """Return the residual of each wanted mode divided by its limit."""
+    # Rounding of a residual, like that of a product with K̃, is some eps times the largest
+    # eigenvalues of K̃ and of P, over s, which is at least the largest |γ|. In float64 it is far
+    # below `tol` for any γ that matters.
     problem = basis.problem
     eps = float(jnp.finfo(problem.dtype).eps)
     floor = (4 if eps > 1e-10 else 100) * eps * basis.largest * basis.strength / problem.scale

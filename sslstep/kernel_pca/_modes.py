@@ -1,4 +1,4 @@
-r"""Modes of a kernel: those that self-supervised learning learns, and the kernel's own."""
+r"""Modes of a kernel: those learned by self-supervised learning, and those of kernel PCA."""
 
 import warnings
 from collections.abc import Callable
@@ -18,36 +18,38 @@ from sslstep.kernel_pca import _dense, _krylov
 __all__ = ["KernelModes", "contrastive_modes", "principal_modes"]
 
 
-#: A kernel over 2n samples: an array, on the host, on one device, or with its rows on several; or
-#: a function from a block v of shape (2n, b) to K̃ v.
+#: A kernel over 2n samples: an array, on the host, on one device, or sharded by rows; or a function
+#: from a block v of shape (2n, b) to K̃ v.
 Kernel = Real[Any, "N N"] | Callable[[Array], Array]
 
 
 SOLVERS = ("auto", "krylov", "dense")
 
-#: Up to so many samples the dense solver takes a fraction of a second.
+#: Number of samples up to which the dense solver takes a fraction of a second.
 SMALL = 500
 
-#: Up to so many, some minutes and 5 GB.
+#: Number of samples up to which the dense solver takes some minutes and 5 GB.
 LARGEST_DENSE = 8192
 
 
 class KernelModes(NamedTuple):
     r"""Leading modes of a kernel over N samples, in descending order.
 
-    The function of mode j is :math:`\psi_j(x) = c_j^\top k(x)`, with k(x) the kernel between x and
-    the samples; its RKHS norm is :math:`c_j^\top \tilde K c_j = 1`.
+    The function of mode j is :math:`\psi_j(x) = c_j^\top k(x)`, where k(x) is the kernel between x
+    and the samples. Its squared RKHS norm is :math:`c_j^\top \tilde K c_j = 1`.
 
     Attributes:
-        eigenvalues: γ, or rates ρ of :func:`growth_modes`, shape ``(k,)``.
+        eigenvalues: γ, or the rates ρ of :func:`growth_modes`, shape ``(k,)``.
         coefficients: c as **columns**, shape ``(N, k)``. A mode beyond the kernel's rank has γ = 0
             and a column of zeros.
         residuals: :math:`\|P \tilde K c_j - s \gamma_j c_j\| / (s \|c_j\|)`, shape ``(k,)``, in the
-            units of γ; s is N, and P the identity for :func:`principal_modes`; of
-            :func:`growth_modes` s is 1, and P is -H.
-        iterations: how many times a block was multiplied by the kernel; 0 for ``dense``, or 1 if a
-            function was made an array for it.
-        images: :math:`\tilde K c_j`, the modes' functions on the samples, as columns, ``(N, k)``.
+            units of γ. For :func:`contrastive_modes` s is N and P the exchange of views, for
+            :func:`principal_modes` s is N and P the identity, for :func:`growth_modes` s is 1 and
+            P is -H.
+        iterations: number of products of a block with the kernel. For ``dense`` it is 0, or 1 if a
+            function was converted to an array.
+        images: :math:`\tilde K c_j`, the modes' functions on the samples, as columns, shape
+            ``(N, k)``.
     """
 
     eigenvalues: Float[Array, " k"]
@@ -74,72 +76,76 @@ def contrastive_modes(
     r"""The modes that self-supervised learning with a kernel learns (Proposition 5.1).
 
     With P the exchange of the two views, :math:`K_\Gamma = \tilde K^{1/2} P \tilde K^{1/2} / 2n`
-    (Eq. 23 and what follows). In terms of :math:`c = \tilde K^{-1/2} b` its eigenproblem is
+    (Eq. 23). In terms of :math:`c = \tilde K^{-1/2} b`, with b an eigenvector of :math:`K_\Gamma`,
+    the eigenproblem is
 
-    .. math:: P \tilde K c_j = 2 n \gamma_j c_j, \qquad c_j^\top \tilde K c_j = 1,
+    .. math:: P \tilde K c_j = 2 n \gamma_j c_j, \qquad c_j^\top \tilde K c_j = 1 .
 
-    which has no root or inverse of the kernel in it: it is exact for singular kernels and sound in
-    float32, where the printed form is not. The γ are the nonzero eigenvalues of Γ in the kernel's
-    feature space, and :func:`embed` turns the modes into embeddings.
+    This form contains no root or inverse of the kernel. It is exact for singular kernels and
+    accurate in float32, unlike the printed form. The γ are the nonzero eigenvalues of Γ in the
+    kernel's feature space, and :func:`embed` turns the modes into embeddings.
 
-    Of V views of n samples, N = V n, every view is a pair with every other: P is
-    :math:`(J - 1) / (V - 1)` on the views of each sample, J all ones, and 2n becomes N. With
-    ``centre`` each view's embeddings are first brought to mean zero, P to its product with that
-    projection, and Γ to the cross-covariance.
+    With V views of n samples, N = V n, each view forms a pair with every other view of its sample.
+    On the V views of a sample P is the matrix :math:`(J - I) / (V - 1)`, where J is all ones, and
+    2n becomes N. With ``centre`` the mean of each view's embeddings is subtracted: P is multiplied
+    by this projection, and Γ is the cross-covariance.
 
-    ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``, and
-    then finds the modes anew in a basis in which rounding is not amplified, with a product or a few
-    more; it needs neither the kernel as an array nor a copy of it. ``"dense"`` decomposes the whole
-    kernel, in float64 unless it is traced. ``"auto"`` is the one that fits: ``dense`` up to
-    N = 500 samples, where a function is multiplied by the identity once, under tracing, and for
-    kernels in 16 bits; ``krylov`` beyond, and where that does not converge ``dense`` again, for
-    arrays of up to N = 8192. A function that large which does not converge is an error: nothing but
-    products is known of it, and its array may not fit in memory. Only ``dense`` can be
-    differentiated or used within `jit`.
+    The solvers:
 
-    Zero is, relative to the largest eigenvalue of K̃ or to the largest \|γ\|, what is below 10 eps
-    to ``krylov``; to ``dense`` what is below half an eps of the kernel's own dtype times its
-    Frobenius norm, by which rounding its entries shifts them at most (or below 2n eps of what it
-    computes in, if that is more). A mode is known to
-    :math:`\epsilon \|\tilde K\| \, \gamma_j \|c_j\|^2`, whatever the solver.
+    - ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``. One
+      or a few more products then give the modes in a basis that does not amplify rounding. It
+      needs neither the kernel as an array nor a copy of it.
+    - ``"dense"`` decomposes the whole kernel, in float64 unless the kernel is traced. It alone can
+      be differentiated or used within `jit`.
+    - ``"auto"`` is ``dense`` for up to N = 500 samples (a function is converted to an array first),
+      for traced arrays, and for arrays in 16 bits with N ≤ 8192. Otherwise it is ``krylov``,
+      followed by ``dense`` if an array with N ≤ 8192 does not converge. A function with more than
+      500 samples that does not converge is an error.
+
+    Values are zero if they are below a threshold relative to the largest eigenvalue of K̃ or the
+    largest \|γ\|. For ``krylov`` it is 10 eps. For ``dense`` it is the larger of 2n eps of the
+    dtype in which it computes, and the largest shift by rounding of the entries, half an eps of the
+    kernel's dtype times its Frobenius norm. For either solver, the error of :math:`\gamma_j` from
+    rounding is of order :math:`\epsilon \|\tilde K\| \, \gamma_j \|c_j\|^2`.
 
     Args:
         kernel: K̃ over the samples ``[X, X']`` in this order (Eq. 22), symmetric and positive
-            semidefinite, shape ``(2n, 2n)``: a JAX array, whose rows may lie on several devices; a
-            NumPy array, which may be memory-mapped, read in blocks of rows; or a function from a
-            block v, ``(2n, b)``, to K̃ v, which then needs ``num_pairs``. Of V views, one after
-            the other, ``(N, N)``.
-        dim: how many modes, d ≤ n: :math:`K_\Gamma` has at most n positive eigenvalues.
+            semidefinite, shape ``(2n, 2n)``; with V views, one after the other, ``(N, N)``. It is a
+            JAX array, which may be sharded by rows; a NumPy array, which may be memory-mapped, and
+            is read in blocks of rows; or a function from a block v, ``(2n, b)``, to K̃ v, which
+            needs ``num_pairs``.
+        dim: number of modes d ≤ n; :math:`K_\Gamma` has at most n positive eigenvalues.
         num_views: V ≥ 2.
         centre: whether Γ is the cross-covariance.
         solver: ``"auto"``, ``"krylov"`` or ``"dense"``.
-        num_pairs: n, for a kernel given as a function, whatever V.
-        dtype: of the blocks, for a kernel given as a function; default float.
-        tol: largest residual of a mode, relative to its γ. Errors of γ are of the order of its
-            square, and so are those of the subspace, divided by the square of its relative gap.
-            Default: 1e-3 in float32, 1e-6 in float64. What rounding leaves is allowed in addition:
-            4 eps (in float64 100 eps) times the largest eigenvalue of K̃ over 2n.
-        max_iterations: products of a block with the kernel, at most.
-        block_size: columns of a block, more than ``dim``. Default: d + max(8, d / 4). A larger one
-            takes fewer products, of more work each.
-        key: of the random first block; a fixed one by default, for a result that is reproducible.
+        num_pairs: the number of samples n, for a kernel given as a function, with any V.
+        dtype: dtype of the blocks, for a kernel given as a function; None: the default float.
+        tol: largest residual of a mode in ``krylov``, relative to its γ. Errors of γ are of the
+            order of its square; those of the subspace too, divided by the square of its relative
+            gap. Default: 1e-3 in float32, 1e-6 in float64. The allowance for rounding is added: 4
+            eps (in float64 100 eps) times the largest eigenvalue of K̃ over 2n.
+        max_iterations: largest number of products of a block with the kernel.
+        block_size: number of columns of a block, more than ``dim``. Default: d + max(8, d / 4). A
+            larger block takes fewer products with more work each.
+        key: random key of the first block; a fixed key by default, so that results are
+            reproducible.
 
     Returns:
-        :class:`KernelModes` with k = d. Modes are defined up to sign, those with equal γ up to
-        rotation. With fewer than d positive γ the others are zero or negative, and never learned: a
-        warning says so.
+        :class:`KernelModes` with d modes. Modes are defined up to sign, and modes with equal γ up
+        to rotation. If fewer than d eigenvalues are positive, the others are zero or negative,
+        their modes are never learned, and a warning is issued.
 
     Raises:
-        ValueError: if the kernel is not square of even size, not symmetric, not positive
-            semidefinite (with its most negative Ritz value, if it is below what rounding explains:
-            20 eps of float32 times the Frobenius norm of K̃, as a float64 kernel may have been
-            rounded before), or not finite; if d > n or another
-            argument is out of range; if ``krylov`` is used within `jit`. ``dense`` sees all of the
-            kernel; ``krylov`` what the vectors show that it multiplies, which lean to the leading
-            modes: a negative eigenvalue far below those in size can escape it.
-        TypeError: if d is no integer.
+        ValueError: if the kernel is not square with N = V n rows, not symmetric, not positive
+            semidefinite, or not finite; if d > n or another argument is out of range; or if
+            ``krylov`` is used within `jit`. A negative eigenvalue is an error if it is beyond
+            rounding, 20 eps of float32 times the Frobenius norm of K̃ (float64 kernels may have been
+            rounded before). ``dense`` sees all eigenvalues. ``krylov`` sees those of the space
+            spanned by its blocks, and can miss a negative eigenvalue far smaller than the leading
+            ones.
+        TypeError: if d is not an integer.
         sslstep.kernel_pca.ConvergenceError: if ``krylov`` does not meet ``tol`` within
-            ``max_iterations``, or the kernel's type does not resolve so many modes.
+            ``max_iterations``, or if the kernel's dtype does not resolve d modes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -175,26 +181,28 @@ def principal_modes(
 
     .. math:: K c_j = N \gamma_j c_j, \qquad c_j^\top K c_j = 1
 
-    It is what :func:`contrastive_modes` gives on two identical views of N samples (Section 5.2),
-    and the baseline that it is compared with on others.
+    :func:`contrastive_modes` returns these modes for two identical views of N samples
+    (Section 5.2). For different views they are the baseline of comparisons.
 
     Args:
-        kernel: over N samples, as for :func:`contrastive_modes`; N need not be even.
-        dim: how many modes, d ≤ N.
-        solver: as for :func:`contrastive_modes`.
+        kernel: K over N samples, symmetric and positive semidefinite: an array ``(N, N)``, or a
+            function from a block ``(N, b)`` to its product with K. See :func:`contrastive_modes`.
+        dim: number of modes d ≤ N.
+        solver: ``"auto"``, ``"krylov"`` or ``"dense"``: see :func:`contrastive_modes`.
         num_samples: N, for a kernel given as a function.
-        dtype: as for :func:`contrastive_modes`.
-        tol: as for :func:`contrastive_modes`.
-        max_iterations: as for :func:`contrastive_modes`.
-        block_size: as for :func:`contrastive_modes`.
-        key: as for :func:`contrastive_modes`.
+        dtype: dtype of the blocks, for a kernel given as a function; None: the default float.
+        tol: largest residual of a mode, relative to its γ, in the Krylov solver.
+        max_iterations: largest number of products of a block with the kernel.
+        block_size: number of columns of a block, more than ``dim``.
+        key: random key of the first block; a fixed key by default.
 
     Returns:
-        :class:`KernelModes` with k = d.
+        :class:`KernelModes` with d modes.
 
     Raises:
-        ValueError: as :func:`contrastive_modes`.
-        sslstep.kernel_pca.ConvergenceError: as :func:`contrastive_modes`.
+        ValueError: if the kernel is not square, not symmetric, not positive semidefinite, or not
+            finite; or if another argument is out of range.
+        sslstep.kernel_pca.ConvergenceError: if the Krylov solver does not meet ``tol``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -210,7 +218,7 @@ def principal_modes(
 
 
 def require_dim(dim: int, num: int) -> None:
-    """Raise if n samples, of two views or more, do not have so many modes."""
+    """Raise unless `dim` is an integer between 1 and `num`, the number n of samples."""
     if not hasattr(dim, "__index__"):
         raise TypeError(f"dim must be an integer, got {dim!r}.")
     if not 1 <= dim <= num:
@@ -223,7 +231,10 @@ def require_dim(dim: int, num: int) -> None:
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["num_views", "centre"])
 @dataclass(frozen=True)
 class Exchange:
-    """P v: each view becomes the mean of the others, a single one itself; if asked, centred."""
+    """The function v → P v: each view becomes the mean of the other views of its sample.
+
+    A single view is returned unchanged. With `centre`, the mean of each view is subtracted first.
+    """
 
     num_views: int
     centre: bool = False
@@ -241,7 +252,7 @@ class Exchange:
 
 
 class Options(NamedTuple):
-    """How modes are found."""
+    """Options of the solvers, as in :func:`contrastive_modes`."""
 
     solver: str
     dtype: Any
@@ -252,7 +263,7 @@ class Options(NamedTuple):
 
 
 def require_kernel(kernel: Kernel, num_views: int, num_pairs: int | None) -> int:
-    """The number of samples in all views, N = V n."""
+    """Check the kernel's shape and return the number N = V n of its rows."""
     size = None if num_pairs is None else num_views * num_pairs
     size = _require_square(kernel, size, "num_pairs")
     if size % num_views:
@@ -264,7 +275,7 @@ def require_kernel(kernel: Kernel, num_views: int, num_pairs: int | None) -> int
 
 
 def _require_square(kernel: Kernel, size: int | None, size_name: str) -> int:
-    """The number of samples, from an array's shape or from the argument for functions."""
+    """Return the kernel's number of rows: from an array's shape, or `size` for a function."""
     if callable(kernel):
         if size is None:
             raise ValueError(f"a kernel given as a function needs {size_name}.")
@@ -284,7 +295,11 @@ def leading_modes(
     operator: Callable[[Array], Array],
     scale: float,
 ) -> KernelModes:
-    """The leading modes of P K̃ c = s γ c, for any symmetric P that is a pytree."""
+    """Return the leading `dim` modes of P K̃ c = s γ c.
+
+    `size` is the number N of samples, `operator` is P, a symmetric operator and a pytree, and
+    `scale` is s.
+    """
     _check.require_one_of("solver", options.solver, SOLVERS)
     if options.solver == "dense" and callable(kernel):
         raise ValueError("solver='dense' needs the kernel as an array, got a function.")
@@ -337,7 +352,7 @@ def _by_krylov(
     start = jax.random.normal(key, (size, width), dtype)
     limits = _krylov.Limits(dim, tol, options.max_iterations, max_blocks=24)
     image = _krylov.multiply(problem, start)
-    # A power of 4, so that dividing by it or by its root rounds nothing.
+    # A power of 4: division by it or by its root is exact.
     largest = float(jnp.abs(image).max())
     unit = 4.0 ** int(np.clip(round(np.log2(largest) / 2), -60, 60)) if largest > 0 else 1.0
     image = image * jnp.asarray(1 / unit, dtype)
@@ -352,7 +367,7 @@ def _by_krylov(
 
 
 def _as_function(kernel: Kernel, dtype: Any) -> tuple[Callable[[Array], Array], np.dtype]:
-    """The product with a kernel, and the dtype of its blocks."""
+    """Return the function v → K̃ v, and the dtype of its blocks."""
     if callable(kernel):
         multiply, dtype = kernel, jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
     elif isinstance(kernel, np.ndarray):
@@ -371,7 +386,7 @@ def _multiply(kernel: Array, v: Array) -> Array:
 
 
 def _multiply_rows(kernel: np.ndarray, v: Array, block_bytes: float = 2.0**28) -> Array:
-    """The same for an array on the host or in a file, some rows at a time."""
+    """Return kernel @ v for an array on the host or in a file, some rows at a time."""
     num = max(1, int(block_bytes / (kernel.shape[1] * kernel.itemsize)))
     starts = range(0, len(kernel), num)
     return jnp.concatenate(
@@ -382,7 +397,7 @@ def _multiply_rows(kernel: np.ndarray, v: Array, block_bytes: float = 2.0**28) -
 def _by_eigh(
     kernel: Any, dim: int, operator: Callable[[Array], Array], scale: float
 ) -> KernelModes:
-    """By two eigendecompositions; in float64 where nothing is traced."""
+    """Return the leading modes by the dense solver, in float64 unless the kernel is traced."""
     _check.require_symmetric("kernel", kernel)
     dtype = _check.as_float("kernel", kernel).dtype
     result = computed_in(dtype)
@@ -396,7 +411,7 @@ def _by_eigh(
         kernel = jnp.asarray(kernel, result)
         *parts, _ = _dense.solve(kernel, operator, scale, dtype)
         return of(*parts)
-    # Without x64 a float64 kernel of NumPy's gives float32 results, but was not rounded to it.
+    # Without x64 a float64 NumPy kernel gives float32 results, but its entries are not rounded.
     given = getattr(kernel, "dtype", dtype)
     given = given if jnp.issubdtype(given, jnp.floating) else dtype
     with jax.enable_x64(True):

@@ -1,7 +1,8 @@
-r"""Neural tangent kernels of infinitely wide and of finite networks.
+r"""Neural tangent kernels (NTKs) of infinitely wide and of finite networks.
 
-They are in :mod:`~sslstep.ntk.infinite` and :mod:`~sslstep.ntk.empirical`; how the second approach
-the first as networks widen is in :mod:`~sslstep.ntk.fluctuations`. Each is imported on first use.
+:mod:`~sslstep.ntk.infinite` has kernels of infinitely wide networks, and
+:mod:`~sslstep.ntk.empirical` those of finite networks. :mod:`~sslstep.ntk.fluctuations` predicts
+the difference at a given width. Each module is imported on first use.
 """
 
 from sslstep._lazy import submodules

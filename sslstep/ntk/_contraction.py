@@ -135,7 +135,7 @@ def operations(site: Site, pairs: _Pairs, num: int, fan_out: int) -> tuple[int, 
 
 
 def _by_positions(site, first, second, pairs: _Pairs, dtype, workspace: int) -> Array:
-    """Right side: products of inputs times products of cotangents, over pairs of positions."""
+    """Right side: products of inputs times products of cotangents, summed over positions."""
 
     def prepare(block):
         x, cotangents = block
@@ -163,7 +163,7 @@ def _by_positions(site, first, second, pairs: _Pairs, dtype, workspace: int) -> 
 
 
 def _by_gradients(site, first, second, pairs: _Pairs, dtype, workspace: int) -> Array:
-    """Left side: gradients and their products, for as many outputs at a time as memory holds."""
+    """Left side: gradients and their products, for as many channels at a time as memory holds."""
     num, fan_out = first[1].shape[2], first[1].shape[-1]
     entries = pairs.num_samples * num * site.groups * site.fan_in * fan_out
     # Gradients are held twice, in two orders of axes.

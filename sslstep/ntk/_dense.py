@@ -49,8 +49,9 @@ def _directions(x: Array) -> tuple[Array, Array]:
 def chords(x: Array, y: Array) -> tuple[Array, Array]:
     """1 - cos and 1 + cos of the angles between directions x (n1, m) and y (n2, m).
 
-    In float32, if angles near 0 or π occur, the product has twice as many digits: x and y are split
-    into parts with so few digits that sums of their products are exact (Ozaki et al., 2012).
+    In float32, if angles near 0 or π occur, the cosines are computed with twice as many digits: x
+    and y are split into parts with few digits, so that sums of their products are exact (Ozaki et
+    al., 2012).
     """
     cosines = _product(x, y)
     u, v = 1 - cosines, 1 + cosines

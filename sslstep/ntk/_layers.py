@@ -30,7 +30,7 @@ class Network(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """Traced numbers of a network."""
+    """Scales of a network's parameters, which are traced."""
 
     weight_std: Array
     bias_std: Array  # 1 if there are no biases or if the fan-in sets their scale
@@ -42,7 +42,7 @@ def kernel_matrix(
 ) -> tuple[Array, Array, Array]:
     """Kernel matrix, its largest entry, and whether the exact kernel is nonzero."""
     with warnings.catch_warnings():
-        # neural_tangents asks for a weight layer in one of two branches; there is one.
+        # neural_tangents warns that one of two branches must hold a weight layer; one does.
         warnings.filterwarnings("ignore", "`FanIn` layers assume independent inputs")
         return _scaled_kernel(network, kernel, scales, x1, x2)
 

@@ -96,7 +96,11 @@ def operator(
 
 
 def _multiply(apply_fn, params, blocks, directions, columns):
-    """Multiply rows (columns, n) by d Θ."""
+    """Multiply each row of `columns`, shape (b, n), by d Θ, with d the number of outputs.
+
+    `blocks` holds the samples, shape (blocks, size, ...); `directions`, shape (D, d), the
+    combinations of outputs over which products are summed.
+    """
     num_samples = columns.shape[1]
     filled = blocks.shape[0] * blocks.shape[1] - num_samples
     columns = jnp.pad(columns, ((0, 0), (0, filled)))

@@ -172,7 +172,7 @@ def _without_calls(jaxpr, consts, values, trained) -> list[Any]:
             platform.update(equation.outvars)
         elif name == "cond" and equation.invars[0] in platform and any(flags):
             # A computation with a branch for each platform. The default branch is the most likely
-            # one to use the parameter as a whole.
+            # to use the parameter array as a whole.
             branches = equation.params["branches"]
             names = equation.params.get("branches_platforms") or (None,)
             body = branches[names.index(None) if None in names else -1]
@@ -203,7 +203,8 @@ def _split(jaxpr, consts, num_fixed: int, num_leaves: int) -> Program:
                 on_params.update(equation.outvars)
     uses = Counter(var for equation in jaxpr.eqns for var in equation.invars if _is_var(var))
     uses.update(var for var in jaxpr.outvars if _is_var(var))
-    # Parameter arrays used once, reordered or multiplied by scalars at most; their factors.
+    # Parameter arrays that are used once, and the scalars that multiply them. Reordered and
+    # multiplied arrays count too.
     whole: dict[Any, list[Any]] = {var: [] for var in leaves if uses[var] == 1}
     for equation in once:
         found = _whole(equation, whole, on_params)
@@ -227,7 +228,10 @@ def _split(jaxpr, consts, num_fixed: int, num_leaves: int) -> Program:
 
 
 def _site(equation, whole, on_sample) -> Site | None:
-    """The equation as a site, if it is linear in a whole parameter array that only it uses."""
+    """Return the site of an equation that is linear in a parameter array used nowhere else.
+
+    Otherwise return None.
+    """
     name = equation.primitive.name
     if name not in ("conv_general_dilated", "dot_general"):
         return None
@@ -244,7 +248,7 @@ def _site(equation, whole, on_sample) -> Site | None:
 
 
 def _repeats(equation, on_params) -> bool:
-    """True if the equation repeats parameters, as a bias over positions; done for each sample."""
+    """Return whether the equation repeats a parameter, as for a bias that is added everywhere."""
     if equation.primitive.name != "broadcast_in_dim":
         return False
     source = equation.invars[0]
@@ -252,7 +256,10 @@ def _repeats(equation, on_params) -> bool:
 
 
 def _whole(equation, whole, on_params) -> list[Any] | None:
-    """Factors of the equation's output if it is a whole parameter array times scalars, or None."""
+    """Return the scalar factors if the equation's output is a parameter array times scalars.
+
+    Otherwise return None. The array may be reordered or converted to another floating type.
+    """
     name, target = equation.primitive.name, equation.outvars[0]
     for place, source in enumerate(equation.invars):
         if not _is_among(source, whole):
@@ -269,7 +276,7 @@ def _whole(equation, whole, on_params) -> list[Any] | None:
 
 
 def _num_bytes(equation) -> int:
-    """Bytes of all results of an equation, including those inside loops and calls."""
+    """Return the bytes of all results of an equation, including those inside loops and calls."""
     shapes = [var.aval for var in equation.outvars if hasattr(var.aval, "dtype")]
     total = sum(shape.size * shape.dtype.itemsize for shape in shapes)
     inner = jax.tree.leaves(

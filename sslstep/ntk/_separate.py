@@ -10,15 +10,16 @@ from jaxtyping import Array, PyTree
 
 from sslstep import _check, _xla
 
-# Number of samples that are compared with each alone.
+# Number of samples in the test.
 TOGETHER = 4
 
 
 def require_separate(apply_fn: Partial, params: PyTree, x: Array, consts: Sequence[Any]) -> None:
     """Raise if outputs, or their derivatives by the parameters, depend on other samples.
 
-    Four samples at once are compared with each alone. The tolerance is half the digits plus
-    ten times the effect of perturbing parameters and samples by eps.
+    The test compares results for four samples at once with results for each of them alone. The
+    relative tolerance is sqrt(eps), plus ten times the effect of perturbing parameters and samples
+    by a relative eps.
     """
     if not _check.is_concrete(x, *consts, *jax.tree.leaves((apply_fn, params))):
         return
@@ -36,7 +37,7 @@ def require_separate(apply_fn: Partial, params: PyTree, x: Array, consts: Sequen
 
 
 def _interaction(apply_fn: Partial, params: PyTree, x: Array) -> tuple[Array, Array]:
-    """Relative difference between samples together and alone, and its tolerance."""
+    """Return the relative difference between samples together and alone, and its tolerance."""
     keys = jax.random.split(jax.random.key(0), 3)
     x = _unlike(keys[0], x)
 

@@ -1,4 +1,4 @@
-"""Layers that are linear in a parameter: convolutions and products of matrices."""
+"""Layers that are linear in a parameter array: convolutions and matrix products."""
 
 import itertools
 import math
@@ -12,13 +12,13 @@ from jaxtyping import Array
 
 from sslstep._convolutions import channels_last
 
-# At so many positions or fewer, a convolution is faster as a product of matrices.
+# Number of positions up to which a convolution is faster as a matrix product.
 _FEW_POSITIONS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A layer that is linear in a parameter of shape (groups, fan_in, fan_out), up to order.
+    """A layer that is linear in a parameter, reshaped to (groups, fan_in, fan_out).
 
     Sites with equal `key` are equal.
 

@@ -25,7 +25,7 @@ from sslstep.ntk._sketch import Moments, moments, sketch
 __all__ = ["Moments", "moments", "ntk", "operator", "sketch"]
 
 GIBIBYTE = 2**30
-# Sizes of a pass if not all samples fit, and the overhead of a pass in samples.
+# Sizes of a pass that are tried if not all samples fit, and the overhead of a pass, in samples.
 _AT_A_TIME = (32, 16, 8, 4, 2, 1)
 _PASS = 8
 
@@ -150,7 +150,10 @@ class _Plan(NamedTuple):
 
 
 def _plan(program, nums, dim, kind, memory_limit, batch_size, dtype) -> _Plan:
-    """Choose the largest blocks and numbers of directions that fit; nums: (n,) or (n1, n2)."""
+    """Choose the largest blocks and numbers of directions that fit into memory.
+
+    `nums` holds the numbers of samples, (n,) if x2 is None, otherwise (n1, n2).
+    """
     num = dim if kind == "full" else 1
     # The result is held twice: whole and in parts.
     result = 2 * nums[0] * nums[-1] * num**2 * dtype.itemsize
@@ -159,7 +162,7 @@ def _plan(program, nums, dim, kind, memory_limit, batch_size, dtype) -> _Plan:
     largest = max(nums)
 
     def fitting(directions):
-        """Number of samples in a block, and in a pass."""
+        """Return the number of samples in a block, and in a pass, for `directions` outputs."""
         kept, beside = program.sizes(directions)
         if sum(nums) * kept + largest * beside <= free:
             return largest, largest
@@ -256,7 +259,7 @@ def _kernel(
 
 
 def _joined(plan: _Plan, parts: Any, num_rows: int, num_columns: int, symmetric: bool) -> Array:
-    """Join parts (size, F, size, F) to one kernel."""
+    """Join the parts, each of shape (size, F, size, F) for F directions, to one kernel."""
     strips = []
     for i in range(num_rows):
         strip = []
@@ -275,7 +278,7 @@ def _joined(plan: _Plan, parts: Any, num_rows: int, num_columns: int, symmetric:
 
 
 def _directions(plan: _Plan) -> list[Array]:
-    """Linear combinations of outputs to differentiate, in groups (D, d)."""
+    """Return the linear combinations of outputs to differentiate, in groups of shape (D, d)."""
     if plan.kind == "scalar":
         return [jnp.ones((1, plan.dim))]
     size = plan.num_directions

@@ -1,17 +1,19 @@
-r"""Fluctuations of a finite network's NTK about its limit, for one hidden layer and without a fit.
+r"""Fluctuations of a finite network's NTK about its infinite-width limit, for one hidden layer.
 
-In the NTK parameterisation with :math:`\sigma_W^2 = 2` and no biases, that of
-:class:`sslstep.nn.MLP` as it is by default, the NTK is a mean over the N hidden units, which at
-initialisation are independent:
+The network has inputs of size m, N hidden units with the rectifier φ, d outputs, the NTK
+parameterisation with :math:`\sigma_W^2 = 2` and no biases, like :class:`sslstep.nn.MLP` by default.
+Its NTK Θ is a mean over the hidden units, which are independent at initialisation:
 
 .. math:: \Theta = \frac1N \sum_i (a_i + c_i b_i), \qquad a_i = 2 \phi(h_i) \phi(h_i)^\top,
     \qquad b_i = 2 \Lambda \circ \phi'(h_i) \phi'(h_i)^\top,
 
-with :math:`h_i \sim \mathcal N(0, \Lambda)` over the samples, :math:`\Lambda = 2 x x^\top / m`, and
-φ the rectifier. a comes from the output weights, b from the hidden ones. The output weights of unit
-i leave c, independent of h and of mean 1: the square of a standard normal number for ``"scalar"``
-kernels, of variance 2, and the mean of d of them for ``"trace"``, of variance 2 / d. The mean of a
-quadratic form in Θ - K, such as the squared norm, is therefore that of one unit, over N.
+with the pre-activations :math:`h_i \sim \mathcal N(0, \Lambda)` over the samples x, and
+:math:`\Lambda = 2 x x^\top / m`. The gradient by the output weights gives :math:`a_i`, that by the
+hidden weights :math:`c_i b_i`. The factor :math:`c_i` depends on the output weights of unit i only.
+It is independent of :math:`h_i` and has mean 1: for ``"scalar"`` kernels it is the square of a
+standard normal number, of variance 2, and for ``"trace"`` kernels the mean of d such squares, of
+variance 2 / d. With K the limit of Θ, the mean of a quadratic form in Θ - K, such as the squared
+norm, is therefore its mean for a single unit, divided by N. No parameter is fitted.
 """
 
 from collections.abc import Callable
@@ -51,7 +53,7 @@ def covariance(x: Float[ArrayLike, "N m"]) -> Float[Array, "N N"]:
     r"""Covariance of a hidden unit's pre-activations, :math:`\Lambda = 2 x x^\top / m`.
 
     Args:
-        x: samples, as the network takes them.
+        x: N samples of size m, as the network takes them, shape ``(N, m)``.
 
     Returns:
         Λ, shape ``(N, N)``.
@@ -69,12 +71,12 @@ def covariance(x: Float[ArrayLike, "N m"]) -> Float[Array, "N N"]:
 
 
 class Moments(NamedTuple):
-    """Means over hidden units.
+    """Means over hidden units, with a and b of the module's docstring.
 
     Attributes:
-        kernel: of a + b, the limit K, shape ``(N, N)``.
-        both: of (a + b)², elementwise, shape ``(N, N)``.
-        hidden: of b², elementwise, shape ``(N, N)``.
+        kernel: mean of a + b, the limit K, shape ``(N, N)``.
+        both: mean of (a + b)², elementwise, shape ``(N, N)``.
+        hidden: mean of b², elementwise, shape ``(N, N)``.
     """
 
     kernel: Float[Array, "N N"]
@@ -83,9 +85,9 @@ class Moments(NamedTuple):
 
 
 def moments(cov: Float[ArrayLike, "N N"]) -> Moments:
-    """The limit of the NTK, and second moments of one unit's share of it.
+    """Compute the limit of the NTK, and second moments of the contribution of one hidden unit.
 
-    In closed form: arc-cosine kernels of degree 0, 1 and 2 (Cho and Saul 2009).
+    The closed forms are arc-cosine kernels of degree 0, 1 and 2 (Cho and Saul 2009).
 
     Args:
         cov: Λ, from :func:`covariance`.
@@ -116,17 +118,18 @@ def moments(cov: Float[ArrayLike, "N N"]) -> Moments:
 
 
 def distance(cov: Float[ArrayLike, "N N"], dim: int) -> np.ndarray:
-    r"""How far a network's NTK is from its limit, :math:`\sqrt{N\,\mathrm E\|\Theta-K\|^2}/\|K\|`.
+    r"""Distance of a network's NTK from its limit, :math:`\sqrt{N\,\mathrm E\|\Theta-K\|^2}/\|K\|`.
 
-    Exact at any width N.
+    N is the width of the hidden layer, E the mean over initial weights, and the norm is the
+    Frobenius norm. The value does not depend on N.
 
     Args:
         cov: Λ, from :func:`covariance`.
         dim: number of outputs d.
 
     Returns:
-        A value for each of :data:`KINDS`, shape ``(2,)``. Over the root of the width it is the root
-        mean square of the relative distance in the Frobenius norm.
+        A value for each of :data:`KINDS`, shape ``(2,)``. Divided by the root of the width, it is
+        the root mean square of the relative distance.
 
     Example:
         >>> import jax
@@ -143,18 +146,20 @@ def distance(cov: Float[ArrayLike, "N N"], dim: int) -> np.ndarray:
 
 
 def _swapped(v: Array) -> Array:
-    """P v."""
+    """Return P v, which exchanges the two views."""
     return jnp.roll(v, len(v) // 2, axis=0)
 
 
 class FirstOrder(NamedTuple):
-    """Width times means that hold to first order in Θ - K, each ``(2,)``, a value for a kind.
+    """Mean squared changes of contrastive modes, times the width, to first order in Θ - K.
+
+    Each array has shape ``(2,)``, with a value for each of :data:`KINDS`.
 
     Attributes:
         gamma: mean squared relative change of the first d eigenvalues.
-        gamma_error: its standard error.
-        misalignment: of the embeddings that the two kernels predict.
-        misalignment_error: its standard error.
+        gamma_error: standard error of ``gamma``.
+        misalignment: misalignment of the embeddings that the network's NTK and its limit predict.
+        misalignment_error: standard error of ``misalignment``.
     """
 
     gamma: np.ndarray
@@ -164,13 +169,13 @@ class FirstOrder(NamedTuple):
 
 
 class _Modes(NamedTuple):
-    """What perturbs the contrastive modes, as matrices."""
+    """Matrices for the perturbation of contrastive modes; :func:`first_order` defines c and y."""
 
-    root: jax.Array  # of Λ
-    coefficients: jax.Array  # c of all modes, columns
+    root: jax.Array  # Cholesky factor of Λ
+    coefficients: jax.Array  # c of all modes, as columns
     gap: jax.Array  # γ_j / (γ_j - γ_k)
-    rest: jax.Array  # y_k less what the first d span
-    inverse: jax.Array  # of R, with Q R the first d of y
+    rest: jax.Array  # y_k, projected orthogonally to the first d modes' y
+    inverse: jax.Array  # inverse of R, where Q R are the first d columns of y
 
 
 def _modes(cov, dim: int) -> _Modes:
@@ -190,7 +195,7 @@ def _modes(cov, dim: int) -> _Modes:
 
 
 def _jitter(cov: Array) -> float:
-    """Relative to the largest eigenvalue: what keeps a singular matrix's root a number."""
+    """Return the relative shift of eigenvalues that keeps the root of a singular matrix finite."""
     return max(1e-12, 10 * float(jnp.finfo(cov.dtype).eps))
 
 
@@ -200,7 +205,7 @@ def _root(cov: Array) -> Array:
 
 
 def _unit(modes: _Modes, dim: int, noise):
-    """Cᵀ a C and Cᵀ b C of one unit, of all modes with the first d."""
+    """Return Cᵀ a C and Cᵀ b C of one hidden unit: rows for all modes, columns for the first d."""
     h = modes.root @ noise
     image = modes.coefficients.T @ jnp.maximum(h, 0)
     active = modes.root.T @ (modes.coefficients * jnp.where(h > 0, 1.0, 0.0)[:, None])
@@ -208,34 +213,40 @@ def _unit(modes: _Modes, dim: int, noise):
 
 
 def _changes(modes: _Modes, dim: int, change) -> tuple[jax.Array, jax.Array]:
-    """Of the first d eigenvalues, and out of the subspace; given Cᵀ D C. Mean squares count."""
+    """Return the changes of the first d eigenvalues and of their subspace, given Cᵀ D C.
+
+    Both are divided by sqrt(d), so that sums of their squares are means over the modes.
+    """
     outside = modes.rest @ (modes.gap * change[dim:]) @ modes.inverse
     return jnp.diag(change[:dim]) / dim**0.5, outside.ravel() / dim**0.5
 
 
 def first_order(cov: Float[ArrayLike, "N N"], dim: int, key: Array, num_units: int) -> FirstOrder:
-    r"""How much a network's contrastive modes differ from those of its limit, by perturbation.
+    r"""Differences of a network's contrastive modes from those of its limit, to first order.
 
-    With :math:`\tilde K P y_j = s \gamma_j y_j`, :math:`P y_j = s \gamma_j c_j` and
-    :math:`c_j^\top y_k = \delta_{jk}`, a change D of the kernel changes
+    The modes of the limit K̃ have the eigenvalues :math:`\gamma_j`, the images
+    :math:`y_j = \tilde K c_j` and the coefficients :math:`c_j`, with P the exchange of views and s
+    the number of samples: :math:`\tilde K P y_j = s \gamma_j y_j`,
+    :math:`P y_j = s \gamma_j c_j` and :math:`c_j^\top y_k = \delta_{jk}`. A change D of the kernel
+    changes them by
 
     .. math:: \frac{\delta \gamma_j}{\gamma_j} = c_j^\top D c_j, \qquad
         \delta y_j = \sum_{k \ne j} y_k \frac{\gamma_j}{\gamma_j - \gamma_k} c_k^\top D c_j.
 
-    Means over units drawn at random. First order holds where modes are further apart than they
-    fluctuate.
+    The result is an average over random hidden units. First order is accurate if the differences
+    between eigenvalues exceed their fluctuations.
 
     Args:
         cov: Λ of the samples ``[X, X']``, from :func:`covariance`.
-        dim: embedding dimension d.
-        key: for the units.
-        num_units: how many to average over.
+        dim: the embedding dimension d.
+        key: random key of the hidden units.
+        num_units: number of hidden units to average over.
 
     Returns:
         :class:`FirstOrder`.
 
     Raises:
-        ValueError: if there are fewer than two units, of which there is no standard error.
+        ValueError: if ``num_units`` is below two, too few for a standard error.
 
     Example:
         >>> import jax
@@ -271,27 +282,30 @@ def movement(
     *,
     num_units: int,
 ) -> tuple[Array, Array]:
-    r"""Mean squared movement of a lazy network's trace NTK in training, its hidden weights' part.
+    r"""Mean squared change of a lazy network's trace NTK in training, by its hidden weights.
 
-    Gradient descent that adds :math:`K g` to the embeddings moves a unit, to first order, by
+    Let gradient descent add :math:`K g` to the embeddings. To first order it changes the
+    pre-activations h and the output weights v of a hidden unit i by
 
     .. math:: \delta h_i = \sqrt{2 / N}\, \Lambda\, \phi'(h_i) \circ g v_i, \qquad
         \delta v_i = \sqrt{2 / N}\, g^\top \phi(h_i).
 
-    It moves b by steps of size 1, for the :math:`O(N^{-1/2})` of all units in which it carries
-    h through 0. Both changes are odd in v, so units add up at random, and the part of the hidden
-    weights moves by :math:`N^{-1/2} (N^{-1/2})^{1/2} = N^{-3/4}`. Means over units are left out, of
-    second order: O(1 / N), as is all of the part of the output weights.
+    Where h changes sign, :math:`b_i` changes by a step of order 1; this happens in a fraction
+    :math:`O(N^{-1/2})` of the units. Both changes are odd in v, so the signs of the units'
+    contributions are random, and the hidden weights' part of the NTK changes by
+    :math:`N^{-1/2} (N^{-1/2})^{1/2} = N^{-3/4}`. Two terms of order 1 / N are neglected: the means
+    over units, and the output weights' part.
 
     Args:
         cov: Λ, from :func:`covariance`.
-        pull: g, such as the coefficients of :func:`sslstep.kernel_pca.gradient_descent`.
-        width: N; traced.
-        key: for the units.
-        num_units: how many to average over.
+        pull: g, such as the coefficients of :func:`sslstep.kernel_pca.gradient_descent`, shape
+            ``(N, d)`` for the samples of ``cov``.
+        width: number N of hidden units; traced.
+        key: random key of the hidden units.
+        num_units: number of hidden units to average over.
 
     Returns:
-        The mean of the squared Frobenius norm, and its standard error.
+        The mean of the squared Frobenius norm of the change, and its standard error.
 
     Example:
         >>> import jax
@@ -332,21 +346,24 @@ def mode_deviation(
     x: PyTree,
     coefficients: Float[ArrayLike, "N k"],
 ) -> Array:
-    r"""How far a network's NTK is from its limit on the limit's contrastive modes.
+    r"""Distance of a network's NTK from its limit, on the contrastive modes of the limit.
 
-    The spectral norm of :math:`c_j^\top (\Theta_{ab} - \delta_{ab} \tilde K) c_k` over all k modes
-    and d outputs, Θ being the NTK with a block for each pair of outputs. Modes of positive γ have
-    :math:`c_j^\top \tilde K c_k = \delta_{jk}`, and to first order the diagonal of the form is
+    The distance is the spectral norm of the matrix with elements
+    :math:`c_j^\top (\Theta_{ab} - \delta_{ab} \tilde K) c_k`, over the given modes j, k and the
+    outputs a, b. Θ is the NTK with a block for each pair of outputs, K̃ is the limit, and
+    :math:`c_j` are the coefficients of its modes. Modes with positive γ have
+    :math:`c_j^\top \tilde K c_k = \delta_{jk}`. To first order the diagonal of the matrix is
     :math:`\delta\gamma_j / \gamma_j`.
 
     Args:
-        apply_fn: from ``(params, x)`` to the embeddings of all views, ``(N, d)``.
-        params: parameters, as a pytree of arrays.
-        x: what ``apply_fn`` takes, such as the inputs of several towers.
-        coefficients: of modes of positive γ, from :func:`sslstep.kernel_pca.contrastive_modes`.
+        apply_fn: a function from ``(params, x)`` to the embeddings of all views, ``(N, d)``.
+        params: parameters, a pytree of arrays.
+        x: the second argument of ``apply_fn``, such as samples, or the inputs of several towers.
+        coefficients: coefficients of modes with positive γ, from
+            :func:`sslstep.kernel_pca.contrastive_modes`, shape ``(N, k)``.
 
     Returns:
-        A scalar, 0 for the limit.
+        The spectral norm, a scalar; 0 for the limit itself.
 
     Example:
         >>> import jax, jax.numpy as jnp

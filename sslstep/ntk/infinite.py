@@ -187,8 +187,9 @@ def cnn(
         activation: ``"relu"``, ``"erf"``, ``"gelu"`` or ``"linear"``.
 
     Returns:
-        A pure function ``kernel_fn(x1, x2=None)`` of images of shape ``(n, h, w, c)``, with the
-        result, the checks and the errors of :func:`mlp`'s.
+        A pure function ``kernel_fn(x1, x2=None)``. It maps images of shapes ``(n1, h, w, c)`` and
+        ``(n2, h, w, c)`` to K of shape ``(n1, n2)`` in the dtype of x1. ``x2=None`` stands for x1.
+        Conversions, checks and errors are those of the function that :func:`mlp` returns.
 
     Raises:
         ValueError: if an argument is out of range or unknown, if ``channels`` is required and None,
@@ -257,8 +258,9 @@ def resnet(
         activation: ``"relu"``, ``"erf"``, ``"gelu"`` or ``"linear"``.
 
     Returns:
-        A pure function ``kernel_fn(x1, x2=None)`` of images of shape ``(n, h, w, c)``, with the
-        result, the checks and the errors of :func:`mlp`'s.
+        A pure function ``kernel_fn(x1, x2=None)``. It maps images of shapes ``(n1, h, w, c)`` and
+        ``(n2, h, w, c)`` to K of shape ``(n1, n2)`` in the dtype of x1. ``x2=None`` stands for x1.
+        Conversions, checks and errors are those of the function that :func:`mlp` returns.
 
     Raises:
         ValueError: if an argument is out of range or unknown, if ``channels`` is required and None,
@@ -340,7 +342,7 @@ def _kernel_fn(
         x1: Real[ArrayLike, "n1 ..."], x2: Real[ArrayLike, "n2 ..."] | None = None
     ) -> Float[Array, "n1 n2"]:
         concrete = _check.is_concrete(x1, x2, *scales)
-        # Evaluated at once even inside a trace, which cannot change its precision.
+        # Concrete inputs are evaluated now, even inside a trace, which could not use float64.
         with jax.ensure_compile_time_eval() if concrete else contextlib.nullcontext():
             x1 = _require_inputs("x1", x1, network)
             if x2 is not None:
@@ -367,7 +369,11 @@ def _as_scales(scales: tuple[ArrayLike, ...]) -> _layers.Scales:
 
 @partial(jax.jit, static_argnames=("network", "kernel"))
 def _evaluate(network, kernel, scales, x1, x2):
-    """Kernel matrix in the dtype of x1, its scale, whether it is nonzero, scale without bias."""
+    """Return the kernel matrix in the dtype of x1 and three numbers for checks of its range.
+
+    They are the kernel's scale, whether the exact kernel is nonzero, and the largest entry without
+    the constant that the output bias adds.
+    """
     wide = jnp.result_type(float)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         inputs = x1.astype(wide), None if x2 is None else x2.astype(wide)
