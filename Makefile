@@ -145,7 +145,7 @@ clean:  ## remove .venv, .venv-data, caches and built documentation
 .PHONY: help
 help:  ## this list
 	@list() { for each in $$1/*/experiment.py; do \
-	    printf '  make %-15s %s\n' "$$(basename "$$(dirname "$$each")")" "$$(sed -n '1s/^r*"""//p' "$$each")"; done; }; \
+	    printf '  make %-15s %s\n' "$$(basename "$$(dirname "$$each")")" "$$(sed -n '1{s/^r*"""//;s/"""$$//;p}' "$$each")"; done; }; \
 	part() { awk -v part="$$1" 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { inside = substr($$0, 5) == part } \
 	  inside && /^[a-z0-9_-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile; }; \

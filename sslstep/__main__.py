@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m sslstep", description=__doc__.splitlines()[0])
-    parser.add_argument("--versions", action="store_true", required=True)
+    parser.add_argument("--versions", action="store_true", help="the same without this option")
     parser.parse_args()
     for name, version in versions().items():
         print(f"{name:<22} {version}")

@@ -90,7 +90,12 @@ class Gallery(SphinxDirective):
         page = f"experiments/{name}.md"
         title = record.doc.partition("\n")[0].rstrip(".")
         title = f"[{title}]({page})" if (DOCS / page).is_file() else title
-        code = "../" + module.replace(".", "/") + "/experiment.py"
+        folder = "../" + module.replace(".", "/")
+        code = [
+            part
+            for part in ("experiment", "figure", "claims")
+            if (DOCS / folder / f"{part}.py").is_file()
+        ]
         return "\n".join(
             [
                 "````{container} card",
@@ -98,7 +103,9 @@ class Gallery(SphinxDirective):
                 "",
                 f"{title}",
                 "",
-                f"`make {name}`, {_duration(record.minutes)}; {{download}}`code <{code}>`",
+                f"`make {name}`, {_duration(record.minutes)}",
+                "",
+                "Code: " + ", ".join(f"{{download}}`{p} <{folder}/{p}.py>`" for p in code),
                 "````",
             ]
         )

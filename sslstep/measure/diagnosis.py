@@ -142,7 +142,9 @@ class Diagnosis:
                     f"{'as expected' if rest.agrees else 'not as expected'}."
                 )
         if self.next_step is None:
-            lines.append("Next step: none in sight.")
+            lines.append(
+                f"Next step: {'none in sight' if self.waiting.any() else 'all are learned'}."
+            )
         else:
             j, rate, time = self.next_step
             lines.append(
