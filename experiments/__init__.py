@@ -1,1 +1,1 @@
-"""One driver for each figure or table of the paper, run as ``python -m experiments run NAME``."""
+"""Experiments, one for each figure or table: ``python -m experiments run NAME``."""

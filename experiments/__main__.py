@@ -1,4 +1,4 @@
-"""All experiments by name: `python -m experiments --help`."""
+"""Command line of the experiments: `python -m experiments --help`."""
 
 from sslstep.experiment import cli
 

@@ -1,4 +1,4 @@
-"""The claims: step times, plateaus, and Result 4.6."""
+"""Claims of the experiment `fig1ab`: step times, plateaus, and Result 4.6."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ from sslstep.experiment import Arrays, prediction
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Steps and plateaus of the run, and the distances of Result 4.6."""
+    """Claims on step times and plateaus of the run, and on the distances of Result 4.6."""
     every = dict.fromkeys((*SMALL_DIMS, config.dim))
     dims = [dim for dim in every if f"distances_{dim}" in arrays]
     of_distances = [claim for dim in dims for claim in _check_distances(arrays, dim)]
@@ -21,7 +21,7 @@ def _check_steps(config, arrays) -> list[claims.Claim]:
     times, learned = arrays["step_times"], np.isfinite(arrays["step_times"])
     error = np.abs(arrays["predicted_step_times"] / times - 1)
     error_flow = np.abs(arrays["predicted_step_times_flow"] / times - 1)
-    # Waits go as log 1/γ s(0)^2, and what is not aligned at first may change s(0) by a third.
+    # Waits are proportional to log 1/γ s(0)^2; initial misalignment may change s(0) by a third.
     squares = arrays["gammas"][: config.dim] * arrays["initial_singular_values"] ** 2
     slack = float((2 * np.log(4 / 3) / np.log(1 / squares)).max())
     slowdown = float(_slowdown(config, arrays))
@@ -65,8 +65,8 @@ def _check_steps(config, arrays) -> list[claims.Claim]:
             f"the loss rests at whole numbers: largest distance over {len(plateaus)} plateaus",
             "Eq. 20",
             measured=max(abs(loss - whole) for loss, whole in plateaus),
-            # Half-way between steps ten time constants apart, each λ is within e^-5 of 0 or 1, and
-            # the loss within 2 e^-5 of the whole number for each of the two.
+            # Half-way between steps ten time constants apart, each of two λ is within e^-5 of 0 or
+            # 1, which changes the loss by 2 e^-5.
             tolerance=float(4 * np.exp(-5)),
         )
     )
@@ -95,8 +95,8 @@ def _check_distances(arrays, dim) -> list[claims.Claim]:
             tolerance=0.0,
         ),
     ]
-    # Whether the closest modes can be asymptotic depends on the gaps and on the floating-point
-    # type, whose smallest squares bound α; not on what was measured.
+    # Whether the closest modes are asymptotic at the smallest α depends on the gaps and on the
+    # floating-point type, whose smallest squares bound α, and not on the measurement.
     if tiny**beta < 0.02:
         last = np.log(scales[-2] / scales[-1]) if len(scales) > 1 else np.nan
         expected = float(np.log(predicted[-2:-1] / predicted[-1:]).sum() / last)
@@ -107,7 +107,7 @@ def _check_distances(arrays, dim) -> list[claims.Claim]:
                 "Result 4.6",
                 expected=expected,
                 measured=float(np.log(measured[-2:-1] / measured[-1:]).sum() / last),
-                # Second order: elements are of size 0.01 there, relative to each other.
+                # Second order: elements have relative sizes of 0.01 at these α.
                 tolerance=0.02 * abs(expected),
             )
         )

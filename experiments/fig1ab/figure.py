@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figures of the experiment `fig1ab`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from sslstep.experiment import Arrays, panels
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Loss, eigenvalues, and the error of the predicted step times."""
+    """Draw the loss, the eigenvalues, and the errors of the predicted step times."""
     import matplotlib.pyplot as plt
 
     fig, (loss, eigenvalues, error) = plt.subplots(

@@ -1,4 +1,4 @@
-"""Result 4.6 at many α: how far gradient flow is from the trajectory of an aligned start."""
+"""Result 4.6 at many α: distance of gradient flow from the trajectory of an aligned start."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,18 @@ from tqdm import tqdm
 from sslstep import dynamics, linear, simulate
 from sslstep.experiment import Arrays
 
-#: Embedding dimensions at which it is tested, besides d.
+#: Embedding dimensions at which Result 4.6 is tested, besides d.
 SMALL_DIMS = (2, 3)
 
 
 def distances(modes: linear.Modes, unit: jax.Array, scales: Sequence[float]) -> Arrays:
-    """sup_t |W(t) - W*(t)| at each α: measured, by first order, and from an aligned start.
+    """Measure sup_t |W(t) - W*(t)| at each scale α, with first order and an aligned start's floor.
 
-    On the leading 2d and the last d modes: the others change nothing about the gaps, and fewer
-    modes make small α affordable. `unit` are weights of scale 1, (d, m).
+    W* is the trajectory of the aligned start. Each row of `distances_{d}` holds the measured
+    distance, its first-order prediction, and the distance of a run from the aligned start, which
+    shows the numerical floor. Only the leading 2d and the last d modes are kept: the other modes do
+    not affect the gaps, and fewer modes make small α affordable. `unit` are the initial weights at
+    scale 1, shape (d, m).
     """
     most, size = len(unit), len(modes.eigenvalues)
     kept = np.unique(np.r_[: min(2 * most, size), max(size - most, 0) : size])
@@ -40,9 +43,10 @@ def distances(modes: linear.Modes, unit: jax.Array, scales: Sequence[float]) -> 
 
 
 def _with_small(scales: Sequence[float], gammas: jax.Array, dim: int) -> list[float]:
-    """The scales, and two at which even the closest pair of modes is asymptotic, α^β = 1/100.
+    """Add two scales α at which the closest pair of modes is asymptotic: α^β = 1/100 or less.
 
-    For close modes these are far below those whose squares float32 can hold, and are left out.
+    β is the alignment exponent. A scale is left out if its square underflows, as in float32 for
+    close modes.
     """
     beta = float(linear.alignment_exponent(gammas, dim))
     exponent = min(2 / max(beta, 1e-3), 140.0)
@@ -63,7 +67,7 @@ def _distance(weights: jax.Array, modes: linear.Modes) -> tuple[float, float, fl
         return float(jnp.linalg.norm(run.coefficients - aligned(times), axis=(1, 2)).max())
 
     upper = jnp.triu(rotation.T @ weights)
-    upper = jnp.fill_diagonal(upper, start, inplace=False)  # rounding aside, the same
+    upper = jnp.fill_diagonal(upper, start, inplace=False)  # equal up to rounding
     left_out = linear.coupled_elements(times, gammas, upper)
     left_out *= 1 - jnp.eye(len(start), len(gammas), dtype=gammas.dtype)
     predicted = float(jnp.linalg.norm(left_out, axis=(1, 2)).max())

@@ -1,4 +1,4 @@
-"""What the experiment `fig2ab` must show: see experiments/fig2ab/."""
+"""Claims of the experiment `fig2ab`."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from sslstep.experiment import Arrays, prediction
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Claims about a run that learns, or about one that does not leave its first plateau."""
+    """Claims on a run whose first step is due before its end, or on a run without steps."""
     learns = arrays["predicted_step_times"][0] < arrays["t"][-1]
     return _check_learning(config, arrays) if learns else _check_plateau(config, arrays)
 
@@ -18,7 +18,7 @@ def _check_learning(config, arrays) -> list[claims.Claim]:
     initial = arrays["predicted_step_times"] / times - 1
     updated = arrays["updated_step_times"] / times - 1
     slack = _slack(config, arrays)
-    # Where modes d and d + 1 are close, the last dimension may learn the other one.
+    # If modes d and d + 1 are close, the last dimension may learn mode d + 1.
     told = learned & (arrays["mode_shares"][: config.dim] > 0.5)
     gammas = arrays["gammas"][: config.dim]
     plateaus = prediction.resting_losses(arrays["t"], arrays["loss"], arrays["step_times"], gammas)
@@ -35,15 +35,15 @@ def _check_learning(config, arrays) -> list[claims.Claim]:
             "App. D.1",
             expected=config.dim,
             measured=float(arrays["loss"][0]),
-            # d - 2 tr C at first order: 1% of one mode learned.
+            # The loss is d - 2 tr C at first order: this allows 1% of one mode.
             tolerance=0.02,
         ),
         claims.below(
             f"the loss rests at whole numbers: largest distance over {len(plateaus)} plateaus",
             "Fig. 2A",
             measured=max(abs(loss - whole) for loss, whole in plateaus),
-            # As for the linear model: each λ within e^-5 of 0 or 1. Modes that were seeded, or
-            # whose kernel changed, come in that many times broader: e^-3.
+            # In the linear model each λ is within e^-5 of 0 or 1. Modes enlarged by earlier steps,
+            # or by a changed kernel, rise more slowly: e^-3.
             tolerance=4 * np.exp(-3),
         ),
         claims.below(
@@ -54,7 +54,7 @@ def _check_learning(config, arrays) -> list[claims.Claim]:
         ),
     ]
     if config.scaled in ("last", "all"):
-        # No output but those of the modes learned feels the moving weights.
+        # The moving weights change only the outputs of the learned modes.
         results.append(
             claims.below(
                 "all steps come when the initial NTK says: largest relative error of τ_j over the "
@@ -72,7 +72,7 @@ def _check_learning(config, arrays) -> list[claims.Claim]:
                 "the first steps seed the others: median of s_j half-way (in log t) from the first "
                 "step to the second, over its prediction, j > 2",
                 "beyond the paper",
-                # Less than e of it would be within what the kernel's change explains.
+                # The kernel's change explains a factor below e.
                 expected=float(np.e),
                 measured=seeded,
             )
@@ -149,7 +149,7 @@ def _check_plateau(config, arrays) -> list[claims.Claim]:
             "App. D.1, read literally",
             expected=config.dim,
             measured=float(arrays["loss"][-1]),
-            # It is d - 2 λ_1, and the kernel says how far λ_1 has come; beyond it, rounding.
+            # The loss is d - 2 λ_1 with λ_1 predicted by the kernel; the rest is rounding.
             tolerance=float(4 * arrays["predicted_eigenvalues"][-1, 0])
             + 4 * config.dim * float(np.finfo(config.dtype).eps),
         ),
@@ -159,7 +159,7 @@ def _check_plateau(config, arrays) -> list[claims.Claim]:
             "Prop. 5.1, Eq. 10",
             expected=expected,
             measured=growth,
-            # The kernel's change, and embeddings rounded at the start.
+            # Change of the kernel, and rounding of the initial embeddings.
             tolerance=expected * (abs(float(arrays["gamma_changes"][0])) + config.width**-0.5),
         ),
     ]

@@ -1,19 +1,22 @@
-r"""Figure 2 (A, B): a wide network of one hidden layer learns in steps; its NTK says when.
+r"""Figure 2 (A, B): a wide network of one hidden layer learns in steps that its NTK predicts.
 
     make fig2ab    or    python -m experiments run fig2ab
 
-A ReLU network of width 2048 in PyTorch's parameterisation learns 50 images, two random 20x20 crops
-each, in 7000 steps of full-batch gradient descent (Appendix D.1). (A) loss and (B) eigenvalues of
-C, with the prediction of the neural tangent kernel at initialisation; (C) the modes' amplitudes on
-a logarithmic scale; (D) the errors of the predicted step times. Expected: ten modes are learned,
-the first when predicted. Later steps come up to twice too early, because the first ones move the
-weights, which seeds the other modes. From the embeddings at the step before, each step comes when
-the same kernel says, as nearly as the kernel is constant. Half a minute to one on two cores.
+A ReLU network of width 2048 in PyTorch's parameterisation is trained on two random 20x20 crops of
+each of 50 images, by 7000 steps of full-batch gradient descent (Appendix D.1). (A) Loss and (B)
+eigenvalues of C, with predictions of the neural tangent kernel (NTK) at initialisation; (C) the
+modes' amplitudes on a logarithmic scale; (D) the errors of the predicted step times.
 
-As printed ("weights are scaled upon initialization by α", 1e-4), nothing is learned: preset
-`literal` runs that, and `python -m experiments run mlp_readings` compares the ways to read it.
+Expected: ten modes are learned, the first at the predicted time. Later steps occur up to twice as
+early as predicted, because the first steps move the weights, which enlarges the other modes. If
+each step is predicted from the embeddings at the previous step, predictions by the initial kernel
+are as accurate as the kernel is constant. Half a minute to one minute on two cores.
+
+As printed ("weights are scaled upon initialization by α", 1e-4), nothing is learned. Preset
+`literal` runs this reading, and `python -m experiments run mlp_readings` compares several readings.
 Presets `cpu` (photographs) and `paper` (CIFAR-10 from --data-dir) scale the initial embeddings by α
-instead of the weights; `last_layer` scales the output layer alone, whose steps come when predicted.
+instead of the weights. Preset `last_layer` scales the output layer only; its steps occur at the
+predicted times.
 """
 
 from dataclasses import dataclass
@@ -45,7 +48,7 @@ Correlation = Literal["mean", "sum"]
 
 @dataclass(frozen=True)
 class Shared(Crops):
-    """Settings that every reading of the text has; each is one option of the command."""
+    """Settings common to all readings of the text; each is one option of the command."""
 
     num_images: int = 50
     """n, the number of positive pairs."""
@@ -54,7 +57,7 @@ class Shared(Crops):
     width: int = 2048
     """Width of the hidden layer."""
     init_scale: float = 1e-4
-    """α."""
+    """α, the scale of the initial parameters or embeddings."""
     learning_rate: float = 1e-4
     """η of gradient descent."""
     num_steps: int = 7000
@@ -68,13 +71,13 @@ class Config(Shared):
     """Settings; each is one option of the command."""
 
     pixels: Pixels = "standardised"
-    """Each channel standardised; or in [0, 1], in [-1, 1], [0, 1] less the mean image, 0...255."""
+    """Channels standardised; or pixels in [0, 1], in [-1, 1], [0, 1] minus the mean, in 0...255."""
     biases: Biases = "both"
-    """Which layers have them."""
+    """Layers with biases."""
     scaled: Scaled = "output"
-    """What α multiplies: embeddings; all parameters; weights, not biases; one layer's; nothing."""
+    """Quantity that α multiplies: embeddings; all parameters; weights only; one layer; nothing."""
     correlation: Correlation = "mean"
-    """Whether C is the mean over the pairs (Eq. 2) or, undivided, their sum."""
+    """C as the mean over the pairs (Eq. 2), or as their sum."""
     num_records: int = 600
     """Records along the run, logarithmically spaced."""
 
@@ -85,12 +88,12 @@ class Network(NamedTuple):
     model: nn.MLP
     params: Any
     x: jax.Array  # (2n, min(2n, m)): samples [X, X']
-    offset: jax.Array  # (2n, d): what is subtracted from its outputs
-    gain: float  # what they are then multiplied by
+    offset: jax.Array  # (2n, d): subtracted from the outputs
+    gain: float  # factor of the outputs after subtraction
 
 
 def run(config: Config) -> Arrays:
-    """Training, predictions by three kernels, and how far the kernel moved."""
+    """Train, predict by finite and infinite-width kernels, and measure the kernel's change."""
     least = {"num_images": 1, "dim": 3, "num_records": 2, "num_steps": 1}
     require(config, at_least=least, positive=("init_scale", "learning_rate"))
     key_data, key_network, _ = jax.random.split(jax.random.key(config.seed), 3)
@@ -105,14 +108,14 @@ def run(config: Config) -> Arrays:
         arrays |= {f"infinite_{name}": np.asarray(array) for name, array in found.items()}
     change = finite_kernel(network._replace(params=final)) - kernel
     arrays["kernel_change"] = np.linalg.norm(change) / np.linalg.norm(kernel)
-    # To first order, the relative change of γ_j.
+    # The relative change of γ_j, to first order.
     c = arrays["coefficients"]
     arrays["gamma_changes"] = np.einsum("ij,ik,kj->j", c, change, c)
     return arrays
 
 
 def samples(config: Config, key: jax.Array) -> np.ndarray:
-    """Features of two crops of each image, [X, X'], shape (2n, m), float64."""
+    """Return the features [X, X'] of two crops of each image, shape (2n, m), float64."""
     keys, num = jax.random.split(key), config.num_images
     crops = jnp.concatenate(crop_pairs(keys, config.data, num, config.data_dir, config.crop))
     with jax.enable_x64(True):
@@ -126,7 +129,7 @@ def samples(config: Config, key: jax.Array) -> np.ndarray:
 
 
 def initial_network(config: Config, key: jax.Array, x: np.ndarray) -> Network:
-    """The network and its samples, both in a basis of the samples' span."""
+    """Draw a network and express it and its samples in a basis of the samples' span."""
     model = nn.MLP(
         config.dim,
         config.width,
@@ -144,7 +147,7 @@ def initial_network(config: Config, key: jax.Array, x: np.ndarray) -> Network:
         "first": lambda path: "hidden" in path,
         "last": lambda path: "output" in path,
     }
-    if config.scaled in wheres:  # not "output", which is below, nor "none"
+    if config.scaled in wheres:  # "output" acts by the offset below
         params = nn.scale_init(params, config.init_scale, wheres[config.scaled])
     rest = 1 - config.init_scale if config.scaled == "output" else 0.0
     outputs: Any = model.apply(params, rotated)
@@ -152,12 +155,12 @@ def initial_network(config: Config, key: jax.Array, x: np.ndarray) -> Network:
 
 
 def _gain(config) -> float:
-    # The sum over n pairs is the mean over them of embeddings sqrt(n) times as large.
+    # A sum over n pairs equals a mean with embeddings multiplied by sqrt(n).
     return float(config.num_images) ** 0.5 if config.correlation == "sum" else 1.0
 
 
 def finite_kernel(network: Network) -> np.ndarray:
-    """The NTK of a finite network over its samples, float64, averaged over its d outputs."""
+    """Return the trace NTK of a finite network on its samples, (2n, 2n), float64."""
     with jax.enable_x64(True):
         apply_fn: Any = network.model.clone(dtype=jnp.float64).apply
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.params)
@@ -166,7 +169,7 @@ def finite_kernel(network: Network) -> np.ndarray:
 
 
 def infinite_kernel(config: Config, x: np.ndarray) -> np.ndarray:
-    """The NTK's leading term at the width, for the reading of the config, under x64."""
+    """Return the NTK's leading term in the width, for the config's reading; needs x64."""
     options: Any = {"parameterization": "standard", "bias_std": "fan_in"}
     if config.biases == "none":
         options["bias_std"] = None
@@ -174,7 +177,7 @@ def infinite_kernel(config: Config, x: np.ndarray) -> np.ndarray:
         options["weight_std"] = config.init_scale / 3**0.5
         options["bias_std"] = 1 / (3 * x.shape[1]) ** 0.5
     outer = infinite.mlp(1, config.width, kernel="nngp", **options)(x)
-    # The part of the output weights: sum over units of h(x) h(x'); then that of the first layer.
+    # Part of the output weights, the sum over units of h(x) h(x'); then part of the first layer.
     by_last = config.width * outer / options.get("weight_std", 3**-0.5) ** 2
     by_first = infinite.mlp(1, config.width, **options)(x) - by_last
     scale = config.init_scale
@@ -188,7 +191,7 @@ def infinite_kernel(config: Config, x: np.ndarray) -> np.ndarray:
 
 
 def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays, Any]:
-    """Gradient descent and what the kernel predicts; with the final parameters."""
+    """Run gradient descent, predict it by the kernel; return arrays and final parameters."""
     model, gain = network.model, network.gain
 
     def embeddings(params, x, offset):
@@ -234,7 +237,7 @@ def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays,
         images = embedded[-1].T @ more.coefficients
         arrays: Arrays = {
             "t": times,
-            # How much of each mode, also beyond the first d, is in the final embeddings.
+            # Share of each mode, also beyond the first d, in the final embeddings.
             "mode_shares": more.eigenvalues * jnp.sum(images**2, axis=0),
             "loss": loss,
             "eigenvalues": eigenvalues,
@@ -253,7 +256,7 @@ def _modes(config, kernel) -> kernel_pca.KernelModes:
 
 
 def predict(config: Config, modes: kernel_pca.KernelModes, start: Any, t: Any) -> Arrays:
-    """Eigenvalues of C at the times t and step times, sorted as those of C are; under x64."""
+    """Predict the eigenvalues of C at times t and the step times, both sorted; needs x64."""
     eta, gammas = config.learning_rate, modes.eigenvalues
     curves = linear.mode_eigenvalue(t, gammas, start, learning_rate=eta)
     return {
@@ -267,7 +270,7 @@ def predict(config: Config, modes: kernel_pca.KernelModes, start: Any, t: Any) -
 
 
 def _updated(config, modes, times, step_times, values) -> np.ndarray:
-    """Each step's time, predicted from the embeddings at the step before it."""
+    """Predict each step time from the embeddings at the previous step, shape (d,)."""
     updated = np.full(config.dim, np.inf)
     for j, before in enumerate(np.r_[0.0, step_times[:-1]]):
         if np.isfinite(before):

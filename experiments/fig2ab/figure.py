@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figures of the experiment `fig2ab`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sslstep.experiment import Arrays, panels
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Loss, eigenvalues, amplitudes, and the errors of the predicted step times."""
+    """Draw the loss, eigenvalues, amplitudes, and errors of the predicted step times."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(2, 2, figsize=(7.0, 4.8))

@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `fig3_4`."""
 
 from typing import Any
 
@@ -10,24 +10,24 @@ from sslstep.experiment import Arrays, curves, training
 from sslstep.measure import steps
 from sslstep.recipes import LABELS
 
-# Of the effective time, at which spectra are tested.
+# Fractions of the total effective time at which spectra are tested.
 FRACTIONS = (0.05, 0.2, 0.5)
 
 
-# At which one band is rejected.
+# Level of the test at which a single band is rejected.
 LEVEL = 0.05
 
 
 def spectra(
     config: Config, method: Any, seed: int, arrays: Arrays
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Effective times, and the eigenvalues that Appendix D.4 looks at."""
+    """Return the effective times (T,) and eigenvalues (T, d) of Appendix D.4 for one run."""
     one = training.run_of(arrays, f"{method}/{seed}")
     return one["record_t"], one[config.recipes.of(method).measured]
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """For each method, over all seeds: two bands, none at the start, more in the upper one."""
+    """Claims on two bands, on one band at the start, and on growth of the upper band."""
     out: list[claims.Claim] = []
     for method in config.methods:
         of_seed = [spectra(config, method, seed, arrays) for seed in config.seeds]
@@ -36,11 +36,11 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def _claims_of(name: str, of_seed: list[tuple[np.ndarray, np.ndarray]]) -> list[claims.Claim]:
-    """The claims about one method's runs, each of the mean over seeds."""
+    """Return the claims on one method's runs, each on the mean over seeds."""
     later, start, order = [], [], []
     for t, eigenvalues in of_seed:
         rows = [eigenvalues[np.argmin(np.abs(t - fraction * t[-1]))] for fraction in FRACTIONS]
-        # Bonferroni's: any of the times may be the one that rejects.
+        # Bonferroni correction, because any of the times may reject.
         later.append(min(1.0, len(rows) * min(map(_one_mode, rows))))
         start.append(_one_mode(eigenvalues[0]))
         rank = curves.entropy_rank(eigenvalues[1:])
@@ -75,7 +75,7 @@ def _claims_of(name: str, of_seed: list[tuple[np.ndarray, np.ndarray]]) -> list[
 
 
 def _one_mode(row: np.ndarray) -> float:
-    """The dip test's p-value of a spectrum's logarithms."""
-    # Below the most negative eigenvalue's size there is only noise.
+    """Return the p-value of the dip test for the logarithms of a spectrum."""
+    # Eigenvalues below the size of the most negative one are noise.
     signal = row[row > max(1e-9 * row[0], -row[-1])]
     return 1.0 if len(signal) < 4 else steps.bimodality_test(np.log(signal)).p_value

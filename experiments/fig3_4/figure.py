@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figures of the experiment `fig3_4`."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ GAP = "widest gap of a spectrum with two bands"
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Figure 3 and Figure 4, of the first seed."""
+    """Draw Figures 3 and 4 of the first seed."""
     return {"figure": _traces(config, arrays), "histograms": _histograms(config, arrays)}
 
 
@@ -73,7 +73,7 @@ def _histograms(config: Config, arrays: Arrays) -> Any:
 
 
 def _gap(row: np.ndarray) -> tuple[float, float]:
-    """The ends of the widest gap where a spectrum has two bands, NaN where it may have one."""
+    """Return the ends of a spectrum's widest gap; NaN if a single band is not rejected."""
     if _one_mode(row) >= LEVEL:
         return np.nan, np.nan
     gap = steps.widest_gap(row)

@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `fig5`."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from sslstep.experiment import Arrays, curves, training
 from sslstep.measure import steps
 from sslstep.recipes import LABELS, Recipe
 
-#: Why most of the dimensions of a method do not rise alone to a level.
+#: Reasons why most dimensions of a method do not rise alone, by method and end of a rise.
 NOT_ALONE = {("vicreg", 0.9): "its later dimensions still grow when the next one rises"}
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """For each method, over all seeds: how many steps, how separate, and where else they show."""
+    """Claims on each method's steps: number, separation, hidden representations, levels."""
     out: list[claims.Claim] = []
     for method in config.methods:
         recipe = config.recipes.of(method)
@@ -25,7 +25,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def _claims_of(method: Any, recipe: Recipe, of_seed: list[Arrays]) -> list[claims.Claim]:
-    """The claims about one method's runs, each of the mean over seeds."""
+    """Return the claims on one method's runs, each on the mean over seeds."""
     name = LABELS[method]
     counts = [curves.count(recipe, one) for one in of_seed]
     heuristic = 1e-6 if method == "simclr" else 1e-3
@@ -86,20 +86,20 @@ def _claims_of(method: Any, recipe: Recipe, of_seed: list[Arrays]) -> list[claim
 
 
 def _alone(recipe: Recipe, run: Arrays, high: float) -> float:
-    """The fraction of the learned dimensions that rises alone."""
+    """Return the fraction of a run's learned dimensions that rise alone."""
     counted = curves.count(recipe, run, high)
     return counted.alone / max(counted.learned, 1)
 
 
 def _logarithm(value: float) -> float:
-    """Decimal; of 0, which no rises have, minus infinity."""
+    """Return the decimal logarithm; minus infinity for 0, the spread without rises."""
     return float(np.log10(value)) if value else -np.inf
 
 
 def _theory_claims(
     name: str, method: Any, recipe: Recipe, runs: list[tuple[Arrays, curves.Counted]]
 ) -> list[claims.Claim]:
-    """What theory says of levels: the loss between steps, the eigenvalues after theirs."""
+    """Return the claims on the loss and on the learned eigenvalues between steps."""
     exact = method == "barlow_twins"
     return [
         claims.over_seeds(
@@ -109,7 +109,7 @@ def _theory_claims(
             "Fig. 1 (C), Eq. 14" if exact else "beyond the paper",
             "<=",
             measured=[_size(curves.resting_loss_errors(recipe, *run)) for run in runs],
-            # A tenth of a step; no theory says how large VICReg's invariance term is.
+            # A tenth of a step; VICReg's invariance term is not predicted.
             tolerance=0.1 if exact else 1.0,
         ),
         claims.over_seeds(
@@ -119,12 +119,12 @@ def _theory_claims(
             "Eq. 13, Fig. 1 (D)" if exact else "beyond the paper",
             "<=",
             measured=[_size(curves.resting_eigenvalue_errors(recipe, *run)) for run in runs],
-            # As close as a figure shows; no theory says how much other modes disturb the level.
+            # Visible accuracy in a figure; the effect of other modes is not predicted.
             tolerance=0.05,
         ),
     ]
 
 
 def _size(errors: list[float]) -> float:
-    """The median size; infinite if there are none, as of a run without gaps between rises."""
+    """Return the median absolute error; infinite without errors, for a run without pauses."""
     return float(np.median(np.abs(errors))) if errors else np.inf

@@ -2,17 +2,19 @@ r"""Figures 1 (C, D), 2 (C to F) and 5: ResNets learn their embeddings one dimen
 
     make fig1cd, make fig2cf, make fig5    or    python -m experiments run fig5
 
-Barlow Twins (λ = 1, no batch norm before the loss), SimCLR and VICReg, all initial parameters
-multiplied by a small α. For each method, against effective time: the training loss, the eigenvalues
-of the embeddings (of C for Barlow Twins, of the covariance for the others, Appendix D.4) and of the
-hidden representations' covariance, on a fixed set of pairs. Dashed: where theory has the loss rest,
-at d - k for Barlow Twins, at `dynamics.vicreg_plateau` for VICReg. Dotted: when each dimension is
-learned. Expected: eigenvalues rise to a plateau, most of them one at a time, the loss falls with
-each, and hidden representations grow at the same moments. Claims are about the mean over seeds, and
-one seed decides nothing: rounding alone makes a run another. Preset cpu: a small ResNet on 32x32
-photographs, three seeds, 6 to 12 minutes a method on two cores. Preset paper: ResNet-50 on STL-10
-as in Appendix D.2, one seed, for a GPU. Runs are kept in results/training and shared by all
-experiments; interrupted, they go on where they were.
+Barlow Twins (off-diagonal weight 1, no batch norm before the loss), SimCLR and VICReg are trained
+with all initial parameters multiplied by a small α. For each method the figure shows three panels
+against effective time: the training loss, the eigenvalues of the embeddings (of C for Barlow Twins,
+of the covariance for the other methods, Appendix D.4), and the eigenvalues of the hidden
+representations' covariance, on a fixed set of pairs. Dashed lines: theory's loss with k of d
+dimensions learned, d - k for Barlow Twins and `dynamics.vicreg_plateau` for VICReg. Dotted lines:
+times at which a dimension is learned. Expected: eigenvalues rise to a plateau, most of them one at
+a time. The loss falls with each rise, and hidden representations grow at these times.
+
+Claims are about means over seeds; a single seed leaves them undecided, because rounding alone
+changes a run. Preset cpu: a small ResNet on 32x32 photographs, three seeds, 6 to 12 minutes for
+each method on two cores. Preset paper: ResNet-50 on STL-10 as in Appendix D.2, one seed, for a GPU.
+Runs are kept in results/training and shared by all experiments; interrupted runs are continued.
 """
 
 from dataclasses import dataclass
@@ -29,13 +31,13 @@ class Config(training.Config):
     """Settings; each is one option of the command."""
 
     seeds: tuple[int, ...] = training.SEEDS
-    """Seeds of images, views and initial parameters; each is a run of its own."""
+    """Seeds of images, views and initial parameters, with one run for each."""
     recipes: Annotated[Recipes, tyro.conf.arg(name="")] = SMALL_INIT
-    """How each method is trained."""
+    """Recipes of the methods."""
 
 
 def run(config: Config, runs: training.Store) -> Arrays:
-    """Train each method from each seed, with loss and spectra against effective time."""
+    """Train each method from each seed, or read its run; record loss and spectra."""
     return training.fit_all(config, config.recipes, runs, "small init:")
 
 

@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figures of the experiment `fig5`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from sslstep.recipes import LABELS
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """A row for each method, of its first seed: loss, embeddings, hidden representations."""
+    """Draw loss and eigenvalues of z and h in a row for each method, for the first seed."""
     import matplotlib.pyplot as plt
 
     rows = len(config.methods)

@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `fig6`."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,19 +7,19 @@ from experiments.fig6.experiment import Config
 from sslstep import claims, linear
 from sslstep.experiment import Arrays
 
-#: The size of what is left out is known up to a constant of order one.
+#: Allowed error over its order of magnitude, which is known up to a constant of order one.
 CONSTANT = 10.0
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Element by element, each against the form that should hold."""
+    """Claims on the elements of A, each against its closed form, and on Result 4.6."""
     full, paper, coupled = arrays["full"], arrays["paper"], arrays["coupled"]
     gammas, dim, size = arrays["gammas"], config.dim, config.num_features
     beta = float(linear.alignment_exponent(jnp.asarray(gammas), dim))
     solver = 1e2 * 1e-2 * float(np.finfo(full.dtype).eps) ** 0.5
 
-    # What first order leaves out, relative to an element, is of order alpha^beta; an element (j, k)
-    # with a learned mode l in between also gets C_jl a_lk, where C_jl = a_jl sqrt(γ_l).
+    # The relative error of first order is of order alpha^beta. An element (j, k) with a learned
+    # mode l in between also gets C_jl a_lk, where C_jl = a_jl sqrt(γ_l).
     end = np.abs(paper[-1])
 
     def order(j, k):

@@ -1,12 +1,15 @@
-r"""Figure 6: every element of A(t) from a small start, against Eqs. 47 and 48.
+r"""Figure 6: every element of A(t) from a small start, compared with Eqs. 47 and 48.
 
     make fig6    or    python -m experiments run fig6
 
-W = U A V^T in the eigenbasis of Γ (Eq. 44), d = 3, m = 5, γ_j = 2^-j, α = 1e-9. The full dynamics
-of Eq. 45 (solid) against the paper's approximation (dashed) and against ours, which adds what
-happens to a_jk once mode k is learned too (dotted). Expected: s_j and a_jk with k > d follow the
-paper; a_jk with j < k <= d ends above Eq. 48 by the factor √π Γ((r+1)/2) / Γ(r/2), r = γ_j/γ_k, and
-a_kj at -√(γ_k/γ_j) times that. Time is Section 4's, so a quarter of Appendix C's. Takes seconds.
+The weights are W = U A V^T with V the eigenbasis of Γ (Eq. 44), d = 3 dimensions, m = 5 features,
+eigenvalues γ_j = 2^-j of Γ, and the initial scale α = 1e-9. The figure compares the full dynamics
+of Eq. 45 (solid) with the paper's approximation (dashed) and with an approximation that adds a
+second stage, the change of a_jk once mode k is learned too (dotted). Expected: the diagonal
+elements s_j, and a_jk with k > d, follow the paper. Elements a_jk with j < k <= d end above Eq. 48
+by the factor √π Γ((r+1)/2) / Γ(r/2), with the gamma function Γ(·) and r = γ_j/γ_k. Elements a_kj
+end at -√(γ_k/γ_j) times a_jk. Time is Section 4's, a quarter of Appendix C's. The experiment takes
+seconds.
 """
 
 from dataclasses import dataclass
@@ -32,7 +35,7 @@ class Config:
     init_scale: float = 1e-9
     """α, the scale of A(0); 1 at most."""
     scales: tuple[float, ...] = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12)
-    """α at which the distance to the aligned trajectory is measured: four or more, descending."""
+    """Scales α at which the distance to alignment is measured; four or more, descending."""
     num_times: int = 600
     """Points on the time axis, which ends at 1.5 times the last critical time."""
     seed: int = 0
@@ -42,8 +45,8 @@ class Config:
 
 
 def run(config: Config) -> Arrays:
-    """Integrate the full dynamics at `init_scale`, and its distance to alignment at each scale."""
-    # From above 1 the modes may be learned from the first: there would be nothing to integrate.
+    """Integrate the full dynamics at `init_scale`; measure the distance to alignment at scales."""
+    # Above scale 1 all modes may be learned from the start.
     require(config, at_least={"num_times": 2}, at_most_one=("init_scale", "scales"))
     if not 2 <= config.dim < config.num_features:
         raise ValueError(
@@ -64,7 +67,7 @@ def run(config: Config) -> Arrays:
     distances: list[jax.Array] = []
     floors: list[jax.Array] = []
     for scale in config.scales:
-        # The same run from the aligned start shows how well numerics tell the two apart.
+        # A run from the aligned start gives the numerical floor of the distance.
         for initial, found in ((scale * unit, distances), (_diagonal(scale * unit), floors)):
             times, elements = _integrate(config, gammas, initial)
             aligned = _diagonal(linear.elements(times, gammas, initial))
@@ -83,7 +86,7 @@ def run(config: Config) -> Arrays:
 
 
 def _integrate(config: Config, gammas, start):
-    """A(t) under Eq. 45, on a time axis that covers all steps."""
+    """Integrate Eq. 45 from a start; return times that cover all steps, and A at each."""
     dim = config.dim
     last = linear.critical_time(gammas[:dim], jnp.diagonal(start)).max()
     t = jnp.linspace(0, 1.5 * last, config.num_times, dtype=gammas.dtype)
@@ -92,7 +95,7 @@ def _integrate(config: Config, gammas, start):
 
 
 def _diagonal(elements):
-    """A with all but s_j zeroed: aligned."""
+    """Return A with all off-diagonal elements set to zero, the aligned part."""
     dim, size = elements.shape[-2:]
     eye = jnp.eye(dim, size, dtype=elements.dtype)
     return elements * eye.reshape((1,) * (elements.ndim - 2) + eye.shape)

@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figures of the experiment `fig6`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sslstep.experiment import Arrays
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Three panels: the diagonal, above it, below it."""
+    """Draw the elements of A in three panels: on, above and below the diagonal."""
     import matplotlib.pyplot as plt
 
     t, dim, size = arrays["t"], config.dim, config.num_features

@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `fig7`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from sslstep.recipes import LABELS
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """What training adds to chance and to no training, when, and small against standard."""
+    """Claims on accuracy: gain by training, timing of gains, small against standard start."""
     out: list[claims.Claim] = []
     chance = float(arrays["chance"])
     for method in config.methods:
@@ -21,7 +21,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             {name: np.array([one["accuracy"][at] for one in runs[name]], float) for name in SETS}
             for at in (-1, 0)
         )
-        # The test images are the same for all seeds: what their choice adds no seed shows.
+        # All seeds share the test images, so their scatter does not show the images' error.
         error = float(probe.standard_error(last["standard"].mean(), int(arrays["num_test"])))
         recipe = config.small.of(method)
         timing = [curves.timing(recipe, one, one["accuracy"]) for one in runs["small"]]
@@ -69,5 +69,5 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def of_seed_runs(config: Config, name: str, method: Any, arrays: Arrays) -> list[Arrays]:
-    """The runs of one method in one set."""
+    """Return the runs of one method in the set `name`, one for each seed."""
     return [training.run_of(arrays, f"{name}/{method}/{seed}") for seed in config.seeds]

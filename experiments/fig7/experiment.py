@@ -1,16 +1,19 @@
-r"""Figure 7: how well labels are read off hidden representations, all through training.
+r"""Figure 7: accuracy of a linear probe of hidden representations along training.
 
     make fig7    or    python -m experiments run fig7
 
-The runs of Figures 2 and 5 (small initialisation) and of Figure 3 (standard): the accuracy of a
-linear probe of the hidden representations on held-out labelled images, against training's steps,
-and, for small initialisation, against the number of dimensions learned. The probe is ridge
-regression, its penalty chosen by leave-one-out on the training split. Bands are the range over
-seeds; dashed is the untrained network of each kind, and dotted what the most frequent label scores.
-Expected: the accuracy ends above the untrained network's, grows at the steps more than anywhere
-else between their neighbours, and small initialisation ends within a few points of standard. On
-photographs the labels are the ten scenes. Claims are about the mean over seeds, and one seed
-decides nothing. Preset cpu: three seeds, 20 s to 2 minutes beyond the runs, which it shares.
+The experiment uses the runs of Figures 2 and 5 (small initialisation) and of Figure 3 (standard
+initialisation). The figure shows the accuracy of a linear probe of the hidden representations on
+held-out labelled images, against the training step and, for small initialisation, against the
+number of dimensions learned. The probe is ridge regression with a penalty chosen by leave-one-out
+on the training split. Bands are the range over seeds, dashed lines the untrained networks, and
+dotted lines the accuracy of the most frequent label. Expected: the final accuracy exceeds that of
+the untrained network. The accuracy grows more during a rise of an eigenvalue than at other places
+between the neighbouring rises. Small initialisation ends within a few points of standard
+initialisation.
+
+On photographs the labels are the ten scenes. Claims are about means over seeds; a single seed
+leaves them undecided. Preset cpu: three seeds, 20 s to 2 minutes beyond the shared runs.
 """
 
 from dataclasses import dataclass
@@ -29,18 +32,18 @@ class Config(training.Config):
     """Settings; each is one option of the command."""
 
     seeds: tuple[int, ...] = training.SEEDS
-    """Seeds of images, views and initial parameters; each is a run of its own."""
+    """Seeds of images, views and initial parameters, with one run for each."""
     small: recipes.Recipes = recipes.SMALL_INIT
-    """How each method is trained from small initialisation."""
+    """Recipes of the methods from small initialisation."""
     standard: recipes.Recipes = recipes.STANDARD_INIT
-    """How each method is trained from standard initialisation."""
+    """Recipes of the methods from standard initialisation."""
 
 
 def run(config: Config, runs: training.Store) -> Arrays:
-    """Both sets of runs, with the accuracy along each."""
+    """Train both sets of runs, or read them, with the probe's accuracy along each."""
     if not config.num_labelled:
         raise ValueError("num_labelled = 0: probes need labelled images.")
-    # Both, before anything is trained.
+    # Load both splits before training, so that missing labels fail early.
     _, test = (
         labelled(config.data, split, config.data_dir, config.size) for split in ("train", "test")
     )

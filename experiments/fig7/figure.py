@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figures of the experiment `fig7`."""
 
 from itertools import cycle
 from typing import Any
@@ -18,7 +18,7 @@ CHANCE: dict[str, Any] = {"color": "0.5", "linestyle": ":", "linewidth": 0.7}
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Accuracy along training, a panel for each method, and against learned dimensions."""
+    """Draw accuracy against the step and against learned dimensions, for each method."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 

@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `fig8`."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from sslstep.experiment import Arrays
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """What Appendix F says, as it should read (see docs/errata.md)."""
+    """Claims of Appendix F, as corrected in docs/errata.md."""
     t, gammas = arrays["t"], arrays["gammas"]
     grown = arrays["self_supervised_integrated"][:, 0]
     early = (grown > 0) & (grown < 1e-2)
-    # Of fewer than two points there is no rate, and the claim does not hold.
+    # With fewer than two points the rate is NaN, and the claim fails.
     rate = np.polyfit(t[early], np.log(grown[early]), 1)[0] if early.sum() > 1 else np.nan
     velocity = (arrays["supervised_integrated"][1, -1] - config.initial) / float(t[1])
     return [
@@ -31,7 +31,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             "Fig. 8A, C",
             expected=4.0,
             measured=float(rate / gammas[0]),
-            # The cubic term slows growth by a fraction s^2 at most, 1e-4 here.
+            # The cubic term slows growth by at most a fraction s^2, here 1e-4.
             tolerance=4e-3,
         ),
         claims.close(
@@ -40,7 +40,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             "Fig. 8B, D",
             expected=2.0,
             measured=float(velocity / gammas[-1]),
-            # The mean velocity of the first interval is less by a fraction γ dt, dt = 0.025.
+            # The mean velocity of the first interval is lower by a fraction γ dt, dt = 0.025.
             tolerance=2.0 * float(gammas[-1] * t[1]) + 2 * config.initial,
         ),
     ]

@@ -1,11 +1,12 @@
-r"""Figure 8: self-supervised learning breaks a symmetry, supervised learning does not.
+r"""Figure 8: self-supervised learning breaks a symmetry, and supervised learning does not.
 
     make fig8    or    python -m experiments run fig8
 
-Four panels. The modewise loss of Barlow Twins (A) has a maximum at the origin and two minima; that
-of supervised learning in the kernel regime (B) is a parabola that slopes at the origin. From a
-small start the first waits, then steps (C); the second grows from the first moment (D).
-Trajectories are closed forms; crosses are the same equations integrated numerically. Takes seconds.
+The figure has four panels. The modewise loss of Barlow Twins (A) has a maximum at the origin and
+two minima. The modewise loss of supervised learning in the kernel regime (B) is a parabola with a
+nonzero slope at the origin. From a small start, a self-supervised mode waits and then rises in a
+step (C); a supervised mode grows at once (D). Curves are closed forms; crosses are numerical
+integrals of the gradient flow. The experiment takes seconds.
 """
 
 from dataclasses import dataclass
@@ -26,10 +27,10 @@ class Config:
     """Settings; each is one option of the command."""
 
     eigenvalues: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
-    """γ of the modes drawn."""
+    """Eigenvalues γ of the modes drawn."""
     initial: float = 1e-3
-    """Start of each trajectory, in the rescaled coordinate: between the origin and the minimum,
-    0 and 1."""
+    """Start of each trajectory in the rescaled coordinate, between 0, the origin, and 1, the
+    minimum."""
     t_max: float = 25.0
     """End of the time axis, in units of effective time."""
     num_times: int = 1001
@@ -39,7 +40,7 @@ class Config:
 
 
 def run(config: Config) -> Arrays:
-    """Landscapes, closed-form trajectories, and the same by integrating the gradients."""
+    """Compute landscapes and trajectories, both in closed form and by numerical integration."""
     require(
         config,
         at_least={"num_times": 2},
@@ -64,12 +65,12 @@ def run(config: Config) -> Arrays:
 
 
 def self_supervised(s):
-    """The loss of a mode in its rescaled singular value (Eq. 50)."""
+    """Return the loss of a mode as a function of its rescaled singular value s (Eq. 50)."""
     return dynamics.plain().value(s**2)
 
 
 def supervised(c):
-    """The loss of a mode in its rescaled coefficient (Eq. 50)."""
+    """Return the loss of a mode as a function of its rescaled coefficient c (Eq. 50)."""
     return (1 - c) ** 2
 
 
@@ -81,11 +82,11 @@ KINDS: Any = {
     False: (self_supervised, _rescaled_singular_value),
     True: (supervised, dynamics.supervised_trajectory),
 }
-"""Of supervised learning or not, the loss and the closed form of its descent."""
+"""Loss and closed-form trajectory of self-supervised (False) and supervised (True) learning."""
 
 
 def _integrate(loss, gammas, initial, t):
-    """All modes from one start, by diffrax: s' = -γ dL/ds, by automatic differentiation."""
+    """Integrate s' = -γ dL/ds for all modes from one start, by diffrax; return s(t), (T, modes)."""
 
     def field(t, s, gammas):
         return -gammas * jax.grad(lambda s: loss(s).sum())(s)

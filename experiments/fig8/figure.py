@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figures of the experiment `fig8`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from sslstep.experiment import Arrays
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """The four panels."""
+    """Draw both landscapes and the trajectories on them, in four panels."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(2, 2, figsize=(5.5, 4.0))

@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `fig9`."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +7,16 @@ from experiments.fig9.experiment import Config, landscapes
 from sslstep import claims
 from sslstep.experiment import Arrays
 
-#: What is compared.
+#: Names of the losses compared.
 NAMES = ("plain", "sharpened", "smoothed", "quartic", "hinge", "preconditioned")
 
 
-#: Where it is proposed.
+#: Section or equation of the paper that proposes a loss.
 PLACES = {"sharpened": "G.2", "preconditioned": "G.1, Eq. 52"}
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Mode equations against training, closed-form ratios against measured ones."""
+    """Claims on predicted steps and on closed-form speed-ups of the linear model."""
     out, shown, all_losses = [], f"{config.shown:g}", landscapes(config)
     place, plain_slack = config.ratios.index(config.shown), [0.0] * len(config.ratios)
     last = {
@@ -30,7 +30,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             errors.append(last[ratio][name] / arrays[f"{key}/predicted"][-1] - 1)
             growth = 2 * config.rate * float(arrays[f"{key}/limit"]) / ratio
             growth *= float(all_losses[name].force(jnp.zeros(())))
-            # A step multiplies by 1 + x where flow does by e^x; and half a step of counting.
+            # A step multiplies by 1 + x, flow by e^x; steps are counted to half a step.
             slack.append(growth / 2 + 0.5 / last[ratio][name])
         worst = int(np.argmax(np.abs(errors) - np.asarray(slack)))
         out.append(

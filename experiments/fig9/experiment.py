@@ -1,13 +1,14 @@
-r"""Figure 9: losses and gradients for faster self-supervised learning, and what they are worth.
+r"""Figure 9: losses and gradients for faster self-supervised learning, and their speed-ups.
 
     make fig9    or    python -m experiments run fig9
 
-Modewise losses of Appendix G (A to D) and that of preconditioned gradients (E), and their
-descent (F to J), each at the same fraction of the largest learning rate that it bears. Then a
-linear model is trained with each, by gradient descent on embeddings of pairs, from a small
-random start: the step at which each mode is learned (K), and how many times fewer steps all of
-them take than with plain Barlow Twins (L), against the mode equations' closed forms. Half a
-minute to one.
+The first figure shows the modewise losses of plain Barlow Twins and Appendix G (A to D) and the
+modewise loss that corresponds to preconditioned gradients (E). It also shows gradient descent on
+each loss (F to J), at a fixed fraction of the largest stable learning rate of the loss. A linear
+model is then trained with each loss, by gradient descent on embeddings of pairs, from a small
+random start. The second figure shows the step at which each mode is learned (A), and the ratio of
+plain Barlow Twins' steps to the steps with each loss, for all modes (B). Both are compared with
+closed forms of the mode equations. Half a minute to one minute.
 """
 
 from collections.abc import Callable
@@ -29,29 +30,29 @@ class Config:
     """Settings; each is one option of the command."""
 
     ratios: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0)
-    """γ_1 over γ_d of the linear models trained."""
+    """Ratios γ_1 / γ_d of the trained linear models."""
     shown: float = 100.0
-    """Which of them (K) shows."""
+    """Ratio for which the step of each mode is drawn."""
     dim: int = 3
-    """Embedding dimension d; γ_1 = 1 ... γ_d fall geometrically."""
+    """Embedding dimension d; the eigenvalues fall geometrically from γ_1 = 1 to γ_d."""
     negative: float = 0.3
-    """Size of Γ's most negative eigenvalue, over γ_d."""
+    """Size of Γ's most negative eigenvalue, relative to γ_d."""
     init_scale: float = 1e-4
-    """α of the weights."""
+    """α, scale of the initial weights."""
     softening: float = 1e-3
     """δ of the sharpened loss."""
     leak: float = 0.1
     """ε of the smoothed loss."""
     width: float = 0.2
-    """w of the hinge."""
+    """w of the hinge loss."""
     alpha: float = 0.1
     """α of the preconditioner, relative to the largest eigenvalue."""
     rate: float = 0.2
-    """Learning rate, over the largest stable one of each."""
+    """Learning rate relative to the largest stable one of each loss."""
     curves: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
-    """γ of the modes drawn in (F) to (J)."""
+    """Eigenvalues γ of the modes drawn in (F) to (J)."""
     curves_initial: float = 1e-3
-    """Their start, in the rescaled coordinate."""
+    """Start of the modes drawn in (F) to (J), in the rescaled coordinate."""
     seed: int = 0
     """Seed of the initial weights."""
     dtype: Literal["float32", "float64"] = "float64"
@@ -59,7 +60,7 @@ class Config:
 
 
 def landscapes(config: Config) -> dict[str, dynamics.Landscape]:
-    """What one mode descends; of the preconditioner, each but the first."""
+    """Return the landscapes of one mode by name; preconditioned: of every mode but the first."""
     return {
         "plain": dynamics.plain(),
         "sharpened": dynamics.sharpened(config.softening),
@@ -71,7 +72,7 @@ def landscapes(config: Config) -> dict[str, dynamics.Landscape]:
 
 
 def batch_losses(config: Config) -> dict[str, Callable[..., jax.Array]]:
-    """The same as losses of embeddings, as one would train a network with."""
+    """Return the losses by name, as functions of the embeddings of two views."""
     simplified = losses.simplified_barlow_twins
     return {
         "plain": simplified,
@@ -86,7 +87,7 @@ def batch_losses(config: Config) -> dict[str, Callable[..., jax.Array]]:
 
 
 def run(config: Config) -> Arrays:
-    """Landscapes, curves, and the linear model's steps, measured and predicted."""
+    """Compute landscapes and curves; train linear models with each loss and predict their steps."""
     require(
         config,
         at_least={"dim": 2, "negative": 0},
@@ -133,7 +134,7 @@ def run(config: Config) -> Arrays:
 
 
 def spectrum_of(config: Config, ratio: float, dtype: Any) -> jax.Array:
-    """Γ's eigenvalues: d that are learned, one that is not, and a negative one."""
+    """Return Γ's d + 2 eigenvalues: d learned ones, a smaller one, and a negative one."""
     learned = jnp.geomspace(1, 1 / ratio, config.dim, dtype=dtype)
     step = learned[1] / learned[0]
     beyond = jnp.stack([learned[-1] * step, -config.negative * learned[-1]])
@@ -143,9 +144,9 @@ def spectrum_of(config: Config, ratio: float, dtype: Any) -> jax.Array:
 def _predicted_times(
     config: Config, name: str, loss: dynamics.Landscape, gammas: jax.Array, start: jax.Array
 ) -> jax.Array:
-    """When each mode is at one half, by the mode equation from the aligned start."""
+    """Predict the time at which each mode is at one half, from the aligned start."""
     times = dynamics.step_time(gammas, start, landscape=loss)
-    if name == "preconditioned":  # modes that are learned together with the first: in full
+    if name == "preconditioned":  # coupled modes
         t = jnp.linspace(0, 2 * times[-1] + dynamics.step_time(gammas[0], start[0]), 20_001)
         t = t.astype(times.dtype)
         curves = dynamics.preconditioned_eigenvalues(t, gammas, start, config.alpha)
@@ -156,7 +157,7 @@ def _predicted_times(
 def _curves(
     config: Config, name: str, loss: dynamics.Landscape, gammas: jax.Array
 ) -> dict[str, jax.Array]:
-    """Closed-form trajectories, and gradient descent of the same modes, by steps."""
+    """Return the modes' trajectories by steps, in closed form and by gradient descent."""
     rate = config.rate * dynamics.max_learning_rate(gammas, landscape=loss)
     last = dynamics.step_time(gammas[-1], config.curves_initial / gammas[-1] ** 0.5)
     num = int(1.2 * last / (config.rate * dynamics.max_learning_rate(gammas)))
@@ -173,10 +174,11 @@ def _curves(
 
 
 def _trainer(loss_fn: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Gradient descent of a linear model; one compilation for all spectra and rates.
+    """Return a function that trains a linear model by gradient descent on a loss.
 
-    The pairs are one sample for each feature, so Γ is diagonal; where its eigenvalue is negative
-    the second view is the first, turned round.
+    It returns the steps at which the eigenvalues of C cross one half, and their final values. Each
+    pair has one nonzero feature, so Γ is diagonal; for a negative eigenvalue the second view is
+    minus the first view. One compilation serves all spectra and rates.
     """
 
     @jax.jit
@@ -205,7 +207,7 @@ def _trainer(loss_fn: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array
         never = jnp.full((len(weights),), jnp.inf, weights.dtype)
         begin = (weights, spectrum(weights), never, jnp.zeros((), int))
         w, _, crossed, k = jax.lax.while_loop(goes_on, step, begin)
-        # As many steps again, to see where it comes to rest.
+        # Train for as many steps again to reach the final values.
         w = jax.lax.fori_loop(0, k, lambda _, w: w - rate * gradient(w), w)
         return crossed, spectrum(w)
 

@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figures of the experiment `fig9`."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ COLORS = dict(zip(NAMES, ["black", *plotting.CATEGORIES], strict=True))
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Landscapes and their descent, and what they are worth on the linear model."""
+    """Draw landscapes with descent on them, and the speed-ups on the linear model."""
     return {"figure": _landscapes(arrays), "speedups": _speedups(config, arrays)}
 
 

@@ -1,4 +1,4 @@
-"""What `tables` shows: Tables 1 and 2 beside the paper's, and its claims."""
+"""Tables and claims of the experiment `tables`, beside the paper's values."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ BARS = (
 
 
 def values(config: Config, arrays: Arrays, method: str, key: str) -> np.ndarray:
-    """Of all seeds, in the first axis; without those that lack it."""
+    """Return the arrays `key` of a method, stacked over the seeds that have it."""
     names = [f"{method}/{seed}/{key}" for seed in config.seeds]
     return np.array([arrays[name] for name in names if name in arrays])
 
@@ -30,7 +30,7 @@ def _chance(config: Config, method: Any) -> float:
 
 
 def table(config: Config, arrays: Arrays) -> str:
-    """Tables 1 and 2, the mean over the seeds and its range, in Markdown."""
+    """Return Tables 1 and 2 in Markdown, with means and ranges over seeds."""
     methods = config.methods
     few = f"NTK, {config.num_along} pairs"
     kinds = [(f"{kind}, fewer pairs", f"final {kind} {few}") for kind in ("scalar", "trace")]
@@ -68,7 +68,7 @@ def table(config: Config, arrays: Arrays) -> str:
 
 def _cell(of_seeds: np.ndarray) -> str:
     if not len(of_seeds):
-        return "-"  # of an older version
+        return "-"  # results of an older version
     mean = f"{of_seeds.mean():.3f}"
     return mean if len(of_seeds) == 1 else f"{mean} ({of_seeds.min():.3f} to {of_seeds.max():.3f})"
 
@@ -79,16 +79,17 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 def _of_pair(config: Config, arrays: Arrays, one: str, other: str) -> np.ndarray:
-    """Alignment of two methods, of all seeds that have it."""
+    """Return the alignments of two methods' embeddings, for all seeds that have one."""
     names = [f"{one}/{other}/{seed}" for seed in config.seeds]
     return np.array([arrays[name] for name in names if name in arrays])
 
 
 def finite_n(numbers: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    r"""What held-out alignment tends to, :math:`a_\infty` of :math:`a_\infty - c n^{-1/2}`.
+    r"""Extrapolate the alignment on held-out pairs to infinite n; return two numbers.
 
-    And the share of the gap from 1, at the largest n, that is owed to finite n:
-    :math:`(a_\infty - a_n) / (1 - a_n)`. By least squares on the larger half of the numbers.
+    The first is :math:`a_\infty` of the fit :math:`a_n = a_\infty - c n^{-1/2}`, by least squares
+    on the larger half of the numbers n. The second is the fraction of the gap from 1, at the
+    largest n, that is due to finite n: :math:`(a_\infty - a_n) / (1 - a_n)`.
     """
     if len(numbers) < 2:
         return float("nan"), float("nan")
@@ -98,7 +99,7 @@ def finite_n(numbers: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Tables 1 and 2, what else predicts, and what finite n accounts for."""
+    """Claims on Tables 1 and 2, on other predictions, and on the effect of finite n."""
     out: list[claims.Claim] = []
     for method in config.methods:
         name, chance = LABELS[method], _chance(config, method)

@@ -1,18 +1,22 @@
-r"""Tables 1 and 2: what networks have learned, against what their NTK predicts (Appendix E).
+r"""Tables 1 and 2: alignment of learned embeddings with predictions of the NTK (Appendix E).
 
     make tables    or    python -m experiments run tables
 
-Networks trained with Barlow Twins, SimCLR and VICReg embed n pairs of views. Their embeddings, as
-a subspace of functions on the 2n images, are held against those that Eq. 49 predicts from the
-network's own empirical NTK after training and against the NTK's leading eigenvectors (Table 1), and
-the three methods' against each other (Table 2), by the normalised subspace alignment, 1 for equal
-spans and d / 2n by chance. Beyond the paper: the k learned directions against the first k
-predicted; NTKs of the start and along training, and the trace NTK; how far the kernel moves; and
-held-out pairs predicted from ever more pairs, which says how much of the gap to 1 is owed to n.
-Batch norm's statistics are held at those of the pairs. (A) Table 1. (B) alignment by the NTK of
-time t. (C) the kernel's movement. (D) held-out pairs. table.md has both tables, with the paper's
-values. Preset cpu: the runs of Figure 5 (d = 16, small networks), three seeds, and 40 s a method
-and seed beyond. Preset paper: Appendix E (ResNet-50, d = 50, STL-10), on a GPU.
+Networks trained with Barlow Twins, SimCLR and VICReg embed n pairs of views in d dimensions. The
+embeddings span a subspace of functions on the 2n images. The normalised subspace alignment compares
+two subspaces; it is 1 for equal spans and d / 2n by chance. Table 1 compares the embeddings with
+the embeddings that Eq. 49 predicts from the network's own empirical NTK after training, and with
+the leading eigenvectors of this NTK. Table 2 compares the embeddings of two methods. Batch norm's
+statistics are held at those of the pairs.
+
+Beyond the paper, the experiment compares the k learned directions with the first k predicted
+directions. It uses the initial NTK, the NTKs along training, and the trace NTK, and measures the
+movement of the kernel. It also predicts held-out pairs from increasing numbers of pairs, which
+shows how much of the gap from 1 is due to finite n. Panels: (A) Table 1; (B) alignment with the
+prediction by the NTK at time t; (C) movement of the kernel; (D) alignment on held-out pairs.
+table.md holds both tables with the paper's values. Preset cpu: the runs of Figure 5 (d = 16, small
+networks), three seeds, and 40 s more for each method and seed. Preset paper: Appendix E (ResNet-50,
+d = 50, STL-10), on a GPU.
 """
 
 from dataclasses import dataclass
@@ -31,7 +35,7 @@ from sslstep.measure import alignment
 from sslstep.ntk import empirical
 from sslstep.recipes import PAPER_TABLES, Method, Recipe
 
-# Of Table 1, by method: the prediction from the final NTK, and its leading eigenvectors.
+# The paper's Table 1 by method: alignment with the final NTK's prediction, with its eigenvectors.
 PAPER_TABLE_1 = {
     "barlow_twins": (0.615, 0.510),
     "simclr": (0.517, 0.450),
@@ -50,17 +54,17 @@ class Config(fig5.Config):
     """Settings; each is one option of the command."""
 
     num_pairs: int = 1000
-    """n, the pairs of Tables 1 and 2; the first of the fixed ones."""
+    """n, the number of pairs of Tables 1 and 2; the first of the fixed pairs."""
     num_held_out: int = 256
-    """Pairs whose embeddings are predicted from others: the last of the fixed ones."""
+    """Number of pairs whose embeddings are predicted from other pairs; the last fixed pairs."""
     num_along: int = 256
-    """Pairs of the kernels along training, of which there are many, and of trace NTKs."""
+    """Number of pairs of the NTKs along training and of the trace NTKs."""
     memory_gib: float = 3.0
-    """Memory that the NTK may take, in GiB."""
+    """Largest memory for the NTK, in GiB."""
 
 
 def run(config: Config, runs: training.Store) -> Arrays:
-    """Each run's alignments, and its embeddings for Table 2."""
+    """Train, or read, all runs; compute each run's alignments and the alignments of Table 2."""
     training.require_valid(config, [(m, config.recipes.of(m)) for m in config.methods])
     dim = max(config.recipes.of(method).dim for method in config.methods)
     for name in ("num_pairs", "num_held_out", "num_along"):
@@ -92,7 +96,7 @@ def run(config: Config, runs: training.Store) -> Arrays:
 def _of_run(
     config: Config, recipe: Recipe, seed: int, trained: training.Trained, learned: int
 ) -> Arrays:
-    """All alignments of one run, which has learned so many dimensions."""
+    """Compute the embeddings and all alignments of one run with `learned` dimensions."""
     setup = training.prepare(config, recipe, seed)
     states = training.snapshots(trained.folder, setup.state)
     steps = [int(state.step) for state in states]
@@ -111,7 +115,7 @@ def _of_run(
         "random": _alignment(z, random),
     }
 
-    # Along training and the two kinds of NTK, on the same, fewer pairs.
+    # NTKs along training and both kinds of NTK, on the first num_along pairs.
     m = config.num_along
     along, cosines = [], []
     few, z_few = ntk.of(final, m)
@@ -130,10 +134,11 @@ def _of_run(
 
 
 def _of_learned(name: str, z: np.ndarray, predicted: np.ndarray, learned: int) -> Arrays:
-    """The alignment of all directions, that of the k learned ones, and where the gap from 1 lies.
+    """Return three numbers that compare embeddings z (2n, d) with predicted embeddings (2n, d).
 
-    Learned are the k directions of the embeddings of largest variance, and held against the first k
-    predicted. The gap is the mean over all d directions of what the d predicted ones miss of each.
+    The first is the alignment of all d directions. The second is the alignment of the k learned
+    directions, the left singular vectors of z with the largest singular values, with the first k
+    predicted ones. The third is the fraction of the gap from 1 in the d - k other directions.
     """
     if not learned:
         nothing = np.asarray(np.nan)
@@ -153,7 +158,7 @@ def _of_learned(name: str, z: np.ndarray, predicted: np.ndarray, learned: int) -
 
 
 def _held_out(config: Config, recipe: Recipe, ntk: "_Kernels", state: Any) -> Arrays:
-    """Alignment on the last pairs of the prediction from ever more of the others."""
+    """Return the alignment on held-out pairs of predictions from increasing numbers of pairs."""
     total, tested = config.num_probe, config.num_held_out
     most = total - tested
     numbers = [n for n in most // 2 ** np.arange(8) if n >= 2 * recipe.dim][::-1]
@@ -162,7 +167,7 @@ def _held_out(config: Config, recipe: Recipe, ntk: "_Kernels", state: Any) -> Ar
     test = views[:, most:].ravel()
     values = []
     for n in numbers:
-        # Pairs as they come are as good as chosen at random.
+        # The fixed pairs are in random order.
         train = views[:, :n].ravel()
         modes = _modes(kernel[np.ix_(train, train)], recipe.dim)
         with jax.enable_x64(True):
@@ -173,7 +178,7 @@ def _held_out(config: Config, recipe: Recipe, ntk: "_Kernels", state: Any) -> Ar
 
 
 class _Kernels:
-    """NTKs of one run's networks on the first of its fixed pairs, and their embeddings."""
+    """NTKs and embeddings of one run's networks on its first fixed pairs."""
 
     def __init__(self, config: Config, setup: training.Setup) -> None:
         self.limit, self.setup = int(config.memory_gib * 2**30), setup
@@ -184,7 +189,7 @@ class _Kernels:
         self.apply_fn = apply_fn
 
     def of(self, state: Any, num: int, kind: Any = "scalar") -> tuple[np.ndarray, np.ndarray]:
-        """The kernel (2 num, 2 num) and the embeddings (2 num, d), in float64."""
+        """Return the NTK (2 num, 2 num) and the embeddings (2 num, d) of a state, in float64."""
         x = jnp.concatenate([self.setup.x[:num], self.setup.x_prime[:num]])
         stats = training.settled(self.setup.model, state.params, state.batch_stats, x)
         apply_fn = Partial(self.apply_fn, stats)
@@ -199,13 +204,13 @@ def _modes(kernel: np.ndarray, dim: int) -> kernel_pca.KernelModes:
 
 
 def _embedding(modes: kernel_pca.KernelModes) -> np.ndarray:
-    """Eq. 49."""
+    """Return the embeddings of the training samples that modes predict (Eq. 49)."""
     with jax.enable_x64(True):
         return np.asarray(kernel_pca.embed_training(modes))
 
 
 def _top(kernel: np.ndarray, dim: int) -> np.ndarray:
-    """The kernel's leading eigenvectors, P_NTK."""
+    """Return the kernel's `dim` leading eigenvectors, P_NTK, as columns."""
     return np.linalg.eigh(kernel)[1][:, -dim:]
 
 

@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figures of the experiment `tables`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from sslstep.recipes import LABELS
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Table 1 as bars, alignment and kernel along training, and held-out pairs."""
+    """Draw Table 1 as bars, alignment and kernel along training, and held-out pairs."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.8))

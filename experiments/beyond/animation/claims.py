@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `animation`."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from sslstep.experiment import Arrays
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """That what it shows happens."""
+    """Claim that each of the first three dimensions takes more steps than the one before."""
     passed = arrays["eigenvalues"][:, :3] > 0.5
     first = arrays["step"][np.argmax(passed, axis=0)]
     return [

@@ -1,11 +1,12 @@
-"""Embeddings while they are learned, as an animation: a point, a line, a plane, a solid.
+"""Animation of embeddings during training: they form a point, a line, a plane, a solid.
 
     make animation    or    python -m experiments run animation
 
-The ResNet of Figure 1 (C, D) is trained once more, and embeddings of fixed pairs are kept along the
-way. Left: the embeddings along the first three directions that are learned, in their order, one
-colour for each photograph. Right: the training loss and the eigenvalues of C. Writes
-embeddings.gif, and its last frame as the figure; a minute on two cores. Presets are the same.
+The ResNet of Figure 1 (C, D) is trained, and embeddings of fixed pairs are recorded. Left panel:
+embeddings along the first three learned directions, in the order of learning, with one colour for
+each photograph. Right panels: the training loss and the eigenvalues of C. The experiment writes
+embeddings.gif, and its last frame as the figure. It takes a minute on two cores. Both presets are
+equal.
 """
 
 from dataclasses import dataclass
@@ -26,24 +27,23 @@ class Config(Images):
     """Settings; each is one option of the command."""
 
     num_points: int = 256
-    """Images whose embeddings are shown."""
+    """Number of images whose embeddings are shown."""
     num_frames: int = 70
-    """Frames of the animation, at steps that are spaced evenly in their logarithm: of the first,
-    which are close, those that round to one step are one."""
+    """Largest number of frames, at geometrically spaced steps; frames at equal steps are merged."""
     num_steps: int = 150
-    """Steps of training: three dimensions."""
+    """Steps of training; the default suffices for three dimensions."""
     first_step: int = 2
-    """Step of the second frame; the first shows the start."""
+    """Step of the second frame; the first frame shows step 0."""
     seconds: float = 8.0
-    """How long it lasts."""
+    """Duration of the animation."""
     seed: int = 1
-    """Seed of all. With 1, the first three dimensions are learned far from each other."""
+    """Seed. With 1, the first three dimensions are learned at well-separated times."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """In which the network computes."""
+    """Dtype of the network's computations."""
 
 
 def run(config: Config) -> Arrays:
-    """Train, and keep what the frames show."""
+    """Train the network and record embeddings and eigenvalues at the step of each frame."""
     recipe = recipes.SMALL_INIT.barlow_twins
     least = {"num_frames": 2, "num_points": 4 * recipe.dim, "first_step": 1}
     require(config, at_least=least, positive=("seconds",))

@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figure of the experiment `animation`."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from sslstep.experiment import Arrays
 
 
 def learned_directions(found: dict[str, np.ndarray], num: int) -> np.ndarray:
-    """An orthonormal basis of the first directions that are learned, in their order, (d, num).
+    """Return an orthonormal basis (d, num) of the first learned directions, in order of learning.
 
-    When k eigenvalues of C have passed one half, its k leading eigenvectors have one direction that
-    those before do not.
+    At the first record with k eigenvalues of C above one half, the k leading eigenvectors of C
+    contain one direction orthogonal to the k - 1 directions found before.
     """
     basis = np.zeros((found["z"].shape[-1], 0))
     for k in range(1, num + 1):
@@ -31,7 +31,7 @@ def learned_directions(found: dict[str, np.ndarray], num: int) -> np.ndarray:
 
 
 class Scene:
-    """The figure, and what changes in it from frame to frame."""
+    """The figure, with the artists that change from frame to frame."""
 
     def __init__(self, config: Config, arrays: Arrays) -> None:
         import matplotlib.pyplot as plt
@@ -63,7 +63,7 @@ class Scene:
         self.solid, self.title = solid, self.fig.text(0.03, 0.93, "")
 
     def show(self, frame: int) -> None:
-        """Move everything to one of the records."""
+        """Update the figure to the record of one frame."""
         step = self.steps[frame]
         self.dots._offsets3d = tuple(self.points[frame].T)
         self.solid.view_init(elev=18, azim=-60 + 40 * frame / len(self.steps))
@@ -75,19 +75,19 @@ class Scene:
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """The last frame."""
+    """Draw the last frame of the animation."""
     scene = Scene(config, arrays)
     scene.show(len(scene.steps) - 1)
     return scene.fig
 
 
 def movie(config: Config, arrays: Arrays, folder: Path) -> Path:
-    """All frames."""
+    """Write the animation to embeddings.gif in a folder; return its path."""
     import matplotlib.pyplot as plt
     from matplotlib.animation import FuncAnimation, PillowWriter
 
     scene = Scene(config, arrays)
-    # The last frame stays for a while.
+    # Repeat the last frame.
     frames = [*range(len(scene.steps)), *[len(scene.steps) - 1] * 15]
     writer = PillowWriter(fps=max(1, round(len(frames) / config.seconds)))
     draft = folder / "partial-embeddings.gif"

@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `depth`."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from sslstep.measure import power_law
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """The closed form, the exponents of the wait, and those of what the other modes are."""
+    """Claims on the closed form, the exponent of the wait, and the size of the other modes."""
     out = []
     gammas, scales = arrays["gammas"], arrays["scales"]
     names = [f"{scale:g}" for scale in config.scales]
@@ -57,7 +57,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
                     "=",
                     expected=float(expected),
                     measured=[float(each) for each in found],
-                    # What a start at α = 0.01 leaves: corrections of the order of α^(2/L) and more.
+                    # Corrections at α = 0.01 are of the order of α^(2/L) and larger.
                     tolerance=0.15,
                 )
             )

@@ -1,18 +1,20 @@
-r"""How long linear networks of several layers wait: depth makes a power of the logarithm.
+r"""Step times of deep linear networks: with depth the wait is a power of 1/α, not a logarithm.
 
     make depth    or    python -m experiments run depth
 
-Section 4's linear model has one layer, and its waits grow as the logarithm of 1/α. Here W is a
-product of L square layers, each drawn at the scale α^(1/L), which starts W near α for every L.
+Section 4's linear model has one layer, and the wait for its first step grows as ln(1/α) with the
+initial scale α. Here W is a product of L square layers. Each layer is drawn at the scale α^(1/L),
+so W has the initial scale α for every L.
 
-Panel (A): eigenvalues of C against time, of balanced layers whose singular vectors are Γ's; solid:
-trained, dashed: `dynamics.deep`. Panel (B): when the first mode is learned against α, balanced and
-from random layers. Panel (C): how far Result 4.6's separation of modes goes, by the size of the
-other modes when the first is half learned.
+Panels (A, B): eigenvalues of C against time for the smallest and the largest L, from balanced
+layers whose singular vectors are eigenvectors of Γ; solid: trained, dashed: `dynamics.deep`.
+Panel (C): step time of the first mode against α, from balanced and from random layers. Panel (D):
+size of the other modes when the first mode is half learned, against α (Result 4.6).
 
-Expected: the wait is s₀^(-2(L-1)/L) / (8 γ (L-1)) from balanced layers, for L = 1 a logarithm, and
-from random ones it has the same exponent. The rest of the modes falls as α^(1 - γ₂/γ₁) for L = 1,
-and as α for more layers. Preset cpu: two minutes.
+Expected: with the eigenvalue γ of a mode and its initial singular value s₀, the wait from balanced
+layers is s₀^(-2(L-1)/L) / (8 γ (L-1)) for L > 1, and a logarithm for L = 1. Random layers give the
+exponent of balanced layers. The size of the other modes falls as α^(1 - γ₂/γ₁) for L = 1, and as α
+for L > 1. Preset cpu: two minutes.
 """
 
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ class Config:
     """Settings; each is one option of the command."""
 
     gammas: tuple[float, ...] = (1.0, 0.7, 0.45, 0.3)
-    """Eigenvalues γ_j of Γ; as many dimensions, all of which are learned."""
+    """Eigenvalues γ_j of Γ; the embedding has a dimension for each."""
     layers: tuple[int, ...] = (1, 2, 3, 4)
     """Numbers of layers L."""
     scales: tuple[float, ...] = (1e-2, 10**-2.5, 1e-3, 10**-3.5)
@@ -43,7 +45,7 @@ class Config:
 
 
 def run(config: Config) -> Arrays:
-    """Networks of every depth from every scale, balanced and random."""
+    """Train networks of every depth from every initial scale, from balanced and random layers."""
     require(config, at_least={"layers": 1, "seeds": 0}, positive=("gammas", "scales"))
     if len(config.scales) < 2:
         raise ValueError(f"scales must be two or more, got {config.scales}.")
@@ -53,14 +55,14 @@ def run(config: Config) -> Arrays:
         for num in config.layers:
             for scale in config.scales:
                 here = f"{num}/{scale:g}"
-                # Unequal, as random ones are; the same for every depth and scale.
+                # Initial singular values: unequal as for random layers, equal ratios throughout.
                 start = scale * jnp.linspace(1.0, 0.7, len(gammas))
                 landscape = dynamics.deep(dynamics.plain(), gammas, num)
                 predicted = dynamics.step_time(gammas, start, landscape=landscape)
                 balanced = [jnp.diag(start ** (1 / num))] * num
                 found = _trained(balanced, gammas, 1.1 * predicted[-1] + 1)
                 found |= {"predicted": np.asarray(predicted)}
-                if scale == config.scales[0]:  # of the figure; by quadrature at every time
+                if scale == config.scales[0]:  # for the figure; slow quadrature
                     t = jnp.asarray(found["t"])[::20, None]
                     curves = dynamics.mode_eigenvalue(t, gammas, start, landscape=landscape)
                     found["curves"] = np.asarray(curves)
@@ -74,7 +76,7 @@ def run(config: Config) -> Arrays:
 
 
 def _random(seed: int, num: int, scale: float, dim: int) -> list[jax.Array]:
-    """Gaussian layers whose product has about the Frobenius norm α d^(1/2)."""
+    """Draw Gaussian layers whose product has a Frobenius norm of about `scale` * sqrt(dim)."""
     keys = jax.random.split(jax.random.key(seed), num)
     size = scale ** (1 / num) * dim**-0.5
     return [size * jax.random.normal(key, (dim, dim), jnp.float64) for key in keys]
@@ -88,7 +90,7 @@ def _product(layers: list[jax.Array]) -> jax.Array:
 
 
 def _velocity(gammas: jax.Array, layers: list[jax.Array]) -> list[jax.Array]:
-    """Minus the gradient of Eq. 5's loss of the product."""
+    """Return minus the gradient of the loss of Eq. 5 with respect to each layer."""
     slope = jax.grad(lambda layers: linear.loss(_product(layers), jnp.diag(gammas)))(layers)
     return [-each for each in slope]
 
@@ -100,14 +102,14 @@ def _eigenvalues(layers: list[jax.Array], gammas: jax.Array) -> jax.Array:
 
 
 def _trained(layers: list[jax.Array], gammas: jax.Array, until: jax.Array) -> Arrays:
-    """Eigenvalues of C along gradient flow, and what is read off them."""
+    """Integrate gradient flow; return times, eigenvalues of C, step times, size of other modes."""
     t = jnp.linspace(0.0, until, 4000)
     found = np.asarray(
         _eigenvalues(simulate.flow(Partial(_velocity, gammas), layers, t, rtol=1e-8), gammas)
     )
     times = np.asarray(spectrum.step_times(t, found))
-    # The length of all other modes at the first step, in units of the first when it is learned.
-    # They change slowly, and the first from one record to the next.
+    # Norm of the other modes' singular values at the first step time, relative to the final value
+    # of the first mode. The other modes change slowly there, so interpolation is accurate.
     modes = np.sqrt(np.maximum(found, 0) * np.asarray(gammas)[0] / np.asarray(gammas))
     others = np.interp(times[0], t, np.linalg.norm(modes[:, 1:], axis=1))
     return {"t": np.asarray(t), "eigenvalues": found, "step_times": times, "others": others}

@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figure of the experiment `depth`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sslstep.experiment import Arrays
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """A network of most layers beside one of one; waits against α; the other modes against α."""
+    """Draw eigenvalues for smallest and largest L, then step times and other modes against α."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.8))

@@ -1,4 +1,4 @@
-"""What the infinite-width run tests about networks: spectra, steps and accuracy."""
+"""Claims of the experiment `infinite_width`: spectra, step times and accuracy."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from sslstep import claims, dynamics
 from sslstep.experiment import Arrays, prediction
 from sslstep.measure import spectrum
 
-# What is no difference of two accuracies.
+# Largest difference of two accuracies that counts as agreement.
 POINTS = 0.03
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Every claim of the run."""
+    """Claims on spectra and, if networks were trained, on step times and accuracy."""
     results = [
         claims.below(
             f"γ_j of K_Γ is at most that of K̃ / 2n, {name.upper()}: largest ratio",
@@ -39,11 +39,11 @@ def _check_networks(config, arrays) -> list[claims.Claim]:
                 "Fig. 2",
                 expected=1.0,
                 measured=float(eigenvalues[:, -1].min()),
-                # They approach 1 as e^-8γt: this is e^-3 from it, past the step.
+                # Eigenvalues approach 1 as e^-8γt: the tolerance is e^-3, after the step.
                 tolerance=0.05,
             )
         )
-    # Of the laziest.
+    # The following claims are about the laziest networks.
     name = f"network_{config.laziness[-1]:g}"
     what = f"network, a = {config.laziness[-1]:g}, width {config.width}"
     deviation, allowed = _step_time_errors(config, arrays)
@@ -71,13 +71,13 @@ def _check_networks(config, arrays) -> list[claims.Claim]:
 
 
 def _step_time_errors(config, arrays) -> tuple[np.ndarray, np.ndarray]:
-    """Relative errors of the step times of the laziest networks, and what width explains of them.
+    """Return relative errors of the laziest networks' step times, and the errors that width allows.
 
-    A hidden unit's share of a mode's kernel is at worst a product of two squared normals, of
-    relative variance 8, and two standard deviations of their mean over the width are allowed. And
-    at finite width the outputs' kernels differ and are not quite orthogonal: the modes learned
-    first carry a part of size width^-1/2 into the others, which start from there if that is more
-    than their own start.
+    The allowed error has two terms. A hidden unit contributes to a mode's kernel at worst a product
+    of two squared normals, of relative variance 8; the first term is two standard deviations of the
+    mean over the width. At finite width the kernels of different outputs are not orthogonal, and
+    the modes learned first add a part of size width^-1/2 to the other modes. The second term is the
+    time by which this part shortens the growth of a mode that started smaller.
     """
     expected, eta = arrays["predicted_step_times"], float(arrays["learning_rate"])
     measured = network_step_times(arrays, config.laziness[-1])
@@ -88,7 +88,7 @@ def _step_time_errors(config, arrays) -> tuple[np.ndarray, np.ndarray]:
 
 
 def network_step_times(arrays: Arrays, laziness: float) -> np.ndarray:
-    """When the eigenvalues of C rose in the networks of each seed."""
+    """Return the step times of the networks with factor `laziness`, shape (seeds, d)."""
     curves = arrays[f"network_{laziness:g}_eigenvalues"]
     return np.stack([spectrum.step_times(arrays["t"], each) for each in curves])
 
@@ -110,7 +110,7 @@ def _check_accuracy(config, arrays) -> list[claims.Claim]:
             )
         )
     t, along = arrays["t"], arrays[f"network_{config.laziness[-1]:g}_accuracy"]
-    # Of the lazy networks.
+    # Step times of the laziest networks, mean over seeds.
     tau = network_step_times(arrays, config.laziness[-1]).mean(axis=0)
     for learned, middle in prediction.plateaus(tau, arrays["mlp_gammas"][: config.dim]):
         if learned in at:

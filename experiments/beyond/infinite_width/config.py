@@ -1,4 +1,4 @@
-"""The settings of the study of infinitely wide networks."""
+"""Settings of the experiment `infinite_width`."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ class Config(Crops):
     """Settings; each is one option of the command."""
 
     cnn_images: int = 300
-    """n for the CNN's kernel, which costs far more; the first of them."""
+    """Number of pairs for the CNN's kernel, which is far more expensive; the first of the n."""
     num_test: int = 2000
-    """Test images, at most; of each the crop in the middle."""
+    """Largest number of test images; the central crop of each is used."""
     pool: int = 2
     """Crops are averaged over squares of this side, in pixels; 1 keeps them."""
     depth: int = 1
@@ -22,25 +22,25 @@ class Config(Crops):
     cnn_depth: int = 3
     """3x3 convolutions of the CNN, each with stride 2, before its features are flattened."""
     num_modes: int = 64
-    """Modes of each kernel that are computed, and dimensions that are probed."""
+    """Number of modes of each kernel; largest number of dimensions probed."""
     dim: int = 8
     """Embedding dimension d of the trained networks, and of panel D."""
     width: int = 1024
     """Width of the trained networks."""
     laziness: tuple[float, ...] = (1.0, 10.0)
-    """Factors a on the output of the trained networks, ascending; none of them: no training."""
+    """Factors a on the output of the trained networks, ascending; empty for no training."""
     num_seeds: int = 3
-    """Networks trained for each factor; one decides no claim about them."""
+    """Networks trained for each factor; with one, claims about them stay undecided."""
     init_scale: float = 0.01
-    """α, of the initial embeddings relative to those of the network as it is drawn."""
+    """α, scale of the initial embeddings relative to those of the network as drawn."""
     step_size: float = 0.5
     """Learning rate, relative to the largest stable one."""
     num_records: int = 60
     """Records along training, logarithmically spaced."""
     penalty: float = 0.1
-    """Ridge penalty μ of panel D: a dimension counts once its variance is of this size."""
+    """Ridge penalty μ of panel D; a dimension contributes once its variance is about μ."""
 
 
 def dims(config: Config) -> np.ndarray:
-    """The numbers of dimensions that are probed."""
+    """Return the numbers of dimensions that are probed."""
     return np.unique(np.r_[np.geomspace(1, config.num_modes, 13).round().astype(int), config.dim])

@@ -1,17 +1,19 @@
-r"""Section 5.2: what infinite-width self-supervised learning learns, and what it is worth.
+r"""Section 5.2: the modes that infinite-width self-supervised learning learns, and their accuracy.
 
     make infinite_width    or    python -m experiments run infinite_width
 
-The embeddings of an infinitely wide MLP and CNN, from their kernels and without training, on two
-random crops of each image. (A) The spectrum of K_Γ below that of the kernel itself, K̃/(2n); (B)
-when each mode is learned; (C) the test accuracy of a linear probe on the first d dimensions,
-against kernel PCA and an untrained network; (D) the accuracy along training, which rises as
-dimensions are learned. Beside them finite networks trained on the same pairs, made lazy by a factor
-on the output, f = a (f_θ - f_θ0) + α f_θ0 (Chizat et al., 2019). Expected: the networks have the
-predicted accuracy within three points at a = 1 and a = 10. One to three minutes on two cores.
+The embeddings of an infinitely wide MLP and CNN follow from their kernels without training. The
+data are n pairs of random crops. (A) The spectrum of K_Γ and the spectrum of K̃/(2n), with the
+kernel K̃ of all 2n crops. (B) The step time of each mode. (C) The test accuracy of a linear probe
+on the first d dimensions, compared with kernel PCA and an untrained network. (D) The test accuracy
+along training, which rises as dimensions are learned. Finite networks are trained on these pairs
+for comparison. A factor a on the output makes them lazy: f = a (f_θ - f_θ0) + α f_θ0, with the
+initial scale α (Chizat et al., 2019). Expected: the networks reach the predicted accuracy within
+three points at a = 1 and a = 10. One to three minutes on two cores.
 
-Presets: `cpu` uses the embedded photographs, whose labels are the photographs; `paper` 5,000 pairs
-of CIFAR-10 from --data-dir and its classes. Kernels are in float64, networks in float32.
+Presets: `cpu` uses crops of the embedded photographs, with the photograph as the label; `paper`
+uses 5,000 pairs of CIFAR-10 from --data-dir with its classes. Kernels are in float64, networks in
+float32.
 """
 
 from typing import Any
@@ -36,7 +38,7 @@ from sslstep.ntk import infinite
 
 
 def run(config: Config) -> Arrays:
-    """Kernels to predictions, and networks trained beside them."""
+    """Compute the kernels' predictions, and train networks for comparison."""
     require(
         config,
         at_least=dict.fromkeys(
@@ -69,7 +71,7 @@ def run(config: Config) -> Arrays:
 
 
 def load(config: Config, key_images: jax.Array, key_crops: jax.Array) -> Task:
-    """Crops of images chosen at random, standardised by the pairs' own mean and deviation."""
+    """Draw images and crops, standardised by the channel means and deviations of the pairs."""
     source = config.data, config.num_images, config.data_dir
     images, labels, _ = choose(key_images, *source, view=config.crop, with_labels=True)
     if config.crop % config.pool:
@@ -79,7 +81,7 @@ def load(config: Config, key_images: jax.Array, key_crops: jax.Array) -> Task:
     every_pixel = (0, 1, 2)
     mean, std = pairs.mean(every_pixel, keepdims=True), pairs.std(every_pixel, keepdims=True)
     test_split = labelled(config.data, "test", config.data_dir, config.crop)
-    # Their order may be that of the labels.
+    # Shuffled, because test images may be sorted by label.
     few = np.random.default_rng(config.seed).permutation(len(test_split.images))[: config.num_test]
     edge = (test_split.images.shape[1] - config.crop) // 2
     middle = slice(edge, edge + config.crop)
@@ -96,7 +98,7 @@ def _pooled(crops: jax.Array, side: int) -> jax.Array:
 
 
 def _predict(config: Config, kernel_fn: gram.KernelFn, task: Task) -> tuple[Predicted, Arrays]:
-    """Without training: modes of a kernel and its principal ones, and what they are worth."""
+    """Compute a kernel's contrastive and principal modes, step times and probe accuracies."""
     n = len(task.x)
     kernel = gram.pairs(kernel_fn, task.x, task.x_prime)
     k_test = gram.to_pairs(kernel_fn, task.x_test, task.x, task.x_prime)
@@ -119,13 +121,13 @@ def _predict(config: Config, kernel_fn: gram.KernelFn, task: Task) -> tuple[Pred
 
 
 def _correct_by_dim(config: Config, task: Task, z: jax.Array, z_test: jax.Array) -> np.ndarray:
-    """Which test samples a probe of the first d dimensions classifies right, for each d."""
-    kept = jnp.arange(z.shape[1])[None, :] < dims(config)[:, None]  # others are zero: one program
+    """Return which test samples a probe of the first d dimensions classifies right, for each d."""
+    kept = jnp.arange(z.shape[1])[None, :] < dims(config)[:, None]  # zeros: one shape
     return np.stack([correct(task, z * row, z_test * row) for row in kept])
 
 
 def _random_features(config: Config, key: jax.Array, task: Task) -> np.ndarray:
-    """Whether a probe on an untrained network's outputs is right: (seeds, dimensions, samples)."""
+    """Return whether probes on untrained networks are right, shape (seeds, dimensions, samples)."""
     model = nn.MLP(config.num_modes, config.width, config.depth)
     rows = []
     for key_seed in jax.random.split(key, config.num_seeds):

@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figure of the experiment `infinite_width`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from sslstep.measure import probe
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Spectra, step times, and accuracies against d and t."""
+    """Draw spectra, step times, and accuracies against dimension d and time t."""
     import matplotlib.pyplot as plt
 
     fig, ((spectra, times), (by_dim, by_time)) = plt.subplots(2, 2, figsize=(7.0, 5.4))

@@ -1,4 +1,4 @@
-"""Finite networks trained on the infinite-width run's pairs, and what was expected of them."""
+"""Training of finite networks on the pairs of `infinite_width`, and predictions for them."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from sslstep.measure import alignment, probe, spectrum
 
 
 class Task(NamedTuple):
-    """Pairs, and labelled samples: those of the first view, and the test crops."""
+    """The pairs, the labels of their first views, and labelled test crops."""
 
     x: jax.Array
     x_prime: jax.Array
@@ -25,7 +25,7 @@ class Task(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """The modes of a kernel, and their functions, C^T k(x), on the labelled samples."""
+    """A kernel's modes, and the values of their functions on training and test samples."""
 
     modes: kernel_pca.KernelModes
     functions: jax.Array
@@ -33,9 +33,9 @@ class Predicted(NamedTuple):
 
 
 class Records(NamedTuple):
-    """Recorded during training: (T, d) eigenvalues of C; embeddings (T, n, d) for the probe.
+    """Records of training: eigenvalues of C (T, d) and embeddings for the probe.
 
-    `z` are those of the probe's training samples, `z_test` those of the crops that it is tested on.
+    `z` (T, n, d) embeds the probe's training samples, `z_test` (T, m, d) its test samples.
     """
 
     eigenvalues: jax.Array
@@ -44,7 +44,7 @@ class Records(NamedTuple):
 
 
 def networks(config: Config, key: jax.Array, task: Task, predicted: Predicted) -> Arrays:
-    """Networks trained from the same start at each laziness, and what was to be expected."""
+    """Train networks from equal initial parameters at each laziness; add the predictions."""
     model, modes = nn.MLP(config.dim, config.width, config.depth), predicted.modes
     gammas = modes.eigenvalues[: config.dim]
     eta = float(config.step_size * dynamics.max_learning_rate(modes.eigenvalues))
@@ -55,7 +55,7 @@ def networks(config: Config, key: jax.Array, task: Task, predicted: Predicted) -
     initial = [config.init_scale * jnp.asarray(start[0], float) for start in starts]
     aligned = [kernel_pca.align(f0, modes).singular_values for f0 in initial]
     step_times = [dynamics.step_time(gammas, s, learning_rate=eta) for s in aligned]
-    # Until the last mode, of a network somewhat slower than predicted, has come to rest.
+    # Long enough for the last mode to settle if the network is 10% slower than predicted.
     num_steps = int((1.1 * np.max(step_times) + 0.6 / gammas[-1]) / eta)
     at = np.unique(np.geomspace(1, num_steps, config.num_records).astype(int))
     loss_fn, measure = partial(_loss, model), partial(_measure, model)
@@ -106,9 +106,9 @@ def _measure(model, params, pairs, test, start, start_test, laziness, init_scale
 
 
 def _kernel_descent(predicted: Predicted, initial, eta, at) -> Records:
-    """What `_measure` gives, of descent of the kernel from the very embeddings of a network."""
-    # In the modes' coordinates: `kernel_pca.gradient_descent` would multiply by all of the kernel
-    # in each step, (2n, 2n) in place of (modes,).
+    """Return the records of gradient descent of the kernel from a network's initial embeddings."""
+    # In the modes' coordinates a step costs (modes,); `kernel_pca.gradient_descent` would multiply
+    # by the whole kernel (2n, 2n).
     modes = predicted.modes
     start = initial.T @ modes.coefficients
     every = linear.Modes(modes.eigenvalues, jnp.eye(len(modes.eigenvalues)))
@@ -119,7 +119,7 @@ def _kernel_descent(predicted: Predicted, initial, eta, at) -> Records:
 
 
 def _expected(config, task, predicted, start, eta, at) -> Arrays:
-    """Eqs. 10, 40 and 42."""
+    """Predict eigenvalues of C and accuracies along training by Eqs. 10, 40 and 42."""
     dim, t = config.dim, eta * at[:, None]
     gammas = predicted.modes.eigenvalues[:dim]
     accuracy = probe.accuracy_along(
@@ -136,7 +136,7 @@ def _expected(config, task, predicted, start, eta, at) -> Arrays:
 
 
 def _judged(config, task, predicted, records, reference, prefix="") -> Arrays:
-    """Embeddings along training: their accuracy, and at the end their span and what is right."""
+    """Compute the accuracy along training, and at the end correctness and alignments."""
     eigenvalues, z, z_test = records
     top = predicted.functions_test[:, : config.dim]
     labels = task.labels, task.labels_test
@@ -153,7 +153,7 @@ def _judged(config, task, predicted, records, reference, prefix="") -> Arrays:
 @partial(jax.jit, static_argnames="num_classes")
 def _along(z, z_test, labels, labels_test, penalty, *, num_classes):
     targets = jax.nn.one_hot(labels, num_classes)
-    targets -= targets.mean(axis=0, keepdims=True)  # the classes' sizes say nothing about a sample
+    targets -= targets.mean(axis=0, keepdims=True)  # remove the class frequencies
 
     def accuracy(each):
         z, z_test = (a.astype(float) for a in each)
@@ -177,18 +177,18 @@ def _summary(result: Arrays, theory: Arrays) -> str:
 
 
 def num_classes_of(task: Task) -> int:
-    """The number of classes c."""
+    """Return the number of classes of a task."""
     return int(max(task.labels.max(), task.labels_test.max())) + 1
 
 
 def correct(task: Task, z: jax.Array, z_test: jax.Array) -> jax.Array:
-    """Which test samples a linear probe on embeddings classifies right."""
+    """Return which test samples a linear probe on embeddings classifies right."""
     return _probed(z, task.labels, z_test, task.labels_test, num_classes=num_classes_of(task))
 
 
 @partial(jax.jit, static_argnames="num_classes")
 def _probed(z, labels, z_test, labels_test, *, num_classes):
-    """With the penalty of least leave-one-out error."""
+    """Fit a ridge probe with the penalty of least leave-one-out error; return correctness."""
     z, targets = z.astype(float), jax.nn.one_hot(labels, num_classes)
     penalties = jnp.var(z, axis=0).sum() * jnp.geomspace(1e-7, 1.0, 22)
     best = penalties[jnp.argmin(probe.loo_error(z, targets, penalties))]

@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `lars_steps`."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ HALVES = ("half", "half_predicted")
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """The two laws, and that they are two."""
+    """Claims on both predictions, on the difference between the rules, and on the ResNets."""
     out = []
     gammas, scales = arrays["gammas"], [f"{scale:g}" for scale in config.scales]
     ratio = config.relative_rate * gammas[0] / gammas[-1]
     of_lars = f", for ρ γ_1 / γ_d = {ratio:.2g}, where the law needs it far below 1"
-    waits = {}  # from mode to mode, measured and predicted: the common start drops out
+    waits = {}  # steps from mode to mode, measured and predicted
     for rule, name, domain in (("sgd", "gradient descent", ""), ("lars", "LARS", of_lars)):
         errors, slack = [], []
         halves = [np.stack([arrays[f"{rule}/{s}/{key}"] for s in scales]) for key in HALVES]
@@ -24,8 +24,8 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
         for s in scales:
             half, predicted = arrays[f"{rule}/{s}/half"], arrays[f"{rule}/{s}/half_predicted"]
             errors.append(np.abs(half / predicted - 1))
-            # A step multiplies by 1 + x, x = 4γη, where flow does by e^x, and records lie apart;
-            # under LARS, what is not aligned at the start adds less than one e-fold to |W|.
+            # A step multiplies by 1 + x with x = 4γη, flow by e^x, and records are spaced apart.
+            # Under LARS, the initially unaligned part adds less than one e-fold to |W|.
             apart = np.diff(arrays[f"{rule}/{s}/step"])[0]
             descent = 2 * gammas * config.learning_rate + apart / predicted
             slack.append(descent if rule == "sgd" else 1 / (config.relative_rate * predicted))
@@ -49,7 +49,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             "Eq. 16",
             expected=-1.0,
             measured=slope,
-            # Of log(1/γ s(0)^2), about 2 log(1/α), a part grows as γ falls.
+            # The factor log(1/γ s(0)^2), about 2 log(1/α), grows as γ falls.
             tolerance=float(1 / np.log(1 / config.scales[-1])),
         ),
         claims.below(
@@ -86,7 +86,10 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def _span(lars: np.ndarray, sgd: np.ndarray) -> float:
-    """Last over first step time, under LARS over under gradient descent; NaN if there are none."""
+    """Return the ratio last / first step time under LARS, over that ratio under gradient descent.
+
+    Both use the dimensions learned by both rules; NaN if there are fewer than two.
+    """
     common = min(np.isfinite(lars).sum(), np.isfinite(sgd).sum())
     if common < 2:
         return float("nan")

@@ -1,17 +1,20 @@
-r"""How long plateaus last under LARS: not as 1 / γ.
+r"""Step times under LARS, compared with gradient descent: they are not proportional to 1 / γ.
 
     make lars_steps    or    python -m experiments run lars_steps
 
-The paper trains Barlow Twins and VICReg with LARS and plots them against learning rate times step,
-though its theory is of gradient descent. (A, B): a linear model of prescribed eigenvalues γ_j under
-gradient descent and under LARS, from small initialisation; solid: measured, dashed: predicted, of
-LARS by `dynamics.lars_steps`. (C): the step at which each mode is learned against its γ, from two
-initial scales. (D): the ResNet of Figure 1 (C, D) under both. Expected: gradient descent learns a
-mode after 1 / γ times a logarithm of the initial scale; under LARS the waits from mode to mode
-become shorter, and the initial scale moves all modes nearly together. That law ends where γ_1 / γ_j
-comes near 1 / ρ, ρ being the length of a step over that of the weights, as LARS then bounces in the
-learned modes. One seed decides no claim about the ResNet: --seeds 0 1 2. Preset cpu: the linear
-model in seconds, two ResNets in 2 to 4 minutes each on two cores, one of them shared.
+The paper trains Barlow Twins and VICReg with LARS and plots against learning rate times step, but
+its theory describes gradient descent. (A, B): a linear model with prescribed eigenvalues γ_j of Γ,
+trained by gradient descent and by LARS from small initialisation; solid: measured, dashed:
+predicted, for LARS by `dynamics.lars_steps`. (C): the step at which each mode is learned, against
+γ_j, from two initial scales. (D): the ResNet of Figure 1 (C, D) under both optimisers.
+
+Expected: gradient descent learns a mode after a number of steps proportional to 1 / γ_j times the
+logarithm of the initial scale. Under LARS the waits from mode to mode become shorter, and the
+initial scale shifts all modes by nearly equal numbers of steps. Let ρ be the length of a LARS step
+relative to the length of the weights. The LARS prediction fails if γ_1 / γ_j is near 1 / ρ, because
+LARS then oscillates in the learned modes. Claims about the ResNet need several seeds, such
+as --seeds 0 1 2. Preset cpu: seconds for the linear model, and 2 to 4 minutes on two cores for each
+ResNet, one of which is shared with other experiments.
 """
 
 from dataclasses import dataclass, replace
@@ -45,15 +48,15 @@ class Config(training.Config):
     """Settings; each is one option of the command."""
 
     methods: tyro.conf.Suppress[tuple[Any, ...]] = ("barlow_twins",)
-    """Of the ResNets: no option."""
+    """Methods of the ResNets; not an option."""
     num_modes: int = 8
-    """Modes of the linear model, all of which are learned."""
+    """Number of modes of the linear model, all of which are learned."""
     exponent: float = 1.5
-    """γ_j = j to the power of minus this."""
+    """Exponent x of the linear model's eigenvalues γ_j = j^-x."""
     scales: tuple[float, ...] = (1e-3, 1e-6)
     """Initial scales α of the linear model."""
     relative_rate: float = 2e-4
-    """Length of a step of LARS over that of the weights: its learning rate times its trust."""
+    """ρ, the length of a LARS step over the length of the weights: learning rate times trust."""
     learning_rate: float = 1e-2
     """Learning rate of the linear model's gradient descent."""
     sgd: BarlowTwins = SMALL_INIT.barlow_twins
@@ -66,7 +69,7 @@ RULES = ("sgd", "lars")
 
 
 def run(config: Config, runs: training.Store) -> Arrays:
-    """The linear model from each scale, and the two ResNets, by both rules."""
+    """Train the linear model from each scale and the ResNet, by gradient descent and by LARS."""
     positive = ("relative_rate", "exponent", "scales", "learning_rate")
     require(config, at_least={"num_modes": 2}, positive=positive)
     if len(set(config.scales)) < 2 or len(set(config.scales)) < len(config.scales):
@@ -90,7 +93,7 @@ def run(config: Config, runs: training.Store) -> Arrays:
 
 
 def _linear_model(config: Config, gammas: np.ndarray, scale: float) -> dict[str, Arrays]:
-    """Curves and step counts of one initial scale by both rules, measured and predicted."""
+    """Return measured and predicted curves and step times of both rules for one initial scale."""
     dim = len(gammas)
     with jax.enable_x64(True):
         matrix = jnp.diag(jnp.asarray(gammas))
@@ -131,7 +134,7 @@ def _linear_model(config: Config, gammas: np.ndarray, scale: float) -> dict[str,
 def _descend(
     optimizer: optax.GradientTransformation, weights: Any, matrix: Any, num_steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of C at some 2000 steps of a linear model under any optimiser."""
+    """Train a linear model by an optimiser; return about 2000 steps and eigenvalues of C there."""
     every = max(1, num_steps // 2000)
 
     def step(carry: Any, _: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figure of the experiment `lars_steps`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sslstep.experiment import Arrays
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Both rules' curves, step against γ, and the ResNets'."""
+    """Draw eigenvalues under both rules, step times against γ, and step times of the ResNets."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.6))

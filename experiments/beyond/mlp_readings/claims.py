@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `mlp_readings`."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from sslstep.experiment import Arrays
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """The literal reading learns nothing; which ones start small and learn everything."""
+    """Claims on the readings that learn nothing and on those that learn all from a small start."""
     learned = np.isfinite(arrays["steps"]).sum(axis=1)
     small = np.abs(arrays["losses"][:, 0] - config.dim) < 0.02
     whole = small & (learned == config.dim)

@@ -1,15 +1,16 @@
-r"""What "weights are scaled upon initialization by α" may mean (Appendix D.1), tried out.
+r"""Readings of "weights are scaled upon initialization by α" (Appendix D.1), compared.
 
     make mlp_readings    or    python -m experiments run mlp_readings
 
 Figure 2 (A, B) shows a network of one hidden layer that starts at loss d and learns d = 10 modes
 within 7000 steps at learning rate 1e-4. As printed, with α = 1e-4 on all parameters, nothing is
-learned. Here the experiment `fig2ab` is run for each reading of what α scales, of the pixels' scale
-and of the biases. Expected: the literal reading stays at loss 10; only with the initial embeddings
-scaled, weights left as they are, and pixels standardised are ten modes learned from a small start;
-or with the last layer scaled, pixels in [0, 1] and C summed over the pairs instead of averaged, at
-a learning rate beyond where the first mode is stable.
-Four minutes on two cores. Presets differ in the data: `cpu` photographs, `paper` CIFAR-10.
+learned. This experiment runs `fig2ab` for each reading of the parameters that α scales, of the
+pixels' scale, and of the biases. Expected: with the literal reading the loss stays at 10. Two
+readings learn ten modes from a small start. In the first, α scales the initial embeddings, and
+pixels are standardised, with or without biases. In the second, α scales the last layer, pixels are
+in [0, 1], and C is summed over the pairs instead of averaged; its learning rate exceeds the
+stability limit of the first mode. Four minutes on two cores. Presets differ in the data: `cpu` uses
+the embedded photographs, `paper` CIFAR-10.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from sslstep.simulate import DivergenceError
 
 
 class Reading(NamedTuple):
-    """What is scaled, the pixels, the biases, and whether C is a mean."""
+    """A reading: the scaled parameters, the pixels, the biases, and C as a mean or a sum."""
 
     scaled: fig2ab.Scaled
     pixels: fig2ab.Pixels
@@ -66,7 +67,7 @@ class Config(fig2ab.Shared):
 
 
 def run(config: Config) -> Arrays:
-    """Each reading's losses and step times, in numbers of steps; NaN where it diverges."""
+    """Run each reading; return first and last loss and step times in steps, NaN if it diverges."""
     key_data, key_network, _ = jax.random.split(jax.random.key(config.seed), 3)
     arrays: Arrays = {
         "names": np.array(["_".join(reading) for reading in READINGS]),

@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figure of the experiment `mlp_readings`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sslstep.experiment import Arrays
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """A row for each reading of α: the steps at which modes are learned, measured and predicted."""
+    """Draw measured and predicted step times in a row for each reading."""
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(7.0, 0.6 + 0.22 * len(READINGS)))

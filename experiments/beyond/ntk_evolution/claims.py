@@ -1,4 +1,4 @@
-"""What `ntk_evolution` claims: exponents and constants of theory, over networks."""
+"""Claims of the experiment `ntk_evolution`: exponents and constants of theory."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from sslstep import claims
 from sslstep.experiment import Arrays, prediction
 
 WHERE = "Section 5, beyond the paper"
-# Of a squared movement over theory's, without a fit: a sanity bound.
+# Tolerance of the ratio of a squared movement to theory's, without a fit: a sanity bound.
 CONSTANT_MARGIN = 0.25
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """The kernel's movement in training, and predictions of what is learned."""
+    """Claims on the kernel's movement in training, and on predictions of learned embeddings."""
     return [*_check_movement(config, arrays), *_check_learned(config, arrays)]
 
 
@@ -42,7 +42,7 @@ def _check_movement(config, arrays) -> list[claims.Claim]:
             "=",
             expected=1.0,
             measured=(hidden[-1] ** 2 / theory[-1]).tolist(),
-            # What theory does not know better is taken off.
+            # Reduced by twice the standard error of theory's constant.
             tolerance=max(CONSTANT_MARGIN - 2 * own, 0.0),
         ),
         claims.above(

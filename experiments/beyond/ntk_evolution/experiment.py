@@ -1,18 +1,21 @@
-r"""The NTK of finite networks: at initialisation for growing widths, and after training.
+r"""The NTK of finite networks at initialisation, for growing widths, and after training.
 
     make ntk_evolution    or    python -m experiments run ntk_evolution
 
-ReLU networks of one hidden layer, widths 64 to 4096, on pairs of crops. At initialisation: the
-distance of their NTK, scalar (Appendix D.5) and trace, from the infinite-width kernel (A), of the
-eigenvalues of its contrastive modes (B) and of the subspace that it predicts (C). Then they are
-trained, lazily and from small weights: eigenvalues (D), the kernel's movement (E), and how well the
-NTK at the start, at the end and at infinite width predicts the learned embeddings (F). Expected:
-rates and constants without a fit (sslstep.ntk.fluctuations). One to three minutes on two cores.
+ReLU networks of one hidden layer, of widths 64 to 4096, are compared with the infinite-width limit
+on pairs of crops. Each has a scalar NTK (Appendix D.5) and a trace NTK. At initialisation the
+figure shows the distance of the NTK from the infinite-width kernel (A), the deviation of the
+eigenvalues of its contrastive modes (B), and the misalignment of the subspace that it predicts (C).
+The networks are then trained lazily and from small weights. The figure shows eigenvalues (D), the
+movement of the kernel (E), and how well the initial, the final and the infinite-width NTK predict
+the learned embeddings (F). Expected: the rates and constants of sslstep.ntk.fluctuations, without a
+fit. One to three minutes on two cores.
 
-Lazy: initial embeddings made small by subtraction (sslstep.nn.centred). The output weights move the
-kernel by O(1 / width), the hidden ones by O(width^-3/4), as rectifiers switch. Small: all weights
-times α with α² width^1/2 = κ fixed, the width at which a network is no longer lazy. A unit's
-weights then have a product of order width^-1/2 to learn, and the kernel moves by O(1 / κ).
+Lazy training subtracts most of the initial output, which makes the initial embeddings
+small (sslstep.nn.centred). The output weights then move the kernel by O(1 / width), and the hidden
+weights move it by O(width^-3/4), because rectifiers switch. Training from small weights multiplies
+all weights by α, with κ = α² width^1/2 fixed. The product of a unit's weights then has to grow to
+order width^-1/2, and the kernel moves by O(1 / κ).
 """
 
 from collections.abc import Callable
@@ -42,33 +45,33 @@ class Config(Crops):
     dim: int = 4
     """Embedding dimension d."""
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
-    """Hidden units, increasing."""
+    """Numbers of hidden units, increasing."""
     fit_from: int = 512
-    """The narrowest width of exponents, beside those of all, and of what predictions are worth."""
+    """Smallest width in claims on predictions and exponents; exponents are fitted to all too."""
     num_draws: int = 64
     """Networks of each width at initialisation."""
     num_lazy: int = 6
-    """How many of each width are trained lazily."""
+    """Networks of each width that are trained lazily."""
     num_small: int = 4
-    """And from small weights."""
+    """Networks of each width that are trained from small weights."""
     init_scale: float = 0.1
-    """Initial embeddings in lazy training, relative to the plain network's."""
+    """Scale of the initial embeddings in lazy training, relative to the plain network's."""
     small_scale: float = 0.5
     """κ = α² width^1/2, with α the scale of small weights."""
     step_size: float = 0.2
-    """4 η γ_1 in lazy training; stable below 1."""
+    """4 η γ_1 in lazy training, with learning rate η and largest eigenvalue γ_1; stable below 1."""
     small_step_size: float = 0.04
-    """4 η γ_1 from small weights, whose kernel grows by about 1 / κ."""
+    """4 η γ_1 from small weights; smaller, because the kernel grows by about 1 / κ."""
     num_units: int = 8192
-    """Units drawn for the averages of theory."""
+    """Hidden units drawn for the averages of theory."""
     num_modes: int = 10
-    """Eigenvalues shown."""
+    """Number of eigenvalues shown."""
     memory_gib: float = 2.0
-    """Memory that the NTK may take, in GiB."""
+    """Largest memory for the NTK, in GiB."""
 
 
 class Setting(NamedTuple):
-    """What all networks are compared with."""
+    """The data, the basis of their span, and the infinite-width limit, common to all networks."""
 
     config: Config
     x: jax.Array
@@ -78,7 +81,7 @@ class Setting(NamedTuple):
 
 
 def run(config: Config) -> Arrays:
-    """Networks of every width at initialisation, some trained in two ways, and theory."""
+    """Draw networks of every width, train some lazily and some from small weights; add theory."""
     _require_valid(config)
     key_data, key_networks, key_units = jax.random.split(jax.random.key(config.seed), 3)
     # The held-out pair is not used.
@@ -127,11 +130,11 @@ def _require_valid(config: Config) -> None:
 
 
 def _of_width(setting: Setting, cov, width: int, key, advance: Callable[[], Any]) -> Arrays:
-    """Everything about networks of one width; arrays of (draws, ...)."""
+    """Measure the networks of one width, before and after training; arrays (networks, ...)."""
     config = setting.config
     model = nn.MLP(config.dim, width)
     functions = networks.functions(model.apply)
-    # Inputs are the same of all draws.
+    # All draws have equal inputs.
     _, x = _drawn(setting, model, key)
     ntk = _kernels(config, x, width)
     expected = _predicted(setting, setting.kernel)
@@ -198,13 +201,13 @@ def _of_width(setting: Setting, cov, width: int, key, advance: Callable[[], Any]
 
 
 def _drawn(setting: Setting, model: nn.MLP, key):
-    """Parameters at initialisation, and the samples, both in the basis of the samples' span."""
+    """Draw initial parameters; return them and the samples in the basis of the samples' span."""
     params = model.init(key, setting.x[:1])
     return nn.change_basis(model, setting.basis, params, setting.x)
 
 
 def _kernels(config: Config, x, width: int) -> Callable[..., np.ndarray]:
-    """The NTK of a network of some width, or the part of its hidden weights; float64."""
+    """Return a function from parameters to the NTK, or to its hidden weights' part; float64."""
     model: Any = nn.MLP(config.dim, width, dtype=jnp.float64)
     x, limit = x.astype(jnp.float64), int(config.memory_gib * 2**30)
 
@@ -225,16 +228,16 @@ def _kernels(config: Config, x, width: int) -> Callable[..., np.ndarray]:
 
 
 def _train(setting: Setting, functions, params, x, *, lazy: bool):
-    """Train a network 1.6 times as long as the limiting kernel predicts for its last mode.
+    """Train a network for 1.6 times the last step time that the infinite-width kernel predicts.
 
-    Returns its embeddings at the end, a pair of its initial embeddings and the number of steps, and
-    its parameters at the end.
+    Returns the final embeddings, a pair of initial embeddings and number of steps, and the final
+    parameters.
     """
     config, limit = setting.config, setting.limit
     scale = jnp.float32(config.init_scale if lazy else 1.0)
     initial = functions.embed(params, x, params, scale).astype(float)
     if not lazy:
-        # The same modes, of a kernel α² times as large.
+        # Small weights multiply the kernel by this ratio, κ / width^1/2 = α², and keep its modes.
         ratio = config.small_scale / params["params"]["output"]["kernel"].shape[0] ** 0.5
         modes = limit.modes._replace(
             eigenvalues=ratio * limit.modes.eigenvalues,
@@ -255,7 +258,7 @@ def _modes(kernel, dim: int) -> kernel_pca.KernelModes:
 
 
 def _predicted(setting: Setting, kernel) -> jax.Array:
-    """Eq. 49."""
+    """Return the embeddings of the training samples that a kernel predicts (Eq. 49)."""
     return kernel_pca.embed_training(_modes(kernel, setting.config.dim))
 
 
@@ -264,7 +267,7 @@ def _relative(kernel, reference) -> float:
 
 
 def _misalignments(setting: Setting, learned, *kernels) -> list[float]:
-    """Of what was learned with the prediction by the kernels and by the limit."""
+    """Return the misalignments of learned embeddings and predictions by kernels and the limit."""
     kernels = (*kernels, setting.kernel)
     return [float(alignment.misalignment(learned, _predicted(setting, k))) for k in kernels]
 

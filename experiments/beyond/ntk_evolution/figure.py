@@ -1,4 +1,4 @@
-"""The figure of `ntk_evolution`."""
+"""Figure of the experiment `ntk_evolution`."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ THEORIES: tuple[dict[str, Any], ...] = (plotting.THEORY, {**plotting.THEORY, "li
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Three rates at initialisation; eigenvalues, movement and predictions after training."""
+    """Draw three rates at initialisation, and eigenvalues, movement, predictions after training."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
 
@@ -47,7 +47,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
 
 
 def _mean_and_error(values) -> tuple[np.ndarray, np.ndarray]:
-    """Over draws."""
+    """Return the mean over draws and its standard error, each of shape (widths,)."""
     return values.mean(axis=1), values.std(axis=1, ddof=1) / values.shape[1] ** 0.5
 
 
@@ -58,7 +58,7 @@ def _rms_and_error(values) -> tuple[np.ndarray, np.ndarray]:
 
 def _plot_rate(ax, arrays, name, rates, power) -> None:
     widths = arrays["widths"].astype(float)
-    # What theory gives is the mean of the square, or of the misalignment itself.
+    # Theory gives the mean square of distances and deviations, and the mean of misalignments.
     summary = _mean_and_error if name == "misalignment" else _rms_and_error
     for k, kind in enumerate(fluctuations.KINDS):
         color = plotting.CATEGORIES[k]
@@ -96,7 +96,7 @@ def _plot_spectra(ax, arrays) -> None:
 
 
 def _make_room(ax, above: float = 0.0, below: float = 0.0) -> None:
-    """For a legend, as fractions of a logarithmic axis."""
+    """Extend a logarithmic y axis for a legend, by fractions `above` and `below` of its length."""
     low, high = ax.get_ylim()
     ax.set_ylim(low * (high / low) ** -below, high * (high / low) ** above)
 

@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `predicted_steps`."""
 
 from typing import Any, NamedTuple
 
@@ -10,9 +10,10 @@ from sslstep.experiment import Arrays
 
 
 class _Waits(NamedTuple):
-    """Of each snapshot: its time, and the wait for the next dimension; inf if by the end of none.
+    """Waits for the next dimension at each snapshot of a run, predicted and measured.
 
-    Predictions end with the run: an infinite one is of a wait that is longer than `left`.
+    `at` is the time of the snapshot and `left` the time from it to the end of the run. A wait is
+    `inf` if no dimension is learned in the time left.
     """
 
     at: np.ndarray
@@ -22,7 +23,7 @@ class _Waits(NamedTuple):
 
 
 def _waits(arrays: Arrays, seed: int, which: str) -> _Waits:
-    """Of the snapshots of one run but for the last."""
+    """Return the waits of a run by the kernel of outputs `which`, without the last snapshot."""
     at = arrays[f"{seed}/snapshot_t"]
     rows = [arrays[f"{seed}/measured"]] * len(at), arrays[f"{seed}/{which}/predicted"]
     measured, predicted = (
@@ -35,9 +36,9 @@ def _waits(arrays: Arrays, seed: int, which: str) -> _Waits:
 
 
 def _most(predicted: Any, waits: _Waits) -> np.ndarray:
-    """|log(predicted / measured)| at its worst: infinite where one of them only came by the end.
+    """Return |log(predicted / measured)|; `inf` if only one of the two is within the time left.
 
-    Where neither did there is nothing to be scored.
+    Snapshots are left out if neither is within the time left.
     """
     predicted = np.broadcast_to(predicted, waits.measured.shape)
     came = np.isfinite(waits.measured)
@@ -47,28 +48,28 @@ def _most(predicted: Any, waits: _Waits) -> np.ndarray:
 
 
 def _least(waits: _Waits) -> np.ndarray:
-    """The same at its best: what did not come may come at the end."""
+    """Return lower bounds of |log(predicted / measured)|: waits are cut at the time left."""
     predicted, measured = (np.minimum(part, waits.left) for part in waits[2:])
     return np.abs(np.log(predicted / measured))
 
 
 def _later(waits: _Waits) -> _Waits:
-    """Of the later half of the snapshots."""
+    """Return the waits of the later half of the snapshots."""
     return _Waits(*(part[len(waits.at) // 2 :] for part in waits))
 
 
 def _factor(errors: np.ndarray) -> float:
-    """The median, as a factor; NaN if there are none."""
+    """Return exp of the median of logarithmic errors; NaN without errors."""
     return float(np.exp(np.median(errors))) if len(errors) else float("nan")
 
 
 def best_constant(every: list[_Waits]) -> float:
-    """The wait that, predicted always, is least off in the median, mean over runs: in hindsight."""
+    """Return the constant predicted wait of least error: median over snapshots, mean over runs."""
     measured = np.concatenate([waits.measured for waits in every])
     measured = measured[np.isfinite(measured)]
     if not len(measured):
         return float("nan")
-    # To beyond every end: what is never due is not wrong where nothing comes.
+    # Try waits beyond every time left: they are right if no dimension is learned.
     longest = 1.01 * max(measured.max(), *(waits.left.max(initial=0) for waits in every))
     tried = np.concatenate([measured, np.geomspace(measured.min(), longest, 500)])
     known = [waits for waits in every if np.isfinite(waits.measured).any()]
@@ -77,13 +78,13 @@ def best_constant(every: list[_Waits]) -> float:
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """How poor the initial NTK is, and whether later ones are better than a constant wait."""
+    """Claims on predictions of the initial NTK, of later NTKs, and of a constant wait."""
     initial, growth = [], []
     for seed in config.seeds:
         measured, predicted = arrays[f"{seed}/measured"], arrays[f"{seed}/all/predicted"][0]
         end = arrays[f"{seed}/record_t"][-1]
         there = np.isfinite(measured) | (predicted <= end)
-        # What is not due, or does not come, by the end of the run may be so then, at the least.
+        # Times beyond the end of the run count as the end, which gives a lower bound.
         ratios = np.minimum(predicted, end)[there] / np.minimum(measured, end)[there]
         initial.append(_factor(np.abs(np.log(ratios))))
         gammas = arrays[f"{seed}/all/gammas"]

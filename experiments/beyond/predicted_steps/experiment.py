@@ -1,15 +1,17 @@
-r"""When the network's own NTK says that dimensions will be learned, against when they are.
+r"""Step times predicted by a network's own NTK along training, compared with measured ones.
 
     make predicted_steps    or    python -m experiments run predicted_steps
 
-The paper leaves theory curves out of its ResNets' figures, as predictions from the initial NTK
-are poor. At a dozen moments of the run of Figure 1 (C, D) the empirical NTK (Appendix D.5) of the
-fixed pairs is computed, batch norm's statistics held at those of the pairs, and gradient descent of
-that kernel is followed from the embeddings of that moment to the run's end. (A): predicted against
-measured times of all dimensions, from the initial network and from later ones. (B): how far off the
-wait for the next dimension is, by the kernel of all outputs alike, by that of the directions that
-are not learned yet, and by one constant wait, the best in hindsight. (C): eigenvalues of the kernel
-of all outputs. Preset cpu, three seeds: two to five minutes on two cores beyond the shared runs.
+The paper omits theory curves from its ResNets' figures, because predictions from the initial NTK
+are poor. At a dozen snapshots of the run of Figure 1 (C, D) the empirical NTK (Appendix D.5) of the
+fixed pairs is computed, with batch norm's statistics held at those of the pairs. Gradient descent
+of this kernel is then followed from the embeddings at the snapshot to the end of the run.
+
+Panel (A): predicted against measured step times of all dimensions, from the initial network and
+from later ones. Panel (B): predicted over measured wait for the next dimension, for three
+predictions: the kernel of all outputs, the kernel of the directions not yet learned, and the
+constant wait that is best in hindsight. Panel (C): eigenvalues of the kernel of all outputs. Preset
+cpu, three seeds: two to five minutes on two cores beyond the shared runs.
 """
 
 from dataclasses import dataclass, replace
@@ -34,23 +36,23 @@ class Config(training.Config):
     """Settings; each is one option of the command."""
 
     methods: tyro.conf.Suppress[tuple[Any, ...]] = ("barlow_twins",)
-    """Only Barlow Twins: the theory is of its loss. No option."""
+    """Only Barlow Twins, whose loss the theory describes; not an option."""
     seeds: tuple[int, ...] = training.SEEDS
-    """One run of each: a claim about trained networks is over seeds."""
+    """Seeds, with one run for each; claims about trained networks are about means over seeds."""
     barlow_twins: BarlowTwins = SMALL_INIT.barlow_twins
-    """How it is trained."""
+    """Recipe of the training."""
     num_pairs: int = 256
-    """Pairs of the kernel; the first of the fixed ones."""
+    """Number of pairs of the kernel; the first of the fixed pairs."""
     kernel: Literal["scalar", "trace"] = "scalar"
-    """NTK of the mean output, as in Appendix D.5; or the mean over outputs, in d times the time."""
+    """scalar: NTK of the mean output (Appendix D.5); trace: mean over outputs, d times slower."""
 
 
-# Of which outputs the kernel is: of all alike, or of those directions that are not learned yet.
+# Outputs of the kernel: all, or only the directions that are not learned yet.
 OUTPUTS = ("all", "unlearned")
 
 
 def run(config: Config, runs: training.Store) -> Arrays:
-    """The run, and what each of its snapshots' NTK makes of the rest of it."""
+    """Train, or read, each seed's run; predict step times from the NTK of each of its snapshots."""
     recipe = config.barlow_twins
     training.require_valid(config, [("barlow_twins", recipe)])
     if recipe.optimizer != "sgd" or recipe.momentum or recipe.schedule != "constant":
@@ -94,19 +96,19 @@ def run(config: Config, runs: training.Store) -> Arrays:
 def _predict(
     config: Config, model: Any, apply_fn: Any, state: Any, x: jax.Array, span: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of OUTPUTS each: γ_j of one network's NTK, and how long each dimension takes by it alone."""
+    """Return a network's NTK eigenvalues and predicted waits (d,) for each choice in OUTPUTS."""
     batch_stats = training.settled(model, state.params, state.batch_stats, x)
     directions = {"all": jnp.eye(config.barlow_twins.dim)}
     initial = apply_fn(directions["all"], batch_stats, state.params, x)
     values, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(initial, 2)))
-    # Eigenvectors of C; where all are learned there is nothing to leave out.
+    # Eigenvectors of C with eigenvalues below 1/2; all directions if none is below.
     unlearned = vectors * (values < 0.5)[None, :]
     directions["unlearned"] = unlearned if bool((values < 0.5).any()) else directions["all"]
     out = {}
     for which in OUTPUTS:
         bound = Partial(apply_fn, directions[which], batch_stats)
         kernel = empirical.ntk(bound, state.params, x, kind=config.kernel)
-        # A mean over all d outputs, of which those left out are 0.
+        # The NTK is a mean over d outputs; outputs left out contribute 0.
         number = float(jnp.sum(directions[which] ** 2))
         out[which] = _follow(config, kernel * (len(values) / number), initial, span)
     return out
@@ -115,7 +117,7 @@ def _predict(
 def _follow(
     config: Config, kernel: jax.Array, initial: jax.Array, span: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """γ_j of a kernel, and when gradient descent with it learns each dimension within a span."""
+    """Return a kernel's eigenvalues γ_j and the waits for its modes; `inf` beyond a time span."""
     recipe = config.barlow_twins
     with jax.enable_x64(True):
         kernel, initial = (jnp.asarray(np.asarray(a), jnp.float64) for a in (kernel, initial))
@@ -131,9 +133,9 @@ def _follow(
 
 
 def _along_directions(model: Any) -> Any:
-    """The embedding along some directions, with batch norm's statistics, given both.
+    """Return a function that embeds samples and projects the embeddings on given directions.
 
-    One function for all networks of a run, so that its NTK is compiled once.
+    All networks of a run share the function, so its NTK is compiled once.
     """
 
     def apply_fn(directions: jax.Array, batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
@@ -145,8 +147,8 @@ def _along_directions(model: Any) -> Any:
 PAPER = Config(
     **training.PAPER,
     seeds=(0,),
-    # Appendix D.2 but for what the theory is not of: plain gradient descent, C symmetrised, and no
-    # more dimensions than a batch can tell apart.
+    # Appendix D.2 with changes that the theory requires: plain gradient descent, symmetrised C, and
+    # few enough dimensions for a batch.
     barlow_twins=replace(
         PAPER_SMALL_INIT.barlow_twins,
         dim=16,

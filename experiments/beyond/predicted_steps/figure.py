@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figure of the experiment `predicted_steps`."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ COLORS = (*plotting.CATEGORIES[:2], "0.6")
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Predicted against measured, the next wait, and the kernel's eigenvalues."""
+    """Draw predicted against measured step times, next waits, and the kernel's eigenvalues."""
     import matplotlib.pyplot as plt
 
     fig, (ax_all, ax_next, ax_modes) = plt.subplots(1, 3, figsize=(7.0, 2.5))
@@ -21,10 +21,10 @@ def plot(config: Config, arrays: Arrays) -> Any:
     measured, times = arrays[f"{seed}/measured"], arrays[f"{seed}/snapshot_t"]
     learned = np.isfinite(measured)
     chosen = np.unique(np.linspace(0, len(times) - 2, 4).round().astype(int))
-    markers = "osD^"  # of moments, and of what predicts
+    markers = "osD^"  # of snapshots, and of predictions
     predicted = arrays[f"{seed}/unlearned/predicted"]
     for i, color, marker in zip(chosen, plotting.mode_colors(len(chosen)), markers, strict=False):
-        # Dimensions that the network has learned already are no prediction.
+        # Leave out dimensions that were learned before the snapshot.
         shown = learned & (measured > times[i]) & np.isfinite(predicted[i])
         label = f"from t = {times[i]:.2g}"
         ax_all.loglog(
@@ -44,7 +44,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     for (name, which, wait), color, marker in zip(looks, COLORS, markers, strict=False):
         for k, waits in enumerate(every[which]):
             predicted = waits.predicted if wait is None else np.full(len(waits.at), wait)
-            # Only what is due and has come by the end of the run has a place here.
+            # Show waits only if prediction and measurement are within the run.
             both = np.isfinite(predicted) & np.isfinite(waits.measured)
             ratio = np.full(len(waits.at), np.nan)
             np.divide(predicted, waits.measured, out=ratio, where=both)

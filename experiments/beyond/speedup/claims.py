@@ -1,4 +1,7 @@
-"""What the study of speed-ups shows: ratios with their intervals, a table, claims."""
+"""Ratios of training times with intervals, table and claims of the experiment `speedup`.
+
+An arm is one way of training, from `contenders.ARMS`; a case is one problem with its images.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,10 +24,10 @@ TITLES = {
 
 
 class Ratio(NamedTuple):
-    """How many times less an arm takes than another, from the same seeds.
+    """The ratio of another arm's steps or seconds to an arm's, over common seeds.
 
-    A geometric mean with its 95% interval (Student's, of logarithms), over the seeds in which both
-    arrive; nan where they are fewer than two.
+    `mean` is the geometric mean over the `num` seeds from which both arms reach the target; `low`
+    and `high` bound its 95% interval (Student's, of logarithms). NaN with fewer than two seeds.
     """
 
     mean: float
@@ -34,9 +37,9 @@ class Ratio(NamedTuple):
 
 
 def ratio(plain: np.ndarray, arm: np.ndarray, *, error: float = 0.0) -> Ratio:
-    """Of one number for each seed, infinite where it does not arrive.
+    """Return the ratio of `plain` to `arm`: a time for each seed, `inf` if the target is missed.
 
-    `error` is the half width of another interval of the logarithm, which all seeds share.
+    `error` is the half width of an error interval of the logarithm that all seeds share.
     """
     both = np.isfinite(plain) & np.isfinite(arm) & (arm > 0) & (plain > 0)
     logs = np.log(plain[both] / arm[both])
@@ -49,12 +52,15 @@ def ratio(plain: np.ndarray, arm: np.ndarray, *, error: float = 0.0) -> Ratio:
 
 
 def arms_of(config: Any, arrays: Arrays, case: str) -> list[str]:
-    """Those that were trained on a problem, in order."""
+    """Return the names of the arms trained on a case, in the order of the settings."""
     return [name for name in config.arms if f"{case}/{name}/times" in arrays]
 
 
 def times_learned(arrays: Arrays, case: str, name: str) -> np.ndarray:
-    """Of each seed and dimension; infinite where it is lost again, or the run breaks off."""
+    """Return the steps at which k = 1...d dimensions are learned, shape (seeds, d).
+
+    A time is `inf` if the dimension is lost again by the end, or if the run diverges.
+    """
     whole = np.asarray(arrays[f"{case}/{name}/finite"], bool)
     times = np.asarray(arrays[f"{case}/{name}/times"])
     levels = levels_of(ARMS[name], times.shape[1])
@@ -63,17 +69,17 @@ def times_learned(arrays: Arrays, case: str, name: str) -> np.ndarray:
 
 
 def final_accuracy(arrays: Arrays, case: str, name: str) -> np.ndarray:
-    """Mean of the last two probes of each seed; nan where the run broke off."""
+    """Return the mean accuracy of each seed's last two probes; NaN if the run diverged."""
     return np.asarray(arrays[f"{case}/{name}/accuracy"])[:, -2:].mean(axis=1)
 
 
 def accuracy_margin(arrays: Arrays, case: str) -> float:
-    """What is no difference: the standard deviation of Barlow Twins' final accuracy over seeds."""
+    """Return the standard deviation over seeds of Barlow Twins' final accuracy, used as margin."""
     return mean_and_deviation(final_accuracy(arrays, case, "plain"))[1]
 
 
 def probes_tell(arrays: Arrays, case: str) -> bool:
-    """Whether training by Barlow Twins raises the probe's accuracy by two standard errors."""
+    """Return whether training by Barlow Twins raises accuracy by more than two standard errors."""
     if not has_probe(arrays, case):
         return False
     gained = final_accuracy(arrays, case, "plain") - arrays[f"{case}/plain/accuracy"][:, 0]
@@ -82,7 +88,10 @@ def probes_tell(arrays: Arrays, case: str) -> bool:
 
 
 def times_to_accuracy(arrays: Arrays, case: str, name: str) -> np.ndarray:
-    """From when each seed's probe stays as accurate as Barlow Twins in the end, to the margin."""
+    """Return the step from which each seed's accuracy stays at Barlow Twins' final accuracy.
+
+    The accuracy may be lower by `accuracy_margin`; `inf` if it is never reached for good.
+    """
     target = mean_and_deviation(final_accuracy(arrays, case, "plain"))[0] - accuracy_margin(
         arrays, case
     )
@@ -96,9 +105,10 @@ def times_to_accuracy(arrays: Arrays, case: str, name: str) -> np.ndarray:
 
 
 def cost(arrays: Arrays, case: str, name: str) -> tuple[float, float]:
-    """Seconds of a step over those of Barlow Twins': geometric mean of rounds, and half its 95%.
+    """Return the duration of an arm's step over that of Barlow Twins, and its error.
 
-    The second number is of the logarithm.
+    The ratio is a geometric mean over rounds. The error is the half width of the logarithm's 95%
+    interval.
     """
     logs = np.log(arrays[f"{case}/{name}/seconds"] / arrays[f"{case}/plain/seconds"])
     error = scipy.stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
@@ -106,7 +116,7 @@ def cost(arrays: Arrays, case: str, name: str) -> tuple[float, float]:
 
 
 def times_to(config: Any, arrays: Arrays, case: str, name: str, to: str) -> np.ndarray:
-    """Steps of each seed to the target number of dimensions, or to the accuracy."""
+    """Return each seed's steps to the target dimensions, or to the accuracy (`to`)."""
     if to == "accuracy":
         return times_to_accuracy(arrays, case, name)
     return times_learned(arrays, case, name)[:, target(config, case) - 1]
@@ -115,10 +125,10 @@ def times_to(config: Any, arrays: Arrays, case: str, name: str, to: str) -> np.n
 def ratios(
     config: Any, arrays: Arrays, case: str, name: str, *, to: str, over: str = "plain"
 ) -> tuple[Ratio, Ratio]:
-    """How many times fewer steps and seconds than another arm.
+    """Return the ratios of steps and of seconds of the arm `over` to those of the arm `name`.
 
-    Where that one does not arrive, it counts as if it had with its last step, so that the ratio is
-    too small rather than too large.
+    If the arm `over` misses the target, its last step counts as its time; the ratio is then a lower
+    bound.
     """
     first = times_to(config, arrays, case, over, to)
     first = np.minimum(first, arrays[f"{case}/{over}/record_steps"][-1])
@@ -128,23 +138,23 @@ def ratios(
 
 
 def target(config: Any, case: str) -> int:
-    """The number of dimensions that arms were tuned for."""
+    """Return the number of dimensions for which the arms of a case were tuned."""
     number: int = getattr(config, case if case in ("linear", "mlp") else "resnet").target
     return number
 
 
 def has_probe(arrays: Arrays, case: str) -> bool:
-    """Whether probes were trained on a problem."""
+    """Return whether probes were trained on a case."""
     return bool(np.isfinite(arrays[f"{case}/plain/accuracy"]).any())
 
 
 def cases_of(arrays: Arrays) -> list[str]:
-    """The problems that were run, in order."""
+    """Return the names of the cases in the arrays, in order."""
     return list(dict.fromkeys(key.split("/")[0] for key in arrays))
 
 
 def table(config: Any, arrays: Arrays) -> str:
-    """All numbers, in Markdown."""
+    """Return tables of all arms, one for each case, in Markdown."""
     parts = []
     for case in cases_of(arrays):
         k, d = target(config, case), arrays[f"{case}/plain/times"].shape[1]
@@ -199,7 +209,7 @@ def _row(
 
 
 def _count(times: np.ndarray, digits: int = 0) -> str:
-    """Geometric mean of the finite times, and the number of seeds with one if not all have."""
+    """Format the geometric mean of the finite times, and their number if some are infinite."""
     there = times[np.isfinite(times)]
     if not len(there):
         return "never"
@@ -216,7 +226,7 @@ def _interval(value: Ratio, seeds: int) -> str:
 
 
 def mean_and_deviation(values: Any) -> tuple[float, float]:
-    """And standard deviation, of the seeds that there are; nan of fewer than two."""
+    """Return mean and standard deviation of the finite values; NaN for fewer than two."""
     there = np.asarray(values)[np.isfinite(values)]
     if len(there) < 2:
         return np.nan, np.nan
@@ -229,10 +239,10 @@ def _spread(values: Any, digits: int) -> str:
 
 
 def check(config: Any, arrays: Arrays) -> list[claims.Claim]:
-    """The remedy that tuning found fastest, against Barlow Twins and against what is obvious.
+    """Claims that compare the fastest remedy with Barlow Twins and the fastest obvious arm.
 
-    Chosen on the tuning seeds, measured on the others. Combinations with momentum are left out:
-    they have what is obvious in them.
+    Both are chosen by their times on the tuning seeds and measured on the other seeds. Combinations
+    with momentum do not count as remedies, because momentum is an obvious arm.
     """
     out: list[claims.Claim] = []
     for case in cases_of(arrays):
@@ -271,7 +281,7 @@ def check(config: Any, arrays: Arrays) -> list[claims.Claim]:
 
 
 def _as_accurate(what: str, differences: np.ndarray) -> claims.Claim:
-    """No more than a point below; a spread over seeds is no excuse."""
+    """Claim that the final accuracy is at most one point below Barlow Twins', mean over seeds."""
     return claims.over_seeds(
         f"{what} ends as accurate as Barlow Twins: difference of probes",
         "App. G",
@@ -286,13 +296,13 @@ def label_of(name: str) -> str:
 
 
 def _tuned(arrays: Arrays, case: str, name: str) -> float:
-    """The score of an arm's chosen setting in tuning."""
+    """Return the tuning score of an arm's chosen setting; `inf` if no setting lasted."""
     rows, chosen = arrays[f"{case}/{name}/trials"], arrays[f"{case}/{name}/chosen"]
     found = rows[(rows[:, :2] == chosen).all(axis=1), 2].min()
     return float(found) if arrays[f"{case}/{name}/lasts"] else np.inf
 
 
 def _lower(config: Any, arrays: Arrays, case: str, name: str, over: str) -> float:
-    """Of the ratio of steps; 0 if an arm does not arrive from every seed."""
+    """Return the lower end of the ratio of steps; 0 if some seed has no ratio."""
     found = ratios(config, arrays, case, name, to="dimensions", over=over)[0]
     return found.low if found.num == len(config.seeds) else 0.0

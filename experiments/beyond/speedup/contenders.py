@@ -1,4 +1,4 @@
-"""What is compared in the study of speed-ups: losses, gradients and optimisers, by name."""
+"""The arms that `speedup` compares: losses, gradients and optimisers, by name."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,7 +12,7 @@ from sslstep.recipes import BarlowTwins
 
 Rates = Literal["descent", "momentum", "vicreg", "adam", "lars"]
 Kind = Literal["reference", "obvious", "remedy", "combination"]
-# From an arm's own number, which may be traced, to the loss of a batch.
+# A function from the arm's own parameter, which may be traced, to a loss of a batch.
 ByNumber = Callable[[Any], Callable[..., jax.Array]]
 
 
@@ -20,13 +20,13 @@ class Arm(NamedTuple):
     """One way of training.
 
     Attributes:
-        label: for figures and tables.
-        kind: what is to be beaten, what one would try first, Appendix G's, and several together.
-        loss: from the arm's own number, which may be traced, to the loss of a batch.
-        optimizer: from the learning rate, which may be traced, to the optimiser.
-        own: the name of the setting that lists values of the arm's own number; None: it has none.
-        rates: which list of learning rates to search.
-        measured: whose eigenvalues say how many dimensions are learned; None: none do.
+        label: name in figures and tables.
+        kind: a reference, an obvious alternative, a remedy of Appendix G, or a combination.
+        loss: function from the arm's own parameter, which may be traced, to a loss of a batch.
+        optimizer: function from the learning rate, which may be traced, to the optimiser.
+        own: name of the setting that lists values of the arm's own parameter; None without one.
+        rates: name of the list of learning rates to search.
+        measured: matrix whose eigenvalues count the learned dimensions; None if none does.
     """
 
     label: str
@@ -40,27 +40,27 @@ class Arm(NamedTuple):
 
 # Eq. 1: λ = 1 and no batch norm, as the paper trains Barlow Twins.
 _barlow_twins = BarlowTwins().loss_fn()
-# What combinations have besides their own number: δ and ε.
+# Fixed parameters of combinations: δ of sharpening and ε of smoothing.
 SOFTENING, LEAK = 1e-3, 0.1
 
 
 def _fixed(loss: Callable[..., jax.Array]) -> ByNumber:
-    """A loss without a number of its own."""
+    """Return an arm's loss function for a loss without a parameter."""
     return lambda _: loss
 
 
 def _by_eigenvalues(loss: Callable[..., jax.Array], own: str) -> ByNumber:
-    """A loss on transformed eigenvalues, by its own number."""
+    """Return an arm's loss function for a spectral loss with the parameter `own`."""
     return lambda value: partial(loss, batch_norm=False, **{own: value})
 
 
 def _preconditioned(loss: Callable[..., jax.Array], **settings: Any) -> ByNumber:
-    """A loss with preconditioned gradients, by α."""
+    """Return an arm's loss function for a loss with gradients preconditioned by α."""
     return lambda alpha: optim.preconditioned(loss, alpha=alpha, **settings)
 
 
 def _sharpened_smoothed(leak: Any) -> Callable[..., jax.Array]:
-    """The square root of eigenvalues below 1; above, almost nothing."""
+    """Return the spectral loss of sharpened eigenvalues, smoothed by the factor `leak` above 1."""
 
     def transform(x: jax.Array) -> jax.Array:
         return losses.smooth(losses.sharpen(x, SOFTENING), leak)

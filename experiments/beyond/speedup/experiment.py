@@ -1,15 +1,18 @@
-r"""What the speed-ups of Appendix G are worth, against what one would try first.
+r"""Speed-ups of Appendix G's remedies, compared with obvious alternatives.
 
     make speedup    or    python -m experiments run speedup
 
-Barlow Twins as the paper trains it and VICReg, by gradient descent; the same with momentum, Adam,
-LARS; whitened embeddings; and the remedies: preconditioned gradients (Eq. 52), sharpened, smoothed,
-quartic and hinge losses (G.2, G.3), and some of them together. On a linear model, a network of one
-hidden layer and a ResNet. Every arm is tuned with the same number of trials from two seeds, over
-its learning rate and, if it has one, its own number; then trained from five others. Measured: steps
-and seconds to each number of learned dimensions and to the accuracy of a linear probe that tuned
-Barlow Twins ends with, with 95% intervals; final accuracy and effective rank. table.md has all
-numbers. Two arms are trained at a time. Interrupted, it goes on at the arms where it was.
+The experiment compares ways of training, called arms. The references are Barlow Twins, trained as
+in the paper, and VICReg, both by gradient descent. The obvious alternatives are Barlow Twins with
+momentum, Adam or LARS, and whitened embeddings. The remedies are preconditioned gradients (Eq. 52),
+sharpened, smoothed, quartic and hinge losses (G.2, G.3), and combinations of them. The problems are
+a linear model, a network of one hidden layer and a ResNet.
+
+Every arm is tuned with an equal number of trials from two seeds, over its learning rate and its own
+parameter, if it has one. It is then trained from five other seeds. The results are steps and
+seconds to each number of learned dimensions, steps and seconds to the final probe accuracy of tuned
+Barlow Twins, final accuracies, and effective ranks, with 95% intervals of ratios; table.md holds
+them. Two arms are trained at a time. An interrupted run continues with the unfinished arms.
 """
 
 import platform
@@ -29,7 +32,7 @@ from experiments.beyond.speedup.tasks import MLP, Linear, ResNet, Search
 from sslstep.experiment import Arrays, Experiment, training
 from sslstep.experiment._require import require
 
-# Rates a factor of four apart, from where all is slow to where it is unstable.
+# Rates a factor of four apart, from slow to unstable.
 LINEAR = Linear(
     Search(
         descent=(0.04, 0.16, 0.64, 2.56),
@@ -74,20 +77,20 @@ class Config:
     """Settings; each is one option of the command."""
 
     problems: tuple[tasks.Name, ...] = tasks.NAMES
-    """What is trained: the linear model, the network of one hidden layer, the ResNet."""
+    """Problems: the linear model, the network of one hidden layer, the ResNet."""
     arms: tuple[contenders.Name, ...] = tuple(ARMS)
-    """Ways to train it; plain is what the others are compared with."""
+    """Ways of training; the other arms are compared with plain."""
     data: tuple[Literal["photos", "cifar10", "stl10"], ...] = ("photos",)
-    """Images of the ResNet; each is a problem. The MLP has the first."""
+    """Images of the ResNet, with one problem for each; the MLP uses the first."""
     data_dir: str | None = None
-    """Folder of prepared TFDS data, for cifar10 and stl10; TFDS's own default if not given."""
+    """Folder of prepared TFDS data, for cifar10 and stl10. Default: TFDS's own folder."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of images, views and initial parameters."""
     tuning_seeds: tuple[int, ...] = (1000, 1001)
-    """On which arms are tuned; none of the others."""
+    """Seeds on which arms are tuned; disjoint from seeds."""
     alphas: tuple[float, float, float] = (0.1, 0.3, 0.03)
-    """Values of the preconditioner's α, relative to the largest eigenvalue; the first with every
-    learning rate, the others with the best."""
+    """Values of the preconditioner's α, relative to the largest eigenvalue. The first is tried with
+    every learning rate, the others with the best rate."""
     softenings: tuple[float, float, float] = (1e-2, 1e-1, 1e-3)
     """Values of the sharpened loss's δ."""
     leaks: tuple[float, float, float] = (0.1, 0.3, 0.01)
@@ -101,29 +104,29 @@ class Config:
     resnet: ResNet = RESNET
     """The ResNet."""
     backbone: Literal["small", "resnet18", "resnet50"] = "small"
-    """The ResNet; small: width 8, three stages of one basic block."""
+    """Backbone of the ResNet; small: width 8, three stages of one basic block."""
     stem: Literal["imagenet", "small", "small_stride2"] = "small_stride2"
-    """Its first layers: 7x7 with stride 2 and pooling; 3x3; 3x3 with stride 2."""
+    """First layers: 7x7 with stride 2 and pooling; 3x3; 3x3 with stride 2."""
     size: int = 16
     """Side of the views in pixels."""
     num_probe: int = 256
-    """Pairs on which spectra are measured, the same throughout."""
+    """Number of fixed pairs on which spectra are measured."""
     num_labelled: int = 1024
     """Labelled images of each split, for linear probes of hidden representations."""
     measure_every: int = 5
     """Steps between spectra."""
     num_records: int = 14
-    """How many times a probe is trained."""
+    """Number of times a probe is trained along a run."""
     hold: int = 5
-    """For how many spectra a dimension has to stay learned to count."""
+    """Number of successive spectra for which a dimension must stay learned to count."""
     settle: int = 200
-    """In tuning, for how many steps after the target was reached it must stay so."""
+    """Number of steps for which a tuning run must hold the target after reaching it."""
     rounds: int = 7
-    """How many times the arms' steps are timed, in turn."""
+    """Number of rounds in which the steps of all arms are timed."""
     round_seconds: float = 0.3
-    """How long that takes of one arm, about."""
+    """Approximate duration of a round for one arm."""
     jobs: int = 2
-    """Arms that are tuned and trained at a time. No result depends on it; steps are timed alone."""
+    """Arms that are tuned and trained at a time. No result depends on it; timing is sequential."""
 
 
 PAPER = Config(
@@ -149,19 +152,19 @@ PAPER = Config(
 )
 
 
-# Settings of the images and of the network on them.
+# Names of the settings of the images and of the ResNet.
 OF_IMAGES = ("backbone", "stem", "size", "num_probe", "num_labelled")
 
 
 def cases(config: Config) -> Iterator[tuple[str, Any, str]]:
-    """Each problem: its name, its settings, its images."""
+    """Yield the name, the settings and the source of images of each case."""
     for name in config.problems:
         for source in config.data if name == "resnet" else config.data[:1]:
             yield (source if name == "resnet" else name), getattr(config, name), source
 
 
 def run(config: Config, runs: training.Store) -> Arrays:
-    """Tune, train and time every arm on every problem, or read what was done before."""
+    """Tune, train and time every arm on every case; read stored results of finished arms."""
     _require_valid(config)
     arrays: Arrays = {}
     for case, problem, source in cases(config):
@@ -171,7 +174,7 @@ def run(config: Config, runs: training.Store) -> Arrays:
 
 
 def _study(config: Config, runs: training.Store, case: str, problem: Any, source: str) -> Arrays:
-    """All arms on one problem."""
+    """Tune, train and time all arms on one case."""
     built = _build(case, problem, _images_of(config, source))
     measures = tuning.make_measures(built)
     settings = tuning.Settings(config.measure_every, config.num_records, config.hold, config.settle)
@@ -224,12 +227,13 @@ def _side_by_side(
     jobs: int,
     bar: "tqdm[Any]",
 ) -> Iterator[tuple[str, Arrays]]:
-    """Each arm and what it gives, in order, so many at a time: a small network leaves cores idle.
+    """Train arms in `jobs` threads and yield their names and results in order.
 
-    An arm says when it begins a run; if another failed, or the user interrupted, it ends there.
+    A small network leaves cores idle. After a failure or an interrupt, the other arms stop before
+    their next run.
     """
     stopped = threading.Event()
-    x64 = jax.config.read("jax_enable_x64")  # what a context sets holds in its own thread only
+    x64 = jax.config.read("jax_enable_x64")  # a context holds in its own thread only
 
     def begin(label: str) -> None:
         if stopped.is_set():
@@ -256,7 +260,7 @@ def _side_by_side(
 
 
 def _applies(case: str, arm: str) -> bool:
-    """All eigenvectors of the linear model are equally invariant: whitened, nothing is to learn."""
+    """Return whether an arm suits a case: whitening leaves the linear model nothing to learn."""
     return case != "linear" or arm != "whitening"
 
 

@@ -1,4 +1,4 @@
-"""How the study of speed-ups is drawn."""
+"""Figures of the experiment `speedup`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (
 
 
 def plot(config: Any, arrays: Arrays) -> dict[str, Any]:
-    """The speed-ups, arm by arm; what the probe says; and how dimensions are learned."""
+    """Draw the speed-ups of all arms, the dimensions learned, and the results of probes."""
     cases = cases_of(arrays)
     figures = {
         "figure": _arms(config, arrays, [(case, "dimensions") for case in cases], columns=2),
@@ -56,7 +56,7 @@ def plot(config: Any, arrays: Arrays) -> dict[str, Any]:
 
 
 def _arms(config: Any, arrays: Arrays, shown: list[tuple[str, str]], columns: int) -> Any:
-    """A panel for each problem and number shown, a line of it for each arm."""
+    """Draw a panel for each pair of case and quantity in `shown`, with a row for each arm."""
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
@@ -100,7 +100,7 @@ def _arms(config: Any, arrays: Arrays, shown: list[tuple[str, str]], columns: in
 def _arm(
     config: Any, arrays: Arrays, case: str, name: str, y: int, column: str, ax: "Axes"
 ) -> None:
-    """One row of one panel."""
+    """Draw one arm's row of a panel."""
     arm = ARMS[name]
     color = COLORS[arm.kind]
     style: dict[str, Any] = {"fmt": MARKERS[arm.kind], "color": color, "markersize": 3.5}
@@ -124,7 +124,7 @@ def _arm(
 
 
 def _ratio_axis(ax: "Axes") -> None:
-    """Logarithmic, with ticks at powers of two or four."""
+    """Make the x axis logarithmic, with ticks at powers of two or four."""
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     low, high = max(min(low, 0.8), 0.1), min(max(high, 2.5), 300)
@@ -136,7 +136,7 @@ def _ratio_axis(ax: "Axes") -> None:
 
 
 def _learned(config: Any, arrays: Arrays) -> Any:
-    """How many dimensions are learned along training, the median over seeds."""
+    """Draw the number of learned dimensions along training, at median times over seeds."""
     import matplotlib.pyplot as plt
 
     cases, kinds = cases_of(arrays), ("obvious", "remedy", "combination")

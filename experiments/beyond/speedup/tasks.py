@@ -1,4 +1,4 @@
-"""On what speed-ups are compared: a linear model, a network of one hidden layer, a ResNet."""
+"""The problems of `speedup`: a linear model, a network of one hidden layer, a ResNet."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ NAMES: tuple[Name, ...] = get_args(Name)
 
 @dataclass(frozen=True)
 class Search:
-    """The learning rates to begin with, the same number for each arm: the best is then refined."""
+    """Initial learning rates of the search, equally many for each arm; the best is refined."""
 
     descent: tuple[float, ...]
     """Learning rates of gradient descent on Barlow Twins and its variants."""
     momentum: tuple[float, ...]
-    """The same with momentum 0.9."""
+    """Learning rates of gradient descent with momentum 0.9."""
     vicreg: tuple[float, ...]
     """Learning rates of gradient descent on VICReg."""
     adam: tuple[float, ...]
@@ -37,10 +37,10 @@ class Search:
 
 @dataclass(frozen=True)
 class Problem:
-    """What all problems have."""
+    """Settings of every problem."""
 
     search: Search
-    """Learning rates."""
+    """Learning rates to search."""
     dim: int = 8
     """Embedding dimension d."""
     target: int = 6
@@ -50,22 +50,22 @@ class Problem:
     batch_size: int = 64
     """Pairs in a batch."""
     num_steps: int = 1000
-    """Steps of the runs that are compared; tuning stops there, too."""
+    """Number of steps of the compared runs; tuning runs take at most as many."""
 
 
 @dataclass(frozen=True)
 class Linear(Problem):
-    """A linear model, whose features' cross-covariance has prescribed eigenvalues; full batches."""
+    """A linear model on features whose cross-correlation Γ has prescribed eigenvalues."""
 
     ratio: float = 100.0
-    """γ_1 / γ_d; the eigenvalues between are spaced evenly in the logarithm."""
+    """γ_1 / γ_d; the eigenvalues between are geometrically spaced."""
     negative: float = 0.1
-    """The size of the one negative eigenvalue, over γ_d's."""
+    """Size of the one negative eigenvalue, relative to γ_d."""
 
 
 @dataclass(frozen=True)
 class MLP(Problem):
-    """One hidden layer on the pixels of images' crops."""
+    """A network of one hidden layer on the pixels of crops."""
 
     width: int = 256
     """Width of the hidden layer."""
@@ -73,23 +73,23 @@ class MLP(Problem):
 
 @dataclass(frozen=True)
 class ResNet(Problem):
-    """The ResNet of the other experiments, smaller."""
+    """A ResNet on crops, smaller than in the other experiments."""
 
     hidden: tuple[int, ...] = (128,)
     """Widths of the projector's hidden layers."""
 
 
 class Instance(NamedTuple):
-    """A problem of one seed."""
+    """Initial state, images and fixed pairs of a problem for one seed."""
 
-    state: train.TrainState  # without an optimiser's
+    state: train.TrainState  # without optimiser state
     images: np.ndarray
     x: jax.Array  # fixed pairs, on which embeddings are measured
     x_prime: jax.Array
 
 
 class Built(NamedTuple):
-    """A problem, ready to train."""
+    """A problem ready to train: network, views, instances by seed, and probe accuracy."""
 
     network: Any
     views_fn: Callable[..., tuple[jax.Array, jax.Array]]
@@ -102,7 +102,7 @@ class _LinearModel(linen.Module):
 
     @linen.compact
     def __call__(self, x: Any, *, train: bool) -> nn.Outputs:
-        """Its hidden representation is the input."""
+        """Return the input as hidden representation h, and its linear embedding z."""
         weights = linen.initializers.normal(x.shape[-1] ** -0.5)
         return nn.Outputs(x, linen.Dense(self.dim, use_bias=False, kernel_init=weights)(x))
 
@@ -112,13 +112,13 @@ class _HiddenLayer(linen.Module):
 
     @linen.compact
     def __call__(self, x: Any, *, train: bool) -> jax.Array:
-        """The representation of images, whose values in [0, 1] have mean and variance near 0, 1."""
+        """Return the hidden layer of images in [0, 1], shifted and scaled to variance near 1."""
         pixels = 4 * (x.reshape(len(x), -1) - 0.5)
         return jax.nn.relu(linen.Dense(self.width)(pixels))
 
 
 def build_linear(problem: Linear) -> Built:
-    """The linear model: sample i has one feature, of which it has √(m |γ_i|)."""
+    """Build the linear model: sample i of m has the one nonzero feature √(m |γ_i|)."""
     network = _LinearModel(problem.dim)
     learned = np.geomspace(1, 1 / problem.ratio, problem.dim)
     beyond = [learned[-1] * learned[1], -problem.negative * learned[-1]]
@@ -138,7 +138,7 @@ def build_linear(problem: Linear) -> Built:
 
 
 def build_images(problem: MLP | ResNet, images: training.Config) -> Built:
-    """A network on two crops of each image, and the probe of its hidden representations."""
+    """Build a network on two crops of each image, with a probe of hidden representations."""
     hidden = () if isinstance(problem, MLP) else problem.hidden
     recipe = BarlowTwins(dim=problem.dim, hidden=hidden, batch_size=problem.batch_size)
     if isinstance(problem, MLP):
@@ -155,5 +155,5 @@ def build_images(problem: MLP | ResNet, images: training.Config) -> Built:
 
 
 def initial(key: jax.Array, network: Any, x: jax.Array, scale: float) -> train.TrainState:
-    """A state without an optimiser's."""
+    """Return the initial state of a network, without optimiser state."""
     return train.init_state(key, network, optax.identity(), x, init_scale=scale)

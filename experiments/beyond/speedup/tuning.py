@@ -1,4 +1,4 @@
-"""How an arm of the study is tuned, trained and timed."""
+"""Tuning, training and timing of an arm of `speedup`."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,30 +16,30 @@ from sslstep.experiment import Arrays
 from sslstep.measure import spectrum
 from sslstep.recipes import VICReg
 
-# Eigenvalues of so many times their level are no longer learned but thrown too far. Losses that are
-# flat above their minimum (G.3) let them stay at a few times.
+# Eigenvalues above this multiple of their level do not count as learned: the step was too large.
+# Losses that are flat above their minimum (G.3) leave eigenvalues at a few times their level.
 TOO_FAR = 10.0
-# The best rate is tried again at so many times itself; of an arm without a number of its own, then
-# so many times. The others have three own numbers, and two of them are still to be tried.
+# Factors at which the best rate is refined; NEAREST is used for arms without a parameter. Arms with
+# one try the two other values of the parameter instead.
 NEARER, NEAREST = (2.0, 0.5), (2**0.5, 0.5**0.5)
 
 
 class Candidate(NamedTuple):
-    """A point of the search space."""
+    """A point of the search space: the learning rate and the arm's own parameter."""
 
     rate: float
-    own: float  # the arm's own number; 0 if it has none
+    own: float  # the arm's own parameter; 0 without one
 
 
 class Compiled(NamedTuple):
-    """An arm on a problem, compiled once for all rates, own numbers and seeds."""
+    """An arm on a problem, compiled once for all rates, parameters and seeds."""
 
     init: Callable[[Instance], train.TrainState]
     advance: Callable[..., tuple[train.TrainState, train.Metrics]]
 
 
 class Settings(NamedTuple):
-    """How all arms are measured."""
+    """Settings of the measurements, equal for all arms; see `speedup`'s options."""
 
     measure_every: int
     num_records: int
@@ -48,7 +48,7 @@ class Settings(NamedTuple):
 
 
 def compile_arm(built: Built, arm: Arm) -> Compiled:
-    """Its training, some steps at a time."""
+    """Return functions that start the training of an arm and advance it by one step."""
 
     def init(instance: Instance) -> train.TrainState:
         opt_state = arm.optimizer(0.0).init(instance.state.params)
@@ -63,14 +63,17 @@ def compile_arm(built: Built, arm: Arm) -> Compiled:
 
 
 class Measures(NamedTuple):
-    """What is measured on fixed pairs, batch norms as in training: of (state, x, x_prime)."""
+    """Measurements on fixed pairs, with batch norms in training mode.
+
+    Both are functions of (state, x, x_prime): spectra of embeddings, and effective ranks.
+    """
 
     spectra: Callable[..., dict[str, jax.Array]]
     ranks: Callable[..., dict[str, jax.Array]]
 
 
 def make_measures(built: Built) -> Measures:
-    """Spectra of embeddings; effective ranks of both, which take longer."""
+    """Compile the spectra of embeddings and the slower effective ranks of both representations."""
 
     def embed(state: Any, x: jax.Array) -> Any:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -99,17 +102,17 @@ def make_measures(built: Built) -> Measures:
 
 
 def levels_of(arm: Arm, dim: int) -> np.ndarray:
-    """About what the k largest eigenvalues are while k = 1...d dimensions are learned."""
+    """Return the level of the k largest eigenvalues with k = 1...d dimensions learned, (d,)."""
     if arm.measured == "covariance":
         return VICReg(dim=dim).plateaus(np.zeros((1, dim)))
     return np.ones(dim)
 
 
 def learned(eigenvalues: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Whether at least k = 1...d dimensions are learned, (..., d).
+    """Return whether at least k = 1...d dimensions are learned, shape (..., d).
 
-    Exactly k are while the k largest are above half their level, which may fall with k, and not
-    thrown too far.
+    k dimensions are learned if the k largest eigenvalues lie between half and TOO_FAR times the
+    level of k; the levels may fall with k.
     """
     exactly = []
     for k, level in enumerate(levels, start=1):
@@ -130,15 +133,15 @@ def train_once(
     *,
     within: float | None = None,
 ) -> Arrays:
-    """A run from the start: spectra on the way, a probe's accuracy at some steps.
+    """Train from the start; record spectra, and a probe's accuracy at some steps.
 
-    With `within`, it ends some steps after the target is reached, or if it can no longer be within
-    so many steps, and accuracies are not measured.
+    With `within`, a number of steps, accuracies are not measured. The run then ends `settle` steps
+    after the target is reached, or once the target can no longer be reached within that number.
     """
     state = compiled.init(instance)
     every, levels = settings.measure_every, levels_of(arm, problem.dim)
     records = _record_steps(problem, settings) if within is None else ()
-    waits = settings.hold * every  # for what is learned to have lasted
+    waits = settings.hold * every  # steps for which a dimension must stay learned
     rate, own = (jnp.asarray(value, jnp.float32) for value in candidate)
     eigenvalues, steps, accuracy, losses = [], [], [], [0.0]
     finite, pruned, reached = True, False, np.inf
@@ -163,7 +166,7 @@ def train_once(
         if step in records:
             accuracy += [float(value) for value in built.accuracy(state).values()]
         if within is not None and arm.measured is not None:
-            # Whatever is reached is so while it is learned, and then for good.
+            # Compute times only when the target is newly learned; once reached, it stays reached.
             if np.isinf(reached) and learned(spectra, levels)[problem.target - 1]:
                 times = times_of(np.asarray(steps), np.asarray(eigenvalues), levels, settings.hold)
                 reached = times[problem.target - 1]
@@ -184,7 +187,7 @@ def train_once(
 
 
 def _ranks(measures: Measures, state: Any, instance: Instance, finite: bool) -> Arrays:
-    """Of the last embeddings; nan if they are not finite."""
+    """Return the effective ranks of the last representations; NaN if the run diverged."""
     if not finite:
         return {"rank_h": np.asarray(np.nan), "rank_z": np.asarray(np.nan)}
     found = measures.ranks(state, instance.x, instance.x_prime)
@@ -194,7 +197,7 @@ def _ranks(measures: Measures, state: Any, instance: Instance, finite: bool) -> 
 def times_of(
     steps: np.ndarray, eigenvalues: np.ndarray, levels: np.ndarray, hold: int
 ) -> np.ndarray:
-    """The step from which k = 1...d dimensions are learned, and stay so for `hold` measures."""
+    """Return the step from which k = 1...d dimensions stay learned for `hold` spectra, (d,)."""
     out = np.full(len(levels), np.inf)
     if len(steps) < hold:
         return out
@@ -220,19 +223,22 @@ def tune(
     seeds: Sequence[int],
     own: Sequence[float],
 ) -> Arrays:
-    """The best of as many trials as every arm has: `chosen`, and `trials`, a row for each.
+    """Search an arm's learning rate and own parameter, with equally many trials for every arm.
 
-    All rates with the first own number; twice and half the best rate; the other two own numbers at
-    the best rate, or, of an arm without, two rates nearer to the best. The score is the number of
-    steps to the target, its mean over seeds; of an arm whose embeddings say nothing, the final
-    loss. The winner is trained to the end: if that breaks off or loses the target from any seed,
-    the others are compared anew. `lasts` says whether any was left.
+    The trials are all rates with the first value of the parameter, then twice and half the best
+    rate, then the other two values at the best rate; an arm without a parameter tries two rates
+    nearer to the best instead. The score is the number of steps to the target, mean over seeds, or
+    the final loss for an arm without measured eigenvalues. The winner is trained to the end. If
+    that run diverges or loses the target for any seed, the other candidates are compared again.
+
+    Returns `trials`, a row (rate, parameter, score) for each candidate, `chosen`, and `lasts`,
+    whether any candidate kept the target.
     """
     tried: dict[Candidate, float] = {}
     pruned: set[Candidate] = set()
 
     def score(candidate: Candidate) -> None:
-        # What has taken longer than the best, or failed from one seed, can only lose.
+        # Stop a candidate once it is slower than the best, or fails for one seed.
         limit, total = min([problem.num_steps, *tried.values()]), 0.0
         pruned.discard(candidate)
         for done, seed in enumerate(seeds):
@@ -272,7 +278,7 @@ def tune(
 
 
 def _score(run: Arrays, arm: Arm, problem: Problem) -> float:
-    """The smaller the better; above the number of steps if the target was not reached."""
+    """Return the score of a run, smaller is better; above `num_steps` if the target is missed."""
     if not run["finite"]:
         return np.inf
     if arm.measured is None:
@@ -297,7 +303,7 @@ def run_arm(
     settings: Settings,
     begin: Callable[[str], None],
 ) -> Arrays:
-    """Tuned on some seeds, then trained from others; `begin` is told of every run before it."""
+    """Tune an arm on `tuning_seeds`, then train it from `seeds`; call `begin` before every run."""
     compiled = compile_arm(built, arm)
     once = partial(train_once, built, compiled, measures, arm, problem)
     tuning = {seed: built.instance(seed) for seed in tuning_seeds}
@@ -324,7 +330,7 @@ def run_arm(
 
 
 def _filled(values: np.ndarray, length: int) -> np.ndarray:
-    """With nan after a run that ended early, or where nothing is measured."""
+    """Pad the values of a run that ended early with NaN to a given length."""
     out = np.full((length, *values.shape[1:]), np.nan)
     out[: len(values)] = values
     return out
@@ -339,7 +345,7 @@ def step_seconds(
     rounds: int,
     seconds: float,
 ) -> Arrays:
-    """Seconds of a step of each arm, shape (rounds,): in each round all arms, in random order."""
+    """Time a step of each arm in seconds, shape (rounds,); arms in random order in each round."""
     instance = built.instance(seed)
     batch = _batch(problem, instance)
     indices = train.batch_indices(instance.state.key, 0, 1, batch, len(instance.images))
@@ -370,12 +376,12 @@ def _go(advance: Any, state: Any, images: Any, numbers: list[jax.Array], num: in
 
 
 def _record_steps(problem: Problem, settings: Settings) -> np.ndarray:
-    """Steps of probes: the first, and ever more rarely; of those at which spectra are measured."""
+    """Return the steps of probes: 0 and geometrically spaced steps, all with measured spectra."""
     every = settings.measure_every
     wanted = np.geomspace(2 * every, problem.num_steps, settings.num_records - 1)
     return np.unique(np.concatenate([[0], (wanted / every).round().astype(int) * every]))
 
 
 def _batch(problem: Problem, instance: Instance) -> int:
-    """As many pairs as the problem says, or all there are."""
+    """Return the batch size: the problem's, or all images if there are fewer."""
     return min(problem.batch_size, len(instance.images))

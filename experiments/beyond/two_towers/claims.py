@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `two_towers`."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from sslstep.experiment import Arrays
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """The finite towers against their prediction."""
+    """Claims on step times, learned modes and retrieval of the finite towers."""
     where = "Section 5.2"
     step_errors = np.abs(arrays["trained_step_times"] / arrays["predicted_step_times"] - 1)
     left = {
         name: np.abs(arrays[f"{name}_curves"][:, -1] - 1).max(axis=1)
         for name in ("trained", "predicted")
     }
-    # Of each pair of networks: means over images.
+    # Mean rank over images, for each pair of networks.
     ranks = {
         name: arrays[f"{name}_ranks"].mean(axis=1) for name in ("trained", "predicted", "untrained")
     }
@@ -27,9 +27,9 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             where,
             "<=",
             measured=step_errors.max(axis=1).tolist(),
-            # A step takes 1/γ times the logarithm of the start. A hidden unit's share of a mode's
-            # kernel is at worst a product of two squared normals, of relative variance 8: this is
-            # two standard deviations of their mean over the narrower tower.
+            # A step takes 1/γ times the logarithm of the start. A hidden unit contributes at worst
+            # a product of two squared normals to γ, of relative variance 8. The tolerance is two
+            # standard deviations of the mean over the narrower tower's units.
             tolerance=2 * (8 / min(config.widths)) ** 0.5,
         ),
         claims.over_seeds(
@@ -37,7 +37,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             where,
             "<=",
             measured=(left["trained"] - left["predicted"]).tolist(),
-            tolerance=0.05,  # λ approaches 1 as e^-8γt: this is e^-3 from it, past the step
+            tolerance=0.05,  # e^-3, as λ approaches 1 as e^-8γt after the step
         ),
         claims.over_seeds(
             f"held-out images are matched across the views as well as predicted, {predicted:.3f}: "
@@ -45,7 +45,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             where,
             "=",
             measured=(ranks["trained"] - ranks["predicted"]).tolist(),
-            tolerance=0.1 * abs(0.5 - predicted),  # a tenth of what was to be learned
+            tolerance=0.1 * abs(0.5 - predicted),  # a tenth of the predicted gain over chance
         ),
         claims.over_seeds(
             f"which the towers have learned: mean rank, {before:.3f} before training, below chance",

@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figure of the experiment `two_towers`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sslstep.experiment import Arrays, panels
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Loss and eigenvalues of the first pair of networks, and retrieval by all."""
+    """Draw loss and eigenvalues of the first pair of networks, and retrieval ranks of all pairs."""
     import matplotlib.pyplot as plt
 
     fig, (loss, eigenvalues, ranks) = plt.subplots(
