@@ -12,7 +12,7 @@ Columns of V with a short K̃-norm before normalisation become long, and amplify
 of size :math:`\epsilon \|\tilde K\|` are multiplied by their lengths. The returned modes are
 therefore computed again in a basis Z that is orthonormal in the ordinary inner product, with one
 more product. Z spans the images :math:`\tilde K c` and their products with P, which are multiples
-of the c, so each mode lies in Z, although Z need not be invariant under P. With
+of the c. Each mode therefore lies in Z, although Z need not be invariant under P. With
 :math:`Z^\top \tilde K Z = B B^\top` and :math:`P_Z = Z^\top P Z`, the problem is that of the dense
 solver, :math:`B^\top P_Z B y = s \gamma y, \; c = Z P_Z B y / s \gamma`, in a few dimensions. If
 residuals remain, they and their products with P extend Z. They can fall to

@@ -142,7 +142,7 @@ def contrastive_modes(
             rounding, 20 eps of float32 times the Frobenius norm of K̃ (float64 kernels may have been
             rounded before). ``dense`` sees all eigenvalues. ``krylov`` sees those of the space
             spanned by its blocks, and can miss a negative eigenvalue far smaller than the leading
-            ones.
+            eigenvalues.
         TypeError: if d is not an integer.
         sslstep.kernel_pca.ConvergenceError: if ``krylov`` does not meet ``tol`` within
             ``max_iterations``, or if the kernel's dtype does not resolve d modes.

@@ -1,4 +1,4 @@
-"""Random features of the empirical NTK, and its size from products with random vectors."""
+"""Random features of the empirical NTK, and estimates of the size of a kernel."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,40 +26,45 @@ def sketch(
     kind: Literal["scalar", "trace"] = "scalar",
     batch_size: int = 32,
 ) -> Float[Array, "n p"]:
-    r"""Features :math:`\Phi` with :math:`E[\Phi \Phi^\top] = \Theta`: randomly projected gradients.
+    r"""Draw features :math:`\Phi` of the empirical NTK Θ, with :math:`E[\Phi \Phi^\top] = \Theta`.
 
-    .. math:: \phi(x)_b = \sum_{i : h(i) = b} \sigma_i \, \nabla_{\theta_i} f(x)
+    The features are a count sketch of the gradients (Charikar, Chen and Farach-Colton 2002),
 
-    is a count sketch (Charikar, Chen and Farach-Colton 2002): h puts every parameter into one of p
-    buckets at random, and σ is a random sign. So a sample costs one backward pass and as many
-    additions as there are parameters, whatever p is; for ``"trace"`` d times that. An entry of
-    :math:`\Phi \Phi^\top` has the error
+    .. math:: \phi(x)_b = \sum_{i : h(i) = b} \sigma_i \, \nabla_{\theta_i} f(x) ,
+
+    where h assigns each parameter to one of p buckets at random, and :math:`\sigma_i` is a random
+    sign. For any p a sample costs one backward pass and one addition for each parameter; a model
+    with d outputs costs d times as much with ``"trace"``. The error of an entry of
+    :math:`\Phi \Phi^\top` has the standard deviation
 
     .. math:: \mathrm{sd}\left( \phi(x)^\top \phi(x') \right) \le
         \sqrt{\frac{\Theta(x, x) \Theta(x', x') + \Theta(x, x')^2}{p}}.
 
-    The features of all views are those of a linear model: the modes of their
-    :func:`sslstep.linear.cross_correlation` are the network's contrastive modes, in
-    :math:`O(n p^2)` for any n.
+    The features of two views can be used as features of a linear model. The modes of their
+    :func:`sslstep.linear.cross_correlation` then approximate the network's contrastive modes, at
+    the cost :math:`O(n p^2)` for n samples.
 
     Args:
-        apply_fn: the model, as for :func:`ntk`.
-        params: parameters, as for :func:`ntk`.
-        x: samples, shape ``(n, ...)``; a NumPy array stays on the host, of which one block at a
-            time is used.
-        dim: p, the number of features.
-        key: of h and σ. Samples are comparable only with the same key.
-        kind: ``"scalar"`` or ``"trace"``, as for :func:`ntk`.
-        batch_size: samples that are differentiated at a time; each needs as much memory as the
-            parameters.
+        apply_fn: the model, ``apply_fn(params, x) -> (n, d)``, which must map each sample
+            independently. Bind other arrays with :class:`jax.tree_util.Partial`.
+        params: parameters, a pytree of floating-point arrays; for a flax module its collection
+            ``"params"``.
+        x: samples, shape ``(n, ...)``. A NumPy array stays on the host, and moves to the device one
+            block at a time.
+        dim: the number of features p.
+        key: random key of h and σ. Only features drawn with the same key belong together.
+        kind: ``"scalar"`` or ``"trace"``, the kernel that is approximated: see :func:`ntk`.
+        batch_size: number of samples in a block; each needs as much memory as the parameters.
 
     Returns:
         Φ, shape ``(n, p)``, in the widest dtype of the parameters and float32.
 
     Raises:
-        ValueError: as :func:`operator`, of ``apply_fn``, ``params``, ``x`` and ``kind``; or if
-            ``dim`` or ``batch_size`` is not an integer of at least 1.
-        TypeError: as :func:`operator`.
+        ValueError: if ``x`` is empty or not finite; if ``params`` is not floating-point throughout
+            or holds other collections of flax; if ``apply_fn`` does not return floats ``(n, d)`` or
+            lets samples interact; if ``kind`` is unknown; or if ``dim`` or ``batch_size`` is not an
+            integer of at least 1.
+        TypeError: if ``x`` is not an array of numbers, or ``apply_fn`` does not return one array.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -88,7 +93,7 @@ def sketch(
     size = min(batch_size, len(x))
     parts = []
     for start in range(0, len(x), size):
-        # All blocks have one shape: the last is filled up with its last sample.
+        # The last block is padded with its last sample, so that all blocks have one shape.
         at = np.minimum(np.arange(start, start + size), len(x) - 1)
         block = _arguments.samples("x", x[at])
         parts.append(_features(apply_fn, params, block, directions / outputs**0.5, key, dim))
@@ -97,7 +102,7 @@ def sketch(
 
 @partial(jax.jit, static_argnames="dim")
 def _features(apply_fn, params, samples, directions, key, dim):
-    """The sketch of a block, summed over the outputs' directions, each with its own h and σ."""
+    """Return the sketch of a block, summed over `directions` of outputs; each has its own h, σ."""
     dtype = _arguments.accumulator(None, params)
 
     def along(total, given):
@@ -124,15 +129,16 @@ def _features(apply_fn, params, samples, directions, key, dim):
 
 
 class Moments(NamedTuple):
-    r"""Estimates of a kernel's size, each with its standard error.
+    r"""Estimates of a kernel's trace, norm and effective rank, with standard errors.
 
     Attributes:
-        trace: :math:`\mathrm{tr}\, K`.
-        trace_error: its standard error.
-        frobenius: :math:`\|K\|_F`.
-        frobenius_error: its standard error.
-        effective_rank: :math:`(\mathrm{tr}\, K)^2 / \|K\|_F^2`, between 1 and the rank.
-        effective_rank_error: its standard error.
+        trace: estimate of :math:`\mathrm{tr}\, K`.
+        trace_error: standard error of ``trace``.
+        frobenius: estimate of :math:`\|K\|_F`.
+        frobenius_error: standard error of ``frobenius``.
+        effective_rank: estimate of :math:`(\mathrm{tr}\, K)^2 / \|K\|_F^2`, which is between 1 and
+            the rank of K.
+        effective_rank_error: standard error of ``effective_rank``.
     """
 
     trace: float
@@ -150,24 +156,25 @@ def moments(
     *,
     key: Key[Array, ""],
 ) -> Moments:
-    r"""Trace, Frobenius norm and effective rank of a kernel, from products with random vectors.
+    r"""Estimate trace, Frobenius norm and effective rank of a kernel by random products.
 
-    For vectors z of random signs :math:`E[z^\top K z] = \mathrm{tr}\, K` (Hutchinson 1990) and
-    :math:`E\|K z\|^2 = \|K\|_F^2`. Standard errors are those of a jackknife over the vectors, which
-    also takes the bias of order 1 / ``num_vectors`` from the root and the quotient.
+    Vectors z of random signs have :math:`E[z^\top K z] = \mathrm{tr}\, K` (Hutchinson 1990) and
+    :math:`E\|K z\|^2 = \|K\|_F^2`. A jackknife over the vectors gives the standard errors, and
+    removes the bias of order 1 / ``num_vectors`` of the square root and the quotient.
 
     Args:
-        multiply: a block v, shape ``(n, b)``, to K v: of :func:`operator`, say, or
-            :func:`sslstep.gram.operator`.
-        num_samples: n.
-        num_vectors: how many vectors, at least 2.
-        key: of the vectors.
+        multiply: a function from a block v, shape ``(n, b)``, to K v, such as those of
+            :func:`operator` and :func:`sslstep.gram.operator`.
+        num_samples: the number of samples n.
+        num_vectors: the number of random vectors, at least 2.
+        key: random key of the vectors.
 
     Returns:
         :class:`Moments`.
 
     Raises:
-        ValueError: if ``num_vectors`` is below 2, or a product is not finite.
+        ValueError: if ``num_samples`` is not an integer of at least 1, ``num_vectors`` is not an
+            integer of at least 2, or a product is not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp
