@@ -1,1 +1,1 @@
-"""experiments.fig1ab."""
+"""The experiment `fig1ab`: settings and run, figure, and claims."""

@@ -108,6 +108,7 @@ def positive_pairs(
 
 
 def _enough_steps(predicted: jax.Array, learning_rate: float) -> int:
+    """Return 1.2 times the number of steps until the last predicted step time."""
     last = float(predicted.max())
     if not np.isfinite(last):
         raise ValueError(

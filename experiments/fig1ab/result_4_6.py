@@ -56,6 +56,7 @@ def _with_small(scales: Sequence[float], gammas: jax.Array, dim: int) -> list[fl
 
 
 def _distance(weights: jax.Array, modes: linear.Modes) -> tuple[float, float, float]:
+    """Return the measured distance, its first order, and the floor, for initial weights."""
     gammas = modes.eigenvalues
     rotation, start = linear.align(weights, modes)
     last = dynamics.critical_time(gammas[: len(start)], start).max()

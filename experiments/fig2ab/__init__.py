@@ -1,1 +1,1 @@
-"""experiments.fig2ab."""
+"""The experiment `fig2ab`: settings and run, figure, and claims."""

@@ -14,6 +14,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def _check_learning(config, arrays) -> list[claims.Claim]:
+    """Return the claims on a run whose first step is due before its end."""
     times, learned = arrays["step_times"], np.isfinite(arrays["step_times"])
     initial = arrays["predicted_step_times"] / times - 1
     updated = arrays["updated_step_times"] / times - 1
@@ -122,6 +123,7 @@ def _slack(config, arrays) -> np.ndarray:
 
 
 def _seeding(arrays) -> float:
+    """Return the median ratio of measured to predicted s_j between steps 1 and 2, j > 2."""
     first, second = arrays["step_times"][:2]
     if not np.isfinite(second):
         return np.nan
@@ -131,6 +133,7 @@ def _seeding(arrays) -> float:
 
 
 def _check_plateau(config, arrays) -> list[claims.Claim]:
+    """Return the claims on a run that ends before its first step is due."""
     t, gammas, values = arrays["t"], arrays["gammas"], arrays["singular_values"]
     predicted = arrays["predicted_singular_values"]
     due = float(arrays["predicted_step_times"][0])

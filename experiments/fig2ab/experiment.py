@@ -155,6 +155,7 @@ def initial_network(config: Config, key: jax.Array, x: np.ndarray) -> Network:
 
 
 def _gain(config) -> float:
+    """Return the factor of the embeddings that turns the mean in C into a sum, or 1."""
     # A sum over n pairs equals a mean with embeddings multiplied by sqrt(n).
     return float(config.num_images) ** 0.5 if config.correlation == "sum" else 1.0
 
@@ -252,6 +253,7 @@ def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays,
 
 
 def _modes(config, kernel) -> kernel_pca.KernelModes:
+    """Return the first d contrastive modes of a kernel."""
     return kernel_pca.contrastive_modes(jnp.asarray(kernel), config.dim, solver="dense")
 
 

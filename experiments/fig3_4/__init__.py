@@ -1,1 +1,1 @@
-"""experiments.fig3_4."""
+"""The experiment `fig3_4`: settings and run, figure, and claims."""

@@ -20,6 +20,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
 
 
 def _traces(config: Config, arrays: Arrays) -> Any:
+    """Draw Figure 3: eigenvalues against effective time, for each method."""
     import matplotlib.pyplot as plt
 
     columns = len(config.methods)
@@ -41,6 +42,7 @@ def _traces(config: Config, arrays: Arrays) -> Any:
 
 
 def _histograms(config: Config, arrays: Arrays) -> Any:
+    """Draw Figure 4: histograms of eigenvalues at five times, for each method."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 

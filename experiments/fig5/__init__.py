@@ -1,1 +1,1 @@
-"""experiments.fig5."""
+"""The experiment `fig5`: settings and run, figure, and claims."""

@@ -1,1 +1,1 @@
-"""experiments.fig6."""
+"""The experiment `fig6`: settings and run, figure, and claims."""

@@ -1,1 +1,1 @@
-"""experiments.fig7."""
+"""The experiment `fig7`: settings and run, figure, and claims."""

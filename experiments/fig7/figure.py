@@ -65,6 +65,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
 
 
 def _seeds(ax: Any) -> tuple[list[Any], list[str]]:
+    """Return the legend handles and labels of the seeds in a panel."""
     handles, labels = ax.get_legend_handles_labels()
     found = [pair for pair in zip(handles, labels, strict=True) if pair[1].startswith("seed")]
     return [handle for handle, _ in found], [label for _, label in found]

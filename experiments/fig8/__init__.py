@@ -1,1 +1,1 @@
-"""experiments.fig8."""
+"""The experiment `fig8`: settings and run, figure, and claims."""

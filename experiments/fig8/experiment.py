@@ -75,6 +75,7 @@ def supervised(c):
 
 
 def _rescaled_singular_value(t, gammas, initial):
+    """Return a mode's rescaled singular value at times t, in closed form."""
     return dynamics.singular_value(gammas * t, 1.0, initial)
 
 

@@ -1,1 +1,1 @@
-"""experiments.fig9."""
+"""The experiment `fig9`: settings and run, figure, and claims."""

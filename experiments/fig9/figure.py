@@ -18,6 +18,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
 
 
 def _landscapes(arrays: Arrays) -> Any:
+    """Draw the landscapes and gradient descent on them."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(2, 5, figsize=(7.4, 3.6), sharey="row", sharex="row")
@@ -54,6 +55,7 @@ def _landscapes(arrays: Arrays) -> Any:
 
 
 def _speedups(config: Config, arrays: Arrays) -> Any:
+    """Draw the steps at which modes are learned, and the ratios to plain descent."""
     import matplotlib.pyplot as plt
 
     fig, (steps_ax, ratio_ax) = plt.subplots(1, 2, figsize=(7.0, 3.0))

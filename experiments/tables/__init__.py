@@ -1,1 +1,1 @@
-"""experiments.tables."""
+"""The experiment `tables`: settings and run, figure, and claims."""

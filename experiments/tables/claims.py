@@ -26,6 +26,7 @@ def values(config: Config, arrays: Arrays, method: str, key: str) -> np.ndarray:
 
 
 def _chance(config: Config, method: Any) -> float:
+    """Return the alignment of random subspaces for a method."""
     return alignment.chance_level(config.recipes.of(method).dim, 2 * config.num_pairs)
 
 
@@ -67,6 +68,7 @@ def table(config: Config, arrays: Arrays) -> str:
 
 
 def _cell(of_seeds: np.ndarray) -> str:
+    """Format the mean and range over seeds."""
     if not len(of_seeds):
         return "-"  # results of an older version
     mean = f"{of_seeds.mean():.3f}"
@@ -74,6 +76,7 @@ def _cell(of_seeds: np.ndarray) -> str:
 
 
 def _markdown(rows: list[list[str]]) -> str:
+    """Return a Markdown table; the first row is the head."""
     ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
 

@@ -199,6 +199,7 @@ class _Kernels:
 
 
 def _modes(kernel: np.ndarray, dim: int) -> kernel_pca.KernelModes:
+    """Return the first `dim` contrastive modes of a kernel, in float64."""
     with jax.enable_x64(True):
         return kernel_pca.contrastive_modes(kernel, dim)
 
@@ -215,6 +216,7 @@ def _top(kernel: np.ndarray, dim: int) -> np.ndarray:
 
 
 def _alignment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the subspace alignment of two embeddings, in float64."""
     with jax.enable_x64(True):
         return np.asarray(alignment.subspace_alignment(a, b))
 

@@ -69,10 +69,12 @@ def _meaning(path: Path) -> str:
 
 
 def _tree(path: Path) -> ast.Module:
+    """Parse a Python file."""
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _path(name: str) -> Path | None:
+    """Return the file of a module; None if it does not exist."""
     top, _, rest = name.partition(".")
     spec = find_spec(top)
     if spec is None or not spec.submodule_search_locations:

@@ -98,6 +98,7 @@ def _makers(path: Path) -> list[dict[str, Any]]:
 
 
 def _commits(path: Path) -> list[str]:
+    """Return the commits of the code that made the item at a path."""
     return [made["commit"] for made in _makers(path)] or [_machine.UNKNOWN]
 
 
@@ -133,6 +134,7 @@ def made_from(module: str, config: Any, store: Store | None = None) -> dict[str,
 
 
 def _plain(value: Any) -> Any:
+    """Convert a dataclass of settings for JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     raise TypeError(f"{type(value).__name__} is no setting")

@@ -15,10 +15,12 @@ log = logging.getLogger("experiments")
 
 
 def _no_figure(config: Any, arrays: Arrays) -> Any:
+    """Return no figures."""
     return {}
 
 
 def _no_claims(config: Any, arrays: Arrays) -> Sequence[claims.Claim]:
+    """Return no claims."""
     return []
 
 
@@ -125,6 +127,7 @@ def first_line(module: str) -> str:
 
 
 def _folder(package: str) -> Path:
+    """Return the folder of a package; raise ValueError if there is none."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"there is no package {package}.")

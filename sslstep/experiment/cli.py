@@ -78,6 +78,7 @@ def main(package: str, args: Sequence[str]) -> int:
 
 
 def _list(package: str) -> None:
+    """Print the name and the first line of the docstring of each experiment."""
     known = find(package)
     width = max(map(len, known), default=0)
     for name, module in known.items():
@@ -132,4 +133,5 @@ def _run_all(package: str, args: list[str]) -> int:
 
 
 def _takes_images(record: Experiment) -> bool:
+    """Return whether all presets of an experiment have images."""
     return all(hasattr(preset, "data") for preset in record.presets.values())

@@ -60,6 +60,7 @@ def main(package: str, args: Sequence[str]) -> int:
 
 
 def _row(name: str, method: Method, config: Any, options: Options) -> None:
+    """Compile the step of a method and print its row of the table."""
     recipe = config.recipes.of(method)
     step, state = _step(config, recipe)
     images = jax.ShapeDtypeStruct((recipe.batch_size, *_image(config)), jnp.uint8)
@@ -79,6 +80,7 @@ def _row(name: str, method: Method, config: Any, options: Options) -> None:
 
 
 def _image(config: training.Config) -> tuple[int, int, int]:
+    """Return the shape of the data set's images."""
     side = 96 if config.data == "stl10" else 32
     return side, side, 3
 
@@ -91,6 +93,8 @@ def _step(config: training.Config, recipe: Recipe) -> tuple[train.Step, Any]:
 
 
 def _init(parts: training.Parts, recipe: Recipe) -> Any:
+    """Return a function that initialises the state of training."""
+
     def init(key: jax.Array, x: jax.Array) -> train.TrainState:
         return train.init_state(key, parts.model, parts.optimizer, x, init_scale=recipe.init_scale)
 

@@ -188,6 +188,7 @@ def split_pairs(
 
 
 def _load(name: str, split: str, data_dir: str | None, view: int) -> data.Dataset:
+    """Load a split of a named data set or of a folder of images."""
     if name in NAMES:
         return _named(name, split, data_dir)
     found = _folder(name, _side(view))

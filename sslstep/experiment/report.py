@@ -140,6 +140,7 @@ def page(folders: list[Path], without: list[Path]) -> str:
 
 
 def _section(folder: Path, made: list[claims.Claim]) -> str:
+    """Return the HTML section of one folder of results."""
     about = read_about(folder)
     parts = [f'<h2 id="{_anchor(folder)}">{html.escape(_title(folder))}</h2>']
     for name in ("experiment", MADE_FROM):  # in the title; not for readers
@@ -205,6 +206,7 @@ def _table(head: list[str], rows: list[list[Any]], fails: list[bool] | None = No
 
 
 def _kind(cell: Any) -> str:
+    """Return the HTML class of a cell that holds a number; "" for other cells."""
     try:
         float(cell)
     except ValueError:
@@ -230,10 +232,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _title(folder: Path) -> str:
+    """Return the title of a folder of results: experiment/name."""
     return f"{folder.parent.name}/{folder.name}"
 
 
 def _anchor(folder: Path) -> str:
+    """Return the HTML anchor of a folder of results."""
     return html.escape(_title(folder).replace("/", "-"), quote=True)
 
 

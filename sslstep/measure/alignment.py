@@ -198,6 +198,7 @@ def _bases(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
 
 
 def _basis(name: str, value: ArrayLike) -> Array:
+    """Return an orthonormal basis of a matrix's column span; ValueError without full rank."""
     rows, columns = _check.shape_of(value)
     if rows < columns:
         raise ValueError(

@@ -103,6 +103,7 @@ class Diagnosis:
         return "\n".join([*self._of_learned(), *self._of_the_rest()])
 
     def _of_learned(self) -> list[str]:
+        """Return the lines of the report on learned dimensions."""
         dim, num = len(self.learned), int(self.learned.sum())
         lines = [f"Records from t = {self.span[0]:g} to {self.span[1]:g}; d = {dim}.", ""]
         if not num:
@@ -129,6 +130,7 @@ class Diagnosis:
         return lines
 
     def _of_the_rest(self) -> list[str]:
+        """Return the lines on other dimensions, the loss and the next step."""
         lines = [
             f"Rising: {_named(self.rising)}.",
             f"Waiting: {_named(self.waiting & ~self.rising)}.",

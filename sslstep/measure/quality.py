@@ -465,6 +465,7 @@ def _clusters(key: Array, z: Array, num: int, max_iterations: int) -> Array:
 
 
 def _require_samples(name: str, value: ArrayLike, least: int) -> int:
+    """Return the number of rows; raise ValueError if too few or not finite."""
     n, _ = _check.require_matrix(name, value, "(n, d)")
     if n < least:
         raise ValueError(f"{name} must have at least {least} rows, got {n}.")

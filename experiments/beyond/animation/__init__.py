@@ -1,1 +1,1 @@
-"""experiments.beyond.animation."""
+"""The experiment `animation`: settings and run, figure, and claims."""

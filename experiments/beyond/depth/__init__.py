@@ -1,1 +1,1 @@
-"""experiments.beyond.depth."""
+"""The experiment `depth`: settings and run, figure, and claims."""

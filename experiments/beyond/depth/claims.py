@@ -65,4 +65,5 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def _first(values: np.ndarray) -> float:
+    """Return the first element of an array as a float."""
     return float(np.ravel(values)[0])

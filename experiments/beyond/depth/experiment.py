@@ -37,7 +37,7 @@ class Config:
     gammas: tuple[float, ...] = (1.0, 0.7, 0.45, 0.3)
     """Eigenvalues γ_j of Γ; the embedding has a dimension for each."""
     layers: tuple[int, ...] = (1, 2, 3, 4)
-    """Numbers of layers L."""
+    """Numbers L of layers, with one network for each."""
     scales: tuple[float, ...] = (1e-2, 10**-2.5, 1e-3, 10**-3.5)
     """Initial scales α of the product."""
     seeds: tuple[int, ...] = training.SEEDS
@@ -83,6 +83,7 @@ def _random(seed: int, num: int, scale: float, dim: int) -> list[jax.Array]:
 
 
 def _product(layers: list[jax.Array]) -> jax.Array:
+    """Return the product of the layers, W."""
     whole = layers[0]
     for layer in layers[1:]:
         whole = whole @ layer
@@ -97,6 +98,7 @@ def _velocity(gammas: jax.Array, layers: list[jax.Array]) -> list[jax.Array]:
 
 @jax.jit
 def _eigenvalues(layers: list[jax.Array], gammas: jax.Array) -> jax.Array:
+    """Return the eigenvalues of C = W Γ W^T at each time, descending, shape (T, d)."""
     w = jax.vmap(_product)(layers)
     return jnp.linalg.eigvalsh((w * gammas[None, None]) @ w.swapaxes(1, 2))[:, ::-1]
 

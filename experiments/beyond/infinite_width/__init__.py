@@ -1,1 +1,1 @@
-"""experiments.beyond.infinite_width."""
+"""The experiment `infinite_width`: settings and run, figure, and claims."""

@@ -29,6 +29,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def _check_networks(config, arrays) -> list[claims.Claim]:
+    """Return the claims on learned modes, step times and accuracy along training."""
     results = []
     for laziness in config.laziness:
         what = f"network, a = {laziness:g}, width {config.width}"
@@ -94,6 +95,7 @@ def network_step_times(arrays: Arrays, laziness: float) -> np.ndarray:
 
 
 def _check_accuracy(config, arrays) -> list[claims.Claim]:
+    """Return the claims on final accuracy and on accuracy between steps."""
     at = list(dims(config))
     predicted = arrays["mlp_correct"].mean(axis=1)
     expected, results = float(predicted[at.index(config.dim)]), []

@@ -92,6 +92,7 @@ def load(config: Config, key_images: jax.Array, key_crops: jax.Array) -> Task:
 
 
 def _pooled(crops: jax.Array, side: int) -> jax.Array:
+    """Average crops over squares of the given side and scale pixels to [0, 1]."""
     n, height, width, channels = crops.shape
     squares = crops.reshape(n, height // side, side, width // side, side, channels)
     return squares.astype(float).mean((2, 4)) / 255

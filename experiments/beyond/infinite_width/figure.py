@@ -41,6 +41,7 @@ _LAZY: tuple[dict[str, Any], ...] = (
 
 
 def _plot_times(config, arrays, ax) -> None:
+    """Draw measured and predicted step times of each mode."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     if not config.laziness:
@@ -64,6 +65,7 @@ def _plot_times(config, arrays, ax) -> None:
 
 
 def _plot_by_dim(config, arrays, ax) -> None:
+    """Draw probe accuracies against the number of dimensions."""
     d, (_, _, green, orange, _) = dims(config), plotting.CATEGORIES
     num_test = int(arrays["num_test"])
     unequal = config.cnn_images != config.num_images
@@ -94,10 +96,12 @@ def _plot_by_dim(config, arrays, ax) -> None:
 
 
 def _percent(correct: np.ndarray) -> np.ndarray:
+    """Return the accuracy in percent from correctness of test samples in the last axis."""
     return 100 * correct.mean(axis=-1)
 
 
 def _plot_by_time(config, arrays, ax) -> None:
+    """Draw probe accuracies along training; no panel without networks."""
     if not config.laziness:
         ax.set_axis_off()
         return

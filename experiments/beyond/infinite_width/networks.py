@@ -90,16 +90,19 @@ def networks(config: Config, key: jax.Array, task: Task, predicted: Predicted) -
 
 
 def _embed(model, params, x, start, laziness, init_scale):
+    """Return the embeddings a (f - f_0) + α f_0 of a lazy network."""
     laziness, init_scale = (jnp.asarray(a, start.dtype) for a in (laziness, init_scale))
     return laziness * (model.apply(params, x) - start) + init_scale * start
 
 
 def _loss(model, params, pairs, test, start, start_test, laziness, init_scale):
+    """Return the simplified Barlow Twins loss of a lazy network on the pairs."""
     z = _embed(model, params, pairs, start, laziness, init_scale)
     return losses.simplified_barlow_twins(*jnp.split(z, 2))
 
 
 def _measure(model, params, pairs, test, start, start_test, laziness, init_scale):
+    """Return the records of a lazy network at one step."""
     z, z_prime = jnp.split(_embed(model, params, pairs, start, laziness, init_scale), 2)
     z_test = _embed(model, params, test, start_test, laziness, init_scale)
     return Records(spectrum.correlation_eigenvalues(z, z_prime), z, z_test)
@@ -152,6 +155,7 @@ def _judged(config, task, predicted, records, reference, prefix="") -> Arrays:
 
 @partial(jax.jit, static_argnames="num_classes")
 def _along(z, z_test, labels, labels_test, penalty, *, num_classes):
+    """Return the test accuracy of a ridge probe at each record, shape (T,)."""
     targets = jax.nn.one_hot(labels, num_classes)
     targets -= targets.mean(axis=0, keepdims=True)  # remove the class frequencies
 
@@ -163,11 +167,13 @@ def _along(z, z_test, labels, labels_test, penalty, *, num_classes):
 
 
 def _append(rows: dict[str, list[Any]], name: str, result: Arrays) -> None:
+    """Append the arrays of one network to the lists in `rows`."""
     for key, array in result.items():
         rows.setdefault(f"{name}_{key}", []).append(np.asarray(array))
 
 
 def _summary(result: Arrays, theory: Arrays) -> str:
+    """Return a log message with accuracy and alignments at the end of training."""
     right = float(np.mean(result["correct"])), float(np.mean(theory["kernel_correct"]))
     return (
         f"accuracy {right[0]:.4f} (kernel from its start {right[1]:.4f}), alignment with the top "

@@ -1,1 +1,1 @@
-"""experiments.beyond.lars_steps."""
+"""The experiment `lars_steps`: settings and run, figure, and claims."""

@@ -1,1 +1,1 @@
-"""experiments.beyond.mlp_readings."""
+"""The experiment `mlp_readings`: settings and run, figure, and claims."""

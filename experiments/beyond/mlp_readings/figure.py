@@ -37,6 +37,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
 
 
 def _label(reading: Reading) -> str:
+    """Return the label of a reading."""
     of = {
         "output": "embeddings",
         "all": "all parameters",

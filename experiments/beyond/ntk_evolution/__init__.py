@@ -1,1 +1,1 @@
-"""experiments.beyond.ntk_evolution."""
+"""The experiment `ntk_evolution`: settings and run, figure, and claims."""

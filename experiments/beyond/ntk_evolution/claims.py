@@ -17,6 +17,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def _check_movement(config, arrays) -> list[claims.Claim]:
+    """Return the claims on the exponents and constants of the kernel's movement."""
     hidden, output, _ = np.moveaxis(arrays["lazy_movement"], -1, 0)
     theory, theory_error = np.moveaxis(arrays["lazy_theory"], -1, 0)
     own = float(np.sqrt(np.sum(theory_error[-1] ** 2)) / np.sum(theory[-1]))
@@ -56,6 +57,7 @@ def _check_movement(config, arrays) -> list[claims.Claim]:
 
 
 def _check_learned(config, arrays) -> list[claims.Claim]:
+    """Return the claims on predictions of the learned embeddings."""
     wide = arrays["widths"] >= config.fit_from
     initial, final, _ = np.moveaxis(arrays["small_misalignment"], -1, 0)
     lazy, floor = arrays["lazy_misalignment"][-1, :, 2], arrays["lazy_floor"][-1]

@@ -112,6 +112,7 @@ def run(config: Config) -> Arrays:
 
 
 def _require_valid(config: Config) -> None:
+    """Raise ValueError if a setting is invalid."""
     twice = ("num_images", "num_draws", "num_lazy", "num_small", "num_units")
     require(
         config,
@@ -254,6 +255,7 @@ def _train(setting: Setting, functions, params, x, *, lazy: bool):
 
 
 def _modes(kernel, dim: int) -> kernel_pca.KernelModes:
+    """Return the first `dim` contrastive modes of a kernel."""
     return kernel_pca.contrastive_modes(jnp.asarray(kernel), dim, solver="dense")
 
 
@@ -263,6 +265,7 @@ def _predicted(setting: Setting, kernel) -> jax.Array:
 
 
 def _relative(kernel, reference) -> float:
+    """Return the relative distance of a kernel from a reference, in Frobenius norm."""
     return float(np.linalg.norm(kernel - reference) / np.linalg.norm(reference))
 
 

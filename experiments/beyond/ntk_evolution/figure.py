@@ -52,11 +52,13 @@ def _mean_and_error(values) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rms_and_error(values) -> tuple[np.ndarray, np.ndarray]:
+    """Return the root mean square over draws and its standard error."""
     mean, error = _mean_and_error(values**2)
     return mean**0.5, error / (2 * mean**0.5)
 
 
 def _plot_rate(ax, arrays, name, rates, power) -> None:
+    """Draw a deviation of both kinds of NTK against the width, with theory."""
     widths = arrays["widths"].astype(float)
     # Theory gives the mean square of distances and deviations, and the mean of misalignments.
     summary = _mean_and_error if name == "misalignment" else _rms_and_error
@@ -75,6 +77,7 @@ def _plot_rate(ax, arrays, name, rates, power) -> None:
 
 
 def _plot_spectra(ax, arrays) -> None:
+    """Draw eigenvalues of NTKs before and after training."""
     blue, red, *_ = plotting.CATEGORIES
     j = np.arange(1, len(arrays["gammas"]) + 1)
     unit = arrays["gammas"][0]
@@ -102,6 +105,7 @@ def _make_room(ax, above: float = 0.0, below: float = 0.0) -> None:
 
 
 def _plot_movement(ax, arrays) -> None:
+    """Draw the kernel's movement in training against the width."""
     blue, red, green, orange, _ = plotting.CATEGORIES
     widths = arrays["widths"].astype(float)
     looks = (
@@ -121,6 +125,7 @@ def _plot_movement(ax, arrays) -> None:
 
 
 def _plot_learned(ax, arrays) -> None:
+    """Draw misalignments of learned and predicted embeddings against the width."""
     blue, red, *_ = plotting.CATEGORIES
     widths = arrays["widths"].astype(float)
     small, lazy = (arrays[f"{name}_misalignment"] for name in ("small", "lazy"))

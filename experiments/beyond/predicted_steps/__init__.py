@@ -1,1 +1,1 @@
-"""experiments.beyond.predicted_steps."""
+"""The experiment `predicted_steps`: settings and run, figure, and claims."""

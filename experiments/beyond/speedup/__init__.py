@@ -1,1 +1,1 @@
-"""experiments.beyond.speedup."""
+"""The experiment `speedup`: settings and run, figure, and claims."""

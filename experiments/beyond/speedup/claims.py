@@ -182,6 +182,7 @@ def _row(
     probed: bool,
     tells: bool,
 ) -> list[str]:
+    """Return the cells of an arm's row in the table of a case."""
     arm, prefix = ARMS[name], f"{case}/{name}"
     rate, own = arrays[f"{prefix}/chosen"]
     times = times_learned(arrays, case, name)
@@ -219,6 +220,7 @@ def _count(times: np.ndarray, digits: int = 0) -> str:
 
 
 def _interval(value: Ratio, seeds: int) -> str:
+    """Format a ratio with its interval, and its number of seeds if some lack it."""
     if not np.isfinite(value.mean):
         return "-"
     some = f" ({value.num} of {seeds})" if value.num < seeds else ""
@@ -234,6 +236,7 @@ def mean_and_deviation(values: Any) -> tuple[float, float]:
 
 
 def _spread(values: Any, digits: int) -> str:
+    """Format mean ± standard deviation over seeds."""
     mean, deviation = mean_and_deviation(values)
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}" if np.isfinite(mean) else "-"
 
@@ -292,6 +295,7 @@ def _as_accurate(what: str, differences: np.ndarray) -> claims.Claim:
 
 
 def label_of(name: str) -> str:
+    """Return the label of an arm."""
     return ARMS[name].label
 
 

@@ -265,6 +265,7 @@ def _applies(case: str, arm: str) -> bool:
 
 
 def _images_of(config: Config, source: Any) -> training.Config:
+    """Return the settings of the images from a source and of the ResNet."""
     return training.Config(
         data=source,
         data_dir=config.data_dir,
@@ -273,12 +274,14 @@ def _images_of(config: Config, source: Any) -> training.Config:
 
 
 def _build(case: str, problem: Any, images: training.Config) -> tasks.Built:
+    """Build the problem of a case."""
     if case == "linear":
         return tasks.build_linear(problem)
     return tasks.build_images(problem, images)
 
 
 def _require_valid(config: Config) -> None:
+    """Raise ValueError if a setting is invalid."""
     for name in ("problems", "arms", "data", "seeds", "tuning_seeds"):
         values = getattr(config, name)
         if not values or len(set(values)) != len(values):

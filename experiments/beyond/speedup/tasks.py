@@ -98,6 +98,8 @@ class Built(NamedTuple):
 
 
 class _LinearModel(linen.Module):
+    """A linear map from features to embeddings, without bias."""
+
     dim: int
 
     @linen.compact
@@ -108,6 +110,8 @@ class _LinearModel(linen.Module):
 
 
 class _HiddenLayer(linen.Module):
+    """A hidden layer of rectifiers on the pixels of images."""
+
     width: int
 
     @linen.compact

@@ -370,6 +370,7 @@ def step_seconds(
 
 
 def _go(advance: Any, state: Any, images: Any, numbers: list[jax.Array], num: int) -> None:
+    """Take `num` steps of a compiled arm and wait for the result."""
     for _ in range(num):
         state, _ = advance(state, images, *numbers)
     jax.block_until_ready(state)

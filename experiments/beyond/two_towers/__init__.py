@@ -1,1 +1,1 @@
-"""experiments.beyond.two_towers."""
+"""The experiment `two_towers`: settings and run, figure, and claims."""

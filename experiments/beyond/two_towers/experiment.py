@@ -143,6 +143,7 @@ def colour_edges(pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _standardised(view: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
+    """Flatten a view; standardise it by its first `num` samples' channels; split it there."""
     axes = (0, 1, 2)
     mean = view[:num].mean(axes, keepdims=True)
     flat = ((view - mean) / view[:num].std(axes, keepdims=True)).reshape(len(view), -1)

@@ -130,6 +130,8 @@ def linear_evaluation(
 
 @partial(jax.jit, static_argnames=("settings", "augmentation"))
 def _epoch(key, state, epoch, embed, images, labels, rates, settings, augmentation):
+    """Train for one epoch on features of random views; return the state and the mean loss."""
+
     def features(key: Array, batch: Array) -> Array:
         keys = jax.random.split(key, batch.shape[0])
         h = embed(data.augment(keys, images[batch], augmentation))
@@ -182,12 +184,14 @@ def embed_images(
 
 @jax.jit
 def _embed(embed, images):
+    """Compute the features of one batch of whole images."""
     x = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
     _require_features(embed, jax.ShapeDtypeStruct(x.shape, x.dtype))
     return embed(x)
 
 
 def _require_images(images: ArrayLike) -> tuple[int, ...]:
+    """Return the shape of images; raise ValueError if shape or dtype is invalid."""
     shape, dtype = _check.shape_of(images), jnp.result_type(images)
     if len(shape) != 4 or 0 in shape:
         raise ValueError(
@@ -201,6 +205,7 @@ def _require_images(images: ArrayLike) -> tuple[int, ...]:
 
 
 def _require_features(embed: Partial, x: jax.ShapeDtypeStruct) -> tuple[int, Any]:
+    """Return number and dtype of the features; raise ValueError on a wrong shape."""
     h = jax.eval_shape(embed, x)
     shape = getattr(h, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != x.shape[0] or shape[1] < 1:

@@ -111,6 +111,7 @@ def logistic(
 
 @partial(jax.jit, static_argnames="num_classes")
 def _fit(h, labels, regularisation, tol, max_iterations, num_classes):
+    """Minimise the objective; return the probe and the norm of the last gradient."""
     n, p = h.shape
     num = min(n, p)  # number of directions
     # Scale to order one against under- and overflow; a power of two leaves the digits unchanged.

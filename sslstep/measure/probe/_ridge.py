@@ -252,10 +252,12 @@ def _filter(s: Array, penalty: Array) -> Array:
 
 
 def _scalar(value: ArrayLike, like: Array) -> Array:
+    """Convert a value to the dtype of another array."""
     return jnp.asarray(value, like.dtype)
 
 
 def _prepare(features: ArrayLike, targets: ArrayLike) -> tuple[Array, Array]:
+    """Check features and targets; return both in the dtype of the computation."""
     n, _ = _check.require_matrix("features", features, "(n, p)")
     rows, _ = _check.require_matrix("targets", targets, "(n, c)")
     if rows != n:

@@ -150,6 +150,7 @@ def sgd(
 
 @partial(jax.jit, static_argnames="settings")
 def _train(key, h, labels, rates, settings):
+    """Train for all epochs in one compiled loop; return the probe."""
     key_init, key_epochs = jax.random.split(key)
 
     def epoch(state, index):
