@@ -15,17 +15,19 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from sslstep import data, dynamics, losses, nn, optim
+from sslstep import data, dynamics, losses, nn, optim, train
 from sslstep.measure import steps
 
 __all__ = ["BarlowTwins", "Recipe", "Recipes", "SimCLR", "VICReg"]
 
 Method = Literal["barlow_twins", "simclr", "vicreg"]
 METHODS: tuple[Method, ...] = get_args(Method)
-LABELS: Mapping[Method, str] = {
+LABELS: Mapping[str, str] = {
     "barlow_twins": "Barlow Twins",
     "simclr": "SimCLR",
     "vicreg": "VICReg",
+    "byol": "BYOL",
+    "simsiam": "SimSiam",
 }
 
 
@@ -138,6 +140,10 @@ class Recipe:
     def head(self, **settings: Any) -> nn.Projector:
         """Build the projector; ``settings`` are further attributes of it, such as ``dtype``."""
         raise NotImplementedError
+
+    def objective(self, network: nn.Encoder) -> train.Network | train.Objective:
+        """What is trained: the network itself, unless the loss sees more than its embeddings."""
+        return network
 
     def loss_fn(self) -> Callable[..., jax.Array]:
         """Return the loss as a function of a batch's embeddings, ``(z, z_prime)``."""
@@ -306,6 +312,50 @@ class VICReg(Recipe):
     def publication_views(self, size: int) -> data.Views:
         """Return VICReg's augmentations."""
         return data.vicreg_views(size)
+
+
+@dataclass(frozen=True)
+class SelfDistillation(Recipe):
+    """BYOL, and without a decay SimSiam."""
+
+    predictor: tuple[int, ...] = (64,)
+    """Widths of the predictor's hidden layers; none for a linear predictor."""
+    predictor_scale: float = 1.0
+    """By which the predictor's initial parameters are multiplied, in the place of α."""
+    decay: float | None = None
+    """τ of the target network's moving average; none where the targets are the network's."""
+    normalise: bool = True
+    """Whether predictions and targets have length 1, as in the publications."""
+
+    def head(self, **settings: Any) -> nn.Projector:
+        """Of Barlow Twins, so that spectra can be held beside its."""
+        return nn.barlow_twins_head(self.dim, self.hidden, **settings)
+
+    def objective(self, network: nn.Encoder) -> train.Objective:
+        """The network and its predictor."""
+        return _Distilled(self, network)
+
+    def loss_fn(self) -> Callable[..., jax.Array]:
+        """The error of the predictions."""
+        return partial(losses.prediction_error, normalise=self.normalise)
+
+    def publication_views(self, size: int) -> data.Views:
+        """SimCLR's, which BYOL and SimSiam follow."""
+        return data.simclr_views(size)
+
+
+class _Distilled(train.SelfDistillation):
+    """With initial parameters that α, which multiplies all of them, leaves at their own scales."""
+
+    def __init__(self, recipe: SelfDistillation, network: nn.Encoder) -> None:
+        super().__init__(network, nn.Projector(recipe.dim, recipe.predictor), recipe.decay)
+        self._scale = recipe.predictor_scale / recipe.init_scale
+
+    def init(self, key: Any, x: Any, train: bool = False) -> Any:
+        """The predictor's at the recipe's scale over α."""
+        found = super().init(key, x, train=train)
+        scaled = nn.scale_init(found["params"]["predictor"], self._scale)
+        return {**found, "params": {**found["params"], "predictor": scaled}}
 
 
 @dataclass(frozen=True)

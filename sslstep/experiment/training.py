@@ -105,7 +105,7 @@ def network(config: Config, recipe: Recipe) -> nn.Encoder:
 class Parts(NamedTuple):
     """The parts of training that do not depend on the images."""
 
-    model: nn.Encoder
+    model: Any  # a network, or a train.Objective
     optimizer: optax.GradientTransformation
     views_fn: Callable[..., tuple[jax.Array, jax.Array]]
     step: train.Step
@@ -114,7 +114,7 @@ class Parts(NamedTuple):
 def parts(config: Config, recipe: Recipe) -> Parts:
     """Return the network, the optimiser, the views and the training step."""
     views_fn = partial(data.two_views, views=recipe.make_views(config.size))
-    model, optimizer = network(config, recipe), recipe.make_optimizer()
+    model, optimizer = recipe.objective(network(config, recipe)), recipe.make_optimizer()
     step = train.make_step(model, recipe.loss_fn(), optimizer, views_fn)
     return Parts(model, optimizer, views_fn, step)
 
@@ -143,7 +143,7 @@ def samples(config: Config, views_fn: Callable[..., Any], seed: int) -> Samples:
 class Setup(NamedTuple):
     """Everything that a run needs: network, step, initial state, images and fixed pairs."""
 
-    model: nn.Encoder
+    model: Any  # a network, or a train.Objective
     step: train.Step
     state: train.TrainState
     images: np.ndarray
@@ -166,7 +166,7 @@ def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
 
 
 def fit(
-    config: Config, method: Method, recipe: Recipe, seed: int, runs: Store, *, name: str = ""
+    config: Config, method: str, recipe: Recipe, seed: int, runs: Store, *, name: str = ""
 ) -> Trained:
     """Train a run, continue it if `runs` holds a part of it, or read it if it is complete.
 
@@ -254,7 +254,7 @@ def _keep(folder: Path, state: train.TrainState) -> None:
     draft.replace(path)
 
 
-def evaluated(model: nn.Encoder, params: Any, batch_stats: Any, x: jax.Array) -> nn.Outputs:
+def evaluated(model: Any, params: Any, batch_stats: Any, x: jax.Array) -> nn.Outputs:
     """Return a network's outputs h and z for images, with fixed batch-norm statistics."""
     outputs: Any = model.apply({"params": params, "batch_stats": batch_stats}, x, train=False)
     return outputs
@@ -299,7 +299,7 @@ def run_of(arrays: Arrays, prefix: str) -> Arrays:
 
 
 def accuracy_of(
-    config: Config, recipe: Recipe, model: nn.Encoder
+    config: Config, recipe: Recipe, model: Any
 ) -> Callable[[train.TrainState], dict[str, Any]]:
     """Return a function from a training state to the test accuracy of a ridge probe (Figure 7).
 
@@ -344,7 +344,7 @@ def accuracy_of(
     return measure
 
 
-def _settings(config: Config, method: Method, recipe: Recipe, seed: int) -> dict[str, Any]:
+def _settings(config: Config, method: str, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Return all settings that determine a run."""
     apart = ("methods", "seeds", "data_dir", "checkpoint_every")
     names = [field.name for field in dataclasses.fields(Config) if field.name not in apart]

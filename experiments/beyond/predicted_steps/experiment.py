@@ -15,6 +15,7 @@ cpu, three seeds: two to five minutes on two cores beyond the shared runs.
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import jax
@@ -79,7 +80,7 @@ def run(config: Config, runs: training.Store) -> Arrays:
             f"{seed}/record_t": trained.arrays["record_t"],
         }
         x = jnp.concatenate([setup.x[: config.num_pairs], setup.x_prime[: config.num_pairs]])
-        apply_fn = _along_directions(setup.model)
+        apply_fn = along_directions(setup.model)
         found = [
             _predict(config, setup.model, apply_fn, state, x, t[-1] - time)
             for state, time in zip(states, times, strict=True)
@@ -132,10 +133,11 @@ def _follow(
     return np.asarray(gammas), np.asarray(waits)
 
 
-def _along_directions(model: Any) -> Any:
+@cache
+def along_directions(model: Any) -> Any:
     """Return a function that embeds samples and projects the embeddings on given directions.
 
-    All networks of a run share the function, so its NTK is compiled once.
+    All networks of a kind share the function, so its NTK is compiled once.
     """
 
     def apply_fn(directions: jax.Array, batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:

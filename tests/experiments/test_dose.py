@@ -1,0 +1,116 @@
+"""Dose and response: delays as the theory has them, and other accounts of them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments.beyond.dose import claims as dose_claims
+from experiments.beyond.dose.experiment import Config
+from sslstep.experiment import _run, load, results
+
+CONFIG = Config(scales=(1.0, 0.25, 1 / 64))
+#: γ_k on plateau i, of dimensions that are learned in order.
+ONE_KERNEL = np.triu(np.array([[4.0, 1.0, 0.9]] * 3))
+CHANGING = np.array([[4.0, 0.5, 0.3], [np.nan, 3.0, 0.5], [np.nan, np.nan, 1.2]])
+
+
+def made_of(gammas, shape, noise=0.02):
+    """Runs whose delays have a shape, with kernels of these eigenvalues."""
+    arrays = {"scales": np.array(CONFIG.scales)}
+    for seed in CONFIG.seeds:
+        generator = np.random.default_rng(seed)
+        for scale in CONFIG.scales:
+            delay = shape(np.log(1 / scale)) * (1 + noise * generator.normal(size=3))
+            rates = gammas * (1 + noise * generator.normal(size=(3, 3)))
+            t = np.linspace(0.0, 6.0, 200)
+            at = np.array([0.1, 0.3, 0.6]) + delay
+            here = {"record_t": t, "step_times": at, "gammas": rates}
+            here["correlation"] = np.pad(1 / (1 + np.exp(30 * (at - t[:, None]))), ((0, 0), (0, 5)))
+            arrays |= {f"{seed}/{scale:g}/{key}": value for key, value in here.items()}
+    return arrays
+
+
+def simulated(amount, gammas=CHANGING):
+    """Delays of dormant dimensions that grow plateau by plateau: amplitudes, not the recursion."""
+    waits = np.array([0.0, 1.0, 3.0, 7.0])  # of the larger start, long enough
+    starts = []
+    for more in (0.0, amount):
+        # ln of amplitude that each dimension lacks at the beginning, for steps at these waits.
+        lacks = [sum(4 * gammas[i, k] * (waits[i + 1] - waits[i]) for i in range(k + 1)) + more
+                 for k in range(3)]  # fmt: skip
+        times = [0.0]
+        for k in range(3):
+            grown = sum(4 * gammas[i, k] * (times[i + 1] - times[i]) for i in range(k))
+            times.append(times[-1] + (lacks[k] - grown) / (4 * gammas[k, k]))
+        starts.append(times[1:])
+    return np.subtract(starts[1], starts[0])
+
+
+def verdicts(arrays):
+    return [claim.verdict for claim in dose_claims.check(CONFIG, arrays)]
+
+
+def test_delays_of_one_kernel():
+    """Both accounts hold, and do better than every step or every wait alike."""
+    arrays = made_of(ONE_KERNEL, lambda amount: amount / (4 * np.diag(ONE_KERNEL)))
+    assert verdicts(arrays) == ["yes"] * 7
+    assert load("experiments.beyond.dose").plot(CONFIG, arrays) is not None
+
+
+def test_delays_of_a_kernel_that_changes():
+    """Only growth along all plateaus accounts for them."""
+    wanted = simulated(2.0)
+    np.testing.assert_allclose(dose_claims._along(2.0, CHANGING), wanted, rtol=1e-12)
+    found = verdicts(made_of(CHANGING, simulated))
+    assert found[:2] == ["yes", "yes"]
+    assert found[2] == "NO"
+
+
+@pytest.mark.parametrize("shape", [[0.3, 0.3, 0.3], [0.3, 0.6, 0.9]])
+def test_delays_that_do_not_depend_on_the_kernel(shape):
+    """Every step, or every wait, delayed alike: the theory is not closer, and is far off."""
+    made = verdicts(made_of(ONE_KERNEL, lambda amount: amount * np.array(shape)))
+    assert set(made[:3]) == {"NO"}
+    assert "NO" in made[3:5]
+    assert "NO" in made[5:]
+
+
+def test_a_step_that_does_not_come_is_left_out():
+    arrays = made_of(ONE_KERNEL, lambda amount: amount / (4 * np.diag(ONE_KERNEL)))
+    for seed in CONFIG.seeds:
+        here = f"{seed}/{CONFIG.scales[-1]:g}"
+        arrays[f"{here}/step_times"][2] = np.inf
+        arrays[f"{here}/gammas"][2] = np.nan
+    assert verdicts(arrays) == ["yes"] * 7
+
+
+def test_a_small_run(tmp_path, require_documented):
+    """From the command line; the last layer alone is scaled, and its delay is of the first step."""
+    args = ["--size", "8", "--num-images", "64", "--num-probe", "32", "--num-pairs", "16"]
+    args += ["--seeds", "0", "--scales", "1", "0.1", "--num-records", "12", "--num-snapshots", "6"]
+    small = {"num-steps": "40", "dim": "4", "batch-size": "16", "hidden": "8"}
+    args += [word for key, value in small.items() for word in (f"--barlow-twins.{key}", value)]
+    experiment = load("experiments.beyond.dose")
+    folders = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "here")]
+    assert _run.main(experiment, [*args, *folders]) == 0
+    arrays = results.load(tmp_path / "here").arrays
+    require_documented("dose", arrays)
+    first, last = (arrays[f"0/{scale}/correlation"][0] for scale in ("1", "0.1"))
+    np.testing.assert_allclose(last, 0.01 * first, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scales": (0.1, 1.0)}, "scales must be two or more, decreasing"),
+        ({"num_steps_compared": 17}, "num_steps_compared = 17 is above dim = 16"),
+        (
+            {"barlow_twins": replace(CONFIG.barlow_twins, momentum=0.9)},
+            "the theory is of gradient descent",
+        ),
+    ],
+)
+def test_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        load("experiments.beyond.dose").run(replace(CONFIG, **change), None)
