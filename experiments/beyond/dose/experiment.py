@@ -9,10 +9,13 @@ fit: γ_k is the largest eigenvalue left of the empirical NTK of the outputs not
 plateau before that step. Where the kernel changes from plateau to plateau the dormant dimension has
 another γ on each, and the delay is the one at which its growth makes up for r along all of them.
 
-Panel (A): eigenvalues of C from each start. (B): the delay of each step against ln(1 / r); dashed:
-predicted. (C): measured against predicted delays, with two other accounts, each with one constant,
-the best in hindsight: every step is delayed alike, or every wait is. Expected: the prediction
-holds, and is closer than both. Preset cpu: four scales, three seeds, about 6 minutes on two cores.
+Panels (A, B): eigenvalues of C from the largest start and the smallest. (C): the delay of each step
+against ln(1 / r); dashed: predicted from the largest start, solid: between the two smallest. (D):
+measured against predicted delays, with two other accounts, each with one constant,
+the best in hindsight: every step is delayed alike, or every wait is longer alike. Expected: delays
+between small starts are as predicted. From the ordinary last layer they are not, as the layers
+before it have a part in the kernel there. Preset cpu: four scales, three seeds, about 6 minutes on
+two cores.
 """
 
 import dataclasses

@@ -9,6 +9,8 @@ from experiments.beyond.dose.experiment import Config
 from sslstep import plotting
 from sslstep.experiment import Arrays, curves
 
+SHOWN = (THEORY[0], "measured")
+
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Eigenvalues from two starts, delays against the dose, and measured against predicted."""
@@ -24,37 +26,39 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.set_xlabel(r"effective time $t$")
         ax.set_ylabel("eigenvalues of $C$")
     plotting.mode_key(axes[0, 1], 2 * num)
-    amounts = np.log(config.scales[0] / np.asarray(config.scales[1:]))
-    found = {each: delays(config, arrays, each) for each in config.seeds}
     for k, color in enumerate(colors):
-        one = found[seed]
+        one = delays(config, arrays, seed, config.scales)
+        amounts = np.log(config.scales[0] / np.asarray(config.scales[1:]))
         axes[1, 0].plot(amounts, one["measured"][:, k], "o", color=color, label=f"step {k + 1}")
         axes[1, 0].plot(amounts, one[THEORY[0]][:, k], **{**plotting.THEORY, "color": color})
-    axes[1, 0].set_xlabel("ln(1 / r)")
+        # From the smallest but one, whose kernel is the smallest's.
+        near = delays(config, arrays, seed, config.scales[-2:])[THEORY[0]][-1, k]
+        start = one["measured"][-2, k] if len(amounts) > 1 else 0.0
+        ends = amounts[-1] - np.log(config.scales[-2] / config.scales[-1]), amounts[-1]
+        axes[1, 0].plot(ends, [start, start + near], "-", color=color)
+    axes[1, 0].set_xlabel("ln(1 / r), from the largest start")
     axes[1, 0].set_ylabel("delay of the step")
-    axes[1, 0].set_title("dashed: predicted" + curves.seed_shown(config.seeds), fontsize=8)
+    axes[1, 0].set_title(f"predicted: dashed, solid{curves.seed_shown(config.seeds)}", fontsize=8)
     axes[1, 0].legend()
     ax = axes[1, 1]
-    scores = [factors(one, amounts) for one in found.values()]
-    for name, color, marker in zip(THEORY, plotting.CATEGORIES, "os", strict=False):
-        predicted, measured = (
-            np.concatenate([np.ravel(one[key]) for one in found.values()])
-            for key in (name, "measured")
-        )
-        off = 2 ** np.mean([score[name] for score in scores])
-        ax.loglog(
-            predicted, measured, marker, color=color, markersize=4, fillstyle="none",
-            label=f"{name}: off by {off:.2f}",
-        )  # fmt: skip
-    for name in BASELINES:
-        off = 2 ** np.mean([score[name] for score in scores])
-        ax.plot([], [], " ", label=f"{name}: off by {off:.2f}")
-    known = measured[measured > 0]
+    compared = (("largest start", config.scales), ("two smallest", config.scales[-2:]))
+    spans: list[np.ndarray] = []
+    for (which, scales), color in zip(compared, plotting.CATEGORIES, strict=False):
+        found = [delays(config, arrays, each, scales) for each in config.seeds]
+        scores = [factors(one, np.log(scales[0] / np.asarray(scales[1:]))) for one in found]
+        off = [2 ** np.mean([score[name] for score in scores]) for name in (THEORY[0], *BASELINES)]
+        label = f"{which}: off by {off[0]:.2f}; steps alike {off[1]:.2f}, waits alike {off[2]:.2f}"
+        parts = (np.concatenate([np.ravel(one[key]) for one in found]) for key in SHOWN)
+        predicted, measured = parts
+        style: Any = {"color": color, "markersize": 4, "fillstyle": "none", "label": label}
+        ax.loglog(predicted, measured, "o", **style)
+        spans.append(measured[measured > 0])
+    known = np.concatenate(spans)
     if len(known):
         span = [known.min() / 1.5, 1.5 * known.max()]
         ax.plot(span, span, **plotting.THEORY)
     ax.set_xlabel("predicted delay")
     ax.set_ylabel("measured delay, all seeds")
-    ax.legend()
+    ax.legend(fontsize=5)
     plotting.label_panels(list(axes.ravel()))
     return fig
