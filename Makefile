@@ -64,6 +64,9 @@ fig2cf: $(VENV)/.run  ## Figure 2 (C to F): of Figure 5 the part of SimCLR and V
 .PHONY: fig3 fig4
 fig3 fig4: fig3_4
 
+.PHONY: losses
+losses: any_loss  ## beyond the paper: any_loss by a shorter name
+
 .PHONY: report
 report: $(VENV)/.run  ## results/index.html: one page of all that results/ holds
 	$(BIN)/python -m experiments report

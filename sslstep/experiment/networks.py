@@ -22,7 +22,9 @@ class Functions(NamedTuple):
     eigenvalues: Callable[..., Any]
 
 
-def functions(apply_fn: Callable[..., Any]) -> Functions:
+def functions(
+    apply_fn: Callable[..., Any], loss_fn: Callable[..., Any] = losses.simplified_barlow_twins
+) -> Functions:
     """Return the functions of a model whose initial embeddings are scaled by ``init_scale``.
 
     ``apply_fn(params, x)`` returns the embeddings of ``[X, X']``.
@@ -32,8 +34,7 @@ def functions(apply_fn: Callable[..., Any]) -> Functions:
         return nn.centred(apply_fn, start, init_scale)(params, x)
 
     def loss(params, *args):
-        z, z_prime = jnp.split(embed(params, *args), 2)
-        return losses.simplified_barlow_twins(z, z_prime)
+        return loss_fn(*jnp.split(embed(params, *args), 2))
 
     def eigenvalues(params, *args):
         return spectrum.correlation_eigenvalues(*jnp.split(embed(params, *args), 2))
@@ -41,14 +42,17 @@ def functions(apply_fn: Callable[..., Any]) -> Functions:
     return Functions(jax.jit(embed), loss, eigenvalues)
 
 
-def trained(functions: Functions, params, inputs, init_scale: float, limit: prediction.Limit):
+def trained(
+    functions: Functions, params, inputs, init_scale: float, limit: prediction.Limit, at=None
+):
     """Train a model; return its initial embeddings, the outcome, and the times of the records.
 
-    `inputs` are the model's inputs for the training pairs and for the held-out pairs.
+    `inputs` are the model's inputs for the training pairs and for the held-out pairs. `at` are the
+    steps that are recorded, by default those of `prediction.record_at`.
     """
     scale = jnp.float32(init_scale)
     initial = tuple(functions.embed(params, x, params, scale).astype(float) for x in inputs)
-    at = prediction.record_at(limit, initial[0])
+    at = prediction.record_at(limit, initial[0]) if at is None else at
     descent = train.full_batch_descent(
         functions.loss,
         params,

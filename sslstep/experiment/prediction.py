@@ -96,14 +96,16 @@ def outcome(z, z_test, curves, times) -> Outcome:
     return Outcome(*(np.asarray(a, float) for a in (z, z_test, curves, step_times)))
 
 
-def kernel_descent(limit: Limit, initial, initial_test, times) -> Outcome:
+def kernel_descent(
+    limit: Limit, initial, initial_test, times, loss_fn=losses.simplified_barlow_twins
+) -> Outcome:
     """Run gradient descent of the kernel from given initial embeddings; return its outcome.
 
     `initial` are the embeddings of the training samples (2n, d), `initial_test` those of held-out
     samples (n_test, d), and `times` the effective times of the records.
     """
     at = np.rint(np.asarray(times / limit.learning_rate)).astype(int)
-    run = descent(limit, initial, at)
+    run = descent(limit, initial, at, loss_fn)
     z = run.embeddings(limit.kernel, initial)
     curves = jax.vmap(lambda z: spectrum.correlation_eigenvalues(*jnp.split(z, 2)))(z)
     last = run._replace(coefficients=run.coefficients[-1:])
@@ -111,12 +113,19 @@ def kernel_descent(limit: Limit, initial, initial_test, times) -> Outcome:
     return outcome(z[-1], z_test, curves, run.times)
 
 
-def descent(limit: Limit, initial, record_at) -> kernel_pca.KernelDescent:
-    """Run gradient descent of the kernel on the simplified Barlow Twins loss; record some steps."""
-    loss_fn, num_steps = losses.simplified_barlow_twins, int(record_at[-1])
+def descent(
+    limit: Limit, initial, record_at, loss_fn=losses.simplified_barlow_twins
+) -> kernel_pca.KernelDescent:
+    """Run gradient descent of the kernel on a loss; record some steps."""
+    num_steps = int(record_at[-1])
     return kernel_pca.gradient_descent(
         limit.kernel, loss_fn, initial, limit.learning_rate, num_steps, record_at=record_at
     )
+
+
+def relative_to(level: np.ndarray, found: Outcome, times) -> Outcome:
+    """With each curve in units of its level, for losses that do not say what it rises to."""
+    return outcome(found.train, found.test, found.curves / level, times)
 
 
 def closed_form_error(limit: Limit, initial) -> tuple[float, float]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.beyond.width_sweep.experiment import Config, run
 from sslstep import claims, gram, linear
 from sslstep.experiment import _run, load, prediction, results
 from sslstep.ntk import infinite
@@ -139,3 +140,14 @@ def test_bad_settings(tmp_path, args, message):
         _run.main(
             load("experiments.beyond.width_sweep"), [*SMALL, *args, "--out", str(tmp_path / "here")]
         )
+
+
+def test_the_loss_is_one_that_it_knows_and_its_curves_are_in_units_of_the_end(x64):
+    with pytest.raises(ValueError, match="loss must be one of barlow_twins, simclr, vicreg"):
+        run(Config(loss="byol"))  # type: ignore[arg-type]
+    times, curves = np.arange(4.0), np.array([[0.0], [1.0], [3.0], [4.0]])
+    found = prediction.relative_to(
+        np.array([4.0]), prediction.outcome(np.ones((2, 1)), np.ones((1, 1)), curves, times), times
+    )
+    np.testing.assert_allclose(found.curves, curves / 4)
+    assert 1 < found.step_times[0] < 2  # half of 4; the half of 1 comes before

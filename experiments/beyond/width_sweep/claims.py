@@ -4,15 +4,18 @@ from experiments.beyond.width_sweep.experiment import PARAMETERIZATIONS, Config
 from sslstep import claims
 from sslstep.experiment import Arrays, prediction
 
+TITLES = {"simclr": "SimCLR", "vicreg": "VICReg"}
+
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """The exponents of the distances."""
     results = []
+    of = "" if config.loss == "barlow_twins" else f", {TITLES[config.loss]}"
     for p, name in enumerate(PARAMETERIZATIONS):
         for i, measure in enumerate(prediction.MEASURES):
             results += prediction.exponent_claims(
                 f"distance of the {measure} from the infinite-width prediction, {name} "
-                f"parameterisation",
+                f"parameterisation{of}",
                 "Section 5, beyond the paper",
                 arrays["widths"],
                 arrays["distances"][p, :, :, i],

@@ -17,17 +17,22 @@ prediction is gradient descent of the kernel from the network's initial embeddin
 
 Initial embeddings are made small by subtracting most of the network's own, which leaves its kernel
 as it is (sslstep.nn.centred). Presets differ in the data and the widest network.
+
+With `--loss simclr` or `--loss vicreg` networks and kernel descend that loss, for 600 steps of a
+size that is stable from such a start; eigenvalues are in units of the prediction's at the end.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from sslstep import gram, nn
+from sslstep import gram, losses, nn
 from sslstep.experiment import Arrays, Experiment, networks, prediction
 from sslstep.experiment._require import require, require_widths
 from sslstep.experiment.image_data import Crops, split_pairs
@@ -35,11 +40,22 @@ from sslstep.ntk import infinite
 
 PARAMETERIZATIONS: tuple[Literal["ntk"], Literal["standard"]] = ("ntk", "standard")
 
+#: Function, and learning rate in that of simplified Barlow Twins: what VICReg's variance, at first,
+#: and SimCLR's short embeddings admit.
+LOSSES: dict[str, tuple[Callable[..., Any], float]] = {
+    "barlow_twins": (losses.simplified_barlow_twins, 1.0),
+    "simclr": (partial(losses.simclr, temperature=0.5), 0.25),
+    "vicreg": (losses.vicreg, 0.05),
+}
+NUM_STEPS = 600
+
 
 @dataclass(frozen=True)
 class Config(Crops):
     """Settings; each is one option of the command."""
 
+    loss: Literal["barlow_twins", "simclr", "vicreg"] = "barlow_twins"
+    """What is trained; simplified Barlow Twins, or as published."""
     num_images: int = 50
     """n, the number of positive pairs."""
     num_test: int = 25
@@ -76,6 +92,11 @@ def run(config: Config) -> Arrays:
         at_most_one=("init_scale",),
     )
     require_widths(config.widths, config.fit_from)
+    if config.loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {config.loss!r}.")
+    loss_fn, _ = LOSSES[config.loss]
+    other = config.loss != "barlow_twins"
+    record_at = np.arange(0, NUM_STEPS + 1, 3) if other else None
     key_data, key_networks = jax.random.split(jax.random.key(config.seed))
     numbers = (config.num_images, config.num_test)
     x, x_test = split_pairs(key_data, config.data, *numbers, config.data_dir, config.crop)
@@ -91,14 +112,19 @@ def run(config: Config) -> Arrays:
             parameterization, width = PARAMETERIZATIONS[p], config.widths[w]
             limit = _limit(config, parameterization, width, x, x_test)
             model = nn.MLP(config.dim, width, config.depth, parameterization, config.weight_std)
-            functions = networks.functions(model.apply)
+            functions = networks.functions(model.apply, loss_fn)
             for s in range(config.num_seeds):
                 drawn = model.init(keys[p, w, s], x[:1])
                 params, *inputs = nn.change_basis(model, basis, drawn, x, x_test)
                 (z, z_test), trained, times = networks.trained(
-                    functions, params, inputs, config.init_scale, limit
+                    functions, params, inputs, config.init_scale, limit, record_at
                 )
-                exact = prediction.kernel_descent(limit, z, z_test, times)
+                exact = prediction.kernel_descent(limit, z, z_test, times, loss_fn)
+                if other:
+                    level = exact.curves[-1]
+                    trained, exact = (
+                        prediction.relative_to(level, found, times) for found in (trained, exact)
+                    )
                 span = float(times[-1])
                 arrays["distances"][p, w, s] = prediction.distances(trained, exact, span)
                 bar.update()
@@ -107,11 +133,12 @@ def run(config: Config) -> Arrays:
                 arrays[f"{name}_t"] = times
                 arrays[f"{name}_curves"] = trained.curves
                 arrays[f"{name}_predicted"] = exact.curves
-    errors = [
-        prediction.closed_form_error(limit, scale / config.init_scale * z)
-        for scale in config.scales
-    ]
-    arrays["closed_form"] = np.column_stack([config.scales, np.asarray(errors)])
+    if not other:
+        errors = [
+            prediction.closed_form_error(limit, scale / config.init_scale * z)
+            for scale in config.scales
+        ]
+        arrays["closed_form"] = np.column_stack([config.scales, np.asarray(errors)])
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
@@ -122,7 +149,8 @@ def _limit(config, parameterization, width, x, x_test) -> prediction.Limit:
     first, second = jnp.split(x, 2)
     kernel = gram.pairs(kernel_fn, first, second, progress=False)
     k_test_train = gram.to_pairs(kernel_fn, x_test, first, second, progress=False)
-    return prediction.limit(kernel, k_test_train, config.dim, config.step_size)
+    step_size = config.step_size * LOSSES[config.loss][1]
+    return prediction.limit(kernel, k_test_train, config.dim, step_size)
 
 
 EXPERIMENT = Experiment(

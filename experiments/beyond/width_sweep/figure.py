@@ -32,17 +32,28 @@ def plot(config: Config, arrays: Arrays) -> Any:
         t, curves, predicted = (arrays[f"{name}_{x}"] for x in ("t", "curves", "predicted"))
         texts = {"experiment": "trained", "theory": "predicted"}
         plotting.mode_curves(ax, t[1:], curves[1:], predicted[1:], **texts)
-        ax.set(xlabel="effective time $t$", ylabel=r"eigenvalues of $C$", ylim=(-0.05, 1.35))
+        ax.set(xlabel="effective time $t$", ylabel=r"eigenvalues of $C$")
+        if config.loss == "barlow_twins":
+            ax.set(ylim=(-0.05, 1.35))
+        else:
+            ax.set(ylabel=r"eigenvalues of $C$ / predicted end")
         ax.set(xscale="log", xlim=(t[1], t[-1]), title=f"width {arrays['widths'][width]}")
     bottom[0].legend(loc="upper left", ncols=2)
-    scales, measured, first_order = arrays["closed_form"].T
-    bottom[2].plot(scales, measured, "o", color=plotting.CATEGORIES[2], label="Eq. 42")
-    bottom[2].plot(scales, first_order, **plotting.THEORY, label="what it leaves out")
-    bottom[2].set(xscale="log", yscale="log", xlabel=r"init scale $\alpha$")
-    bottom[2].set(ylabel="distance from gradient flow", title="closed form, infinite width")
-    bottom[2].legend(loc="lower right")
+    if "closed_form" in arrays:
+        _plot_closed_form(bottom[2], arrays)
+    else:
+        bottom.pop().set_axis_off()
     plotting.label_panels([*top, *bottom])
     return fig
+
+
+def _plot_closed_form(ax, arrays) -> None:
+    scales, measured, first_order = arrays["closed_form"].T
+    ax.plot(scales, measured, "o", color=plotting.CATEGORIES[2], label="Eq. 42")
+    ax.plot(scales, first_order, **plotting.THEORY, label="what it leaves out")
+    ax.set(xscale="log", yscale="log", xlabel=r"init scale $\alpha$")
+    ax.set(ylabel="distance from gradient flow", title="closed form, infinite width")
+    ax.legend(loc="lower right")
 
 
 def _legend(ax) -> tuple[list[Any], list[str]]:

@@ -1,0 +1,124 @@
+"""The claims, and the numbers that they compare."""
+
+import numpy as np
+
+from experiments.beyond.any_loss.experiment import LOSSES, Config
+from sslstep import claims
+from sslstep.experiment import Arrays
+
+WHERE = "beyond the paper"
+
+
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    """Step times, plateaus and first rates of each loss; and what knows nothing of the loss."""
+    out = []
+    for name in config.losses:
+        loss = LOSSES[name]
+        for what, errors, allowed in (
+            ("step times, largest relative error", step_errors(arrays, name), loss.within),
+            (
+                "loss at the end of each plateau, largest error relative to what training lowers",
+                plateau_errors(arrays, name),
+                0.01,
+            ),
+            (
+                "first growth rate, relative error of the second variation's",
+                np.abs(arrays[f"{name}/predicted_rate"] / arrays[f"{name}/rate"] - 1),
+                1e-3,
+            ),
+        ):
+            out.append(
+                claims.over_seeds(
+                    f"{loss.title}: {what}",
+                    "Eq. 10" if name == "simplified" else WHERE,
+                    "<=",
+                    measured=errors.tolist(),
+                    tolerance=allowed,
+                )
+            )
+    if "simclr" in config.losses:
+        alone = arrays["simclr/alone"] / config.dim
+        out += [
+            claims.over_seeds(
+                "SimCLR from its first saddle: the fraction of dimensions that rises alone, "
+                "trained less predicted",
+                WHERE,
+                "=",
+                measured=(alone - arrays["simclr/predicted_alone"] / config.dim).tolist(),
+                tolerance=0.5 / config.dim,
+            ),
+            claims.over_seeds(
+                "SimCLR from zero, where it has no growth rates: the fraction of dimensions that "
+                "rises alone, less that from its first saddle",
+                "Section 6, beyond the paper",
+                "<=",
+                measured=(arrays["simclr/zero_alone"] / config.dim - alone).tolist(),
+                tolerance=-0.5 / config.dim,
+            ),
+        ]
+    even = np.stack([constant_wait_errors(arrays, name) for name in config.losses])
+    out.append(
+        claims.over_seeds(
+            "step times if all waits were as long as the first: largest relative error, of the "
+            "loss where it is least",
+            WHERE,
+            ">=",
+            expected=0.05,
+            measured=even.min(axis=0).tolist(),
+        )
+    )
+    others = [name for name in config.losses if name not in ("simplified", "simclr")]
+    if "simplified" in config.losses and others:
+        wrong = np.stack([step_errors(arrays, name, "simplified") for name in others])
+        out.append(
+            claims.over_seeds(
+                "step times by the prediction of simplified Barlow Twins: largest relative error, "
+                "median over the other losses",
+                WHERE,
+                ">=",
+                expected=0.05,
+                measured=np.median(wrong, axis=0).tolist(),
+            )
+        )
+    return out
+
+
+def step_errors(arrays: Arrays, name: str, predicted: str | None = None) -> np.ndarray:
+    """Of each seed the largest over dimensions; of another loss's prediction, if it is named.
+
+    Infinite if a dimension is learned that is predicted not to be, or the other way round.
+    """
+    found, measured = (
+        arrays[f"{predicted or name}/predicted_step_times"],
+        arrays[f"{name}/step_times"],
+    )
+    neither = np.isinf(found) & np.isinf(measured)
+    with np.errstate(invalid="ignore"):
+        errors: np.ndarray = np.where(neither, 0.0, np.abs(found / measured - 1)).max(axis=1)
+    return errors
+
+
+def saddle_errors(arrays: Arrays, name: str) -> np.ndarray:
+    """Of the estimate from saddle to saddle, relative, of each seed and dimension that is learned.
+
+    NaN of the others, and of losses that it is not made for.
+    """
+    times = arrays[f"{name}/step_times"]
+    errors: np.ndarray = arrays[f"{name}/saddle_step_times"] / times - 1
+    return np.where(np.isfinite(times), errors, np.nan)
+
+
+def constant_wait_errors(arrays: Arrays, name: str) -> np.ndarray:
+    """Of step times that are multiples of the first."""
+    times = arrays[f"{name}/step_times"]
+    even = times[:, :1] * np.arange(1, times.shape[1] + 1)
+    errors: np.ndarray = np.where(np.isinf(times), 0, np.abs(even / times - 1)).max(axis=1)
+    return errors
+
+
+def plateau_errors(arrays: Arrays, name: str) -> np.ndarray:
+    """Of each seed the largest over plateaus, relative to what training lowers the loss by."""
+    level = arrays[f"{name}/loss"]
+    errors = np.abs(arrays[f"{name}/predicted_rests"] - arrays[f"{name}/rests"]).max(axis=1)
+    relative: np.ndarray = errors / (level[:, 0] - level[:, -1])
+    return relative
