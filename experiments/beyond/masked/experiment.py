@@ -1,0 +1,140 @@
+r"""Masked images: a linear autoencoder learns its hidden representation in steps.
+
+    make masked    or    python -m experiments run masked
+
+The paper's conclusion suspects that models of masked images, from a small initialisation, grow the
+rank of their hidden representation in steps. A linear encoder and decoder that predict an image
+from its visible part learn one singular value of the moment between the two at a time (Saxe et
+al., 2014). With whitened inputs, a mode of singular value σ is logistic with the rate 4σ, as the
+eigenvalues of C are with 8γ.
+
+Windows of the images, half of whose patches are hidden, give the moments. (A): what each mode has
+learned, trained from an aligned start; dashed: predicted. (B): eigenvalues of the hidden
+representation from a random start. Expected: closed forms within 1%, and waits of the first
+dimension that grow as ln(1 / α) / 2σ. Preset cpu: a minute.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from sslstep import data, dynamics, simulate
+from sslstep.experiment import Arrays, Experiment, image_data, training
+from sslstep.experiment._require import require
+from sslstep.measure import spectrum
+
+
+@dataclass(frozen=True)
+class Config(image_data.Images):
+    """Settings; each is one option of the command."""
+
+    seeds: tuple[int, ...] = training.SEEDS
+    """Seeds of images, masks and initial parameters."""
+    num_images: int = 0
+    """How many images, chosen at random; 0 for all."""
+    size: int = 8
+    """Side of the windows in pixels."""
+    patch: int = 2
+    """Side of a patch in pixels."""
+    fraction: float = 0.5
+    """Of the patches that are hidden."""
+    dim: int = 8
+    """Dimensions of the linear model's hidden representation, all of which are learned."""
+    scales: tuple[float, ...] = (1e-2, 10**-2.5, 1e-3, 10**-3.5)
+    """Initial scales α of the linear model's two layers."""
+
+
+def run(config: Config) -> Arrays:
+    """The linear model on the images' moments, from every scale."""
+    require(
+        config,
+        at_least={"seeds": 0, "size": 1, "patch": 1, "dim": 1},
+        positive=("scales",),
+        fraction=("fraction",),
+    )
+    if len(config.scales) < 2:
+        raise ValueError(f"scales must be two or more, got {config.scales}.")
+    seen, truth = _pairs(config, 0, 4096)
+    with jax.enable_x64(True):
+        found = _linear(config, *(np.asarray(part, float) for part in (seen, truth)))
+    return {"scales": np.asarray(config.scales), **found}
+
+
+def _masked(config: Config, keys: jax.Array, images: jax.Array) -> Any:
+    crop = data.crop_views(config.size).first
+    return data.masked_view(keys, images, crop, patch=config.patch, fraction=config.fraction)
+
+
+def _images(config: Config, seed: int) -> np.ndarray:
+    key = jax.random.key(seed)
+    number = config.num_images or None
+    return image_data.choose(key, config.data, number, config.data_dir, view=config.size).images
+
+
+def _pairs(config: Config, seed: int, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """What is seen and what is true of images, as rows."""
+    images = _images(config, seed)
+    images = images[np.arange(num) % len(images)]
+    keys = jax.random.split(jax.random.key(seed + 1000), num)
+    seen, truth, _ = jax.jit(partial(_masked, config))(keys, images)
+    return np.asarray(seen).reshape(num, -1), np.asarray(truth).reshape(num, -1)
+
+
+def _linear(config: Config, seen: np.ndarray, truth: np.ndarray) -> Arrays:
+    """Step times of modes from aligned layers, and of eigenvalues from random ones."""
+    values, vectors = np.linalg.eigh(seen.T @ seen / len(seen))
+    kept = values > 1e-6 * values[-1]
+    whitened = seen @ (vectors[:, kept] / np.sqrt(values[kept]))
+    moment = jnp.asarray(truth.T @ whitened / len(seen))
+    left, sigmas, right = jnp.linalg.svd(moment, full_matrices=False)
+    dim = config.dim
+    left, right, top = left[:, :dim], right[:dim], sigmas[:dim]
+    arrays: Arrays = {"sigmas": np.asarray(sigmas)}
+    for scale in config.scales:
+        # λ = u / σ is logistic with the rate 4 σ: a mode of γ = σ / 2.
+        u = scale**2 * jnp.linspace(1.0, 0.7, dim)
+        start = jnp.sqrt(2 * u) / top
+        predicted = dynamics.step_time(top / 2, start)
+        layers = (left * jnp.sqrt(u), jnp.sqrt(u)[:, None] * right)
+        t = jnp.linspace(0.0, 1.2 * predicted[-1], 4000)
+        out, inner = simulate.flow(Partial(_velocity, moment), layers, t, rtol=1e-8)
+        learned = jnp.einsum("pk,tpj,tjq,kq->tk", left, out, inner, right) / top
+        found = {"predicted": predicted, "step_times": spectrum.step_times(t, learned)}
+        if scale == config.scales[-1]:
+            curves = dynamics.mode_eigenvalue(t[::20, None], top / 2, start)
+            found |= {"t": t[::20], "learned": learned[::20], "curves": curves}
+        arrays |= {f"linear/{scale:g}/{key}": np.asarray(value) for key, value in found.items()}
+        for seed in config.seeds:
+            keys = jax.random.split(jax.random.key(seed))
+            shapes = ((moment.shape[0], dim), (dim, moment.shape[1]))
+            layers = tuple(
+                scale * max(shape) ** -0.5 * jax.random.normal(key, shape)
+                for key, shape in zip(keys, shapes, strict=True)
+            )
+            t = jnp.linspace(0.0, 2 * predicted[-1], 4000)
+            _, inner = simulate.flow(Partial(_velocity, moment), layers, t, rtol=1e-6)
+            # Inputs are white: these are the hidden representation's. They rest at σ.
+            spectra = jnp.linalg.eigvalsh(inner @ inner.swapaxes(1, 2))[:, ::-1]
+            times = spectrum.step_times(t, spectra / top)
+            arrays[f"linear/{scale:g}/random/{seed}"] = np.asarray(times)
+            if scale == config.scales[-1] and seed == config.seeds[0]:
+                arrays |= {"linear/t": np.asarray(t[::20]), "linear/hidden": spectra[::20]}
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def _velocity(moment: jax.Array, layers: tuple[jax.Array, jax.Array]) -> Any:
+    """Minus the gradient of the expected |x - W₂ W₁ x̃|² of white x̃."""
+
+    def loss(layers: Any) -> jax.Array:
+        product = layers[0] @ layers[1]
+        return jnp.sum(product**2) - 2 * jnp.sum(product * moment)
+
+    return jax.tree.map(jnp.negative, jax.grad(loss)(layers))
+
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": Config(data="cifar10")}, run, minutes=1)
