@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from sslstep import data, dynamics, losses, nn, optim, train
 from sslstep.measure import steps
 
-__all__ = ["BarlowTwins", "Recipe", "Recipes", "SimCLR", "VICReg"]
+__all__ = ["BarlowTwins", "Recipe", "Recipes", "SelfDistillation", "SimCLR", "VICReg"]
 
 Method = Literal["barlow_twins", "simclr", "vicreg"]
 METHODS: tuple[Method, ...] = get_args(Method)
