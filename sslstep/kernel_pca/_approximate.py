@@ -663,32 +663,44 @@ def _bounds(
 
 
 def _upper_root(matrix: np.ndarray, coupling: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
-    """The μ at which the largest eigenvalue of Λ + G / (μ - δ) is μ, and its vector.
+    """The largest μ that is an eigenvalue of Λ + G / (μ - δ), and its vector.
 
-    It falls, and is convex, as μ grows: Newton's steps approach from below.
+    With G = L Lᵀ it is the largest eigenvalue of [[Λ, L], [Lᵀ, δ]], by the Schur complement.
     """
-    value = max(float(matrix.max()), 1.01 * delta)
-    for _ in range(100):
-        top, y = scipy.linalg.eigh(
-            matrix + coupling / (value - delta), subset_by_index=[len(matrix) - 1] * 2
-        )
-        slope = float(y[:, 0] @ coupling @ y[:, 0]) / (value - delta) ** 2
-        step = (float(top[0]) - value) / (1 + max(slope, 0.0))
-        if step <= 1e-7 * value:
-            break
-        value += step
-    return value * (1 + 1e-6), y[:, 0]
+    num = len(matrix)
+    values, vectors = _bordered(matrix, coupling, delta, 2 * num - 1)
+    if values[0] > 1.01 * delta:
+        return float(values[0]), _unit(vectors[:num, 0])
+    # The root may be δ itself, near which an error of G is not bounded: a larger μ is safe.
+    largest = [num - 1] * 2
+    vectors = scipy.linalg.eigh(matrix + 100 * coupling / delta, subset_by_index=largest)[1]
+    return 1.01 * delta, vectors[:, 0]
 
 
 def _lower_root(matrix: np.ndarray, coupling: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
-    """The μ at which the smallest eigenvalue of Λ + G / (μ + δ) is μ, and its vector."""
-    low = float(matrix[-1, -1])
-    high = low + max(float(coupling[-1, -1]), 0.0) / max(low + delta, delta)
-    for _ in range(30):
-        middle = (low + high) / 2
-        bottom, y = scipy.linalg.eigh(matrix + coupling / (middle + delta), subset_by_index=[0, 0])
-        low, high = (middle, high) if bottom[0] >= middle else (low, middle)
-    return low, y[:, 0]
+    """The smallest μ > -δ that is an eigenvalue of Λ + G / (μ + δ), and its vector.
+
+    Of [[Λ, L], [Lᵀ, -δ]] as many eigenvalues are at most -δ as Λ has, and the next one is μ.
+    """
+    num = len(matrix)
+    values, vectors = _bordered(matrix, coupling, -delta, num)
+    return float(values[0]), _unit(vectors[:num, 0])
+
+
+def _bordered(
+    matrix: np.ndarray, coupling: np.ndarray, corner: float, index: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One eigenpair, counted from the smallest, of [[Λ, L], [Lᵀ, corner]] with L Lᵀ = G."""
+    squares, axes = scipy.linalg.eigh(coupling)
+    factor = axes * np.sqrt(np.maximum(squares, 0))  # negative ones are rounding
+    bordered = np.block([[matrix, factor], [factor.T, corner * np.eye(len(matrix))]])
+    return scipy.linalg.eigh(bordered, subset_by_index=[index, index])
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    """The vector at length 1; the first axis in place of zero."""
+    length = np.linalg.norm(vector)
+    return vector / length if length else np.eye(len(vector))[0]
 
 
 def _largest_of_rest(eigenvalues: np.ndarray, bound: np.ndarray, delta: float) -> float:

@@ -58,16 +58,16 @@ def gradient_descent(
 
     .. math:: g \leftarrow g - \eta \, \frac{\partial L}{\partial F}(F_0 + \tilde K g)
 
-    one product with the kernel a step, compiled as one loop. The part of :math:`F_0` that the
-    kernel cannot change, if it is singular, stays as it is, and counts in the loss.
+    Each step takes one product with the kernel, and all steps are compiled as one loop. A singular
+    kernel cannot change a part of :math:`F_0`; the part stays as it is, and counts in the loss.
 
     Args:
         kernel: K̃ over all views of n samples, one view after the other, shape ``(N, N)``.
         loss_fn: from one array ``(n, d)`` for each view to a scalar, such as
             :func:`sslstep.losses.simplified_barlow_twins`; a new function compiles anew.
-        initial: F(0), embeddings at initialisation, as rows in the kernel's order.
-        learning_rate: η; traced.
-        num_steps: how many steps.
+        initial: :math:`F_0`, the initial embeddings, rows in the kernel's order, shape ``(N, d)``.
+        learning_rate: η > 0; may be traced.
+        num_steps: number of steps.
         record_every: record steps 0, ``record_every``, ... ``num_steps``; has to divide
             ``num_steps``.
         record_at: record these steps instead, increasing, within 0...num_steps.
@@ -131,11 +131,11 @@ def flow(
     many more, unless ``rtol`` is larger.
 
     Args:
-        kernel: as for :func:`gradient_descent`.
-        loss_fn: as for :func:`gradient_descent`.
-        initial: as for :func:`gradient_descent`.
+        kernel: K̃ over all views of n samples, one view after the other, shape ``(N, N)``.
+        loss_fn: function of one array ``(n, d)`` for each view, which returns a scalar.
+        initial: F at t = 0, the initial embeddings, rows in the kernel's order, shape ``(N, d)``.
         times: times at which to record, not negative and non-decreasing, shape ``(T,)``.
-        num_views: as for :func:`gradient_descent`.
+        num_views: V, with N = V n.
         rtol: relative tolerance of a step. Default: ``0.01 * sqrt(eps)`` of the dtype.
         atol: absolute tolerance. Default: ``rtol`` times the root mean square of ``initial``.
         max_steps: largest number of the integrator's steps; None sets no limit.
