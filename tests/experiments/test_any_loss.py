@@ -12,6 +12,8 @@ from experiments.beyond.vicreg_first import claims as first_claims
 from experiments.beyond.vicreg_first import experiment as first
 from sslstep.experiment import load
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 SMALL = Config(
     losses=("simplified", "spectral"),
     num_images=40,

@@ -11,6 +11,8 @@ from experiments.beyond.byol.experiment import PREDICTORS, Config
 from sslstep import recipes
 from sslstep.experiment import load, training
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 CONFIG = Config(gammas=(1.0, 0.6), scales=(1e-2, 1e-3))
 
 

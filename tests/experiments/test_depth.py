@@ -8,6 +8,8 @@ from experiments.beyond.depth import claims as depth_claims
 from experiments.beyond.depth.experiment import Config, run
 from sslstep.experiment import load
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 SMALL = Config(gammas=(1.0, 0.6), layers=(1, 3), scales=(1e-2, 1e-3), seeds=(0, 1, 2))
 
 

@@ -9,6 +9,8 @@ from experiments.beyond.dose import claims as dose_claims
 from experiments.beyond.dose.experiment import Config
 from sslstep.experiment import _run, load, results
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 CONFIG = Config(scales=(1.0, 0.25, 1 / 64))
 #: γ_k on plateau i, of dimensions that are learned in order.
 ONE_KERNEL = np.triu(np.array([[4.0, 1.0, 0.9]] * 3))

@@ -8,12 +8,13 @@ from experiments.beyond.infinite_width import experiment as infinite_width
 from sslstep import claims
 from sslstep.experiment import _run, load, results
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 SMALL = ["--num-images", "60", "--cnn-images", "24", "--num-test", "200", "--crop", "12"]
 SMALL += ["--num-modes", "12", "--dim", "4", "--width", "256", "--num-seeds", "1"]
 SMALL += ["--num-records", "30"]
 
 
-@pytest.mark.slow
 def test_a_small_run_and_its_claims(tmp_path, require_documented):
     out = tmp_path / "here"
     status = _run.main(

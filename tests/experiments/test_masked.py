@@ -9,6 +9,8 @@ from experiments.beyond.masked import claims as masked_claims
 from experiments.beyond.masked.experiment import Config
 from sslstep.experiment import load
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 CONFIG = Config(scales=(1e-2, 1e-3), dim=3, size=4)
 
 

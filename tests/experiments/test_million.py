@@ -9,6 +9,8 @@ from experiments.beyond.million import claims as million_claims
 from experiments.beyond.million.experiment import EXPERIMENT, run
 from sslstep.experiment import load
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 SMALL = EXPERIMENT.presets["small"]
 
 

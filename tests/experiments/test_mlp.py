@@ -13,6 +13,8 @@ from experiments.fig2ab import experiment as fig2ab
 from sslstep import claims, simulate
 from sslstep.experiment import _run, load, results
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 SMALL = fig2ab.Config(num_images=12, crop=6, dim=3, width=256, num_records=100)
 FILES = {"config.json", "arrays.npz", "figure.png", "figure.pdf", "claims.json", "log.txt"}
 FILES |= {"about.json"}
@@ -27,7 +29,7 @@ def options(config):
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"scaled": "all", "num_steps": 200}, marks=pytest.mark.slow),
+        pytest.param({"scaled": "all", "num_steps": 200}),
         {"scaled": "last", "num_steps": 6000, "learning_rate": 1e-3},
         {"scaled": "output", "num_steps": 3000, "learning_rate": 1e-3},
     ],

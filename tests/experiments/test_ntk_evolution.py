@@ -7,12 +7,13 @@ from experiments.beyond.ntk_evolution import claims as ntk_evolution_claims
 from experiments.beyond.ntk_evolution import experiment as ntk_evolution
 from sslstep.experiment import _run, load, results
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 SMALL = ["--num-images", "8", "--crop", "6", "--dim", "2", "--widths", "64", "256"]
 SMALL += ["--fit-from", "64", "--num-draws", "6", "--num-lazy", "2", "--num-small", "2"]
 SMALL += ["--num-units", "1024", "--num-modes", "4"]
 
 
-@pytest.mark.slow
 def test_a_small_run_measures_what_theory_says(tmp_path, require_documented):
     out = tmp_path / "here"
     assert _run.main(load("experiments.beyond.ntk_evolution"), [*SMALL, "--out", str(out)]) == 0

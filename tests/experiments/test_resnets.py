@@ -12,6 +12,8 @@ from sslstep import claims, nn, recipes
 from sslstep.experiment import _code, _machine, _run, curves, find, load, results, training
 from sslstep.measure import steps as measure_steps
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 SHARED = ["--size", "8", "--num-probe", "32", "--num-records", "6", "--num-images", "64"]
 SHARED += ["--num-labelled", "40", "--num-snapshots", "3", "--seeds", "0"]
 TINY = {"num-steps": "12", "dim": "4", "batch-size": "16", "hidden": "8"}
@@ -37,7 +39,6 @@ def command(experiment, runs, out, *args):
     return _run.main(experiment, [*SHARED, "--runs", str(runs), "--out", str(out), *args])
 
 
-@pytest.mark.slow
 def test_experiments_share_their_runs(runs, tmp_path):
     """A method from two initialisations is trained once each, whoever asks first."""
     methods = ["--methods", "simclr"]
@@ -62,7 +63,6 @@ def test_experiments_share_their_runs(runs, tmp_path):
     assert json.loads((tmp_path / "small" / "config.json").read_text())["num_probe"] == 32
 
 
-@pytest.mark.slow
 def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path, require_documented):
     """The last copy is the network that the run ends with."""
     args = [*tiny("barlow-twins"), "--num-pairs", "16", "--seeds", "0"]
@@ -86,7 +86,6 @@ def test_step_times_by_the_ntk_read_the_run_s_copies(runs, tmp_path, require_doc
         )
 
 
-@pytest.mark.slow
 def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path, require_documented):
     """Both tables, of the runs that Figure 5 trains."""
     methods = ["--methods", "barlow_twins", "simclr"]
@@ -116,7 +115,6 @@ def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path, require_docu
         command(load("experiments.tables"), runs, tmp_path / "b", *args, "--num-held-out", "32")
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     args = [*tiny("barlow-twins"), "--methods", "barlow_twins"]
     runs, out = tmp_path / "runs", tmp_path / "here"
@@ -139,7 +137,6 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert len(before.splitlines()) == 12
 
 
-@pytest.mark.slow
 def test_runs_of_other_code_are_used_only_if_asked(tmp_path, monkeypatch):
     args = [*tiny("barlow-twins"), "--methods", "barlow_twins", "--skip-done"]
     runs, out = tmp_path / "runs", tmp_path / "here"
@@ -181,7 +178,6 @@ def test_what_other_code_goes_on_with_is_of_both(tmp_path, monkeypatch):
     assert store.used == {"run": ["unknown"]}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "methods"),
     [(load("experiments.fig5"), recipes.METHODS), (load("experiments.fig3_4"), ("barlow_twins",))],
@@ -242,7 +238,6 @@ def test_momentum_is_the_publication_s():
         assert not config.recipes.barlow_twins.nesterov
 
 
-@pytest.mark.slow
 def test_settled_statistics_are_those_of_the_images():
     """However small a network's activations are beside the variance 1 that it starts with."""
     config = training.Config(size=8, num_probe=64)

@@ -16,6 +16,8 @@ from sslstep import losses
 from sslstep.experiment import _run, load, results
 from sslstep.experiment.training import Store
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 RATES = (0.06, 0.2)
 SEARCH = Search(RATES, momentum=RATES, vicreg=RATES, adam=(0.01, 0.05), lars=(5.0, 20.0))
 SMALL = replace(
@@ -36,7 +38,6 @@ def experiment(config):
     return load("experiments.beyond.speedup")._replace(presets={"cpu": config, "paper": config})
 
 
-@pytest.mark.slow
 def test_a_small_study_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     args = ["--out", str(tmp_path / "here"), "--runs", str(tmp_path / "runs")]
     assert _run.main(experiment(SMALL), args) == 0

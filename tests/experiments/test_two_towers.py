@@ -10,11 +10,12 @@ from experiments.beyond.two_towers import experiment as two_towers
 from sslstep import claims
 from sslstep.experiment import _run, load, results
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 SMALL = ["--num-images", "40", "--num-test", "40", "--dim", "2", "--num-seeds", "2"]
 SMALL += ["--widths", "2048", "1024"]
 
 
-@pytest.mark.slow
 def test_claims_hold_in_a_small_run(tmp_path, require_documented):
     out = tmp_path / "here"
     status = _run.main(
@@ -30,7 +31,6 @@ def test_claims_hold_in_a_small_run(tmp_path, require_documented):
     assert arrays["trained_ranks"].shape == (2, 40)
 
 
-@pytest.mark.slow
 def test_colours_and_edges_of_few_images_are_learned_as_predicted(tmp_path):
     """All claims but the last: 40 images are too few for these views to be matched on others."""
     out = tmp_path / "here"

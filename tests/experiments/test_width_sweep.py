@@ -10,11 +10,12 @@ from sslstep import claims, gram, linear
 from sslstep.experiment import _run, load, prediction, results
 from sslstep.ntk import infinite
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 SMALL = ["--num-images", "16", "--num-test", "8", "--crop", "8", "--dim", "2", "--num-seeds", "4"]
 SMALL += ["--widths", "64", "1024", "--fit-from", "64"]
 
 
-@pytest.mark.slow
 def test_claims_hold_in_a_small_run(tmp_path, require_documented):
     out = tmp_path / "here"
     # Four networks leave exponents undecided or not; none is off.

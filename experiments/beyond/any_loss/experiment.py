@@ -77,6 +77,7 @@ LOSSES = {
     "barlow_twins": Loss(
         r"Barlow Twins, $\lambda = 0.1$",
         partial(losses.barlow_twins, batch_norm=False, off_diagonal=0.1),
+        step=0.02,  # of a loss that sees rotations the error of descent is of its order
         span=3.0,
         turns=False,
         within=0.03,
