@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check
 from sslstep.dynamics import _closed
-from sslstep.dynamics._landscapes import Landscape, Plain, integral
+from sslstep.dynamics._landscapes import Landscape, Plain, integral, jit_of_landscape
 
 PLAIN = Plain()
 
@@ -76,7 +76,7 @@ def singular_value(
     )
 
 
-@jax.jit
+@jit_of_landscape
 def _singular_value(landscape: Landscape, *mode: Array) -> Array:
     t, gamma, initial, eta, *family = _broadcast(landscape, *mode)
     if not isinstance(landscape, Plain):
@@ -129,7 +129,7 @@ def mode_eigenvalue(
     )
 
 
-@jax.jit
+@jit_of_landscape
 def _mode_eigenvalue(landscape: Landscape, *mode: Array) -> Array:
     t, gamma, initial, eta, *family = _broadcast(landscape, *mode)
     if not isinstance(landscape, Plain):
@@ -187,7 +187,7 @@ def step_time(
     )
 
 
-@jax.jit
+@jit_of_landscape
 def _step_time(landscape: Landscape, *numbers: Array) -> Array:
     gamma, initial, level, eta, *family = _broadcast(landscape, *numbers)
     rest = _rest(landscape, gamma)

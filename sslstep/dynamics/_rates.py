@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check
-from sslstep.dynamics._landscapes import Landscape, Plain, Preconditioned
+from sslstep.dynamics._landscapes import Landscape, Plain, Preconditioned, jit_of_landscape
 from sslstep.dynamics._mode import PLAIN, bisect, step_time
 
 
@@ -118,7 +118,7 @@ def _largest(landscape: Landscape, most: Array | None, dtype: jnp.dtype) -> Arra
     return _on_grids(landscape, jnp.asarray(jnp.inf, dtype) if most is None else most)
 
 
-@jax.jit
+@jit_of_landscape
 def _on_grids(landscape: Landscape, most: Array) -> Array:
     rest = jnp.asarray(landscape.rest, most.dtype)
     beside = 4 * jnp.finfo(rest.dtype).eps
@@ -127,7 +127,7 @@ def _on_grids(landscape: Landscape, most: Array) -> Array:
     return jnp.minimum(ease / (4 * rest), _resting_rate(landscape.force, rest, lambda _: most))
 
 
-@jax.jit
+@jit_of_landscape
 def _of_second(landscape: Preconditioned, most: Array | None, gamma: Array) -> Array:
     """Return the largest η at which the second mode converges without destabilising the first."""
     alpha, rest = (jnp.asarray(part, gamma.dtype) for part in (landscape.alpha, landscape.rest))
