@@ -1,29 +1,32 @@
-r"""The flow of a model that is linear in features, under any loss, from a start however small.
+r"""Gradient flow of a model that is linear in features, under any loss, from very small starts.
 
 .. math:: W' = -\nabla_W L(F_0 + A W)
 
-with features A (N, r). An explicit method follows each plateau in steps of the fastest rate. This
-one is exact for what is linear: with :math:`J` the Jacobian of the field v at W,
+The features A have shape (N, r). An explicit method takes several steps for each time constant of
+the fastest mode, also on a plateau. This method solves the linear part exactly. With v the velocity
+of W and :math:`J` its Jacobian,
 
 .. math:: W(t + \tau) = W + \tau \varphi_1(\tau J) v + 2 \tau \varphi_3(\tau J) \,
     (N(U) - N(W)), \qquad N(W) = v(W) - J W,
 
-an exponential Rosenbrock method of order 3 (Hochbruck, Ostermann and Schweitzer 2009; U is the
-first two terms). On a plateau those learned rest and the others are so small that their equations
-are linear: one step passes it, whatever its length, but for a bound on how much a step may amplify
-rounding. So the cost does not grow with ln(1/α), but by a step for each 20 in it.
+an exponential Rosenbrock method of order 3 (Hochbruck, Ostermann and Schweitzer 2009), where U is
+the sum of the first two terms. On a plateau the learned dimensions rest, and the others are so
+small that their equations are linear: one step may pass the plateau. A bound on the growth within a
+step limits the amplification of rounding errors. The number of steps therefore increases by one for
+each 20 that ln(1/α) increases by.
 
-Each dimension is followed to the same relative accuracy, though they may differ by any power of
-ten. The embedding's axes are turned so that the columns of W are orthogonal, in each step by
-rotations of two columns that keep the smaller one's digits; all is measured in units of each
-column's length, and so is the Krylov space in which the functions of J are evaluated. The last
-term over the length of what it is added to is the error of a step.
+All dimensions have the same relative accuracy, although their sizes may differ by any power of ten.
+Before each step the embedding's axes are rotated so that the columns of W are orthogonal. Rotations
+of two columns at a time keep the digits of the smaller column. Each column is measured in units of
+its own length, also in the Krylov space in which the functions of J are evaluated. The error of a
+step is the length of the last term relative to that of the result.
 
-A loss that sees a rotation of the embeddings, such as Barlow Twins with :math:`\lambda \ne 1`,
-turns the learned dimensions against its own axes. There the axes Q move too, with
-:math:`W = B Q^\top`, in one system with B: the columns of B stay orthogonal during a step.
+A loss that is not invariant under rotations, such as Barlow Twins with :math:`\lambda \ne 1`,
+rotates the learned dimensions relative to fixed axes. For such a loss the axes Q move too: with
+:math:`W = B Q^\top`, one system of equations moves B and Q, and the columns of B stay orthogonal
+during a step.
 
-Gradient descent is the same with powers of :math:`1 + \eta J` in place of exponentials.
+For gradient descent, powers of :math:`1 + \eta J` take the place of exponentials.
 """
 
 from collections.abc import Callable
@@ -40,19 +43,20 @@ from jaxtyping import Array
 from sslstep._linalg import matmul
 from sslstep._second_variation import gradient, value
 
-#: What a step may amplify, in logarithms: rounding of 1e-16 stays below 1e-7 of what grows.
+#: Logarithm of the largest growth within a step. Rounding errors of 1e-16 then stay below 1e-7 of
+#: the growing dimensions.
 LARGEST_GROWTH = 20.0
 
-#: Vectors of a Krylov space.
+#: Number of vectors of a Krylov space.
 KRYLOV = 96
 
-#: A step is not made smaller than this over the fastest rate: where a loss has a kink, a finer one
-#: would only see it closer.
+#: Smallest step, in units of the inverse of the fastest rate. At a kink of the loss smaller steps
+#: would not reduce the error.
 SMALLEST = 0.02
 
 
 class Model(NamedTuple):
-    """A: (N, r); F_0: (N, d)."""
+    """The model F_0 + A W: `features` is A, shape (N, r), and `rest` is F_0, shape (N, d)."""
 
     features: Array
     rest: Array
@@ -68,7 +72,10 @@ def follow(
     learning_rate: float,
     tol: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """W (T, r, d) at each time, on the host in float64, and the loss (T,)."""
+    """Integrate the flow (or descent) from `weights` W(0), shape (r, d).
+
+    Return W at each time, shape (T, r, d), on the host in float64, and the loss, shape (T,).
+    """
     with jax.enable_x64(True):
         model = Model(*(jnp.asarray(a, jnp.float64) for a in (features, rest)))
         w, times = (np.asarray(a, np.float64) for a in (weights, times))
@@ -102,12 +109,16 @@ class _Walk:
         return np.stack(records)
 
     def _step(self, w, turn, step, left):
-        """How W and its axes advance from here, until when, and a guess of the next step."""
+        """Prepare one step of at most `step` and `left` from W and its axes `turn`.
+
+        Return a function from a time within the step to W and axes at this time, the length of the
+        step, and a guess of the next step's length.
+        """
         lengths = np.linalg.norm(w, axis=0)
         lengths = np.where(lengths > 0, lengths, 1)
         units, y, model = np.broadcast_to(lengths, w.shape), w, self.model
         if self.invariant:
-            # The loss sees each column alone, with all its digits.
+            # Rotated axes keep all digits of each column, and do not change an invariant loss.
             model = model._replace(rest=matmul(model.rest, jnp.asarray(turn)))
         else:
             y, units = np.vstack([w, turn]), np.vstack([units, np.ones_like(turn)])
@@ -150,9 +161,9 @@ class _Walk:
         return advance, step, step * float(np.clip(larger, 0.3, 8.0))
 
     def _error(self, correction, there, units) -> float:
-        """Relative to the length of each column, and of the axes to 1."""
+        """Return the largest error: of a column relative to its length, of the axes absolute."""
         rank = self.model.features.shape[1]
-        with np.errstate(over="ignore", invalid="ignore"):  # of a step that is then refused
+        with np.errstate(over="ignore", invalid="ignore"):  # such a step is rejected
             sizes = np.linalg.norm(there[:rank], axis=0)
             sizes = np.maximum(np.where(np.isfinite(sizes), sizes, 0), units[0])
             error = np.linalg.norm(correction[:rank], axis=0) / sizes
@@ -174,7 +185,11 @@ class _Walk:
 
 
 class _Space(NamedTuple):
-    """A Krylov space of J: its basis (m, r, d), J in it (m + 1, m), and the length of its start."""
+    """A Krylov space of J.
+
+    It holds the basis (m, r, d), the Hessenberg matrix of J in this basis (m + 1, m), and the
+    length of the starting vector.
+    """
 
     basis: np.ndarray
     hessenberg: np.ndarray
@@ -186,11 +201,14 @@ class _Space(NamedTuple):
         return self.hessenberg[:-1]
 
     def at(self, tau: float, order: int) -> np.ndarray:
-        r""":math:`\tau^p \varphi_p(\tau J)` times the start, or of descent what comes near it."""
+        r"""Return :math:`\tau^p \varphi_p(\tau J)` times the starting vector, for p = `order`.
+
+        For gradient descent powers of :math:`1 + \eta J` take the place of the exponential.
+        """
         return np.tensordot(self._small(tau, order), self.basis, 1)
 
     def error(self, tau: float, order: int) -> float:
-        """Of `at`, by what leaves the space."""
+        """Estimate the error of `at` from the component of J that leaves the space."""
         if self.size == 0 or not np.isfinite(tau):
             return 0.0 if self.size == 0 else np.inf
         with np.errstate(invalid="ignore"):
@@ -198,7 +216,7 @@ class _Space(NamedTuple):
         return error if np.isfinite(error) else np.inf
 
     def _small(self, tau: float, order: int) -> np.ndarray:
-        # y' = H y + e_1 t^(p-1) / (p-1)!, with the powers of t as variables of their own.
+        # y' = H y + e_1 t^(p-1) / (p-1)!, with the powers of t as further variables.
         num = len(self.matrix)
         whole = np.zeros((num + order, num + order))
         whole[:num, :num] = self.matrix
@@ -208,7 +226,7 @@ class _Space(NamedTuple):
             count = round(tau / self.learning_rate)
             power = np.eye(len(whole)) + self.learning_rate * whole
             return np.linalg.matrix_power(power, count)[:num, -1]
-        # It may overflow for a step that is then refused.
+        # An overflow here leads to the rejection of the step.
         with np.errstate(over="ignore", invalid="ignore"):
             return scipy.linalg.expm(tau * whole)[:num, -1]
 
@@ -218,15 +236,15 @@ def _loss(loss_fn, num_views, model, w):
 
 
 def _field(loss_fn, num_views, model, y):
-    """The velocity of W; or, where y has Q below B, of both, with W = B Qᵀ."""
+    """Return the velocity of y, which is W, or B with the axes Q below it, for W = B Qᵀ."""
     rank = model.features.shape[1]
     w, axes = y[:rank], y[rank:]
     moving = len(axes) > 0
     down = -jax.grad(partial(_loss, loss_fn, num_views, model))(matmul(w, axes.T) if moving else w)
     if not moving:
         return down
-    # Q turns so that the columns of B stay orthogonal. Two of about the same length may wait for
-    # `aligned`: the velocity of B Qᵀ is exact whatever the spin.
+    # Q rotates so that the columns of B stay orthogonal. Two columns of nearly equal length may
+    # lose orthogonality until `aligned` restores it: the velocity of B Qᵀ is exact for any spin.
     down = matmul(down, axes)
     overlap = matmul(w.T, down)
     squares = jnp.sum(w**2, axis=0)
@@ -238,7 +256,11 @@ def _field(loss_fn, num_views, model, y):
 
 @partial(jax.jit, static_argnums=(0, 1, 7))
 def _arnoldi(loss_fn, num_views, model, w, units, change, flag, num):
-    """The Krylov space of the field at W; or, with flag = 1, of N(W + change) - N(W)."""
+    """Build a Krylov space of the field's Jacobian at W by Arnoldi's iteration.
+
+    With `flag` = 0 and `change` = 0 the starting vector is the field at W; with `flag` = 1 it is
+    N(W + change) - N(W).
+    """
     field = partial(_field, loss_fn, num_views, model)
     here, jacobian = jax.linearize(field, w)
     start = field(w + change) - flag * (here + jacobian(change))
@@ -267,9 +289,10 @@ def _arnoldi(loss_fn, num_views, model, w, units, change, flag, num):
 
 
 def aligned(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """W with its columns made orthogonal and sorted by length, and the rotation that did it.
+    """Return W R with orthogonal columns in descending order of length, and the rotation R.
 
-    One-sided Jacobi: a column far smaller than another keeps its digits, which SVD would not.
+    The one-sided Jacobi method keeps the digits of a column that is far smaller than another; the
+    singular value decomposition does not.
     """
     order = np.argsort(-np.linalg.norm(w, axis=0), kind="stable")
     w, turn = w[:, order].copy(), np.eye(w.shape[1])[:, order]
@@ -300,7 +323,7 @@ def aligned(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _turns_with(loss_fn, num_views: int, model: Model, dim: int) -> bool:
-    """Whether the loss does not see a rotation of the embeddings, by its gradient at random."""
+    """Return whether the loss is invariant under rotations; test gradients at random embeddings."""
     rng = np.random.default_rng(0)
     z = jnp.asarray(rng.standard_normal((model.features.shape[0], dim)))
     rotation = jnp.asarray(np.linalg.qr(rng.standard_normal((dim, dim)))[0])

@@ -316,7 +316,7 @@ class VICReg(Recipe):
 
 @dataclass(frozen=True)
 class SelfDistillation(Recipe):
-    """BYOL, and without a decay SimSiam."""
+    """Recipe of BYOL, or of SimSiam if ``decay`` is None."""
 
     predictor: tuple[int, ...] = (64,)
     """Widths of the predictor's hidden layers; none for a linear predictor."""
@@ -328,31 +328,37 @@ class SelfDistillation(Recipe):
     """Whether predictions and targets have length 1, as in the publications."""
 
     def head(self, **settings: Any) -> nn.Projector:
-        """Of Barlow Twins, so that spectra can be held beside its."""
+        """Build the projector of Barlow Twins, which makes spectra of the methods comparable."""
         return nn.barlow_twins_head(self.dim, self.hidden, **settings)
 
     def objective(self, network: nn.Encoder) -> train.Objective:
-        """The network and its predictor."""
+        """Return the objective that trains the network and a predictor."""
         return _Distilled(self, network)
 
     def loss_fn(self) -> Callable[..., jax.Array]:
-        """The error of the predictions."""
+        """Return :func:`sslstep.losses.prediction_error` with this recipe's normalisation."""
         return partial(losses.prediction_error, normalise=self.normalise)
 
     def publication_views(self, size: int) -> data.Views:
-        """SimCLR's, which BYOL and SimSiam follow."""
+        """Return SimCLR's augmentations.
+
+        SimSiam's publication has similar ones. BYOL's has :func:`sslstep.data.barlow_twins_views`.
+        """
         return data.simclr_views(size)
 
 
 class _Distilled(train.SelfDistillation):
-    """With initial parameters that α, which multiplies all of them, leaves at their own scales."""
+    """Self-distillation whose predictor starts at a scale of its own, independent of α."""
 
     def __init__(self, recipe: SelfDistillation, network: nn.Encoder) -> None:
         super().__init__(network, nn.Projector(recipe.dim, recipe.predictor), recipe.decay)
         self._scale = recipe.predictor_scale / recipe.init_scale
 
     def init(self, key: Any, x: Any, train: bool = False) -> Any:
-        """The predictor's at the recipe's scale over α."""
+        """Return the initial variables, with the predictor multiplied by its scale over α.
+
+        Training multiplies all initial parameters by α, so the predictor starts at its own scale.
+        """
         found = super().init(key, x, train=train)
         scaled = nn.scale_init(found["params"]["predictor"], self._scale)
         return {**found, "params": {**found["params"], "predictor": scaled}}

@@ -124,7 +124,10 @@ def descent(
 
 
 def relative_to(level: np.ndarray, found: Outcome, times) -> Outcome:
-    """With each curve in units of its level, for losses that do not say what it rises to."""
+    """Divide each eigenvalue curve by its level, and compute step times of the result.
+
+    This is for losses whose eigenvalues do not rise to 1.
+    """
     return outcome(found.train, found.test, found.curves / level, times)
 
 

@@ -1,37 +1,38 @@
-r"""Modes of more samples than their kernel has room for, with bounds.
+r"""Approximate modes with bounds, for samples whose whole kernel does not fit into memory.
 
-**The factor.** Randomly pivoted Cholesky (Chen, Epperly, Tropp and Webber 2023; in blocks, with
-rejection, Epperly, Tropp and Webber 2024) evaluates the kernel's diagonal and k of its columns and
-gives :math:`F \in R^{N \times k}` with :math:`E = \tilde K - F F^\top` positive semidefinite. The
-rows of F are features: the modes of their cross-correlation are the approximate modes.
+**The factor.** Randomly pivoted Cholesky factorisation (Chen, Epperly, Tropp and Webber 2023; in
+blocks with rejection, Epperly, Tropp and Webber 2024) evaluates the kernel's diagonal and k of its
+columns. It gives :math:`F \in R^{N \times k}` with a positive semidefinite remainder
+:math:`E = \tilde K - F F^\top`. The rows of F are features of the samples. The modes of their
+cross-correlation are the approximate modes.
 
-**The rest.** Let P be the exchange of the views and s = N, or P any symmetric operator and s its
-scale. With :math:`A = [F, E^{1/2}]`, :math:`\tilde K = A A^\top`, and the γ are the eigenvalues of
+**The remainder.** Let P be the exchange of the views with s = N, or any symmetric operator with its
+scale s. With :math:`A = [F, E^{1/2}]` the kernel is :math:`\tilde K = A A^\top`, and the γ are the
+eigenvalues of
 
 .. math:: \frac{1}{s} A^\top P A = \begin{pmatrix} \Lambda & H^\top \\ H & D \end{pmatrix},
 
-in the basis of the approximate modes: Λ holds their eigenvalues, and the columns of H,
-:math:`h_l = E^{1/2} P F y_l / s`, their residuals. D is known only to lie between -δ and δ, with
-:math:`\delta = \|P\| \, \|E\| / s`. Λ is a principal block, so by Cauchy's interlacing its j-th
-eigenvalue is at most :math:`\gamma_j`. With :math:`G = H^\top H` both bounds become sharper than
-:math:`\|h\|`, by the factor δ / γ that is unknown of D:
+in the basis of the approximate modes. Λ holds their eigenvalues, and H has their residuals
+:math:`h_l = E^{1/2} P F y_l / s` as columns. All that is known of D is that its eigenvalues lie
+between -δ and δ, with :math:`\delta = \|P\| \, \|E\| / s`. Λ is a principal block, so by Cauchy's
+interlacing theorem its j-th eigenvalue is at most :math:`\gamma_j`. With :math:`G = H^\top H` the
+bounds on γ are sharper than the distance :math:`\|h\|`:
 
 **Lower bounds.** If :math:`\Lambda + G / (\mu + \delta) \ge \mu` on the span of the first j modes,
 then :math:`\gamma_j \ge \mu`: on the vectors :math:`(y, H y / (\mu + \delta))` the whole matrix is
 at least μ.
 
-**Upper bounds.** Leave the first j - 1 modes out. If
-:math:`\Lambda + G / (\mu - \delta) \le \mu` on the span of the others, then
-:math:`\gamma_j \le \mu`, by Courant and Fischer's theorem and a Schur complement. G is estimated
-for the first q modes alone. Those after them are coupled by no more than
-:math:`\|P\|^2 \|E\| F^\top F / s^2`, and for any ε > 0 G is at most :math:`1 + \epsilon` times its
-leading block and :math:`1 + 1 / \epsilon` times that of the others.
+**Upper bounds.** If :math:`\Lambda + G / (\mu - \delta) \le \mu` on the span of all modes but the
+first j - 1, then :math:`\gamma_j \le \mu`, by the Courant-Fischer theorem and a Schur complement. G
+is estimated for the first q modes only. For the modes beyond q it is at most
+:math:`\|P\|^2 \|E\| F^\top F / s^2`. For any ε > 0, G is at most the sum of :math:`1 + \epsilon`
+times the block of the first q modes and :math:`1 + 1 / \epsilon` times the block of the others.
 
-**What is estimated.** :math:`G_{lm} = (P F y_l)^\top E \, (P F y_m) / s^2`, without bias, from
-sampled rows and columns of E; and a bound's standard error by a jackknife over groups of them. The
-largest eigenvalue of an estimate is too large on average, and the smallest too small: the bounds
-err on the safe side. A bound on :math:`\|E\| / N` follows by Chernoff's inequality from the largest
-eigenvalue of a sampled block of E.
+**Estimates.** :math:`G_{lm} = (P F y_l)^\top E \, (P F y_m) / s^2` is estimated without bias from
+sampled rows and columns of E. A jackknife over groups of samples gives the standard error of each
+bound. The largest eigenvalue of an estimate is too large on average, and the smallest eigenvalue
+too small, so the bounds err on the safe side. A bound on :math:`\|E\| / N` follows by Chernoff's
+inequality from the largest eigenvalue of a sampled block of E.
 """
 
 import hashlib
@@ -57,29 +58,30 @@ from sslstep.kernel_pca._modes import KernelModes, require_dim
 
 __all__ = ["ApproximateModes", "approximate_growth_modes", "approximate_modes"]
 
-_ROWS = 8192  # of the factor at a time
-_COLUMNS = 128  # pivots at a time, of twice as many that are drawn
-_SAMPLED = 65_536  # rows and columns of E, at most
-_BLOCK = 16_384  # of them in the block whose largest eigenvalue is found: 1 GB in float32
-_GROUPS = 64  # into which they fall, for a standard error
-_EIGEN_TOL = 1e-2  # of the largest eigenvalue of a block of E
-_SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)  # ε that are tried
+_ROWS = 8192  # rows of the factor that are processed at a time
+_COLUMNS = 128  # largest number of pivots of a block; twice as many candidates are drawn
+_SAMPLED = 65_536  # largest number of sampled rows and columns of E
+_BLOCK = 16_384  # samples in the block whose largest eigenvalue is computed: 1 GB in float32
+_GROUPS = 64  # groups of samples for the jackknife
+_EIGEN_TOL = 1e-2  # relative tolerance of the largest eigenvalue of a block of E
+_SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)  # values of ε that are tried
 
 
 class ApproximateModes(NamedTuple):
     r"""Approximate leading modes of a kernel over N samples, with bounds.
 
     Attributes:
-        modes: those of the factor, as :class:`KernelModes` over the k pivots:
+        modes: modes of the factor F, as :class:`KernelModes` over the k pivots:
             :math:`\psi_j(x) = c_j^\top k(x)`, with k(x) the kernel between x and the pivots. Their
-            eigenvalues are at most the exact ones, but for rounding. Their residuals are upper
-            bounds of :math:`\|h_j\|`: in the kernel's feature space there is an eigenvalue within
-            :math:`\|h_j\|` of each. ``iterations`` is the number of factors tried.
-        pivots: which of the samples, one view after the other, the pivots are, shape ``(k,)``.
-        lower: lower bounds of the eigenvalues, shape ``(d,)``.
-        upper: upper bounds, shape ``(d,)``; infinite where there is none.
-        certified: whether the upper bound is within ``tol`` of the lower one, shape ``(d,)``.
-        trace_left: the trace of :math:`\tilde K - F F^\top` over that of :math:`\tilde K`.
+            eigenvalues are at most the exact eigenvalues, up to rounding. Their residuals are upper
+            bounds of :math:`\|h_j\|`; an exact eigenvalue lies within :math:`\|h_j\|` of each of
+            them. ``iterations`` is the number of factors that were tried.
+        pivots: indices of the pivots among the samples, one view after the other, shape ``(k,)``.
+        lower: lower bounds of the exact eigenvalues, shape ``(d,)``.
+        upper: upper bounds of them, shape ``(d,)``; ``inf`` where no bound was found.
+        certified: mask of the eigenvalues whose lower bound is positive and whose upper bound
+            exceeds it by a fraction of at most ``tol``, shape ``(d,)``.
+        trace_left: trace of :math:`\tilde K - F F^\top`, divided by the trace of :math:`\tilde K`.
     """
 
     modes: KernelModes
@@ -91,17 +93,20 @@ class ApproximateModes(NamedTuple):
 
     @property
     def eigenvalues(self) -> Float[Array, " d"]:
-        """The middle of the bounds; where there is no upper one, the lower one."""
+        """The middle between the bounds; the lower bound where the upper bound is infinite."""
         return jnp.where(jnp.isfinite(self.upper), (self.lower + self.upper) / 2, self.lower)
 
     @property
     def coefficients(self) -> Float[Array, "k d"]:
-        """c as columns."""
+        """Coefficients c of the modes over the pivots, as columns, shape ``(k, d)``."""
         return self.modes.coefficients
 
 
 class _Operator(NamedTuple):
-    """P, a block (N, b) to another, its norm, and s. None for P: the exchange of two views."""
+    """The function from a block v (N, b) to P v, the norm of P, and the scale s.
+
+    None in place of the function stands for the exchange of two views.
+    """
 
     apply: Callable[[Array], Array] | None
     norm: float
@@ -123,32 +128,34 @@ def approximate_modes(
 ) -> ApproximateModes:
     r"""Contrastive modes of many samples from few columns of their kernel, with bounds of γ.
 
-    :func:`contrastive_modes` of a randomly pivoted Cholesky factor of the kernel. The factor grows,
-    by twos or fours, until every γ is known to ``tol``, or it has ``rank`` columns. A factor of k
-    columns takes (k + 1) 2n entries of the kernel, O(n k²) operations and room for n k numbers; its
-    bounds take k n entries more, at most. The head of the module says how the bounds arise.
+    The modes are :func:`contrastive_modes` of a randomly pivoted Cholesky factor of the kernel. The
+    number k of its columns is multiplied by 2 or 4 until the bounds of every γ agree to ``tol``, or
+    until k is ``rank``. A factor with k columns needs 2n (k + 1) entries of the kernel, O(n k²)
+    operations, and memory for 2n × ``rank`` numbers. Its bounds need at most k n further entries.
+    The module's docstring derives the bounds.
 
     Args:
-        kernel_fn: the kernel function, ``(x1, x2) -> (n1, n2)``, positive semidefinite; compiled,
-            as for :func:`sslstep.gram.matrix`.
-        x: one view, shape ``(n, ...)``; may be memory-mapped.
-        x_prime: the other, in the same order.
-        dim: how many modes, d ≤ n.
-        rank: the most columns that the factor may have, d to 2n.
-        tol: how far upper and lower bound of γ may be apart, relative to the lower one.
-        confidence: that all bounds hold, together.
-        key: of the pivots and of the samples that the bounds are estimated from; a fixed one by
-            default.
-        folder: a folder to keep the columns in as they are found, made if it is missing. A run that
-            was killed continues from there, and its result has the same bits.
+        kernel_fn: a positive semidefinite kernel function, ``(x1, x2) -> (n1, n2)``, compiled like
+            that of :func:`sslstep.gram.matrix`.
+        x: the first view of the samples, shape ``(n, ...)``; may be memory-mapped.
+        x_prime: the second view, in the order of x.
+        dim: number d of modes, at most n.
+        rank: largest number of columns of the factor, from d to 2n.
+        tol: wanted difference of upper and lower bound of γ, relative to the lower bound.
+        confidence: probability, at least, that all bounds hold.
+        key: random key of the pivots and of the samples for the bounds; None: a fixed key.
+        folder: folder that stores the columns as they are computed, created if it does not exist.
+            The same call on the same folder continues an interrupted run, and returns bit for bit
+            the result of an uninterrupted run.
         progress: whether to show a progress bar; None: on a terminal.
 
     Returns:
-        :class:`ApproximateModes`; those that are not certified say so.
+        :class:`ApproximateModes`; its ``certified`` tells which modes reached ``tol``.
 
     Raises:
-        ValueError: if the views do not fit together, an argument is out of range, the kernel is not
-            finite or has a negative diagonal, or ``folder`` holds another problem's columns.
+        ValueError: if the views have different shapes; if an argument is out of range; if the
+            kernel is not finite or its diagonal is negative; or if ``folder`` holds columns of
+            other data or settings.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -187,28 +194,32 @@ def approximate_growth_modes(
 ) -> ApproximateModes:
     r"""Growth modes of many samples from few columns of their kernel, with bounds of the rates.
 
-    :func:`growth_modes` of the factor of :func:`approximate_modes`: its eigenproblem with -H in
-    place of P / 2n. -H multiplies the factor's columns in blocks of ``dim``.
+    The modes are :func:`growth_modes` of a randomly pivoted Cholesky factor of the kernel. The
+    method is that of :func:`approximate_modes`, with -H, the negative second derivative of the
+    loss, in place of P / 2n. -H multiplies the factor's columns in blocks of ``dim``.
 
     Args:
-        kernel_fn: as for :func:`approximate_modes`.
+        kernel_fn: a positive semidefinite kernel function, ``(x1, x2) -> (n1, n2)``, compiled like
+            that of :func:`sslstep.gram.matrix`.
         views: one array ``(n, ...)`` for each view; may be memory-mapped.
-        loss_fn: as for :func:`growth_modes`.
-        dim: the embedding dimension d, and how many modes are found.
-        embeddings: those learned, as for :func:`growth_modes`.
-        rank: as for :func:`approximate_modes`.
-        tol: as for :func:`approximate_modes`, of the rates.
-        confidence: as for :func:`approximate_modes`.
-        key: as for :func:`approximate_modes`.
-        folder: as for :func:`approximate_modes`.
-        progress: as for :func:`approximate_modes`.
+        loss_fn: a JAX function from one array ``(n, d)`` for each view to a scalar.
+        dim: the embedding dimension d, which is also the number of modes.
+        embeddings: learned embeddings of all views, one view after the other, shape ``(N, k)``;
+            None before the first step.
+        rank: largest number of columns of the factor, from d to N.
+        tol: wanted difference of upper and lower bound of a rate, relative to the lower bound.
+        confidence: probability, at least, that all bounds hold.
+        key: random key of the pivots and of the samples for the bounds; None: a fixed key.
+        folder: folder that stores the columns, to continue an interrupted run.
+        progress: whether to show a progress bar; None: on a terminal.
 
     Returns:
         :class:`ApproximateModes`, whose eigenvalues are the rates ρ. A rate of zero or less is not
         certified.
 
     Raises:
-        ValueError: as :func:`approximate_modes` and, of the loss, as :func:`growth_modes`.
+        ValueError: in the cases in which :func:`approximate_modes` raises it, or if
+            :func:`growth_modes` rejects ``loss_fn`` or ``embeddings``.
 
     Example:
         >>> import jax
@@ -238,7 +249,7 @@ class _Settings(NamedTuple):
     confidence: float
 
     def require(self, num_views: int, num: int) -> None:
-        """Raise if one is out of range."""
+        """Raise ValueError if a setting is out of range for `num` samples."""
         require_dim(self.dim, num)
         if not self.dim <= self.rank <= num_views * num:
             size = f"{'2n' if num_views == 2 else 'N'} = {num_views * num}"
@@ -258,7 +269,7 @@ def _as_views(given: tuple[Any, ...], name: str) -> tuple[Any, ...]:
 
 
 def _norm(operator: Callable[[Array], Array], size: int, dtype: Any) -> float:
-    """The largest |eigenvalue| of P."""
+    """Return an upper bound on the largest |eigenvalue| of P, about 2% above it."""
 
     def product(v: np.ndarray) -> np.ndarray:
         return np.asarray(operator(jnp.asarray(v.reshape(-1, 1), dtype)))[:, 0]
@@ -292,7 +303,8 @@ def _solve(
     if folder is not None:
         kept = _Folder(folder, (settings, seed.tolist(), operator.norm, operator.scale), factor)
         num, tried = kept.restore(factor, num, tried)
-    # Each factor's bounds may fail: together they do not with the confidence asked for.
+    # The bounds of each factor fail with a probability that halves from factor to factor, so the
+    # probability that any fails is at most 1 - confidence.
     while True:
         exhausted = not factor.extend(num, partial(kept.save, tried=tried) if kept else None)
         found = _certified(factor, operator, dim, tol, (1 - confidence) / 2**tried, rng)
@@ -306,7 +318,7 @@ def _solve(
 
 
 class _Folder:
-    """The columns of a factor in files, and what is needed to go on from them."""
+    """A folder with the columns of a factor, and the state from which its computation continues."""
 
     def __init__(self, folder: Any, problem: tuple[Any, ...], factor: "_Factor") -> None:
         self.folder = Path(folder)
@@ -316,7 +328,10 @@ class _Folder:
         self.problem = digest.hexdigest()
 
     def save(self, factor: "_Factor", start: int, num: int, tried: int) -> None:
-        """The columns from `start` on, and then the state, which counts once it has its name."""
+        """Write the columns from `start` on, then the state, whose file is renamed atomically.
+
+        `num` is the number of columns to compute, and `tried` the number of factors tried so far.
+        """
         if start < factor.num:
             np.save(self.folder / f"columns-{start}.npy", factor.rows[:, start : factor.num])
         state: dict[str, Any] = {
@@ -331,7 +346,11 @@ class _Folder:
         draft.replace(self.folder / "state.npz")
 
     def restore(self, factor: "_Factor", num: int, tried: int) -> tuple[int, int]:
-        """How many columns are aimed at, and in which attempt; those in files are read."""
+        """Read the state and the columns of an interrupted run into `factor`.
+
+        Return the number of columns to compute and the number of factors tried; the given numbers
+        if the folder has no state. Raise ValueError if it holds another problem.
+        """
         path = self.folder / "state.npz"
         if not path.exists():
             return num, tried
@@ -355,7 +374,7 @@ class _Folder:
 
 
 class _Factor:
-    """F with K̃ ≈ F Fᵀ, its pivots, and the diagonal of what is left."""
+    """A growing factor F with K̃ ≈ F Fᵀ, its pivots, and the diagonal of E = K̃ - F Fᵀ."""
 
     def __init__(self, kernel_fn: Any, views: Any, rank: int, rng: Any, progress: Any) -> None:
         self.kernel_fn, self.views, self.rng, self.progress = kernel_fn, views, rng, progress
@@ -370,7 +389,7 @@ class _Factor:
         self.trace = float(self.left.sum())
 
     def kernel(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Between samples, by their indices."""
+        """Return the kernel between samples, given by their indices, one view after the other."""
         return np.asarray(self.kernel_fn(self._take_samples(first), self._take_samples(second)))
 
     def _take_samples(self, at: np.ndarray) -> Any:
@@ -387,7 +406,10 @@ class _Factor:
         return every[np.argsort(order, kind="stable")]
 
     def _slices(self, rows: int) -> Iterator[np.ndarray]:
-        """Of all samples, all equally long: the last one is filled up by its last sample."""
+        """Yield slices of all samples' indices, of equal length.
+
+        The last slice is padded with the last sample.
+        """
         rows = -(-self.size // -(-self.size // rows))
         for start in range(0, self.size, rows):
             yield np.minimum(np.arange(start, start + rows), self.size - 1)
@@ -398,7 +420,7 @@ class _Factor:
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
     def extend(self, num: int, save: Callable[..., None] | None) -> bool:
-        """Until there are so many columns; False if the kernel has no more."""
+        """Add columns until there are `num`; return False if the kernel's rank is smaller."""
         from tqdm import tqdm  # here, so that importing costs no more than JAX
 
         hidden = None if self.progress is None else not self.progress
@@ -410,7 +432,7 @@ class _Factor:
                     return False
                 drawn = self.rng.choice(self.size, 2 * _COLUMNS, p=self.left / total)
                 taken = self._take(drawn, min(_COLUMNS, num - self.num))
-                if not taken:  # all that is left is rounding
+                if not taken:  # the remainder is rounding
                     return False
                 bar.update(taken)
                 if save is not None:
@@ -418,7 +440,11 @@ class _Factor:
         return True
 
     def _take(self, drawn: np.ndarray, most: int) -> int:
-        """Columns of those that rejection sampling keeps: as if drawn one after the other."""
+        """Add the columns of accepted pivots, at most `most`; return their number.
+
+        `drawn` are candidates. Rejection sampling accepts pivots with the distribution of pivots
+        drawn one after the other.
+        """
         known = self.rows[drawn, : self.num].astype(np.float64)
         block = self.kernel(drawn, drawn).astype(np.float64) - known @ known.T
         kept: list[int] = []
@@ -435,7 +461,7 @@ class _Factor:
                 kept.append(i)
         if not kept:
             return 0
-        kept = kept[: 2 ** (len(kept).bit_length() - 1)]  # few shapes to compile for
+        kept = kept[: 2 ** (len(kept).bit_length() - 1)]  # powers of two: few shapes to compile
         pivots, root = drawn[kept], lower[kept, : len(kept)]
         columns = slice(self.num, self.num + len(kept))
         width = min(-(-max(self.num, 1) // 256) * 256, self.rows.shape[1])
@@ -458,10 +484,10 @@ class _Factor:
         return len(kept)
 
     def products(self, operator: _Operator) -> tuple[np.ndarray, np.ndarray]:
-        """FᵀPF / s and FᵀF / N, in float64."""
+        """Return FᵀPF / s and FᵀF / N, in float64."""
         crossed = np.zeros((self.num, self.num))
         if operator.apply is None:
-            # Of the sum and the difference of both views: two symmetric products and not three.
+            # Sum and difference of both views need two symmetric products instead of three.
             half, difference = self.size // 2, np.zeros_like(crossed)
             first, second = self.rows[:half, : self.num], self.rows[half:, : self.num]
             for start in range(0, half, _ROWS):
@@ -470,7 +496,7 @@ class _Factor:
                     (crossed, first[rows] + second[rows]),
                     (difference, first[rows] - second[rows]),
                 ):
-                    total += part.T @ part  # BLAS computes one half
+                    total += part.T @ part  # BLAS computes half of a symmetric product
             both = (crossed - difference) / 2, (crossed + difference) / 2
             return both[0] / operator.scale, both[1] / self.size
         squared = self._transposed(self.rows[:, : self.num]) / self.size
@@ -481,7 +507,7 @@ class _Factor:
         return (crossed + crossed.T) / (2 * operator.scale), squared
 
     def _transposed(self, block: np.ndarray) -> np.ndarray:
-        """FᵀB, in float64."""
+        """Return FᵀB for a block B (N, b), in float64."""
         total = np.zeros((self.num, block.shape[1]))
         for start in range(0, self.size, _ROWS):
             rows = slice(start, start + _ROWS)
@@ -490,7 +516,7 @@ class _Factor:
         return total
 
     def images(self, operator: _Operator, vectors: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """Rows of PFy."""
+        """Return the rows `at` of P F y, for vectors y as columns."""
         if operator.apply is None:
             partner = (at + self.size // 2) % self.size
             return self.rows[partner, : self.num] @ vectors.astype(self.dtype)
@@ -498,7 +524,7 @@ class _Factor:
         return np.asarray(operator.apply(jnp.asarray(functions)))[at]
 
     def left_between(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Entries of E."""
+        """Return the entries of E = K̃ - F Fᵀ between samples, given by their indices."""
         known = self.rows[first, : self.num], self.rows[second, : self.num]
         return np.asarray(_left(self.kernel(first, second), *known))
 
@@ -556,19 +582,22 @@ def _certified(
 
 
 class _Sample(NamedTuple):
-    """What was seen of E."""
+    """Estimates from sampled rows and columns of E."""
 
-    num: int  # rows and columns of the block
+    num: int  # number of rows of the sampled block
     mean: float  # tr E / N
-    largest: float  # eigenvalue of the block, over N
-    coupling: np.ndarray  # the estimate of G, (q, q)
-    without: np.ndarray  # the same without each of the groups, (groups, q, q)
+    largest: float  # estimate of ‖E‖ / N: largest eigenvalue of the block over its number of rows
+    coupling: np.ndarray  # estimate of G, (q, q)
+    without: np.ndarray  # estimates of G that leave out one group each, (groups, q, q)
 
 
 def _sample(
     factor: _Factor, operator: _Operator, vectors: np.ndarray, rng: np.random.Generator
 ) -> _Sample:
-    """Rows i of E, drawn with the probabilities p_i = E_ii / tr E, and weighted by 1 / (N p_i)."""
+    """Estimate ‖E‖ and G from sampled entries of E.
+
+    Row i is drawn with the probability p_i = E_ii / tr E, and has the weight 1 / (N p_i).
+    """
     size, total = factor.size, float(factor.left.sum())
     members = max(int(min(_SAMPLED, (factor.num * size) ** 0.5)) // _GROUPS, 1)
     drawn = rng.choice(size, _GROUPS * members, p=factor.left / total)
@@ -594,10 +623,10 @@ def _sample(
     largest = scipy.sparse.linalg.eigsh(
         block, 1, return_eigenvectors=False, tol=_EIGEN_TOL, v0=np.ones(len(block), block.dtype)
     )[0] / len(block)  # fmt: skip
-    # Each pair of groups is in the shares of both.
+    # Each pair of groups counts in the shares of both groups.
     whole, pairs = shares.sum(axis=0) / 2, _GROUPS * (_GROUPS - 1) * members**2
     without = (whole - shares) / (pairs * (_GROUPS - 2) / _GROUPS)
-    # The iteration stops from below.
+    # The eigensolver approaches the largest eigenvalue from below.
     largest = (1 + 2 * _EIGEN_TOL) * max(float(largest), 0.0)
     return _Sample(len(block), total / size, largest, whole / pairs, without)
 
@@ -618,9 +647,13 @@ def _bounds(
     dim: int,
     risk: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lower and upper bounds of the eigenvalues, and upper ones of ‖h‖."""
-    # Chernoff's: the mean of numbers in [0, L] of mean λ is below λ - t with probability at most
-    # exp(-m t² / 2Lλ). The numbers are (uᵀφ_i)², with u the largest eigenvector of E.
+    """Return lower and upper bounds of the first `dim` eigenvalues, and upper bounds of ‖h‖.
+
+    `num` is q, and `risk` the probability with which a bound may fail.
+    """
+    # Chernoff's inequality: the mean of m numbers in [0, L] with expectation λ is below λ - t with
+    # probability at most exp(-m t² / 2Lλ). The numbers are (uᵀφ_i)², with u the leading eigenvector
+    # of E.
     slack = sample.mean * np.log(2 / risk) / (2 * sample.num)
     error = (slack**0.5 + (slack + sample.largest) ** 0.5) ** 2
     ratio = operator.norm * size / operator.scale
@@ -628,7 +661,7 @@ def _bounds(
     quantile = scipy.stats.t.ppf(1 - risk / (6 * dim), _GROUPS - 1)
 
     def slip(y: np.ndarray, at: slice) -> float:
-        """What is to be allowed for the estimate of yᵀGy."""
+        """Return the half width of the confidence interval of the estimate of yᵀGy."""
         seen = np.einsum("i,gij,j->g", y, sample.without[:, at, at], y)
         spread = ((seen - seen.mean()) ** 2).sum()
         return float(quantile * ((_GROUPS - 1) / _GROUPS * spread) ** 0.5)
@@ -649,11 +682,11 @@ def _bounds(
             value += (1 + share) * slip(y, others) / (value - delta)
             upper[j] = min(upper[j], max(value, rest, lower[j]))
             if value >= rest:
-                break  # more would only add to it
+                break  # a larger ε would only increase the bound
         first = slice(0, j + 1)
         value, y = _lower_root(leading[first, first], sample.coupling[first, first], delta)
         lower[j] = max(lower[j], value - slip(y, first) / max(value + delta, delta))
-    # No γ is above one before it.
+    # γ descends with j, and so must its bounds.
     upper, lower = np.minimum.accumulate(upper), np.maximum.accumulate(lower[::-1])[::-1]
     residuals = np.zeros(dim)
     for j in range(dim):
@@ -663,7 +696,7 @@ def _bounds(
 
 
 def _upper_root(matrix: np.ndarray, coupling: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
-    """The largest μ that is an eigenvalue of Λ + G / (μ - δ), and its vector.
+    """Return the largest μ that is an eigenvalue of Λ + G / (μ - δ), and its eigenvector.
 
     With G = L Lᵀ it is the largest eigenvalue of [[Λ, L], [Lᵀ, δ]], by the Schur complement.
     """
@@ -671,16 +704,17 @@ def _upper_root(matrix: np.ndarray, coupling: np.ndarray, delta: float) -> tuple
     values, vectors = _bordered(matrix, coupling, delta, 2 * num - 1)
     if values[0] > 1.01 * delta:
         return float(values[0]), _unit(vectors[:num, 0])
-    # The root may be δ itself, near which an error of G is not bounded: a larger μ is safe.
+    # Near δ an error of G has an unbounded effect. A larger μ is a safe upper bound.
     largest = [num - 1] * 2
     vectors = scipy.linalg.eigh(matrix + 100 * coupling / delta, subset_by_index=largest)[1]
     return 1.01 * delta, vectors[:, 0]
 
 
 def _lower_root(matrix: np.ndarray, coupling: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
-    """The smallest μ > -δ that is an eigenvalue of Λ + G / (μ + δ), and its vector.
+    """Return the smallest μ > -δ that is an eigenvalue of Λ + G / (μ + δ), and its eigenvector.
 
-    Of [[Λ, L], [Lᵀ, -δ]] as many eigenvalues are at most -δ as Λ has, and the next one is μ.
+    If Λ has n rows, the n smallest eigenvalues of [[Λ, L], [Lᵀ, -δ]] are at most -δ, and the next
+    one is μ.
     """
     num = len(matrix)
     values, vectors = _bordered(matrix, coupling, -delta, num)
@@ -690,21 +724,24 @@ def _lower_root(matrix: np.ndarray, coupling: np.ndarray, delta: float) -> tuple
 def _bordered(
     matrix: np.ndarray, coupling: np.ndarray, corner: float, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One eigenpair, counted from the smallest, of [[Λ, L], [Lᵀ, corner]] with L Lᵀ = G."""
+    """Return the eigenpair of [[Λ, L], [Lᵀ, corner]] at `index` in ascending order, L Lᵀ = G."""
     squares, axes = scipy.linalg.eigh(coupling)
-    factor = axes * np.sqrt(np.maximum(squares, 0))  # negative ones are rounding
+    factor = axes * np.sqrt(np.maximum(squares, 0))  # negative eigenvalues are rounding
     bordered = np.block([[matrix, factor], [factor.T, corner * np.eye(len(matrix))]])
     return scipy.linalg.eigh(bordered, subset_by_index=[index, index])
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
-    """The vector at length 1; the first axis in place of zero."""
+    """Return the vector scaled to length 1; the first unit vector if it is zero."""
     length = np.linalg.norm(vector)
     return vector / length if length else np.eye(len(vector))[0]
 
 
 def _largest_of_rest(eigenvalues: np.ndarray, bound: np.ndarray, delta: float) -> float:
-    """The least μ at which Λ + G / (μ - δ) is at most μ on the modes beyond q."""
+    """Return the smallest μ with Λ + G / (μ - δ) ≤ μ on the modes beyond q, by bisection.
+
+    `eigenvalues` are those of Λ, and `bound` is an upper bound of G.
+    """
 
     def holds(value: float) -> bool:
         matrix = np.diag(value - eigenvalues) - bound / (value - delta)

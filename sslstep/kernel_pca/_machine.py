@@ -1,8 +1,9 @@
-r"""A kernel machine trained: what the closed form of small starts is held against.
+r"""Training of a kernel machine, from any start and on any loss.
 
-A model that is linear in the features of a kernel, as a wide network is, moves its embeddings of
-the training samples by :math:`-\tilde K \, \partial L / \partial F` under gradient flow, and those
-of any other point by the same gradients through :math:`k(x)`.
+A model that is linear in the features of a kernel, such as a wide network, has the embeddings F of
+the training samples and f(x) of any other point. Gradient flow moves F by :math:`-\tilde K \,
+\partial L / \partial F`, and f(x) by :math:`-k(x)^\top \partial L / \partial F`. Closed forms for
+small starts are tested against it.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,8 +28,8 @@ class KernelDescent(NamedTuple):
 
     Attributes:
         times: effective time t = learning rate × step of each record, shape ``(T,)``.
-        loss: of the training samples, shape ``(T,)``.
-        coefficients: g, for which :math:`f(x, t) = f(x, 0) + g(t)^\top k(x)`, shape ``(T, N, d)``.
+        loss: loss of the training samples at each record, shape ``(T,)``.
+        coefficients: g with :math:`f(x, t) = f(x, 0) + g(t)^\top k(x)`, shape ``(T, N, d)``.
     """
 
     times: Float[Array, " T"]
@@ -38,7 +39,11 @@ class KernelDescent(NamedTuple):
     def embeddings(
         self, k_test_train: Float[ArrayLike, "n_test N"], initial: Float[ArrayLike, "n_test d"]
     ) -> Float[Array, "T n_test d"]:
-        """f(x, t) of points, from their kernel with the training samples and f(x, 0)."""
+        """Return the embeddings f(x, t) of points at each record, shape ``(T, n_test, d)``.
+
+        ``k_test_train`` is the kernel between the points and the training samples, and ``initial``
+        holds the initial embeddings f(x, 0) of the points.
+        """
         k, g, initial = _check.as_floats(k_test_train, self.coefficients, initial)
         return initial[None] + jax.vmap(partial(matmul, k))(g)
 

@@ -15,7 +15,7 @@ from sslstep.losses._batch import pair
 
 __all__ = ["lejepa", "sigreg"]
 
-#: Of the series in a squared distance. It leaves out less than rounding in float64, for any d.
+#: Degree of the Chebyshev series. Its truncation error is below rounding in float64, for any d.
 TERMS = 150
 
 
@@ -26,38 +26,41 @@ def sigreg(
     cut: float = 3.0,
     num_points: int = 17,
 ) -> Float[Array, ""]:
-    r"""Sketched isotropic Gaussian regularisation (Balestriero and LeCun 2025).
+    r"""Compute SIGReg, the distance of embeddings from a Gaussian (Balestriero and LeCun 2025).
 
     .. math:: \mathcal{L} = \mathrm{E}_a \; n \int_{-c}^{c} \Big| \frac1n \sum_i
         e^{\mathrm i t \, a \cdot z_i} - e^{-t^2/2} \Big|^2 e^{-t^2/2} \, dt
 
-    over directions a, the mean over views: how far projections of the embeddings are from a
-    standard normal distribution, by the test of Epps and Pulley. As published the integral is by
-    the trapezoidal rule on ``num_points`` points of 0...c, doubled.
+    where a is a unit direction. The result is the mean over views. The name stands for sketched
+    isotropic Gaussian regularisation: the statistic of Epps and Pulley measures the distance of the
+    embeddings' projections from a standard normal distribution. As in the publication, the integral
+    is twice the trapezoidal rule on ``num_points`` points of 0...c.
 
-    With a ``key`` the directions are ``num_slices`` random ones, new in each step: give one derived
-    from the step. Without, the mean over all directions is taken itself, which random ones estimate
-    without bias and which gradient descent with new ones in each step follows:
-    :math:`\mathrm{E}_a \cos(t \, a \cdot v)` is a function of \|v\|, a Bessel function, so that it
-    costs :math:`n^2` distances. It does not change when embeddings are rotated, and so has modes
-    that grow (:func:`sslstep.kernel_pca.growth_modes`), which a sketch with few directions has not.
-    Without a key, distances beyond :math:`(3 / c) \max(40, 6 \sqrt d)` count as that distance. It
-    is more than four times that of normal embeddings, and the trapezoidal rule says nothing about
-    embeddings so far apart: in one dimension it repeats itself at 33.5.
+    With a ``key``, the mean is over ``num_slices`` random directions. Derive the key from the step,
+    to draw new directions in each step.
+
+    Without a key, the mean over all directions is computed. Random directions estimate it without
+    bias. :math:`\mathrm{E}_a \cos(t \, a \cdot v)` is a Bessel function of \|v\|, so the mean costs
+    :math:`n^2` distances. It is invariant under rotations of the embeddings and therefore has
+    growing modes (:func:`sslstep.kernel_pca.growth_modes`); a mean over few directions has none.
+    Distances above :math:`(3 / c) \max(40, 6 \sqrt d)`, more than four times the distances of
+    normal embeddings, are replaced by this value. The trapezoidal rule is meaningless for them: in
+    one dimension it is periodic with the period 33.5.
 
     Args:
-        views: embeddings of each view of the same samples, of one shape ``(n, d)``, n at least 2.
-        key: of the directions.
-        num_slices: how many; 256 in the publication's minimal example, 1024 in its larger runs.
-        cut: c > 0.
-        num_points: on 0...c, at least 2.
+        views: embeddings of each view of the samples, all of one shape ``(n, d)``, n at least 2.
+        key: random key of the directions; None: the mean over all directions.
+        num_slices: number of random directions. The publication's minimal example has 256, and its
+            larger runs have 1024.
+        cut: c > 0, the upper end of the integral.
+        num_points: number of quadrature points on 0...c, at least 2.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: if there is no view, the shapes differ or are not ``(n, d)``, are empty, values
-            are not finite, the batch is of one sample, or a setting is out of range.
+        ValueError: if there is no view; if shapes differ, are empty or are not ``(n, d)``; if the
+            batch has one sample; if values are not finite; or if a setting is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -91,28 +94,29 @@ def lejepa(
     cut: float = 3.0,
     num_points: int = 17,
 ) -> Float[Array, ""]:
-    r"""LeJEPA (Balestriero and LeCun 2025): views that agree, and embeddings that are Gaussian.
+    r"""Compute LeJEPA's loss, disagreement of views plus SIGReg (Balestriero and LeCun 2025).
 
     .. math:: \mathcal{L} = \frac{1 - \lambda}{nVd} \sum_{iv} |z_i^v - \bar z_i|^2 +
         \lambda \, \mathrm{SIGReg}
 
-    with :math:`\bar z_i` the mean of a sample's views. (The publication trains with global and
-    local views and compares all with the mean of the global ones; its minimal example is this.)
-    SIGReg is n times a distance: a step's size is right for one batch size.
+    with :math:`\bar z_i` the mean of sample i over its V views. This is the loss of the minimal
+    example of Balestriero and LeCun (2025). Their larger runs have global and local views, and
+    compare all of them with the mean of the global ones. SIGReg is proportional to the batch size
+    n, so the stable learning rate depends on n.
 
     Args:
-        views: embeddings of each view of the same samples, of one shape ``(n, d)``, n at least 2.
-        key: as for :func:`sigreg`.
+        views: embeddings of each view of the samples, all of one shape ``(n, d)``, n at least 2.
+        key: random key of SIGReg's directions; None: the mean over all directions.
         sigreg_weight: λ in 0...1; traced.
-        num_slices: as for :func:`sigreg`.
-        cut: as for :func:`sigreg`.
-        num_points: as for :func:`sigreg`.
+        num_slices: number of random directions.
+        cut: upper end c > 0 of SIGReg's integral.
+        num_points: number of its quadrature points, at least 2.
 
     Returns:
         The loss, a scalar, float32 or float64.
 
     Raises:
-        ValueError: as :func:`sigreg`, or if λ is not in 0...1.
+        ValueError: in the cases in which :func:`sigreg` raises it, or if λ is not in 0...1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -165,7 +169,7 @@ def _mean_over_directions(z: Array, cut: float, knots: np.ndarray, weights: np.n
 
 
 def _radial(squares: Array, dim: int, cut: float, knots: np.ndarray, weights: np.ndarray) -> Array:
-    """Σ_t w_t E_a cos(t a·v) of |v|², elementwise, by its Chebyshev series in |v|².
+    """Return Σ_t w_t E_a cos(t a·v) as a function of |v|², elementwise, by a Chebyshev series.
 
     It is constant beyond the largest |v| of the series.
     """
@@ -176,7 +180,7 @@ def _radial(squares: Array, dim: int, cut: float, knots: np.ndarray, weights: np
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _sum(x: Array, coefficients: tuple[float, ...]) -> Array:
-    """The value of a Chebyshev series at x, by Clenshaw's recurrence."""
+    """Return the value of a Chebyshev series at x, elementwise, by Clenshaw's recurrence."""
 
     def add(pair: tuple[Array, Array], coefficient: Array) -> tuple[tuple[Array, Array], None]:
         later, latest = pair
@@ -189,7 +193,10 @@ def _sum(x: Array, coefficients: tuple[float, ...]) -> Array:
 
 @_sum.defjvp
 def _sum_jvp(coefficients, primals, tangents):
-    """The derivative is a series too, and keeps no step of the recurrence."""
+    """Differentiate the series exactly: its derivative is a Chebyshev series too.
+
+    No intermediate value of the recurrence is stored.
+    """
     (x,), (tangent,) = primals, tangents
     slope = tuple(np.polynomial.chebyshev.chebder(coefficients).tolist())
     return _sum(x, coefficients), _sum(x, slope) * tangent
@@ -199,7 +206,7 @@ def _sum_jvp(coefficients, primals, tangents):
 def _series(
     dim: int, largest: float, knots: tuple[float, ...], weights: tuple[float, ...]
 ) -> tuple[float, ...]:
-    # One component of a random direction is sin θ, and θ has the density (cos θ)^(d-2).
+    # A component of a random unit vector is sin θ, where θ has the density (cos θ)^(d-2).
     nodes, amounts = np.polynomial.legendre.leggauss(400)
     component = np.sin(np.pi / 2 * nodes) if dim > 1 else np.ones(1)
     share = amounts * np.cos(np.pi / 2 * nodes) ** (dim - 2) if dim > 1 else np.ones(1)

@@ -10,7 +10,10 @@ WHERE = "beyond the paper"
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Step times, plateaus and first rates of each loss; and what knows nothing of the loss."""
+    """Claims on step times, plateaus and first rates; on SimCLR from zero; on two baselines.
+
+    The baselines are equal waits and the prediction of simplified Barlow Twins.
+    """
     out = []
     for name in config.losses:
         loss = LOSSES[name]
@@ -84,9 +87,10 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def step_errors(arrays: Arrays, name: str, predicted: str | None = None) -> np.ndarray:
-    """Of each seed the largest over dimensions; of another loss's prediction, if it is named.
+    """Return the largest relative error of predicted step times over dimensions, shape (seeds,).
 
-    Infinite if a dimension is learned that is predicted not to be, or the other way round.
+    `predicted` names the loss whose prediction is compared, by default the trained loss. The error
+    is infinite if prediction and training do not learn the same dimensions.
     """
     found, measured = (
         arrays[f"{predicted or name}/predicted_step_times"],
@@ -99,9 +103,9 @@ def step_errors(arrays: Arrays, name: str, predicted: str | None = None) -> np.n
 
 
 def saddle_errors(arrays: Arrays, name: str) -> np.ndarray:
-    """Of the estimate from saddle to saddle, relative, of each seed and dimension that is learned.
+    """Return the relative errors of the estimate from saddle to saddle, shape (seeds, d).
 
-    NaN of the others, and of losses that it is not made for.
+    The error is NaN for a dimension that is not learned, and for losses without this estimate.
     """
     times = arrays[f"{name}/step_times"]
     errors: np.ndarray = arrays[f"{name}/saddle_step_times"] / times - 1
@@ -109,7 +113,7 @@ def saddle_errors(arrays: Arrays, name: str) -> np.ndarray:
 
 
 def constant_wait_errors(arrays: Arrays, name: str) -> np.ndarray:
-    """Of step times that are multiples of the first."""
+    """Return the largest relative error if all waits equal the first, shape (seeds,)."""
     times = arrays[f"{name}/step_times"]
     even = times[:, :1] * np.arange(1, times.shape[1] + 1)
     errors: np.ndarray = np.where(np.isinf(times), 0, np.abs(even / times - 1)).max(axis=1)
@@ -117,7 +121,10 @@ def constant_wait_errors(arrays: Arrays, name: str) -> np.ndarray:
 
 
 def plateau_errors(arrays: Arrays, name: str) -> np.ndarray:
-    """Of each seed the largest over plateaus, relative to what training lowers the loss by."""
+    """Return the largest error of the predicted plateau losses, shape (seeds,).
+
+    Errors are relative to the decrease of the loss over the whole training.
+    """
     level = arrays[f"{name}/loss"]
     errors = np.abs(arrays[f"{name}/predicted_rests"] - arrays[f"{name}/rests"]).max(axis=1)
     relative: np.ndarray = errors / (level[:, 0] - level[:, -1])

@@ -1,21 +1,24 @@
-r"""Any loss: when it learns each dimension, predicted from the loss itself, against training.
+r"""Any loss: the time at which each dimension is learned, predicted from the loss and measured.
 
     make losses    or    python -m experiments run any_loss
 
 A linear model of crops is trained by gradient descent from weights of size 1e-6 on each of seven
-losses. Eigenvalues of C (upper panels) and the loss (lower panels), trained and predicted; the
-closed form (Eq. 10) for simplified Barlow Twins, for the others `kernel_pca.stepwise_flow`, which
-follows the dormant dimensions by the linear equations of the loss's second variation. The last
-panels: how far step times are off, by the flow and by the estimate from saddle to saddle alone,
-which has a dimension grow at the rate of the plateau before it. Expected: step times within 3% for
-Barlow Twins and 5% for the others, plateaus within 1%, first rates within 1e-3. SimCLR does not
-change with the length of the embeddings and has no expansion at zero: it starts from its first
-saddle, a constant embedding, as that of a network with a bias is.
+losses. Upper panels: eigenvalues of C, trained and predicted. Lower panels: the loss, trained and
+predicted. The prediction is the closed form (Eq. 10) for simplified Barlow Twins, and
+`kernel_pca.stepwise_flow` for the other losses. While learned dimensions rest, the flow solves the
+linear equations of the others, which the loss's second derivative determines. Last panel: errors of
+the step times, by the flow and by an estimate from saddle to saddle, in which each dimension grows
+at the rate of the plateau before its step. Expected: step times within 3% for Barlow Twins and 5%
+for the others, plateaus within 1%, first growth rates within 1e-3.
 
-Crops are reduced to their leading principal components: of more, the slowest take longer than a
-plateau to come to rest. SimCLR sees half of the pairs and LeJEPA a quarter, as their cost is of the
-pairs' square. VICReg's prediction is gradient flow with the corner of the hinge rounded, on which
-descent moves to and fro. A dimension that ends below a hundredth of the first is not learned.
+SimCLR does not depend on the length of the embeddings, and therefore has no expansion at zero. It
+starts from its first saddle, a constant embedding, which a network with a bias has too.
+
+Crops are reduced to their leading principal components. With more components, the slowest ones take
+longer than a plateau to come to rest. SimCLR sees half of the pairs and LeJEPA a quarter, because
+their cost grows as the square of the number of pairs. VICReg's prediction is gradient flow with the
+corner of the hinge rounded; gradient descent oscillates about this corner. A dimension is not
+learned if its final eigenvalue is below a hundredth of the first.
 """
 
 from collections.abc import Callable
@@ -36,7 +39,10 @@ from sslstep.measure import spectrum, steps
 
 
 def rounded_vicreg(z: jax.Array, z_prime: jax.Array, width: float = 0.01) -> jax.Array:
-    """VICReg with the corner of the hinge rounded over this range of the standard deviation."""
+    """Compute VICReg's loss with the corner of the hinge rounded.
+
+    The rounding extends over about `width` in the standard deviation.
+    """
 
     def hinge(view: jax.Array) -> jax.Array:
         deviation = jnp.sqrt(jnp.var(view, axis=0, ddof=1) + 1e-4)
@@ -45,31 +51,31 @@ def rounded_vicreg(z: jax.Array, z_prime: jax.Array, width: float = 0.01) -> jax
     return losses.vicreg(z, z_prime, variance=0.0) + 25 * (hinge(z) + hinge(z_prime)) / 2
 
 
-#: Of the first eigenvalue at the end: below it a dimension is not learned.
+#: Smallest final eigenvalue of a learned dimension, relative to the first eigenvalue.
 LEARNED = 0.01
 
 
 class Loss(NamedTuple):
-    """A loss, and how it is trained and predicted."""
+    """A loss, with the settings of its training and of its prediction."""
 
     title: str
     function: Callable[..., Any]
     predicted_by: Callable[..., Any] | None = None
-    """What gradient flow is of, if it is not descent of the function that is predicted."""
+    """Loss of the predicted gradient flow; None: gradient descent of `function` is predicted."""
     step: float = 0.1
     """Learning rate times 4γ_1, the first rate of simplified Barlow Twins."""
     span: float = 1.0
-    """Times of training, in units of that until simplified Barlow Twins has long learned all."""
+    """Time of training, in units of 2 ln(1/α) / 4γ_d: by then simplified Barlow Twins rests."""
     turns: bool = True
-    """Whether the loss stays what it is when embeddings are rotated."""
+    """Whether the loss is invariant under rotations of the embeddings."""
     within: float = 0.05
-    """Largest error of a step time that is claimed."""
+    """Claimed bound on the relative error of step times."""
     constant: bool = False
     """Whether training starts from a constant first dimension."""
     share: float = 1.0
-    """Of the pairs, those that it sees."""
+    """Fraction of the pairs on which the loss is trained."""
     tol: float = 1e-3
-    """Of the flow: less where samples pass by zero, at which the loss is singular."""
+    """Tolerance of the flow; smaller for a loss that is singular at embeddings of length 0."""
 
 
 LOSSES = {
@@ -77,7 +83,7 @@ LOSSES = {
     "barlow_twins": Loss(
         r"Barlow Twins, $\lambda = 0.1$",
         partial(losses.barlow_twins, batch_norm=False, off_diagonal=0.1),
-        step=0.02,  # of a loss that sees rotations the error of descent is of its order
+        step=0.02,  # without rotation invariance the flow has an error of this order
         span=3.0,
         turns=False,
         within=0.03,
@@ -107,21 +113,21 @@ class Config(Crops):
     num_images: int = 200
     """n, the number of positive pairs."""
     components: int = 8
-    """Principal components of crops that the model sees: its features m."""
+    """m, the number of features: the crops' leading principal components."""
     dim: int = 3
-    """Embedding dimension d; SimCLR's constant is one more."""
+    """Embedding dimension d; SimCLR's constant is an additional dimension."""
     init_scale: float = 1e-6
     """α: standard deviation of the initial weights."""
     losses: tuple[str, ...] = tuple(LOSSES)
-    """Which losses."""
+    """Names of the losses."""
     num_seeds: int = 3
-    """Choices of images, crops and weights."""
+    """Number of seeds; each chooses images, crops and weights."""
     num_records: int = 600
-    """Records of a run, evenly in log t."""
+    """Number of records of a run, evenly spaced in log t."""
 
 
 def run(config: Config) -> Arrays:
-    """Each loss by each seed: trained, predicted, and from saddle to saddle."""
+    """Train and predict each loss from each seed; return arrays (seeds, ...) by loss and name."""
     require(
         config,
         at_least={"num_images": 4, "components": 2, "dim": 2, "num_seeds": 1, "num_records": 20},
@@ -146,9 +152,10 @@ def run(config: Config) -> Arrays:
 
 
 def features(config: Any, key: jax.Array, light: float = 0.0) -> list[np.ndarray]:
-    """Of each view the crops' leading principal components (n, m), of mean square length 1.
+    """Return the crops' leading principal components for both views, each (n, m).
 
-    `light` is the deviation of a slope of brightness from left to right, each view's own.
+    Their mean squared length is 1. `light` is the standard deviation, over views, of a brightness
+    slope from left to right that is drawn independently for each view.
     """
     *keys, own = jax.random.split(key, 3)
     pairs = crop_pairs(keys, config.data, config.num_images, config.data_dir, config.crop)
@@ -202,7 +209,7 @@ def _compare(config: Config, loss: Loss, views: list[np.ndarray], key: jax.Array
 
 
 def _records(num_steps: int, count: int) -> np.ndarray:
-    """Steps evenly in log t, as many for each seed: the first ones one after the other."""
+    """Return `count` steps, evenly spaced in log t; the first ones are consecutive."""
     steps = np.maximum(np.geomspace(1, num_steps, count).astype(int), np.arange(1, count + 1))
     return np.asarray(steps)
 
@@ -211,9 +218,10 @@ def _records(num_steps: int, count: int) -> np.ndarray:
 def _of_weights(
     function: Callable[..., Any], first: int
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Of weights and views: the loss, with it the eigenvalues of C, and the dormant ones' size.
+    """Return three functions of weights (m, d) and both views of a model.
 
-    Each is made once, and with it its compiled program.
+    They compute the loss, the loss with the eigenvalues of C, and the norm of the weights without
+    the `first` columns. They are cached, so that each is compiled once.
     """
 
     def loss(w, x, x_prime):
@@ -230,32 +238,35 @@ def _of_weights(
 
 
 def _eigenvalues(z, z_prime):
-    """Of C of centred embeddings, descending."""
+    """Return the eigenvalues of C of centred embeddings, descending."""
     c = linear.cross_correlation(z, z_prime, centre=True)
     return jnp.linalg.eigvalsh(c)[::-1]
 
 
 def _half_rises(times, curves, end):
-    """When each eigenvalue has half of what training ends with; infinite of what is not learned."""
+    """Return the time at which each eigenvalue reaches half of `end`, its value after training.
+
+    It is infinite for a dimension that `curves` does not learn.
+    """
     found = np.asarray(spectrum.step_times(times, curves / end))
     return np.where(curves[-1] > LEARNED * curves[-1, 0], found, np.inf)
 
 
 def _rests(level, curves, end):
-    """The loss when each dimension but the first has begun to rise, and at the end."""
+    """Return the loss at the end of each plateau: when dimensions 2...d begin to rise, and last."""
     begun = np.argmax(curves[:, 1:] > 1e-3 * end[1:], axis=0)
     begun = np.where(end[1:] > LEARNED * end[0], begun, -1)
     return np.append(level[begun], level[-1])
 
 
 def _alone(times, curves, end):
-    """How many rise alone, of those that are learned."""
+    """Return the number of learned dimensions that rise alone."""
     kept = end > LEARNED * end[0]
     return int(steps.isolated(steps.rises(times, curves[:, kept], end[kept])).sum())
 
 
 def _predict(loss, weights, views, eta, times) -> Arrays:
-    """Eigenvalues of C and the loss at these times, by the closed form or the flow."""
+    """Predict the eigenvalues of C and the loss at given times, by the closed form or the flow."""
     if loss.function is losses.simplified_barlow_twins:
         modes = linear.modes(linear.cross_correlation(*views), weights.shape[1])
         start = linear.align(weights.T, modes).singular_values
@@ -278,7 +289,10 @@ def _predict(loss, weights, views, eta, times) -> Arrays:
 
 
 def _first_rate(loss, weights, views, scale) -> tuple[float, float]:
-    """Of the first dimension: the measured slope of log W, from 1e-24, and the predicted one."""
+    """Return the first dimension's growth rate, measured and predicted.
+
+    The measured rate is that of weights of size 1e-24 in one step of gradient descent.
+    """
     first, dim = int(loss.constant), weights.shape[1]
     learned = np.ones((2 * len(views[0]), 1)) if loss.constant else None
     modes = linear.growth_modes(loss.function, views, dim - first, embeddings=learned, dim=dim)
@@ -293,10 +307,10 @@ def _first_rate(loss, weights, views, scale) -> tuple[float, float]:
 
 
 def _by_saddles(loss, weights, views, eta, times) -> np.ndarray:
-    """Step times by the growth rates at each saddle alone.
+    """Predict step times from the growth rates at the saddles alone.
 
-    A dimension is learned when its growth, at the rate of the plateau before, would have brought
-    its eigenvalue to that of the next saddle.
+    Each dimension grows exponentially at the rate of the current plateau. It is learned when this
+    growth brings its eigenvalue to the value at the next saddle.
     """
     both, dim = np.concatenate(views), weights.shape[1]
     gamma = np.asarray(linear.cross_correlation(*views, centre=True))
@@ -306,7 +320,7 @@ def _by_saddles(loss, weights, views, eta, times) -> np.ndarray:
         rates = np.log1p(eta * np.asarray(modes.eigenvalues)) / eta
         if k == 0:
             sizes = np.log(np.asarray(linear.align(weights.T, modes).singular_values))
-        # The next saddle: the flow of so many dimensions, the others exactly zero.
+        # The next saddle is the end of the flow of k + 1 dimensions, with the others exactly zero.
         start = both @ np.where(np.arange(dim) <= k, weights, 0)
         end = np.array([0, 10 * times[-1]])
         flow = kernel_pca.stepwise_flow(both @ both.T, loss.function, start, end)
@@ -322,9 +336,11 @@ def _by_saddles(loss, weights, views, eta, times) -> np.ndarray:
 
 
 def _from_zero(loss, weights, views, eta, num_steps, num_records) -> Arrays:
-    """A loss of embeddings of length 1, from small weights and no constant: how many rise alone.
+    """Train a scale-invariant loss from small weights without a constant dimension.
 
-    Its gradient is as the inverse of the weights' length, and so is the time it takes squared.
+    Return times, eigenvalues of C, and the number of dimensions that rise alone. The gradient is
+    inversely proportional to the length of the weights. The time of training is therefore
+    proportional to the squared length, and results are in this unit.
     """
     descend, measure, _ = _of_weights(loss.function, 0)
     at = _records(num_steps, num_records)

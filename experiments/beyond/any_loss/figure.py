@@ -11,7 +11,7 @@ from sslstep.experiment import Arrays, panels
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Of the first seed eigenvalues above the loss, for each loss; and errors of all seeds."""
+    """Draw eigenvalues and loss of the first seed for each loss, and errors of all seeds."""
     import matplotlib.pyplot as plt
 
     columns = 4
@@ -68,7 +68,7 @@ def _plot_loss(upper, lower, name, arrays) -> None:
 
 
 def _plot_errors(ax, config, arrays) -> None:
-    """Largest over dimensions, by each seed."""
+    """Draw the largest error of step times over dimensions, a point for each loss and seed."""
     rows = np.arange(len(config.losses))
     for y, name in enumerate(config.losses):
         saddle = np.nan_to_num(np.abs(saddle_errors(arrays, name))).max(axis=1)

@@ -9,7 +9,7 @@ from sslstep.measure import power_law
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Closed forms, and the laws of waits."""
+    """Claims on closed-form step times, and on the dependence of the first wait on α."""
     out = []
     scales = arrays["scales"]
     for predictor in PREDICTORS:
@@ -42,7 +42,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
                 "=",
                 expected=wanted,
                 measured=[float(each) for each in found],
-                # What a start at α = 0.01 leaves: corrections of the order of α ln(1/α).
+                # Corrections at finite α are of order α ln(1/α), 0.05 at α = 0.01.
                 tolerance=0.05,
             )
         )

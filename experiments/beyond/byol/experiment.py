@@ -1,16 +1,16 @@
-r"""BYOL and SimSiam: how long a linear network waits for a step.
+r"""BYOL and SimSiam: the time that a linear network waits before a step.
 
     make byol    or    python -m experiments run byol
 
-The paper did not immediately see steps with BYOL (footnote 16). In a linear network with a linear
-predictor and targets that follow at once, the wait depends on the predictor's start: from one as
-small as the network it grows as 1 / α, where other losses have ln(1 / α), and from one of order one
-the logarithm returns.
+The paper did not immediately see steps with BYOL (footnote 16). Here the network and the predictor
+are linear, and the targets are the current embeddings. The wait depends on the predictor's initial
+size. If predictor and network start at the scale α, the wait grows as 1 / α, where other losses
+have ln(1 / α). If the predictor starts at order one, the wait is logarithmic again.
 
-Step times against α with a predictor that is as small (A) and one of order one (B). Dashed:
-`dynamics.self_distillation`; full: trained from an aligned start; hollow: the first dimension from
-random starts. Expected: closed forms within 1%, the exponent -1 and the predicted slope. Preset
-cpu: half a minute.
+The panels show step times against α, for a predictor as small as the network (A) and one of order
+one (B). Dashed: `dynamics.self_distillation`; filled: trained from an aligned start; hollow: the
+first dimension from random starts. Expected: closed forms within 1%, the exponent -1 in (A), and
+the predicted slope in (B). Preset cpu: half a minute.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from sslstep.experiment import Arrays, Experiment, training
 from sslstep.experiment._require import require
 from sslstep.measure import spectrum
 
-#: Predictors of the linear network.
+#: Initial size of the linear predictor: as small as the network, or of order one.
 PREDICTORS = ("small", "order one")
 
 
@@ -39,7 +39,7 @@ class Config:
     gammas: tuple[float, ...] = (1.0, 0.7, 0.45, 0.3)
     """Eigenvalues γ_j of the linear model's Γ; as many dimensions."""
     variance: float = 1.2
-    """σ of each, the second moment of the views."""
+    """σ, the eigenvalue of the views' second moment Σ for every mode."""
     scales: tuple[float, ...] = (1e-2, 10**-2.5, 1e-3, 10**-3.5)
     """Initial scales α of the linear network."""
     predictor: float = 0.2
@@ -47,7 +47,7 @@ class Config:
 
 
 def run(config: Config) -> Arrays:
-    """Linear networks with both predictors from every scale."""
+    """Predict and train linear networks with both predictors from every scale."""
     require(config, positive=("gammas", "variance", "scales", "predictor"))
     if len(config.scales) < 2:
         raise ValueError(f"scales must be two or more, got {config.scales}.")
@@ -66,7 +66,10 @@ def run(config: Config) -> Arrays:
 
 
 def _linear(config: Config, predictor: str, scale: float) -> Arrays:
-    """Step times from an aligned start, predicted and measured, and the first from random ones."""
+    """Return predicted and measured step times from an aligned start, each (d,).
+
+    `random` holds the first step time from a random start for each seed.
+    """
     gammas = jnp.asarray(config.gammas)
     dim = len(gammas)
     start = scale * jnp.linspace(1.0, 0.7, dim)  # unequal, as random ones are
@@ -91,13 +94,16 @@ def _linear(config: Config, predictor: str, scale: float) -> Arrays:
 
 
 def _velocity(moments: tuple[jax.Array, jax.Array], weights: Any) -> Any:
-    """Minus the gradient of the expected error, of which none goes through the targets."""
+    """Return minus the gradient of the expected error, with constant targets.
+
+    `moments` are Γ and Σ; `weights` are those of the network, W, and of the predictor, P.
+    """
     gamma, sigma = moments
 
     def loss(weights: Any) -> jax.Array:
         w, p = weights
         target = jax.lax.stop_gradient(w)
-        # Both views' |p w x - w x'|², but for a constant.
+        # The sum of |P W x - W x'|² and |P W x' - W x|², without its constant term.
         return 2 * jnp.trace(p @ w @ sigma @ w.T @ p.T) - 4 * jnp.trace(p @ w @ gamma @ target.T)
 
     return jax.tree.map(jnp.negative, jax.grad(loss)(weights))
@@ -106,7 +112,10 @@ def _velocity(moments: tuple[jax.Array, jax.Array], weights: Any) -> Any:
 def _times(
     config: Config, w: jax.Array, p: jax.Array, until: jax.Array, rest: jax.Array
 ) -> np.ndarray:
-    """When eigenvalues of C, in the order of Γ's modes, pass half of where they rest."""
+    """Integrate the flow until `until`; return the times at which eigenvalues of C reach rest / 2.
+
+    Eigenvalues and `rest`, their final values, are in descending order, shape (d,).
+    """
     gamma = jnp.diag(jnp.asarray(config.gammas))
     moments = (gamma, config.variance * jnp.eye(len(gamma)))
     t = jnp.linspace(0.0, until, 20_000)

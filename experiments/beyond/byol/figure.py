@@ -10,7 +10,7 @@ from sslstep.experiment import Arrays
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Waits of linear networks with both predictors."""
+    """Draw step times against α, for both predictors."""
     import matplotlib.pyplot as plt
 
     fig, waits = plt.subplots(1, 2, figsize=(6.8, 2.6))

@@ -8,7 +8,7 @@ from experiments.beyond.dose.experiment import Config
 from sslstep import claims
 from sslstep.experiment import Arrays
 
-#: Accounts of delays: two predictions, and two shapes that are given their best constant.
+#: Predictions of delays: two by theory, and two baselines, each with its best constant.
 THEORY = ("the kernel of each plateau", "the kernel of one plateau")
 BASELINES = ("every step is delayed alike", "every wait is longer alike")
 
@@ -16,10 +16,10 @@ BASELINES = ("every step is delayed alike", "every wait is longer alike")
 def delays(
     config: Config, arrays: Arrays, seed: int, scales: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """Measured delays (S - 1, K) from the first of these S starts, and what THEORY says of them.
+    """Return measured delays (S - 1, K) relative to the first of S starts, and predicted ones.
 
-    NaN where a step has not come from one of the two starts. γ is the mean over the two: the theory
-    has them the same.
+    The delay is NaN if one of the two starts has not learned the dimension. γ is the mean over the
+    two starts; in theory both have the same γ.
     """
     first = f"{seed}/{scales[0]:g}"
     num = config.num_steps_compared
@@ -39,10 +39,11 @@ def delays(
 
 
 def _along(amount: float, gammas: np.ndarray) -> np.ndarray:
-    """Delays at which growth on all plateaus makes up for a start smaller by exp(-amount).
+    """Return the delays (K,) for a start smaller by exp(-amount), from γ (K, K) on each plateau.
 
-    A dimension that is dormant while others are learned has grown by Σ 4 γ_k^(i) (Δ_{i+1} - Δ_i)
-    more, with Δ_0 = 0: plateau i lasts longer by the difference of the delays around it.
+    Plateau i lasts longer by Δ_{i+1} - Δ_i, the difference of the delays of the steps at its two
+    ends, with Δ_0 = 0. The additional growth of dimension k over all plateaus before its step is
+    Σ_i 4 γ_k^(i) (Δ_{i+1} - Δ_i). It must equal `amount`.
     """
     found: list[float] = []
     for k in range(len(gammas)):
@@ -53,7 +54,11 @@ def _along(amount: float, gammas: np.ndarray) -> np.ndarray:
 
 
 def factors(found: dict[str, np.ndarray], amounts: np.ndarray) -> dict[str, float]:
-    """How far each account is off, one seed: the mean of |log2(predicted / measured)|."""
+    """Return the error of each prediction for one seed: the mean of |log2(predicted / measured)|.
+
+    `found` holds the delays (S - 1, K) of :func:`delays`, and `amounts` the S - 1 logarithms of
+    the ratio of the first scale to the others.
+    """
     measured = found["measured"]
     shapes = dict(
         zip(
@@ -68,13 +73,16 @@ def factors(found: dict[str, np.ndarray], amounts: np.ndarray) -> dict[str, floa
     out = {name: _off(found[name], measured) for name in THEORY}
     for name, shape in shapes.items():
         ratios = (measured / shape)[np.isfinite(measured) & (measured > 0)]
-        # In hindsight: where a sum of absolute values is least, one of them is zero.
+        # The best constant makes one error zero, because the mean of absolute values is minimal.
         out[name] = min((_off(c * shape, measured) for c in ratios), default=np.nan)
     return out
 
 
 def _off(predicted: np.ndarray, measured: np.ndarray) -> float:
-    """The mean size; a delay that is not positive, or predicted so, is infinitely far off."""
+    """Return the mean of |log2(predicted / measured)|; infinite if a delay is not positive.
+
+    Delays whose measured value is not finite are left out.
+    """
     there = np.isfinite(measured)
     good = (measured[there] > 0) & (predicted[there] > 0)
     errors = np.full(int(there.sum()), np.inf)
@@ -82,7 +90,7 @@ def _off(predicted: np.ndarray, measured: np.ndarray) -> float:
     return float(np.mean(errors)) if len(errors) else np.nan
 
 
-#: Why nothing is predicted from the ordinary last layer: the premise is not met.
+#: Reason for the declared failures: the ordinary last layer does not meet the theory's premise.
 OTHER_KERNEL = (
     "the kernel of the ordinary last layer is another: half of its γ_1 and more comes from the "
     "layers before, whose part is the last layer's scale squared"
@@ -90,7 +98,7 @@ OTHER_KERNEL = (
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Delays from the ordinary last layer, and those between the two smallest ones."""
+    """Claims on delays from the ordinary last layer (known to fail), and between small ones."""
     out = _compared(config, arrays, "from the largest start", config.scales)
     out = [claim.known_to_fail(OTHER_KERNEL) for claim in out]
     return out + _compared(config, arrays, "between the two smallest starts", config.scales[-2:])
@@ -99,7 +107,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 def _compared(
     config: Config, arrays: Arrays, which: str, scales: Sequence[float]
 ) -> list[claims.Claim]:
-    """The first step's delay, those of the others, and whether other accounts do as well."""
+    """Return the claims on the first delay, on all delays, and on the comparison with baselines."""
     found = [delays(config, arrays, seed, scales) for seed in config.seeds]
     scores = [factors(one, np.log(scales[0] / np.asarray(scales[1:]))) for one in found]
     last = [(one["measured"][-1], one[THEORY[0]][-1]) for one in found]

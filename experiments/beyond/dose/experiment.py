@@ -2,20 +2,21 @@ r"""Dose and response: the last layer's scale delays each step of a ResNet by a 
 
     make dose    or    python -m experiments run dose
 
-The ResNet of Figure 1 (C, D) from several starts, which differ by a factor of the last layer alone.
-That factor leaves the kernel of what is not learned as it is, and makes the embeddings smaller. So
-a start that is smaller by the factor r delays the k-th step by ln(1 / r) / (4 γ_k), with nothing to
-fit: γ_k is the largest eigenvalue left of the empirical NTK of the outputs not learned yet, on the
-plateau before that step. Where the kernel changes from plateau to plateau the dormant dimension has
-another γ on each, and the delay is the one at which its growth makes up for r along all of them.
+The ResNet of Figure 1 (C, D) is trained from several starts, which differ only by a factor of the
+last layer. In theory a smaller last layer shrinks the embeddings and leaves the kernel of the
+unlearned outputs unchanged. A factor r < 1 therefore delays the k-th step by ln(1 / r) / (4 γ_k),
+without a fitted constant. 4 γ_k is the growth rate of the fastest unlearned mode on the plateau
+before the step, by the empirical NTK of the unlearned outputs. If the kernel differs from plateau
+to plateau, a dimension has another γ on each. The delay is then the time in which its growth,
+summed over the plateaus, makes up for the factor r.
 
-Panels (A, B): eigenvalues of C from the largest start and the smallest. (C): the delay of each step
-against ln(1 / r); dashed: predicted from the largest start, solid: between the two smallest. (D):
-measured against predicted delays, with two other accounts, each with one constant,
-the best in hindsight: every step is delayed alike, or every wait is longer alike. Expected: delays
-between small starts are as predicted. From the ordinary last layer they are not, as the layers
-before it have a part in the kernel there. Preset cpu: four scales, three seeds, about 6 minutes on
-two cores.
+Panels (A, B): eigenvalues of C from the largest and from the smallest start. (C): the delay of each
+step against ln(1 / r); dashed: predicted from the largest start, solid: predicted between the two
+smallest starts. (D): measured against predicted delays. The legend of (D) also has the errors of
+two baselines, each with the constant that is best in hindsight: equal delays of all steps, and
+equal increases of all waits. Expected: delays between small starts agree with the prediction.
+Delays from the ordinary last layer do not, because the layers before it contribute to the kernel
+there. Preset cpu: four scales, three seeds, about 6 minutes on two cores.
 """
 
 import dataclasses
@@ -37,31 +38,31 @@ from sslstep.measure import spectrum
 from sslstep.ntk import empirical
 from sslstep.recipes import SMALL_INIT, BarlowTwins
 
-#: Figure 5's, for as long as the smallest start takes to learn a few dimensions.
+#: Figure 5's recipe, with enough steps for the smallest start to learn a few dimensions.
 SHORT = replace(SMALL_INIT.barlow_twins, num_steps=450)
 
 
 @dataclass(frozen=True)
 class Scaled(BarlowTwins):
-    """Barlow Twins with a last layer of another size."""
+    """Recipe of Barlow Twins with a scaled last layer."""
 
     output_scale: float = 1.0
-    """By which the last layer's initial weights are multiplied, beside α."""
+    """Factor of the last layer's initial weights, in addition to α."""
 
     def objective(self, network: nn.Encoder) -> train.Objective:
-        """The network, whose start is another."""
+        """Return the objective of a network whose last layer is scaled at initialisation."""
         return _Scaled(network, self.output_scale)
 
 
 class _Scaled(train.JointEmbedding):
-    """A network whose last layer starts at another scale."""
+    """Objective of a network whose last layer is multiplied by `scale` at initialisation."""
 
     def __init__(self, network: nn.Encoder, scale: float) -> None:
         super().__init__(network)
         self.scale = scale
 
     def init(self, key: Any, x: Any, train: bool = False) -> Any:
-        """Those of the network, but for the last layer."""
+        """Return the network's initial variables, with the last layer scaled."""
         found = super().init(key, x, train=train)
         where = "projector/output/kernel".__eq__
         return {**found, "params": nn.scale_init(found["params"], self.scale, where)}
@@ -72,27 +73,27 @@ class Config(training.Config):
     """Settings; each is one option of the command."""
 
     methods: tyro.conf.Suppress[tuple[Any, ...]] = ("barlow_twins",)
-    """Only Barlow Twins: the theory is of its loss. No option."""
+    """Barlow Twins only, because the theory is for its loss. Not an option."""
     seeds: tuple[int, ...] = training.SEEDS
-    """One run of each from each scale: a claim about trained networks is over seeds."""
+    """Seeds; each is one run from each scale. Claims are about means over seeds."""
     barlow_twins: BarlowTwins = SHORT
-    """How it is trained."""
+    """Recipe of training."""
     scales: tuple[float, ...] = (1.0, 2.0**-2, 2.0**-4, 2.0**-6)
-    """Of the last layer, decreasing; delays are from the first."""
+    """Factors of the last layer, decreasing; delays are relative to the first."""
     num_steps_compared: int = 3
-    """Of how many dimensions, the first to be learned, the delay is predicted."""
+    """Number of steps, from the first on, whose delays are predicted."""
     num_pairs: int = 256
-    """Pairs of the kernel; the first of the fixed ones."""
+    """Number of pairs of the kernel, the first of the fixed pairs."""
     num_probe: int = 256
-    """Pairs on which spectra are measured, the same throughout."""
+    """Number of fixed pairs, on which spectra are measured."""
     num_labelled: int = 0
-    """No probes."""
+    """0: no probes are trained."""
     num_snapshots: int = 60
-    """How many times a copy of the parameters is kept, at most: each plateau needs one."""
+    """Largest number of stored copies of the parameters; each plateau needs one."""
 
 
 def run(config: Config, runs: training.Store) -> Arrays:
-    """Step times from every scale, and the kernel's eigenvalues on each plateau between them."""
+    """Train from every scale; return step times, and the kernel's eigenvalues on each plateau."""
     recipe = config.barlow_twins
     training.require_valid(config, [("barlow_twins", recipe)])
     require(config, at_least={"num_snapshots": 2, "num_steps_compared": 1}, positive=("scales",))
@@ -133,12 +134,15 @@ def run(config: Config, runs: training.Store) -> Arrays:
 def _gammas(
     config: Config, recipe: Scaled, seed: int, trained: training.Trained, times: np.ndarray
 ) -> np.ndarray:
-    """γ_j (K, K) of the kernel on each plateau i, of what is not learned there: NaN for j < i."""
+    """Return γ_j (K, K) of the kernel on each plateau i (rows), for the unlearned dimensions j ≥ i.
+
+    Entries with j < i are NaN, and so are plateaus that training did not reach the end of.
+    """
     setup = training.prepare(config, recipe, seed)
     states = training.snapshots(trained.folder, setup.state)
     at = np.array([int(state.step) for state in states]) * recipe.learning_rate
     x = jnp.concatenate([setup.x[: config.num_pairs], setup.x_prime[: config.num_pairs]])
-    # Compared by its settings, not by what it is, so that its programs are compiled once.
+    # One network for all plateaus; networks with equal settings share compiled programs.
     network = training.network(config, recipe)
     num = config.num_steps_compared
     found = np.full((num, num), np.nan)
@@ -157,7 +161,10 @@ def _gammas(
 def _rates(
     config: Config, recipe: Scaled, network: nn.Encoder, state: Any, x: jax.Array, learned: int
 ) -> np.ndarray:
-    """Growth rates of what is not learned, under the kernel of the outputs that are not."""
+    """Return the growth rates of the unlearned dimensions, by the NTK of the unlearned outputs.
+
+    `learned` is the number of learned dimensions, and `x` holds both views.
+    """
     batch_stats = training.settled(network, state.params, state.batch_stats, x)
     z = training.evaluated(network, state.params, batch_stats, x).z
     _, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(z, 2)))
@@ -166,7 +173,7 @@ def _rates(
     apply_fn = Partial(predicted_steps.along_directions(network), unlearned, batch_stats)
     kernel = empirical.ntk(apply_fn, state.params, x, kind="scalar")
     with jax.enable_x64(True):
-        # A mean over all d outputs, of which those left out are 0.
+        # The scalar kernel is a mean over all d outputs; the learned ones contribute 0.
         kernel = jnp.asarray(np.asarray(kernel), jnp.float64) * recipe.dim / (recipe.dim - learned)
         embeddings = jnp.asarray(np.asarray(z @ order[:, :learned]), jnp.float64)
         modes = kernel_pca.growth_modes(

@@ -13,7 +13,7 @@ SHOWN = (THEORY[0], "measured")
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Eigenvalues from two starts, delays against the dose, and measured against predicted."""
+    """Draw eigenvalues from two starts, delays against ln(1/r), and measured against predicted."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(2, 2, figsize=(6.8, 5.0))
@@ -31,7 +31,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         amounts = np.log(config.scales[0] / np.asarray(config.scales[1:]))
         axes[1, 0].plot(amounts, one["measured"][:, k], "o", color=color, label=f"step {k + 1}")
         axes[1, 0].plot(amounts, one[THEORY[0]][:, k], **{**plotting.THEORY, "color": color})
-        # From the smallest but one, whose kernel is the smallest's.
+        # From the second smallest start, whose kernel is close to that of the smallest.
         near = delays(config, arrays, seed, config.scales[-2:])[THEORY[0]][-1, k]
         start = one["measured"][-2, k] if len(amounts) > 1 else 0.0
         ends = amounts[-1] - np.log(config.scales[-2] / config.scales[-1]), amounts[-1]

@@ -8,7 +8,7 @@ from sslstep.experiment import Arrays
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """The closed form, and the first wait from random layers."""
+    """Claims on closed-form step times, and on the first wait from random layers."""
     here = [f"linear/{scale:g}" for scale in config.scales]
     predicted, measured = (
         np.stack([arrays[f"{each}/{key}"] for each in here]) for key in ("predicted", "step_times")

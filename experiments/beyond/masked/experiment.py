@@ -2,16 +2,16 @@ r"""Masked images: a linear autoencoder learns its hidden representation in step
 
     make masked    or    python -m experiments run masked
 
-The paper's conclusion suspects that models of masked images, from a small initialisation, grow the
-rank of their hidden representation in steps. A linear encoder and decoder that predict an image
-from its visible part learn one singular value of the moment between the two at a time (Saxe et
-al., 2014). With whitened inputs, a mode of singular value σ is logistic with the rate 4σ, as the
-eigenvalues of C are with 8γ.
+The paper's conclusion suspects that models of masked images, from a small initialisation, increase
+the rank of their hidden representation in steps. Here a linear encoder and a linear decoder predict
+an image from its visible part. They learn the singular values of the cross-moment of image and
+visible part, one at a time (Saxe et al., 2014). With whitened inputs, a mode of singular value σ
+follows a logistic curve with the rate 4σ, like an eigenvalue of C with the rate 8γ.
 
-Windows of the images, half of whose patches are hidden, give the moments. (A): what each mode has
-learned, trained from an aligned start; dashed: predicted. (B): eigenvalues of the hidden
-representation from a random start. Expected: closed forms within 1%, and waits of the first
-dimension that grow as ln(1 / α) / 2σ. Preset cpu: a minute.
+The moments come from windows of the images, half of whose patches are hidden. (A): the learned
+fraction of each singular value from an aligned start; solid: trained, dashed: predicted. (B):
+eigenvalues of the hidden representation from a random start. Expected: closed forms within 1%, and
+a first wait that grows as ln(1 / α) / 2σ. Preset cpu: a minute.
 """
 
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ class Config(image_data.Images):
     seeds: tuple[int, ...] = training.SEEDS
     """Seeds of images, masks and initial parameters."""
     num_images: int = 0
-    """How many images, chosen at random; 0 for all."""
+    """Number of images, chosen at random; 0 for all."""
     size: int = 8
     """Side of the windows in pixels."""
     patch: int = 2
     """Side of a patch in pixels."""
     fraction: float = 0.5
-    """Of the patches that are hidden."""
+    """Probability that a patch is hidden."""
     dim: int = 8
     """Dimensions of the linear model's hidden representation, all of which are learned."""
     scales: tuple[float, ...] = (1e-2, 10**-2.5, 1e-3, 10**-3.5)
@@ -50,7 +50,7 @@ class Config(image_data.Images):
 
 
 def run(config: Config) -> Arrays:
-    """The linear model on the images' moments, from every scale."""
+    """Train and predict the linear model on the images' moments, from every scale."""
     require(
         config,
         at_least={"seeds": 0, "size": 1, "patch": 1, "dim": 1},
@@ -77,7 +77,10 @@ def _images(config: Config, seed: int) -> np.ndarray:
 
 
 def _pairs(config: Config, seed: int, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """What is seen and what is true of images, as rows."""
+    """Return the visible pixels, with zeros for hidden ones, and all pixels of `num` windows.
+
+    Both have shape (num, pixels).
+    """
     images = _images(config, seed)
     images = images[np.arange(num) % len(images)]
     keys = jax.random.split(jax.random.key(seed + 1000), num)
@@ -86,7 +89,12 @@ def _pairs(config: Config, seed: int, num: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _linear(config: Config, seen: np.ndarray, truth: np.ndarray) -> Arrays:
-    """Step times of modes from aligned layers, and of eigenvalues from random ones."""
+    """Return the singular values, and step times and curves from aligned and random layers.
+
+    The inputs are whitened. Step times from aligned layers are those of the learned singular
+    values, predicted and measured. From random layers they are those of the eigenvalues of the
+    hidden representation.
+    """
     values, vectors = np.linalg.eigh(seen.T @ seen / len(seen))
     kept = values > 1e-6 * values[-1]
     whitened = seen @ (vectors[:, kept] / np.sqrt(values[kept]))
@@ -118,7 +126,7 @@ def _linear(config: Config, seen: np.ndarray, truth: np.ndarray) -> Arrays:
             )
             t = jnp.linspace(0.0, 2 * predicted[-1], 4000)
             _, inner = simulate.flow(Partial(_velocity, moment), layers, t, rtol=1e-6)
-            # Inputs are white: these are the hidden representation's. They rest at σ.
+            # Eigenvalues of the hidden representation, because inputs are white. They end at σ.
             spectra = jnp.linalg.eigvalsh(inner @ inner.swapaxes(1, 2))[:, ::-1]
             times = spectrum.step_times(t, spectra / top)
             arrays[f"linear/{scale:g}/random/{seed}"] = np.asarray(times)
@@ -128,7 +136,10 @@ def _linear(config: Config, seen: np.ndarray, truth: np.ndarray) -> Arrays:
 
 
 def _velocity(moment: jax.Array, layers: tuple[jax.Array, jax.Array]) -> Any:
-    """Minus the gradient of the expected |x - W₂ W₁ x̃|² of white x̃."""
+    """Return minus the gradient of the expected |x - W₂ W₁ x̃|² for white x̃.
+
+    `moment` is E x x̃ᵀ, and `layers` are (W₂, W₁).
+    """
 
     def loss(layers: Any) -> jax.Array:
         product = layers[0] @ layers[1]

@@ -8,7 +8,7 @@ from sslstep.experiment import Arrays, curves
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """The linear model from an aligned and a random start."""
+    """Draw learned singular values from an aligned start, and eigenvalues from a random start."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(1, 2, figsize=(6.8, 2.6))

@@ -6,12 +6,12 @@ from experiments.beyond.million.experiment import Config
 from sslstep import claims
 from sslstep.experiment import Arrays
 
-#: What two cores have in fifteen minutes, in seconds of CPU time, and twelve gibibytes.
+#: Limits of a run: the CPU time of two cores in fifteen minutes, in seconds; twelve gibibytes.
 CPU_SECONDS, BYTES = 2 * 15 * 60, 12 * 2**30
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """What is certified, what the exact solution says of it, and what it took."""
+    """Claims on certified bounds, on the check by the exact solution, and on time and memory."""
     exact, lower, upper = (arrays[name] for name in ("exact_gammas", "check_lower", "check_upper"))
     outside = np.maximum(lower / exact, exact / upper) - 1
     where = "beyond the paper"
@@ -35,7 +35,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             f"relative to it, at most",
             where,
             measured=float(outside.max()),
-            # The exact solution's own, in float32.
+            # Rounding of the exact solution in float32.
             tolerance=1e-4,
         ),
         claims.above(

@@ -2,15 +2,16 @@ r"""A million views: modes of infinite-width self-supervised learning, with cert
 
     make million    or    python -m experiments run million
 
-Images are drawn into 500,000 pairs of crops. Their kernel, of an infinitely wide network with one
-hidden layer, has 10^12 entries, of which `kernel_pca.approximate_modes` takes some thousand columns
-and finds 64 modes with lower and upper bounds of each γ. (A) The spectrum between its bounds, and
-that of fewer pairs; (B) how far the bounds are apart, and in the check how far γ is from the exact
-one; (C) when each mode is learned; (D) the test accuracy of a linear probe on the first modes.
-Expected: every γ is certified to 1%. The check is an exact solution of the first 20,000 pairs.
+The data are 500,000 pairs of random crops. Their kernel for an infinitely wide network with one
+hidden layer has 10^12 entries. `kernel_pca.approximate_modes` computes at most 2,048 of its columns
+and finds 64 modes, with a lower and an upper bound of each γ. The exact solution for the first
+20,000 pairs is a check. (A) The spectrum with its bounds, and the exact spectrum of fewer pairs.
+(B) The relative distance of the bounds, and the error of γ in the check. (C) The time at which each
+mode is learned. (D) The test accuracy of a linear probe on the first modes. Expected: the bounds of
+every γ differ by at most 1%.
 
-Presets: `cpu` uses the embedded photographs, or another --data; `paper` CIFAR-10 from --data-dir;
-`small` some hundred pairs, in seconds. Kernels are in float32.
+Presets: `cpu` uses the embedded photographs, or another --data; `paper` uses CIFAR-10 from
+--data-dir; `small` uses 2,000 pairs and takes seconds. Kernels are in float32.
 """
 
 import resource
@@ -63,7 +64,7 @@ KERNEL_FN = jax.jit(infinite.mlp(depth=1, activation="gelu"))
 
 
 def run(config: Config) -> Arrays:
-    """The exact modes of some pairs, the approximate ones of these and of all."""
+    """Compute approximate modes of all pairs and of the check, with step times and accuracies."""
     require(
         config,
         at_least={"num_test": 1, "pool": 1, "num_modes": 2, "num_exact": 1},
@@ -118,7 +119,7 @@ def run(config: Config) -> Arrays:
     arrays["dims"] = dims(config)
     right = []
     for d in arrays["dims"]:
-        leading = scale * (np.arange(len(scale)) < d)  # others are zero: one program
+        leading = scale * (np.arange(len(scale)) < d)  # zeros keep one shape for all d
         z, z_test = (each * leading for each in functions)
         right.append(_correct(z, z_test, labels, labels_test))
     arrays["correct"] = np.stack(right)
@@ -129,12 +130,16 @@ def run(config: Config) -> Arrays:
 
 
 def dims(config: Config) -> np.ndarray:
-    """The numbers of dimensions that are probed."""
+    """Return the numbers of dimensions that are probed."""
     return np.unique(np.geomspace(1, config.num_modes, 10).round().astype(int))
 
 
 def _pairs(config, key, images):
-    """Pairs of crops, some of each image, standardised by their own mean and deviation."""
+    """Draw pairs of crops, averaged to pixels and standardised; return them and the function.
+
+    Each view has the shape (pairs, features). The function standardises other crops by the channel
+    means and deviations of the first view.
+    """
     draws = -(-config.num_pairs // len(images))
     shape = (config.num_pairs, (config.crop // config.pool) ** 2 * images.shape[-1])
     views = np.empty(shape, np.float32), np.empty(shape, np.float32)
@@ -169,10 +174,10 @@ def _middle(images, crop):
 
 
 def _check(config, columns, x, x_prime) -> Arrays:
-    """The exact modes of few pairs, and the approximate ones beside them."""
+    """Return the exact γ of few pairs, the approximation's bounds, and the modes' alignment."""
     exact = kernel_pca.contrastive_modes(gram.pairs(KERNEL_FN, x, x_prime), config.num_modes)
     found = columns(x, x_prime, rank=min(config.rank, 2 * len(x)))
-    # Inner products of both kinds of modes, all of norm 1, in the kernel's feature space.
+    # Inner products of approximate and exact modes of norm 1 in the kernel's feature space.
     overlaps = np.asarray(found.coefficients).T @ np.asarray(exact.images)[found.pivots]
     return _summary("check_", found) | {
         "exact_gammas": exact.eigenvalues,
@@ -190,7 +195,10 @@ def _summary(name: str, found: kernel_pca.ApproximateModes) -> Arrays:
 
 
 def _correct(z, z_test, labels, labels_test):
-    """Which test samples a linear probe classifies right; its penalty has the least error."""
+    """Return which test samples a ridge probe classifies correctly, shape (n_test,).
+
+    The penalty minimises the leave-one-out error on the training samples.
+    """
     z, z_test = (jnp.asarray(each) for each in (z, z_test))
     targets = jax.nn.one_hot(labels, int(max(labels.max(), labels_test.max())) + 1)
     penalties = jnp.var(z, axis=0).sum() * jnp.geomspace(1e-6, 1.0, 19)

@@ -10,7 +10,7 @@ from sslstep.experiment import Arrays
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Spectra and bounds, their widths and errors, step times, and accuracy."""
+    """Draw spectra with bounds, their relative widths and errors, step times, and accuracy."""
     import matplotlib.pyplot as plt
 
     fig, ((spectra, widths), (times, accuracy)) = plt.subplots(2, 2, figsize=(6.8, 4.8))

@@ -10,11 +10,11 @@ WHERE = "beyond the paper"
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Σ's mode before the variance passes a small ε, Γ's after; and the growth matrix's."""
+    """Claims on growth along the growth matrix's mode, on Σ's mode early, and on Γ's at the end."""
     small = [eps for eps in config.eps if eps <= SMALL]
 
     def overlaps(part: str, eps: tuple[float, ...] | list[float], of: int) -> np.ndarray:
-        """With the first mode of Σ (0) or Γ (1), of each ε and seed."""
+        """Return overlaps with the first mode of Σ (`of` = 0) or Γ (1), shape (ε, seeds)."""
         return np.stack([arrays[f"{each:g}/{part}"][:, of] for each in eps])
 
     along = np.stack([arrays[f"{eps:g}/along"] for eps in config.eps])

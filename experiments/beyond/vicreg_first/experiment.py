@@ -1,16 +1,18 @@
-r"""What VICReg learns first: the modes of Σ, not of Γ, until its variance passes ε.
+r"""VICReg's first direction: the first mode of Σ, not of Γ, until the variance exceeds ε.
 
     make vicreg_first    or    python -m experiments run vicreg_first
 
-Near zero a linear model under VICReg grows by [(μ/√ε) Σ - 2λ Δ] / d, with Σ the covariance of
-single views and Δ the second moment of the views' difference. At the published ε = 1e-4 the first
-term is fifty times the second: a direction grows by how much views vary in it, shared or not. Here
-each view of a crop is lit from the left or the right by itself. The light is Σ's first mode, and
-views do not share it. Panels A and B: overlap of the first learned direction with the first mode of
-each, Σ and Γ, against t, for ε from 1e-6 to 0.5. Panel C: the overlaps while the
-variance is far below ε, against ε, with the pencil's too (Γv = μΣv); dashed: the growth matrix's
-first mode. Expected: the light comes first for small ε, until the variance passes ε; for ε of order
-one Γ's mode grows from the beginning.
+Small weights of a linear model under VICReg grow by the matrix [(μ/√ε) Σ - 2λ Δ] / d. Σ is the
+covariance of single views, and Δ the second moment of the difference of two views. At the published
+ε = 1e-4 the factor of Σ is fifty times that of Δ. A direction then grows in proportion to its
+variance over views, whether or not the views share it. Here each view has a brightness slope of its
+own from left to right. This light is the first mode of Σ, and the views do not share it.
+
+Panels A and B: the overlap (squared cosine) of the first learned direction with the first mode of Σ
+and of Γ, against t, for ε from 1e-6 to 0.5. Panel C: the overlaps with these two modes and with
+that of the pencil (Γv = μΣv) while the variance is far below ε, against ε; dashed: predicted by the
+first mode of the growth matrix. Expected: for small ε the light comes first, until the variance
+exceeds ε. For ε of order one Γ's mode grows from the beginning.
 """
 
 from dataclasses import dataclass
@@ -28,10 +30,10 @@ from sslstep.experiment import Arrays, Experiment
 from sslstep.experiment._require import require
 from sslstep.experiment.image_data import Crops
 
-#: Weights of invariance and variance as published.
+#: The published weight λ of invariance and μ of variance.
 WEIGHT = 25.0
 MATRICES = ("sigma", "gamma", "pencil")
-#: Up to here the growth matrix is Σ, by 50 to 1 and more.
+#: Up to this ε the factor of Σ in the growth matrix is at least 50 times that of Δ.
 SMALL = 1e-4
 
 
@@ -42,25 +44,25 @@ class Config(Crops):
     num_images: int = 200
     """n, the number of positive pairs."""
     components: int = 8
-    """Principal components of crops that the model sees: its features m."""
+    """m, the number of features: the crops' leading principal components."""
     dim: int = 3
     """Embedding dimension d."""
     light: float = 1.0
-    """Deviation of each view's own slope of brightness, in that of pixels."""
+    """Standard deviation of the views' brightness slopes, relative to that of pixels."""
     eps: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 0.5)
-    """ε of the hinge on the standard deviation, increasing; at 1 the hinge is off."""
+    """ε of the hinge on the standard deviation, increasing; the hinge is zero from ε = 1 on."""
     init_scale: float = 1e-6
     """α: standard deviation of the initial weights."""
     end: float = 1.0
-    """Effective time at which training ends; later by 30 √ε, if that is more than 1."""
+    """Effective time at which training ends; multiplied by 30 √ε if that is more than 1."""
     num_seeds: int = 3
-    """Choices of images, crops and weights."""
+    """Number of seeds; each chooses images, crops and weights."""
     num_records: int = 200
-    """Records of a run, evenly in log t."""
+    """Number of records of a run, evenly spaced in log t."""
 
 
 def run(config: Config) -> Arrays:
-    """Overlaps along training from each ε by each seed, and those of the growth matrix."""
+    """Train at each ε from each seed; return overlaps of the weights and of the growth matrix."""
     require(
         config,
         at_least={"num_images": 4, "components": 2, "dim": 1, "num_seeds": 1, "num_records": 2},
@@ -86,7 +88,7 @@ def run(config: Config) -> Arrays:
 
 
 def first_modes(views: list[np.ndarray]) -> np.ndarray:
-    """Of Σ, Γ and the pencil, of length 1, as columns."""
+    """Return the first modes of Σ, Γ and the pencil as columns of length 1, shape (m, 3)."""
     gamma = linear.cross_correlation(*views, centre=True)
     sigma = linear.second_moment(*views, centre=True)
     found = (linear.modes(sigma, 1), linear.modes(gamma, 1), linear.pencil_modes(gamma, sigma, 1))
@@ -95,7 +97,7 @@ def first_modes(views: list[np.ndarray]) -> np.ndarray:
 
 
 def growth_matrix(views: list[np.ndarray], eps: float, dim: int) -> np.ndarray:
-    """What small weights grow by."""
+    """Return the matrix by which small weights grow, [(μ/√ε) Σ - 2λ Δ] / d, shape (m, m)."""
     difference = views[0] - views[1]
     size = len(difference)
     sigma = np.asarray(linear.second_moment(*views, centre=True)) * size / (size - 1)
@@ -109,7 +111,7 @@ def _train(config, views, weights, firsts, eps) -> Arrays:
     rates, directions = np.linalg.eigh(matrix)
     direction = directions[:, -1]
     loss = partial(losses.vicreg, eps=eps)
-    # Descent sees what is learned later too, whose rates are those of a variance of 1.
+    # The rate must be stable later too, when the variance is near 1 and rates are μ / d.
     eta = 0.1 / max(rates[-1], WEIGHT / config.dim)
     end = config.end * max(1.0, 30 * eps**0.5)
     num_steps = int(end / eta)
@@ -134,7 +136,7 @@ def _train(config, views, weights, firsts, eps) -> Arrays:
     )
     overlaps, along, variance = (np.asarray(part) for part in done.records)
     times = np.geomspace(eta, end, config.num_records)
-    # While the variance is below ε: the last record at which it is a hundredth of it.
+    # The last record at which the variance is at most a hundredth of ε.
     early = max(int(np.searchsorted(variance, 0.01 * eps)) - 1, 0)
     return {
         "t": times,

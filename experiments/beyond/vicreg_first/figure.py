@@ -8,13 +8,13 @@ from experiments.beyond.vicreg_first.experiment import MATRICES, Config
 from sslstep import plotting
 from sslstep.experiment import Arrays, panels
 
-#: One for each ε: the curves are told apart without colour.
+#: A marker for each ε, which distinguishes the curves without colour.
 MARKERS = "osD^v<>P"
 NAMES = {"sigma": r"$\Sigma$", "gamma": r"$\Gamma$", "pencil": "the pencil"}
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Overlaps with Σ's and Γ's first mode against t, of the first seed, and against ε, of all."""
+    """Draw the first seed's overlaps with Σ's and Γ's modes against t, and all seeds' against ε."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.5))

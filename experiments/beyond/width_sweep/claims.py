@@ -8,7 +8,7 @@ TITLES = {"simclr": "SimCLR", "vicreg": "VICReg"}
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """The exponents of the distances."""
+    """Claims on the exponents of the distances as powers of the width."""
     results = []
     of = "" if config.loss == "barlow_twins" else f", {TITLES[config.loss]}"
     for p, name in enumerate(PARAMETERIZATIONS):

@@ -9,17 +9,18 @@ training pairs and of held-out ones (A), the eigenvalues of C (B, D, E), and ste
 Expected: every distance falls like width^-1/2. Two to four minutes on two cores.
 
 The difference of a network's NTK from its limit is a mean over independent units, O(width^-1/2),
-and training adds O(1 / width). The rate holds where that is small against α, the size of the
-initial embeddings, and against the inverse number of e-foldings of a mode: a network's NTK couples
-the outputs, and a mode being learned leaves O(width^-1/2) in the others. So α is 0.1, and the
-prediction is gradient descent of the kernel from the network's initial embeddings, exact for every
-α and learning rate, in place of Result 4.6, whose own error is of order α^β (F).
+and training adds O(1 / width). A network's NTK couples the outputs, and learning one mode changes
+the others by O(width^-1/2). The rate therefore holds if width^-1/2 is small compared with α, the
+size of the initial embeddings, and with the inverse number of e-foldings of a mode: here α is 0.1.
+The prediction is gradient descent of the kernel from the network's initial embeddings, which is
+exact for every α and learning rate. Result 4.6 has an error of its own, of order α^β (F).
 
-Initial embeddings are made small by subtracting most of the network's own, which leaves its kernel
-as it is (sslstep.nn.centred). Presets differ in the data and the widest network.
+Most of a network's initial output is subtracted, which makes the initial embeddings small and
+leaves the kernel unchanged (sslstep.nn.centred). Presets differ in the data and the widest network.
 
-With `--loss simclr` or `--loss vicreg` networks and kernel descend that loss, for 600 steps of a
-size that is stable from such a start; eigenvalues are in units of the prediction's at the end.
+With `--loss simclr` or `--loss vicreg` networks and kernel are trained on that loss, for 600 steps
+at a learning rate that is stable from such a start. Eigenvalues are divided by those that are
+predicted for the end of training.
 """
 
 from collections.abc import Callable
@@ -40,8 +41,8 @@ from sslstep.ntk import infinite
 
 PARAMETERIZATIONS: tuple[Literal["ntk"], Literal["standard"]] = ("ntk", "standard")
 
-#: Function, and learning rate in that of simplified Barlow Twins: what VICReg's variance, at first,
-#: and SimCLR's short embeddings admit.
+#: Loss function, and learning rate relative to simplified Barlow Twins. The rates of VICReg and
+#: SimCLR are stable at a small start, where VICReg's variance term and SimCLR have large gradients.
 LOSSES: dict[str, tuple[Callable[..., Any], float]] = {
     "barlow_twins": (losses.simplified_barlow_twins, 1.0),
     "simclr": (partial(losses.simclr, temperature=0.5), 0.25),
@@ -55,11 +56,11 @@ class Config(Crops):
     """Settings; each is one option of the command."""
 
     loss: Literal["barlow_twins", "simclr", "vicreg"] = "barlow_twins"
-    """What is trained; simplified Barlow Twins, or as published."""
+    """Loss of training: simplified Barlow Twins, or SimCLR or VICReg as published."""
     num_images: int = 50
     """n, the number of positive pairs."""
     num_test: int = 25
-    """How many held-out pairs, from other images."""
+    """Number of held-out pairs, from other images."""
     dim: int = 4
     """Embedding dimension d."""
     depth: int = 1
@@ -67,15 +68,15 @@ class Config(Crops):
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
     """Hidden units in a layer, increasing."""
     fit_from: int = 512
-    """The narrowest width of the fitted exponents; beside them are those of all widths."""
+    """Smallest width of the fits of exponents; a second fit uses all widths."""
     num_seeds: int = 8
-    """Networks of each width and parameterisation, all independent."""
+    """Number of independent networks of each width and parameterisation."""
     init_scale: float = 0.1
     """α: initial embeddings, relative to the plain network's."""
     scales: tuple[float, ...] = (1e-1, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10)
     """α at which the closed form is compared with gradient flow of the kernel, decreasing."""
     weight_std: float = 2**0.5
-    """σ_W of the networks, both parameterisations alike."""
+    """σ_W of the networks, in both parameterisations."""
     step_size: float = 0.2
     """4 η γ_1: the learning rate in units of the limit of slow growth; stable below 1."""
     seed: int = 2
@@ -83,10 +84,10 @@ class Config(Crops):
 
 
 def run(config: Config) -> Arrays:
-    """Every network, its prediction and the distances between the two."""
+    """Train networks of every width, predict each, and return the distances between the two."""
     require(
         config,
-        # Of one seed there is no standard error.
+        # A standard error needs two seeds.
         at_least={"num_images": 1, "num_test": 1, "dim": 1, "depth": 1, "num_seeds": 2},
         fraction=("step_size",),
         at_most_one=("init_scale",),

@@ -10,7 +10,7 @@ from sslstep.experiment import Arrays
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Distances against width, the curves of two networks, and the closed form's own error."""
+    """Draw distances against width, the curves of two networks, and the closed form's error."""
     import matplotlib.pyplot as plt
 
     fig = plt.figure(figsize=(7.0, 4.4))
@@ -57,7 +57,7 @@ def _plot_closed_form(ax, arrays) -> None:
 
 
 def _legend(ax) -> tuple[list[Any], list[str]]:
-    """The entries of an axis with error bars shown as markers only."""
+    """Return the legend handles and labels of an axis, with markers in place of error bars."""
     handles, labels = ax.get_legend_handles_labels()
     return [getattr(handle, "lines", [handle])[0] for handle in handles], labels
 
