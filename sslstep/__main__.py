@@ -11,7 +11,7 @@ from importlib import metadata
 
 
 def versions() -> dict[str, str]:
-    """Python, the machine, and the installed version of sslstep and of each package it asks for."""
+    """Return versions by name: Python, the machine, sslstep, and the packages that it requires."""
     names = [re.split(r"[^\w-]", line)[0] for line in metadata.requires("sslstep") or []]
     found = {"python": platform.python_version(), "machine": platform.platform()}
     found["cores"] = str(os.cpu_count())
@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m sslstep", description=__doc__.splitlines()[0])
     parser.add_argument("--versions", action="store_true", help="the same without this option")
     parser.parse_args()

@@ -132,5 +132,9 @@ def _moved(var: Any, axes: tuple[int, ...]) -> Any:
 
 
 def channels_last(spec: tuple[int, ...]) -> tuple[int, ...]:
-    """Order axes as (batch, space, channels); those of a kernel as (channels out, window, in)."""
+    """Reorder a specification of axes from (batch, channels, space) to (batch, space, channels).
+
+    The axes of a kernel are reordered from (channels out, channels in, window) to (channels out,
+    window, channels in).
+    """
     return (spec[0], *spec[2:], spec[1])

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def submodules(package: str, names: Sequence[str]) -> Callable[[str], Any]:
-    """A module's ``__getattr__`` that imports what it is asked for."""
+    """Return a ``__getattr__`` for a package, which imports the submodules `names` on first use."""
 
     def get(name: str) -> Any:
         if name in names:

@@ -176,7 +176,10 @@ def _is_zero(tangent):
 
 
 def _moving(args, tangents):
-    """Return the arguments with their tangents, or None if all tangents are zero."""
+    """Return the arguments and their tangents, with arrays for symbolic zeros.
+
+    Return None if all tangents are symbolic zeros.
+    """
     leaves, structure = jax.tree.flatten(args)
     dots = jax.tree.leaves(tangents, is_leaf=_is_zero)
     if all(map(_is_zero, dots)):

@@ -1,4 +1,4 @@
-"""What a command does about the terminal that it writes to."""
+"""Output of commands to terminals."""
 
 import io
 import sys
@@ -7,9 +7,10 @@ __all__ = ["accept_any_text"]
 
 
 def accept_any_text() -> None:
-    """Have standard output and errors show "?" for what their encoding lacks, such as γ in ASCII.
+    """Make standard output and errors print "?" for characters that their encoding lacks.
 
-    Else printing would end a command, perhaps after hours of work. For programs, not for imports.
+    Without this, printing a letter such as γ to an ASCII terminal ends a command with an error,
+    perhaps after hours of work. Commands call it; importing sslstep does not.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

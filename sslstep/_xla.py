@@ -39,7 +39,10 @@ def compiler_options(devices: Sequence[jax.Device]) -> dict[str, Any] | None:
 
 
 def jit(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Any:
-    """Apply ``jax.jit`` to the `prepared` function with `compiler_options`; cached by function."""
+    """Compile a function for devices, with the program changes and options of this module.
+
+    Calls with one function return one compiled function.
+    """
     return _jit(function, on_cpu(devices))
 
 

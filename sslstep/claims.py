@@ -80,7 +80,7 @@ class Claim(NamedTuple):
 
     @property
     def spread(self) -> str:
-        """Description of the interval over seeds; empty for a single value."""
+        """Number of seeds and interval of the mean, as text; empty if there is no interval."""
         if self.interval is None:
             return ""
         if len(self.seeds) == 1:

@@ -142,7 +142,10 @@ class Recipe:
         raise NotImplementedError
 
     def objective(self, network: nn.Encoder) -> train.Network | train.Objective:
-        """What is trained: the network itself, unless the loss sees more than its embeddings."""
+        """Return the first argument of :func:`sslstep.train.make_step`: by default the network.
+
+        A recipe whose loss takes more than embeddings returns a :class:`sslstep.train.Objective`.
+        """
         return network
 
     def loss_fn(self) -> Callable[..., jax.Array]:

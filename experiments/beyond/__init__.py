@@ -1,1 +1,1 @@
-"""Beyond the paper."""
+"""Experiments that go beyond the paper."""

@@ -43,10 +43,11 @@ def distances(modes: linear.Modes, unit: jax.Array, scales: Sequence[float]) -> 
 
 
 def _with_small(scales: Sequence[float], gammas: jax.Array, dim: int) -> list[float]:
-    """Add two scales α at which the closest pair of modes is asymptotic: α^β = 1/100 or less.
+    """Return the scales α, descending, with two more at which α^β is 1/100 or less.
 
-    β is the alignment exponent. A scale is left out if its square underflows, as in float32 for
-    close modes.
+    β is the alignment exponent of the first `dim` modes, which the closest two of them determine.
+    At such α the asymptotic law of Result 4.6 applies. A scale is left out if its square
+    underflows, which happens in float32 for close modes.
     """
     beta = float(linear.alignment_exponent(gammas, dim))
     exponent = min(2 / max(beta, 1e-3), 140.0)

@@ -129,7 +129,10 @@ def samples(config: Config, key: jax.Array) -> np.ndarray:
 
 
 def initial_network(config: Config, key: jax.Array, x: np.ndarray) -> Network:
-    """Draw a network and express it and its samples in a basis of the samples' span."""
+    """Draw a network, express it and its samples x in a basis of their span, and scale it by α.
+
+    The setting `scaled` selects the parameters that α scales, or the outputs.
+    """
     model = nn.MLP(
         config.dim,
         config.width,
@@ -161,7 +164,7 @@ def _gain(config) -> float:
 
 
 def finite_kernel(network: Network) -> np.ndarray:
-    """Return the trace NTK of a finite network on its samples, (2n, 2n), float64."""
+    """Return the trace NTK of a network on its samples, (2n, 2n), float64, times gain²."""
     with jax.enable_x64(True):
         apply_fn: Any = network.model.clone(dtype=jnp.float64).apply
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.params)

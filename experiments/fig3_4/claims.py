@@ -36,7 +36,11 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def _claims_of(name: str, of_seed: list[tuple[np.ndarray, np.ndarray]]) -> list[claims.Claim]:
-    """Return the claims on one method's runs, each on the mean over seeds."""
+    """Return three claims on one method's runs, each on the mean over seeds.
+
+    The dip test rejects a single band of eigenvalues during training, does not reject it at the
+    start, and the entropy rank grows with time. `of_seed` holds times (T,) and eigenvalues (T, d).
+    """
     later, start, order = [], [], []
     for t, eigenvalues in of_seed:
         rows = [eigenvalues[np.argmin(np.abs(t - fraction * t[-1]))] for fraction in FRACTIONS]
@@ -75,7 +79,10 @@ def _claims_of(name: str, of_seed: list[tuple[np.ndarray, np.ndarray]]) -> list[
 
 
 def _one_mode(row: np.ndarray) -> float:
-    """Return the p-value of the dip test for the logarithms of a spectrum."""
+    """Return the p-value of the dip test for the logarithms of a spectrum (d,).
+
+    Eigenvalues below noise are left out; the p-value is 1 if fewer than four are left.
+    """
     # Eigenvalues below the size of the most negative one are noise.
     signal = row[row > max(1e-9 * row[0], -row[-1])]
     return 1.0 if len(signal) < 4 else steps.bimodality_test(np.log(signal)).p_value

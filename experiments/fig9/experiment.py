@@ -157,7 +157,10 @@ def _predicted_times(
 def _curves(
     config: Config, name: str, loss: dynamics.Landscape, gammas: jax.Array
 ) -> dict[str, jax.Array]:
-    """Return the modes' trajectories by steps, in closed form and by gradient descent."""
+    """Return singular values s (steps, modes) at each step of gradient descent, and the rate.
+
+    `curves` is gradient flow in closed form, `descent` the iteration; names begin with the loss.
+    """
     rate = config.rate * dynamics.max_learning_rate(gammas, landscape=loss)
     last = dynamics.step_time(gammas[-1], config.curves_initial / gammas[-1] ** 0.5)
     num = int(1.2 * last / (config.rate * dynamics.max_learning_rate(gammas)))

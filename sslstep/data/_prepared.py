@@ -117,7 +117,7 @@ def _newest_version(request: Request) -> Path:
 
 
 def _versions(folder: Path) -> dict[tuple[int, ...], Path]:
-    """Find the folders of prepared data, by version."""
+    """Return the folders of prepared data below `folder`, by version, such as (3, 0, 2)."""
     return {
         tuple(map(int, path.parent.name.split("."))): path.parent
         for path in folder.glob("*/dataset_info.json")

@@ -374,8 +374,8 @@ def _require_flow(landscape: Landscape, learning_rate: ArrayLike) -> None:
     flow = isinstance(learning_rate, int | float) and learning_rate == 0
     if not flow and not isinstance(landscape, Plain):
         raise ValueError(
-            "learning_rate is for plain() and quartic_family(); on other landscapes only gradient "
-            "flow is known: leave it out."
+            "learning_rate must be 0 on landscapes other than plain() and quartic_family(): only "
+            "their gradient flow is implemented."
         )
 
 

@@ -159,8 +159,8 @@ def preconditioned_step_times(
         slack = 4 * float(jnp.finfo(v.dtype).eps) * np.abs(values[0])
         if not gamma[0] >= gamma.max() or values.max() > values[0] + slack:
             raise ValueError(
-                f"the first mode must have the largest of eigenvalues and start as the largest of "
-                f"C's, got eigenvalues {np.asarray(gamma)} and logarithms {values} of C's."
+                f"the first mode must have the largest of eigenvalues and of C's eigenvalues at "
+                f"the start, got eigenvalues {np.asarray(gamma)} and logit {values} of C's."
             )
     latest = jnp.maximum(step_time(gamma, initial), 0)
     return _step_times(gamma, v, latest, jnp.asarray(alpha, v.dtype))

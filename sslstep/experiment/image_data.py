@@ -136,7 +136,10 @@ def require_used(config: Any) -> None:
 
 
 def files(names: str | Sequence[str], data_dir: str | None) -> list[tuple[str, int, int]]:
-    """Return path, size and modification time of each image file, photographs excepted."""
+    """Return path, size in bytes and modification time of each file of the named sources.
+
+    `names` are data sets and folders. The embedded photographs have no files of their own.
+    """
     found: list[Path] = []
     for name in [names] if isinstance(names, str) else names:
         folder = Path(name).expanduser()
@@ -202,7 +205,10 @@ def _load(name: str, split: str, data_dir: str | None, view: int) -> data.Datase
 
 
 def _side(view: int) -> int:
-    """Return the side to which a user's images are resized: 32, or at least 96 for larger views."""
+    """Return the side to which a user's images are resized, for views of side `view`.
+
+    It is 32 for views up to 32; for larger views it is that of the views, but at least 96.
+    """
     return 32 if view <= 32 else max(view, 96)
 
 

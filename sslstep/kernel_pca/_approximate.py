@@ -357,8 +357,8 @@ class _Folder:
         with np.load(path) as state:
             if str(state["problem"]) != self.problem:
                 raise ValueError(
-                    f"folder = {self.folder} holds the columns of another problem, of other data "
-                    f"or settings: name another folder."
+                    f"folder = {self.folder} holds the columns of a call with other data or "
+                    f"settings: name another folder."
                 )
             pivots = state["pivots"]
             factor.left, factor.num = state["left"], len(pivots)

@@ -193,7 +193,7 @@ def plateaus(
         level = _level(loss_fn, num_views, factor)
         zero = float(value(loss_fn, num_views, jnp.zeros((size, dim))))
         if not np.isfinite(zero):
-            raise ValueError(f"loss_fn of embeddings that are zero is {zero}.")
+            raise ValueError(f"loss_fn must be finite for embeddings of zeros, got {zero}.")
         found = [zero]
         runs = {which: (np.zeros((factor.shape[1], 0)), axes[:0]) for which, axes in bases.items()}
         for k in range(1, dim + 1):

@@ -291,7 +291,7 @@ def _require_symmetry(block: Array, image: Array) -> None:
     if gap > 1e2 * float(jnp.finfo(block.dtype).eps) * norms[0] * norms[1]:
         raise ValueError(
             f"kernel must be symmetric: for random u and v, u·(K v) and v·(K u) differ by up to "
-            f"{gap / size:.3g} times what they reach."
+            f"{gap / size:.3g} times their largest value."
         )
 
 

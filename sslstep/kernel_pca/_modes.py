@@ -295,10 +295,10 @@ def leading_modes(
     operator: Callable[[Array], Array],
     scale: float,
 ) -> KernelModes:
-    """Return the leading `dim` modes of P K̃ c = s γ c.
+    """Return the leading `dim` modes of P K̃ c = s γ c, by the solver that `options` select.
 
-    `size` is the number N of samples, `operator` is P, a symmetric operator and a pytree, and
-    `scale` is s.
+    `kernel` is K̃ and `size` its number N of rows. `operator` is P, a symmetric operator and a
+    pytree, and `scale` is s.
     """
     _check.require_one_of("solver", options.solver, SOLVERS)
     if options.solver == "dense" and callable(kernel):

@@ -111,7 +111,7 @@ def stepwise_flow(
 
 
 def factorised(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return A with K̃ = A Aᵀ, and the transpose of its pseudoinverse, on the range of K̃."""
+    """Return A (N, r) with K̃ = A Aᵀ, and the transpose of its pseudoinverse, for K̃ of rank r."""
     values, vectors = np.linalg.eigh(kernel)
     # Leaves out eigenvalues that are rounding of a singular K̃.
     kept = values > 1e-12 * values[-1]

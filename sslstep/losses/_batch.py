@@ -20,8 +20,8 @@ def pair(z: ArrayLike, z_prime: ArrayLike) -> list[Array]:
         )
     if samples < 2:
         raise ValueError(
-            f"z holds a batch of one sample, of shape {_check.shape_of(z)}: the losses compare the "
-            f"samples of a batch, and want at least 2."
+            f"z must hold a batch of at least 2 samples, because the losses compare samples, got "
+            f"shape {_check.shape_of(z)}."
         )
     _check.require_finite("z", z)
     _check.require_finite("z_prime", z_prime)

@@ -409,13 +409,16 @@ def clid(
 ) -> CLID:
     """Return both parts of CLID: cluster learnability and intrinsic dimension (Lu et al. 2023).
 
-    Good embeddings have both parts large. A collapse has learnability 1 and dimension 0; noise has
-    low learnability and a large dimension. The publication adds the two parts after rescaling each
-    over all models compared; a single model has no such sum.
+    :func:`cluster_learnability` is the accuracy with which a sample's neighbours predict its
+    K-means cluster. :func:`intrinsic_dimension` is the TwoNN estimate of the dimension of the
+    manifold of embeddings. Good embeddings have both parts large. A collapse has learnability 1 and
+    dimension 0; noise has low learnability and a large dimension. The publication adds the two
+    parts after rescaling each over all compared models, which a single model does not allow.
 
     Args:
         key: random key of the samples that K-means starts from.
-        z: embeddings, shape ``(n, d)``, n of at least 3, in random order.
+        z: embeddings, shape ``(n, d)``, n of at least 3. The samples must be in random order,
+            because each is predicted from the preceding ones.
         num_clusters: number of K-means clusters, at least 2 and at most n.
         num_neighbours: number of neighbours that predict a cluster label.
 

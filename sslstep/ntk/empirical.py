@@ -144,7 +144,10 @@ class _Plan(NamedTuple):
     dtype: np.dtype
 
     def block_of(self, num: int) -> int:
-        """Size of the blocks of `num` samples: as small as possible, in whole passes."""
+        """Return the number of samples in a block, if there are `num` samples.
+
+        It is `batch_size`, or the smallest multiple of a pass that holds all samples.
+        """
         part = min(self.at_a_time, num)
         return min(self.batch_size, -(-num // part) * part)
 

@@ -45,7 +45,10 @@ KINDS = ("scalar", "trace")
 
 
 def _variance(kind: str, dim: int) -> float:
-    """Variance of the factor c of one hidden unit; the module's docstring defines c."""
+    """Variance of a hidden unit's factor c in the NTK of this kind, for `dim` outputs.
+
+    The module's docstring defines c.
+    """
     return 2.0 if kind == "scalar" else 2.0 / dim
 
 

@@ -115,7 +115,7 @@ class RunFiles:
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if broken:
             raise DivergenceError(
-                f"what was recorded after step {step} is not finite: {', '.join(broken)}. "
+                f"the record after step {step} is not finite: {', '.join(broken)}. "
                 f"{self._return_to()}"
             )
         row = {"step": step} | {name: array.tolist() for name, array in arrays.items()}
@@ -135,16 +135,19 @@ class RunFiles:
         return all(row["step"] != step for row in self.record_rows)
 
     def checkpoint(self, step: int, state: TrainState) -> None:
-        """Write a checkpoint after syncing all lines; raise DivergenceError if it is not finite."""
+        """Write a checkpoint; raise DivergenceError if the state is not finite.
+
+        Metrics and records of earlier steps are written to the disk first.
+        """
         # Metrics describe the state before the update: they do not show an overflow in it.
         network = {name: getattr(state, name) for name in ("params", "batch_stats", "targets")}
         leaves = jax.tree_util.tree_leaves_with_path(network)
         if broken := [path for path, leaf in leaves if not _is_finite(leaf)]:
             first = jax.tree_util.keystr(broken[0], simple=True, separator="/")
             raise DivergenceError(
-                f"training diverged at step {step}: its loss is finite, but not what it made of "
-                f"{first} ({len(broken)} of {len(leaves)} arrays are not). {self._return_to()} "
-                f"{_ADVICE}"
+                f"training diverged at step {step}: the loss is finite, but after the update "
+                f"{first} is not ({len(broken)} of {len(leaves)} arrays are not finite). "
+                f"{self._return_to()} {_ADVICE}"
             )
         for lines in self._lines.values():
             lines.sync()

@@ -66,7 +66,10 @@ class Identity:
         return written or {}
 
     def write(self, folder: Path, *, saved: bool) -> None:
-        """Write `settings.json`, and `run.json` if the run has a checkpoint (``saved``)."""
+        """Write the settings, and with ``saved`` the description, unless the files exist.
+
+        ``saved`` says that the run has a checkpoint.
+        """
         _write(folder / "settings.json", self.settings)
         if saved:
             _write(folder / "run.json", self.seen)
@@ -134,9 +137,9 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = None
     if not isinstance(found, dict):
         raise ValueError(
-            f"{path} cannot be read: it is empty or broken, so nobody can tell whether this is the "
-            f"run that {path.parent} holds. Remove that file if you know it is, or name another "
-            f"folder."
+            f"{path} cannot be read: it is empty or broken, and it alone shows whether "
+            f"{path.parent} holds this run. Remove the file if you know that it does, or name "
+            f"another folder."
         )
     return found
 

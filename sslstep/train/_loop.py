@@ -180,9 +180,9 @@ def fit(
         start, state = agree(*found)
         if start > num_steps:
             raise ValueError(
-                f"num_steps = {num_steps}, but the run has {start} already"
-                f"{f' in {folder}' if folder is not None else ''}: name another folder, or train "
-                f"on."
+                f"num_steps = {num_steps}, but the run has taken {start} steps"
+                f"{f' in {folder}' if folder is not None else ''}: name another folder, or give a "
+                f"larger num_steps."
             )
         with peers.together():
             files.remember()
@@ -267,9 +267,9 @@ def _require_steps(
             f"{record_at[0]} to {record_at[-1]}."
         )
     if record_at and record is None:
-        raise ValueError("record_at says when to record, but record, what to measure, is missing.")
+        raise ValueError("record_at needs record, the function that measures, got None.")
     if record is not None and not record_at:
-        raise ValueError("record says what to measure, but record_at, when, is missing or empty.")
+        raise ValueError("record needs record_at, the steps at which to measure, got none.")
 
 
 def _length(images: PyTree) -> int:

@@ -153,8 +153,8 @@ def forward_in_training(network: Model, variables: Any, x: Any) -> Any:
     _require_returned(taken, fits, wanted, found)
     if _spread.is_mapped() and found[1] and not isinstance(taken, linen.Module):
         raise ValueError(
-            f'parallel = "pmap" has batch norms of flax modules only, and {type(taken).__name__} '
-            f'is none: compile the step with parallel = "jit".'
+            f'parallel = "pmap" supports running averages in flax.linen modules only, got a '
+            f'{type(taken).__name__}: compile the step with parallel = "jit".'
         )
     return found
 

@@ -306,7 +306,7 @@ def as_objective(network: Model | Objective, joint_views: bool = False) -> Objec
     if not isinstance(network, Objective):
         return JointEmbedding(network, joint_views)
     if joint_views:
-        raise ValueError("joint_views is for a network; an objective says how views pass.")
+        raise ValueError("joint_views must be False for an objective, which embeds views itself.")
     return network
 
 

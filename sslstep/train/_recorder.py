@@ -114,7 +114,7 @@ class Recorder:
             if steps and resume_at is None:
                 raise ValueError(
                     f"{self._folder} holds a run up to step {max(steps)}: name another folder, or "
-                    f"give resume_at, the step that the loop goes on from."
+                    f"give resume_at, the step from which the loop continues."
                 )
             self._identity.write(self._folder, saved=False)
             start = -1 if resume_at is None else resume_at
@@ -234,8 +234,8 @@ class Recorder:
         for name, array in values.items():
             if bad := int(np.sum(~np.isfinite(array))):
                 raise DivergenceError(
-                    f"{name} at step {step} holds {bad} value(s) that are NaN or infinite. Nothing "
-                    f"of them is written to {self._folder}."
+                    f"{name} at step {step} holds {bad} value(s) that are NaN or infinite. The "
+                    f"values of this step are not written to {self._folder}."
                 )
 
     def _write(self, name: str, step: int, values: Mapping[str, np.ndarray]) -> None:

@@ -171,8 +171,8 @@ def as_arrays(values: Any) -> dict[str, np.ndarray]:
             raise TypeError(f"record must name its entries by strings, got {name!r}.")
         if name == "step":
             raise ValueError(
-                'record returned an entry "step", which is what each record has its own step '
-                "under: call it something else."
+                'record returned an entry "step", but this name is reserved for the number of the '
+                "step: choose another name."
             )
         try:
             array = np.asarray(value)

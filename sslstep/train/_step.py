@@ -249,8 +249,8 @@ def make_step(
         num = jax.tree.leaves(images)[0].shape[0]
         if num % num_microbatches:
             raise ValueError(
-                f"num_microbatches = {num_microbatches} must divide the {num} images of a batch, "
-                f"and under pmap those that a device has of it."
+                f"num_microbatches = {num_microbatches} must divide the number of images in a "
+                f"batch (with pmap, in a device's share of it), got {num} images."
             )
         keys = _sample_keys(state, num)
         compute = whole if num_microbatches == 1 else in_parts
@@ -274,8 +274,8 @@ def make_step(
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **given)
         except (TypeError, ValueError) as error:
             raise (TypeError if isinstance(error, TypeError) else ValueError)(
-                f"optimizer cannot make this step: {error} A step has the gradient of the whole "
-                f"batch, and gives the optimiser {', '.join(given)} beside it."
+                f"optimizer cannot make this step: {error} The optimiser is given the gradient of "
+                f"the whole batch and, as keyword arguments, {', '.join(given) or 'nothing'}."
             ) from error
         params = optax.apply_updates(state.params, updates)
         done, variables = state.step + 1, {"params": params, "batch_stats": batch_stats}

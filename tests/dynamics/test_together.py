@@ -204,11 +204,11 @@ def test_the_limit_by_parts(x64):
         (lambda g, s: dynamics.preconditioned_step_times(g[::-1], s), "the first mode must have"),
         (
             lambda g, s: dynamics.preconditioned_step_times(g, s * jnp.array([1.0, 2.0])),
-            "start as the largest of C's",
+            "the largest of eigenvalues and of C's eigenvalues at the start",
         ),
         (
             lambda g, s: dynamics.preconditioned_step_times(0 * g + 1, jnp.array([1e-30, 1e-29])),
-            "start as the largest of C's",
+            "the largest of eigenvalues and of C's eigenvalues at the start",
         ),
         (lambda g, s: dynamics.preconditioned_eigenvalues(g, g, s), "t must not decrease"),
         (lambda g, s: dynamics.preconditioned_eigenvalues(g[:0], g, s), "t must hold at least 1"),

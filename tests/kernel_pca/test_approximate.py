@@ -162,7 +162,7 @@ def test_a_killed_run_continues_with_the_same_bits(tmp_path):
     assert len(calls) > before
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(ValueError, match="holds the columns of another problem"):
+    with pytest.raises(ValueError, match="holds the columns of a call with other data"):
         solve(folder=folder, tol=1e-3)
 
 

@@ -200,20 +200,20 @@ def test_p_values_end_where_the_table_does():
         ),
         (lambda: steps.rises(np.arange(3.0), np.ones((3, 2)), high=0.1), "high must be > 0.5"),
         (lambda: steps.simultaneity_test(steps.Rises(*np.ones((3, 1)))), "got 1"),
-        (lambda: steps.simultaneity_test(steps.Rises(*np.ones((3, 2)))), "take some time"),
+        (lambda: steps.simultaneity_test(steps.Rises(*np.ones((3, 2)))), "last for some time"),
         (lambda: steps.coincidence_test(np.ones(5), np.arange(5.0)), "a is constant"),
         (lambda: steps.coincidence_test(np.arange(2.0), np.arange(2.0)), "at least 3"),
         # A Gaussian, cut off at 4 standard deviations, is one entry wide,
         (
             lambda: steps.coincidence_test(np.arange(9.0), np.arange(9.0) ** 2, smooth=0.1),
-            "smooth = 0.1 leaves nothing of a: ",
+            "smooth = 0.1 is too small: the trend of a equals the series",
         ),
         # or its neighbours, of weight exp(-1 / 2 smooth²) = 1e-13, are lost in rounding.
         (
             lambda: steps.coincidence_test(
                 np.sin(np.arange(9.0)), 1e6 + np.arange(9.0) ** 2, smooth=0.13
             ),
-            "smooth = 0.13 leaves nothing of b: ",
+            "smooth = 0.13 is too small: the trend of b equals the series",
         ),
         (lambda: steps.bimodality_test(np.ones(3)), "n >= 4"),
         (lambda: steps.bimodality_test(np.array([0, 1, 2, np.nan])), "values"),

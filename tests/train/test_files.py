@@ -49,14 +49,14 @@ def test_a_network_that_is_not_finite_is_not_saved(tmp_path):
         training.fit(tmp_path / "first", 1, step=overflowing, **plain)
     training.fit(tmp_path / "run", 10, **plain)
     message = (
-        r"diverged at step 11: its loss is finite, but not what it made of \w+/.*/.*\. "
+        r"diverged at step 11: the loss is finite, but after the update \w+/.*/.* is not .*\. "
         "The checkpoint to return to is that of step 10"
     )
     for _ in range(2):  # the same call comes to the same
         with pytest.raises(train.DivergenceError, match=message):
             training.fit(tmp_path / "run", 11, step=overflowing, **plain)
         assert train.Checkpoints(tmp_path / "run" / "checkpoints").steps() == [10]
-    with pytest.raises(train.DivergenceError, match="diverged at step 1: its loss is finite"):
+    with pytest.raises(train.DivergenceError, match="diverged at step 1: the loss is finite"):
         training.fit(None, 1, step=overflowing, **plain)
 
 

@@ -154,7 +154,7 @@ def test_arguments():
     with pytest.raises(ValueError, match=r"decay must be <= 1, got 1\.5"):
         train.SelfDistillation(Encoder(), None, decay=1.5)
     parts = train.SelfDistillation(Encoder(), None), losses.prediction_error, optax.sgd(1)
-    with pytest.raises(ValueError, match="an objective says how views pass"):
+    with pytest.raises(ValueError, match="joint_views must be False for an objective"):
         train.make_step(*parts, tiny.noisy, joint_views=True)
 
 

@@ -139,7 +139,7 @@ def test_microbatches_have_the_whole_batch_s_gradient(parts, loss):
 
 def test_microbatches_must_divide_the_batch():
     step = training.make_step(num_microbatches=3)
-    with pytest.raises(ValueError, match="num_microbatches = 3 must divide the 16 images"):
+    with pytest.raises(ValueError, match=r"num_microbatches = 3 must divide .* got 16 images"):
         step(training.state(), training.images(16))
     with pytest.raises(ValueError, match="num_microbatches must be >= 1"):
         training.make_step(num_microbatches=0)

@@ -1,1 +1,1 @@
-"""experiments.beyond.any_loss."""
+"""The experiment `any_loss`: settings and run, figure, and claims."""

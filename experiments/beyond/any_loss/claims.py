@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `any_loss`."""
 
 import numpy as np
 

@@ -1,1 +1,1 @@
-"""experiments.beyond.byol."""
+"""The experiment `byol`: settings and run, figure, and claims."""

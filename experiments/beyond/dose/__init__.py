@@ -1,1 +1,1 @@
-"""experiments.beyond.dose."""
+"""The experiment `dose`: settings and run, figure, and claims."""

@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `dose`."""
 
 from collections.abc import Sequence
 

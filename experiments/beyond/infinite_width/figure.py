@@ -101,7 +101,7 @@ def _percent(correct: np.ndarray) -> np.ndarray:
 
 
 def _plot_by_time(config, arrays, ax) -> None:
-    """Draw probe accuracies along training; no panel without networks."""
+    """Draw probe accuracies along training; hide the panel if no networks were trained."""
     if not config.laziness:
         ax.set_axis_off()
         return

@@ -139,7 +139,11 @@ def _expected(config, task, predicted, start, eta, at) -> Arrays:
 
 
 def _judged(config, task, predicted, records, reference, prefix="") -> Arrays:
-    """Compute the accuracy along training, and at the end correctness and alignments."""
+    """Return eigenvalues and probe accuracy along training, and results at its end.
+
+    The results at the end are the correctly classified test samples, and the alignment of the test
+    embeddings with the predicted functions and with `reference`.
+    """
     eigenvalues, z, z_test = records
     top = predicted.functions_test[:, : config.dim]
     labels = task.labels, task.labels_test

@@ -1,1 +1,1 @@
-"""experiments.beyond.masked."""
+"""The experiment `masked`: settings and run, figure, and claims."""

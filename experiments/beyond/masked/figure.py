@@ -1,4 +1,4 @@
-"""The figure, drawn from the arrays of a run."""
+"""Figure of the experiment `masked`."""
 
 from typing import Any
 

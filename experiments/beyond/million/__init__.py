@@ -1,1 +1,1 @@
-"""experiments.beyond.million."""
+"""The experiment `million`: settings and run, figure, and claims."""

@@ -265,7 +265,7 @@ def _applies(case: str, arm: str) -> bool:
 
 
 def _images_of(config: Config, source: Any) -> training.Config:
-    """Return the settings of the images from a source and of the ResNet."""
+    """Return settings of :class:`training.Config` for one source of images."""
     return training.Config(
         data=source,
         data_dir=config.data_dir,

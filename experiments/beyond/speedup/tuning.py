@@ -377,7 +377,10 @@ def _go(advance: Any, state: Any, images: Any, numbers: list[jax.Array], num: in
 
 
 def _record_steps(problem: Problem, settings: Settings) -> np.ndarray:
-    """Return the steps of probes: 0 and geometrically spaced steps, all with measured spectra."""
+    """Return the steps at which probes are trained: 0 and geometrically spaced ones, increasing.
+
+    All are multiples of `measure_every`, at which spectra are measured.
+    """
     every = settings.measure_every
     wanted = np.geomspace(2 * every, problem.num_steps, settings.num_records - 1)
     return np.unique(np.concatenate([[0], (wanted / every).round().astype(int) * every]))

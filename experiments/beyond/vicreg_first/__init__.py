@@ -1,1 +1,1 @@
-"""experiments.beyond.vicreg_first."""
+"""The experiment `vicreg_first`: settings and run, figure, and claims."""

@@ -1,1 +1,1 @@
-"""experiments.beyond.width_sweep."""
+"""The experiment `width_sweep`: settings and run, figure, and claims."""

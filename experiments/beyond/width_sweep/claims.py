@@ -1,4 +1,4 @@
-"""The claims, and the numbers that they compare."""
+"""Claims of the experiment `width_sweep`."""
 
 from experiments.beyond.width_sweep.experiment import PARAMETERIZATIONS, Config
 from sslstep import claims

@@ -94,8 +94,8 @@ def linear_evaluation(
         augmentation = data.Augmentation(min(height, width))
     if augmentation.mean is not None or augmentation.std is not None:
         raise ValueError(
-            "augmentation must not normalise (mean, std), as test images would not be normalised "
-            "likewise: let embed_fn do it."
+            "augmentation must not normalise (mean, std), because test images are not augmented: "
+            "normalise in embed_fn."
         )
     embed = embed_fn if isinstance(embed_fn, Partial) else Partial(embed_fn)
     images = jnp.asarray(images)

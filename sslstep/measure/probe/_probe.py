@@ -47,8 +47,8 @@ def predict(probe: Probe, features: Float[ArrayLike, "n p"]) -> Float[Array, "n 
     _, columns = _check.require_matrix("features", features, "(n, p)")
     if columns != probe.weights.shape[0]:
         raise ValueError(
-            f"features must have shape (n, {probe.weights.shape[0]}) as the probe's weights "
-            f"{probe.weights.shape} have it, got {_check.shape_of(features)}."
+            f"features must have shape (n, {probe.weights.shape[0]}), to fit the probe's weights "
+            f"of shape {probe.weights.shape}, got {_check.shape_of(features)}."
         )
     _check.require_finite("features", features)
     for part, value in probe._asdict().items():

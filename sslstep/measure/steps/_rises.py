@@ -63,6 +63,9 @@ def rises(
 ) -> Rises:
     r"""Return the times at which each eigenvalue reaches ``low``, 1/2 and ``high`` of its plateau.
 
+    Each time is the first crossing, interpolated linearly between records; ``inf`` if there is
+    none (:func:`sslstep.measure.spectrum.step_times`).
+
     Args:
         times: times of the T records, increasing, shape ``(T,)``.
         eigenvalues: eigenvalues at each record, in descending order, shape ``(T, d)``.
@@ -201,7 +204,7 @@ def simultaneity_test(rises: Rises) -> Significance:
         )
     duration = end[whole] - begin[whole]
     if not (duration > 0).all():
-        raise ValueError("rises must take some time: an end is not after its begin.")
+        raise ValueError("rises must last for some time: the end of one is not after its begin.")
     weights = duration**-2
     mean = np.sum(weights * middle[whole]) / weights.sum()
     statistic = float(np.sum(weights * (middle[whole] - mean) ** 2))
@@ -372,8 +375,8 @@ def coincidence_test(
             # A narrow Gaussian sums three terms, accurate to 2 eps in either direction.
             if np.ptp(rest) <= 4 * np.finfo(float).eps * np.abs(series).max():
                 raise ValueError(
-                    f"smooth = {smooth:g} leaves nothing of {name}: the smooth course is the "
-                    f"series. Give a larger one, or 0 to keep the course."
+                    f"smooth = {smooth:g} is too small: the trend of {name} equals the series. "
+                    f"Give a larger number, or 0 to subtract no trend."
                 )
         rests.append(scipy.stats.rankdata(rest))
     ranks, others = rests

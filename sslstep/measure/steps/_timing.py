@@ -67,7 +67,7 @@ def timing_test(
     _check.require_vector("times", times, "(T,)", least=2)
     clock, values = np.asarray(times, float), np.asarray(level, float)
     if values.shape != clock.shape:
-        raise ValueError(f"level must have shape {clock.shape}, as times has, got {values.shape}.")
+        raise ValueError(f"level must have the shape of times, {clock.shape}, got {values.shape}.")
     _check.require_finite("times", clock)
     _check.require_increasing("times", clock)
     _check.require_finite("level", values)
