@@ -157,9 +157,10 @@ def _predicted_times(
 def _curves(
     config: Config, name: str, loss: dynamics.Landscape, gammas: jax.Array
 ) -> dict[str, jax.Array]:
-    """Return singular values s (steps, modes) at each step of gradient descent, and the rate.
+    r"""Return rescaled singular values :math:`\bar s` (steps, modes) on a loss, and the rate.
 
-    `curves` is gradient flow in closed form, `descent` the iteration; names begin with the loss.
+    `curves` is gradient flow in closed form at the time of each step, `descent` is gradient
+    descent. The names of the arrays begin with the loss.
     """
     rate = config.rate * dynamics.max_learning_rate(gammas, landscape=loss)
     last = dynamics.step_time(gammas[-1], config.curves_initial / gammas[-1] ** 0.5)

@@ -132,7 +132,7 @@ def approximate_modes(
     number k of its columns is multiplied by 2 or 4 until the bounds of every γ agree to ``tol``, or
     until k is ``rank``. A factor with k columns needs 2n (k + 1) entries of the kernel, O(n k²)
     operations, and memory for 2n × ``rank`` numbers. Its bounds need at most k n further entries.
-    The module's docstring derives the bounds.
+    The docstring of ``sslstep/kernel_pca/_approximate.py`` derives the bounds.
 
     Args:
         kernel_fn: a positive semidefinite kernel function, ``(x1, x2) -> (n1, n2)``, compiled like

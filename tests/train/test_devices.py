@@ -156,7 +156,7 @@ one_step(NotFlax(), losses.vicreg, 4, "jit")
 try:
     one_step(NotFlax(), losses.vicreg, 4, "pmap")
 except ValueError as error:
-    assert "NotFlax is none: compile the step with parallel" in str(error)
+    assert "got a NotFlax: compile the step with parallel" in str(error)
 else:
     raise AssertionError("its batch norms are not synchronised")
 """
