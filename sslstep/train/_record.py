@@ -75,8 +75,9 @@ def make_record(
 ) -> Callable[[TrainState], dict[str, Array]]:
     r"""Make the function that records the spectra of Appendix D.4 on fixed positive pairs.
 
-    The number n of pairs should be much larger than the embedding dimension d: the correlation
-    matrix C of n pairs has rank n at most, and sampling noise enlarges its top eigenvalues.
+    The number n of pairs should be much larger than the embedding dimension d: the symmetrised
+    cross-correlation C of n pairs has rank 2n at most, and sampling noise enlarges its top
+    eigenvalues.
 
     Args:
         network: a :class:`Network` or :class:`Objective`, or a module of NNX or Equinox.
