@@ -100,9 +100,10 @@ def negative_hessian(
 
 
 def require_symmetries(loss_fn: Loss, size: int, dim: int, num_views: int, dtype: Any) -> None:
-    """Raise ValueError if samples, dimensions or signs of a dimension are not treated alike.
+    """Raise ValueError unless the loss is even in each dimension and treats all of them equally.
 
-    The check compares gradients of the loss at random embeddings.
+    It must not depend on the order of the samples either. The check compares gradients of the loss
+    at random embeddings.
     """
     rng = np.random.default_rng(0)
     n = size // num_views
@@ -150,7 +151,7 @@ def _require_expansion(hessian: NegativeHessian, size: int) -> None:
     )
     if _of_degree_zero(loss_fn, num_views, u) and num == 0:
         raise ValueError(
-            "loss_fn does not change with the length of the embeddings, as one that normalises "
+            "loss_fn does not depend on the length of the embeddings, like a loss that normalises "
             f"them: it has no expansion at zero, where its rates are infinite.{hope}"
         )
     small = 1e-6
@@ -162,10 +163,9 @@ def _require_expansion(hessian: NegativeHessian, size: int) -> None:
     negligible = 1e-4 * float(jnp.linalg.norm(at(1.0)))  # as of a loss that is quartic
     if _apart(slope, product, negligible) > 1e-2:
         raise ValueError(
-            f"loss_fn is not differentiable twice {where}: its gradient by new dimensions of size "
-            f"{small:g} is not its second derivative times them, but "
-            f"{float(jnp.linalg.norm(slope)):.3g} in size where that is "
-            f"{float(jnp.linalg.norm(product)):.3g}.{hope}"
+            f"loss_fn is not twice differentiable {where}: its gradient by new dimensions of size "
+            f"{small:g}, divided by this size, has the norm {float(jnp.linalg.norm(slope)):.3g}, "
+            f"but its second derivative times them {float(jnp.linalg.norm(product)):.3g}.{hope}"
         )
 
 

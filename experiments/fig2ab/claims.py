@@ -133,7 +133,10 @@ def _seeding(arrays) -> float:
 
 
 def _check_plateau(config, arrays) -> list[claims.Claim]:
-    """Return the claims on a run that ends before its first step is due."""
+    """Return the claims on a run that ends before its first step: it learns nothing, as predicted.
+
+    They are about the loss at the end and the growth of the first amplitude.
+    """
     t, gammas, values = arrays["t"], arrays["gammas"], arrays["singular_values"]
     predicted = arrays["predicted_singular_values"]
     due = float(arrays["predicted_step_times"][0])

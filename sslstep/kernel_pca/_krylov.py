@@ -160,7 +160,10 @@ class _Looks:
 
 
 class _Basis:
-    """The basis V, W = K̃ V, both in blocks of one shape, and H; dropped directions are zeros."""
+    """The basis V, its image W = K̃ V, and the projection H, in blocks of one shape.
+
+    Negligible directions of a block are dropped: their columns are zeros.
+    """
 
     def __init__(self, problem: Problem, largest: float, frobenius: float) -> None:
         self.problem = problem

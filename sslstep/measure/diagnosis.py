@@ -306,7 +306,7 @@ def _theory(method: str | None, dim: int) -> tuple[np.ndarray | None, np.ndarray
 def _rests(
     times: np.ndarray, rises: steps.Rises, levels: np.ndarray | None, loss: ArrayLike | None
 ) -> list[Rest]:
-    """Return the rests before the first rise, between rises, and after the last rise."""
+    """Return the rests, intervals without a rise: before the first, between, and after the last."""
     begin, middle, end = (np.asarray(part) for part in rises)
     learned = np.isfinite(middle)
     first, last = begin.min(), end[learned].max(initial=times[0])

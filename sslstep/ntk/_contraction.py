@@ -91,7 +91,10 @@ def _add_others(total, first, second, *, full: bool) -> Array:
 
 
 class _Pairs:
-    """Pairs of samples of two blocks, cut into strips of rows."""
+    """The pairs of samples of two blocks, in strips: rows of the first block and their columns.
+
+    If the kernel is symmetric, a strip has only the columns from its first row on.
+    """
 
     def __init__(self, n1: int, n2: int, symmetric: bool) -> None:
         self.n1, self.n2 = n1, n2
@@ -126,7 +129,10 @@ def _inner(left: Array, right: Array, dtype: Any) -> Array:
 
 
 def operations(site: Site, pairs: _Pairs, num: int, fan_out: int) -> tuple[int, int]:
-    """Operations by gradients and by positions; `fan_out` is channels times summed directions."""
+    """Return the numbers of operations in the two orders: by gradients, and by positions.
+
+    `num` is the number of samples, and `fan_out` is channels times summed directions.
+    """
     product = 2 * site.groups * site.fan_in * fan_out * num
     by_gradients = (pairs.num_samples * site.positions + pairs.num * num) * product
     entries = site.groups * site.positions**2

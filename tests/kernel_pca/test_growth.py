@@ -213,9 +213,9 @@ BAD = {
         "loss_fn.*all dimensions alike",
     ),
     "order": (lambda z, w: -jnp.sum(z[1:] * w[:-1]), "loss_fn.*order of the samples"),
-    "kink": (lambda z, w: jnp.sum(jnp.abs(z)), "loss_fn is not differentiable twice at zero"),
+    "kink": (lambda z, w: jnp.sum(jnp.abs(z)), "loss_fn is not twice differentiable at zero"),
     "NaN": (lambda z, w: -jnp.std(z, axis=0).sum(), "loss_fn or its derivatives are not finite"),
-    "normalised": (losses.simclr, "loss_fn does not change with the length.*embeddings="),
+    "normalised": (losses.simclr, "loss_fn does not depend on the length.*embeddings="),
     "no scalar": (lambda z, w: (z * w).sum(0), "loss_fn must return a real number"),
 }  # fmt: skip
 
