@@ -122,7 +122,7 @@ def vicreg_plateau(
     if _check.is_concrete(variance, covariance) and not variance >= 16 * covariance:
         raise ValueError(
             f"variance must be at least 16 times covariance, got {float(variance):g} and "
-            f"{float(covariance):g}: below this ratio no variance is common to all dimensions."
+            f"{float(covariance):g}: below this ratio equal variances need not be optimal."
         )
     variance = jnp.where(variance >= 16 * covariance, variance, jnp.nan)
     k = jnp.asarray(num_learned, variance.dtype)

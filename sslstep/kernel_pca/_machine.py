@@ -64,16 +64,16 @@ def gradient_descent(
     .. math:: g \leftarrow g - \eta \, \frac{\partial L}{\partial F}(F_0 + \tilde K g)
 
     Each step takes one product with the kernel, and all steps are compiled as one loop. A singular
-    kernel cannot change a part of :math:`F_0`; the part stays as it is, and counts in the loss.
+    kernel cannot change a part of :math:`F_0`; this part stays constant, and counts in the loss.
 
     Args:
         kernel: K̃ over all views of n samples, one view after the other, shape ``(N, N)``.
-        loss_fn: from one array ``(n, d)`` for each view to a scalar, such as
-            :func:`sslstep.losses.simplified_barlow_twins`; a new function compiles anew.
+        loss_fn: a JAX function from one array ``(n, d)`` for each view to a scalar, such as
+            :func:`sslstep.losses.simplified_barlow_twins`. Each new function is compiled.
         initial: :math:`F_0`, the initial embeddings, rows in the kernel's order, shape ``(N, d)``.
         learning_rate: η > 0; may be traced.
         num_steps: number of steps.
-        record_every: record steps 0, ``record_every``, ... ``num_steps``; has to divide
+        record_every: record steps 0, ``record_every``, ... ``num_steps``; must divide
             ``num_steps``.
         record_at: record these steps instead, increasing, within 0...num_steps.
         num_views: V, with N = V n.
