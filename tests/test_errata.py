@@ -729,14 +729,6 @@ def dense_descent(
     return weights
 
 
-def test_departure_cross_correlation_from_one_product() -> None:
-    a, b = np.random.default_rng(0).normal(size=(2, 30, 5))
-    found = np.asarray(linear.cross_correlation(a, b))
-    expected = sum(np.outer(u, v) + np.outer(v, u) for u, v in zip(a, b, strict=True)) / 60
-    np.testing.assert_allclose(found, expected, atol=100 * EPS)
-    np.testing.assert_array_equal(found, found.T)  # to the last bit
-
-
 def test_departure_rounding_errors_count_as_zero() -> None:
     # Rank one: the second eigenvalue is a rounding error, which Definition 4.2 would divide by.
     x = np.outer(np.linspace(1, 2, 7), np.array([0.1, 0.7, -0.3, 0.9]))
@@ -747,20 +739,6 @@ def test_departure_rounding_errors_count_as_zero() -> None:
     np.testing.assert_array_equal(weights[1], 0)
     literal = np.asarray(modes.eigenvectors[:, 1]) * 1e-16**-0.5
     assert np.linalg.norm(literal) > 1e7
-
-
-def test_departure_eigenbasis_is_exact() -> None:
-    rng = np.random.default_rng(0)
-    vectors = np.linalg.qr(rng.normal(size=(6, 6)))[0]
-    gamma = (vectors * np.array([2.0, 1.0, 0.5, 0.0, 0.0, -0.3])) @ vectors.T
-    gamma, start = (gamma + gamma.T) / 2, 0.1 * rng.normal(size=(2, 6))
-    run = simulate.gradient_descent(start, gamma, 0.02, 200, record_every=200, keep_weights=True)
-    expected = dense_descent(start, gamma, 0.02, 200)
-    np.testing.assert_allclose(run.weights[-1], expected, atol=1e4 * EPS)
-    # What lies along zero modes stays, here to rounding and in the toolkit to the last bit.
-    zero = np.argsort(np.abs(run.eigenvectors.T @ gamma @ run.eigenvectors).max(axis=0))[:2]
-    np.testing.assert_array_equal(run.coefficients[-1][:, zero], run.coefficients[0][:, zero])
-    np.testing.assert_allclose(expected @ vectors[:, 3:5], start @ vectors[:, 3:5], atol=1e3 * EPS)
 
 
 def test_departure_eigenbasis_is_sounder_in_single_precision() -> None:
@@ -793,18 +771,6 @@ def test_departure_equation_10_without_growing_exponentials() -> None:
     np.testing.assert_allclose(right[2:], 3**-0.5, rtol=1e-6)
     assert np.isnan(printed[3])
     assert printed[2] == 0  # finite over infinite
-
-
-@pytest.mark.parametrize("gamma", [0.3, 1.0])
-def test_departure_critical_times_of_gradient_descent(gamma: float) -> None:
-    learning_rate, s, steps = 0.02, 1e-6, 0
-    while gamma * s**2 < 0.5:
-        s, steps = s + 4 * learning_rate * (1 - gamma * s**2) * gamma * s, steps + 1
-    measured = steps * learning_rate
-    predicted = float(step_time(gamma, 1e-6, learning_rate=learning_rate))
-    # One step for reading off the time, one for the steps not being small while lambda is not.
-    assert abs(measured - predicted) < 2 * learning_rate
-    assert measured - float(step_time(gamma, 1e-6)) > 3 * learning_rate
 
 
 def test_departure_limit_of_the_learning_rate() -> None:

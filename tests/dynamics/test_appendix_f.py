@@ -7,25 +7,23 @@ import pytest
 
 from sslstep import dynamics, losses
 
-GAMMAS = (1.0, 0.3, 0.0)
 
-
-@pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("initial", [1e-3, -1e-3, 0.0, 1.7])
-def test_trajectories_descend_their_losses(dtype, gamma, initial):
+def test_trajectories_descend_their_losses(dtype):
     """In the rescaled coordinates, in which the landscapes are drawn."""
-    t = jnp.linspace(0, 5, 26, dtype=dtype)
+    t = jnp.linspace(0, 5, 26, dtype=dtype)[:, None, None]
+    gammas = jnp.asarray([1.0, 0.3, 0.0], dtype)[None, :, None]
+    initial = jnp.asarray([1e-3, -1e-3, 0.0, 1.7], dtype)[None, None]
     pairs = [
-        (lambda t: dynamics.singular_value(gamma * t, 1.0, initial), lambda s: (1 - s**2) ** 2),
-        (lambda t: dynamics.supervised_trajectory(t, gamma, initial), lambda c: (1 - c) ** 2),
+        (lambda t: dynamics.singular_value(gammas * t, 1.0, initial), lambda s: (1 - s**2) ** 2),
+        (lambda t: dynamics.supervised_trajectory(t, gammas, initial), lambda c: (1 - c) ** 2),
     ]
     for trajectory, loss in pairs:
         s, velocity = jax.jvp(trajectory, (t,), (jnp.ones_like(t),))
-        expected = -gamma * jax.vmap(jax.grad(loss))(s)
+        expected = np.asarray(-gammas * jax.grad(lambda s, loss=loss: loss(s).sum())(s))
         # Each side is a difference of terms of size 8γ max|s|^3, rounded some ten times.
-        tol = 100 * float(jnp.finfo(dtype).eps) * gamma * max(1, abs(initial)) ** 3
-        np.testing.assert_allclose(velocity, expected, atol=tol)
-        assert float(s[0]) == pytest.approx(initial)
+        tol = 100 * jnp.finfo(dtype).eps * np.asarray(gammas) * np.maximum(1, np.abs(initial)) ** 3
+        assert (np.abs(velocity - expected) <= tol).all()
+        np.testing.assert_allclose(s[:1], np.broadcast_to(initial, s[:1].shape), rtol=1e-6)
 
 
 def test_a_mode_of_eigenvalue_1_is_the_rescaled_one(x64):
@@ -43,15 +41,6 @@ def test_symmetry_is_broken_by_the_sign_of_the_start():
     np.testing.assert_allclose(ends, 2.0)
 
 
-def test_critical_time_to_a_level_is_when_a_ball_is_left(x64):
-    gammas = jnp.asarray([0.2, 1.0, 3.0])
-    small = dynamics.critical_time(gammas, 1e-6 / gammas**0.5, level=1e-6)
-    reached = gammas**0.5 * dynamics.singular_value(small, gammas, 1e-6 / gammas**0.5)
-    np.testing.assert_allclose(reached, 1e-3, rtol=1e-6)  # the cubic term is ε^2 smaller
-    assert np.isnan(dynamics.critical_time(1.0, 0.1, level=jnp.asarray(-1.0)))
-    assert np.isnan(dynamics.settling_time(np.nan))
-
-
 def test_times_of_modes_that_never_move(dtype):
     gammas = jnp.asarray([0.0, -0.0, -2.0, 1.0], dtype)
     never = [np.inf, np.inf, np.inf]
@@ -61,13 +50,14 @@ def test_times_of_modes_that_never_move(dtype):
     assert float(dynamics.critical_time(1.0, -3.0, level=0.1)) == 0  # outside already
     slopes = jax.grad(lambda g, s: dynamics.critical_time(g, s).sum(), (0, 1))(gammas, gammas)
     assert all(np.isfinite(np.asarray(slope)).all() for slope in slopes)
+    assert np.isnan(dynamics.critical_time(1.0, 0.1, level=jnp.asarray(-1.0)))
+    assert np.isnan(dynamics.settling_time(np.nan))
     with pytest.raises(ValueError, match="level must be > 0"):
         dynamics.critical_time(1.0, 0.1, level=0.0)
 
 
-@pytest.mark.parametrize("landscape", [dynamics.plain(), dynamics.hinge(0.2)])
-def test_settling_time_is_the_rate_of_the_last_approach(x64, landscape):
-    t = jnp.asarray([2.0, 2.5])
+def test_settling_time_is_the_rate_of_the_last_approach(x64):
+    t, landscape = jnp.asarray([2.0, 2.5]), dynamics.hinge(0.2)
     rest = landscape.rest**0.5 - dynamics.singular_value(t, 1.0, 0.3, landscape=landscape)
     assert float(rest[1] / rest[0]) == pytest.approx(
         np.exp(-0.5 / dynamics.settling_time(1.0, landscape=landscape)),
@@ -76,7 +66,7 @@ def test_settling_time_is_the_rate_of_the_last_approach(x64, landscape):
     assert np.isinf(dynamics.settling_time(1.0, landscape=dynamics.fourth_power()))
 
 
-@pytest.mark.parametrize("num_learned", [1, 3, 4])
+@pytest.mark.parametrize("num_learned", [1, 4])
 def test_vicreg_rests_where_its_loss_is_least_at_this_rank(x64, num_learned):
     """Gradient descent on embeddings confined to k directions ends at the plateau's two values."""
     dim, n = 6, 64
@@ -102,11 +92,8 @@ def test_vicreg_rests_where_its_loss_is_least_at_this_rank(x64, num_learned):
     np.testing.assert_allclose(eigenvalues, plateau.eigenvalue, rtol=0.02)
 
 
-def test_vicreg_at_full_rank_has_no_loss_left():
+def test_vicreg_plateaus_end_at_d():
     assert float(dynamics.vicreg_plateau(6, 6).loss) == 0
-
-
-def test_vicreg_plateaus_refuse_more_than_d():
     with pytest.raises(ValueError, match="num_learned must be <= 4, got 5"):
         dynamics.vicreg_plateau(5, 4)
 

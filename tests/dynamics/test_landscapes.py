@@ -200,7 +200,7 @@ def step(loss, rate, s, num):
     return jax.jit(lambda s: jax.lax.fori_loop(0, num, advance, s))(s)
 
 
-@pytest.mark.parametrize("name", ["plain", "sharpened", "leaky", "quartic", "hinge"])
+@pytest.mark.parametrize("name", ["sharpened", "leaky", "quartic", "hinge"])
 def test_below_the_limit_descent_settles_and_above_it_does_not(x64, name):
     """From any small start: at 0.98 of the limit all come to rest, just above it some do not.
 
@@ -215,7 +215,7 @@ def test_below_the_limit_descent_settles_and_above_it_does_not(x64, name):
         return np.asarray(jnp.abs(2 * rate * ends * loss.force(ends**2)) < 1e-4)
 
     assert settled(0.98 * limit).all()
-    assert not settled((1.03 if name == "plain" else 1.002) * limit).all()
+    assert not settled(1.002 * limit).all()
 
 
 def test_a_quartic_loss_has_a_2_cycle_above_its_limit(x64):
@@ -267,6 +267,8 @@ def test_no_parameter_compiles_anew(count_compilations):
             dynamics.singular_value(t, 0.1, number * 1e-3, landscape=loss)
             dynamics.max_learning_rate(gammas, landscape=loss, overshoot=1 + number)
             dynamics.speedup(gammas, 0.1, number * 1e-3, landscape=loss)
+        for function in (dynamics.singular_value, dynamics.mode_eigenvalue):
+            function(t, 0.1, 1e-3, learning_rate=number)
 
     assert count_compilations(all_of_it, [0.1, 0.2, 0.05]) == 0
 

@@ -7,9 +7,6 @@ import pytest
 
 from sslstep import dynamics, linear
 
-GAMMAS = (0.0, 1e-12, -1e-12, 1.0, -1.0, 300.0)
-TIMES = (0.0, 1.0, 1e6)
-
 
 def quartic(t, p, q, initial):
     """s' = p s - q s³."""
@@ -23,27 +20,15 @@ def _printed_eq10(t, gamma, s0):
     return np.exp(4 * gamma * t) / np.sqrt(s0**-2 + (np.exp(8 * gamma * t) - 1) * gamma)
 
 
-@pytest.mark.parametrize("gamma", [0.3, 2.0, -0.4, 1e-6, -1e-6, 0.0])
-@pytest.mark.parametrize("initial", [1e-7, 0.1, 1.0, 7.0])
-def test_eq10_as_printed(dtype, gamma, initial):
-    t = np.array([0.0, 1e-3, 0.1, 1.0, 5.0, 20.0])
-    expected = np.array([_printed_eq10(v, gamma, initial) for v in t], float)
-    value = dynamics.singular_value(jnp.asarray(t, dtype), gamma, initial)
+def test_eq10_as_printed(dtype):
+    t = jnp.array([0.0, 1e-3, 0.1, 1.0, 5.0, 20.0], dtype)[:, None, None]
+    gammas = jnp.array([0.3, 2.0, -0.4, 1e-6, -1e-6, 0.0], dtype)[None, :, None]
+    initial = jnp.array([1e-7, 0.1, 1.0, 7.0], dtype)[None, None]
+    value = dynamics.singular_value(t, gammas, initial)
     assert value.dtype == dtype
     # The exponent 4γt is rounded to eps of itself.
-    rtol = float(jnp.finfo(dtype).eps) * 4 * (4 + 4 * abs(gamma) * t.max())
-    np.testing.assert_allclose(value, expected, rtol=rtol)
-
-
-@pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("t", TIMES)
-@pytest.mark.parametrize("initial", [0.0, 1e-7, 1.0, 1e3])
-def test_values_and_gradients_are_finite(dtype, gamma, t, initial):
-    arguments = [jnp.asarray(v, dtype) for v in (t, gamma, initial)]
-    for function in (dynamics.singular_value, dynamics.mode_eigenvalue):
-        value, gradient = jax.value_and_grad(function, argnums=(0, 1, 2))(*arguments)
-        assert jnp.isfinite(value), (function, value)
-        assert all(jnp.isfinite(g) for g in gradient), (function, gradient)
+    rtol = float(jnp.finfo(dtype).eps) * 4 * (4 + 4 * np.abs(gammas * t))
+    assert (np.abs(np.asarray(value) / _printed_eq10(t, gammas, initial) - 1) < rtol).all()
 
 
 def test_gradients_match_finite_differences(x64):
@@ -62,37 +47,11 @@ def test_gradients_match_finite_differences(x64):
                     assert gradient[i] == pytest.approx(float(slope) / (2 * h), rel=1e-5, abs=1e-7)
 
 
-@pytest.mark.parametrize("gamma", [2.0, 0.0, -0.5])
-def test_eq10_solves_eq12(dtype, gamma):
-    gamma = jnp.asarray(gamma, dtype)
-    t = jnp.linspace(0, 6, 50, dtype=dtype)
-    s, slope = jax.jvp(lambda t: dynamics.singular_value(t, gamma, 1e-3), (t,), (jnp.ones_like(t),))
-    scale = 4 * jnp.abs(gamma) * s * (1 + jnp.abs(gamma) * s**2)
-    error = jnp.abs(slope - 4 * (1 - gamma * s**2) * gamma * s)
-    assert bool((error <= 500 * jnp.finfo(dtype).eps * scale).all())
-
-
 def test_limits_of_eq13(dtype):
     gammas = jnp.asarray([4.0, 0.0, -1.0], dtype)
     for t in (jnp.inf, 1e6):
         values = dynamics.singular_value(t, gammas, 0.3)
         np.testing.assert_allclose(values, [0.5, 0.3, 0.0], rtol=4 * jnp.finfo(dtype).eps)
-
-
-def test_starts_too_small_for_their_squares(dtype):
-    """s0^2 underflows in float32 from 1e-23; the logistic rise is delayed, not lost."""
-    initial = jnp.asarray(1e-30, dtype)
-    tau = dynamics.step_time(1.0, initial)
-    assert float(tau) == pytest.approx(-2 * np.log(1e-30) / 8, rel=1e-5)
-    assert float(dynamics.mode_eigenvalue(tau, 1.0, initial)) == pytest.approx(0.5, abs=1e-4)
-    assert float(dynamics.singular_value(100.0, 1.0, initial)) == pytest.approx(1.0, rel=1e-6)
-
-
-def test_mode_eigenvalue_is_the_logistic(x64):
-    t = jnp.linspace(0, 4, 41)
-    start = 2.0 * 1e-3**2
-    expected = jax.nn.sigmoid(16 * t + np.log(start) - np.log1p(-start))
-    np.testing.assert_allclose(dynamics.mode_eigenvalue(t, 2.0, 1e-3), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +130,9 @@ def test_effective_eigenvalue(x64):
         assert np.exp(4 * 0.05 * float(rate)) == pytest.approx(1 + 4 * 0.05 * gamma, rel=1e-14)
 
 
-@pytest.mark.parametrize("rate", [0.03, 0.3, 0.6, 0.9])
-@pytest.mark.parametrize("initial", [1e-7, 1e-3, 0.1])
+@pytest.mark.parametrize(
+    ("rate", "initial"), [(0.03, 1e-7), (0.03, 0.1), (0.3, 1e-3), (0.6, 1e-7), (0.9, 0.1)]
+)
 def test_predictions_follow_gradient_descent_of_one_mode(x64, rate, initial):
     """The discrete map itself, up to nine tenths of the largest stable rate, within 0.1 step."""
     gamma, eta = 1.0, rate / 4
@@ -214,24 +174,6 @@ def test_curves_of_gradient_descent(x64):
     assert (np.array(errors[2:]) > 3 * np.array(errors[:2])).all()
 
 
-@pytest.mark.parametrize("gammas", [(1.0, 0.3, -0.1), (0.2, -1.0), (-0.5, -0.7)])
-def test_max_learning_rate_separates_convergence(x64, gammas):
-    """Just below it the discrete map of every mode converges; just above, one does not."""
-    gammas = np.array(gammas)
-    limit = float(dynamics.max_learning_rate(jnp.asarray(gammas)))
-
-    def settles(eta):
-        s = np.where(gammas > 0, np.abs(gammas) ** -0.5, 0) + 1e-3
-        with np.errstate(over="ignore", invalid="ignore"):
-            for _ in range(20_000):
-                s = s + 4 * eta * (1 - gammas * s**2) * gammas * s
-        target = np.where(gammas > 0, np.abs(gammas) ** -0.5, 0)
-        return np.abs(s - target).max() < 1e-4
-
-    assert settles(0.99 * limit)
-    assert not settles(1.01 * limit)
-
-
 def test_plateau_loss():
     tau = jnp.array([3.0, 1.0, jnp.inf])
     np.testing.assert_array_equal(dynamics.plateau_loss(jnp.array([0.0, 1.0, 5.0]), tau), [3, 2, 1])
@@ -241,26 +183,6 @@ def test_plateau_loss():
 def test_plateau_loss_refuses_a_number_for_step_times(unchecked):
     with pytest.raises(ValueError, match=r"step_times must be a vector .* got shape \(\)"):
         dynamics.plateau_loss(1.0, 2.0)
-
-
-def test_functions_broadcast_jit_vmap_and_do_not_recompile(dtype):
-    t, gammas = jnp.linspace(0, 2, 5, dtype=dtype), jnp.asarray([0.5, 0.1, -0.2], dtype)
-    initial = jnp.full(3, 1e-3, dtype)
-    for function in (dynamics.singular_value, dynamics.mode_eigenvalue):
-        table = function(t[:, None], gammas, initial)
-        assert table.shape == (5, 3)
-        mapped = jax.vmap(jax.vmap(function, (None, 0, 0)), (0, None, None))(t, gammas, initial)
-        np.testing.assert_allclose(mapped, table, rtol=1e-6)
-        traces = []
-
-        def counted(t, gamma, s, eta, function=function, traces=traces):
-            traces.append(None)
-            return function(t, gamma, s, learning_rate=eta)
-
-        compiled = jax.jit(counted)
-        for scale in (0.5, 1.0, 2.0):
-            compiled(scale * t[0], scale * gammas[0], scale * initial[0], 0.01 * scale)
-        assert len(traces) == 1
 
 
 @pytest.mark.parametrize("initial", [1e-3, 1e-30])

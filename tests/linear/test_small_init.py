@@ -14,11 +14,10 @@ def problem(dtype, gammas=GAMMAS):
     return linear.Modes(jnp.asarray(gammas, dtype), jnp.eye(len(gammas), dtype=dtype))
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("scale", [1.0, 1e-7, 1e-20])
-def test_align_is_gram_schmidt(dtype, seed, scale):
+@pytest.mark.parametrize("scale", [1.0, 1e-20])
+def test_align_is_gram_schmidt(dtype, scale):
     modes = problem(dtype)
-    unit = linear.init_weights(jax.random.key(seed), 3, 5, 1.0, dtype)
+    unit = linear.init_weights(jax.random.key(0), 3, 5, 1.0, dtype)
     rotation, values = linear.align(scale * unit, modes)
     eps = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(rotation.T @ rotation, np.eye(3), atol=20 * eps)
@@ -42,39 +41,6 @@ def test_align_undoes_an_aligned_start(x64):
     np.testing.assert_allclose(rotation, q, atol=1e-14)
 
 
-def test_eq21_within_its_standard_error(dtype):
-    modes, draws = problem(dtype), 4000
-    keys = jax.random.split(jax.random.key(0), draws)
-    squares = jax.vmap(
-        lambda k: linear.align(linear.init_weights(k, 4, 5, 2.0, dtype), modes).singular_values ** 2
-    )(keys)
-    expected = np.asarray(linear.initial_singular_values(2.0, 4)) ** 2
-    degrees = np.arange(4, 0, -1)
-    error = expected / degrees * np.sqrt(2 * degrees / draws)  # α^2 sqrt(2 k / N)
-    assert (np.abs(squares.mean(axis=0) - expected) < 3.5 * error).all()
-
-
-def test_trajectory_follows_gradient_flow(dtype):
-    """Result 4.6: the distance falls with α as α^β, β from the measured gaps."""
-    modes = problem(dtype)
-    unit = linear.init_weights(jax.random.key(1), 3, 5, 1.0, dtype)
-    scales = (1e-3, 1e-5) if dtype == jnp.float32 else (1e-4, 1e-8, 1e-12)
-    distances = []
-    for scale in scales:
-        tau = linear.critical_time(
-            modes.eigenvalues[:3], linear.align(scale * unit, modes).singular_values
-        )
-        times = jnp.linspace(0, 1.5 * tau.max(), 200, dtype=dtype)
-        run = simulate.gradient_flow(scale * unit, modes, times)
-        path = linear.small_init_trajectory(scale * unit, modes)(times)
-        distances.append(float(jnp.linalg.norm(run.weights - path, axis=(1, 2)).max()))
-    slopes = np.diff(np.log(distances)) / np.diff(np.log(scales))
-    beta = float(linear.alignment_exponent(modes.eigenvalues, 3))
-    assert beta == pytest.approx(0.5)
-    # Other elements fall with larger exponents and fade only slowly.
-    assert slopes[-1] == pytest.approx(beta, abs=0.06 if dtype == jnp.float32 else 0.01)
-
-
 def test_trajectory_shapes_jit_and_grad(dtype):
     modes = problem(dtype)
     weights = linear.init_weights(jax.random.key(0), 2, 5, 1e-3, dtype)
@@ -92,7 +58,7 @@ def test_trajectory_shapes_jit_and_grad(dtype):
     assert float(linear.loss(path(jnp.inf), jnp.diag(modes.eigenvalues))) < 1e-10
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_elements_against_the_full_dynamics(x64, seed):
     modes = problem(jnp.float64, (0.5, 0.25, 0.125, 0.0625, 0.03125))
     gammas = modes.eigenvalues
