@@ -14,7 +14,9 @@ from sslstep._lazy import submodules
 __all__ = [
     "claims",
     "data",
+    "diagnose",
     "dynamics",
+    "experiment",
     "gram",
     "kernel_pca",
     "linear",
@@ -24,6 +26,7 @@ __all__ = [
     "ntk",
     "optim",
     "plotting",
+    "recipes",
     "simulate",
     "train",
 ]

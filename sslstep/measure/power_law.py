@@ -3,8 +3,8 @@ r"""Power laws :math:`y \propto x^p`, by least squares of logarithms."""
 from typing import NamedTuple
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float, Real
-from numpy.typing import ArrayLike
 
 from sslstep import _check
 
