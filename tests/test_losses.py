@@ -36,23 +36,17 @@ def embeddings(seed, n=12, d=4, dtype=jnp.float64):
     return tuple(jnp.asarray(common + rng.normal(size=(n, d)) + 0.5, dtype) for _ in range(2))
 
 
-@pytest.mark.parametrize("batch_norm", [True, False])
-@pytest.mark.parametrize("symmetrise", [True, False])
-@pytest.mark.parametrize("off_diagonal", [0.0, 5e-3, 1.0])
-def test_barlow_twins_is_its_definition(x64, batch_norm, symmetrise, off_diagonal):
-    settings = (off_diagonal, batch_norm, symmetrise)
+@pytest.mark.parametrize(
+    "settings",
+    [(0.0, True, True), (5e-3, True, False), (1.0, False, True), (0.3, False, False)],
+)
+def test_barlow_twins_is_its_definition(x64, settings):
     names = ("off_diagonal", "batch_norm", "symmetrise")
     for seed in range(3):
         z, z_prime = embeddings(seed)
         ours = losses.barlow_twins(z, z_prime, **dict(zip(names, settings, strict=True)))
         expected = barlow_twins(np.asarray(z), np.asarray(z_prime), *settings)
         np.testing.assert_allclose(ours, expected, rtol=1e-13)
-
-
-def test_barlow_twins_defaults(x64):
-    z, z_prime = embeddings(0)
-    expected = barlow_twins(np.asarray(z), np.asarray(z_prime), 5e-3, True, False)
-    np.testing.assert_allclose(losses.barlow_twins(z, z_prime), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("settings", [{}, SIMPLIFIED, {"off_diagonal": 0.3}])
@@ -63,10 +57,9 @@ def test_gradients_of_barlow_twins(x64, settings):
     check_grads(loss, embeddings(1), order=2, modes=["rev"])
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_simplified_loss_of_a_linear_model(dtype, seed):
-    x, x_prime = embeddings(seed, n=20, d=6, dtype=dtype)
-    weights = linear.init_weights(jax.random.key(seed), 3, 6, 0.5, dtype)
+def test_simplified_loss_of_a_linear_model(dtype):
+    x, x_prime = embeddings(0, n=20, d=6, dtype=dtype)
+    weights = linear.init_weights(jax.random.key(0), 3, 6, 0.5, dtype)
     ours = losses.barlow_twins(x @ weights.T, x_prime @ weights.T, **SIMPLIFIED)
     expected = linear.loss(weights, linear.cross_correlation(x, x_prime))
     np.testing.assert_allclose(ours, expected, rtol=50 * float(jnp.finfo(dtype).eps))
@@ -88,13 +81,6 @@ def test_swapping_views_and_rotating_embeddings(x64):
     np.testing.assert_allclose(turned, once, rtol=1e-13)
     spectrum = np.linalg.eigvalsh(linear.cross_correlation(z, z_prime))
     np.testing.assert_allclose(once, np.sum((1 - spectrum) ** 2), rtol=1e-13)
-
-
-def test_collapsed_embeddings_have_loss_d_and_finite_gradients(dtype):
-    ones = jnp.ones((6, 3), dtype)
-    value, gradient = jax.value_and_grad(losses.barlow_twins)(ones, ones)
-    assert float(value) == 3.0
-    assert bool(jnp.isfinite(gradient).all())
 
 
 def test_settings_are_traced():
@@ -241,11 +227,12 @@ def test_gradients(x64, loss, scale):
 
 
 @pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
-@pytest.mark.parametrize("value", [0.0, 1.0, 1e-8])
-def test_collapsed_embeddings_have_finite_gradients(dtype, loss, value):
-    z = jnp.full((6, 3), value, dtype)
-    for result in jax.tree.leaves(jax.value_and_grad(loss, argnums=(0, 1))(z, z)):
-        assert bool(jnp.isfinite(result).all())
+def test_collapsed_embeddings_have_finite_gradients(dtype, loss):
+    value_and_gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    for value in (0.0, 1.0, 1e-8):
+        z = jnp.full((6, 3), value, dtype)
+        for result in jax.tree.leaves(value_and_gradients(z, z)):
+            assert bool(jnp.isfinite(result).all())
 
 
 def test_simclr_at_a_small_temperature():

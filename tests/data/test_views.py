@@ -48,11 +48,10 @@ def test_a_crop_is_a_window_of_its_image(height: int, width: int, size: int) -> 
             np.testing.assert_array_equal(crops[i], window)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("height", "width", "size"), [(8, 6, 5), (32, 32, 20), (7, 7, 6)])
-def test_offsets_are_uniform_with_both_edges(height: int, width: int, size: int, seed: int) -> None:
+def test_offsets_are_uniform_with_both_edges(height: int, width: int, size: int) -> None:
     images = np.broadcast_to(coordinates(1, height, width), (20000, height, width, 3))
-    for crops in random_crop_pairs(jax.random.key(seed), images, size):
+    for crops in random_crop_pairs(jax.random.key(0), images, size):
         rows, columns = offsets(crops).T
         counts = np.zeros((height - size + 1, width - size + 1))
         np.add.at(counts, (rows, columns), 1)  # fails on an offset beyond the edge
@@ -61,10 +60,9 @@ def test_offsets_are_uniform_with_both_edges(height: int, width: int, size: int,
         assert uniform(counts)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_views_axes_and_images_are_independent(seed: int) -> None:
+def test_views_axes_and_images_are_independent() -> None:
     images = np.broadcast_to(coordinates(1, 8, 8), (20000, 8, 8, 3))
-    crops, crops_prime = random_crop_pairs(jax.random.key(seed), images, 5)
+    crops, crops_prime = random_crop_pairs(jax.random.key(0), images, 5)
     first, second = offsets(crops), offsets(crops_prime)
     drawn = [first[:, 0], first[:, 1], second[:, 0], second[:, 1]]
     shifted = [np.roll(each, 1) for each in drawn]  # the image before

@@ -20,10 +20,9 @@ def at_angles(angles, n, seed, dtype):
     return [jnp.asarray(m, dtype) for m in mixed]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_known_angles(dtype, seed):
+def test_known_angles(dtype):
     angles = np.array([0.0, 1e-3, 0.4, np.pi / 4, 1.2, np.pi / 2])
-    a, b = at_angles(angles, 60, seed, dtype)
+    a, b = at_angles(angles, 60, 0, dtype)
     tol = 50 * float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(alignment.principal_angles(a, b), angles, atol=tol)
     np.testing.assert_allclose(alignment.principal_angles(b, a), angles, atol=tol)

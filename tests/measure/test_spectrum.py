@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep import dynamics, linear, simulate
+from sslstep import dynamics, linear
 from sslstep.measure import alignment, spectrum
 
 
@@ -120,20 +120,8 @@ def test_sharpness_of_what_has_risen_at_the_start():
     np.testing.assert_array_equal(gradient(jnp.ones((3, 1))), 0)
 
 
-def test_an_eigenvalue_rises_at_8_gamma(x64):
-    """The slope of its log odds, where Γ has one mode and W is trained."""
-    gamma, times = 0.7, jnp.linspace(0.0, 3.0, 31)
-    run = simulate.gradient_flow(jnp.array([[1e-3]]), jnp.array([[gamma]]), times)
-    x = run.eigenvalues[:, 0]
-    rate = jnp.diff(jnp.log(x / (1 - x))) / jnp.diff(times)
-    # A step leaves 1.5e-10 of s. Of a hundred steps that is 3e-8 of x, and of the log odds
-    # 1 / (1 - x), less than 15, times as much; they grow by 0.56 from record to record.
-    np.testing.assert_allclose(rate, 8 * gamma, rtol=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_effective_rank_is_the_exponential_of_an_entropy(x64, seed):
-    rng = np.random.default_rng(seed)
+def test_effective_rank_is_the_exponential_of_an_entropy(x64):
+    rng = np.random.default_rng(0)
     u, _ = np.linalg.qr(rng.normal(size=(40, 6)))
     v, _ = np.linalg.qr(rng.normal(size=(6, 6)))
     singular = np.array([5.0, 2.0, 2.0, 0.5, 0.0, 0.0])

@@ -33,7 +33,7 @@ def with_gradients(function, *arguments):
 @pytest.mark.parametrize(("size", "padding"), [(1, 0), (1, 1), (3, 1), (3, 2), (7, 3)])
 def test_equals_lax(x64, size, padding, stride):
     rng = np.random.default_rng(size + stride)
-    for height, width in ((1, 1), (2, 2), (2, 1), (1, 4), (3, 3), (4, 3), (7, 5)):
+    for height, width in ((1, 1), (2, 1), (1, 4), (4, 3), (7, 5)):
         x = jnp.asarray(rng.normal(size=(2, height, width, 3)))
         kernel = jnp.asarray(rng.normal(size=(size, size, 3, 4)))
         ours = with_gradients(lambda x, k: _conv.conv(x, k, stride, padding), x, kernel)

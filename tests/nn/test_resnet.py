@@ -113,7 +113,6 @@ def test_numbers_of_parameters():
 @pytest.mark.parametrize(
     ("make", "settings", "shape"),
     [
-        (nn.resnet18, {"stem": "small"}, (4, 16, 16, 3)),
         (nn.resnet18, {"stem": "imagenet"}, (4, 45, 37, 3)),
         pytest.param(nn.resnet50, {"stem": "imagenet"}, (3, 33, 40, 3), marks=pytest.mark.slow),
         (
@@ -142,9 +141,15 @@ def test_equals_pytorch(make, settings, shape):
             assert_as_accurate_as_pytorch(value, theirs.stats[name], exact.stats[name], name)
 
 
-@pytest.mark.parametrize("block", ["basic", "bottleneck"])
-@pytest.mark.parametrize("stem", ["imagenet", "small"])
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    ("block", "stem", "train"),
+    [
+        ("basic", "imagenet", True),
+        ("basic", "small", False),
+        ("bottleneck", "imagenet", False),
+        ("bottleneck", "small", True),
+    ],
+)
 def test_gradients_equal_pytorch(x64, block, stem, train):
     model = nn.ResNet((1, 2), block=block, width=4, stem=stem, dtype=jnp.float64)
     images = images_of(3, (4, 15, 18, 3), np.float64)

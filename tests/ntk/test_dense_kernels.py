@@ -94,10 +94,10 @@ def test_biases_bring_angles_near_zero():
 
 
 @pytest.mark.parametrize("kernel", ["ntk", "nngp"])
-@pytest.mark.parametrize("activation", ["relu", "erf", "gelu", "linear"])
+@pytest.mark.parametrize("activation", ["erf", "gelu", "linear"])
 def test_as_of_neural_tangents(x64, activation, kernel):
     stax = _neural_tangents.load_neural_tangents().stax
-    acting = {"relu": stax.Relu, "erf": stax.Erf, "gelu": stax.Gelu, "linear": stax.Identity}
+    acting = {"erf": stax.Erf, "gelu": stax.Gelu, "linear": stax.Identity}
     x1, x2 = samples(4), samples(3, 1)
     std = {"W_std": 1.3, "b_std": 0.2}
     layers = [stax.Dense(1, **std), acting[activation](), stax.Dense(1, **std)]

@@ -42,9 +42,7 @@ def setting(name, dtype):
     return model.apply, jax.jit(model.init)(jax.random.key(0), x), x
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("dense", "scalar"), ("dense", "trace"), ("conv", "scalar")]
-)
+@pytest.mark.parametrize(("name", "kind"), [("dense", "trace"), ("conv", "scalar")])
 def test_jacobians_written_out(dtype, name, kind):
     apply_fn, params, x = setting(name, dtype)
     x1, x2 = x[:4], x[2:]
@@ -67,9 +65,8 @@ def linear_model(params, x):
     return x @ params["weights"] + params["bias"][None, :]
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_linear_model_is_its_gram_matrix(x64, seed):
-    rng = np.random.default_rng(seed)
+def test_linear_model_is_its_gram_matrix(x64):
+    rng = np.random.default_rng(0)
     x, y = rng.normal(size=(6, 4)), rng.normal(size=(5, 4))
     params = {"weights": jnp.asarray(rng.normal(size=(4, 3))), "bias": jnp.zeros(3)}
     for kind in ("scalar", "trace"):  # blocks are multiples of the identity: both are it
