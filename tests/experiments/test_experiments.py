@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import html
 import io
 import itertools
@@ -11,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ from sslstep.experiment import (
     results,
 )
 
-command = partial(cli.main, "experiments")
+command = functools.partial(cli.main, "experiments")
 SMALL = ["--num-images", "60", "--crop", "5", "--dim", "3", "--init-scale", "1e-4"]
 SMALL += ["--learning-rate", "1e-3", "--num-records", "400"]
 
@@ -78,36 +78,50 @@ SPOIL = {
 }
 
 
-@pytest.mark.parametrize(
-    ("experiment", "args", "kind"),
-    [
-        # Their claims in float64, the default, are those of `make quick`.
-        (load("experiments.fig6"), [], "float32"),
-        (load("experiments.fig8"), [], "float64"),
-        pytest.param(load("experiments.fig1ab"), SMALL, "float32", marks=pytest.mark.slow),
-    ],
-    ids=lambda value: getattr(value, "name", ""),
-)
-def test_runs_write_their_folder_and_claims_hold(
-    tmp_path, require_documented, experiment, args, kind
-):
-    out = tmp_path / "here"
-    status = _run.main(experiment, [*args, "--dtype", kind, "--out", str(out), "--strict"])
+# Their claims in float64, the default, are those of `make quick`.
+ARGS = {
+    "fig6": ["--dtype", "float32"],
+    "fig8": ["--num-times", "101"],
+    "fig1ab": [*SMALL, "--dtype", "float32"],
+}
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory):
+    """Runs an experiment with the options above, once: its status and its folder of results."""
+
+    @functools.cache
+    def run(name):
+        out = tmp_path_factory.mktemp(name) / "here"
+        args = [*ARGS[name], "--out", str(out), "--strict"]
+        return _run.main(load(f"experiments.{name}"), args), out
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["fig6", "fig8", pytest.param("fig1ab", marks=pytest.mark.slow)])
+def test_runs_write_their_folder_and_claims_hold(run_once, require_documented, name):
+    status, out = run_once(name)
     assert {path.name for path in out.iterdir()} == FILES
     made = claims.load(out / "claims.json")
     assert status == 0, claims.table([("failed", [claim for claim in made if not claim.holds])])
     assert len(made) >= 3
+    kind = "float64" if name == "fig8" else "float32"
     assert json.loads((out / "config.json").read_text())["dtype"] == kind
-    arrays = results.load(out).arrays
-    require_documented(experiment.name, arrays)
+    found = results.load(out)
+    experiment, config, arrays = found.experiment, found.config, found.arrays
+    require_documented(name, arrays)
     floats = [array for array in arrays.values() if array.dtype.kind == "f"]
     assert np.dtype(kind) in {array.dtype for array in floats}
-    assert list(tmp_path.iterdir()) == [out]  # no draft
-    if experiment.name != "fig8":  # which has a test of its own
-        config = results.load(out).config
+    assert list(out.parent.iterdir()) == [out]  # no draft
+    if name != "fig8":  # which has a test of its own
         with _run.precision(config):
-            spoilt = experiment.check(config, arrays | SPOIL[experiment.name](arrays))
+            spoilt = experiment.check(config, arrays | SPOIL[name](arrays))
         assert [claim.holds for claim in spoilt] == [False] * len(made)
+    if name == "fig6":  # where rounding hides every distance
+        last = experiment.check(config, arrays | {"distances": arrays["floors"]})[-1]
+        assert "over the 0 decades" in last.statement
+        assert np.isnan(last.measured)
 
 
 @pytest.mark.slow
@@ -421,10 +435,8 @@ def test_an_animation_is_of_a_network_in_training(tmp_path, monkeypatch, require
         )
 
 
-def test_results_are_read_back_and_drawn_anew(tmp_path, capsys):
-    folder = tmp_path / "result"
-    assert command(["run", "fig8", "--num-times", "101", "--out", str(folder)]) == 0
-    assert {path.name for path in folder.iterdir()} == FILES
+def test_results_are_read_back_and_drawn_anew(tmp_path, capsys, run_once):
+    folder = shutil.copytree(run_once("fig8")[1], tmp_path / "result")
     found = results.load(folder)
     assert found.experiment == load("experiments.fig8")
     assert found.config == fig8.Config(num_times=101)
@@ -651,13 +663,11 @@ def test_the_report_says_what_was_not_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_blocks_of_the_documentation(tmp_path, monkeypatch, plain_blocks):
+def test_blocks_of_the_documentation(tmp_path, monkeypatch, plain_blocks, run_once):
     """They read runs of several seeds back."""
     monkeypatch.chdir(tmp_path)
-    folders = [Path("results/fig1ab", f"cpu{more}") for more in ("", "+seed=1", "+seed=2")]
-    assert _run.main(load("experiments.fig1ab"), [*SMALL, "--out", str(folders[0])]) == 0
-    for folder in folders[1:]:
-        shutil.copytree(folders[0], folder)
+    for more in ("", "+seed=1", "+seed=2"):
+        shutil.copytree(run_once("fig1ab")[1], Path("results/fig1ab", f"cpu{more}"))
     trained = Path("results/fig5/cpu/arrays.npz")
     trained.parent.mkdir(parents=True)
     np.savez(trained, **{f"barlow_twins/{seed}/loss": np.full(5, seed) for seed in range(3)})
@@ -725,13 +735,11 @@ def test_bad_settings_of_what_has_no_images(tmp_path, experiment, args, message)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_claims_of_figure_8_can_fail():
+def test_claims_of_figure_8_can_fail(run_once):
     """By a supervised curve that waits too, and one that ends on one side from both starts."""
-    fig8 = load("experiments.fig8")
-    config = dataclasses.replace(fig8.presets["cpu"], num_times=101)
+    found = results.load(run_once("fig8")[1])
+    fig8, config, arrays = found.experiment, found.config, found.arrays
     with _run.precision(config):
-        arrays = fig8.run(config)
-        assert [claim.holds for claim in fig8.check(config, arrays)] == [True] * 3
         exchanged = {
             "self_supervised_integrated": arrays["supervised_integrated"],
             "self_supervised_negative_integrated": arrays["supervised_integrated"],
@@ -742,14 +750,6 @@ def test_claims_of_figure_8_can_fail():
         late = {"self_supervised_integrated": np.ones((101, 4))}
         made = fig8.check(config, arrays | late)
     assert [claim.holds for claim in made] == [True, False, True]
-
-
-def test_element_dynamics_where_rounding_hides_every_distance(tmp_path):
-    args = ["--scales", "1e-30", "1e-31", "1e-32", "1e-33", "--out", str(tmp_path / "here")]
-    assert _run.main(load("experiments.fig6"), args) == 0
-    last = claims.load(tmp_path / "here" / "claims.json")[-1]
-    assert "over the 0 decades" in last.statement
-    assert np.isnan(last.measured)
 
 
 def test_a_folder_that_is_not_a_result_is_never_replaced(tmp_path):
@@ -787,52 +787,6 @@ def test_missing_data(tmp_path):
 TARGETS = find("experiments")
 
 
-# What takes a process most of its time is to import what experiments rest on. So one process does
-# that, and every command is a fork of it, in which sslstep and the experiment are imported anew.
-COMMANDS = """
-import os, runpy, sys, traceback
-import jax, matplotlib.pyplot, optax, orbax.checkpoint, scipy.interpolate, scipy.stats, tyro
-import flax.linen
-
-assert not any(name.startswith(("sslstep", "experiments")) for name in sys.modules)
-for line in sys.stdin:
-    out, *args = line.split()
-    if os.fork() == 0:
-        for number, which in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(f"{out}/{which}", os.O_WRONLY | os.O_CREAT), number)
-        sys.argv = ["experiments", *args]
-        status = 0
-        try:
-            runpy.run_module("experiments", run_name="__main__", alter_sys=True)
-        except SystemExit as exit:
-            status = exit.code
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)  # at once: to take all modules apart takes longer than the rest
-    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def commands():
-    """Runs `python -m experiments ARGS` in a process of its own: its status and its output."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", COMMANDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-    def run(out, *args):
-        out.mkdir()
-        print(out, *args, file=server.stdin, flush=True)
-        status = int(server.stdout.readline())
-        return status, (out / "stdout").read_text(), (out / "stderr").read_text()
-
-    yield run
-    server.communicate()
-
-
 ALSO = {"infinite_width": ("--laziness",)}
 
 
@@ -845,17 +799,19 @@ def test_help_breaks_no_sentence(name):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_help(commands, tmp_path, name):
+def test_help(capsys, name):
     """--help explains every option, and an unknown preset names the ones there are."""
-    status, shown, errors = commands(tmp_path / "help", "run", name, "--help")
-    assert status == 0, errors
+    with pytest.raises(SystemExit, match="0"):
+        command(["run", name, "--help"])
+    shown = capsys.readouterr().out
     assert f"python -m experiments run {name}" in shown
     for option in ("--preset", "--strict", "--out", *ALSO.get(name, ())):
         assert option in shown
     on_images = hasattr(load(find("experiments")[name]).presets["cpu"], "data_dir")
     assert on_images == ("--skip-unfit" in shown)
-    status, _, errors = commands(tmp_path / "wrong", "run", name, "--preset", "gpu")
-    assert status == 2
+    with pytest.raises(SystemExit, match="2"):
+        command(["run", name, "--preset", "gpu"])
+    errors = capsys.readouterr().err
     assert "paper" in errors
     assert " ".join(errors.split()).startswith(f"usage: python -m experiments run {name} ")
     assert re.search(r"--preset \{cpu,paper[a-z_,]*\}", shown)

@@ -4,11 +4,11 @@ r"""A million views: modes of infinite-width self-supervised learning, with cert
 
 The data are 500,000 pairs of random crops. Their kernel for an infinitely wide network with one
 hidden layer has 10^12 entries. `kernel_pca.approximate_modes` computes at most 2,048 of its columns
-and finds 64 modes, with a lower and an upper bound of each γ. The exact solution for the first
-20,000 pairs is a check. (A) The spectrum with its bounds, and the exact spectrum of fewer pairs.
-(B) The relative distance of the bounds, and the error of γ in the check. (C) The time at which each
-mode is learned. (D) The test accuracy of a linear probe on the first modes. Expected: the bounds of
-every γ differ by at most 1%.
+and finds 64 modes, with a lower and an upper bound of each γ. A check compares them with the exact
+solution for the first 20,000 pairs. (A) The spectrum with its bounds, and the exact spectrum of
+fewer pairs. (B) The relative distance of the bounds, and the error of γ in the check. (C) The time
+at which each mode is learned. (D) The test accuracy of a linear probe on the first modes. Expected:
+the bounds of every γ differ by at most 1%.
 
 Presets: `cpu` uses the embedded photographs, or another --data; `paper` uses CIFAR-10 from
 --data-dir; `small` uses 2,000 pairs and takes seconds. Kernels are in float32.
