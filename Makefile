@@ -102,8 +102,8 @@ check: $(VENV)/.check  ## ruff, mypy, and the documentation with warnings as err
 docs: $(VENV)/.docs  ## the documentation, every example run, into docs/_build/html
 	$(BUILD_DOCS)
 
-# -E reads every page anew: a changed function must run in the pages that use it.
-BUILD_DOCS = $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build/html
+# -E reads every page anew: a changed function must run in the pages that use it. Several at once.
+BUILD_DOCS = $(BIN)/sphinx-build -j auto -W --keep-going -E -q docs docs/_build/html
 
 .PHONY: bench
 bench: $(VENV)/.bench $(VENV)/.torch  ## all benchmarks, ten minutes each at most, into results/benchmarks/report.md
@@ -141,7 +141,7 @@ install: $(VENV)/.run  ## the environment for experiments, and nothing else
 .PHONY: clean
 clean:  ## remove .venv, .venv-data, caches and built documentation
 	rm -rf $(VENV) .venv-data .venv-canary docs/_build build dist *.egg-info
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "results/ is kept: remove it yourself if you want every experiment run from scratch"
 

@@ -5,6 +5,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parents[1])]
 
 # For the kernels that run the pages' examples: this environment's Python, on CPU.
@@ -58,3 +60,9 @@ nitpick_ignore_regex = [
         r"Any|Callable|Iterable|Iterator|Literal|Mapping|NamedTuple|Path|Sequence|SupportsIndex|TracebackType|Variables|ndarray",
     )
 ]
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    # It copies files at the end, and does not say that several pages may be read at once.
+    app.extensions["sphinx-mathjax-offline"].parallel_read_safe = True
