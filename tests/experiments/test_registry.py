@@ -219,6 +219,7 @@ def test_a_run_of_all(asked, capsys):
         "animation",
         "million",
         "mlp_readings",
+        "resnet18",
         "speedup",
     }
     shown = capsys.readouterr()

@@ -1,0 +1,1 @@
+"""experiments.beyond.resnet18."""
