@@ -31,10 +31,14 @@ def plot(config: Config, arrays: Arrays) -> Any:
         for ax in pair:
             ax.set_axis_off()
     _plot_errors(upper, config, arrays)
-    handles = [h for ax in cells[0] for h in ax.get_legend_handles_labels()[0]]
-    labels = [text for ax in cells[0] for text in ax.get_legend_handles_labels()[1]]
+    legend = {
+        label: handle
+        for ax in cells[0]
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     lower.set_axis_off()
-    lower.legend(handles, labels, loc="center", fontsize=6)
+    lower.legend(legend.values(), legend.keys(), loc="center", fontsize=6)
+    plotting.mode_key(list(axes.ravel()), arrays[f"{name}/eigenvalues"].shape[-1])
     plotting.label_panels([*(pair[0] for pair in cells[: len(config.losses) + 1])])
     return fig
 

@@ -36,5 +36,6 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.set_ylabel("step time")
         ax.set_title(f"linear, predictor {'as small' if small else 'of order one'}", fontsize=8)
     waits[0].legend()
+    plotting.mode_key(list(waits), predicted.shape[1])
     plotting.label_panels(list(waits))
     return fig

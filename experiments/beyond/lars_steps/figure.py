@@ -26,6 +26,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.set_ylim(0, 1.15)
         ax.set_title(rf"linear model, $\alpha$ = {first}")
     axes[0, 1].legend(loc="upper left")
+    plotting.mode_key(list(axes[0]), measured.shape[1])
     ax = axes[1, 0]
     markers = {"sgd": "o", "lars": "s"}
     for rule, color in zip(RULES, plotting.CATEGORIES, strict=False):

@@ -21,13 +21,12 @@ def plot(config: Config, arrays: Arrays) -> Any:
     titles = ("embeddings, relative", r"eigenvalues of $C$, largest", "step times, relative")
     for ax, title, measures in zip(top, titles, ((0, 1), (2,), (3,)), strict=True):
         _plot_distances(ax, config, arrays, measures)
-        ax.set(xlabel="width", xscale="log", yscale="log", title=title)
+        ax.set(xlabel="width", xscale="log", yscale="log")
+        ax.set_title(title, fontsize=7, loc="right")
     low = 10 ** np.floor(np.log10(arrays["distances"].mean(axis=2).min()))
     first.set(ylabel="distance from prediction", ylim=(low, 1.2))
     first.plot([], [], "D", color="grey", markersize=4, label="training pairs")
     first.plot([], [], "D", color="grey", mfc="white", markersize=4, label="held-out pairs")
-    first.legend(loc="lower left")
-    top[2].legend(*_legend(top[2]), loc="upper right")
     for ax, name, width in ((bottom[0], "narrow", 0), (bottom[1], "wide", -1)):
         t, curves, predicted = (arrays[f"{name}_{x}"] for x in ("t", "curves", "predicted"))
         texts = {"experiment": "trained", "theory": "predicted"}
@@ -38,7 +37,13 @@ def plot(config: Config, arrays: Arrays) -> Any:
         else:
             ax.set(ylabel=r"eigenvalues of $C$ / predicted end")
         ax.set(xscale="log", xlim=(t[1], t[-1]), title=f"width {arrays['widths'][width]}")
-    bottom[0].legend(loc="upper left", ncols=2)
+    plotting.mode_key(bottom[:2], curves.shape[1])
+    legend = {
+        label: handle
+        for ax in (first, top[2], bottom[0])
+        for handle, label in zip(*_legend(ax), strict=True)
+    }
+    fig.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=4)
     if "closed_form" in arrays:
         _plot_closed_form(bottom[2], arrays)
     else:
