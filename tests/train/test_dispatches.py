@@ -10,7 +10,7 @@ from sslstep.train import _loop, _order
 
 
 def test_a_few_programs_serve_every_remainder():
-    step = tiny.compiled()
+    step = tiny.compiled.__wrapped__()
     at = np.unique(np.geomspace(1, 400, 50).astype(int))
     record = {"record": lambda state: {"at": state.step}, "record_at": at}
     run = tiny.fit(None, 400, step, steps_per_dispatch=30, **record)

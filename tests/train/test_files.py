@@ -68,15 +68,15 @@ def test_a_record_may_not_be_called_step(tmp_path):
     assert train.read_run(tmp_path / "run")[1] == {}
 
 
-@pytest.mark.parametrize("content", [b"", b'{"batch_', b"[]", b"\xff"])
 @pytest.mark.parametrize("name", ["run.json", "settings.json"])
-def test_settings_that_cannot_be_read(saved, name, content):
+def test_settings_that_cannot_be_read(saved, name):
     path = saved / name
     whole = path.read_bytes()
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name} cannot be read: .* Remove that file if"):
-        training.fit(saved, 10)
-    assert path.read_bytes() == content
+    for content in (b"", b'{"batch_', b"[]", b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} cannot be read: .* Remove the file if"):
+            training.fit(saved, 10)
+        assert path.read_bytes() == content
     path.unlink()  # as the message says
     training.fit(saved, 10)
     assert path.read_bytes() == whole

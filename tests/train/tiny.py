@@ -5,6 +5,7 @@ python tiny.py FOLDER NUM_STEPS
 
 import sys
 import time
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,7 @@ def state(network=NETWORK, optimizer=None, key=None):
     return train.init_state(key, network, optimizer or optax.sgd(1e-2), jnp.asarray(IMAGES[:1]))
 
 
+@lru_cache(maxsize=8)  # traced once for all tests that take it
 def compiled(devices=1, parallel="jit", optimizer=None, network=NETWORK, **settings):
     loss = losses.simplified_barlow_twins
     step = train.make_step(network, loss, optimizer or optax.sgd(1e-2), noisy, **settings)

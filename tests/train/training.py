@@ -4,7 +4,7 @@ python training.py FOLDER NUM_STEPS
 """
 
 import sys
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import jax
@@ -38,6 +38,8 @@ def make_step(rate=0.01, loss_fn=LOSS, network=NETWORK, **settings):
     return train.make_step(network, loss_fn, optim.sgd(rate, momentum=0.9), VIEWS, **settings)
 
 
+# A step and a record are traced once for all tests that take them.
+@lru_cache(maxsize=8)
 def compiled(devices=1, parallel="jit", **settings):
     step = make_step(**settings)
     return train.compile_step(step, devices=jax.devices()[:devices], parallel=parallel)
@@ -48,6 +50,7 @@ def state(seed=0, network=NETWORK, rate=0.01):
     return train.init_state(jax.random.key(seed), network, optim.sgd(rate, momentum=0.9), x)
 
 
+@lru_cache(maxsize=1)
 def record():
     x, x_prime = VIEWS(jax.random.split(jax.random.key(1), 32), images(32))
     return train.make_record(NETWORK, x, x_prime, batch_size=16)
