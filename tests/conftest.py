@@ -7,17 +7,6 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import pytest
-from hypothesis import HealthCheck, settings
-
-# The same examples in every run, without a deadline, since some of them compile. `dtype` and `x64`
-# hold for all examples of a test, so that setting them once is right.
-settings.register_profile(
-    "sslstep",
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("sslstep")
 
 
 @pytest.fixture

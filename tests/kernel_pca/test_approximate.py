@@ -43,9 +43,9 @@ SCALES = {
 
 @pytest.mark.parametrize("spectrum", SCALES)
 def test_bounds_hold(spectrum):
-    """In 25 problems of each kind, with confidence 0.99: more than 2 of 100 misses are a fault."""
+    """In 9 problems of each kind, with confidence 0.99."""
     missed, certified = 0, []
-    for seed in range(25):
+    for seed in range(9):
         rng = np.random.default_rng(seed)
         signal, noise = rng.normal(size=(300, 150)), rng.choice([0.1, 0.5, 1.0])
         views = [signal + noise * rng.normal(size=signal.shape) for _ in range(2)]

