@@ -47,11 +47,19 @@ def relative_error(value, expected):
     return error[~diagonal].max(), error[diagonal].max()
 
 
-@pytest.mark.parametrize("kernel", ["ntk", "nngp"])
-@pytest.mark.parametrize("parameterization", ["ntk", "standard"])
 @pytest.mark.parametrize(
-    ("depth", "bias_std", "output_bias"),
-    [(1, None, False), (3, None, False), (2, 0.0, True), (2, 0.3, False), (2, "fan_in", True)],
+    ("depth", "bias_std", "output_bias", "parameterization", "kernel"),
+    [
+        (1, None, False, "standard", "ntk"),
+        (3, None, False, "ntk", "ntk"),
+        (3, None, False, "standard", "nngp"),
+        (2, 0.0, True, "standard", "ntk"),
+        (2, 0.3, False, "ntk", "nngp"),
+        (2, 0.3, False, "standard", "ntk"),
+        (2, "fan_in", True, "ntk", "ntk"),
+        (2, "fan_in", True, "standard", "ntk"),
+        (2, "fan_in", True, "standard", "nngp"),
+    ],
 )
 def test_mlp_is_the_recursion(x64, depth, bias_std, output_bias, parameterization, kernel):
     x = samples(7)
