@@ -1,7 +1,6 @@
 """Text files are UTF-8 whatever the locale, and a terminal that lacks a letter ends no command."""
 
 import ast
-import json
 import os
 import subprocess
 import sys
@@ -64,7 +63,6 @@ def in_locale(*arguments: str, **variables: str) -> subprocess.CompletedProcess[
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("experiments", "list"),
         ("experiments", "run", "fig1ab", "--help"),
         ("benchmarks.bench_linear", "--help"),
     ],
@@ -73,18 +71,3 @@ def test_help_in_a_locale_without_greek(arguments):
     said = in_locale(*arguments, **POSIX).stdout
     said.decode("ascii")
     assert b"?" in said
-
-
-@pytest.mark.slow
-def test_results_are_the_same_bytes_in_every_locale(tmp_path):
-    """They were computed, and lost when their letters were to be written down."""
-    for name, variables in (("posix", POSIX), ("utf8", {"PYTHONUTF8": "1"})):
-        out = f"{tmp_path / name}"
-        in_locale("experiments", "run", "fig8", "--num-times", "101", "--out", out, **variables)
-    files = ("config.json", "claims.json")
-    for name in files:
-        ours, theirs = ((tmp_path / where / name).read_bytes() for where in ("posix", "utf8"))
-        assert ours == theirs
-    statements = json.loads(ours.decode("utf-8"))
-    assert any(not claim["statement"].isascii() for claim in statements)
-    in_locale("experiments", "plot", f"{tmp_path / 'posix'}", **POSIX)

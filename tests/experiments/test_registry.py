@@ -1,7 +1,10 @@
 """Experiments found by their folders: order, a new one, runs of all, and the code of each."""
 
 import ast
+import json
+import os
 import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -96,6 +99,24 @@ def test_an_experiment_is_one_folder(lab, capsys):
     assert command(["report"]) == 0
     assert "1 of 2 claims hold." in capsys.readouterr().out
     assert "squares/cpu" in Path("results/index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_results_are_the_same_bytes_in_every_locale(lab):
+    """They were computed, and lost when their letters were to be written down."""
+    text = (lab / "claims.py").read_text(encoding="utf-8")
+    (lab / "claims.py").write_text(text.replace("a square", "γ² of it"), encoding="utf-8")
+    cli.main("lab", ["run", "squares", "--out", "here"])
+    # Python's own ways out of the C locale are closed, as they are in a real locale of few letters.
+    posix = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    posix |= {"PYTHONPATH": str(ROOT)}
+    start = [sys.executable, "-c", "from sslstep.experiment import cli; cli.start('lab')"]
+    for command in (["run", "squares", "--out", "posix"], ["plot", "posix"]):
+        subprocess.run([*start, *command], env=os.environ | posix, check=True)
+    for name in ("config.json", "claims.json"):
+        assert Path("posix", name).read_bytes() == Path("here", name).read_bytes()
+    (claim,) = json.loads(Path("here/claims.json").read_text(encoding="utf-8"))
+    assert not claim["statement"].isascii()
 
 
 def test_figure_and_claims_may_be_missing(lab):

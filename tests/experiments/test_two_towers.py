@@ -16,30 +16,23 @@ SMALL = ["--num-images", "40", "--num-test", "40", "--dim", "2", "--num-seeds", 
 SMALL += ["--widths", "2048", "1024"]
 
 
-def test_claims_hold_in_a_small_run(tmp_path, require_documented):
-    out = tmp_path / "here"
-    status = _run.main(
-        load("experiments.beyond.two_towers"), [*SMALL, "--out", str(out), "--strict"]
-    )
-    made = claims.load(out / "claims.json")
-    failed = [claim for claim in made if claim.holds is False]
-    assert status == 0, claims.table([("failed", failed)])  # two pairs leave some undecided
-    assert len(made) == 4
-    arrays = results.load(out).arrays
-    require_documented("two_towers", arrays)
-    assert (arrays["fluctuations"] < 0.25).all()
-    assert arrays["trained_ranks"].shape == (2, 40)
+def test_colours_and_edges_of_few_images_are_learned_as_predicted(tmp_path, require_documented):
+    """All claims but the last: 40 images are too few for these views to be matched on others.
 
-
-def test_colours_and_edges_of_few_images_are_learned_as_predicted(tmp_path):
-    """All claims but the last: 40 images are too few for these views to be matched on others."""
+    Halves, the other views, are those of `make quick`.
+    """
     out = tmp_path / "here"
     _run.main(
         load("experiments.beyond.two_towers"),
         [*SMALL, "--views", "colour_edges", "--out", str(out)],
     )
     made = claims.load(out / "claims.json")
+    assert len(made) == 4
     assert all(claim.holds is not False for claim in made[:-1]), claims.table([("made", made)])
+    arrays = results.load(out).arrays
+    require_documented("two_towers", arrays)
+    assert (arrays["fluctuations"] < 0.25).all()
+    assert arrays["trained_ranks"].shape == (2, 40)
 
 
 def _arrays(late=1.02, left=0.01, rank=0.14, scatter=0.0):
