@@ -78,12 +78,9 @@ def free_port():
 def runs(tmp_path_factory):
     """Parameters and losses by layout, each of 20 steps."""
     out = tmp_path_factory.mktemp("devices")
-    layouts = ["0:jit:1", "0:jit:2", "0123:jit:1", "2031:jit:1", "2031:pmap:1", "0123:jit:2"]
-    finish(start(out, [*layouts, "0123:pmap:2"], devices=4))
-    layouts, port = (
-        [f"01:{how}:{parts}" for how in ("jit", "pmap") for parts in (1, 2)],
-        free_port(),
-    )
+    layouts = ["0:jit:1", "0:jit:2", "2031:jit:2", "2031:pmap:1"]
+    finish(start(out, layouts, devices=4))
+    layouts, port = ["01:jit:1", "01:pmap:2"], free_port()
     finish(*(start(out, layouts, rank=rank, port=port) for rank in (0, 1)))
     return out
 
@@ -178,9 +175,8 @@ def read(path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("0123_jit_1_0", "0123_jit_2_0", "0123_pmap_2_0"),
-        *("2031_jit_1_0", "2031_pmap_1_0"),
-        *("01_jit_1_0", "01_jit_1_1", "01_jit_2_0", "01_pmap_1_0", "01_pmap_1_1", "01_pmap_2_0"),
+        *("2031_jit_2_0", "2031_pmap_1_0"),
+        *("01_jit_1_0", "01_jit_1_1", "01_pmap_2_0", "01_pmap_2_1"),
     ],
 )
 def test_the_same_parameters_after_20_steps(runs, name):
