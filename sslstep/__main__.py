@@ -11,8 +11,13 @@ from importlib import metadata
 
 
 def versions() -> dict[str, str]:
-    """Return versions by name: Python, the machine, sslstep, and the packages that it requires."""
-    names = [re.split(r"[^\w-]", line)[0] for line in metadata.requires("sslstep") or []]
+    """Return versions by name: Python, the machine, sslstep, and the packages that it uses.
+
+    Packages that only the tests, the checks, the documentation or the benchmarks use are left out.
+    """
+    lines = metadata.requires("sslstep") or []
+    used = [line for line in lines if not re.search("extra == .(test|check|docs|bench)", line)]
+    names = [re.split(r"[^\w-]", line)[0] for line in used]
     found = {"python": platform.python_version(), "machine": platform.platform()}
     found["cores"] = str(os.cpu_count())
     for name in dict.fromkeys(["sslstep", *sorted(names, key=str.lower)]):

@@ -132,6 +132,7 @@ def test_versions_of_a_report() -> None:
     found = dict(line.split(maxsplit=1) for line in said.splitlines())
     assert found["sslstep"] == sslstep.__version__
     assert {"python", "machine", "jax", "flax", "neural-tangents"} <= set(found)
+    assert not {"mypy", "pytest", "ruff", "sphinx"} & set(found)
 
 
 MISSING = (

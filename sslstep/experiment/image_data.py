@@ -74,8 +74,8 @@ def choose(
         which = "labelled images" if with_labels else "images"
         options = " + ".join(f"--{field.replace('_', '-')}" for field in called.split(" + "))
         raise UnfitError(
-            f"{called} = {num}, but {name} has {len(images)} {which}: {options} can be "
-            f"{len(images)} at most."
+            f"{called} = {num}, but {name} has {len(images)} {which} for training: {options} can "
+            f"be {len(images)} at most."
         )
     chosen = np.asarray(jax.random.permutation(key, len(images))[:num])
     return data.Dataset(images[chosen], labels[chosen], label_names)

@@ -97,7 +97,9 @@ def read_run(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
     """
     folder = Path(os.path.expanduser(folder))
     if not (folder / "metrics.jsonl").is_file():
-        raise FileNotFoundError(f"{folder} has no run of train.fit: there is no metrics.jsonl.")
+        raise FileNotFoundError(
+            f"{folder} has no run of train.fit or train.Recorder: there is no metrics.jsonl."
+        )
     return columns(read_rows(folder / "metrics.jsonl")), columns(
         read_rows(folder / "records.jsonl")
     )
