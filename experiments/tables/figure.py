@@ -56,6 +56,6 @@ def plot(config: Config, arrays: Arrays) -> Any:
     numbers = arrays[f"{config.methods[0]}/{config.seeds[0]}/numbers"]
     ax_held.set_xticks(numbers, [str(n) for n in numbers], minor=False)
     ax_held.minorticks_off()
-    ax_along.legend(loc="lower right", fontsize=7)
+    ax_along.legend(loc="upper left", fontsize=7)
     plotting.label_panels([ax_bars, ax_along, ax_moved, ax_held])
     return fig
