@@ -26,7 +26,7 @@ def verdicts(arrays):
 def test_a_small_run(arrays, require_documented):
     assert "NO" not in verdicts(arrays)
     require_documented("sketch", arrays)
-    assert arrays["errors"].shape == (3, 6, 4)
+    assert arrays["errors"].shape == (2, 4, 4)
     assert load("experiments.beyond.sketch").plot(SMALL, arrays) is not None
 
 

@@ -125,7 +125,7 @@ EXPERIMENT = Experiment(
         "cpu": Config(),
         "paper": Config(data="cifar10"),
         "small": Config(
-            num_pairs=200, num_exact=64, features=(64, 128, 256), num_keys=6, num_modes=4
+            num_pairs=200, num_exact=64, features=(64, 256), num_keys=4, num_modes=4
         ),
     },
     run,
