@@ -32,6 +32,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.set_xlabel("features $p$")
         ax.set_xticks(features, [str(p) for p in features])
         ax.minorticks_off()
+    error.set_yticks([0.02, 0.05, 0.1, 0.2], ["0.02", "0.05", "0.1", "0.2"])
     for gammas, style, key in zip(arrays["gammas"], ("-", "--"), (1, 2), strict=True):
         label = f"{config.num_pairs:,} pairs, key {key}"
         spectra.loglog(mode, gammas, style, color=many, linewidth=1, label=label)
