@@ -5,7 +5,9 @@
 1. The d = 50 leading modes of K_Γ from a kernel that is there already (one-hidden-layer ReLU NTK of
    20x20 crops): `contrastive_modes` against the paper's formula as it reads, with SciPy's sqrtm and
    inv, and as an expert would compute it, with the root by eigh and only the d leading modes of
-   K_Γ. Errors are relative to the dense solver, the largest over the modes.
+   K_Γ. Errors are relative to the dense solver, the largest over the modes. In turns, in one
+   process: the Krylov solver, its products with the kernel alone, the formula by two eigh, and one
+   Cholesky decomposition with SciPy's eigsh on Lᵀ P L, to the tolerance of the Krylov solver.
 2. The kernel itself: `gram.pairs` of `infinite.mlp` against neural_tangents' own batching.
 3. With --full: 20,000 pairs (a kernel of 40,000 x 40,000), from images to 2,000 embedded test
    points, d = 64, with the kernel stored (float32) and without ever storing it.
@@ -25,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+import scipy.sparse.linalg
 
 from benchmarks._timing import (
     OURS,
@@ -104,6 +107,50 @@ def measure_modes(settings: Settings, name: str) -> dict[str, Any]:
         gammas = np.asarray(turns.results[name][0], float).tolist()
     used = peak_memory() - before
     return {"seconds": turns.seconds[name], "MiB": used, "eigenvalues": gammas}
+
+
+def by_cholesky(matrix, dim):
+    """Eigenvectors y of Lᵀ P L by Lanczos' method, with K̃ = L Lᵀ, and c = P L y / γ."""
+    half, eps = len(matrix) // 2, np.finfo(matrix.dtype).eps
+    shift = 10 * eps * np.trace(matrix) * np.eye(len(matrix), dtype=matrix.dtype)  # K̃ is singular
+    lower = scipy.linalg.cholesky(matrix + shift, lower=True, check_finite=False)
+
+    def exchanged(y):
+        return np.roll(lower @ y, half, axis=0)
+
+    product = scipy.sparse.linalg.LinearOperator(
+        matrix.shape, lambda y: lower.T @ exchanged(y), dtype=matrix.dtype
+    )
+    tol = 1e-3 if eps > 1e-10 else 1e-6
+    gammas, y = scipy.sparse.linalg.eigsh(product, dim, which="LA", tol=tol)
+    gammas, y = gammas[::-1] / len(matrix), y[:, ::-1]
+    return gammas, exchanged(y) / (len(matrix) * gammas)
+
+
+TURNS = ("krylov", "its products", "two eigh", "Cholesky and eigsh")
+
+
+def measure_turns(settings: Settings, dtype: str) -> dict[str, Any]:
+    """The quick ways to the modes, in turns."""
+    options = argparse.Namespace(**settings)
+    with jax.enable_x64(True):
+        matrix = kernel(options, dtype)
+        host = np.asarray(matrix)
+        solve = partial(kernel_pca.contrastive_modes, matrix, options.dim, solver="krylov")
+        width = min(len(matrix), options.dim + max(8, options.dim // 4))
+        block = jnp.ones((len(matrix), width), dtype)
+        multiply = jax.jit(partial(jnp.matmul, precision="highest"))
+        num = int(solve().iterations)
+
+        def products():
+            return [jax.block_until_ready(multiply(matrix, block)) for _ in range(num)]
+
+        peers = (partial(way, host, options.dim) for way in (by_an_expert, by_cholesky))
+        calls = dict(zip(TURNS, (solve, products, *peers), strict=True))
+        turns = take_turns(calls, options.rounds)
+    ours, eigsh = (np.asarray(turns.results[name][0], float) for name in (TURNS[0], TURNS[3]))
+    error = np.abs(eigsh / ours - 1).max()
+    return {"seconds": turns.seconds, "error": float(error), "products": num}
 
 
 def measure_kernel(settings: Settings, name: str) -> dict[str, Any]:
@@ -188,6 +235,17 @@ def modes_table(options: argparse.Namespace, rows: Rows) -> None:
         print(f"{line}{error:12.1e}", flush=True)
 
 
+def turns_table(options: argparse.Namespace, rows: Rows) -> None:
+    """Print the second table of part 1."""
+    for dtype in ("float64", "float32"):
+        found = in_own_process(measure_turns, vars(options), dtype)
+        case = f"{options.dim} modes, {options.pairs} pairs, {dtype}, in turns"
+        print(f"\n{case}; {found['products']} products, eigsh differs by {found['error']:.1e}")
+        for name, seconds in found["seconds"].items():
+            ratio = rows.add(case, f"{OURS}, krylov" if name == "krylov" else name, seconds).ratio
+            print(f"{name:24}{seconds:9.3f}{ratio:13.2f}", flush=True)
+
+
 def _title(method: str) -> str:
     return f"the formula {method}" if method in PEERS else f"{OURS}, {method}"
 
@@ -233,6 +291,7 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
     del chosen.rows  # the rest goes to each measurement
     print_machine(f"data: {chosen.data}")
     modes_table(chosen, rows)
+    turns_table(chosen, rows)
     kernel_table(chosen, rows)
     if chosen.full:
         scale_table(chosen, rows)

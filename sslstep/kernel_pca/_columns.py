@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from sslstep._linalg import matmul
@@ -14,26 +14,25 @@ def normalised(block: Array) -> Array:
     return block / jnp.where(norms > 0, norms, 1)[None, :]
 
 
-def orthonormal(block: Array, least: float | None = None) -> Array:
+@jax.jit
+def orthonormal(block: Array, least: ArrayLike = 0.0) -> Array:
     """Return a nearly orthonormal basis of the columns of a block, projections of unit vectors.
 
-    Columns shorter than `least`, by default 100 eps, and linearly dependent columns are replaced by
-    zeros.
+    Columns shorter than `least` or 100 eps, and linearly dependent columns are replaced by zeros.
     """
     eps = float(jnp.finfo(block.dtype).eps)
-    least = 1e2 * eps if least is None else least
-    norms = np.asarray(jnp.linalg.norm(block, axis=0), np.float64)
-    scale = np.where(norms > least, 1 / np.where(norms > 0, norms, 1), 0)
-    block = times(block, jnp.asarray(np.diag(scale), block.dtype))
+    norms = jnp.linalg.norm(block, axis=0)
+    kept = norms > jnp.maximum(jnp.asarray(least, block.dtype), 1e2 * eps)
+    block = block * jnp.where(kept, 1 / jnp.where(kept, norms, 1), 0)[None, :]
     # A Gram matrix does not resolve directions shorter than sqrt(eps): the first pass lengthens
     # them, and the second resolves them.
     for last in (False, True):
-        values, vectors = np.linalg.eigh(np.asarray(inner(block, block), np.float64))
-        noise = 4 * len(values) ** 0.5 * eps * max(1.0, values[-1])
-        turn = vectors * np.maximum(values, noise) ** -0.5
+        values, vectors = jnp.linalg.eigh(inner(block, block))
+        noise = 4 * len(values) ** 0.5 * eps * jnp.maximum(1, values[-1])
+        factors = jnp.maximum(values, noise) ** -0.5
         if last:
-            turn = np.where(values > noise, turn, 0)
-        block = times(block, jnp.asarray(turn, block.dtype))
+            factors = jnp.where(values > noise, factors, 0)
+        block = times(block, vectors * factors[None, :])
     return block
 
 
@@ -61,3 +60,30 @@ def subtract(block: Array, v: Array, w: Array) -> Array:
 def subtract_both(block: Array, image: Array, v: Array, w: Array) -> tuple[Array, Array]:
     part = inner(v, image)
     return block - times(v, part), image - times(w, part)
+
+
+@jax.jit
+def grams(vectors: Array, images: Array) -> tuple[Array, Array]:
+    """Return the Gram matrices of a block in the inner product of K̃ and in the ordinary one."""
+    return inner(vectors, images), inner(vectors, vectors)
+
+
+@jax.jit
+def turned_both(vectors: Array, images: Array, turn: Array):
+    """Return a block and its images times a small matrix, and the norms of both products."""
+    vectors, images = times(vectors, turn), times(images, turn)
+    return vectors, images, jnp.linalg.norm(vectors, axis=0), jnp.linalg.norm(images, axis=0)
+
+
+@jax.jit
+def residual(turned: Array, vectors: Array, factors: Array) -> tuple[Array, Array, Array]:
+    """Return turned - vectors * factors, the norms of its columns, and those of the vectors."""
+    rest = turned - vectors * factors[None, :]
+    return rest, jnp.linalg.norm(rest, axis=0), jnp.linalg.norm(vectors, axis=0)
+
+
+@jax.jit
+def divided(image: Array, like: Array, unit: ArrayLike) -> tuple[Array, Array]:
+    """Return image / unit in the dtype of a block, and which rows of the image are finite."""
+    image, finite = image.astype(like.dtype), jnp.isfinite(image).all(axis=1)
+    return image * jnp.asarray(1 / unit, like.dtype), finite

@@ -8,26 +8,31 @@ orthonormal in this inner product, and :math:`W = \tilde K V`. The projection of
 Each iteration multiplies one block by K̃ and adds it to the basis. The next block holds the
 residuals of the leading Ritz pairs.
 
-Columns of V with a short K̃-norm before normalisation become long, and amplify rounding: errors of W
-of size :math:`\epsilon \|\tilde K\|` are multiplied by their lengths. The returned modes are
-therefore computed again in a basis Z that is orthonormal in the ordinary inner product, with one
+Columns of V with a short K̃-norm before normalisation become long, and amplify rounding: errors of
+W of size :math:`\epsilon \|\tilde K\|` are multiplied by their lengths. The error of :math:`\tilde
+K c` is :math:`\epsilon \|\tilde K\|` times :math:`(\sum_i y_i^2 \|v_i\|^2)^{1/2}`, and that of a
+single product :math:`\epsilon \|\tilde K\| \|c\|`. If the ratio is more than a small factor, the
+modes are computed again in a basis Z that is orthonormal in the ordinary inner product, with one
 more product. Z spans the images :math:`\tilde K c` and their products with P, which are multiples
 of the c. Each mode therefore lies in Z, although Z need not be invariant under P. With
 :math:`Z^\top \tilde K Z = B B^\top` and :math:`P_Z = Z^\top P Z`, the problem is that of the dense
 solver, :math:`B^\top P_Z B y = s \gamma y, \; c = Z P_Z B y / s \gamma`, in a few dimensions. If
-residuals remain, they and their products with P extend Z. They can fall to
-:math:`\epsilon \|P\| \|\tilde K\| / s`, the rounding of one product.
+residuals remain, they and their products with P extend Z. They can fall to :math:`\epsilon \|P\|
+\|\tilde K\| / s`, the rounding of one product.
 
 The first block is :math:`P \tilde K` times a random block. All blocks then lie in the range of
 :math:`P \tilde K`, as c does, and K̃ may be singular.
 
 Blocks are on the device in the kernel's dtype. The projected problems, a few hundred wide, are
-solved on the host in float64.
+solved on the host in float64, by SciPy. NumPy's own BLAS would be a second pool of threads, which
+compete with SciPy's and XLA's: on a busy machine an eigendecomposition of 62 rows by NumPy took
+200 ms, by SciPy 0.3 ms.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
@@ -35,13 +40,20 @@ from jaxtyping import Array
 
 from sslstep.kernel_pca._columns import (
     add_both,
+    divided,
+    grams,
     inner,
     normalised,
     orthonormal,
+    residual,
     subtract,
     subtract_both,
     times,
+    turned_both,
 )
+
+#: Largest factor by which rounding in returned modes may exceed the rounding of one product.
+AMPLIFICATION = 4.0
 
 
 class ConvergenceError(RuntimeError):
@@ -73,15 +85,19 @@ class Ritz(NamedTuple):
         eigenvalues: γ, descending, shape (b,); on the host, in float64.
         vectors: c as columns, shape (N, b); columns beyond the rank of K̃ are zeros.
         images: K̃ c, shape (N, b).
-        turned: P K̃ c, shape (N, b).
+        rounding: the length at which K̃ c is rounded, (Σ y² ‖v‖²)^½, shape (b,); on the host.
+        lengths: ‖c‖, shape (b,); on the host.
         residuals: ‖P K̃ c − s γ c‖ / (s ‖c‖), shape (b,); on the host.
+        rest: P K̃ c − s γ c, shape (N, b).
     """
 
     eigenvalues: np.ndarray
     vectors: Array
     images: Array
-    turned: Array
+    rounding: np.ndarray
+    lengths: np.ndarray
     residuals: np.ndarray
+    rest: Array
 
 
 class Limits(NamedTuple):
@@ -118,8 +134,10 @@ def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple
             continue
         ritz = basis.ritz()
         looks.record(iteration, _excess(ritz, limits, basis))
+        if looks.excess <= 1 and _is_accurate(ritz, limits, problem):
+            return ritz, iteration
         if going_on and looks.excess > 1 and not looks.stalled:
-            block = _residual(ritz, problem)
+            block = ritz.rest
             continue
         ritz, products = _polish(ritz, limits, basis, limits.max_iterations - iteration)
         iteration += products
@@ -127,7 +145,7 @@ def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple
             return ritz, iteration
         if not more or iteration + 2 > limits.max_iterations:
             raise ConvergenceError(_failure(ritz, limits, basis, iteration, more))
-        block, basis, looks = _residual(ritz, problem), basis.restarted(ritz), _Looks()
+        block, basis, looks = ritz.rest, basis.restarted(ritz), _Looks()
 
 
 class _Looks:
@@ -174,6 +192,7 @@ class _Basis:
         self.turned = jnp.zeros(())  # P W of the last block
         self.strength = 0.0  # largest factor by which P has lengthened a column
         self.live = np.zeros(0, bool)
+        self.rounding = np.zeros(0)  # lengths at which the columns of W are rounded
         self.h = np.zeros((0, 0))
 
     def extend(self, block: Array) -> bool:
@@ -182,17 +201,33 @@ class _Basis:
         image = multiply(self.problem, block)
         for v, w in zip(self.v, self.w, strict=True):
             block, image = subtract_both(block, image, v, w)
-        gram = np.asarray(inner(block, image), np.float64)
-        values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+        # In float64: the small eigenvalues of this Gram matrix decide how long V becomes.
+        gram, square = (np.asarray(a, np.float64) for a in grams(block, image))
+        values, vectors = scipy.linalg.eigh((gram + gram.T) / 2)
         self.largest = max(self.largest, float(values[-1]))
         # Rayleigh quotients, because an oblique projection lengthens vectors; lengths below 1 are
         # rounding.
-        lengths = np.einsum("ij,ik,kj->j", vectors, np.asarray(inner(block, block)), vectors)
-        self.require_positive(float((values / np.maximum(lengths, 1)).min()))
+        squares = np.sum(vectors * (square @ vectors), axis=0)
+        self.require_positive(float((values / np.maximum(squares, 1)).min()))
         kept = values > _negligible(self.problem) * self.largest
         scale = np.where(kept, np.where(kept, values, 1) ** -0.5, 0)
         turn = jnp.asarray(vectors * scale, self.problem.dtype)
-        self._append(times(block, turn), times(image, turn), kept)
+        block, image, *norms = turned_both(block, image, turn)
+        turned = self.problem.operator(image)
+        self.v.append(block)
+        self.w.append(image)
+        self.turned = turned
+        new = [inner(old, turned) for old in self.w]
+        norms += [jnp.linalg.norm(turned, axis=0)]
+        new, (lengths, before, after) = jax.device_get((new, norms))
+        if kept.any():
+            self.strength = max(self.strength, float((after[kept] / before[kept]).max()))
+        row = np.concatenate(new).astype(np.float64) / self.problem.scale
+        old = len(self.h)
+        row[old:] = (row[old:] + row[old:].T) / 2
+        self.h = np.block([[self.h, row[:old]], [row[:old].T, row[old:]]])
+        self.live = np.concatenate([self.live, kept])
+        self.rounding = np.concatenate([self.rounding, lengths])
         return bool(kept.any())
 
     def ritz(self) -> Ritz:
@@ -211,14 +246,15 @@ class _Basis:
         vectors, images = times(self.v[0], parts[0]), times(self.w[0], parts[0])
         for v, w, part in zip(self.v[1:], self.w[1:], parts[1:], strict=True):
             vectors, images = add_both(vectors, images, v, w, part)
-        return _with_residuals(self.problem, eigenvalues, vectors, images)
+        rounding = np.sqrt(self.rounding**2 @ y**2)
+        return _with_residuals(self.problem, eigenvalues, vectors, images, rounding)
 
     def restarted(self, ritz: Ritz) -> "_Basis":
         """Return a new basis that holds only the Ritz vectors."""
         basis = _Basis(self.problem, self.largest, self.frobenius)
-        live = np.asarray(jnp.abs(ritz.images).max(axis=0) > 0)
-        basis.v, basis.w, basis.live = [ritz.vectors], [ritz.images], live
+        basis.v, basis.w, basis.live = [ritz.vectors], [ritz.images], ritz.lengths > 0
         basis.h, basis.strength = np.diag(ritz.eigenvalues), self.strength
+        basis.rounding = ritz.rounding
         return basis
 
     def require_positive(self, smallest: float) -> None:
@@ -233,19 +269,6 @@ class _Basis:
         for v, w in zip(self.v[-2:], self.w[-2:], strict=True):
             block = subtract(block, v, w)
         return block
-
-    def _append(self, v: Array, w: Array, live: np.ndarray) -> None:
-        self.v.append(v)
-        self.w.append(w)
-        self.turned = turned = self.problem.operator(w)
-        before, after = (np.asarray(jnp.linalg.norm(a, axis=0), np.float64) for a in (w, turned))
-        self.strength = max(self.strength, float((after / np.where(live, before, 1)).max()))
-        new = np.concatenate([np.asarray(inner(old, turned), np.float64) for old in self.w])
-        new /= self.problem.scale
-        old = len(self.h)
-        new[old:] = (new[old:] + new[old:].T) / 2
-        self.h = np.block([[self.h, new[:old]], [new[:old].T, new[old:]]])
-        self.live = np.concatenate([self.live, live])
 
 
 def entries_rounding(dtype: np.dtype, frobenius: float) -> float:
@@ -276,13 +299,14 @@ def multiply(problem: Problem, block: Array) -> Array:
             f"kernel must map a block of shape {block.shape} to one of the same shape, got "
             f"{image.shape}."
         )
-    finite = np.asarray(jnp.isfinite(image).all(axis=1))
+    image, rows = divided(image, block, problem.unit)
+    finite = np.asarray(rows)
     if not finite.all():
         raise ValueError(
             f"kernel holds NaN or infinity: {int((~finite).sum())} of {len(finite)} rows of its "
             f"product with a finite block are not finite, the first is row {np.argmin(finite)}."
         )
-    return image.astype(problem.dtype) * jnp.asarray(1 / problem.unit, problem.dtype)
+    return image
 
 
 def _require_symmetry(block: Array, image: Array) -> None:
@@ -318,6 +342,15 @@ def _negligible(problem: Problem) -> float:
     return 10 * eps if eps > 1e-10 else 1e-11
 
 
+def _is_accurate(ritz: Ritz, limits: Limits, problem: Problem) -> bool:
+    """Return whether wanted modes need no `_polish`: γ above rounding, which is not amplified."""
+    wanted = slice(limits.num)
+    least = 10 * float(jnp.finfo(problem.dtype).eps) * np.abs(ritz.eigenvalues).max()
+    positive = ritz.eigenvalues[wanted] > least
+    near = ritz.rounding[wanted] <= AMPLIFICATION * ritz.lengths[wanted]
+    return bool((positive & near).all())
+
+
 def _polish(ritz: Ritz, limits: Limits, basis: _Basis, room: int) -> tuple[Ritz, int]:
     """Compute Ritz pairs again in an orthonormal basis, and return the number of products taken.
 
@@ -332,7 +365,7 @@ def _polish(ritz: Ritz, limits: Limits, basis: _Basis, room: int) -> tuple[Ritz,
         old = len(z)
         for _ in range(2):  # the block, and then its product with P
             block = normalised(block)
-            for least in (None, 0.5):  # a new direction keeps its length in the second pass
+            for least in (0.0, 0.5):  # a new direction keeps its length in the second pass
                 for other in z:
                     block = subtract(block, other, other)
                 block = orthonormal(block, least)
@@ -348,7 +381,7 @@ def _polish(ritz: Ritz, limits: Limits, basis: _Basis, room: int) -> tuple[Ritz,
         ritz = _projected(basis, z, w, turned, len(ritz.eigenvalues))
         if _excess(ritz, limits, basis) <= 1:
             break
-        block = _residual(ritz, problem)
+        block = ritz.rest
     return ritz, products
 
 
@@ -361,14 +394,14 @@ def _projected(
         np.block([[np.asarray(inner(a, b), np.float64) for b in images] for a in z])
         for images in (w, turned)
     )
-    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+    values, vectors = scipy.linalg.eigh((gram + gram.T) / 2)
     basis.largest = max(basis.largest, float(values[-1]))
     basis.require_positive(float(values[0]))
     negligible = 10 * float(jnp.finfo(problem.dtype).eps)
     kept = values > negligible * basis.largest
     factor = vectors[:, kept] * values[kept] ** 0.5
     images = (operator + operator.T) / 2 @ factor
-    gammas, y = np.linalg.eigh(factor.T @ images / problem.scale)
+    gammas, y = scipy.linalg.eigh(factor.T @ images / problem.scale)
     usable = np.abs(gammas) > negligible * np.abs(gammas).max(initial=0)
     scaled = np.where(usable, 1 / np.where(usable, gammas * problem.scale, 1), 0)
     gammas = np.where(usable, gammas, 0)
@@ -384,20 +417,19 @@ def _projected(
 
 
 def _with_residuals(
-    problem: Problem, eigenvalues: np.ndarray, vectors: Array, images: Array
+    problem: Problem,
+    eigenvalues: np.ndarray,
+    vectors: Array,
+    images: Array,
+    rounding: np.ndarray | None = None,
 ) -> Ritz:
-    turned = problem.operator(images)
-    ritz = Ritz(eigenvalues, vectors, images, turned, np.zeros_like(eigenvalues))
-    norms, sizes = (
-        np.asarray(jnp.linalg.norm(a, axis=0), np.float64)
-        for a in (_residual(ritz, problem), vectors)
-    )
-    return ritz._replace(residuals=norms / np.where(sizes > 0, sizes * problem.scale, 1))
-
-
-def _residual(ritz: Ritz, problem: Problem) -> Array:
-    factor = jnp.asarray(problem.scale * ritz.eigenvalues, problem.dtype)
-    return ritz.turned - ritz.vectors * factor[None, :]
+    """Return modes and their residuals; `rounding` is the length of the vectors by default."""
+    factors = jnp.asarray(problem.scale * eigenvalues, problem.dtype)
+    rest, *norms = residual(problem.operator(images), vectors, factors)
+    norms, lengths = (np.asarray(a, np.float64) for a in norms)
+    residuals = norms / np.where(lengths > 0, lengths * problem.scale, 1)
+    rounding = lengths if rounding is None else rounding
+    return Ritz(eigenvalues, vectors, images, rounding, lengths, residuals, rest)
 
 
 def _ratios(ritz: Ritz, limits: Limits, basis: _Basis) -> np.ndarray:

@@ -92,9 +92,9 @@ def contrastive_modes(
 
     The solvers:
 
-    - ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``. One
-      or a few more products then give the modes in a basis that does not amplify rounding. It
-      needs neither the kernel as an array nor a copy of it.
+    - ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``. If
+      rounding is amplified in the modes, one or a few more products give them in a basis that does
+      not amplify it. It needs neither the kernel as an array nor a copy of it.
     - ``"dense"`` decomposes the whole kernel, in float64 unless the kernel is traced. It alone can
       be differentiated or used within `jit`.
     - ``"auto"`` is ``dense`` for up to N = 500 samples (a function is converted to an array first),

@@ -437,6 +437,20 @@ def test_a_dtype_that_jax_does_not_allow():
         kernel_pca.contrastive_modes(lambda v: v, 2, num_pairs=10, dtype=jnp.float64)
 
 
+def test_no_product_is_wider_than_a_block_where_rounding_is_not_amplified():
+    """Otherwise the modes are computed again, in a basis of up to twice as many columns."""
+    kernel = with_spectrum(15, np.geomspace(1, 1e-2, 600))
+    single, widths = jnp.asarray(kernel, jnp.float32), []
+
+    def multiply(v):
+        widths.append(v.shape[1])
+        return single @ v
+
+    modes = kernel_pca.contrastive_modes(multiply, 8, num_pairs=300)
+    assert widths == [16] * int(modes.iterations)
+    np.testing.assert_allclose(modes.eigenvalues, reference(kernel)[0][:8], rtol=1e-5)
+
+
 def test_not_converging_is_an_error():
     # Eigenvalues without a gap to speak of, and very few products.
     kernel = jnp.asarray(with_spectrum(13, np.linspace(1, 1.1, 520)), jnp.float32)
