@@ -146,7 +146,7 @@ def measure_turns(settings: Settings, dtype: str) -> dict[str, Any]:
             return [jax.block_until_ready(multiply(matrix, block)) for _ in range(num)]
 
         peers = (partial(way, host, options.dim) for way in (by_an_expert, by_cholesky))
-        calls = dict(zip(TURNS, (solve, products, *peers), strict=True))
+        calls: dict[str, Any] = dict(zip(TURNS, (solve, products, *peers), strict=True))
         turns = take_turns(calls, options.rounds)
     ours, eigsh = (np.asarray(turns.results[name][0], float) for name in (TURNS[0], TURNS[3]))
     error = np.abs(eigsh / ours - 1).max()
