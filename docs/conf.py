@@ -30,7 +30,7 @@ exclude_patterns = ["_build", "benchmarks_report.md", "recorded"]  # parts of ot
 html_theme = "furo"
 html_static_path = ["_static"]
 html_title = "sslstep"
-# Code of 98 columns fits its box on a desktop.
+# Code of 97 columns fits its box on a desktop.
 html_theme_options = {"light_css_variables": {"code-font-size": "75%"}}
 
 myst_enable_extensions = ["amsmath", "dollarmath"]
