@@ -10,8 +10,8 @@ fewer pairs. (B) The relative distance of the bounds, and the error of γ in the
 at which each mode is learned. (D) The test accuracy of a linear probe on the first modes. Expected:
 the bounds of every γ differ by at most 1%.
 
-Presets: `cpu` uses the embedded photographs, or another --data; `paper` uses CIFAR-10 from
---data-dir; `small` uses 2,000 pairs and takes seconds. Kernels are in float32.
+Presets: `cpu` uses the embedded photographs, or another --data; `paper` uses CIFAR-10 from the
+folder --data-dir; `small` uses 2,000 pairs and takes seconds. Kernels are in float32.
 """
 
 import resource
