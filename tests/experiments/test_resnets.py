@@ -119,6 +119,23 @@ def test_alignment_of_what_was_learned_with_the_ntk(runs, tmp_path, require_docu
         command(load("experiments.tables"), runs, tmp_path / "b", *args, "--num-held-out", "32")
 
 
+def test_the_resnet18_s_figures_and_claims_are_those_of_the_experiments(runs, tmp_path):
+    """The composition, with the small network of the other tests."""
+    args = ["--backbone", "small", "--stem", "small_stride2", "--methods", "barlow_twins"]
+    args += [*tiny("small.barlow-twins", "standard.barlow-twins"), "--num-pairs", "16"]
+    for kind in ("small", "standard"):
+        args += [f"--{kind}.barlow-twins.views", "crops"]
+    out = tmp_path / "out"
+    assert command(load("experiments.beyond.resnet18"), runs, out, *args) == 0
+    names = ["small", "standard", "standard_histograms", "accuracy", "alignment", "predicted_steps"]
+    assert sorted(path.stem for path in out.glob("*.png")) == sorted(names)
+    assert "### Table 1" in (out / "table.md").read_text(encoding="utf-8")
+    statements = [claim.statement for claim in claims.load(out / "claims.json")]
+    for told in ("dimensions learned", "one band", "small initialisation ends", "initial NTK"):
+        assert any(told in statement for statement in statements), told
+    assert results.load(out).arrays["small/barlow_twins/0/loss"].shape == (12,)
+
+
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     args = ["--checkpoint-every", "4", *ONE]
     runs, out = tmp_path / "runs", tmp_path / "here"
