@@ -103,14 +103,20 @@ def require_symmetries(loss_fn: Loss, size: int, dim: int, num_views: int, dtype
     """Raise ValueError unless the loss is even in each dimension and treats all of them equally.
 
     It must not depend on the order of the samples either. The check compares gradients of the loss
-    at random embeddings.
+    at random embeddings. Raise TypeError if JAX cannot trace the loss as a function of the views.
     """
     rng = np.random.default_rng(0)
     n = size // num_views
     if n < 2:
         raise ValueError(f"a loss compares samples, and needs at least 2, got {n}.")
     z = jnp.asarray(rng.standard_normal((size, dim)), dtype)
-    shape = jax.eval_shape(partial(value, loss_fn, num_views), z)
+    try:
+        shape = jax.eval_shape(partial(value, loss_fn, num_views), z)
+    except TypeError as error:  # JAX's errors about values of traced arrays are TypeErrors too
+        raise TypeError(
+            f"loss_fn must be a JAX function of {num_views} views of shape (n, d), and may not take "
+            f"their values by float(), bool() or NumPy: {str(error).partition(chr(10))[0]}"
+        ) from error
     if getattr(shape, "shape", None) != () or not jnp.issubdtype(shape.dtype, jnp.floating):
         raise ValueError(f"loss_fn must return a real number, of shape (), got {shape}.")
     of = partial(gradient, loss_fn, num_views)

@@ -98,6 +98,7 @@ def growth_modes(
             in each dimension, treats dimensions differently, is not twice differentiable, is not
             finite, or has no expansion at zero. Losses that normalise each embedding have none at
             zero, but have one with ``embeddings``.
+        TypeError: if JAX cannot trace ``loss_fn`` as a function of the views.
         sslstep.kernel_pca.ConvergenceError: if the Krylov solver does not meet ``tol``.
 
     Example:

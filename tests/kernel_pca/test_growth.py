@@ -227,6 +227,19 @@ def test_bad_losses_are_named(name):
         kernel_pca.growth_modes(jnp.eye(12), loss, 2)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z: jnp.sum(z**2),
+        lambda z, w: -float(jnp.sum(z * w)),
+        lambda z, w: np.asarray(z).sum(),
+    ],
+)
+def test_losses_that_jax_cannot_trace_are_named(loss):
+    with pytest.raises(TypeError, match="loss_fn must be a JAX function of 2 views"):
+        kernel_pca.growth_modes(jnp.eye(12), loss, 2)
+
+
 def test_a_normalised_loss_grows_from_what_is_learned(x64):
     x = np.concatenate(samples(10))
     modes = kernel_pca.growth_modes(rbf(x), losses.simclr, 2, embeddings=x[:, :1])
