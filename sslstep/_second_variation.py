@@ -114,8 +114,8 @@ def require_symmetries(loss_fn: Loss, size: int, dim: int, num_views: int, dtype
         shape = jax.eval_shape(partial(value, loss_fn, num_views), z)
     except TypeError as error:  # JAX's errors about values of traced arrays are TypeErrors too
         raise TypeError(
-            f"loss_fn must be a JAX function of {num_views} views of shape (n, d), and may not take "
-            f"their values by float(), bool() or NumPy: {str(error).partition(chr(10))[0]}"
+            f"loss_fn must be a JAX function of {num_views} views of shape (n, d), and may not "
+            f"take their values by float(), bool() or NumPy: {str(error).partition(chr(10))[0]}"
         ) from error
     if getattr(shape, "shape", None) != () or not jnp.issubdtype(shape.dtype, jnp.floating):
         raise ValueError(f"loss_fn must return a real number, of shape (), got {shape}.")
