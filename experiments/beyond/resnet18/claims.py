@@ -6,7 +6,7 @@ from sslstep.experiment import Arrays, training
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Claims of the experiments."""
+    """Return the claims of the experiments."""
     return [
         claim
         for name, part in parts(config).items()
@@ -15,7 +15,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def table(config: Config, arrays: Arrays) -> str:
-    """Table 1 and Table 2."""
+    """Return Tables 1 and 2."""
     part = parts(config)["alignment"]
     assert part.experiment.table is not None
     return part.experiment.table(part.config, training.run_of(arrays, "alignment"))

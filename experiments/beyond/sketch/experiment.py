@@ -11,8 +11,8 @@ Alignment of the modes' embeddings with the exact ones, beside chance. (C) γ of
 keys, and exact γ of the fewer pairs. The network is the ResNet of Figure 5 at initialisation, its
 batch norms held at the statistics of the first pairs.
 
-Presets: `cpu` uses the embedded photographs, or another --data; `paper` CIFAR-10 from --data-dir;
-`small` some hundred pairs.
+Presets: `cpu` uses the embedded photographs, or another --data; `paper` uses CIFAR-10 from the
+folder --data-dir; `small` uses 200 pairs.
 """
 
 import time
@@ -98,7 +98,9 @@ def run(config: Config) -> Arrays:
         for key in jax.random.split(key_all)
     ]
     seconds = (time.perf_counter() - start) / 2
-    log.info("modes of %d pairs from %d features: %.0f s", config.num_pairs, dim, seconds)
+    log.info(
+        "modes of %d pairs from %d features: %.0f s", config.num_pairs, config.features[-1], seconds
+    )
     return {
         "exact_gammas": np.asarray(exact.eigenvalues),
         "errors": errors,
