@@ -26,7 +26,9 @@ rotates the learned dimensions relative to fixed axes. For such a loss the axes 
 :math:`W = B Q^\top`, one system of equations moves B and Q, and the columns of B stay orthogonal
 during a step.
 
-For gradient descent, powers of :math:`1 + \eta J` take the place of exponentials.
+For gradient descent, powers of :math:`1 + \eta J` take the place of exponentials, and each step ends
+with a rotation R: it takes B to :math:`(B - \eta G) R` and Q to :math:`Q R`, where G is the gradient
+with respect to B. The product is gradient descent's for any R.
 """
 
 from collections.abc import Callable
@@ -56,10 +58,14 @@ SMALLEST = 0.02
 
 
 class Model(NamedTuple):
-    """The model F_0 + A W: `features` is A, shape (N, r), and `rest` is F_0, shape (N, d)."""
+    """The model F_0 + A W, with A of shape (N, r) and F_0 of shape (N, d), and its learning rate.
+
+    The learning rate is that of gradient descent; None: gradient flow.
+    """
 
     features: Array
     rest: Array
+    learning_rate: Array | None = None
 
 
 def follow(
@@ -77,7 +83,8 @@ def follow(
     Return W at each time, shape (T, r, d), on the host in float64, and the loss, shape (T,).
     """
     with jax.enable_x64(True):
-        model = Model(*(jnp.asarray(a, jnp.float64) for a in (features, rest)))
+        parts = (features, rest, *([learning_rate] if learning_rate else []))
+        model = Model(*(jnp.asarray(a, jnp.float64) for a in parts))
         w, times = (np.asarray(a, np.float64) for a in (weights, times))
         invariant = _turns_with(loss_fn, num_views, model, w.shape[1])
         walk = _Walk(loss_fn, num_views, model, invariant, learning_rate, tol)
@@ -235,23 +242,42 @@ def _loss(loss_fn, num_views, model, w):
     return value(loss_fn, num_views, model.rest + matmul(model.features, w))
 
 
-def _field(loss_fn, num_views, model, y):
-    """Return the velocity of y, which is W, or B with the axes Q below it, for W = B Qᵀ."""
-    rank = model.features.shape[1]
+def _field(loss_fn, num_views, model, start, y):
+    """Return the velocity of y, which is W, or B with the axes Q below it, for W = B Qᵀ.
+
+    For gradient descent it is the change in one step over the learning rate. `start` is y at the
+    start of the time step.
+    """
+    rank, eta = model.features.shape[1], model.learning_rate
     w, axes = y[:rank], y[rank:]
     moving = len(axes) > 0
     down = -jax.grad(partial(_loss, loss_fn, num_views, model))(matmul(w, axes.T) if moving else w)
     if not moving:
         return down
+    down = matmul(down, axes)
+    if eta is not None:
+        there = w + eta * down
+        turn = _rotation(start[:rank], there)
+        return jnp.concatenate([matmul(there, turn) - w, matmul(axes, turn) - axes]) / eta
     # Q rotates so that the columns of B stay orthogonal. Two columns of nearly equal length may
     # lose orthogonality until `aligned` restores it: the velocity of B Qᵀ is exact for any spin.
-    down = matmul(down, axes)
     overlap = matmul(w.T, down)
     squares = jnp.sum(w**2, axis=0)
     apart = squares[:, None] - squares[None, :]
     near = squares[:, None] * squares[None, :]
     spin = -(overlap + overlap.T) * apart / jnp.where(near > 0, apart**2 + near, 1)
     return jnp.concatenate([down + matmul(w, spin), matmul(axes, spin)])
+
+
+def _rotation(start, there):
+    """Return the rotation R for which column j of `there` R is orthogonal to columns i < j of `start`.
+
+    A learned dimension that turns then leaves nothing in the columns of the small ones.
+    """
+    overlap = matmul(there.T, start)
+    empty = jnp.all(overlap == 0, axis=0)
+    turn, triangle = jnp.linalg.qr(overlap + jnp.diag(empty.astype(overlap.dtype)))
+    return turn * jnp.sign(jnp.diagonal(triangle))[None, :]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 7))
@@ -261,7 +287,7 @@ def _arnoldi(loss_fn, num_views, model, w, units, change, flag, num):
     With `flag` = 0 and `change` = 0 the starting vector is the field at W; with `flag` = 1 it is
     N(W + change) - N(W).
     """
-    field = partial(_field, loss_fn, num_views, model)
+    field = partial(_field, loss_fn, num_views, model, w)
     here, jacobian = jax.linearize(field, w)
     start = field(w + change) - flag * (here + jacobian(change))
     start = (start / units).ravel()

@@ -186,6 +186,24 @@ def _counted(step, counts):
     return counted
 
 
+def test_descent_of_a_loss_that_turns_what_is_learned(x64):
+    """Gradient descent at η ρ = 0.1, for which gradient flow of the axes errs by a factor."""
+    views, loss, weights = features(), LOSSES["Barlow Twins"], start(1e-6)
+    x = np.concatenate(views)
+    rates = linear.growth_modes(loss, views, DIM).eigenvalues
+    eta = 0.1 / float(rates[0])
+    every = int(2 * np.log(1e6) / float(rates[-1]) / eta / 300)
+    step = jax.jit(lambda w: w - eta * jax.grad(lambda w: loss(*jnp.split(x @ w, 2)))(w))
+    trained = [jnp.asarray(weights)]
+    for _ in range(300):
+        trained.append(jax.lax.fori_loop(0, every, lambda _, w: step(w), trained[-1]))
+    times = eta * every * np.arange(301)
+    run = kernel_pca.stepwise_flow(x @ x.T, loss, x @ weights, times, learning_rate=eta)
+    found = spectra(run.embeddings(x @ x.T, x @ weights))
+    # Nine digits of the first eigenvalue above the dimensions that wait.
+    np.testing.assert_allclose(found, spectra(x @ np.asarray(trained)), rtol=0.02)
+
+
 def test_a_kernel_machine(x64):
     """Of a kernel that is full of small directions: an integrator's answer."""
     x = np.concatenate(features())[:, :3]

@@ -38,7 +38,7 @@ from sslstep.experiment.image_data import Crops, crop_pairs
 from sslstep.measure import spectrum, steps
 
 
-def rounded_vicreg(z: jax.Array, z_prime: jax.Array, width: float = 0.01) -> jax.Array:
+def rounded_vicreg(z: jax.Array, z_prime: jax.Array, width: float = 2e-4) -> jax.Array:
     """Compute VICReg's loss with the corner of the hinge rounded.
 
     The rounding extends over about `width` in the standard deviation.
@@ -63,7 +63,7 @@ class Loss(NamedTuple):
     predicted_by: Callable[..., Any] | None = None
     """Loss of the predicted gradient flow; None: gradient descent of `function` is predicted."""
     step: float = 0.1
-    """Learning rate times 4γ_1, the first rate of simplified Barlow Twins."""
+    """Largest learning rate times 4γ_1, the first rate of simplified Barlow Twins."""
     span: float = 1.0
     """Time of training, in units of 2 ln(1/α) / 4γ_d: by then simplified Barlow Twins rests."""
     turns: bool = True
@@ -83,7 +83,6 @@ LOSSES = {
     "barlow_twins": Loss(
         r"Barlow Twins, $\lambda = 0.1$",
         partial(losses.barlow_twins, batch_norm=False, off_diagonal=0.1),
-        step=0.02,  # without rotation invariance the flow has an error of this order
         span=3.0,
         turns=False,
         within=0.03,
@@ -92,7 +91,7 @@ LOSSES = {
     "info_nce": Loss(
         "InfoNCE", partial(losses.info_nce, normalise=False, temperature=1.0), span=2.0
     ),
-    "vicreg": Loss("VICReg", losses.vicreg, rounded_vicreg, step=0.001, turns=False),
+    "vicreg": Loss("VICReg", losses.vicreg, rounded_vicreg, step=0.0003, turns=False),
     "lejepa": Loss("LeJEPA", losses.lejepa, step=0.4, share=0.25),
     "simclr": Loss(
         "SimCLR",
@@ -172,9 +171,10 @@ def features(config: Any, key: jax.Array, light: float = 0.0) -> list[np.ndarray
 def _compare(config: Config, loss: Loss, views: list[np.ndarray], key: jax.Array) -> Arrays:
     dim, scale = config.dim, config.init_scale
     gammas = np.asarray(linear.modes(linear.cross_correlation(*views)).eigenvalues)
-    eta = float(loss.step / (4 * gammas[0]))
-    learned_all = 2 * np.log(1 / scale) / (4 * gammas[dim - 1])
-    num_steps = int(loss.span * learned_all / eta)
+    duration = loss.span * 2 * np.log(1 / scale) / (4 * gammas[dim - 1])
+    # At least one step for each record.
+    eta = float(min(loss.step / (4 * gammas[0]), duration / config.num_records))
+    num_steps = round(duration / eta)
     views = [view[: max(int(loss.share * len(view)), 2)] for view in views]
     start = linear.init_weights(key, dim, config.components, scale, dtype=float)
     weights = np.asarray(start).T
