@@ -26,9 +26,9 @@ rotates the learned dimensions relative to fixed axes. For such a loss the axes 
 :math:`W = B Q^\top`, one system of equations moves B and Q, and the columns of B stay orthogonal
 during a step.
 
-For gradient descent, powers of :math:`1 + \eta J` take the place of exponentials, and each step ends
-with a rotation R: it takes B to :math:`(B - \eta G) R` and Q to :math:`Q R`, where G is the gradient
-with respect to B. The product is gradient descent's for any R.
+For gradient descent, powers of :math:`1 + \eta J` take the place of exponentials, and each step
+ends with a rotation R: it takes B to :math:`(B - \eta G) R` and Q to :math:`Q R`, where G is the
+gradient with respect to B. The product is gradient descent's for any R.
 """
 
 from collections.abc import Callable
@@ -270,7 +270,7 @@ def _field(loss_fn, num_views, model, start, y):
 
 
 def _rotation(start, there):
-    """Return the rotation R for which column j of `there` R is orthogonal to columns i < j of `start`.
+    """Return the rotation R: column j of `there` R is orthogonal to columns i < j of `start`.
 
     A learned dimension that turns then leaves nothing in the columns of the small ones.
     """
