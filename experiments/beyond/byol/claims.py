@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from experiments.beyond.byol.experiment import PREDICTORS, Config
+from experiments.beyond.byol.experiment import METHODS, PREDICTORS, Config
 from sslstep import claims
-from sslstep.experiment import Arrays
-from sslstep.measure import power_law
+from sslstep.experiment import Arrays, curves, training
+from sslstep.measure import power_law, steps
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Claims on closed-form step times, and on the dependence of the first wait on α."""
+    """Claims on closed-form step times, on first waits against α, and on steps of the ResNets."""
     out = []
     scales = arrays["scales"]
     for predictor in PREDICTORS:
@@ -44,6 +44,61 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
                 measured=[float(each) for each in found],
                 # Corrections at finite α are of order α ln(1/α), 0.05 at α = 0.01.
                 tolerance=0.05,
+            )
+        )
+    return out + _of_resnets(config, arrays)
+
+
+def _of_resnets(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    counts = {
+        name: [
+            curves.count(getattr(config, name), training.run_of(arrays, f"{name}/{seed}"))
+            for seed in config.seeds
+        ]
+        for name in ("plain", "simsiam", "byol")
+    }
+    plain, own = counts.pop("plain"), METHODS["plain"]
+    # A dimension that is above half of its level from the start is not learned in training.
+    middles = [counted.rises.middle for counted in plain]
+    learned = [int((np.isfinite(middle) & (middle > 0)).sum()) for middle in middles]
+    spreads = [steps.spread(counted.rises) for counted in plain]
+    out = [
+        claims.over_seeds(
+            f"{own}: dimensions learned",
+            "footnote 16",
+            ">=",
+            expected=2,
+            measured=learned,
+        ),
+        claims.over_seeds(
+            f"{own}: the fraction of them that rises alone, from 0.1 to 0.7 of its plateau while "
+            f"no other does",
+            "footnote 16",
+            ">=",
+            expected=0.5,
+            measured=[
+                counted.alone / max(number, 1)
+                for counted, number in zip(plain, learned, strict=True)
+            ],
+        ),
+        claims.over_seeds(
+            f"{own}: they are not learned all at once: the spread of step times over how long "
+            f"rises take, its decimal logarithm (simultaneous growth: 0)",
+            "footnote 16",
+            ">=",
+            measured=[float(np.log10(each)) if each else -np.inf for each in spreads],
+        ),
+    ]
+    for name, found in counts.items():
+        fewer = [one.alone - other.alone for one, other in zip(found, plain, strict=True)]
+        out.append(
+            claims.over_seeds(
+                f"{METHODS[name]}: by how many more dimensions rise alone than without "
+                f"normalisation",
+                "footnote 16",
+                "<=",
+                measured=[float(each) for each in fewer],
+                tolerance=-1.0,
             )
         )
     return out

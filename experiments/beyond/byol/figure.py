@@ -4,16 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from experiments.beyond.byol.experiment import PREDICTORS, Config
+from experiments.beyond.byol.experiment import METHODS, PREDICTORS, Config
 from sslstep import plotting
-from sslstep.experiment import Arrays
+from sslstep.experiment import Arrays, curves, training
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Draw step times against α, for both predictors."""
+    """Draw step times against α for both predictors, and spectra of the ResNets."""
     import matplotlib.pyplot as plt
 
-    fig, waits = plt.subplots(1, 2, figsize=(6.8, 2.6))
+    fig = plt.figure(figsize=(6.8, 4.8))
+    above, below = fig.subfigures(2, 1).tolist()
+    waits, spectra = above.subplots(1, 2), below.subplots(1, 4)
     scales = arrays["scales"]
     for ax, predictor in zip(waits, PREDICTORS, strict=True):
         here = [f"{predictor}/{scale:g}" for scale in config.scales]
@@ -37,5 +39,16 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.set_title(f"linear, predictor {'as small' if small else 'of order one'}", fontsize=8)
     waits[0].legend()
     plotting.mode_key(list(waits), predicted.shape[1])
-    plotting.label_panels(list(waits))
+    for ax, method in zip(spectra, config.methods, strict=True):
+        recipe = getattr(config, method)
+        one = training.run_of(arrays, f"{method}/{config.seeds[0]}")
+        t, values = one["record_t"], one[recipe.measured]
+        plotting.eigenvalue_curves(ax, t, values)
+        curves.step_marks(ax, curves.count(recipe, one))
+        ax.set(xscale="log", yscale="log", xlim=(t[1], t[-1]), xlabel=r"effective time $t$")
+        ax.set_ylim(bottom=max(1e-6, ax.get_ylim()[0]))
+        ax.set_title(METHODS[method], fontsize=7)
+        ax.set_ylabel("eigenvalues ($C$)" if method == "barlow_twins" else "eigenvalues ($z$)")
+    plotting.mode_key(spectra[-1], config.simsiam.dim)
+    plotting.label_panels([*waits, *spectra])
     return fig

@@ -2,13 +2,14 @@
 
 import numpy as np
 
-from experiments.beyond.masked.experiment import Config
+from experiments.beyond.masked.experiment import STARTS, Config
 from sslstep import claims
 from sslstep.experiment import Arrays
+from sslstep.measure import steps
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Claims on closed-form step times, and on the first wait from random layers."""
+    """Claims on step times and waits of the linear model, and on steps of the network."""
     here = [f"linear/{scale:g}" for scale in config.scales]
     predicted, measured = (
         np.stack([arrays[f"{each}/{key}"] for each in here]) for key in ("predicted", "step_times")
@@ -33,4 +34,47 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             tolerance=0.05,
         ),
     ]
+    counts = {start: [rises_of(arrays, start, seed) for seed in config.seeds] for start in STARTS}
+    small, ordinary = (
+        [float(steps.isolated(rises).sum()) for rises in counts[start]] for start in STARTS
+    )
+    out += [
+        claims.over_seeds(
+            "network, small start: dimensions of the hidden representation that rise alone, from "
+            "0.1 to 0.7 of their level while no other does",
+            "Section 7",
+            ">=",
+            expected=2,
+            measured=small,
+        ),
+        claims.over_seeds(
+            "network: by how many more rise alone from the small start than from the ordinary one",
+            "Section 7",
+            ">=",
+            expected=1,
+            measured=np.subtract(small, ordinary).tolist(),
+        ),
+        claims.over_seeds(
+            "network, small start: they do not rise all at once: the spread of step times over how "
+            "long rises take, its decimal logarithm (simultaneous growth: 0)",
+            "Section 7",
+            ">=",
+            measured=[_logarithm(steps.spread(rises)) for rises in counts["small"]],
+        ),
+    ]
     return out
+
+
+def rises_of(arrays: Arrays, start: str, seed: int) -> steps.Rises:
+    """Return the rises of the hidden dimensions that outgrow the start, to their largest value."""
+    t, hidden = (arrays[f"{start}/{seed}/{key}"] for key in ("record_t", "hidden"))
+    levels = steps.grown_levels(hidden)
+    if not np.isfinite(levels).any():  # no dimension grows
+        levels = np.full(len(levels), 1e9 * hidden.max())
+    found = steps.rises(t, hidden, levels, high=0.7)
+    return steps.Rises(*(np.asarray(part) for part in found))
+
+
+def _logarithm(value: float) -> float:
+    """Return the decimal logarithm, minus infinity for the 0 of a run without rises."""
+    return float(np.log10(value)) if value else -np.inf

@@ -1,4 +1,4 @@
-r"""Masked images: a linear autoencoder learns its hidden representation in steps.
+r"""Masked images: the rank of a hidden representation grows in steps.
 
     make masked    or    python -m experiments run masked
 
@@ -10,20 +10,24 @@ follows a logistic curve with the rate 4σ, like an eigenvalue of C with the rat
 
 The moments come from windows of the images, half of whose patches are hidden. (A): the learned
 fraction of each singular value from an aligned start; solid: trained, dashed: predicted. (B):
-eigenvalues of the hidden representation from a random start. Expected: closed forms within 1%, and
-a first wait that grows as ln(1 / α) / 2σ. Preset cpu: a minute.
+eigenvalues of the hidden representation from a random start. (C, D): a network with rectifiers
+(patches, encoder, decoder) from small and from ordinary weights: eigenvalues of the covariance of
+its hidden representation. Expected: closed forms within 1%; a first wait that grows as
+ln(1 / α) / 2σ; from small weights, dimensions of the network that rise apart from each other.
 """
 
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.tree_util import Partial
 
-from sslstep import data, dynamics, simulate
+from sslstep import data, dynamics, losses, nn, simulate, train
 from sslstep.experiment import Arrays, Experiment, image_data, training
 from sslstep.experiment._require import require
 from sslstep.measure import spectrum
@@ -47,26 +51,64 @@ class Config(image_data.Images):
     """Dimensions of the linear model's hidden representation, all of which are learned."""
     scales: tuple[float, ...] = (1e-2, 10**-2.5, 1e-3, 10**-3.5)
     """Initial scales α of the linear model's two layers."""
+    width: int = 64
+    """Number of units of each layer of the network."""
+    init_scale: float = 0.25
+    """α of the network: the factor of its initial weights."""
+    learning_rate: float = 0.6
+    """Learning rate of the network."""
+    batch_size: int = 256
+    """Number of images in a batch."""
+    num_steps: int = 3000
+    """Number of steps of the network's training."""
+    num_records: int = 200
+    """Largest number of measurements of the network's hidden representation."""
+    num_probe: int = 1024
+    """Number of images on which the hidden representation is measured."""
 
 
-def run(config: Config) -> Arrays:
-    """Train and predict the linear model on the images' moments, from every scale."""
+#: Starts of the network: its initial weights times `init_scale`, and times 1.
+STARTS = ("small", "ordinary")
+
+
+class PatchEncoder(linen.Module):
+    """Hidden representation of an image from its patches, by two layers; shape ``(n, width)``."""
+
+    patch: int
+    width: int
+
+    @linen.compact
+    def __call__(self, x: Any, *, train: bool) -> Any:
+        side = (self.patch, self.patch)
+        tokens = linen.Conv(self.width, side, strides=side, use_bias=False, name="patches")(x)
+        tokens = jax.nn.relu(tokens).reshape(len(x), -1)
+        return linen.Dense(self.width, use_bias=False, name="hidden")(tokens)
+
+
+def run(config: Config, runs: training.Store) -> Arrays:
+    """Train and predict the linear model from every scale; train the network from both starts."""
+    counts = {"seeds": 0, "size": 1, "patch": 1, "dim": 1, "width": 1, "batch_size": 2}
     require(
         config,
-        at_least={"seeds": 0, "size": 1, "patch": 1, "dim": 1},
-        positive=("scales",),
+        at_least={**counts, "num_steps": 1, "num_records": 2, "num_probe": config.width + 1},
+        positive=("scales", "init_scale", "learning_rate"),
         fraction=("fraction",),
     )
     if len(config.scales) < 2:
         raise ValueError(f"scales must be two or more, got {config.scales}.")
     seen, truth = _pairs(config, 0, 4096)
+    arrays: Arrays = {"scales": np.asarray(config.scales)}
     with jax.enable_x64(True):
-        found = _linear(config, *(np.asarray(part, float) for part in (seen, truth)))
-    return {"scales": np.asarray(config.scales), **found}
+        arrays |= _linear(config, *(np.asarray(part, float) for part in (seen, truth)))
+    for seed in config.seeds:
+        for start in STARTS:
+            found = _network(config, seed, start, runs)
+            arrays |= {f"{start}/{seed}/{key}": value for key, value in found.items()}
+    return arrays
 
 
 def _masked(config: Config, keys: jax.Array, images: jax.Array) -> Any:
-    crop = data.crop_views(config.size).first
+    crop = data.crop_views(config.size).first._replace(mean=(0.5,) * 3, std=(0.25,) * 3)
     return data.masked_view(keys, images, crop, patch=config.patch, fraction=config.fraction)
 
 
@@ -148,4 +190,53 @@ def _velocity(moment: jax.Array, layers: tuple[jax.Array, jax.Array]) -> Any:
     return jax.tree.map(jnp.negative, jax.grad(loss)(layers))
 
 
-EXPERIMENT = Experiment({"cpu": Config(), "paper": Config(data="cifar10")}, run, minutes=1)
+def _network(config: Config, seed: int, start: str, runs: training.Store) -> Arrays:
+    """Train the network; return the covariance's eigenvalues of its hidden representation."""
+    decoder = nn.Projector(3 * config.size**2, (config.width,), batch_norm=False)
+    network = nn.Encoder(PatchEncoder(config.patch, config.width), decoder)
+    objective, optimizer = train.Reconstruction(network), optax.sgd(config.learning_rate)
+    views = partial(_masked, config)
+    step = train.make_step(objective, losses.reconstruction_error, optimizer, views)
+    x = jnp.asarray(_pairs(config, seed, config.num_probe)[0]).reshape(-1, *2 * [config.size], 3)
+    scale = config.init_scale if start == "small" else 1.0
+    state = train.init_state(jax.random.key(seed), objective, optimizer, x, init_scale=scale)
+
+    @jax.jit
+    def hidden(params: Any) -> jax.Array:
+        h, _ = network.apply({"params": params}, x, train=False)
+        return spectrum.covariance_eigenvalues(h)
+
+    others = ("seeds", "data_dir", "dim", "scales")
+    given = {key: value for key, value in vars(config).items() if key not in others}
+    source = image_data.identity(config.data, config.size)
+    settings = {**given, "data": source, "start": start, "seed": seed}
+    folder = runs.place(f"masked-{source}-{start}-seed{seed}", settings, __name__)
+    runs.sign(folder, __name__)
+    found = train.fit(
+        train.compile_step(step),
+        state,
+        _images(config, seed),
+        num_steps=config.num_steps,
+        batch_size=config.batch_size,
+        folder=folder,
+        record=lambda state: {"hidden": hidden(state.params)},
+        record_at=training.record_steps(config.num_steps, config.num_records),
+        settings=settings,
+        progress=f"masked, {start}, seed {seed}",
+    )
+    return {
+        "record_t": config.learning_rate * found.records["step"],
+        "hidden": found.records["hidden"],
+        "loss": found.metrics["loss"],
+    }
+
+
+EXPERIMENT = Experiment(
+    {
+        "cpu": Config(),
+        "paper": Config(data="cifar10", size=16, patch=4, width=256, num_steps=40000),
+    },
+    run,
+    trains=True,
+    minutes=8,
+)
