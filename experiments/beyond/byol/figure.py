@@ -14,8 +14,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
     import matplotlib.pyplot as plt
 
     fig = plt.figure(figsize=(6.8, 4.8))
-    above, below = fig.subfigures(2, 1).tolist()
-    waits, spectra = above.subplots(1, 2), below.subplots(1, 4)
+    halves: Any = fig.subfigures(2, 1)
+    waits, spectra = halves[0].subplots(1, 2), halves[1].subplots(1, 4)
     scales = arrays["scales"]
     for ax, predictor in zip(waits, PREDICTORS, strict=True):
         here = [f"{predictor}/{scale:g}" for scale in config.scales]
