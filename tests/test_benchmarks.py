@@ -29,6 +29,7 @@ DM_PIX = importlib.util.find_spec("dm_pix") is not None
 TINY = {
     "convolutions": ("--images 2 --size 4 --full", 4, 12),
     "empirical_ntk": ("--networks mlp --samples 3", 1, 2 + TORCH),
+    "growth": ("--pairs 20 --dim 3", 5, 17),
     "kernel_pca": ("--pairs 20 --dim 3", 5, 16),
     "linear": ("--pairs 10 --crop 4 --steps 20", 1, 4),
     "spectral_losses": ("--pairs 6 --dims 2", 1, 5),
@@ -42,6 +43,7 @@ TINY = {
 }
 # What the first alternative of each case is called, where it is not OURS.
 FIRST = {
+    "growth": {"contrastive modes", "loss"},
     "kernel_pca": {OURS, f"{OURS}, krylov"},
     "spectral_losses": {"barlow_twins"},
     "views": {OURS, "a step on given views"},
