@@ -11,6 +11,8 @@
 2. The kernel itself: `gram.pairs` of `infinite.mlp` against neural_tangents' own batching.
 3. With --full: 20,000 pairs (a kernel of 40,000 x 40,000), from images to 2,000 embedded test
    points, d = 64, with the kernel stored (float32) and without ever storing it.
+4. With --plan: a product with a kernel that is never stored, of 80 vectors, on JAX's default
+   device; and from its rate, by arithmetic, exact modes of a million views on eight such devices.
 
 Each measurement has a process of its own, whose peak memory is reported (in parts 1 and 2 beside
 what was there before); the least of several rounds counts, compilation excluded in parts 1 and 2
@@ -43,6 +45,7 @@ from sslstep import data, gram, kernel_pca
 from sslstep.ntk import infinite
 
 NUM_TEST = 2000
+PLANNED = {"views": 1_000_000, "devices": 8, "columns": 80, "products": 10}  # d = 64
 Settings = dict[str, Any]  # the options, as they go to other processes
 
 
@@ -216,6 +219,25 @@ def measure_scale(settings: Settings, name: str) -> dict[str, Any]:
     }
 
 
+def measure_rate(settings: Settings, name: str) -> dict[str, Any]:
+    """A product with a kernel that is never stored."""
+    options = argparse.Namespace(**settings)
+    views = [jax.device_put(view) for view in crops(options, options.plan_pairs)]
+    multiply = gram.pairs_operator(
+        infinite.mlp(1), *views, batch_size=options.batch_size, progress=options.progress
+    )
+    v = jax.random.normal(jax.random.key(0), (2 * options.plan_pairs, PLANNED["columns"]))
+    before = peak_memory()
+    turns = take_turns({name: partial(multiply, v)}, options.rounds)
+    used, start = peak_memory() - before, time.process_time()
+    jax.block_until_ready(multiply(v))
+    return {
+        "seconds": turns.seconds[name],
+        "MiB": used,
+        "processor": time.process_time() - start,
+    }
+
+
 def modes_table(options: argparse.Namespace, rows: Rows) -> None:
     """Print part 1."""
     print(f"\n{options.dim} modes of {options.pairs} pairs")
@@ -276,6 +298,24 @@ def scale_table(options: argparse.Namespace, rows: Rows) -> None:
         print(f"{'':12}{row['iterations']} products, largest residual {row['residual']:.1e}")
 
 
+def plan_table(options: argparse.Namespace, rows: Rows) -> None:
+    """Print part 4."""
+    row = in_own_process(measure_rate, vars(options), OURS)
+    size = 2 * options.plan_pairs
+    case = f"a product of {PLANNED['columns']} vectors, {size} views, never stored"
+    rows.add(case, OURS, row["seconds"], row["MiB"])
+    rate = size * (size + 1) / 2 / row["seconds"]
+    print(f"\n{case}: {row['seconds']:.2f} s, {rate:.2e} entries of the upper half a second")
+    print(f"({row['processor']:.2f} s of all cores)")
+    views, devices = PLANNED["views"], PLANNED["devices"]
+    seconds = views**2 / 2 / (devices * rate)
+    block = 4 * views * PLANNED["columns"] / 2**30
+    sent = 4 * (devices - 1) / devices * block
+    print(f"by arithmetic, {views} views on {devices} such devices: {seconds:.3g} s a product and")
+    print(f"{seconds * PLANNED['products'] / 3600:.3g} h for {PLANNED['products']}; a block is")
+    print(f"{block:.2f} GiB, and each device sends {sent:.2f} GiB a product")
+
+
 def main(args: Sequence[str] | None = None) -> list[Row]:
     """Print the tables."""
     options = parser(__doc__, rounds=3, full="part 3 too (20 minutes)")
@@ -283,13 +323,19 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
     options.add_argument("--dim", type=int, default=50, help="d of part 1 (default: 50)")
     options.add_argument("--scale-pairs", type=int, default=20_000, help="n of part 3")
     options.add_argument("--block-size", type=int, default=160, help="of the matrix-free solver")
+    options.add_argument("--plan", action="store_true", help="part 4 alone")
+    options.add_argument("--plan-pairs", type=int, default=4096, help="n of part 4")
+    options.add_argument("--batch-size", type=int, default=1000, help="of part 4 (GPU: 8192)")
     options.add_argument("--data", default="photos", help="photos, cifar10 or stl10")
     options.add_argument("--data-dir", help="folder of prepared data")
-    options.add_argument("--progress", action="store_true", help="show bars in part 3")
+    options.add_argument("--progress", action="store_true", help="show bars in parts 3, 4")
     chosen = options.parse_args(args)
     rows = Rows("kernel_pca", chosen.rows)
     del chosen.rows  # the rest goes to each measurement
     print_machine(f"data: {chosen.data}")
+    if chosen.plan:
+        plan_table(chosen, rows)
+        return rows.rows
     modes_table(chosen, rows)
     turns_table(chosen, rows)
     kernel_table(chosen, rows)

@@ -16,7 +16,9 @@ import contextlib
 import inspect
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Real
 
@@ -152,6 +156,7 @@ def operator(
     x: Real[ArrayLike, "n ..."],
     *,
     batch_size: int = 1000,
+    devices: Sequence[jax.Device] | None = None,
     progress: bool | None = None,
 ) -> Callable[[Real[ArrayLike, "n b"]], Float[Array, "n b"]]:
     r"""Return the function v → K(x, x) v, which never stores K as a whole.
@@ -159,20 +164,33 @@ def operator(
     Each product computes the blocks of K again. It needs :math:`O(\mathrm{batch\_size}^2 + n b)`
     memory.
 
+    With ``devices`` the blocks are dealt to several devices, of one process or of all processes of
+    ``jax.distributed``. Each device holds v, multiplies it by its blocks and their transposes, and
+    the sum over devices is the product. A block goes to one device and crosses no network: between
+    devices only v and the sums travel, n b numbers each. Every process must make the same call with
+    the same arguments, and call the returned function as often as the others, with blocks of one
+    shape; v is that of the first process. An error in one process is raised in all.
+
     Args:
         kernel_fn: a function of ``(x1, x2=None)`` that returns K(x1, x2).
         x: samples, shape ``(n, ...)``.
-        batch_size: number of samples in a block; need not divide n.
-        progress: whether to show a progress bar for each product; None: on a terminal.
+        batch_size: number of samples in a block; need not divide n. A GPU needs larger blocks than
+            a CPU, such as 8192, to be busy.
+        devices: devices to which blocks are dealt, with a thread for each device of this process.
+            They are of this process alone, or some of each process. JAX arrays of samples are
+            copied to each device once; of NumPy arrays each block is. None: JAX's default device.
+        progress: whether to show a progress bar for each product, of the first device's share;
+            None: on a terminal.
 
     Returns:
         A function from v, shape ``(n, b)``, to K v in the shape and dtype of v. Blocks are rounded
         to this dtype before they are multiplied. The function raises ValueError if v does not have
         shape ``(n, b)`` or is not finite, or in the cases in which :func:`matrix` rejects the
-        kernel function.
+        kernel function; with ``devices`` also if v is traced.
 
     Raises:
-        ValueError: if there are no samples.
+        ValueError: if there are no samples, or ``devices`` are neither of this process alone nor
+            some of each process.
 
     Example:
         >>> import jax.numpy as jnp
@@ -182,7 +200,7 @@ def operator(
         >>> gram.operator(linear_kernel, jnp.array([[1.0], [2.0], [3.0]]))(jnp.ones((3, 1))).T
         Array([[ 6., 12., 18.]], dtype=float32)
     """
-    return _operator([_task(kernel_fn, x)], _num("x", x), batch_size, progress)
+    return _Operator([_task(kernel_fn, x)], _num("x", x), batch_size, devices, progress)
 
 
 def pairs(
@@ -241,6 +259,7 @@ def pairs_operator(
     x_prime: Real[ArrayLike, "n ..."],
     *,
     batch_size: int = 1000,
+    devices: Sequence[jax.Device] | None = None,
     progress: bool | None = None,
 ) -> Callable[[Real[ArrayLike, "m b"]], Float[Array, "m b"]]:
     r"""Return the function v → K̃ v, with K̃ of :func:`pairs`, which never stores K̃ as a whole.
@@ -252,6 +271,8 @@ def pairs_operator(
         x: the first view of each sample, shape ``(n, ...)``.
         x_prime: the second view of each sample, in the same order, shape ``(n, ...)``.
         batch_size: number of samples in a block; need not divide 2n.
+        devices: devices to which blocks are dealt, also those of several processes; None: JAX's
+            default device.
         progress: whether to show a progress bar for each product; None: on a terminal.
 
     Returns:
@@ -259,8 +280,8 @@ def pairs_operator(
         ValueError in the cases in which the function of :func:`operator` does.
 
     Raises:
-        ValueError: if there are no samples, or the views differ in number or (except with two
-            towers) in shape.
+        ValueError: if there are no samples, if the views differ in number or (except with two
+            towers) in shape, or if :func:`operator` rejects ``devices``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -273,7 +294,7 @@ def pairs_operator(
                [2., 4.]], dtype=float32)
     """
     tasks, size = _pair_tasks(kernel_fn, x, x_prime)
-    return _operator(tasks, size, batch_size, progress)
+    return _Operator(tasks, size, batch_size, devices, progress)
 
 
 def to_pairs(
@@ -402,16 +423,139 @@ def _matrix(
     return _assemble(tasks, shape, batch_size, dtype, progress)
 
 
-def _operator(tasks: list[_Task], size: int, batch_size: int, progress: bool | None) -> Any:
-    first = iter([True])  # the first product looks at symmetry
+class _Operator:
+    """The function v → K v, whose blocks are computed anew for each product.
 
-    def multiply(v: Real[ArrayLike, "n b"]) -> Float[Array, "n b"]:
+    `shared` is true if the devices are of several processes, which then multiply together.
+    """
+
+    def __init__(
+        self,
+        tasks: list[_Task],
+        size: int,
+        batch_size: int,
+        devices: Sequence[jax.Device] | None,
+        progress: bool | None,
+    ) -> None:
+        self._tasks, self.size = tasks, size
+        self._batch_size, self._progress = batch_size, progress
+        self._first = iter([True])  # the first product looks at symmetry
+        self._devices, self.shared = list(devices or []), False
+        if devices is not None:
+            processes = _require_devices(self._devices)
+            self.shared = len(processes) > 1
+            # The device whose v counts, and whose progress is shown.
+            self._source = [d.process_index for d in self._devices].index(min(processes))
+            own = jax.process_index()
+            self._own = [
+                (index, device, [_on(device, task) for task in tasks])
+                for index, device in enumerate(self._devices)
+                if device.process_index == own
+            ]
+
+    def __call__(self, v: Real[ArrayLike, "n b"]) -> Float[Array, "n b"]:
+        size = self.size
         if _check.require_matrix("v", v, f"({size}, b)")[0] != size:
             raise ValueError(f"v must have shape ({size}, b), got {_check.shape_of(v)}.")
-        _check.require_finite("v", v)
-        return _multiply(tasks, _check.as_float("v", v), batch_size, progress, first)
+        with self._together():
+            _check.require_finite("v", v)
+            v, both_ways = _check.as_float("v", v), next(self._first, False)
+        if not self._devices:
+            places = _places(self._tasks, self._batch_size)
+            return _multiply(places, v, self._batch_size, self._progress, both_ways)
+        if not _check.is_concrete(v):
+            raise ValueError("v must be known, and not traced, for an operator with devices.")
+        return self._on_devices(v, both_ways)
 
-    return multiply
+    def probe(self, v: Float[Array, "n b"]) -> Float[np.ndarray, "n b"]:
+        """Return K v in the first rows, of each tower, and NaN in the others; without others."""
+        size = self._batch_size
+        places = [place for place in _places(self._tasks, size) if place[1] == 0]
+        product = np.asarray(_multiply(places, v, size, self._progress, both_ways=False))
+        known = np.full_like(product, np.nan)
+        for task in self._tasks:
+            rows = slice(task.row, task.row + size)
+            known[rows] = product[rows]
+        return known
+
+    def _on_devices(self, v: Array, both_ways: bool) -> Array:
+        mesh = Mesh(np.asarray(self._devices), ("devices",))
+        zeros = jnp.zeros_like(v)
+        given = [
+            jax.device_put(v if index == self._source else zeros, device)
+            for index, device, _ in self._own
+        ]
+        copies = {copy.device: copy.data for copy in _sum(mesh, given).addressable_shards}
+        x64 = jnp.result_type(float) == jnp.float64
+        precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009 (not typed)
+        stop = threading.Event()
+
+        def share(index: int, device: jax.Device, tasks: list[_Task]) -> Array:
+            places = _places(tasks, self._batch_size)[index :: len(self._devices)]
+            progress = self._progress if index == self._source else False
+            # JAX's settings are local to a thread.
+            with (
+                jax.default_device(device),
+                jax.enable_x64(x64),
+                jax.default_matmul_precision(precision),
+            ):
+                settings = self._batch_size, progress, both_ways, stop
+                try:
+                    return _multiply(places, copies[device], *settings)
+                except BaseException:
+                    stop.set()
+                    raise
+
+        with self._together():
+            if len(self._own) == 1:
+                totals = [share(*self._own[0])]
+            else:
+                with ThreadPoolExecutor(len(self._own)) as pool:
+                    try:
+                        totals = list(pool.map(share, *zip(*self._own, strict=True)))
+                    finally:
+                        stop.set()
+        return _sum(mesh, totals).addressable_data(0)
+
+    def _together(self) -> contextlib.AbstractContextManager[None]:
+        """Raise an error of one process in all of them."""
+        if not self.shared:
+            return contextlib.nullcontext()
+        from sslstep.train._peers import Peers  # here, because it imports the trainer's packages
+
+        return Peers().together()
+
+
+def _require_devices(devices: list[jax.Device]) -> set[int]:
+    """Return the processes of the devices; raise unless this one or every one has a device."""
+    processes = {device.process_index for device in devices}
+    if processes not in ({jax.process_index()}, set(range(jax.process_count()))):
+        raise ValueError(
+            f"devices must be of this process, {jax.process_index()}, or some of each of the "
+            f"{jax.process_count()} processes, got {devices!r}."
+        )
+    return processes
+
+
+def _on(device: jax.Device, task: _Task) -> _Task:
+    """Copy the samples of a symmetric matrix to a device, unless they are on the host."""
+    on_device = isinstance(task.x1, jax.Array)
+    return task._replace(x1=jax.device_put(task.x1, device)) if on_device else task
+
+
+def _sum(mesh: Mesh, parts: list[Array]) -> Array:
+    """Sum one array of each device of the mesh; `parts` are those of this process's devices."""
+    shape, rows = (mesh.size, *parts[0].shape), NamedSharding(mesh, P("devices"))
+    parts = [part[None] for part in parts]
+    return _psum(mesh, jax.make_array_from_single_device_arrays(shape, rows, parts))
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _psum(mesh, stacked):
+    def total(own):
+        return jax.lax.psum(own[0], "devices")
+
+    return jax.shard_map(total, mesh=mesh, in_specs=P("devices"), out_specs=P())(stacked)
 
 
 def _pair_tasks(
@@ -481,35 +625,40 @@ def _needs_both(kernel_fn: Callable[..., Any]) -> bool:
 
 
 def _blocks(
-    tasks: list[_Task],
+    places: list[tuple[_Task, int, int]],
     batch_size: int,
     dtype: DTypeLike | None,
     progress: bool | None,
     *,
     both_ways: bool = True,
 ) -> Iterator[_Block]:
-    """Yield the blocks, rounded to `dtype`; for symmetric matrices those on and above the diagonal.
+    """Yield the blocks at these places, rounded to `dtype`.
 
     Raise ValueError if a block on the diagonal is not symmetric. With `both_ways`, also compute
-    block (1, 0), and raise if it is not the transpose of block (0, 1).
+    block (1, 0) where block (0, 1) is computed, and raise if it is not its transpose.
     """
     from tqdm import tqdm  # here, so that importing costs no more than JAX
 
-    _check.require_at_least("batch_size", batch_size, 1)
-    total = sum(sum(1 for _ in _corners(task, batch_size)) for task in tasks)
     hidden = None if progress is None else not progress  # None: unless on a terminal
-    with tqdm(total=total, desc="kernel", unit=" blocks", disable=hidden) as bar:
-        for task in tasks:
-            corner: Any = None
-            for i, j in _corners(task, batch_size):
-                values = _values(task, i, j, batch_size)
-                yield _block(task, values, i, j, batch_size, dtype)
-                if both_ways and task.x2 is None and i == 0:
-                    if j == 0:
-                        corner = values
-                    elif j == batch_size and _check.is_concrete(values):
-                        _require_transpose(values, _values(task, j, i, batch_size), corner)
-                bar.update()
+    corner: Any = None
+    with tqdm(total=len(places), desc="kernel", unit=" blocks", disable=hidden) as bar:
+        for task, i, j in places:
+            values = _values(task, i, j, batch_size)
+            yield _block(task, values, i, j, batch_size, dtype)
+            if both_ways and task.x2 is None and i == 0:
+                if j == 0:
+                    corner = task, values
+                elif j == batch_size and _check.is_concrete(values):
+                    if corner is None or corner[0] is not task:  # another device has it
+                        corner = task, _values(task, 0, 0, batch_size)
+                    _require_transpose(values, _values(task, j, i, batch_size), corner[1])
+            bar.update()
+
+
+def _places(tasks: list[_Task], batch_size: int) -> list[tuple[_Task, int, int]]:
+    """Return the tasks and first entries of all blocks; of symmetric matrices the upper half."""
+    _check.require_at_least("batch_size", batch_size, 1)
+    return [(task, i, j) for task in tasks for i, j in _corners(task, batch_size)]
 
 
 def _corners(task: _Task, batch_size: int) -> Iterator[tuple[int, int]]:
@@ -592,7 +741,7 @@ def _assemble(
     if dtype is not None:
         _check.require_available(dtype, otherwise=", or a file: out")
     result = None
-    for block in _blocks(tasks, batch_size, dtype, progress):
+    for block in _blocks(_places(tasks, batch_size), batch_size, dtype, progress):
         if result is None:
             dtype = jax.dtypes.canonicalize_dtype(block.values.dtype)
             result = jnp.zeros(shape, dtype)
@@ -622,7 +771,7 @@ def _write(
     # In a temporary folder: a temporary file would have more restrictive permissions.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         draft, result = Path(folder) / path.name, None
-        for block in _blocks(tasks, batch_size, dtype, progress):
+        for block in _blocks(_places(tasks, batch_size), batch_size, dtype, progress):
             values = np.asarray(block.values)
             if values.dtype.kind == "V":  # such as bfloat16: NumPy would not record the dtype
                 raise ValueError(
@@ -648,14 +797,18 @@ def _require_new(path: Path) -> None:
 
 
 def _multiply(
-    tasks: list[_Task], v: Array, batch_size: int, progress: bool | None, first: Iterator[bool]
+    places: list[tuple[_Task, int, int]],
+    v: Array,
+    batch_size: int,
+    progress: bool | None,
+    both_ways: bool,
+    stop: threading.Event | None = None,
 ) -> Array:
-    """Return the matrix times v; a mirrored block is multiplied once more as its transpose.
-
-    `first` yields True once: only the first product checks symmetry off the diagonal.
-    """
-    total, both_ways = jnp.zeros_like(v), next(first, False)
-    for block in _blocks(tasks, batch_size, v.dtype, progress, both_ways=both_ways):
+    """Return the blocks times v; a mirrored block is multiplied once more as its transpose."""
+    total = jnp.zeros_like(v)
+    for block in _blocks(places, batch_size, v.dtype, progress, both_ways=both_ways):
+        if stop is not None and stop.is_set():
+            break
         total = _add_product(total, block.values, v, block.row, block.column)
         if block.mirrored:
             total = _add_product(total, block.values.T, v, block.column, block.row)

@@ -248,6 +248,14 @@ def test_values_that_are_not_finite_are_located():
             "view must be 0",
         ),
         (lambda x: gram.as_kernel_fn(rational, "ntkk"), "kernel must be one of 'nngp', 'ntk'"),
+        (
+            lambda x: gram.operator(rational, x, devices=[]),
+            r"devices must be of this process, 0, or some of each of the 1 processes, got \[\]",
+        ),
+        (
+            lambda x: jax.jit(gram.operator(rational, x, devices=jax.devices()))(x),
+            "v must be known, and not traced",
+        ),
     ],
 )
 def test_wrong_input(unchecked, call, message):
@@ -354,6 +362,17 @@ def test_the_operator_can_be_traced(dtype):
     x, v = samples(5, 0, dtype), jnp.asarray(samples(5, 1, dtype))
     multiply = gram.operator(rational, x, batch_size=2, progress=False)
     np.testing.assert_allclose(jax.jit(multiply)(v), multiply(v), atol=20 * eps_of(v))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_a_device_that_is_named_changes_no_bit(dtype, kind):
+    """Several of them, of one process and of two: in kernel_pca/test_products.py."""
+    x, v = kind(samples(11, 0, dtype)), samples(11, 1, dtype)
+    named, plain = (
+        gram.operator(rational, x, batch_size=4, devices=devices)(v)
+        for devices in (jax.devices()[:1], None)
+    )
+    np.testing.assert_array_equal(named, plain)
 
 
 def test_progress_is_shown_on_request(capsys):

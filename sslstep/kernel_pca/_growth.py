@@ -1,5 +1,6 @@
 r"""Growing modes of a kernel machine, and plateaus of its loss, for any loss."""
 
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -46,6 +47,8 @@ def growth_modes(
     max_iterations: int = 100,
     block_size: int | None = None,
     key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> KernelModes:
     r"""Modes that grow under any loss, given the embeddings learned so far, and their rates.
 
@@ -87,6 +90,9 @@ def growth_modes(
         max_iterations: largest number of products of a block with the kernel.
         block_size: number of columns of a block, more than ``dim``.
         key: random key of the first block; a fixed key by default.
+        folder: folder that keeps the products, to continue an interrupted solve: see
+            :func:`contrastive_modes`. Products do not depend on the loss.
+        progress: whether to show a progress bar; None: on a terminal, after 10 s.
 
     Returns:
         :class:`KernelModes` with d modes, whose eigenvalues are the rates ρ. A mode that does not
@@ -120,7 +126,7 @@ def growth_modes(
     hessian = negative_hessian(
         loss_fn, embeddings, size, dim, num_views=num_views, dtype=computed_in(given)
     )
-    options = Options(solver, dtype, tol, max_iterations, block_size, key)
+    options = Options(solver, dtype, tol, max_iterations, block_size, key, folder, progress)
     modes = leading_modes(kernel, size, dim, options, hessian, 1.0)
     warn_if_few(modes.eigenvalues)
     return modes

@@ -30,7 +30,7 @@ compete with SciPy's and XLA's: on a busy machine an eigendecomposition of 62 ro
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,10 +116,17 @@ class Limits(NamedTuple):
     max_blocks: int
 
 
-def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple[Ritz, int]:
+def solve(
+    problem: Problem,
+    start: Array,
+    image: Array,
+    limits: Limits,
+    report: Callable[[float], Any] = lambda excess: None,
+) -> tuple[Ritz, int]:
     """Return the leading modes and the number of products with K̃.
 
-    `start` is a random block, shape (N, b), and `image` is K̃ times `start`.
+    `start` is a random block, shape (N, b), and `image` is K̃ times `start`. `report` is called with
+    the largest residual over its limit, whenever residuals are computed.
     """
     _require_symmetry(start, image)
     block, iteration = problem.operator(image), 1
@@ -134,6 +141,7 @@ def solve(problem: Problem, start: Array, image: Array, limits: Limits) -> tuple
             continue
         ritz = basis.ritz()
         looks.record(iteration, _excess(ritz, limits, basis))
+        report(looks.excess)
         if looks.excess <= 1 and _is_accurate(ritz, limits, problem):
             return ritz, iteration
         if going_on and looks.excess > 1 and not looks.stalled:

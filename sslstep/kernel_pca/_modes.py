@@ -1,5 +1,7 @@
 r"""Modes of a kernel: those learned by self-supervised learning, and those of kernel PCA."""
 
+import contextlib
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key, Real, UInt32
 
 from sslstep import _check
 from sslstep._linalg import computed_in, matmul
-from sslstep.kernel_pca import _dense, _krylov
+from sslstep.kernel_pca import _dense, _krylov, _products
 
 __all__ = ["KernelModes", "contrastive_modes", "principal_modes"]
 
@@ -72,6 +74,8 @@ def contrastive_modes(
     max_iterations: int = 100,
     block_size: int | None = None,
     key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> KernelModes:
     r"""The modes that self-supervised learning with a kernel learns (Proposition 5.1).
 
@@ -129,6 +133,14 @@ def contrastive_modes(
             larger block takes fewer products with more work each.
         key: random key of the first block; a fixed key by default, so that results are
             reproducible.
+        folder: folder that keeps each product of a block with the kernel in a file, created if it
+            does not exist. The same call on the same folder continues an interrupted solve after
+            its last product, and returns bit for bit the modes of an uninterrupted solve on the
+            same machine. A call with another ``dim``, ``tol`` or ``max_iterations`` reads the
+            products that it shares. ``dense`` does not use it. A product takes as much space as a
+            block, 2n ``block_size`` numbers.
+        progress: whether to show a progress bar with the number of products and the largest
+            residual over its limit; None: on a terminal, if a solve takes more than 10 s.
 
     Returns:
         :class:`KernelModes` with d modes. Modes are defined up to sign, and modes with equal γ up
@@ -138,7 +150,8 @@ def contrastive_modes(
     Raises:
         ValueError: if the kernel is not square with N = V n rows, not symmetric, not positive
             semidefinite, or not finite; if d > n or another argument is out of range; or if
-            ``krylov`` is used within `jit`. A negative eigenvalue is an error if it is beyond
+            ``krylov`` is used within `jit`; or if ``folder`` holds products with another kernel. A
+            negative eigenvalue is an error if it is beyond
             rounding, 20 eps of float32 times the Frobenius norm of K̃ (float64 kernels may have been
             rounded before). ``dense`` sees all eigenvalues. ``krylov`` sees those of the space
             spanned by its blocks, and can miss a negative eigenvalue far smaller than the leading
@@ -146,6 +159,7 @@ def contrastive_modes(
         TypeError: if d is not an integer.
         sslstep.kernel_pca.ConvergenceError: if ``krylov`` does not meet ``tol`` within
             ``max_iterations``, or if the kernel's dtype does not resolve d modes.
+        sslstep.train.InUseError: if another process works in ``folder``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -159,7 +173,7 @@ def contrastive_modes(
     _check.require_at_least("num_views", num_views, 2)
     size = require_kernel(kernel, num_views, num_pairs)
     require_dim(dim, size // num_views)
-    options = Options(solver, dtype, tol, max_iterations, block_size, key)
+    options = Options(solver, dtype, tol, max_iterations, block_size, key, folder, progress)
     modes = leading_modes(kernel, size, dim, options, Exchange(num_views, centre), size)
     warn_if_few(modes.eigenvalues)
     return modes
@@ -176,6 +190,8 @@ def principal_modes(
     max_iterations: int = 100,
     block_size: int | None = None,
     key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> KernelModes:
     r"""The kernel's own leading modes: kernel PCA without centring.
 
@@ -195,6 +211,8 @@ def principal_modes(
         max_iterations: largest number of products of a block with the kernel.
         block_size: number of columns of a block, more than ``dim``.
         key: random key of the first block; a fixed key by default.
+        folder: folder that keeps the products, to continue an interrupted solve.
+        progress: whether to show a progress bar; None: on a terminal, after 10 s.
 
     Returns:
         :class:`KernelModes` with d modes.
@@ -213,7 +231,7 @@ def principal_modes(
     size = _require_square(kernel, num_samples, "num_samples")
     if not 1 <= dim <= size:
         raise ValueError(f"dim must be between 1 and N = {size}, got {dim}.")
-    options = Options(solver, dtype, tol, max_iterations, block_size, key)
+    options = Options(solver, dtype, tol, max_iterations, block_size, key, folder, progress)
     return leading_modes(kernel, size, dim, options, Exchange(num_views=1), size)
 
 
@@ -260,6 +278,8 @@ class Options(NamedTuple):
     max_iterations: int
     block_size: int | None
     key: Any
+    folder: str | os.PathLike[str] | None
+    progress: bool | None
 
 
 def require_kernel(kernel: Kernel, num_views: int, num_pairs: int | None) -> int:
@@ -300,6 +320,8 @@ def leading_modes(
     `kernel` is K̃ and `size` its number N of rows. `operator` is P, a symmetric operator and a
     pytree, and `scale` is s.
     """
+    if getattr(kernel, "shared", False):
+        return _led(kernel, size, dim, options, operator, scale)
     _check.require_one_of("solver", options.solver, SOLVERS)
     if options.solver == "dense" and callable(kernel):
         raise ValueError("solver='dense' needs the kernel as an array, got a function.")
@@ -322,7 +344,6 @@ def leading_modes(
     if options.solver == "dense" or (small and not callable(kernel)):
         return _by_eigh(kernel, dim, operator, scale)
     multiply, dtype = _as_function(kernel, options.dtype)
-    problem = _krylov.Problem(multiply, operator, float(scale), dtype)
     if jnp.finfo(dtype).bits < 32:
         if options.solver == "auto" and not callable(kernel) and size <= LARGEST_DENSE:
             return _by_eigh(kernel, dim, operator, scale)
@@ -330,33 +351,75 @@ def leading_modes(
             f"solver='krylov' does not converge in {dtype}: give the kernel in float32 or float64, "
             f"or use solver='dense'."
         )
-    if small:
-        array = _krylov.multiply(problem, jnp.eye(size, dtype=dtype))
-        modes = _by_eigh(array, dim, operator, scale)
-        return modes._replace(iterations=jnp.ones((), jnp.int32))
-    try:
-        return _by_krylov(problem, size, dim, min(width, size), options)
-    except _krylov.ConvergenceError:
-        if options.solver == "krylov" or callable(kernel) or size > LARGEST_DENSE:
-            raise
-        return _by_eigh(kernel, dim, operator, scale)
+    problem = _krylov.Problem(multiply, operator, float(scale), dtype)
+    with contextlib.ExitStack() as stack:
+        if options.folder is not None:
+            vector = jnp.asarray(np.random.default_rng(0).standard_normal((size, 1)), dtype)
+            probe = getattr(kernel, "probe", partial(_krylov.multiply, problem))(vector)
+            multiply = stack.enter_context(_products.kept(options.folder, multiply, probe))
+            problem = problem._replace(matmul=multiply)
+        if small:
+            array = _krylov.multiply(problem, jnp.eye(size, dtype=dtype))
+            modes = _by_eigh(array, dim, operator, scale)
+            return modes._replace(iterations=jnp.ones((), jnp.int32))
+        try:
+            return _by_krylov(problem, size, dim, min(width, size), options)
+        except _krylov.ConvergenceError:
+            if options.solver == "krylov" or callable(kernel) or size > LARGEST_DENSE:
+                raise
+    return _by_eigh(kernel, dim, operator, scale)
+
+
+def _led(
+    kernel: Any,
+    size: int,
+    dim: int,
+    options: Options,
+    operator: Callable[[Array], Array],
+    scale: float,
+) -> KernelModes:
+    """Return the modes of a kernel of several processes: the first runs the solver."""
+    dtype = jnp.dtype(jnp.result_type(float) if options.dtype is None else options.dtype)
+    rows, values = jnp.zeros((size, dim), dtype), jnp.zeros(dim, dtype)
+    like = KernelModes(values, rows, values, jnp.zeros((), jnp.int32), rows)
+
+    def solve(multiply: Callable[[Array], Array]) -> KernelModes:
+        return leading_modes(multiply, size, dim, options, operator, scale)
+
+    return _products.led(kernel, solve, like, dtype)
 
 
 def _by_krylov(
     problem: _krylov.Problem, size: int, dim: int, width: int, options: Options
 ) -> KernelModes:
-    dtype = problem.dtype
+    from tqdm import tqdm  # here, so that importing costs no more than JAX
+
+    dtype, multiply = problem.dtype, problem.matmul
     single = jnp.finfo(dtype).bits < 64
     tol = (1e-3 if single else 1e-6) if options.tol is None else options.tol
     key = jax.random.key(0) if options.key is None else options.key
     start = jax.random.normal(key, (size, width), dtype)
     limits = _krylov.Limits(dim, tol, options.max_iterations, max_blocks=24)
-    image = _krylov.multiply(problem, start)
-    # A power of 4: division by it or by its root is exact.
-    largest = float(jnp.abs(image).max())
-    unit = 4.0 ** int(np.clip(round(np.log2(largest) / 2), -60, 60)) if largest > 0 else 1.0
-    image = image * jnp.asarray(1 / unit, dtype)
-    ritz, iterations = _krylov.solve(problem._replace(unit=unit), start, image, limits)
+    hidden = None if options.progress is None else not options.progress  # None: off a terminal
+    delay = 0 if options.progress else 10
+    with tqdm(desc="modes", unit=" products", delay=delay, disable=hidden) as bar:
+
+        def counted(v: Array) -> Array:
+            product = multiply(v)
+            bar.update()
+            return product
+
+        def report(excess: float) -> None:
+            bar.set_postfix_str(f"largest residual {excess:.1e} times its limit")
+
+        problem = problem._replace(matmul=counted)
+        image = _krylov.multiply(problem, start)
+        # A power of 4: division by it or by its root is exact.
+        largest = float(jnp.abs(image).max())
+        unit = 4.0 ** int(np.clip(round(np.log2(largest) / 2), -60, 60)) if largest > 0 else 1.0
+        image = image * jnp.asarray(1 / unit, dtype)
+        problem = problem._replace(unit=unit)
+        ritz, iterations = _krylov.solve(problem, start, image, limits, report)
     return KernelModes(
         jnp.asarray(ritz.eigenvalues[:dim] * unit, dtype),
         ritz.vectors[:, :dim] * jnp.asarray(unit**-0.5, dtype),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from sslstep.kernel_pca import ConvergenceError
 from sslstep.simulate import DivergenceError
 from sslstep.train._checkpoints import CheckpointError
 from sslstep.train._lock import InUseError
@@ -20,7 +21,15 @@ __all__ = ["Peers", "agree", "require_same_call"]
 # Error types that the other processes raise too. They raise RuntimeError for every other type.
 _ERRORS = {
     error.__name__: error
-    for error in (CheckpointError, DivergenceError, InUseError, OSError, TypeError, ValueError)
+    for error in (
+        CheckpointError,
+        ConvergenceError,
+        DivergenceError,
+        InUseError,
+        OSError,
+        TypeError,
+        ValueError,
+    )
 }
 
 
