@@ -52,9 +52,13 @@ LARGEST_GROWTH = 20.0
 #: Number of vectors of a Krylov space.
 KRYLOV = 96
 
-#: Smallest step, in units of the inverse of the fastest rate. At a kink of the loss smaller steps
-#: would not reduce the error.
+#: Smallest step of gradient flow, in units of the inverse of the fastest rate. At a kink of the loss
+#: smaller steps would not reduce the error.
 SMALLEST = 0.02
+
+#: Number of steps of gradient descent that are taken one by one, and are exact, where the method's
+#: error is too large.
+ONE_BY_ONE = 16
 
 
 class Model(NamedTuple):
@@ -133,7 +137,9 @@ class _Walk:
         space = self._krylov(here, None)
         ritz = np.linalg.eigvals(space.matrix)
         fastest, growth = np.abs(ritz).max(), max(ritz.real.max(), 0.0)
-        smallest = max(SMALLEST / fastest if fastest > 0 else np.inf, self.learning_rate)
+        smallest = SMALLEST / fastest if fastest > 0 else np.inf
+        if self.learning_rate:
+            smallest = ONE_BY_ONE * self.learning_rate
         step = min(step, left, LARGEST_GROWTH / growth if growth > 0 else np.inf)
         while space.error(step, 1) > self.tol / 10 and step > smallest:
             step /= 2
@@ -149,21 +155,30 @@ class _Walk:
                 break
             step = max(step / 2, smallest)
 
+        exact = None
+        if self.learning_rate and not good:
+            exact = np.asarray(_one_by_one(*self.static, model, jnp.asarray(y)))
+            error = 0.0 if np.isfinite(exact).all() else np.inf
+            step = min(step, smallest)
         if not np.isfinite(error):
             raise FloatingPointError("the flow left the finite numbers.")
 
         def advance(tau: float) -> tuple[np.ndarray, np.ndarray]:
             if tau <= 0:
                 return w, turn
-            change = space.at(tau, 1)
-            if good:
-                change = change + second.at(tau, 3) * (2 / step**2)
-            there = y + change * units
+            if exact is not None:
+                there = exact[round(tau / self.learning_rate)]
+            else:
+                there = y + space.at(tau, 1) * units
+                if good:
+                    there = there + second.at(tau, 3) * (2 / step**2) * units
             if self.invariant:
                 return there, turn
             u, _, v = np.linalg.svd(there[len(w) :])
             return there[: len(w)], u @ v
 
+        if exact is not None:
+            return advance, step, 2 * step
         larger = 0.8 * (self.tol / error) ** (1 / 3) if error > 0 else 8.0
         return advance, step, step * float(np.clip(larger, 0.3, 8.0))
 
@@ -278,6 +293,17 @@ def _rotation(start, there):
     empty = jnp.all(overlap == 0, axis=0)
     turn, triangle = jnp.linalg.qr(overlap + jnp.diag(empty.astype(overlap.dtype)))
     return turn * jnp.sign(jnp.diagonal(triangle))[None, :]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _one_by_one(loss_fn, num_views, model, y):
+    """Return y and its values after 1...16 steps of gradient descent."""
+
+    def step(there, _):
+        there = there + model.learning_rate * _field(loss_fn, num_views, model, y, there)
+        return there, there
+
+    return jnp.concatenate([y[None], jax.lax.scan(step, y, None, length=ONE_BY_ONE)[1]])
 
 
 @partial(jax.jit, static_argnums=(0, 1, 7))

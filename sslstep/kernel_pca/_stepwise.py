@@ -39,7 +39,8 @@ def stepwise_flow(
     If the loss is invariant under rotations of all embeddings, α may be as small as float64 allows.
     If it is not, as for VICReg or for Barlow Twins with λ ≠ 1, dimensions below 1e-14 of the
     largest are rounding. At a kink of the loss, such as VICReg's hinge, steps are 0.02 of the
-    fastest time constant, and errors are of this relative size.
+    fastest time constant, and errors are of this relative size. Gradient descent takes single,
+    exact steps there.
 
     The computation is in float64 and decomposes the kernel once. It is controlled by the host, so
     it cannot be traced by `jit`. Results have the wider dtype of ``kernel`` and ``initial``.

@@ -39,7 +39,7 @@ def test_every_error_is_within_its_bound_in_a_small_run(arrays):
         sign = 1 if claim.relation == "<=" else -1
         margin = sign * (np.array(claim.seeds) - claim.expected)
         assert (margin <= claim.tolerance).all(), claim
-    assert len(made) == 3 * len(SMALL.losses) + 2
+    assert len(made) == 3 * len(SMALL.losses) + 3
     assert load("experiments.beyond.any_loss").plot(SMALL, arrays) is not None
 
 
@@ -64,6 +64,9 @@ def test_each_claim_refuses_what_contradicts_it(arrays):
     fast = 1.002 * arrays["spectral/rate"]
     (refused,) = _refused({**arrays, "spectral/rate": fast})
     assert refused.startswith("spectral contrastive: first growth rate")
+    exact = {**arrays, "spectral/saddle_step_times": arrays["spectral/step_times"]}
+    (refused,) = _refused(exact)
+    assert "from saddle to saddle" in refused
     # Waits that are all alike; and a loss that steps as simplified Barlow Twins does.
     for name in SMALL.losses:
         arrays = {

@@ -10,9 +10,10 @@ WHERE = "beyond the paper"
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Claims on step times, plateaus and first rates; on SimCLR from zero; on two baselines.
+    """Claims on step times, plateaus and first rates; on SimCLR from zero; on three baselines.
 
-    The baselines are equal waits and the prediction of simplified Barlow Twins.
+    The baselines are equal waits, the prediction of simplified Barlow Twins, and the estimate from
+    saddle to saddle.
     """
     out = []
     for name in config.losses:
@@ -83,6 +84,19 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
                 measured=np.median(wrong, axis=0).tolist(),
             )
         )
+        saddles = [np.nanmax(np.abs(saddle_errors(arrays, name)), axis=1) for name in others
+                   if np.isfinite(arrays[f"{name}/saddle_step_times"]).any()]  # fmt: skip
+        if saddles:
+            out.append(
+                claims.over_seeds(
+                    "step times by the estimate from saddle to saddle: largest relative error, "
+                    "median over the other losses that have one",
+                    WHERE,
+                    ">=",
+                    expected=0.05,
+                    measured=np.median(saddles, axis=0).tolist(),
+                )
+            )
     return out
 
 

@@ -100,7 +100,7 @@ LOSSES = {
         span=0.15,
         constant=True,
         share=0.5,
-        tol=1e-4,
+        tol=1e-5,
     ),
 }
 
