@@ -8,7 +8,7 @@ with a block of d columns takes turns with the loss of d dimensions and with its
 --full there are 20,000 pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from sslstep._second_variation import negative_hessian
 from sslstep.ntk import infinite
 
 #: The time of those over all pairs of samples is quadratic in their number.
-LOSSES = {
+LOSSES: dict[str, Callable[..., Any]] = {
     "simplified Barlow Twins": losses.simplified_barlow_twins,
     "spectral contrastive": losses.spectral_contrastive,
     "VICReg": losses.vicreg,
@@ -33,7 +33,9 @@ LOSSES = {
 
 def modes_table(kernel: Any, names: Sequence[str], dim: int, rounds: int, rows: Rows) -> None:
     """Print the times of the modes."""
-    calls: dict[str, Any] = {"contrastive modes": partial(kernel_pca.contrastive_modes, kernel, dim)}
+    calls: dict[str, Any] = {
+        "contrastive modes": partial(kernel_pca.contrastive_modes, kernel, dim)
+    }
     for name in names:
         calls[name] = partial(kernel_pca.growth_modes, kernel, LOSSES[name], dim)
     turns = take_turns(calls, rounds)
@@ -53,7 +55,7 @@ def products_table(size: int, names: Sequence[str], dim: int, rounds: int, rows:
     print(f"\n{case}\n{'':26}{'loss':>9}{'gradient':>10}{'product':>9}{'over the loss':>15}")
     for name in names:
         loss = LOSSES[name]
-        hessian = negative_hessian(loss, None, size, dim, num_views=2, dtype=block.dtype)
+        hessian: Any = negative_hessian(loss, None, size, dim, num_views=2, dtype=block.dtype)
 
         def of(z: jax.Array, loss: Any = loss) -> jax.Array:
             return loss(*jnp.split(z, 2))

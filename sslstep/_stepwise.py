@@ -52,8 +52,8 @@ LARGEST_GROWTH = 20.0
 #: Number of vectors of a Krylov space.
 KRYLOV = 96
 
-#: Smallest step of gradient flow, in units of the inverse of the fastest rate. At a kink of the loss
-#: smaller steps would not reduce the error.
+#: Smallest step of gradient flow, in units of the inverse of the fastest rate. At a kink of the
+#: loss smaller steps would not reduce the error.
 SMALLEST = 0.02
 
 #: Number of steps of gradient descent that are taken one by one, and are exact, where the method's
