@@ -38,7 +38,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     }
     lower.set_axis_off()
     lower.legend(legend.values(), legend.keys(), loc="center", fontsize=6)
-    plotting.mode_key(list(axes.ravel()), arrays[f"{name}/eigenvalues"].shape[-1])
+    plotting.mode_key(lower, arrays[f"{name}/eigenvalues"].shape[-1])
     plotting.label_panels([*(pair[0] for pair in cells[: len(config.losses) + 1])])
     return fig
 
@@ -54,7 +54,7 @@ def _plot_loss(upper, lower, name, arrays) -> None:
         upper, t, own["eigenvalues"], own["predicted_eigenvalues"], experiment="trained",
         theory="predicted",
     )  # fmt: skip
-    upper.set_title(LOSSES[name].title, fontsize=7, loc="right")
+    upper.set_title(LOSSES[name].title, fontsize=6, loc="right")
     lower.plot(t, own["loss"], color=panels.BLUE, linewidth=1.8, label="trained")
     lower.plot(t, own["predicted_loss"], **plotting.THEORY, label="predicted")
     plotting.time_marks(lower, own["predicted_step_times"], label="predicted step times")

@@ -147,5 +147,4 @@ EXPERIMENT = Experiment(
     },
     run,
     minutes=1.0,
-    quick=(),
 )

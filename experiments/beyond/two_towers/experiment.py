@@ -160,5 +160,4 @@ EXPERIMENT = Experiment(
     {"cpu": Config(), "paper": Config(data="cifar10", num_images=1000, num_test=500)},
     run,
     minutes=0.8,
-    quick=(),
 )
