@@ -90,7 +90,7 @@ class Claim(NamedTuple):
 
 
 def close(
-    statement: str, where: str, *, expected: float, measured: float, tolerance: float
+    statement: str, where: str, *, expected: float, measured: float, tolerance: float = 0.0
 ) -> Claim:
     """Make the claim that ``measured`` is within ``tolerance`` of ``expected``.
 
@@ -113,7 +113,7 @@ def close(
 
 
 def below(
-    statement: str, where: str, *, expected: float = 0.0, measured: float, tolerance: float
+    statement: str, where: str, *, expected: float = 0.0, measured: float, tolerance: float = 0.0
 ) -> Claim:
     """Make the claim that ``measured``, such as an error, is at most ``expected + tolerance``.
 

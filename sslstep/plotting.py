@@ -33,6 +33,7 @@ __all__ = [
     "mode_key",
     "save",
     "style",
+    "subplots",
     "time_marks",
 ]
 
@@ -76,6 +77,26 @@ def style() -> Iterator[None]:
     }
     with mpl.rc_context(settings):
         yield
+
+
+def subplots(rows: int = 1, columns: int = 1, **settings: Any) -> tuple["Figure", Any]:
+    """Make a figure with a grid of panels by :func:`matplotlib.pyplot.subplots`.
+
+    Args:
+        rows: number of rows of panels.
+        columns: number of columns of panels.
+        **settings: further arguments of :func:`matplotlib.pyplot.subplots`.
+
+    Returns:
+        The figure, and its panel or array of panels.
+
+    Example:
+        >>> from sslstep import plotting
+        >>> fig, (left, right) = plotting.subplots(1, 2, figsize=(6, 3))
+    """
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(rows, columns, **settings)
 
 
 def mode_colors(num: int) -> np.ndarray:

@@ -17,11 +17,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from experiments.fig1ab import result_4_6
 from sslstep import data, dynamics, linear, simulate
 from sslstep.experiment import Arrays, Experiment
+from sslstep.experiment._loops import geometric_steps, progress
 from sslstep.experiment._require import require
 from sslstep.experiment.image_data import Crops, crop_pairs
 from sslstep.measure import spectrum
@@ -61,18 +61,13 @@ def run(config: Config) -> Arrays:
     gammas, start = modes.eigenvalues[: config.dim], aligned.singular_values
     predicted = dynamics.step_time(gammas, start, learning_rate=eta)
     num_steps = config.num_steps or _enough_steps(predicted, eta)
-    at = np.unique(np.geomspace(1, num_steps, config.num_records).astype(int))
-    with tqdm(total=num_steps, unit=" steps", unit_scale=True, disable=None) as bar:
-
-        def advance(step: int) -> None:
-            bar.update(int(step) - bar.n)
-
+    with progress(num_steps) as advance:
         trajectory = simulate.gradient_descent(
             weights,
             modes,
             eta,
             num_steps,
-            record_at=np.r_[0, at],
+            record_at=np.r_[0, geometric_steps(num_steps, config.num_records)],
             on_record=advance,
         )
         jax.block_until_ready(trajectory)
@@ -97,14 +92,11 @@ def run(config: Config) -> Arrays:
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def positive_pairs(
-    config: Config, key_images: jax.Array, key_crops: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def positive_pairs(config: Config, *keys: jax.Array) -> list[jax.Array]:
     """Draw n images and two crops of each; return the features (n, m) of both views."""
-    keys, num = (key_images, key_crops), config.num_images
-    crops = jnp.concatenate(crop_pairs(keys, config.data, num, config.data_dir, config.crop))
-    features = data.flatten(crops, dtype=config.dtype, standardise=config.standardise)
-    return features[:num], features[num:]
+    crops = crop_pairs(keys, config.data, config.num_images, config.data_dir, config.crop)
+    both, standardise = jnp.concatenate(crops), config.standardise
+    return jnp.split(data.flatten(both, dtype=config.dtype, standardise=standardise), 2)
 
 
 def _enough_steps(predicted: jax.Array, learning_rate: float) -> int:
@@ -119,6 +111,6 @@ def _enough_steps(predicted: jax.Array, learning_rate: float) -> int:
     return int(1.2 * last / learning_rate)
 
 
-EXPERIMENT = Experiment(
-    {"cpu": Config(), "paper": Config(data="cifar10")}, run, minutes=0.7, quick=()
-)
+PAPER = Config(data="cifar10")
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, minutes=0.7, quick=())

@@ -9,9 +9,7 @@ from sslstep.experiment import Arrays, panels
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw the loss, the eigenvalues, and the errors of the predicted step times."""
-    import matplotlib.pyplot as plt
-
-    fig, (loss, eigenvalues, error) = plt.subplots(
+    fig, (loss, eigenvalues, error) = plotting.subplots(
         3, 1, figsize=(5.0, 6.2), height_ratios=(3, 3, 2)
     )
     measured = "gradient descent"

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from sslstep import dynamics, linear, simulate
-from sslstep.experiment import Arrays
+from sslstep import dynamics, linear
+from sslstep.experiment import Arrays, prediction
 
 #: Embedding dimensions at which Result 4.6 is tested, besides d.
 SMALL_DIMS = (2, 3)
@@ -58,19 +58,9 @@ def _with_small(scales: Sequence[float], gammas: jax.Array, dim: int) -> list[fl
 
 def _distance(weights: jax.Array, modes: linear.Modes) -> tuple[float, float, float]:
     """Return the measured distance, its first order, and the floor, for initial weights."""
-    gammas = modes.eigenvalues
-    rotation, start = linear.align(weights, modes)
+    gammas, start = modes.eigenvalues, linear.align(weights, modes).singular_values
     last = dynamics.critical_time(gammas[: len(start)], start).max()
     times = jnp.geomspace(1e-2 / gammas[0], 1.3 * last, 200, dtype=start.dtype)
-    aligned = linear.small_init_trajectory(weights, modes)
-
-    def distance(initial: jax.Array) -> float:
-        run = simulate.gradient_flow(initial, modes, times)
-        return float(jnp.linalg.norm(run.coefficients - aligned(times), axis=(1, 2)).max())
-
-    upper = jnp.triu(rotation.T @ weights)
-    upper = jnp.fill_diagonal(upper, start, inplace=False)  # equal up to rounding
-    left_out = linear.coupled_elements(times, gammas, upper)
-    left_out *= 1 - jnp.eye(len(start), len(gammas), dtype=gammas.dtype)
-    predicted = float(jnp.linalg.norm(left_out, axis=(1, 2)).max())
-    return distance(weights), predicted, distance(aligned(0.0))
+    measured, floor = prediction.distance_to_aligned(weights, modes, times)
+    first_order = prediction.left_out(weights, modes, times)
+    return measured, float(jnp.linalg.norm(first_order, axis=(1, 2)).max()), floor

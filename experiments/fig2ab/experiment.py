@@ -20,29 +20,24 @@ predicted times.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from sslstep import data, dynamics, kernel_pca, linear, losses, nn, train
-from sslstep.experiment import Arrays, Experiment
+from sslstep.experiment import Arrays, Experiment, networks
+from sslstep.experiment._loops import geometric_steps, progress
 from sslstep.experiment._require import require
 from sslstep.experiment.image_data import Crops, crop_pairs
 from sslstep.measure import spectrum
-from sslstep.ntk import empirical, infinite
+from sslstep.ntk import infinite
 
 Scaled = Literal["output", "all", "weights", "first", "last", "none"]
-
-
 Pixels = Literal["standardised", "unit", "symmetric", "centred", "bytes"]
-
-
 Biases = Literal["both", "hidden", "none"]
-
-
 Correlation = Literal["mean", "sum"]
 
 
@@ -81,6 +76,14 @@ class Config(Shared):
     num_records: int = 600
     """Records along the run, logarithmically spaced."""
 
+    @property
+    def gain(self) -> float:
+        """The factor of the embeddings that turns the mean over n pairs in C into a sum, or 1."""
+        return float(self.num_images) ** 0.5 if self.correlation == "sum" else 1.0
+
+
+_modes = partial(kernel_pca.contrastive_modes, solver="dense")
+
 
 class Network(NamedTuple):
     """A network at initialisation and its data, in a basis of the samples' span."""
@@ -102,7 +105,7 @@ def run(config: Config) -> Arrays:
     kernel = finite_kernel(network)
     arrays, final = learn(config, network, kernel)
     with jax.enable_x64(True):
-        limit = _modes(config, infinite_kernel(config, x))
+        limit = _modes(infinite_kernel(config, x), config.dim)
         aligned = kernel_pca.align(arrays["initial_embeddings"], limit)
         found = predict(config, limit, aligned.singular_values, 0.0)
         arrays |= {f"infinite_{name}": np.asarray(array) for name, array in found.items()}
@@ -154,22 +157,13 @@ def initial_network(config: Config, key: jax.Array, x: np.ndarray) -> Network:
         params = nn.scale_init(params, config.init_scale, wheres[config.scaled])
     rest = 1 - config.init_scale if config.scaled == "output" else 0.0
     outputs: Any = model.apply(params, rotated)
-    return Network(model, params, rotated, rest * outputs, _gain(config))
-
-
-def _gain(config) -> float:
-    """Return the factor of the embeddings that turns the mean in C into a sum, or 1."""
-    # A sum over n pairs equals a mean with embeddings multiplied by sqrt(n).
-    return float(config.num_images) ** 0.5 if config.correlation == "sum" else 1.0
+    return Network(model, params, rotated, rest * outputs, config.gain)
 
 
 def finite_kernel(network: Network) -> np.ndarray:
     """Return the trace NTK of a network on its samples, (2n, 2n), float64, times gain²."""
-    with jax.enable_x64(True):
-        apply_fn: Any = network.model.clone(dtype=jnp.float64).apply
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.params)
-        x = network.x.astype(jnp.float64)
-        return network.gain**2 * np.asarray(empirical.ntk(apply_fn, params, x, kind="trace"))
+    kernel = networks.exact_ntk(network.model, network.params, network.x, kind="trace")
+    return network.gain**2 * kernel
 
 
 def infinite_kernel(config: Config, x: np.ndarray) -> np.ndarray:
@@ -191,7 +185,7 @@ def infinite_kernel(config: Config, x: np.ndarray) -> np.ndarray:
         of_hidden = of_output = scale
     bias = 1.0 if config.biases == "both" else 0.0
     kernel = of_hidden**2 * by_last + of_output**2 * by_first + bias
-    return _gain(config) ** 2 * np.asarray(kernel)
+    return config.gain**2 * np.asarray(kernel)
 
 
 def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays, Any]:
@@ -209,19 +203,14 @@ def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays,
         z = embeddings(params, x, offset)
         return loss_fn(params, x, offset), spectrum.correlation_eigenvalues(*jnp.split(z, 2)), z
 
-    at = np.unique(np.geomspace(1, config.num_steps, config.num_records).astype(int))
-    with tqdm(total=config.num_steps, unit=" steps", unit_scale=True, disable=None) as bar:
-
-        def advance(step: int) -> None:
-            bar.update(int(step) - bar.n)
-
+    with progress(config.num_steps) as advance:
         descent = train.full_batch_descent(
             loss_fn,
             network.params,
             config.learning_rate,
             config.num_steps,
             args=(network.x, network.offset),
-            record_at=np.r_[0, at],
+            record_at=np.r_[0, geometric_steps(config.num_steps, config.num_records)],
             measure=measure,
             on_record=advance,
         )
@@ -230,14 +219,12 @@ def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays,
     times = np.asarray(descent.times, np.float64)
     step_times = np.asarray(spectrum.step_times(descent.times, eigenvalues))
     with jax.enable_x64(True):
-        modes = _modes(config, kernel)
+        modes = _modes(kernel, config.dim)
         embedded = jnp.asarray(np.asarray(z, np.float64))
         align = jax.jit(jax.vmap(lambda z: kernel_pca.align(z, modes).singular_values))
         values = np.abs(np.asarray(align(embedded)))
         curves = predict(config, modes, values[0], times[:, None])
-        more = kernel_pca.contrastive_modes(
-            jnp.asarray(kernel), min(2 * config.dim, config.num_images), solver="dense"
-        )
+        more = _modes(kernel, min(2 * config.dim, config.num_images))
         images = embedded[-1].T @ more.coefficients
         arrays: Arrays = {
             "t": times,
@@ -255,11 +242,6 @@ def learn(config: Config, network: Network, kernel: np.ndarray) -> tuple[Arrays,
     return {name: np.asarray(array) for name, array in arrays.items()}, descent.params
 
 
-def _modes(config, kernel) -> kernel_pca.KernelModes:
-    """Return the first d contrastive modes of a kernel."""
-    return kernel_pca.contrastive_modes(jnp.asarray(kernel), config.dim, solver="dense")
-
-
 def predict(config: Config, modes: kernel_pca.KernelModes, start: Any, t: Any) -> Arrays:
     """Predict the eigenvalues of C at times t and the step times, both sorted; needs x64."""
     eta, gammas = config.learning_rate, modes.eigenvalues
@@ -268,9 +250,7 @@ def predict(config: Config, modes: kernel_pca.KernelModes, start: Any, t: Any) -
         "gammas": np.asarray(gammas),
         "predicted_singular_values": linear.singular_value(t, gammas, start, learning_rate=eta),
         "predicted_eigenvalues": -np.sort(-np.asarray(curves), axis=-1),
-        "predicted_step_times": np.sort(
-            np.asarray(dynamics.step_time(gammas, start, learning_rate=eta))
-        ),
+        "predicted_step_times": np.sort(dynamics.step_time(gammas, start, learning_rate=eta)),
     }
 
 

@@ -11,9 +11,7 @@ from sslstep.experiment import Arrays, panels
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw the loss, eigenvalues, amplitudes, and errors of the predicted step times."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(2, 2, figsize=(7.0, 4.8))
+    fig, axes = plotting.subplots(2, 2, figsize=(7.0, 4.8))
     (loss, eigenvalues), (amplitudes, error) = axes
     t, names = arrays["t"], {"experiment": "network", "theory": "initial NTK"}
     panels.loss(loss, arrays, experiment="network", theory="predicted step times")
@@ -28,16 +26,14 @@ def plot(config: Config, arrays: Arrays) -> Any:
     risen = arrays["predicted_step_times"][0]
     for ax in (loss, eigenvalues, amplitudes):
         left = max(0.1 * risen, t[1]) if risen < t[-1] else t[1]
-        ax.set(xscale="log", xlim=(left, t[-1]))
-        ax.set_xlabel(panels.TIME)
+        ax.set(xscale="log", xlim=(left, t[-1]), xlabel=panels.TIME)
     kinds = (
         ("infinite_predicted_step_times", "s", 7, "white", "infinite-width NTK"),
         ("predicted_step_times", "o", 4, panels.BLUE, "initial NTK"),
         ("updated_step_times", "x", 5, panels.BLUE, "initial NTK, from the step before"),
     )
     panels.step_time_errors(error, arrays, kinds)
-    low, high = error.get_ylim()
-    error.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
+    panels.make_room(error, above=0.4)
     error.legend(loc="upper left")
     if not np.isfinite(arrays["step_times"]).any():
         error.text(0.5, 0.3, "no mode is learned", transform=error.transAxes, ha="center")

@@ -13,7 +13,6 @@ from sslstep.recipes import LABELS
 # Fractions of the total effective time at which spectra are tested.
 FRACTIONS = (0.05, 0.2, 0.5)
 
-
 # Level of the test at which a single band is rejected.
 LEVEL = 0.05
 

@@ -41,12 +41,6 @@ def run(config: Config, runs: training.Store) -> Arrays:
     return training.fit_all(config, config.recipes, runs, "standard:")
 
 
-EXPERIMENT = Experiment(
-    {
-        "cpu": Config(),
-        "paper": Config(**training.PAPER, seeds=(0,), recipes=PAPER_STANDARD_INIT),
-    },
-    run,
-    trains=True,
-    minutes=9.5,
-)
+PAPER = Config(**training.PAPER, seeds=(0,), recipes=PAPER_STANDARD_INIT)
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=9.5)

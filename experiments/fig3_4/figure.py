@@ -21,18 +21,14 @@ def plot(config: Config, arrays: Arrays) -> Any:
 
 def _traces(config: Config, arrays: Arrays) -> Any:
     """Draw Figure 3: eigenvalues against effective time, for each method."""
-    import matplotlib.pyplot as plt
-
     columns = len(config.methods)
-    fig, axes = plt.subplots(1, columns, figsize=(0.4 + 2.2 * columns, 2.5), squeeze=False)
+    fig, axes = plotting.subplots(1, columns, figsize=(0.4 + 2.2 * columns, 2.5), squeeze=False)
     for method, ax in zip(config.methods, axes[0], strict=True):
         t, eigenvalues = spectra(config, method, config.seeds[0], arrays)
         plotting.eigenvalue_curves(ax, t, eigenvalues)
         low, high = np.array([_gap(row) for row in eigenvalues[1:]]).T
         ax.fill_between(t[1:], low, high, color="0.85", linewidth=0, zorder=0, label=GAP)
-        ax.set_xscale("log")
-        ax.set_xlim(t[1], t[-1])
-        ax.set_xlabel(r"effective time $t$")
+        ax.set(xscale="log", xlim=(t[1], t[-1]), xlabel=r"effective time $t$")
         ax.set_title(LABELS[method] + curves.seed_shown(config.seeds), fontsize=8)
     axes[0, 0].set_ylabel("eigenvalues of embeddings")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center")
@@ -43,11 +39,10 @@ def _traces(config: Config, arrays: Arrays) -> Any:
 
 def _histograms(config: Config, arrays: Arrays) -> Any:
     """Draw Figure 4: histograms of eigenvalues at five times, for each method."""
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     columns, rows = len(config.methods), 5
-    fig, axes = plt.subplots(
+    fig, axes = plotting.subplots(
         rows, columns, figsize=(0.4 + 2.2 * columns, 4.8), squeeze=False, sharex="col"
     )
     for column, method in enumerate(config.methods):

@@ -41,13 +41,7 @@ def run(config: Config, runs: training.Store) -> Arrays:
     return training.fit_all(config, config.recipes, runs, "small init:")
 
 
-EXPERIMENT = Experiment(
-    {
-        "cpu": Config(),
-        "paper": Config(**training.PAPER, seeds=(0,), recipes=PAPER_SMALL_INIT),
-    },
-    run,
-    trains=True,
-    minutes=9,
-    quick=("--methods", "barlow_twins", "--seeds", "0"),
-)
+PAPER = Config(**training.PAPER, seeds=(0,), recipes=PAPER_SMALL_INIT)
+
+QUICK = ("--methods", "barlow_twins", "--seeds", "0")
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=9, quick=QUICK)

@@ -10,10 +10,8 @@ from sslstep.recipes import LABELS
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw loss and eigenvalues of z and h in a row for each method, for the first seed."""
-    import matplotlib.pyplot as plt
-
     rows = len(config.methods)
-    fig, axes = plt.subplots(rows, 3, figsize=(6.8, 0.4 + 1.65 * rows), squeeze=False)
+    fig, axes = plotting.subplots(rows, 3, figsize=(6.8, 0.4 + 1.65 * rows), squeeze=False)
     for method, (ax_loss, ax_modes, ax_hidden) in zip(config.methods, axes, strict=True):
         recipe = config.recipes.of(method)
         one = training.run_of(arrays, f"{method}/{config.seeds[0]}")
@@ -24,8 +22,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         plotting.eigenvalue_curves(ax_modes, t, eigenvalues)
         plotting.eigenvalue_curves(ax_hidden, t, one["hidden"][:, : 2 * recipe.dim])
         for ax in (ax_loss, ax_modes, ax_hidden):
-            ax.set_xscale("log")
-            ax.set_xlim(t[1], t[-1])
+            ax.set(xscale="log", xlim=(t[1], t[-1]))
             curves.step_marks(ax, counted)
         which = "$C$" if recipe.measured == "correlation" else "$z$"
         ax_loss.set_ylabel(f"{LABELS[method]}{curves.seed_shown(config.seeds)}\nloss")

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslstep import linear, simulate
-from sslstep.experiment import Arrays, Experiment
-from sslstep.experiment._require import require
+from sslstep.experiment import Arrays, Experiment, prediction
+from sslstep.experiment._require import require, require_list
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Config:
     init_scale: float = 1e-9
     """α, the scale of A(0); 1 at most."""
     scales: tuple[float, ...] = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12)
-    """Scales α at which the distance to alignment is measured; four or more, descending."""
+    """Scales α at which the distance to alignment is measured; four or more, decreasing."""
     num_times: int = 600
     """Points on the time axis, which ends at 1.5 times the last critical time."""
     seed: int = 0
@@ -52,8 +52,7 @@ def run(config: Config) -> Arrays:
         raise ValueError(
             f"dim must be >= 2 and < num_features, got {config.dim} and {config.num_features}."
         )
-    if len(config.scales) < 4 or sorted(set(config.scales), reverse=True) != list(config.scales):
-        raise ValueError(f"scales must be at least four, descending, got {config.scales}.")
+    require_list("scales", config.scales, least=4, order="decreasing")
     dtype = jnp.dtype(config.dtype)
     gammas = 2.0 ** -jnp.arange(1, config.num_features + 1, dtype=dtype)
     normal = jax.random.normal(
@@ -62,43 +61,28 @@ def run(config: Config) -> Arrays:
     square = jnp.abs(jnp.diagonal(normal))
     unit = jnp.triu(normal, 1) + jnp.zeros_like(normal).at[:, : config.dim].set(jnp.diag(square))
 
-    start = config.init_scale * unit
-    t, full = _integrate(config, gammas, start)
-    distances: list[jax.Array] = []
-    floors: list[jax.Array] = []
-    for scale in config.scales:
-        # A run from the aligned start gives the numerical floor of the distance.
-        for initial, found in ((scale * unit, distances), (_diagonal(scale * unit), floors)):
-            times, elements = _integrate(config, gammas, initial)
-            aligned = _diagonal(linear.elements(times, gammas, initial))
-            found.append(jnp.sqrt(jnp.sum((elements - aligned) ** 2, axis=(1, 2))).max())
+    modes = linear.Modes(gammas, jnp.eye(len(gammas), dtype=dtype))
+
+    def times(scale: float) -> jax.Array:
+        last = linear.critical_time(gammas[: config.dim], scale * square).max()
+        return jnp.linspace(0, 1.5 * last, config.num_times, dtype=dtype)
+
+    start, t = config.init_scale * unit, times(config.init_scale)
+    found = [
+        prediction.distance_to_aligned(scale * unit, modes, times(scale)) for scale in config.scales
+    ]
+    distances, floors = np.asarray(found, dtype).T
     arrays = {
         "t": t,
         "gammas": gammas,
         "initial": start,
-        "full": full,
+        "full": simulate.gradient_flow(start, modes, t).coefficients,
         "paper": linear.elements(t, gammas, start),
         "coupled": linear.coupled_elements(t, gammas, start),
-        "distances": jnp.stack(distances),
-        "floors": jnp.stack(floors),
+        "distances": distances,
+        "floors": floors,
     }
     return {name: np.asarray(array) for name, array in arrays.items()}
-
-
-def _integrate(config: Config, gammas, start):
-    """Integrate Eq. 45 from a start; return times that cover all steps, and A at each."""
-    dim = config.dim
-    last = linear.critical_time(gammas[:dim], jnp.diagonal(start)).max()
-    t = jnp.linspace(0, 1.5 * last, config.num_times, dtype=gammas.dtype)
-    modes = linear.Modes(gammas, jnp.eye(len(gammas), dtype=gammas.dtype))
-    return t, simulate.gradient_flow(start, modes, t).coefficients
-
-
-def _diagonal(elements):
-    """Return A with all off-diagonal elements set to zero, the aligned part."""
-    dim, size = elements.shape[-2:]
-    eye = jnp.eye(dim, size, dtype=elements.dtype)
-    return elements * eye.reshape((1,) * (elements.ndim - 2) + eye.shape)
 
 
 EXPERIMENT = Experiment({"cpu": Config(), "paper": Config()}, run, minutes=0.2, quick=())

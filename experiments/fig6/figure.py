@@ -11,8 +11,6 @@ from sslstep.experiment import Arrays
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw the elements of A in three panels: on, above and below the diagonal."""
-    import matplotlib.pyplot as plt
-
     t, dim, size = arrays["t"], config.dim, config.num_features
     blue, red, green = plotting.CATEGORIES[:3]
     panels = [
@@ -20,7 +18,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         (blue, [(j, k) for j in range(dim) for k in range(j + 1, size)], r"$|a_{jk}(t)|$, $j<k$"),
         (green, [(j, k) for j in range(dim) for k in range(j)], r"$|a_{jk}(t)|$, $j>k$"),
     ]
-    fig, axes = plt.subplots(1, 3, figsize=(7.0, 3.0), sharey=True)
+    fig, axes = plotting.subplots(1, 3, figsize=(7.0, 3.0), sharey=True)
     dotted = {"color": "black", "linestyle": ":", "linewidth": 1.4}
     early = {**dotted, "color": "0.65"}
     sizes = np.abs(np.diagonal(arrays["full"], 0, 1, 2))

@@ -12,18 +12,15 @@ from sslstep.experiment import Arrays, curves
 from sslstep.recipes import LABELS
 
 UNTRAINED: dict[str, Any] = {"linestyle": "--", "linewidth": 0.7}
-
-
 CHANCE: dict[str, Any] = {"color": "0.5", "linestyle": ":", "linewidth": 0.7}
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw accuracy against the step and against learned dimensions, for each method."""
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     columns = len(config.methods)
-    fig, axes = plt.subplots(
+    fig, axes = plotting.subplots(
         2, columns, figsize=(0.4 + 2.2 * columns, 3.9), squeeze=False, sharey=True
     )
     styles = {"small": "-", "standard": (0, (1, 1))}
@@ -41,13 +38,13 @@ def plot(config: Config, arrays: Arrays) -> Any:
             if name == "small":
                 ax_dims.axhline(along[:, 0].mean(), color=color, **UNTRAINED)
         recipe = config.small.of(method)
-        of_seed = of_seed_runs(config, "small", method, arrays)
+        of_seed, seeds = of_seed_runs(config, "small", method, arrays), []
         for seed, one, marker in zip(config.seeds, of_seed, cycle("os^Dv"), strict=False):
             learned = curves.learned_along(recipe, one)
             dims = np.unique(learned)
             means = [100 * one["accuracy"][learned == k].mean() for k in dims]
             thin: Any = {"color": plotting.CATEGORIES[0], "markersize": 3, "linewidth": 0.8}
-            ax_dims.plot(dims, means, f"{marker}-", **thin, label=f"seed {seed}")
+            seeds += ax_dims.plot(dims, means, f"{marker}-", **thin, label=f"seed {seed}")
         for each in (ax, ax_dims):
             each.axhline(100 * float(arrays["chance"]), **CHANCE, label="most frequent label")
         ax.set_xscale("symlog", linthresh=10)
@@ -58,14 +55,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax_dims.set_xlabel("dimensions learned")
     for row in axes:
         row[0].set_ylabel("probe accuracy (%)")
-    axes[1, 0].legend(*_seeds(axes[1, 0]), loc="lower center", bbox_to_anchor=(0.5, 0.05), ncols=2)
+    axes[1, 0].legend(handles=seeds, loc="lower center", bbox_to_anchor=(0.5, 0.05), ncols=2)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     plotting.label_panels(list(axes.ravel()))
     return fig
-
-
-def _seeds(ax: Any) -> tuple[list[Any], list[str]]:
-    """Return the legend handles and labels of the seeds in a panel."""
-    handles, labels = ax.get_legend_handles_labels()
-    found = [pair for pair in zip(handles, labels, strict=True) if pair[1].startswith("seed")]
-    return [handle for handle, _ in found], [label for _, label in found]

@@ -10,16 +10,17 @@ integrals of the gradient flow. The experiment takes seconds.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from sslstep import dynamics
+from sslstep import dynamics, simulate
 from sslstep.experiment import Arrays, Experiment
-from sslstep.experiment._require import require
+from sslstep.experiment._require import require, require_list
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,26 @@ class Config:
 
 def run(config: Config) -> Arrays:
     """Compute landscapes and trajectories, both in closed form and by numerical integration."""
-    require(
-        config,
-        at_least={"num_times": 2},
-        positive=("t_max", "eigenvalues"),
-        fraction=("initial",),
-    )
-    if not config.eigenvalues:
-        raise ValueError("eigenvalues must be one or more, got none.")
+    positive = ("t_max", "eigenvalues")
+    require(config, at_least={"num_times": 2}, positive=positive, fraction=("initial",))
+    require_list("eigenvalues", config.eigenvalues)
     dtype = jnp.dtype(config.dtype)
     gammas = jnp.asarray(config.eigenvalues, dtype)
     t = jnp.linspace(0, config.t_max, config.num_times, dtype=dtype)
     grid = jnp.linspace(-1.6, 1.6, 401, dtype=dtype)
     start = jnp.asarray(config.initial, dtype)
     signs = {"self_supervised": start, "self_supervised_negative": -start, "supervised": start}
-    arrays = {"t": t, "grid": grid, "gammas": gammas}
+    arrays, rtol = {"t": t, "grid": grid, "gammas": gammas}, 1e2 * float(jnp.finfo(dtype).eps)
     for name, initial in signs.items():
-        loss, closed = KINDS[name == "supervised"]
+        if name == "supervised":
+            loss = supervised
+            arrays[name] = dynamics.supervised_trajectory(t[:, None], gammas[None, :], initial)
+        else:
+            loss = self_supervised
+            arrays[name] = dynamics.singular_value(gammas * t[:, None], 1.0, initial)
         arrays[f"{name}_loss"] = loss(grid)
-        arrays[name] = closed(t[:, None], gammas[None, :], initial)
-        arrays[f"{name}_integrated"] = _integrate(loss, gammas, initial, t)
+        velocity, begin = Partial(partial(_velocity, loss), gammas), jnp.full_like(gammas, initial)
+        arrays[f"{name}_integrated"] = simulate.flow(velocity, begin, t, rtol=rtol)
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
@@ -74,37 +75,9 @@ def supervised(c):
     return (1 - c) ** 2
 
 
-def _rescaled_singular_value(t, gammas, initial):
-    """Return a mode's rescaled singular value at times t, in closed form."""
-    return dynamics.singular_value(gammas * t, 1.0, initial)
-
-
-KINDS: Any = {
-    False: (self_supervised, _rescaled_singular_value),
-    True: (supervised, dynamics.supervised_trajectory),
-}
-"""Loss and closed-form trajectory of self-supervised (False) and supervised (True) learning."""
-
-
-def _integrate(loss, gammas, initial, t):
-    """Integrate s' = -γ dL/ds for all modes from one start, by diffrax; return s(t), (T, modes)."""
-
-    def field(t, s, gammas):
-        return -gammas * jax.grad(lambda s: loss(s).sum())(s)
-
-    tolerance = 1e2 * float(jnp.finfo(t.dtype).eps)
-    return diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
-        diffrax.Tsit5(),
-        t0=t[0],
-        t1=t[-1],
-        dt0=jnp.asarray(1e-3, t.dtype),
-        y0=jnp.full_like(gammas, initial),
-        args=gammas,
-        saveat=diffrax.SaveAt(ts=t),
-        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance * 1e-3),
-        max_steps=100_000,
-    ).ys
+def _velocity(loss, gammas, s):
+    """Return s' = -γ dL/ds of all modes."""
+    return -gammas * jax.grad(lambda s: loss(s).sum())(s)
 
 
 EXPERIMENT = Experiment({"cpu": Config(), "paper": Config()}, run, minutes=0.1, quick=())

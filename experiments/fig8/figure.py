@@ -9,9 +9,7 @@ from sslstep.experiment import Arrays
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw both landscapes and the trajectories on them, in four panels."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(2, 2, figsize=(5.5, 4.0))
+    fig, axes = plotting.subplots(2, 2, figsize=(5.5, 4.0))
     grid, t = arrays["grid"], arrays["t"]
     blue, red = plotting.CATEGORIES[:2]
     axes[0, 0].plot(grid, arrays["self_supervised_loss"], color=blue)

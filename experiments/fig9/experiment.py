@@ -14,7 +14,7 @@ closed forms of the mode equations. Half a minute to one minute.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ import numpy as np
 
 from sslstep import dynamics, linear, losses, optim
 from sslstep.experiment import Arrays, Experiment
-from sslstep.experiment._require import require
+from sslstep.experiment._require import require, require_list
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def run(config: Config) -> Arrays:
         at_least={"dim": 2, "negative": 0},
         positive=("curves", "curves_initial", "init_scale", "leak", "rate"),
     )
-    if not config.curves:
-        raise ValueError("curves must be one or more, got none.")
+    require_list("curves", config.curves)
     if config.shown not in config.ratios or min(config.ratios) <= 1:
         raise ValueError(
             f"shown must be one of ratios, all of which exceed 1, got {config.shown} and "
@@ -109,14 +108,17 @@ def run(config: Config) -> Arrays:
         arrays.update(_curves(config, name, loss, arrays["curves_gammas"]))
     trainings = {name: _trainer(loss) for name, loss in batch_losses(config).items()}
     for ratio in config.ratios:
-        eigenvalues = spectrum_of(config, ratio, dtype)
-        key = jax.random.key(config.seed)
-        weights = linear.init_weights(
-            key, config.dim, len(eigenvalues), config.init_scale, dtype=dtype
+        # d learned modes, a smaller one, and a negative one.
+        gammas = jnp.geomspace(1, 1 / ratio, config.dim, dtype=dtype)
+        beyond = gammas[-1] * jnp.stack(
+            [gammas[1] / gammas[0], jnp.asarray(-config.negative, dtype)]
         )
+        eigenvalues = jnp.concatenate([gammas, beyond])
+        key = jax.random.key(config.seed)
+        shape = config.dim, len(eigenvalues)
+        weights = linear.init_weights(key, *shape, config.init_scale, dtype=dtype)
         modes = linear.Modes(eigenvalues, jnp.eye(len(eigenvalues), dtype=dtype))
         start = linear.align(weights, modes).singular_values
-        gammas = eigenvalues[: config.dim]
         for name, loss in landscapes(config).items():
             limit = dynamics.max_learning_rate(eigenvalues, landscape=loss)
             predicted = _predicted_times(config, name, loss, gammas, start)
@@ -131,14 +133,6 @@ def run(config: Config) -> Arrays:
                 eigenvalues, gammas[-1], start[-1], landscape=loss
             )
     return {name: np.asarray(array) for name, array in arrays.items()}
-
-
-def spectrum_of(config: Config, ratio: float, dtype: Any) -> jax.Array:
-    """Return Γ's d + 2 eigenvalues: d learned ones, a smaller one, and a negative one."""
-    learned = jnp.geomspace(1, 1 / ratio, config.dim, dtype=dtype)
-    step = learned[1] / learned[0]
-    beyond = jnp.stack([learned[-1] * step, -config.negative * learned[-1]])
-    return jnp.concatenate([learned, beyond])
 
 
 def _predicted_times(

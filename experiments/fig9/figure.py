@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.fig9.claims import NAMES
+from experiments.fig9.claims import NAMES, along
 from experiments.fig9.experiment import Config
 from sslstep import plotting
 from sslstep.experiment import Arrays
@@ -19,9 +19,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
 
 def _landscapes(arrays: Arrays) -> Any:
     """Draw the landscapes and gradient descent on them."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(2, 5, figsize=(7.4, 3.6), sharey="row", sharex="row")
+    fig, axes = plotting.subplots(2, 5, figsize=(7.4, 3.6), sharey="row", sharex="row")
     grid, columns = arrays["grid"], ["plain", "sharpened", "smoothed", "quartic", "preconditioned"]
     for ax, name in zip(axes[0], columns, strict=True):
         if name != "plain":
@@ -56,9 +54,7 @@ def _landscapes(arrays: Arrays) -> Any:
 
 def _speedups(config: Config, arrays: Arrays) -> Any:
     """Draw the steps at which modes are learned, and the ratios to plain descent."""
-    import matplotlib.pyplot as plt
-
-    fig, (steps_ax, ratio_ax) = plt.subplots(1, 2, figsize=(7.0, 3.0))
+    fig, (steps_ax, ratio_ax) = plotting.subplots(1, 2, figsize=(7.0, 3.0))
     markers = dict(zip(NAMES, "os^DvP", strict=True))
     modes = np.arange(1, config.dim + 1)
     for i, name in enumerate(NAMES):
@@ -69,12 +65,9 @@ def _speedups(config: Config, arrays: Arrays) -> Any:
         steps_ax.plot(beside, arrays[f"{key}/predicted"], "_", color=color, markersize=9)
         if name == "plain":
             continue
-        measured = [
-            arrays[f"plain/{r:g}/steps"][-1] / arrays[f"{name}/{r:g}/steps"][-1]
-            for r in config.ratios
-        ]
-        closed = [arrays[f"{name}/{r:g}/speedup"] for r in config.ratios]
-        ratio_ax.plot(config.ratios, measured, markers[name], color=color, markersize=4)
+        plain, steps = (along(config, arrays, each, "steps") for each in ("plain", name))
+        closed = along(config, arrays, name, "speedup")
+        ratio_ax.plot(config.ratios, plain / steps, markers[name], color=color, markersize=4)
         ratio_ax.plot(config.ratios, closed, **{**plotting.THEORY, "color": color})
     steps_ax.plot([], [], "_", color="0.4", markersize=9, label="mode equation")
     steps_ax.set(xlabel="mode", ylabel="step at which it is learned", yscale="log", xticks=modes)

@@ -7,6 +7,7 @@ import numpy as np
 from experiments.tables.experiment import PAPER_TABLE_1, PAPER_TABLE_2, Config
 from sslstep import claims
 from sslstep.experiment import Arrays, training
+from sslstep.experiment.panels import markdown
 from sslstep.measure import alignment
 from sslstep.recipes import LABELS
 
@@ -19,9 +20,12 @@ BARS = (
 )
 
 
-def values(config: Config, arrays: Arrays, method: str, key: str) -> np.ndarray:
-    """Return the arrays `key` of a method, stacked over the seeds that have it."""
-    names = [f"{method}/{seed}/{key}" for seed in config.seeds]
+def values(config: Config, arrays: Arrays, start: str, key: str = "") -> np.ndarray:
+    """Return the arrays `start/seed/key`, stacked over the seeds that have it.
+
+    `start` is a method, or two methods joined by "/", which have the alignment of their embeddings.
+    """
+    names = [f"{start}/{seed}/{key}".removesuffix("/") for seed in config.seeds]
     return np.array([arrays[name] for name in names if name in arrays])
 
 
@@ -50,7 +54,7 @@ def table(config: Config, arrays: Arrays) -> str:
     numbers = (", ".join(str(int(number)) for number in of_seeds) for of_seeds in counts)
     dims = [config.recipes.of(method).dim for method in methods]
     first.append(["learned, of d", *(f"{n} of {d}" for n, d in zip(numbers, dims, strict=True))])
-    found = {pair: _of_pair(config, arrays, *pair) for pair in PAPER_TABLE_2}
+    found = {pair: values(config, arrays, "/".join(pair)) for pair in PAPER_TABLE_2}
     pairs = {pair: alignments for pair, alignments in found.items() if len(alignments)}
     second = [
         ["", *(f"{LABELS[one]} and {LABELS[other]}" for one, other in pairs)],
@@ -61,9 +65,9 @@ def table(config: Config, arrays: Arrays) -> str:
         f"n = {config.num_pairs} pairs, seeds {', '.join(map(str, config.seeds))}: mean and range. "
         f"The paper's are of ResNet-50, d = 50, on STL-10."
     )
-    parts = [f"### Table 1: alignment with the NTK\n\n{about}\n\n{_markdown(first)}"]
+    parts = [f"### Table 1: alignment with the NTK\n\n{about}\n\n{markdown(first)}"]
     if pairs:
-        parts.append(f"### Table 2: alignment of two methods\n\n{_markdown(second)}")
+        parts.append(f"### Table 2: alignment of two methods\n\n{markdown(second)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,18 +77,6 @@ def _cell(of_seeds: np.ndarray) -> str:
         return "-"  # results of an older version
     mean = f"{of_seeds.mean():.3f}"
     return mean if len(of_seeds) == 1 else f"{mean} ({of_seeds.min():.3f} to {of_seeds.max():.3f})"
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    """Return a Markdown table; the first row is the head."""
-    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
-
-
-def _of_pair(config: Config, arrays: Arrays, one: str, other: str) -> np.ndarray:
-    """Return the alignments of two methods' embeddings, for all seeds that have one."""
-    names = [f"{one}/{other}/{seed}" for seed in config.seeds]
-    return np.array([arrays[name] for name in names if name in arrays])
 
 
 def finite_n(numbers: np.ndarray, values: np.ndarray) -> tuple[float, float]:
@@ -104,74 +96,56 @@ def finite_n(numbers: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """Claims on Tables 1 and 2, on other predictions, and on the effect of finite n."""
     out: list[claims.Claim] = []
+
+    def at_least(what: str, where: str, expected: float, measured: Any) -> None:
+        out.append(claims.over_seeds(what, where, ">=", expected=expected, measured=list(measured)))
+
     for method in config.methods:
         name, chance = LABELS[method], _chance(config, method)
         found = {key: values(config, arrays, method, key) for key, *_ in BARS}
-        learned = values(config, arrays, method, "final NTK, learned")
-        of_paper, of_paper_top = PAPER_TABLE_1[method]
-        tables = (
-            ("final NTK", "the prediction of the final NTK", of_paper),
-            ("top modes", "the final NTK's leading eigenvectors", of_paper_top),
+        learned, final = values(config, arrays, method, "final NTK, learned"), found["final NTK"]
+        of_paper = PAPER_TABLE_1[method]
+        for key, what, value in (
+            ("final NTK", "the prediction of the final NTK", of_paper[0]),
+            ("top modes", "the final NTK's leading eigenvectors", of_paper[1]),
+        ):
+            text = f"{name}: alignment with {what} is ten times chance, {chance:.3f} (the paper: "
+            at_least(f"{text}{value}, ResNet-50, d = 50)", "Table 1", 10 * chance, found[key])
+        at_least(
+            f"{name}: the final NTK predicts better than the initial one, difference",
+            "App. E",
+            0.0,
+            final - found["initial NTK"],
         )
-        for key, what, value in tables:
-            out.append(
-                claims.over_seeds(
-                    f"{name}: alignment with {what} is ten times chance, {chance:.3f} (the paper: "
-                    f"{value}, ResNet-50, d = 50)",
-                    "Table 1",
-                    ">=",
-                    expected=10 * chance,
-                    measured=found[key].tolist(),
-                )
-            )
-        differences = (
-            ("the final NTK predicts better than the initial one", "App. E", "initial NTK"),
-            (
-                f"and better than its own leading eigenvectors (the paper: by "
-                f"{of_paper - of_paper_top:.3f})",
-                "Table 1",
-                "top modes",
-            ),
+        at_least(
+            f"{name}: and better than its own leading eigenvectors (the paper: by "
+            f"{of_paper[0] - of_paper[1]:.3f}), difference",
+            "Table 1",
+            0.0,
+            final - found["top modes"],
         )
-        for what, where, key in differences:
-            out.append(
-                claims.over_seeds(
-                    f"{name}: {what}, difference",
-                    where,
-                    ">=",
-                    measured=(found["final NTK"] - found[key]).tolist(),
-                )
-            )
+        at_least(
+            f"{name}: the learned directions, by as many predicted ones, are predicted better "
+            f"than all {config.recipes.of(method).dim}, difference",
+            "beyond the paper",
+            0.0,
+            learned - final,
+        )
         runs = [training.run_of(arrays, f"{method}/{seed}") for seed in config.seeds]
-        out += [
-            claims.over_seeds(
-                f"{name}: the learned directions, by as many predicted ones, are predicted better "
-                f"than all {config.recipes.of(method).dim}, difference",
-                "beyond the paper",
-                ">=",
-                measured=(learned - found["final NTK"]).tolist(),
-            ),
-            claims.over_seeds(
-                f"{name}: finite n accounts for most of the gap from 1, by the trend of held-out "
-                f"pairs up to n = {runs[0]['numbers'][-1]}; share",
-                "App. E",
-                ">=",
-                expected=0.5,
-                measured=[finite_n(one["numbers"], one["held out"])[1] for one in runs],
-            ).known_to_fail("predictions from few pairs and from many have the same alignment"),
-        ]
+        at_least(
+            f"{name}: finite n accounts for most of the gap from 1, by the trend of held-out "
+            f"pairs up to n = {runs[0]['numbers'][-1]}; share",
+            "App. E",
+            0.5,
+            [finite_n(one["numbers"], one["held out"])[1] for one in runs],
+        )
+        because = "predictions from few pairs and from many have the same alignment"
+        out[-1] = out[-1].known_to_fail(because)
     for (one, other), value in PAPER_TABLE_2.items():
-        alignments = _of_pair(config, arrays, one, other)
+        alignments = values(config, arrays, f"{one}/{other}")
         if len(alignments):
             chance = max(_chance(config, one), _chance(config, other))
-            out.append(
-                claims.over_seeds(
-                    f"{LABELS[one]} and {LABELS[other]}: alignment of what they learned is ten "
-                    f"times chance, {chance:.3f} (the paper: {value})",
-                    "Table 2",
-                    ">=",
-                    expected=10 * chance,
-                    measured=alignments.tolist(),
-                )
-            )
+            text = f"{LABELS[one]} and {LABELS[other]}: alignment of what they learned is ten"
+            text += f" times chance, {chance:.3f} (the paper: {value})"
+            at_least(text, "Table 2", 10 * chance, alignments)
     return out

@@ -29,9 +29,9 @@ from jax.tree_util import Partial
 
 from experiments.fig5 import experiment as fig5
 from sslstep import kernel_pca
-from sslstep.experiment import Arrays, Experiment, curves, training
+from sslstep.experiment import Arrays, Experiment, curves, networks, training
 from sslstep.experiment._require import require
-from sslstep.measure import alignment
+from sslstep.measure.alignment import subspace_alignment
 from sslstep.ntk import empirical
 from sslstep.recipes import PAPER_TABLES, Method, Recipe
 
@@ -83,54 +83,54 @@ def run(config: Config, runs: training.Store) -> Arrays:
             recipe = config.recipes.of(method)
             trained = training.fit(config, method, recipe, seed, runs, name="alignment:")
             learned = curves.count(recipe, trained.arrays).learned
-            found = _of_run(config, recipe, seed, trained, learned)
+            with jax.enable_x64(True):
+                found = _of_run(config, recipe, seed, trained, learned)
             embeddings[method] = found.pop("embeddings")
             arrays |= {f"{method}/{seed}/{key}": value for key, value in found.items()}
         for one, other in PAPER_TABLE_2:
             if {one, other} <= set(config.methods):
-                value = _alignment(embeddings[one], embeddings[other])
-                arrays[f"{one}/{other}/{seed}"] = np.asarray(value)
-    return arrays
+                with jax.enable_x64(True):
+                    value = subspace_alignment(embeddings[one], embeddings[other])
+                arrays[f"{one}/{other}/{seed}"] = value
+    return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 def _of_run(
     config: Config, recipe: Recipe, seed: int, trained: training.Trained, learned: int
 ) -> Arrays:
-    """Compute the embeddings and all alignments of one run with `learned` dimensions."""
-    setup = training.prepare(config, recipe, seed)
-    states = training.snapshots(trained.folder, setup.state)
-    steps = [int(state.step) for state in states]
-    ntk = _Kernels(config, setup)
-    final, n = states[-1], config.num_pairs
-    kernel, z = ntk.of(final, n)
-    modes = _modes(kernel, recipe.dim)
-    initial_kernel, _ = ntk.of(states[0], n)
+    """Compute the embeddings and all alignments of one run with `learned` dimensions; needs x64."""
+    with jax.enable_x64(False):
+        setup = training.prepare(config, recipe, seed)
+        states = training.snapshots(trained.folder, setup.state)
+    steps, final = [int(state.step) for state in states], states[-1]
+    n, m = config.num_pairs, config.num_along
+    kernel, z = _kernel(config, setup, final, n)
+    initial, _ = _kernel(config, setup, states[0], n)
     random = np.random.default_rng(seed).normal(size=z.shape)
     found = {
         "embeddings": z,
         "learned": np.asarray(learned),
-        **_of_learned("final NTK", z, _embedding(modes), learned),
-        "top modes": _alignment(z, _top(kernel, recipe.dim)),
-        "initial NTK": _alignment(z, _embedding(_modes(initial_kernel, recipe.dim))),
-        "random": _alignment(z, random),
+        **_of_learned("final NTK", z, _predicted(kernel, recipe.dim), learned),
+        "top modes": subspace_alignment(z, np.linalg.eigh(kernel)[1][:, -recipe.dim :]),
+        "initial NTK": subspace_alignment(z, _predicted(initial, recipe.dim)),
+        "random": subspace_alignment(z, random),
     }
 
     # NTKs along training and both kinds of NTK, on the first num_along pairs.
-    m = config.num_along
+    few, z_few = _kernel(config, setup, final, m)
     along, cosines = [], []
-    few, z_few = ntk.of(final, m)
     for state in states:
-        of_state = few if state is final else ntk.of(state, m)[0]
-        along.append(_alignment(z_few, _embedding(_modes(of_state, recipe.dim))))
+        of_state = few if state is final else _kernel(config, setup, state, m)[0]
+        along.append(subspace_alignment(z_few, _predicted(of_state, recipe.dim)))
         norms = np.linalg.norm(of_state) * np.linalg.norm(few)
         cosines.append(np.vdot(of_state, few) / norms)
-    trace, _ = ntk.of(final, m, "trace")
+    trace, _ = _kernel(config, setup, final, m, "trace")
     for kind, few_kernel in (("scalar", few), ("trace", trace)):
-        predicted = _embedding(_modes(few_kernel, recipe.dim))
+        predicted = _predicted(few_kernel, recipe.dim)
         found |= _of_learned(f"{kind}, fewer pairs", z_few, predicted, learned)
     found["snapshot_t"] = np.concatenate([[0.0], trained.arrays["t"]])[steps]
     found["along"], found["cosine"] = np.array(along), np.array(cosines)
-    return found | _held_out(config, recipe, ntk, final)
+    return found | _held_out(config, recipe, *_kernel(config, setup, final, config.num_probe))
 
 
 def _of_learned(name: str, z: np.ndarray, predicted: np.ndarray, learned: int) -> Arrays:
@@ -138,95 +138,61 @@ def _of_learned(name: str, z: np.ndarray, predicted: np.ndarray, learned: int) -
 
     The first is the alignment of all d directions. The second is the alignment of the k learned
     directions, the left singular vectors of z with the largest singular values, with the first k
-    predicted ones. The third is the fraction of the gap from 1 in the d - k other directions.
+    predicted ones. The third is the fraction of the gap from 1 in the d - k other directions. The
+    last two are NaN for k = 0.
     """
-    if not learned:
-        nothing = np.asarray(np.nan)
-        return {
-            name: _alignment(z, predicted),
-            f"{name}, learned": nothing,
-            f"{name}, gap outside": nothing,
-        }
-    directions = np.linalg.svd(z, full_matrices=False)[0]
-    basis = np.linalg.qr(predicted)[0]
-    missed = 1 - np.sum((basis.T @ directions) ** 2, axis=0)
-    return {
-        name: _alignment(z, predicted),
-        f"{name}, learned": _alignment(directions[:, :learned], predicted[:, :learned]),
-        f"{name}, gap outside": missed[learned:].sum() / missed.sum(),
-    }
+    out: Arrays = {name: subspace_alignment(z, predicted)}
+    out |= dict.fromkeys((f"{name}, learned", f"{name}, gap outside"), np.asarray(np.nan))
+    if learned:
+        directions = np.linalg.svd(z, full_matrices=False)[0]
+        missed = 1 - np.sum((np.linalg.qr(predicted)[0].T @ directions) ** 2, axis=0)
+        first = subspace_alignment(directions[:, :learned], predicted[:, :learned])
+        out |= {f"{name}, learned": first}
+        out |= {f"{name}, gap outside": missed[learned:].sum() / missed.sum()}
+    return out
 
 
-def _held_out(config: Config, recipe: Recipe, ntk: "_Kernels", state: Any) -> Arrays:
+def _held_out(config: Config, recipe: Recipe, kernel: np.ndarray, z: np.ndarray) -> Arrays:
     """Return the alignment on held-out pairs of predictions from increasing numbers of pairs."""
-    total, tested = config.num_probe, config.num_held_out
-    most = total - tested
+    most = config.num_probe - config.num_held_out
     numbers = [n for n in most // 2 ** np.arange(8) if n >= 2 * recipe.dim][::-1]
-    kernel, z = ntk.of(state, total)
-    views = np.arange(2 * total).reshape(2, total)
+    views = np.arange(2 * config.num_probe).reshape(2, -1)
     test = views[:, most:].ravel()
     values = []
     for n in numbers:
         # The fixed pairs are in random order.
         train = views[:, :n].ravel()
-        modes = _modes(kernel[np.ix_(train, train)], recipe.dim)
-        with jax.enable_x64(True):
-            predicted = kernel_pca.embed(modes, kernel[np.ix_(test, train)])
-        values.append(_alignment(z[test], np.asarray(predicted)))
-    inside = _alignment(z[test], _embedding(_modes(kernel[np.ix_(test, test)], recipe.dim)))
+        modes = kernel_pca.contrastive_modes(kernel[np.ix_(train, train)], recipe.dim)
+        predicted = kernel_pca.embed(modes, kernel[np.ix_(test, train)])
+        values.append(subspace_alignment(z[test], predicted))
+    inside = subspace_alignment(z[test], _predicted(kernel[np.ix_(test, test)], recipe.dim))
     return {"numbers": np.array(numbers), "held out": np.array(values), "own pairs": inside}
 
 
-class _Kernels:
-    """NTKs and embeddings of one run's networks on its first fixed pairs."""
+def _kernel(
+    config: Config, setup: training.Setup, state: Any, num: int, kind: Any = "scalar"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the NTK (2 num, 2 num) and the embeddings (2 num, d) on the first pairs, in float64.
 
-    def __init__(self, config: Config, setup: training.Setup) -> None:
-        self.limit, self.setup = int(config.memory_gib * 2**30), setup
-
-        def apply_fn(batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
-            return training.evaluated(setup.model, params, batch_stats, x).z
-
-        self.apply_fn = apply_fn
-
-    def of(self, state: Any, num: int, kind: Any = "scalar") -> tuple[np.ndarray, np.ndarray]:
-        """Return the NTK (2 num, 2 num) and the embeddings (2 num, d) of a state, in float64."""
-        x = jnp.concatenate([self.setup.x[:num], self.setup.x_prime[:num]])
-        stats = training.settled(self.setup.model, state.params, state.batch_stats, x)
-        apply_fn = Partial(self.apply_fn, stats)
-        kernel = empirical.ntk(apply_fn, state.params, x, kind=kind, memory_limit=self.limit)
+    Batch norm's statistics are those of the pairs.
+    """
+    limit = int(config.memory_gib * 2**30)
+    with jax.enable_x64(False):
+        x = jnp.concatenate([setup.x[:num], setup.x_prime[:num]])
+        stats = training.settled(setup.model, state.params, state.batch_stats, x)
+        apply_fn = Partial(networks.embedding(setup.model), stats)
+        kernel = empirical.ntk(apply_fn, state.params, x, kind=kind, memory_limit=limit)
         z = jnp.concatenate([apply_fn(state.params, part) for part in jnp.array_split(x, 8)])
-        return np.asarray(kernel, float), np.asarray(z, float)
+    return np.asarray(kernel, float), np.asarray(z, float)
 
 
-def _modes(kernel: np.ndarray, dim: int) -> kernel_pca.KernelModes:
-    """Return the first `dim` contrastive modes of a kernel, in float64."""
-    with jax.enable_x64(True):
-        return kernel_pca.contrastive_modes(kernel, dim)
-
-
-def _embedding(modes: kernel_pca.KernelModes) -> np.ndarray:
-    """Return the embeddings of the training samples that modes predict (Eq. 49)."""
-    with jax.enable_x64(True):
-        return np.asarray(kernel_pca.embed_training(modes))
-
-
-def _top(kernel: np.ndarray, dim: int) -> np.ndarray:
-    """Return the kernel's `dim` leading eigenvectors, P_NTK, as columns."""
-    return np.linalg.eigh(kernel)[1][:, -dim:]
-
-
-def _alignment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the subspace alignment of two embeddings, in float64."""
-    with jax.enable_x64(True):
-        return np.asarray(alignment.subspace_alignment(a, b))
+def _predicted(kernel: np.ndarray, dim: int) -> np.ndarray:
+    """Return the embeddings of the training samples that a kernel predicts (Eq. 49)."""
+    return np.asarray(kernel_pca.embed_training(kernel_pca.contrastive_modes(kernel, dim)))
 
 
 PAPER = Config(
-    **training.PAPER,
-    seeds=(0,),
-    recipes=PAPER_TABLES,
-    num_held_out=1024,
-    memory_gib=40.0,
+    **training.PAPER, seeds=(0,), recipes=PAPER_TABLES, num_held_out=1024, memory_gib=40.0
 )
 
 EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=11)

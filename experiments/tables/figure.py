@@ -13,9 +13,7 @@ from sslstep.recipes import LABELS
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw Table 1 as bars, alignment and kernel along training, and held-out pairs."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.8))
+    fig, axes = plotting.subplots(2, 2, figsize=(6.8, 4.8))
     (ax_bars, ax_along), (ax_moved, ax_held) = axes
     width = 0.8 / len(claims.BARS)
     for k, (key, label, hatch) in enumerate(claims.BARS):
@@ -32,8 +30,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
             name = "the paper's (ResNet-50, $d = 50$)" if k == 0 else None
             ax_bars.plot(at, of_paper, "kD", markersize=3.5, markerfacecolor="w", label=name)
     ax_bars.set_xticks(range(len(config.methods)), [LABELS[m] for m in config.methods])
-    ax_bars.set_ylim(0, 1)
-    ax_bars.set_ylabel("subspace alignment")
+    ax_bars.set(ylim=(0, 1), ylabel="subspace alignment")
     ax_bars.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=2, fontsize=6)
     styles = ("o-", "s--", "D:")
     for method, color, style in zip(config.methods, plotting.CATEGORIES, styles, strict=False):
@@ -46,13 +43,11 @@ def plot(config: Config, arrays: Arrays) -> Any:
             ax_moved.semilogx(t, one["cosine"], style, **settings)
             ax_held.semilogx(one["numbers"], one["held out"], style, base=2, **settings)
     for ax in (ax_along, ax_moved):
-        ax.set_xlabel("effective time $t$ (leftmost: 0)")
-        ax.set_ylim(0, 1.05)
+        ax.set(xlabel="effective time $t$ (leftmost: 0)", ylim=(0, 1.05))
     ax_along.set_ylabel("alignment by the NTK of $t$")
     ax_moved.set_ylabel("cosine of NTK($t$) and final NTK")
-    ax_held.set_xlabel("pairs $n$ that predict")
-    ax_held.set_ylabel("alignment on held-out pairs")
-    ax_held.set_ylim(0, 1.05)
+    ax_held.set(xlabel="pairs $n$ that predict", ylabel="alignment on held-out pairs")
+    ax_held.set(ylim=(0, 1.05))
     numbers = arrays[f"{config.methods[0]}/{config.seeds[0]}/numbers"]
     ax_held.set_xticks(numbers, [str(n) for n in numbers], minor=False)
     ax_held.minorticks_off()

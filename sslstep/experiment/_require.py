@@ -3,8 +3,8 @@
 A setting that holds several numbers is valid if all of them are.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,10 +45,34 @@ def require(
             raise ValueError(f"{of}{name} must lie between 0 and 1{also}, got {value}.")
 
 
+def require_list(
+    name: str,
+    values: Sequence[Any],
+    *,
+    least: int = 1,
+    order: Literal["each once", "increasing", "decreasing"] = "each once",
+) -> None:
+    """Raise ValueError unless there are at least `least` values, each once, in the named order."""
+    ordered = values if order == "each once" else sorted(values, reverse=order == "decreasing")
+    if len(values) < least or len(set(values)) < len(values) or list(values) != list(ordered):
+        number = ("zero", "one", "two", "three", "four")[least]
+        raise ValueError(f"{name} must be {number} or more, {order}, got {values}.")
+
+
+def require_descent(recipe: Any) -> None:
+    """Raise ValueError unless a recipe is plain gradient descent, which the theory describes."""
+    found = recipe.optimizer, recipe.momentum, recipe.schedule
+    if found != ("sgd", 0, "constant"):
+        raise ValueError(
+            "the theory is of plain gradient descent: optimizer must be sgd, momentum 0, schedule "
+            f"constant, got {found[0]}, {found[1]}, {found[2]}."
+        )
+
+
 def require_widths(widths: tuple[int, ...], fit_from: int) -> None:
     """Raise ValueError unless widths increase and at least two of them are `fit_from` or more."""
-    if len(widths) < 2 or list(widths) != sorted(set(widths)) or widths[0] < 1:
-        raise ValueError(f"widths must be at least two, increasing from 1 or more, got {widths}.")
+    require_at_least("widths", widths, 1)
+    require_list("widths", widths, least=2, order="increasing")
     if sum(width >= fit_from for width in widths) < 2:
         raise ValueError(
             f"fit_from = {fit_from} leaves fewer than two of the widths {widths} for the fit."

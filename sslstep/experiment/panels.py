@@ -1,7 +1,7 @@
 """Panels of figures on stepwise learning: loss, eigenvalues, errors of step times."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,3 +61,42 @@ def step_time_errors(
         ax.plot(modes, deviation, marker, color=BLUE, mfc=face, markersize=size, label=label)
     ax.axhline(0, color="0.5", linewidth=0.6, zorder=0)
     ax.set(xlabel=r"mode $j$", ylabel="predicted $-$ measured\nstep time (%)", xticks=modes)
+
+
+def means(ax: "Axes", x: Any, values: np.ndarray, *, rms: bool = False, **style: Any) -> None:
+    """Draw the mean, or the root mean square, of values (T, draws) at x (T,), with standard errors.
+
+    `style` is that of the points.
+    """
+    power = 2 if rms else 1
+    mean = (values**power).mean(axis=1)
+    error = (values**power).std(axis=1, ddof=1) / values.shape[1] ** 0.5
+    if rms:
+        mean, error = mean**0.5, error / (2 * mean**0.5)
+    ax.errorbar(x, mean, error, markersize=4, linewidth=0.8, **style)
+
+
+def make_room(ax: "Axes", *, above: float = 0.0, below: float = 0.0) -> None:
+    """Extend the y axis for a legend, by fractions `above` and `below` of its length."""
+    scale = ax.yaxis.get_transform()
+    low, high = scale.transform(np.array(ax.get_ylim()))
+    ends = np.array([low - below * (high - low), high + above * (high - low)])
+    ax.set_ylim(*scale.inverted().transform(ends))
+
+
+def legend_of(axes: Iterable["Axes"]) -> tuple[list[Any], list[str]]:
+    """Return handles and labels for a legend of several panels, each label once.
+
+    Markers stand in place of error bars.
+    """
+    found = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found[label] = getattr(handle, "lines", [handle])[0]
+    return list(found.values()), list(found)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; the first row is its head."""
+    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)

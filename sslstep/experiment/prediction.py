@@ -139,18 +139,40 @@ def closed_form_error(limit: Limit, initial) -> tuple[float, float]:
     """
     gammas, vectors = limit.gamma_modes
     weights = initial.T @ limit.inverse
-    rotation, start = linear.align(weights, limit.gamma_modes)
+    start = linear.align(weights, limit.gamma_modes).singular_values
     times = jnp.array([0.0, 1.6]) * dynamics.step_time(gammas[: len(start)], start).max()
     exact = simulate.gradient_flow(weights, limit.gamma_modes, times).coefficients[-1]
     closed = linear.small_init_trajectory(weights, limit.gamma_modes)(times[-1]) @ vectors
-    upper = jnp.triu(rotation.T @ weights @ vectors)
-    upper = jnp.fill_diagonal(upper, start, inplace=False)  # equal up to rounding
-    left_out = linear.coupled_elements(times[-1], gammas, upper)
-    left_out = jnp.fill_diagonal(left_out, 0, inplace=False)
+    first_order = left_out(weights, limit.gamma_modes, times[-1])
     # Map coefficients of the modes to embeddings of the training pairs.
     images = limit.features @ vectors
-    norms = [float(jnp.linalg.norm(images @ a.T)) for a in (closed - exact, left_out, exact)]
+    norms = [float(jnp.linalg.norm(images @ a.T)) for a in (closed - exact, first_order, exact)]
     return norms[0] / norms[2], norms[1] / norms[2]
+
+
+def left_out(weights, modes: linear.Modes, times) -> jax.Array:
+    """Return what Result 4.6 leaves out of A(t), to first order, shape (..., d, m)."""
+    rotation, start = linear.align(weights, modes)
+    upper = jnp.triu(rotation.T @ weights @ modes.eigenvectors)
+    upper = jnp.fill_diagonal(upper, start, inplace=False)  # equal up to rounding
+    found = linear.coupled_elements(times, modes.eigenvalues, upper)
+    return jnp.where(jnp.eye(upper.shape[0], upper.shape[1]) > 0, 0, found)
+
+
+def distance_to_aligned(weights, modes: linear.Modes, times) -> tuple[float, float]:
+    """Return sup_t |W(t) - W*(t)| of Result 4.6 over some times, and its numerical floor.
+
+    W(t) is gradient flow, and W* the trajectory of the aligned start. The floor is the distance of
+    gradient flow from the aligned start.
+    """
+    aligned = linear.small_init_trajectory(weights, modes)
+
+    def distance(initial: jax.Array) -> float:
+        run = simulate.gradient_flow(initial, modes, times)
+        apart = run.coefficients - aligned(times) @ modes.eigenvectors
+        return float(jnp.linalg.norm(apart, axis=(1, 2)).max())
+
+    return distance(weights), distance(aligned(0.0))
 
 
 def distances(a: Outcome, b: Outcome, span: float) -> list[float]:
@@ -186,16 +208,23 @@ def plateaus(step_times: np.ndarray, gammas: np.ndarray) -> list[tuple[int, floa
     return found
 
 
-def resting_losses(
-    t: np.ndarray, loss: np.ndarray, step_times: np.ndarray, gammas: np.ndarray
-) -> list[tuple[float, int]]:
-    """Return (measured, expected) loss at the start and on plateaus between separated steps."""
-    dim = len(step_times)
-    between = [
-        (float(np.interp(middle, t, loss)), dim - learned)
-        for learned, middle in plateaus(step_times, gammas)
-    ]
-    return [(float(loss[0]), dim), *between]
+def resting_claim(
+    where: str, t, loss, step_times, gammas, *, end: float = np.nan, tolerance: float
+) -> claims.Claim:
+    """Return the claim that the loss rests at whole numbers: at the start and between steps.
+
+    Steps that are too close for a plateau do not count. `end` is the loss at the end of a run that
+    has learned all modes, and counts if it is given.
+    """
+    between = plateaus(step_times, gammas)
+    apart = [float(np.interp(middle, t, loss)) - (len(gammas) - k) for k, middle in between]
+    apart += [float(loss[0]) - len(gammas), *([end] if np.isfinite(end) else [])]
+    return claims.below(
+        f"the loss rests at whole numbers: largest distance over {len(apart)} plateaus",
+        where,
+        measured=float(np.abs(apart).max()),
+        tolerance=tolerance,
+    )
 
 
 def exponent_claims(

@@ -131,7 +131,7 @@ def test_settings(settings, message):
 
 
 def test_settings_of_vicreg_first():
-    with pytest.raises(ValueError, match="eps must increase"):
+    with pytest.raises(ValueError, match="eps must be one or more, increasing"):
         first.run(dataclasses.replace(FIRST, eps=(0.1, 0.01)))
 
 

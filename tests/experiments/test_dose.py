@@ -109,7 +109,7 @@ def test_a_small_run(tmp_path, require_documented):
         ({"num_steps_compared": 17}, "num_steps_compared = 17 is above dim = 16"),
         (
             {"barlow_twins": replace(CONFIG.barlow_twins, momentum=0.9)},
-            "the theory is of gradient descent",
+            "the theory is of plain gradient descent",
         ),
     ],
 )

@@ -707,7 +707,7 @@ def test_bad_settings(tmp_path, args, error, message):
         ),
         (load("experiments.fig9"), ["--curves-initial", "0"], "curves_initial must be > 0, got 0"),
         (load("experiments.fig9"), ["--curves", "0"], "curves must be > 0, got 0"),
-        (load("experiments.fig9"), ["--curves"], "curves must be one or more, got none"),
+        (load("experiments.fig9"), ["--curves"], "curves must be one or more, each once"),
         (load("experiments.fig9"), ["--leak", "0"], "leak must be > 0, got 0"),
         (load("experiments.fig9"), ["--rate", "0"], "rate must be > 0, got 0"),
         (load("experiments.fig6"), ["--num-times", "1"], "num_times must be >= 2, got 1"),

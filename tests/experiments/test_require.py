@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sslstep.experiment._require import require, require_widths
+from sslstep.experiment._require import require, require_list, require_widths
 
 GOOD = SimpleNamespace(
     num=2, sizes=(1, 3), rate=0.5, rates=(0.1, 2.0), share=0.5, scale=1.0, scales=(1.0, 0.5)
@@ -26,6 +26,8 @@ def test_good_settings_pass():
     check()
     check(rates=())
     require_widths((1, 4, 8), 4)
+    require_list("scales", (3, 2), least=2, order="decreasing")
+    require_list("scales", (), least=0)
 
 
 @pytest.mark.parametrize(
@@ -51,9 +53,18 @@ def test_bad_settings_are_named(changes, message):
         check(**changes)
 
 
+@pytest.mark.parametrize(
+    ("values", "order"),
+    [((), "each once"), ((1, 2, 1), "each once"), ((1, 2), "decreasing"), ((2, 1), "increasing")],
+)
+def test_lists_are_long_enough_without_repetitions_and_in_order(values, order):
+    with pytest.raises(ValueError, match=f"scales must be two or more, {order}, got"):
+        require_list("scales", values, least=2, order=order)
+
+
 @pytest.mark.parametrize("widths", [(), (8,), (8, 4), (4, 4), (0, 4)])
 def test_widths_increase(widths):
-    with pytest.raises(ValueError, match="widths must be at least two, increasing from 1 or more"):
+    with pytest.raises(ValueError, match=r"widths must be (two or more, increasing|>= 1)"):
         require_widths(widths, 1)
     with pytest.raises(ValueError, match="fit_from = 5 leaves fewer than two"):
         require_widths((1, 4, 8), 5)

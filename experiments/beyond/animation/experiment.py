@@ -10,13 +10,14 @@ equal.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from sslstep import recipes, train
-from sslstep.experiment import Arrays, Experiment, training
+from sslstep.experiment import Arrays, Experiment, networks, training
 from sslstep.experiment._require import require
 from sslstep.experiment.image_data import Images
 from sslstep.measure import spectrum
@@ -56,16 +57,10 @@ def run(config: Config) -> Arrays:
 
     @jax.jit
     def embed(params: Any, batch_stats: Any) -> dict[str, jax.Array]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        z, z_prime = (
-            setup.model.apply(variables, view, train=True, mutable=["batch_stats"])[0].z
-            for view in (x, x_prime)
-        )
-        return {
-            "z": z,
-            "z_prime": z_prime,
-            "eigenvalues": spectrum.correlation_eigenvalues(z, z_prime),
-        }
+        outputs = partial(networks.batch_outputs, setup.model, params, batch_stats)
+        z, z_prime = outputs(x).z, outputs(x_prime).z
+        eigenvalues = spectrum.correlation_eigenvalues(z, z_prime)
+        return {"z": z, "z_prime": z_prime, "eigenvalues": eigenvalues}
 
     at = np.geomspace(config.first_step, config.num_steps, config.num_frames - 1)
     trained = train.fit(

@@ -55,8 +55,7 @@ class Scene:
         for j, color in enumerate(plotting.mode_colors(self.eigenvalues.shape[1])):
             modes_ax.plot(np.maximum(self.steps, 1), self.eigenvalues[:, j], color=color, lw=0.9)
         for ax in (loss_ax, modes_ax):
-            ax.set_xscale("log")
-            ax.set_xlim(config.first_step, self.steps[-1])
+            ax.set(xscale="log", xlim=(config.first_step, self.steps[-1]))
         loss_ax.set(ylabel="training loss", xticklabels=[])
         modes_ax.set(ylabel="eigenvalues of $C$", xlabel="step", ylim=(-0.05, 1.3))
         self.marks = [ax.axvline(1, color="black", lw=0.8) for ax in (loss_ax, modes_ax)]

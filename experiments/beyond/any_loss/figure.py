@@ -31,13 +31,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
         for ax in pair:
             ax.set_axis_off()
     _plot_errors(upper, config, arrays)
-    legend = {
-        label: handle
-        for ax in cells[0]
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
     lower.set_axis_off()
-    lower.legend(legend.values(), legend.keys(), loc="center", fontsize=6)
+    lower.legend(*panels.legend_of(cells[0]), loc="center", fontsize=6)
     plotting.mode_key(lower, arrays[f"{name}/eigenvalues"].shape[-1])
     plotting.label_panels([*(pair[0] for pair in cells[: len(config.losses) + 1])])
     return fig

@@ -26,7 +26,7 @@ from jax.tree_util import Partial
 
 from sslstep import dynamics, linear, simulate
 from sslstep.experiment import Arrays, Experiment, training
-from sslstep.experiment._require import require
+from sslstep.experiment._require import require, require_list
 from sslstep.measure import spectrum
 
 
@@ -47,8 +47,7 @@ class Config:
 def run(config: Config) -> Arrays:
     """Train networks of every depth from every initial scale, from balanced and random layers."""
     require(config, at_least={"layers": 1, "seeds": 0}, positive=("gammas", "scales"))
-    if len(config.scales) < 2:
-        raise ValueError(f"scales must be two or more, got {config.scales}.")
+    require_list("scales", config.scales, least=2)
     arrays: Arrays = {"gammas": np.asarray(config.gammas), "scales": np.asarray(config.scales)}
     with jax.enable_x64(True):
         gammas = jnp.asarray(config.gammas)
@@ -117,8 +116,4 @@ def _trained(layers: list[jax.Array], gammas: jax.Array, until: jax.Array) -> Ar
     return {"t": np.asarray(t), "eigenvalues": found, "step_times": times, "others": others}
 
 
-EXPERIMENT = Experiment(
-    {"cpu": Config(), "paper": Config()},
-    run,
-    minutes=1.5,
-)
+EXPERIMENT = Experiment({"cpu": Config(), "paper": Config()}, run, minutes=1.5)

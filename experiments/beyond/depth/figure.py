@@ -11,17 +11,14 @@ from sslstep.experiment import Arrays
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw eigenvalues for smallest and largest L, then step times and other modes against α."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.8))
+    fig, axes = plotting.subplots(2, 2, figsize=(6.8, 4.8))
     name = f"{config.scales[0]:g}"
     for ax, num in zip(axes[0], (config.layers[0], config.layers[-1]), strict=True):
         t, measured, curves = (
             arrays[f"{num}/{name}/{key}"] for key in ("t", "eigenvalues", "curves")
         )
         plotting.mode_curves(ax, t[::20], measured[::20], curves)
-        ax.set_xlabel(r"effective time $t$")
-        ax.set_ylabel(r"eigenvalues of $C$")
+        ax.set(xlabel=r"effective time $t$", ylabel=r"eigenvalues of $C$")
         ax.set_title(rf"$L$ = {num}, $\alpha$ = {float(name):.2g}", fontsize=8)
     axes[0, 0].legend(loc="lower right")
     scales = arrays["scales"]

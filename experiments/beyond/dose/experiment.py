@@ -30,10 +30,9 @@ import numpy as np
 import tyro
 from jax.tree_util import Partial
 
-from experiments.beyond.predicted_steps import experiment as predicted_steps
 from sslstep import kernel_pca, linear, nn, train
-from sslstep.experiment import Arrays, Experiment, training
-from sslstep.experiment._require import require
+from sslstep.experiment import Arrays, Experiment, networks, training
+from sslstep.experiment._require import require, require_descent, require_list
 from sslstep.measure import spectrum
 from sslstep.ntk import empirical
 from sslstep.recipes import SMALL_INIT, BarlowTwins
@@ -98,14 +97,12 @@ def run(config: Config, runs: training.Store) -> Arrays:
     training.require_valid(config, [("barlow_twins", recipe)])
     require(config, at_least={"num_snapshots": 2, "num_steps_compared": 1}, positive=("scales",))
     training.require_pairs(config, "num_pairs", recipe.dim)
-    if len(config.scales) < 2 or list(config.scales) != sorted(set(config.scales), reverse=True):
-        raise ValueError(f"scales must be two or more, decreasing, got {config.scales}.")
+    require_list("scales", config.scales, least=2, order="decreasing")
     if config.num_steps_compared > recipe.dim:
         raise ValueError(
             f"num_steps_compared = {config.num_steps_compared} is above dim = {recipe.dim}."
         )
-    if (recipe.optimizer, recipe.momentum, recipe.schedule) != ("sgd", 0, "constant"):
-        raise ValueError("the theory is of gradient descent: no momentum and no schedule.")
+    require_descent(recipe)
     arrays: Arrays = {"scales": np.asarray(config.scales)}
     for seed in config.seeds:
         for scale in config.scales:
@@ -170,7 +167,7 @@ def _rates(
     _, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(z, 2)))
     order = vectors[:, ::-1]
     unlearned = order.at[:, :learned].set(0.0)
-    apply_fn = Partial(predicted_steps.along_directions(network), unlearned, batch_stats)
+    apply_fn = Partial(networks.embedding(network), batch_stats, directions=unlearned)
     kernel = empirical.ntk(apply_fn, state.params, x, kind="scalar")
     with jax.enable_x64(True):
         # The scalar kernel is a mean over all d outputs; the learned ones contribute 0.
@@ -186,17 +183,11 @@ def _rates(
     return np.asarray(modes.eigenvalues)
 
 
-EXPERIMENT = Experiment(
-    {
-        "cpu": Config(),
-        "paper": Config(
-            data="cifar10",
-            scales=tuple(2.0**-k for k in range(7)),
-            barlow_twins=replace(SHORT, num_steps=2000),
-            num_steps_compared=6,
-        ),
-    },
-    run,
-    trains=True,
-    minutes=6,
+PAPER = Config(
+    data="cifar10",
+    scales=tuple(2.0**-k for k in range(7)),
+    barlow_twins=replace(SHORT, num_steps=2000),
+    num_steps_compared=6,
 )
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=6)

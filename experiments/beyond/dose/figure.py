@@ -14,17 +14,14 @@ SHOWN = (THEORY[0], "measured")
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw eigenvalues from two starts, delays against ln(1/r), and measured against predicted."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(2, 2, figsize=(6.8, 5.0))
+    fig, axes = plotting.subplots(2, 2, figsize=(6.8, 5.0))
     seed, num = config.seeds[0], config.num_steps_compared
     colors = plotting.mode_colors(num)
     for ax, scale in zip(axes[0], (config.scales[0], config.scales[-1]), strict=True):
         t, values = (arrays[f"{seed}/{scale:g}/{key}"] for key in ("record_t", "correlation"))
         plotting.eigenvalue_curves(ax, t, values[:, : 2 * num])
         ax.set_title(f"last layer times {scale:.3g}{curves.seed_shown(config.seeds)}", fontsize=8)
-        ax.set_xlabel(r"effective time $t$")
-        ax.set_ylabel("eigenvalues of $C$")
+        ax.set(xlabel=r"effective time $t$", ylabel="eigenvalues of $C$")
     plotting.mode_key(axes[0, 1], 2 * num)
     for k, color in enumerate(colors):
         one = delays(config, arrays, seed, config.scales)
@@ -36,8 +33,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         start = one["measured"][-2, k] if len(amounts) > 1 else 0.0
         ends = amounts[-1] - np.log(config.scales[-2] / config.scales[-1]), amounts[-1]
         axes[1, 0].plot(ends, [start, start + near], "-", color=color)
-    axes[1, 0].set_xlabel("ln(1 / r), from the largest start")
-    axes[1, 0].set_ylabel("delay of the step")
+    axes[1, 0].set(xlabel="ln(1 / r), from the largest start", ylabel="delay of the step")
     axes[1, 0].set_title(f"predicted: dashed, solid{curves.seed_shown(config.seeds)}", fontsize=8)
     axes[1, 0].legend()
     ax = axes[1, 1]
@@ -57,8 +53,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     if len(known):
         span = [known.min() / 1.5, 1.5 * known.max()]
         ax.plot(span, span, **plotting.THEORY)
-    ax.set_xlabel("predicted delay")
-    ax.set_ylabel("measured delay, all seeds")
+    ax.set(xlabel="predicted delay", ylabel="measured delay, all seeds")
     ax.legend(fontsize=5)
     plotting.label_panels(list(axes.ravel()))
     return fig

@@ -30,20 +30,18 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 def _check_networks(config, arrays) -> list[claims.Claim]:
     """Return the claims on learned modes, step times and accuracy along training."""
-    results = []
-    for laziness in config.laziness:
-        what = f"network, a = {laziness:g}, width {config.width}"
-        eigenvalues = arrays[f"network_{laziness:g}_eigenvalues"]
-        results.append(
-            claims.above(
-                f"{what}: all d modes are learned, least eigenvalue of C at the end",
-                "Fig. 2",
-                expected=1.0,
-                measured=float(eigenvalues[:, -1].min()),
-                # Eigenvalues approach 1 as e^-8γt: the tolerance is e^-3, after the step.
-                tolerance=0.05,
-            )
+    results = [
+        claims.above(
+            f"network, a = {laziness:g}, width {config.width}: all d modes are learned, least "
+            f"eigenvalue of C at the end",
+            "Fig. 2",
+            expected=1.0,
+            measured=float(arrays[f"network_{laziness:g}_eigenvalues"][:, -1].min()),
+            # Eigenvalues approach 1 as e^-8γt: the tolerance is e^-3, after the step.
+            tolerance=0.05,
         )
+        for laziness in config.laziness
+    ]
     # The following claims are about the laziest networks.
     name = f"network_{config.laziness[-1]:g}"
     what = f"network, a = {config.laziness[-1]:g}, width {config.width}"
@@ -98,33 +96,32 @@ def _check_accuracy(config, arrays) -> list[claims.Claim]:
     """Return the claims on final accuracy and on accuracy between steps."""
     at = list(dims(config))
     predicted = arrays["mlp_correct"].mean(axis=1)
-    expected, results = float(predicted[at.index(config.dim)]), []
-    for laziness in config.laziness:
-        results.append(
-            claims.over_seeds(
-                f"probe's accuracy at d = {config.dim}, predicted without training, and of the "
-                f"network trained with a = {laziness:g}, on the same images",
-                "Section 5.2, generalization",
-                "=",
-                expected=expected,
-                measured=arrays[f"network_{laziness:g}_correct"].mean(axis=1).tolist(),
-                tolerance=POINTS,
-            )
+    results = [
+        claims.over_seeds(
+            f"probe's accuracy at d = {config.dim}, predicted without training, and of the "
+            f"network trained with a = {laziness:g}, on the same images",
+            "Section 5.2, generalization",
+            "=",
+            expected=float(predicted[at.index(config.dim)]),
+            measured=arrays[f"network_{laziness:g}_correct"].mean(axis=1).tolist(),
+            tolerance=POINTS,
         )
+        for laziness in config.laziness
+    ]
     t, along = arrays["t"], arrays[f"network_{config.laziness[-1]:g}_accuracy"]
     # Step times of the laziest networks, mean over seeds.
     tau = network_step_times(arrays, config.laziness[-1]).mean(axis=0)
-    for learned, middle in prediction.plateaus(tau, arrays["mlp_gammas"][: config.dim]):
-        if learned in at:
-            results.append(
-                claims.over_seeds(
-                    f"the lazy network's accuracy between steps {learned} and {learned + 1} is "
-                    f"that of the first {learned} dimension(s)",
-                    "Eq. 40",
-                    "=",
-                    expected=float(predicted[at.index(learned)]),
-                    measured=[float(np.interp(middle, t, row)) for row in along],
-                    tolerance=POINTS,
-                )
-            )
-    return results
+    between = prediction.plateaus(tau, arrays["mlp_gammas"][: config.dim])
+    return results + [
+        claims.over_seeds(
+            f"the lazy network's accuracy between steps {learned} and {learned + 1} is "
+            f"that of the first {learned} dimension(s)",
+            "Eq. 40",
+            "=",
+            expected=float(predicted[at.index(learned)]),
+            measured=[float(np.interp(middle, t, row)) for row in along],
+            tolerance=POINTS,
+        )
+        for learned, middle in between
+        if learned in at
+    ]

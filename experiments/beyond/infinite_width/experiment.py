@@ -16,39 +16,26 @@ uses 5,000 pairs of CIFAR-10 from --data-dir with its classes. Kernels are in fl
 float32.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.beyond.infinite_width.config import Config, dims
-from experiments.beyond.infinite_width.networks import (
-    Predicted,
-    Task,
-    correct,
-    networks,
-    num_classes_of,
-)
+from experiments.beyond.infinite_width.networks import Predicted, Task, networks
 from sslstep import data, dynamics, gram, kernel_pca, linear, nn
 from sslstep.experiment import Arrays, Experiment
-from sslstep.experiment._require import require
-from sslstep.experiment.image_data import choose, labelled
+from sslstep.experiment._require import require, require_list
+from sslstep.experiment.image_data import choose
+from sslstep.experiment.probes import held_out
 from sslstep.ntk import infinite
 
 
 def run(config: Config) -> Arrays:
     """Compute the kernels' predictions, and train networks for comparison."""
-    require(
-        config,
-        at_least=dict.fromkeys(
-            ("num_images", "cnn_images", "num_test", "pool", "dim", "num_seeds"), 1
-        ),
-        positive=("init_scale", "penalty", "laziness"),
-        fraction=("step_size",),
-    )
-    if list(config.laziness) != sorted(set(config.laziness)):
-        raise ValueError(f"laziness must ascend, got {config.laziness}.")
+    numbers = ("num_images", "cnn_images", "num_test", "pool", "dim", "num_seeds")
+    positive = ("init_scale", "penalty", "laziness")
+    require(config, at_least=dict.fromkeys(numbers, 1), positive=positive, fraction=("step_size",))
+    require_list("laziness", config.laziness, least=0, order="increasing")
     smallest = min(config.num_images, config.cnn_images)
     if not config.dim < config.num_modes <= smallest:
         raise ValueError(
@@ -63,7 +50,7 @@ def run(config: Config) -> Arrays:
     predicted, mlp_arrays = _predict(config, infinite.mlp(config.depth), task)
     arrays: Arrays = {f"cnn_{name}": array for name, array in cnn_arrays.items()}
     arrays |= {f"mlp_{name}": array for name, array in mlp_arrays.items()}
-    arrays |= {"num_test": len(task.labels_test), "chance": 1 / num_classes_of(task)}
+    arrays |= {"num_test": len(task.labels_test), "chance": 1 / task.num_classes}
     arrays["random_correct"] = _random_features(config, key_networks, task)
     if config.laziness:
         arrays |= networks(config, key_networks, task, predicted)
@@ -80,15 +67,10 @@ def load(config: Config, key_images: jax.Array, key_crops: jax.Array) -> Task:
     pairs = _pooled(jnp.concatenate(crops), config.pool)
     every_pixel = (0, 1, 2)
     mean, std = pairs.mean(every_pixel, keepdims=True), pairs.std(every_pixel, keepdims=True)
-    test_split = labelled(config.data, "test", config.data_dir, config.crop)
-    # Shuffled, because test images may be sorted by label.
-    few = np.random.default_rng(config.seed).permutation(len(test_split.images))[: config.num_test]
-    edge = (test_split.images.shape[1] - config.crop) // 2
-    middle = slice(edge, edge + config.crop)
-    test = _pooled(jnp.asarray(test_split.images[few][:, middle, middle]), config.pool)
+    crops_test, labels_test = (jnp.asarray(part) for part in held_out(config))
+    x_test = (_pooled(crops_test, config.pool) - mean) / std
     x, x_prime = jnp.split((pairs - mean) / std, 2)
-    labels_test = jnp.asarray(test_split.labels[few])
-    return Task(x, x_prime, jnp.asarray(labels), (test - mean) / std, labels_test)
+    return Task(x, x_prime, jnp.asarray(labels), x_test, labels_test)
 
 
 def _pooled(crops: jax.Array, side: int) -> jax.Array:
@@ -124,7 +106,7 @@ def _predict(config: Config, kernel_fn: gram.KernelFn, task: Task) -> tuple[Pred
 def _correct_by_dim(config: Config, task: Task, z: jax.Array, z_test: jax.Array) -> np.ndarray:
     """Return which test samples a probe of the first d dimensions classifies right, for each d."""
     kept = jnp.arange(z.shape[1])[None, :] < dims(config)[:, None]  # zeros: one shape
-    return np.stack([correct(task, z * row, z_test * row) for row in kept])
+    return np.stack([task.correct(z * row, z_test * row) for row in kept])
 
 
 def _random_features(config: Config, key: jax.Array, task: Task) -> np.ndarray:
@@ -138,13 +120,8 @@ def _random_features(config: Config, key: jax.Array, task: Task) -> np.ndarray:
     return np.stack(rows)
 
 
-_CIFAR: Any = {"data": "cifar10", "num_images": 5000, "cnn_images": 2000, "crop": 24, "dim": 10}
-
-EXPERIMENT = Experiment(
-    {
-        "cpu": Config(),
-        "paper": Config(**_CIFAR, width=2048, num_seeds=1),
-    },
-    run,
-    minutes=1.0,
+PAPER = Config(
+    data="cifar10", num_images=5000, cnn_images=2000, crop=24, dim=10, width=2048, num_seeds=1
 )
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, minutes=1.0)

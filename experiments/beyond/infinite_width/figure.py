@@ -13,9 +13,7 @@ from sslstep.measure import probe
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw spectra, step times, and accuracies against dimension d and time t."""
-    import matplotlib.pyplot as plt
-
-    fig, ((spectra, times), (by_dim, by_time)) = plt.subplots(2, 2, figsize=(7.0, 5.4))
+    fig, ((spectra, times), (by_dim, by_time)) = plotting.subplots(2, 2, figsize=(7.0, 5.4))
     blue, _, green, *_ = plotting.CATEGORIES
     j = np.arange(1, config.num_modes + 1)
     for name, color, marker in (("mlp", blue, "o"), ("cnn", green, "s")):
@@ -67,31 +65,31 @@ def _plot_times(config, arrays, ax) -> None:
 def _plot_by_dim(config, arrays, ax) -> None:
     """Draw probe accuracies against the number of dimensions."""
     d, (_, _, green, orange, _) = dims(config), plotting.CATEGORIES
-    num_test = int(arrays["num_test"])
     unequal = config.cnn_images != config.num_images
-    n, n_cnn = (
-        f", $n = {size}$" if unequal else "" for size in (config.num_images, config.cnn_images)
-    )
-    ax.plot(d, _percent(arrays["mlp_correct"]), **plotting.THEORY, label=f"MLP, SSL{n}")
-    style: Any = {"color": "black", "linestyle": ":", "linewidth": 1.0}
-    ax.plot(d, _percent(arrays["mlp_principal_correct"]), **style, label=f"MLP, kernel PCA{n}")
-    dashed: Any = {**plotting.THEORY, "color": green}
-    ax.plot(d, _percent(arrays["cnn_correct"]), **dashed, label=f"CNN, SSL{n_cnn}")
-    label = f"CNN, kernel PCA{n_cnn}"
-    ax.plot(d, _percent(arrays["cnn_principal_correct"]), **{**style, "color": green}, label=label)
+    for name, color, size in (
+        ("mlp", "black", config.num_images),
+        ("cnn", green, config.cnn_images),
+    ):
+        n = f", $n = {size}$" if unequal else ""
+        dashed: Any = {**plotting.THEORY, "color": color, "label": f"{name.upper()}, SSL{n}"}
+        ax.plot(d, _percent(arrays[f"{name}_correct"]), **dashed)
+        dotted: Any = {"linestyle": ":", "linewidth": 1.0, "color": color}
+        dotted["label"] = f"{name.upper()}, kernel PCA{n}"
+        ax.plot(d, _percent(arrays[f"{name}_principal_correct"]), **dotted)
     random = _percent(arrays["random_correct"].mean(axis=0))
     ax.plot(d, random, color=orange, label="untrained network")
     for laziness, look in zip(config.laziness, _LAZY, strict=False):
         measured = float(arrays[f"network_{laziness:g}_correct"].mean())
-        error = 100 * float(probe.standard_error(measured, num_test))
+        error = 100 * float(probe.standard_error(measured, int(arrays["num_test"])))
         label = f"network, $a = {laziness:g}$"
         ax.errorbar(
             [config.dim], [100 * measured], error, **look, markersize=4, label=label, zorder=5
         )
-    ax.axhline(100 * float(arrays["chance"]), color="0.6", linewidth=0.7, zorder=0)
-    ax.annotate("chance", (1, 100 * float(arrays["chance"])), va="bottom", fontsize=6, color="0.4")
+    chance = 100 * float(arrays["chance"])
+    ax.axhline(chance, color="0.6", linewidth=0.7, zorder=0)
+    ax.annotate("chance", (1, chance), va="bottom", fontsize=6, color="0.4")
     ax.set(xscale="log", xlabel="dimensions $d$ probed", ylabel="test accuracy (%)")
-    ax.set(ylim=(0.6 * 100 * float(arrays["chance"]), None))
+    ax.set(ylim=(0.6 * chance, None))
     ax.legend(loc="lower right", fontsize=6, labelspacing=0.25, frameon=True, edgecolor="none")
 
 
@@ -113,6 +111,5 @@ def _plot_by_time(config, arrays, ax) -> None:
         ax.plot(t, accuracy, color=look["color"], label=f"network, $a = {laziness:g}$")
     expected = 100 * arrays["predicted_kernel_accuracy"].mean(axis=0)
     ax.plot(t, expected, **plotting.THEORY, label="infinite width")
-    ax.set(xscale="log", xlim=(0.3 * tau[0], t[-1]))
-    ax.set(xlabel=panels.TIME, ylabel="test accuracy (%)")
+    ax.set(xscale="log", xlim=(0.3 * tau[0], t[-1]), xlabel=panels.TIME, ylabel="test accuracy (%)")
     ax.legend(loc="upper left", frameon=True, framealpha=1, edgecolor="none")

@@ -1,16 +1,17 @@
 """Training of finite networks on the pairs of `infinite_width`, and predictions for them."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from experiments.beyond.infinite_width.config import Config
 from sslstep import dynamics, kernel_pca, linear, losses, nn, simulate, train
-from sslstep.experiment import Arrays, log
+from sslstep.experiment import Arrays, log, probes
+from sslstep.experiment._loops import geometric_steps, progress, stacked
 from sslstep.measure import alignment, probe, spectrum
 
 
@@ -22,6 +23,17 @@ class Task(NamedTuple):
     labels: jax.Array
     x_test: jax.Array
     labels_test: jax.Array
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return int(max(self.labels.max(), self.labels_test.max())) + 1
+
+    def correct(self, z: jax.Array, z_test: jax.Array) -> jax.Array:
+        """Return which test samples a linear probe on embeddings classifies right."""
+        z, z_test, grid = z.astype(float), z_test.astype(float), jnp.geomspace(1e-7, 1.0, 22)
+        labels = self.labels, self.labels_test
+        return probes.correct(z, z_test, *labels, grid, num_classes=self.num_classes)
 
 
 class Predicted(NamedTuple):
@@ -57,20 +69,15 @@ def networks(config: Config, key: jax.Array, task: Task, predicted: Predicted) -
     step_times = [dynamics.step_time(gammas, s, learning_rate=eta) for s in aligned]
     # Long enough for the last mode to settle if the network is 10% slower than predicted.
     num_steps = int((1.1 * np.max(step_times) + 0.6 / gammas[-1]) / eta)
-    at = np.unique(np.geomspace(1, num_steps, config.num_records).astype(int))
-    loss_fn, measure = partial(_loss, model), partial(_measure, model)
-    rows: dict[str, list[Any]] = {}
-    total = num_steps * config.num_seeds * len(config.laziness)
-    with tqdm(total=total, desc="networks", unit=" steps", disable=None) as bar:
-
-        def advance(step: int) -> None:
-            bar.update(bar.n // num_steps * num_steps + int(step) - bar.n)
-
+    at = geometric_steps(num_steps, config.num_records)
+    loss_fn, measure = _lazy(model)
+    rows: list[Arrays] = []
+    with progress(num_steps, config.num_seeds * len(config.laziness), "networks") as advance:
         for seed, params in enumerate(draws):
             kernel = _kernel_descent(predicted, initial[seed], eta, at)
             theory = _expected(config, task, predicted, aligned[seed], eta, at)
             theory |= _judged(config, task, predicted, kernel, kernel.z_test[-1], prefix="kernel_")
-            _append(rows, "predicted", {**theory, "step_times": jnp.sort(step_times[seed])})
+            found = {"predicted": {**theory, "step_times": jnp.sort(step_times[seed])}}
             for laziness in config.laziness:
                 run = train.full_batch_descent(
                     loss_fn,
@@ -83,29 +90,33 @@ def networks(config: Config, key: jax.Array, task: Task, predicted: Predicted) -
                     on_record=advance,
                 )
                 result = _judged(config, task, predicted, run.records, kernel.z_test[-1])
-                _append(rows, f"network_{laziness:g}", result)
-                log.info("network of seed %d, a = %g: %s", seed, laziness, _summary(result, theory))
-    arrays = {name: np.stack(values) for name, values in rows.items()}
-    return arrays | {"t": eta * at, "learning_rate": eta, "num_steps": num_steps}
+                found[f"network_{laziness:g}"] = result
+                log.info(
+                    "network of seed %d, a = %g: accuracy %.4f (kernel from its start %.4f), "
+                    "alignment with the top modes %.4f, with the kernel from its start %.4f",
+                    *(seed, laziness, result["correct"].mean(), theory["kernel_correct"].mean()),
+                    *(float(result[each]) for each in ("alignment", "kernel_alignment")),
+                )
+            rows.append({f"{a}_{b}": array for a, own in found.items() for b, array in own.items()})
+    return stacked(rows) | {"t": eta * at, "learning_rate": eta, "num_steps": num_steps}
 
 
-def _embed(model, params, x, start, laziness, init_scale):
-    """Return the embeddings a (f - f_0) + α f_0 of a lazy network."""
-    laziness, init_scale = (jnp.asarray(a, start.dtype) for a in (laziness, init_scale))
-    return laziness * (model.apply(params, x) - start) + init_scale * start
+def _lazy(model: nn.MLP) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the loss of lazy networks with embeddings a (f - f_0) + α f_0, and their records."""
 
+    def embed(params, x, start, laziness, init_scale):
+        laziness, init_scale = (jnp.asarray(a, start.dtype) for a in (laziness, init_scale))
+        return laziness * (model.apply(params, x) - start) + init_scale * start
 
-def _loss(model, params, pairs, test, start, start_test, laziness, init_scale):
-    """Return the simplified Barlow Twins loss of a lazy network on the pairs."""
-    z = _embed(model, params, pairs, start, laziness, init_scale)
-    return losses.simplified_barlow_twins(*jnp.split(z, 2))
+    def loss(params, pairs, test, start, start_test, *scales):
+        return losses.simplified_barlow_twins(*jnp.split(embed(params, pairs, start, *scales), 2))
 
+    def measure(params, pairs, test, start, start_test, *scales):
+        z, z_prime = jnp.split(embed(params, pairs, start, *scales), 2)
+        z_test = embed(params, test, start_test, *scales)
+        return Records(spectrum.correlation_eigenvalues(z, z_prime), z, z_test)
 
-def _measure(model, params, pairs, test, start, start_test, laziness, init_scale):
-    """Return the records of a lazy network at one step."""
-    z, z_prime = jnp.split(_embed(model, params, pairs, start, laziness, init_scale), 2)
-    z_test = _embed(model, params, test, start_test, laziness, init_scale)
-    return Records(spectrum.correlation_eigenvalues(z, z_prime), z, z_test)
+    return loss, measure
 
 
 def _kernel_descent(predicted: Predicted, initial, eta, at) -> Records:
@@ -132,7 +143,7 @@ def _expected(config, task, predicted, start, eta, at) -> Arrays:
         task.labels_test,
         linear.singular_value(t, gammas, start, learning_rate=eta),
         config.penalty,
-        num_classes=num_classes_of(task),
+        num_classes=task.num_classes,
     )
     curves = linear.mode_eigenvalue(t, gammas, start, learning_rate=eta)
     return {"eigenvalues": curves, "accuracy": accuracy}
@@ -149,8 +160,8 @@ def _judged(config, task, predicted, records, reference, prefix="") -> Arrays:
     labels = task.labels, task.labels_test
     result = {
         "eigenvalues": eigenvalues,
-        "accuracy": _along(z, z_test, *labels, config.penalty, num_classes=num_classes_of(task)),
-        "correct": correct(task, z[-1], z_test[-1]),
+        "accuracy": _along(z, z_test, *labels, config.penalty, num_classes=task.num_classes),
+        "correct": task.correct(z[-1], z_test[-1]),
         "alignment": alignment.subspace_alignment(z_test[-1].astype(float), top),
         "kernel_alignment": alignment.subspace_alignment(z_test[-1].astype(float), reference),
     }
@@ -168,39 +179,3 @@ def _along(z, z_test, labels, labels_test, penalty, *, num_classes):
         return probe.accuracy(probe.ridge(z, targets, penalty), z_test, labels_test)
 
     return jax.lax.map(accuracy, (z, z_test))
-
-
-def _append(rows: dict[str, list[Any]], name: str, result: Arrays) -> None:
-    """Append the arrays of one network to the lists in `rows`."""
-    for key, array in result.items():
-        rows.setdefault(f"{name}_{key}", []).append(np.asarray(array))
-
-
-def _summary(result: Arrays, theory: Arrays) -> str:
-    """Return a log message with accuracy and alignments at the end of training."""
-    right = float(np.mean(result["correct"])), float(np.mean(theory["kernel_correct"]))
-    return (
-        f"accuracy {right[0]:.4f} (kernel from its start {right[1]:.4f}), alignment with the top "
-        f"modes {float(result['alignment']):.4f}, with the kernel from its start "
-        f"{float(result['kernel_alignment']):.4f}"
-    )
-
-
-def num_classes_of(task: Task) -> int:
-    """Return the number of classes of a task."""
-    return int(max(task.labels.max(), task.labels_test.max())) + 1
-
-
-def correct(task: Task, z: jax.Array, z_test: jax.Array) -> jax.Array:
-    """Return which test samples a linear probe on embeddings classifies right."""
-    return _probed(z, task.labels, z_test, task.labels_test, num_classes=num_classes_of(task))
-
-
-@partial(jax.jit, static_argnames="num_classes")
-def _probed(z, labels, z_test, labels_test, *, num_classes):
-    """Fit a ridge probe with the penalty of least leave-one-out error; return correctness."""
-    z, targets = z.astype(float), jax.nn.one_hot(labels, num_classes)
-    penalties = jnp.var(z, axis=0).sum() * jnp.geomspace(1e-7, 1.0, 22)
-    best = penalties[jnp.argmin(probe.loo_error(z, targets, penalties))]
-    predictions = probe.predict(probe.ridge(z, targets, best), z_test.astype(float))
-    return jnp.argmax(predictions, axis=1) == labels_test

@@ -30,7 +30,7 @@ import tyro
 from experiments.beyond.predicted_steps import experiment as predicted_steps
 from sslstep import dynamics, linear, optim
 from sslstep.experiment import Arrays, Experiment, curves, training
-from sslstep.experiment._require import require
+from sslstep.experiment._require import require, require_list
 from sslstep.measure import spectrum
 from sslstep.recipes import PAPER_SMALL_INIT, SMALL_INIT, BarlowTwins
 
@@ -72,8 +72,7 @@ def run(config: Config, runs: training.Store) -> Arrays:
     """Train the linear model from each scale and the ResNet, by gradient descent and by LARS."""
     positive = ("relative_rate", "exponent", "scales", "learning_rate")
     require(config, at_least={"num_modes": 2}, positive=positive)
-    if len(set(config.scales)) < 2 or len(set(config.scales)) < len(config.scales):
-        raise ValueError(f"scales must be two or more, each once, got {config.scales}.")
+    require_list("scales", config.scales, least=2)
     recipes: list[Any] = [(rule, getattr(config, rule)) for rule in RULES]
     training.require_valid(config, recipes)
     gammas = np.arange(1, config.num_modes + 1) ** -config.exponent
@@ -103,22 +102,12 @@ def _linear_model(config: Config, gammas: np.ndarray, scale: float) -> dict[str,
         initial = linear.align(weights, modes).singular_values
         t = jnp.geomspace(1e-3, 3 * dynamics.step_time(gammas[-1], initial[-1]), 20_000)
         curves = np.asarray(linear.mode_eigenvalue(t[:, None], gammas[None], initial[None]))
-        lars_at = np.asarray(dynamics.lars_steps(t, gammas, initial, config.relative_rate))
-        sgd_at = np.asarray(t) / config.learning_rate
+        rate = {"trust_coefficient": config.relative_rate}
+        lars = optim.lars(1.0, momentum=0.0, weight_decay=0.0, **rate)
+        lars_at = dynamics.lars_steps(t, gammas, initial, config.relative_rate)
+        sgd, sgd_at = optim.sgd(config.learning_rate), np.asarray(t) / config.learning_rate
         out = {}
-        rules = {
-            "sgd": (optim.sgd(config.learning_rate), sgd_at),
-            "lars": (
-                optim.lars(
-                    1.0,
-                    momentum=0.0,
-                    weight_decay=0.0,
-                    trust_coefficient=config.relative_rate,
-                ),
-                lars_at,
-            ),
-        }
-        for rule, (optimizer, at) in rules.items():
+        for rule, optimizer, at in (("sgd", sgd, sgd_at), ("lars", lars, np.asarray(lars_at))):
             half = np.asarray([np.interp(0.5, curve, at) for curve in curves.T])
             steps, measured = _descend(optimizer, weights, matrix, int(1.3 * half[-1]))
             out[rule] = {
@@ -153,17 +142,11 @@ def _descend(
     return every * np.arange(1, len(eigenvalues) + 1), np.asarray(eigenvalues)
 
 
-EXPERIMENT = Experiment(
-    {
-        "cpu": Config(),
-        "paper": Config(
-            **training.PAPER,
-            seeds=(0,),
-            sgd=predicted_steps.PAPER.barlow_twins,
-            lars=replace(PAPER_SMALL_INIT.barlow_twins, dim=16),
-        ),
-    },
-    run,
-    trains=True,
-    minutes=12,
+PAPER = Config(
+    **training.PAPER,
+    seeds=(0,),
+    sgd=predicted_steps.PAPER.barlow_twins,
+    lars=replace(PAPER_SMALL_INIT.barlow_twins, dim=16),
 )
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=12)

@@ -11,9 +11,7 @@ from sslstep.experiment import Arrays
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw eigenvalues under both rules, step times against γ, and step times of the ResNets."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.6))
+    fig, axes = plotting.subplots(2, 2, figsize=(6.8, 4.6))
     names = {"sgd": "gradient descent", "lars": "LARS"}
     first = f"{config.scales[0]:g}"
     for ax, rule in zip(axes[0], RULES, strict=True):
@@ -21,49 +19,27 @@ def plot(config: Config, arrays: Arrays) -> Any:
             arrays[f"{rule}/{first}/{key}"] for key in ("step", "measured", "predicted")
         )
         plotting.mode_curves(ax, step, measured, predicted)
-        ax.set_xlabel(f"step of {names[rule]}")
-        ax.set_ylabel(r"eigenvalues of $C$")
-        ax.set_ylim(0, 1.15)
-        ax.set_title(rf"linear model, $\alpha$ = {first}")
+        ax.set(xlabel=f"step of {names[rule]}", ylabel=r"eigenvalues of $C$", ylim=(0, 1.15))
+        ax.set(title=rf"linear model, $\alpha$ = {first}")
     axes[0, 1].legend(loc="upper left")
     plotting.mode_key(list(axes[0]), measured.shape[1])
-    ax = axes[1, 0]
-    markers = {"sgd": "o", "lars": "s"}
-    for rule, color in zip(RULES, plotting.CATEGORIES, strict=False):
-        for i, scale in enumerate(config.scales):
-            key = f"{rule}/{scale:g}"
-            ax.loglog(
-                arrays["gammas"],
-                arrays[f"{key}/half"],
-                markers[rule],
-                color=color,
-                markersize=4,
-                fillstyle="full" if i == 0 else "none",
-                label=rf"{names[rule]}, $\alpha$ = {scale:g}",
-            )
-            predicted = arrays[f"{key}/half_predicted"]
-            ax.loglog(arrays["gammas"], predicted, **plotting.THEORY)
-    ax.set_xlabel(r"$\gamma_j$")
-    ax.set_ylabel("step at which learned")
-    ax.set_ylim(bottom=ax.get_ylim()[0] / 10)
-    ax.legend(loc="lower left", fontsize=6)
-    ax = axes[1, 1]
-    for rule, color in zip(RULES, plotting.CATEGORIES, strict=False):
+    (by_gamma, by_dim), gammas = axes[1], arrays["gammas"]
+    for rule, color, marker in zip(RULES, plotting.CATEGORIES, "os", strict=False):
+        style: Any = {"color": color, "markersize": 4}
+        for scale in config.scales:
+            key, fill = f"{rule}/{scale:g}", "full" if scale == config.scales[0] else "none"
+            own = {**style, "fillstyle": fill, "label": rf"{names[rule]}, $\alpha$ = {scale:g}"}
+            by_gamma.loglog(gammas, arrays[f"{key}/half"], marker, **own)
+            by_gamma.loglog(gammas, arrays[f"{key}/half_predicted"], **plotting.THEORY)
         for seed in config.seeds:
             found = arrays[f"resnet/{rule}/{seed}"]
             found = found[np.isfinite(found)]
             label = f"ResNet, {names[rule]}" if seed == config.seeds[0] else None
-            ax.plot(
-                np.arange(1, len(found) + 1),
-                found,
-                markers[rule] + "-",
-                color=color,
-                markersize=4,
-                label=label,
-            )
-    ax.set_yscale("log")
-    ax.set_xlabel("dimension")
-    ax.set_ylabel("step at which learned")
-    ax.legend()
+            by_dim.plot(np.arange(1, len(found) + 1), found, f"{marker}-", **style, label=label)
+    by_gamma.set(xlabel=r"$\gamma_j$", ylabel="step at which learned")
+    by_gamma.set(ylim=(by_gamma.get_ylim()[0] / 10, None))
+    by_gamma.legend(loc="lower left", fontsize=6)
+    by_dim.set(yscale="log", xlabel="dimension", ylabel="step at which learned")
+    by_dim.legend()
     plotting.label_panels(list(axes.ravel()))
     return fig

@@ -59,13 +59,11 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             where,
             expected=1.0,
             measured=float(arrays["cpu_seconds"] / CPU_SECONDS),
-            tolerance=0.0,
         ),
         claims.below(
             "the run: largest memory beside 12 GiB",
             where,
             expected=1.0,
             measured=float(arrays["peak_bytes"] / BYTES),
-            tolerance=0.0,
         ),
     ]

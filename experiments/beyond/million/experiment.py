@@ -25,10 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from sslstep import data, dynamics, gram, kernel_pca, linear
-from sslstep.experiment import Arrays, Experiment, log
+from sslstep.experiment import Arrays, Experiment, log, probes
 from sslstep.experiment._require import require
-from sslstep.experiment.image_data import Images, choose, labelled
-from sslstep.measure import probe
+from sslstep.experiment.image_data import Images, choose
 from sslstep.ntk import infinite
 
 
@@ -83,11 +82,15 @@ def run(config: Config) -> Arrays:
         with_labels=True,
     )  # fmt: skip
     (x, x_prime), standardise = _pairs(config, key_crops, images)
-    own = standardise(_pooled(_middle(images, config.crop), config.pool))
-    test = labelled(config.data, "test", config.data_dir, config.crop)
-    few = np.random.default_rng(config.seed).permutation(len(test.images))[: config.num_test]
-    x_test = standardise(_pooled(_middle(test.images[few], config.crop), config.pool))
-    labels_test = test.labels[few]
+    own = standardise(_pooled(probes.central(images, config.crop), config.pool))
+    crops_test, labels_test = probes.held_out(config)
+    x_test = standardise(_pooled(crops_test, config.pool))
+    num_classes = int(max(labels.max(), labels_test.max())) + 1
+
+    def correct(z: np.ndarray, z_test: np.ndarray) -> jax.Array:
+        grid = jnp.geomspace(1e-6, 1.0, 19)
+        return probes.correct(z, z_test, labels, labels_test, grid, num_classes=num_classes)
+
     columns = partial(
         kernel_pca.approximate_modes, KERNEL_FN, dim=config.num_modes, tol=config.tol,
         key=key_columns,
@@ -121,9 +124,9 @@ def run(config: Config) -> Arrays:
     for d in arrays["dims"]:
         leading = scale * (np.arange(len(scale)) < d)  # zeros keep one shape for all d
         z, z_test = (each * leading for each in functions)
-        right.append(_correct(z, z_test, labels, labels_test))
+        right.append(correct(z, z_test))
     arrays["correct"] = np.stack(right)
-    arrays["pixels_correct"] = _correct(own, x_test, labels, labels_test)
+    arrays["pixels_correct"] = correct(own, x_test)
     classes = np.bincount(labels_test)
     arrays["chance"] = classes.max() / classes.sum()
     return {name: np.asarray(array) for name, array in arrays.items()}
@@ -168,11 +171,6 @@ def _pooled(crops, side):
     return (squares.mean((2, 4), dtype=np.float32) / 255).reshape(n, -1)
 
 
-def _middle(images, crop):
-    edges = [(side - crop) // 2 for side in images.shape[1:3]]
-    return np.asarray(images)[:, edges[0] : edges[0] + crop, edges[1] : edges[1] + crop]
-
-
 def _check(config, columns, x, x_prime) -> Arrays:
     """Return the exact γ of few pairs, the approximation's bounds, and the modes' alignment."""
     exact = kernel_pca.contrastive_modes(gram.pairs(KERNEL_FN, x, x_prime), config.num_modes)
@@ -192,19 +190,6 @@ def _summary(name: str, found: kernel_pca.ApproximateModes) -> Arrays:
         f"{name}columns": len(found.pivots),
         f"{name}trace_left": found.trace_left,
     }
-
-
-def _correct(z, z_test, labels, labels_test):
-    """Return which test samples a ridge probe classifies correctly, shape (n_test,).
-
-    The penalty minimises the leave-one-out error on the training samples.
-    """
-    z, z_test = (jnp.asarray(each) for each in (z, z_test))
-    targets = jax.nn.one_hot(labels, int(max(labels.max(), labels_test.max())) + 1)
-    penalties = jnp.var(z, axis=0).sum() * jnp.geomspace(1e-6, 1.0, 19)
-    best = penalties[jnp.argmin(probe.loo_error(z, targets, penalties))]
-    predictions = probe.predict(probe.ridge(z, targets, best), z_test)
-    return np.asarray(jnp.argmax(predictions, axis=1)) == labels_test
 
 
 def _peak_bytes() -> int:

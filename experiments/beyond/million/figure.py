@@ -11,9 +11,7 @@ from sslstep.experiment import Arrays
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw spectra with bounds, their relative widths and errors, step times, and accuracy."""
-    import matplotlib.pyplot as plt
-
-    fig, ((spectra, widths), (times, accuracy)) = plt.subplots(2, 2, figsize=(6.8, 4.8))
+    fig, ((spectra, widths), (times, accuracy)) = plotting.subplots(2, 2, figsize=(6.8, 4.8))
     mode = np.arange(1, config.num_modes + 1)
     many, few, other = plotting.CATEGORIES[:3]
     label = f"{config.num_pairs:,} pairs"
@@ -39,8 +37,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     widths.set_ylabel("relative to γ")
     widths.legend(loc="lower right")
     times.plot(mode, arrays["step_times"], "o", color=many, markersize=2.5)
-    times.set_yscale("log")
-    times.set_ylabel(r"step time $\tau_j$")
+    times.set(yscale="log", ylabel=r"step time $\tau_j$")
     accuracy.semilogx(
         arrays["dims"], arrays["correct"].mean(axis=1), "o-", color=many, markersize=3
     )
@@ -49,8 +46,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ("largest class", arrays["chance"], "grey"),
     ):
         accuracy.axhline(value, color=color, linestyle=":", label=name)
-    accuracy.set_xlabel("modes in the embedding")
-    accuracy.set_ylabel("test accuracy")
+    accuracy.set(xlabel="modes in the embedding", ylabel="test accuracy")
     accuracy.legend(loc="center right")
     for ax in (spectra, widths, times):
         ax.set_xlabel("mode $j$")

@@ -22,7 +22,6 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             "App. D.1, read literally",
             expected=0,
             measured=int(learned[literal].max()),
-            tolerance=0,
         ),
         claims.close(
             "nothing scaled: the loss does not start at d, which it misses by more than 0.02 "
@@ -30,7 +29,6 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             "Fig. 2A",
             expected=int(unscaled.sum()),
             measured=int((unscaled & ~small).sum()),
-            tolerance=0,
         ),
         claims.close(
             "with embeddings scaled and pixels standardised all d modes are learned from loss d, "
@@ -38,13 +36,11 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             "Fig. 2A, B",
             expected=int(chosen.sum()),
             measured=int((whole & chosen).sum()),
-            tolerance=0,
         ),
         claims.close(
             "and with no other reading at a learning rate below 1/4γ_1, where descent is stable",
             "Fig. 2A, B",
             expected=0,
             measured=int((whole & ~chosen & (arrays["learning_rate_ratios"] < 1)).sum()),
-            tolerance=0,
         ),
     ]

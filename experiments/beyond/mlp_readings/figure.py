@@ -11,9 +11,7 @@ from sslstep.experiment import Arrays
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw measured and predicted step times in a row for each reading."""
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(7.0, 0.6 + 0.22 * len(READINGS)))
+    fig, ax = plotting.subplots(figsize=(7.0, 0.6 + 0.22 * len(READINGS)))
     blue, rows = plotting.CATEGORIES[0], np.arange(len(READINGS))
     last = 100 * config.num_steps
     for row in rows:
@@ -30,8 +28,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
     ax.axvline(config.num_steps, color="0.5", linewidth=0.8, label="end of training")
     ax.annotate("loss", (1.02, -1), xycoords=("axes fraction", "data"), va="center", fontsize=7)
     ax.set(xscale="log", xlim=(1, last), ylim=(len(READINGS) - 0.4, -1.4))
-    ax.set(xlabel="step at which a mode is learned", yticks=rows)
-    ax.set_yticklabels([_label(reading) for reading in READINGS])
+    ax.set_xlabel("step at which a mode is learned")
+    ax.set_yticks(rows, [_label(reading) for reading in READINGS])
     ax.legend(loc="upper left")
     return fig
 

@@ -18,22 +18,23 @@ all weights by α, with κ = α² width^1/2 fixed. The product of a unit's weigh
 order width^-1/2, and the kernel moves by O(1 / κ).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from tqdm import tqdm
 
 from sslstep import kernel_pca, nn, train
 from sslstep.experiment import Arrays, Experiment, networks, prediction
+from sslstep.experiment._loops import stacked
 from sslstep.experiment._require import require, require_widths
 from sslstep.experiment.image_data import Crops, split_pairs
 from sslstep.measure import alignment
-from sslstep.ntk import empirical, fluctuations, infinite
+from sslstep.ntk import fluctuations, infinite
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class Config(Crops):
     """Largest memory for the NTK, in GiB."""
 
 
+_modes = partial(kernel_pca.contrastive_modes, solver="dense")
+
+
 class Setting(NamedTuple):
     """The data, the basis of their span, and the infinite-width limit, common to all networks."""
 
@@ -77,42 +81,10 @@ class Setting(NamedTuple):
     x: jax.Array
     basis: jax.Array
     limit: prediction.Limit
-    kernel: jax.Array
 
 
 def run(config: Config) -> Arrays:
     """Draw networks of every width, train some lazily and some from small weights; add theory."""
-    _require_valid(config)
-    key_data, key_networks, key_units = jax.random.split(jax.random.key(config.seed), 3)
-    # The held-out pair is not used.
-    x, _ = split_pairs(key_data, config.data, config.num_images, 1, config.data_dir, config.crop)
-    kernel = infinite.mlp(1)(x)
-    limit = prediction.limit(kernel, kernel[:1], config.dim, config.step_size)
-    basis = nn.span_basis(x)
-    setting = Setting(config, x, basis, limit, kernel)
-    cov = fluctuations.covariance(x)
-    order = fluctuations.first_order(cov, config.dim, key_units, config.num_units)
-    arrays: Arrays = {
-        "widths": np.asarray(config.widths),
-        "gammas": limit.gamma_modes.eigenvalues[: config.num_modes],
-        "distance_rate": fluctuations.distance(cov, config.dim),
-        **{f"rate_{name}": value for name, value in order._asdict().items()},
-    }
-    rows: dict[str, list[Any]] = {}
-    per_width = config.num_draws + config.num_lazy + config.num_small
-    with tqdm(total=len(config.widths) * per_width, unit=" networks", disable=None) as bar:
-        for width, key in zip(
-            config.widths, jax.random.split(key_networks, len(config.widths)), strict=True
-        ):
-            found = _of_width(setting, cov, width, key, bar.update)
-            for name, value in found.items():
-                rows.setdefault(name, []).append(value)
-    arrays |= {name: np.stack(values) for name, values in rows.items()}
-    return {name: np.asarray(array) for name, array in arrays.items()}
-
-
-def _require_valid(config: Config) -> None:
-    """Raise ValueError if a setting is invalid."""
     twice = ("num_images", "num_draws", "num_lazy", "num_small", "num_units")
     require(
         config,
@@ -128,104 +100,91 @@ def _require_valid(config: Config) -> None:
         raise ValueError(
             f"num_modes = {config.num_modes} must be below num_images = {config.num_images}."
         )
+    key_data, key_networks, key_units = jax.random.split(jax.random.key(config.seed), 3)
+    # The held-out pair is not used.
+    x, _ = split_pairs(key_data, config.data, config.num_images, 1, config.data_dir, config.crop)
+    kernel = infinite.mlp(1)(x)
+    limit = prediction.limit(kernel, kernel[:1], config.dim, config.step_size)
+    basis = nn.span_basis(x)
+    setting = Setting(config, x, basis, limit)
+    cov = fluctuations.covariance(x)
+    order = fluctuations.first_order(cov, config.dim, key_units, config.num_units)
+    arrays: Arrays = {
+        "widths": np.asarray(config.widths),
+        "gammas": limit.gamma_modes.eigenvalues[: config.num_modes],
+        "distance_rate": fluctuations.distance(cov, config.dim),
+        **{f"rate_{name}": value for name, value in order._asdict().items()},
+    }
+    per_width = config.num_draws + config.num_lazy + config.num_small
+    keys = jax.random.split(key_networks, len(config.widths))
+    with tqdm(total=len(config.widths) * per_width, unit=" networks", disable=None) as bar:
+        arrays |= stacked(
+            stacked(_of_width(setting, cov, width, key, bar.update))
+            for width, key in zip(config.widths, keys, strict=True)
+        )
+    return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _of_width(setting: Setting, cov, width: int, key, advance: Callable[[], Any]) -> Arrays:
-    """Measure the networks of one width, before and after training; arrays (networks, ...)."""
+def _of_width(setting: Setting, cov, width: int, key, advance: Callable[[], Any]) -> Iterator[Any]:
+    """Yield measures of the networks of one width, before and after training."""
     config = setting.config
     model = nn.MLP(config.dim, width)
     functions = networks.functions(model.apply)
-    # All draws have equal inputs.
-    _, x = _drawn(setting, model, key)
-    ntk = _kernels(config, x, width)
-    expected = _predicted(setting, setting.kernel)
-    keys = jax.random.split(key, config.num_draws)
-    found: dict[str, list[Any]] = {}
-
-    def add(**values: Any) -> None:
-        for name, value in values.items():
-            found.setdefault(name, []).append(np.asarray(value))
-
-    for s, key_draw in enumerate(keys):
-        drawn, _ = _drawn(setting, model, key_draw)
-        kernels = [ntk(drawn, kind) for kind in fluctuations.KINDS]
-        modes = [_modes(kernel, config.num_modes) for kernel in kernels]
-        gammas = np.stack([m.eigenvalues for m in modes])
+    limit = int(config.memory_gib * 2**30)
+    expected = _predicted(setting, setting.limit.kernel)
+    for s, key_draw in enumerate(jax.random.split(key, config.num_draws)):
+        params = model.init(key_draw, setting.x[:1])
+        # All draws have equal inputs.
+        drawn, x = nn.change_basis(model, setting.basis, params, setting.x)
+        ntk = partial(networks.exact_ntk, model, x=x, memory_limit=limit)
+        kernels = [ntk(drawn, kind=kind) for kind in fluctuations.KINDS]
+        trace = kernels[1]
+        gammas = np.stack([_modes(kernel, config.num_modes).eigenvalues for kernel in kernels])
         deviation = gammas[:, : config.dim] / setting.limit.modes.eigenvalues - 1
-        add(
-            distance=[_relative(kernel, setting.kernel) for kernel in kernels],
-            initial_gammas=gammas,
-            deviation=np.sqrt(np.mean(deviation**2, axis=1)),
-            misalignment=[
-                alignment.misalignment(_predicted(setting, k), expected) for k in kernels
-            ],
-        )
+        predicted = [_predicted(setting, kernel) for kernel in kernels]
+        found: Arrays = {
+            "distance": [_relative(kernel, setting.limit.kernel) for kernel in kernels],
+            "initial_gammas": gammas,
+            "deviation": np.sqrt(np.mean(deviation**2, axis=1)),
+            "misalignment": [alignment.misalignment(each, expected) for each in predicted],
+        }
         advance()
         if s < config.num_lazy:
-            learned, start, final = _train(setting, functions, drawn, x, lazy=True)
-            moved = ntk(final, "trace")
-            hidden = ntk(final, "trace", hidden_only=True) - ntk(drawn, "trace", hidden_only=True)
-            change = moved - kernels[1]
-            parts = (hidden, change - hidden, change)
-            norm = np.linalg.norm(kernels[1])
-            initial, num_steps = start
+            learned, (initial, num_steps), final = _train(setting, functions, drawn, x, lazy=True)
+            moved = ntk(final, kind="trace")
+            hidden = [ntk(each, kind="trace", only="hidden_1") for each in (drawn, final)]
+            by_hidden = hidden[1] - hidden[0]
+            parts = (by_hidden, moved - trace - by_hidden, moved - trace)
             run = prediction.descent(setting.limit, initial, [num_steps])
             (pull,) = run.coefficients
-            (descended,) = run.embeddings(setting.kernel, initial)
+            (descended,) = run.embeddings(setting.limit.kernel, initial)
             theory = fluctuations.movement(
                 cov, pull, width, key_draw, num_units=config.num_units // 4
             )
-            add(
-                lazy_movement=[np.linalg.norm(part) / norm for part in parts],
-                lazy_theory=np.asarray(theory) / np.linalg.norm(setting.kernel) ** 2,
-                lazy_misalignment=_misalignments(setting, learned, kernels[1], moved),
-                lazy_floor=alignment.misalignment(descended, expected),
-                lazy_gammas=_modes(moved, config.num_modes).eigenvalues,
-            )
+            found |= {
+                "lazy_movement": [np.linalg.norm(p) / np.linalg.norm(trace) for p in parts],
+                "lazy_theory": np.asarray(theory) / np.linalg.norm(setting.limit.kernel) ** 2,
+                "lazy_misalignment": _misalignments(setting, learned, trace, moved),
+                "lazy_floor": alignment.misalignment(descended, expected),
+                "lazy_gammas": _modes(moved, config.num_modes).eigenvalues,
+            }
             advance()
         if s < config.num_small:
             scale = (config.small_scale / width**0.5) ** 0.5  # α
             small = nn.scale_init(drawn, scale)
             learned, _, final = _train(setting, functions, small, x, lazy=False)
-            begun = scale**2 * kernels[1]
-            moved = ntk(final, "trace")
-            cosine = np.vdot(moved, begun) / (np.linalg.norm(moved) * np.linalg.norm(begun))
-            add(
-                small_movement=_relative(moved, begun),
-                small_cosine=cosine,
-                small_misalignment=_misalignments(setting, learned, begun, moved),
-                small_gammas=_modes(moved, config.num_modes).eigenvalues / scale**2,
-                small_scalar=_misalignments(setting, learned, begun, ntk(final, "scalar"))[1],
-            )
+            begun, moved = scale**2 * trace, ntk(final, kind="trace")
+            scalar = ntk(final, kind="scalar")
+            found |= {
+                "small_movement": _relative(moved, begun),
+                "small_cosine": np.sum(moved * begun)
+                / (np.linalg.norm(moved) * np.linalg.norm(begun)),
+                "small_misalignment": _misalignments(setting, learned, begun, moved),
+                "small_gammas": _modes(moved, config.num_modes).eigenvalues / scale**2,
+                "small_scalar": _misalignments(setting, learned, scalar)[0],
+            }
             advance()
-    return {name: np.stack(values) for name, values in found.items()}
-
-
-def _drawn(setting: Setting, model: nn.MLP, key):
-    """Draw initial parameters; return them and the samples in the basis of the samples' span."""
-    params = model.init(key, setting.x[:1])
-    return nn.change_basis(model, setting.basis, params, setting.x)
-
-
-def _kernels(config: Config, x, width: int) -> Callable[..., np.ndarray]:
-    """Return a function from parameters to the NTK, or to its hidden weights' part; float64."""
-    model: Any = nn.MLP(config.dim, width, dtype=jnp.float64)
-    x, limit = x.astype(jnp.float64), int(config.memory_gib * 2**30)
-
-    def whole(params, x):
-        return model.apply(params, x)
-
-    def by_hidden(output, hidden, x):
-        return model.apply({"params": {"hidden_1": hidden, "output": output}}, x)
-
-    def ntk(params, kind: Any, *, hidden_only: bool = False) -> np.ndarray:
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-        hidden, output = params["params"]["hidden_1"], params["params"]["output"]
-        apply_fn: Any = Partial(by_hidden, output) if hidden_only else whole
-        trained = hidden if hidden_only else params
-        return np.asarray(empirical.ntk(apply_fn, trained, x, kind=kind, memory_limit=limit))
-
-    return ntk
+        yield found
 
 
 def _train(setting: Setting, functions, params, x, *, lazy: bool):
@@ -254,11 +213,6 @@ def _train(setting: Setting, functions, params, x, *, lazy: bool):
     return learned, (initial, num_steps), descent.params
 
 
-def _modes(kernel, dim: int) -> kernel_pca.KernelModes:
-    """Return the first `dim` contrastive modes of a kernel."""
-    return kernel_pca.contrastive_modes(jnp.asarray(kernel), dim, solver="dense")
-
-
 def _predicted(setting: Setting, kernel) -> jax.Array:
     """Return the embeddings of the training samples that a kernel predicts (Eq. 49)."""
     return kernel_pca.embed_training(_modes(kernel, setting.config.dim))
@@ -271,22 +225,17 @@ def _relative(kernel, reference) -> float:
 
 def _misalignments(setting: Setting, learned, *kernels) -> list[float]:
     """Return the misalignments of learned embeddings and predictions by kernels and the limit."""
-    kernels = (*kernels, setting.kernel)
+    kernels = (*kernels, setting.limit.kernel)
     return [float(alignment.misalignment(learned, _predicted(setting, k))) for k in kernels]
 
 
-EXPERIMENT = Experiment(
-    {
-        "cpu": Config(),
-        "paper": Config(
-            data="cifar10",
-            num_images=128,
-            dim=10,
-            widths=tuple(2**k for k in range(6, 17)),
-            num_modes=20,
-            memory_gib=40.0,
-        ),
-    },
-    run,
-    minutes=3,
+PAPER = Config(
+    data="cifar10",
+    num_images=128,
+    dim=10,
+    widths=tuple(2**k for k in range(6, 17)),
+    num_modes=20,
+    memory_gib=40.0,
 )
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, minutes=3)

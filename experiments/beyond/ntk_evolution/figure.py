@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.beyond.ntk_evolution.experiment import Config
 from sslstep import plotting
-from sslstep.experiment import Arrays
+from sslstep.experiment import Arrays, panels
 from sslstep.ntk import fluctuations
 
 THEORIES: tuple[dict[str, Any], ...] = (plotting.THEORY, {**plotting.THEORY, "linestyle": ":"})
@@ -14,10 +14,9 @@ THEORIES: tuple[dict[str, Any], ...] = (plotting.THEORY, {**plotting.THEORY, "li
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw three rates at initialisation, and eigenvalues, movement, predictions after training."""
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
 
-    fig, axes = plt.subplots(2, 3, figsize=(7.2, 5.0))
+    fig, axes = plotting.subplots(2, 3, figsize=(7.2, 5.0))
     (distance, gamma, angle), (spectra, movement, learned) = axes
     widths = arrays["widths"]
     for ax in (distance, gamma, angle, movement, learned):
@@ -25,13 +24,13 @@ def plot(config: Config, arrays: Arrays) -> Any:
         ax.set_xticks(widths[:: max(1, len(widths) // 3)])
         ax.xaxis.set_major_formatter("{x:.0f}")
         ax.minorticks_off()
-    panels = (
+    rates = (
         (distance, "distance", arrays["distance_rate"], -0.5),
         (gamma, "deviation", arrays["rate_gamma"] ** 0.5, -0.5),
         (angle, "misalignment", arrays["rate_misalignment"], -1.0),
     )
-    for ax, name, rates, power in panels:
-        _plot_rate(ax, arrays, name, rates, power)
+    for ax, name, rate, power in rates:
+        _plot_rate(ax, arrays, name, rate, power)
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
     distance.set(ylabel=r"$\|\Theta-K\|_F\,/\,\|K\|_F$, rms", title="kernel at initialisation")
@@ -46,33 +45,16 @@ def plot(config: Config, arrays: Arrays) -> Any:
     return fig
 
 
-def _mean_and_error(values) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean over draws and its standard error, each of shape (widths,)."""
-    return values.mean(axis=1), values.std(axis=1, ddof=1) / values.shape[1] ** 0.5
-
-
-def _rms_and_error(values) -> tuple[np.ndarray, np.ndarray]:
-    """Return the root mean square over draws and its standard error."""
-    mean, error = _mean_and_error(values**2)
-    return mean**0.5, error / (2 * mean**0.5)
-
-
 def _plot_rate(ax, arrays, name, rates, power) -> None:
     """Draw a deviation of both kinds of NTK against the width, with theory."""
     widths = arrays["widths"].astype(float)
     # Theory gives the mean square of distances and deviations, and the mean of misalignments.
-    summary = _mean_and_error if name == "misalignment" else _rms_and_error
+    rms = name != "misalignment"
     for k, kind in enumerate(fluctuations.KINDS):
         color = plotting.CATEGORIES[k]
-        style: Any = {"color": color, "mfc": "white" if k else color, "markersize": 4}
-        ax.errorbar(
-            widths * (1 + 0.05 * k),  # side by side
-            *summary(arrays[name][..., k]),
-            fmt="os"[k],
-            linewidth=0.8,
-            label=f"{kind} NTK",
-            **style,
-        )
+        style: Any = {"color": color, "mfc": "white" if k else color, "fmt": "os"[k]}
+        beside = widths * (1 + 0.05 * k)
+        panels.means(ax, beside, arrays[name][..., k], rms=rms, **style, label=f"{kind} NTK")
         ax.plot(widths, rates[k] * widths**power, **THEORIES[k], label=f"{kind}, theory", zorder=0)
 
 
@@ -94,40 +76,30 @@ def _plot_spectra(ax, arrays) -> None:
     ax.plot(j, arrays["gammas"] / unit, **plotting.THEORY, label="infinite width")
     ax.set(yscale="log", xlabel="mode $j$", title="eigenvalues, trace NTK")
     ax.set(ylabel=r"$\gamma_j\,/\,\gamma_1(K)$", xticks=j[1::2])
-    _make_room(ax, above=0.75)
+    panels.make_room(ax, above=0.75)
     ax.legend(loc="upper right", fontsize=6, labelspacing=0.25)
-
-
-def _make_room(ax, above: float = 0.0, below: float = 0.0) -> None:
-    """Extend a logarithmic y axis for a legend, by fractions `above` and `below` of its length."""
-    low, high = ax.get_ylim()
-    ax.set_ylim(low * (high / low) ** -below, high * (high / low) ** above)
 
 
 def _plot_movement(ax, arrays) -> None:
     """Draw the kernel's movement in training against the width."""
     blue, red, green, orange, _ = plotting.CATEGORIES
-    widths = arrays["widths"].astype(float)
+    lazy = arrays["lazy_movement"]
     looks = (
         (arrays["small_movement"], "^", red, red, "small weights"),
-        (arrays["lazy_movement"][..., 2], "o", blue, blue, "lazy"),
-        (arrays["lazy_movement"][..., 0], "s", green, "white", "its part by hidden weights"),
-        (arrays["lazy_movement"][..., 1], "v", orange, "white", "its part by output weights"),
+        (lazy[..., 2], "o", blue, blue, "lazy"),
+        (lazy[..., 0], "s", green, "white", "its part by hidden weights"),
+        (lazy[..., 1], "v", orange, "white", "its part by output weights"),
     )
-    for values, marker, color, face, label in looks:
-        style: Any = {"color": color, "mfc": face, "markersize": 4, "linewidth": 0.8}
-        ax.errorbar(widths, *_rms_and_error(values), fmt=marker, label=label, **style)
     theory = arrays["lazy_theory"][..., 0].mean(axis=1) ** 0.5
-    ax.plot(widths, theory, **plotting.THEORY, label="theory, hidden weights")
+    _plot_series(ax, arrays, looks, theory, "theory, hidden weights", rms=True)
     ax.set(ylabel=r"$\|\Theta_T-\Theta_0\|_F\,/\,\|\Theta_0\|_F$, rms", title="training moves it")
-    _make_room(ax, above=0.55)
+    panels.make_room(ax, above=0.55)
     ax.legend(loc="upper right", fontsize=6, labelspacing=0.25)
 
 
 def _plot_learned(ax, arrays) -> None:
     """Draw misalignments of learned and predicted embeddings against the width."""
     blue, red, *_ = plotting.CATEGORIES
-    widths = arrays["widths"].astype(float)
     small, lazy = (arrays[f"{name}_misalignment"] for name in ("small", "lazy"))
     looks = (
         (small[..., 0], "v", red, "white", "small, initial NTK"),
@@ -135,11 +107,16 @@ def _plot_learned(ax, arrays) -> None:
         (lazy[..., 0], "o", blue, "white", "lazy, initial NTK"),
         (lazy[..., 2], "x", blue, blue, "lazy, infinite width"),
     )
-    for values, marker, color, face, label in looks:
-        style: Any = {"color": color, "mfc": face, "markersize": 4, "linewidth": 0.8}
-        ax.errorbar(widths, *_mean_and_error(values), fmt=marker, label=label, **style)
     floor = arrays["lazy_floor"].mean(axis=1)
-    ax.plot(widths, floor, **plotting.THEORY, label="theory, lazy: descent of $K$")
+    _plot_series(ax, arrays, looks, floor, "theory, lazy: descent of $K$", rms=False)
     ax.set(ylabel="misalignment $1-a$, mean", title="learned and predicted")
-    _make_room(ax, below=0.75)
+    panels.make_room(ax, below=0.75)
     ax.legend(loc="lower left", fontsize=6, labelspacing=0.25)
+
+
+def _plot_series(ax, arrays, looks, theory, label, *, rms: bool) -> None:
+    """Draw means against the width, a series for each look, and a line of theory."""
+    widths = arrays["widths"].astype(float)
+    for values, marker, color, face, name in looks:
+        panels.means(ax, widths, values, rms=rms, fmt=marker, color=color, mfc=face, label=name)
+    ax.plot(widths, theory, **plotting.THEORY, label=label)

@@ -15,7 +15,6 @@ cpu, three seeds: two to five minutes on two cores beyond the shared runs.
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal
 
 import jax
@@ -25,8 +24,8 @@ import tyro
 from jax.tree_util import Partial
 
 from sslstep import dynamics, kernel_pca, linear, simulate
-from sslstep.experiment import Arrays, Experiment, curves, prediction, training
-from sslstep.experiment._require import require
+from sslstep.experiment import Arrays, Experiment, curves, networks, prediction, training
+from sslstep.experiment._require import require, require_descent
 from sslstep.measure import spectrum
 from sslstep.ntk import empirical
 from sslstep.recipes import PAPER_SMALL_INIT, SMALL_INIT, BarlowTwins
@@ -56,11 +55,7 @@ def run(config: Config, runs: training.Store) -> Arrays:
     """Train, or read, each seed's run; predict step times from the NTK of each of its snapshots."""
     recipe = config.barlow_twins
     training.require_valid(config, [("barlow_twins", recipe)])
-    if recipe.optimizer != "sgd" or recipe.momentum or recipe.schedule != "constant":
-        raise ValueError(
-            "the theory is of plain gradient descent: optimizer must be sgd, momentum 0, schedule "
-            f"constant, got {recipe.optimizer}, {recipe.momentum}, {recipe.schedule}."
-        )
+    require_descent(recipe)
     if recipe.off_diagonal != 1 or recipe.batch_norm or not recipe.symmetrise:
         raise ValueError(
             "the theory is of Eq. 1: off_diagonal must be 1, without batch_norm, with symmetrise."
@@ -80,9 +75,8 @@ def run(config: Config, runs: training.Store) -> Arrays:
             f"{seed}/record_t": trained.arrays["record_t"],
         }
         x = jnp.concatenate([setup.x[: config.num_pairs], setup.x_prime[: config.num_pairs]])
-        apply_fn = along_directions(setup.model)
         found = [
-            _predict(config, setup.model, apply_fn, state, x, t[-1] - time)
+            _predict(config, setup.model, state, x, t[-1] - time)
             for state, time in zip(states, times, strict=True)
         ]
         for which in OUTPUTS:
@@ -95,22 +89,22 @@ def run(config: Config, runs: training.Store) -> Arrays:
 
 
 def _predict(
-    config: Config, model: Any, apply_fn: Any, state: Any, x: jax.Array, span: float
+    config: Config, model: Any, state: Any, x: jax.Array, span: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return a network's NTK eigenvalues and predicted waits (d,) for each choice in OUTPUTS."""
     batch_stats = training.settled(model, state.params, state.batch_stats, x)
-    directions = {"all": jnp.eye(config.barlow_twins.dim)}
-    initial = apply_fn(directions["all"], batch_stats, state.params, x)
+    embed = Partial(networks.embedding(model), batch_stats)
+    initial = embed(state.params, x)
     values, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(initial, 2)))
     # Eigenvectors of C with eigenvalues below 1/2; all directions if none is below.
-    unlearned = vectors * (values < 0.5)[None, :]
-    directions["unlearned"] = unlearned if bool((values < 0.5).any()) else directions["all"]
+    every, unlearned = jnp.eye(len(values)), vectors * (values < 0.5)[None, :]
+    unlearned = unlearned if bool((values < 0.5).any()) else every
     out = {}
-    for which in OUTPUTS:
-        bound = Partial(apply_fn, directions[which], batch_stats)
+    for which, directions in zip(OUTPUTS, (every, unlearned), strict=True):
+        bound = Partial(embed, directions=directions)
         kernel = empirical.ntk(bound, state.params, x, kind=config.kernel)
         # The NTK is a mean over d outputs; outputs left out contribute 0.
-        number = float(jnp.sum(directions[which] ** 2))
+        number = float(jnp.sum(directions**2))
         out[which] = _follow(config, kernel * (len(values) / number), initial, span)
     return out
 
@@ -131,19 +125,6 @@ def _follow(
         descent = simulate.gradient_descent(initial.T @ inverse, modes, rate, num_steps, every)
         waits = spectrum.step_times(descent.times, descent.eigenvalues)
     return np.asarray(gammas), np.asarray(waits)
-
-
-@cache
-def along_directions(model: Any) -> Any:
-    """Return a function that embeds samples and projects the embeddings on given directions.
-
-    All networks of a kind share the function, so its NTK is compiled once.
-    """
-
-    def apply_fn(directions: jax.Array, batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
-        return training.evaluated(model, params, batch_stats, x).z @ directions
-
-    return apply_fn
 
 
 PAPER = Config(

@@ -14,9 +14,7 @@ COLORS = (*plotting.CATEGORIES[:2], "0.6")
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw predicted against measured step times, next waits, and the kernel's eigenvalues."""
-    import matplotlib.pyplot as plt
-
-    fig, (ax_all, ax_next, ax_modes) = plt.subplots(1, 3, figsize=(7.0, 2.5))
+    fig, (ax_all, ax_next, ax_modes) = plotting.subplots(1, 3, figsize=(7.0, 2.5))
     seed = config.seeds[0]
     measured, times = arrays[f"{seed}/measured"], arrays[f"{seed}/snapshot_t"]
     learned = np.isfinite(measured)
@@ -33,8 +31,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     if learned.any():
         span = [measured[learned].min() / 2, 2 * measured[learned].max()]
         ax_all.plot(span, span, **plotting.THEORY)
-    ax_all.set_xlabel("measured step time")
-    ax_all.set_ylabel("predicted step time")
+    ax_all.set(xlabel="measured step time", ylabel="predicted step time")
     ax_all.legend()
     every = {which: [_waits(arrays, other, which) for other in config.seeds] for which in OUTPUTS}
     constant = best_constant([_later(waits) for waits in every["unlearned"]])
@@ -52,16 +49,13 @@ def plot(config: Config, arrays: Arrays) -> Any:
             shown_at = np.maximum(waits.at, waits.at[1] / 3)
             ax_next.loglog(shown_at, ratio, marker + "-", **style)
     ax_next.axhline(1.0, **plotting.THEORY)
-    ax_next.set_xlabel("from the network at $t$ (leftmost: 0)")
-    ax_next.set_ylabel("next wait, predicted / measured")
-    ax_next.set_ylim(bottom=ax_next.get_ylim()[0] / 10)
+    ax_next.set(xlabel="from the network at $t$ (leftmost: 0)")
+    ax_next.set(ylabel="next wait, predicted / measured", ylim=(ax_next.get_ylim()[0] / 10, None))
     ax_next.legend(loc="lower left")
     gammas = arrays[f"{seed}/all/gammas"]
     for j, color in enumerate(plotting.mode_colors(gammas.shape[1])):
         ax_modes.plot(np.maximum(times, times[1] / 3), gammas[:, j], ".-", color=color)
-    ax_modes.set_xscale("log")
-    ax_modes.set_yscale("log")
-    ax_modes.set_xlabel("effective time $t$ (leftmost: 0)")
+    ax_modes.set(xscale="log", yscale="log", xlabel="effective time $t$ (leftmost: 0)")
     plotting.mode_key(ax_modes, gammas.shape[1])
     ax_modes.set_ylabel(r"eigenvalues $\gamma_j$ of the NTK")
     shown = curves.seed_shown(config.seeds).removeprefix(", ")

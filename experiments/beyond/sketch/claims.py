@@ -63,6 +63,5 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
             where,
             expected=2 * float(expected[-1]),
             measured=float(of_all),
-            tolerance=0.0,
         ),
     ]

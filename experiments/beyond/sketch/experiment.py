@@ -17,7 +17,6 @@ folder --data-dir; `small` uses 200 pairs.
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from sslstep import kernel_pca, linear
-from sslstep.experiment import Arrays, Experiment, log, training
+from sslstep.experiment import Arrays, Experiment, log, networks, training
 from sslstep.experiment._require import require
 from sslstep.experiment.image_data import Images
 from sslstep.measure import alignment
@@ -72,7 +71,7 @@ def run(config: Config) -> Arrays:
     views = np.asarray(setup.x), np.asarray(setup.x_prime)
     few = np.concatenate([view[: config.num_exact] for view in views])
     stats = training.settled(setup.model, params, setup.state.batch_stats, jnp.asarray(few[:1024]))
-    model = Partial(_embedding(setup.model), stats)
+    model = Partial(networks.embedding(setup.model), stats)
     key_few, key_all = jax.random.split(jax.random.key(config.seed))
 
     def features(x: np.ndarray, dim: int, key: jax.Array) -> jax.Array:
@@ -108,13 +107,6 @@ def run(config: Config) -> Arrays:
         "gammas": np.stack([each.eigenvalues for each in gammas]),
         "seconds": np.asarray(seconds),
     }
-
-
-def _embedding(network: Any) -> Any:
-    def apply_fn(batch_stats: Any, params: Any, x: jax.Array) -> jax.Array:
-        return training.evaluated(network, params, batch_stats, x).z
-
-    return apply_fn
 
 
 def _modes(features: jax.Array, num: int) -> linear.Modes:

@@ -13,9 +13,7 @@ from sslstep.measure import alignment
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw the error of γ and the alignment against p, and the spectra."""
-    import matplotlib.pyplot as plt
-
-    fig, (error, aligned, spectra) = plt.subplots(1, 3, figsize=(7.0, 2.5))
+    fig, (error, aligned, spectra) = plotting.subplots(1, 3, figsize=(7.0, 2.5))
     features, mode = np.array(config.features), np.arange(1, config.num_modes + 1)
     many, few = plotting.CATEGORIES[:2]
     error.loglog(features, error_of_keys(arrays), "o", color=few, markersize=2.5)
@@ -25,8 +23,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     aligned.semilogx(features, arrays["alignment"], "o", color=few, markersize=2.5)
     chance = alignment.chance_level(config.num_modes, 2 * config.num_exact)
     aligned.axhline(chance, color="grey", linestyle=":", label="chance")
-    aligned.set_ylim(0, 1.02)
-    aligned.set_ylabel("alignment with exact modes")
+    aligned.set(ylim=(0, 1.02), ylabel="alignment with exact modes")
     aligned.legend(loc="center right")
     for ax in (error, aligned):
         ax.set_xlabel("features $p$")
@@ -40,8 +37,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
     spectra.loglog(
         mode, arrays["exact_gammas"], "o", color=few, markersize=3, fillstyle="none", label=label
     )
-    spectra.set_xlabel("mode $j$")
-    spectra.set_ylabel(r"$\gamma_j$")
+    spectra.set(xlabel="mode $j$", ylabel=r"$\gamma_j$")
     spectra.legend(fontsize=6)
     plotting.label_panels([error, aligned, spectra])
     return fig

@@ -12,8 +12,11 @@ from sslstep.recipes import BarlowTwins
 
 Rates = Literal["descent", "momentum", "vicreg", "adam", "lars"]
 Kind = Literal["reference", "obvious", "remedy", "combination"]
-# A function from the arm's own parameter, which may be traced, to a loss of a batch.
-ByNumber = Callable[[Any], Callable[..., jax.Array]]
+
+# Eq. 1: λ = 1 and no batch norm, as the paper trains Barlow Twins.
+_barlow_twins = BarlowTwins().loss_fn()
+# Fixed parameters of combinations: δ of sharpening and ε of smoothing.
+SOFTENING, LEAK = 1e-3, 0.1
 
 
 class Arm(NamedTuple):
@@ -31,32 +34,11 @@ class Arm(NamedTuple):
 
     label: str
     kind: Kind
-    loss: ByNumber
+    loss: Callable[[Any], Callable[..., jax.Array]] = lambda _: _barlow_twins
     optimizer: Callable[[Any], optax.GradientTransformation] = optim.sgd
     own: Literal["alphas", "softenings", "leaks", "widths"] | None = None
     rates: Rates = "descent"
     measured: Literal["correlation", "covariance"] | None = "correlation"
-
-
-# Eq. 1: λ = 1 and no batch norm, as the paper trains Barlow Twins.
-_barlow_twins = BarlowTwins().loss_fn()
-# Fixed parameters of combinations: δ of sharpening and ε of smoothing.
-SOFTENING, LEAK = 1e-3, 0.1
-
-
-def _fixed(loss: Callable[..., jax.Array]) -> ByNumber:
-    """Return an arm's loss function for a loss without a parameter."""
-    return lambda _: loss
-
-
-def _by_eigenvalues(loss: Callable[..., jax.Array], own: str) -> ByNumber:
-    """Return an arm's loss function for a spectral loss with the parameter `own`."""
-    return lambda value: partial(loss, batch_norm=False, **{own: value})
-
-
-def _preconditioned(loss: Callable[..., jax.Array], **settings: Any) -> ByNumber:
-    """Return an arm's loss function for a loss with gradients preconditioned by α."""
-    return lambda alpha: optim.preconditioned(loss, alpha=alpha, **settings)
 
 
 def _sharpened_smoothed(leak: Any) -> Callable[..., jax.Array]:
@@ -68,50 +50,54 @@ def _sharpened_smoothed(leak: Any) -> Callable[..., jax.Array]:
     return partial(losses.spectral_barlow_twins, transform=transform, batch_norm=False)
 
 
-_smoothed = partial(losses.smoothed_barlow_twins, leak=LEAK, batch_norm=False)
+def _spectral(loss: Callable[..., jax.Array], own: str) -> Callable[[Any], Any]:
+    """Return an arm's loss function for a spectral loss with the parameter `own`."""
+    return lambda value: partial(loss, batch_norm=False, **{own: value})
+
+
+_smoothed = _spectral(losses.smoothed_barlow_twins, "leak")
+
+
+def _combined(alpha: Any) -> Callable[..., jax.Array]:
+    return optim.preconditioned(_smoothed(LEAK), alpha=alpha)
+
+
 _momentum = partial(optim.sgd, momentum=0.9)
 
 ARMS: Mapping[str, Arm] = {
-    "plain": Arm("Barlow Twins", "reference", _fixed(_barlow_twins)),
+    "plain": Arm("Barlow Twins", "reference"),
     "vicreg": Arm(
-        "VICReg", "reference", _fixed(losses.vicreg), rates="vicreg", measured="covariance"
+        "VICReg", "reference", lambda _: losses.vicreg, rates="vicreg", measured="covariance"
     ),
-    "momentum": Arm("momentum 0.9", "obvious", _fixed(_barlow_twins), _momentum, rates="momentum"),
-    "adam": Arm("Adam", "obvious", _fixed(_barlow_twins), optax.adam, rates="adam"),
-    "lars": Arm(
-        "LARS",
-        "obvious",
-        _fixed(_barlow_twins),
-        partial(optim.lars, weight_decay=0.0),
-        rates="lars",
+    "momentum": Arm("momentum 0.9", "obvious", optimizer=_momentum, rates="momentum"),
+    "adam": Arm("Adam", "obvious", optimizer=optax.adam, rates="adam"),
+    "lars": Arm("LARS", "obvious", optimizer=partial(optim.lars, weight_decay=0.0), rates="lars"),
+    "whitening": Arm("whitening", "obvious", lambda _: losses.w_mse, measured=None),
+    "preconditioned": Arm(
+        "preconditioned",
+        "remedy",
+        lambda alpha: optim.preconditioned(_barlow_twins, alpha=alpha),
+        own="alphas",
     ),
-    "whitening": Arm("whitening", "obvious", _fixed(losses.w_mse), measured=None),
-    "preconditioned": Arm("preconditioned", "remedy", _preconditioned(_barlow_twins), own="alphas"),
     "sharpened": Arm(
         "sharpened",
         "remedy",
-        _by_eigenvalues(losses.sharpened_barlow_twins, "softening"),
+        _spectral(losses.sharpened_barlow_twins, "softening"),
         own="softenings",
     ),
-    "smoothed": Arm(
-        "smoothed", "remedy", _by_eigenvalues(losses.smoothed_barlow_twins, "leak"), own="leaks"
-    ),
+    "smoothed": Arm("smoothed", "remedy", _smoothed, own="leaks"),
     "quartic": Arm(
-        "quartic", "remedy", _fixed(partial(losses.quartic_barlow_twins, batch_norm=False))
+        "quartic", "remedy", lambda _: partial(losses.quartic_barlow_twins, batch_norm=False)
     ),
-    "hinge": Arm(
-        "hinge", "remedy", _by_eigenvalues(losses.hinge_barlow_twins, "width"), own="widths"
-    ),
+    "hinge": Arm("hinge", "remedy", _spectral(losses.hinge_barlow_twins, "width"), own="widths"),
     "sharpened_smoothed": Arm(
         "sharpened, smoothed", "combination", _sharpened_smoothed, own="leaks"
     ),
-    "combined": Arm(
-        "preconditioned, smoothed", "combination", _preconditioned(_smoothed), own="alphas"
-    ),
+    "combined": Arm("preconditioned, smoothed", "combination", _combined, own="alphas"),
     "combined_momentum": Arm(
         "the same, momentum 0.9",
         "combination",
-        _preconditioned(_smoothed),
+        _combined,
         _momentum,
         own="alphas",
         rates="momentum",
@@ -119,7 +105,7 @@ ARMS: Mapping[str, Arm] = {
     "preconditioned_vicreg": Arm(
         "preconditioned VICReg",
         "combination",
-        _preconditioned(losses.vicreg, centre=True),
+        lambda alpha: optim.preconditioned(losses.vicreg, alpha=alpha, centre=True),
         own="alphas",
         rates="vicreg",
         measured="covariance",

@@ -121,7 +121,26 @@ class _HiddenLayer(linen.Module):
         return jax.nn.relu(linen.Dense(self.width)(pixels))
 
 
-def build_linear(problem: Linear) -> Built:
+def build(problem: Problem, images: training.Config) -> Built:
+    """Build a problem; `images` are the settings of its images, if it has any."""
+    if isinstance(problem, Linear):
+        return _build_linear(problem)
+    hidden = problem.hidden if isinstance(problem, ResNet) else ()
+    recipe = BarlowTwins(dim=problem.dim, hidden=hidden, batch_size=problem.batch_size)
+    if isinstance(problem, MLP):
+        network = nn.Encoder(_HiddenLayer(problem.width), recipe.head())
+    else:
+        network = training.network(images, recipe)
+    views_fn = partial(data.two_views, views=recipe.make_views(images.size))
+
+    def instance(seed: int) -> Instance:
+        chosen, _, x, x_prime, key = training.samples(images, views_fn, seed)
+        return Instance(_initial(key, network, x, problem.init_scale), chosen, x, x_prime)
+
+    return Built(network, views_fn, instance, training.accuracy_of(images, recipe, network))
+
+
+def _build_linear(problem: Linear) -> Built:
     """Build the linear model: sample i of m has the one nonzero feature √(m |γ_i|)."""
     network = _LinearModel(problem.dim)
     learned = np.geomspace(1, 1 / problem.ratio, problem.dim)
@@ -135,29 +154,12 @@ def build_linear(problem: Linear) -> Built:
 
     def instance(seed: int) -> Instance:
         first, second = views(None, jnp.asarray(pairs))
-        state = initial(jax.random.key(seed), network, first, problem.init_scale)
+        state = _initial(jax.random.key(seed), network, first, problem.init_scale)
         return Instance(state, pairs, first, second)
 
     return Built(network, views, instance, lambda state: {})
 
 
-def build_images(problem: MLP | ResNet, images: training.Config) -> Built:
-    """Build a network on two crops of each image, with a probe of hidden representations."""
-    hidden = () if isinstance(problem, MLP) else problem.hidden
-    recipe = BarlowTwins(dim=problem.dim, hidden=hidden, batch_size=problem.batch_size)
-    if isinstance(problem, MLP):
-        network = nn.Encoder(_HiddenLayer(problem.width), recipe.head())
-    else:
-        network = training.network(images, recipe)
-    views_fn = partial(data.two_views, views=recipe.make_views(images.size))
-
-    def instance(seed: int) -> Instance:
-        chosen, _, x, x_prime, key = training.samples(images, views_fn, seed)
-        return Instance(initial(key, network, x, problem.init_scale), chosen, x, x_prime)
-
-    return Built(network, views_fn, instance, training.accuracy_of(images, recipe, network))
-
-
-def initial(key: jax.Array, network: Any, x: jax.Array, scale: float) -> train.TrainState:
+def _initial(key: jax.Array, network: Any, x: jax.Array, scale: float) -> train.TrainState:
     """Return the initial state of a network, without optimiser state."""
     return train.init_state(key, network, optax.identity(), x, init_scale=scale)

@@ -12,7 +12,7 @@ import numpy as np
 from experiments.beyond.speedup.contenders import Arm
 from experiments.beyond.speedup.tasks import Built, Instance, Problem
 from sslstep import train
-from sslstep.experiment import Arrays
+from sslstep.experiment import Arrays, networks
 from sslstep.measure import spectrum
 from sslstep.recipes import VICReg
 
@@ -31,13 +31,6 @@ class Candidate(NamedTuple):
     own: float  # the arm's own parameter; 0 without one
 
 
-class Compiled(NamedTuple):
-    """An arm on a problem, compiled once for all rates, parameters and seeds."""
-
-    init: Callable[[Instance], train.TrainState]
-    advance: Callable[..., tuple[train.TrainState, train.Metrics]]
-
-
 class Settings(NamedTuple):
     """Settings of the measurements, equal for all arms; see `speedup`'s options."""
 
@@ -47,58 +40,24 @@ class Settings(NamedTuple):
     settle: int
 
 
-def compile_arm(built: Built, arm: Arm) -> Compiled:
-    """Return functions that start the training of an arm and advance it by one step."""
-
-    def init(instance: Instance) -> train.TrainState:
-        opt_state = arm.optimizer(0.0).init(instance.state.params)
-        return instance.state._replace(opt_state=opt_state)
-
-    @jax.jit
-    def advance(state: Any, images: jax.Array, rate: Any, own: Any) -> Any:
-        step = train.make_step(built.network, arm.loss(own), arm.optimizer(rate), built.views_fn)
-        return step(state, images)
-
-    return Compiled(init, advance)
+@partial(jax.jit, static_argnames="network")
+def spectra(network: Any, state: Any, x: jax.Array, x_prime: jax.Array) -> dict[str, jax.Array]:
+    """Return the spectra of embeddings of fixed pairs, with batch norms in training mode."""
+    outputs = partial(networks.batch_outputs, network, state.params, state.batch_stats)
+    z, z_prime = outputs(x).z, outputs(x_prime).z
+    return {
+        "correlation": spectrum.correlation_eigenvalues(z, z_prime),
+        "covariance": spectrum.covariance_eigenvalues(jnp.concatenate([z, z_prime])),
+    }
 
 
-class Measures(NamedTuple):
-    """Measurements on fixed pairs, with batch norms in training mode.
-
-    Both are functions of (state, x, x_prime): spectra of embeddings, and effective ranks.
-    """
-
-    spectra: Callable[..., dict[str, jax.Array]]
-    ranks: Callable[..., dict[str, jax.Array]]
-
-
-def make_measures(built: Built) -> Measures:
-    """Compile the spectra of embeddings and the slower effective ranks of both representations."""
-
-    def embed(state: Any, x: jax.Array) -> Any:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        return built.network.apply(variables, x, train=True, mutable=["batch_stats"])[0]
-
-    @jax.jit
-    def spectra(state: Any, x: jax.Array, x_prime: jax.Array) -> dict[str, jax.Array]:
-        z, z_prime = embed(state, x).z, embed(state, x_prime).z
-        return {
-            "correlation": spectrum.correlation_eigenvalues(z, z_prime),
-            "covariance": spectrum.covariance_eigenvalues(jnp.concatenate([z, z_prime])),
-        }
-
-    @jax.jit
-    def ranks(state: Any, x: jax.Array, x_prime: jax.Array) -> dict[str, jax.Array]:
-        both = [
-            jnp.concatenate(pair)
-            for pair in zip(embed(state, x), embed(state, x_prime), strict=True)
-        ]
-        return {
-            f"rank_{name}": spectrum.effective_rank(part)
-            for name, part in zip("hz", both, strict=True)
-        }
-
-    return Measures(spectra, ranks)
+@partial(jax.jit, static_argnames="network")
+def ranks(network: Any, state: Any, x: jax.Array, x_prime: jax.Array) -> dict[str, jax.Array]:
+    """Return the effective ranks of hidden representations and embeddings, likewise; slower."""
+    outputs = partial(networks.batch_outputs, network, state.params, state.batch_stats)
+    both = zip(outputs(x), outputs(x_prime), strict=True)
+    h, z = (spectrum.effective_rank(jnp.concatenate(views)) for views in both)
+    return {"rank_h": h, "rank_z": z}
 
 
 def levels_of(arm: Arm, dim: int) -> np.ndarray:
@@ -114,90 +73,101 @@ def learned(eigenvalues: np.ndarray, levels: np.ndarray) -> np.ndarray:
     k dimensions are learned if the k largest eigenvalues lie between half and TOO_FAR times the
     level of k; the levels may fall with k.
     """
-    exactly = []
-    for k, level in enumerate(levels, start=1):
-        largest = eigenvalues[..., :k]
-        exactly.append(((largest > level / 2) & (largest < TOO_FAR * level)).all(axis=-1))
-    return np.logical_or.accumulate(np.stack(exactly[::-1], axis=-1), axis=-1)[..., ::-1]
+    largest, limit = eigenvalues[..., None, :], levels[:, None]
+    there = (largest > limit / 2) & (largest < TOO_FAR * limit)
+    exactly = (there | ~np.tri(len(levels), dtype=bool)).all(axis=-1)
+    return np.logical_or.accumulate(exactly[..., ::-1], axis=-1)[..., ::-1]
 
 
-def train_once(
-    built: Built,
-    compiled: Compiled,
-    measures: Measures,
-    arm: Arm,
-    problem: Problem,
-    instance: Instance,
-    candidate: Candidate,
-    settings: Settings,
-    *,
-    within: float | None = None,
-) -> Arrays:
-    """Train from the start; record spectra, and a probe's accuracy at some steps.
+class Trainer:
+    """Training of one arm on a problem, compiled once for all rates, parameters and seeds."""
 
-    With `within`, a number of steps, accuracies are not measured. The run then ends `settle` steps
-    after the target is reached, or once the target can no longer be reached within that number.
-    """
-    state = compiled.init(instance)
-    every, levels = settings.measure_every, levels_of(arm, problem.dim)
-    records = _record_steps(problem, settings) if within is None else ()
-    waits = settings.hold * every  # steps for which a dimension must stay learned
-    rate, own = (jnp.asarray(value, jnp.float32) for value in candidate)
-    eigenvalues, steps, accuracy, losses = [], [], [], [0.0]
-    finite, pruned, reached = True, False, np.inf
-    for step in range(0, problem.num_steps + 1, every):
-        if step:
-            indices = train.batch_indices(
-                state.key, step - every, every, _batch(problem, instance), len(instance.images)
+    def __init__(self, built: Built, arm: Arm, problem: Problem, settings: Settings) -> None:
+        self.built, self.arm, self.problem, self.settings = built, arm, problem, settings
+
+        @jax.jit
+        def advance(state: Any, images: jax.Array, rate: Any, own: Any) -> Any:
+            optimizer = arm.optimizer(rate)
+            return train.make_step(built.network, arm.loss(own), optimizer, built.views_fn)(
+                state, images
             )
-            for chosen in indices:
-                state, metrics = compiled.advance(state, instance.images[chosen], rate, own)
-            losses.append(float(metrics.loss))
-            if not np.isfinite(losses[-1]):
-                finite = False
+
+        self.advance = advance
+
+    def start(self, instance: Instance) -> train.TrainState:
+        """Return the initial state of an instance, with the arm's optimiser state."""
+        opt_state = self.arm.optimizer(0.0).init(instance.state.params)
+        return instance.state._replace(opt_state=opt_state)
+
+    def batches(self, state: train.TrainState, images: np.ndarray, step: int, num: int) -> Any:
+        """Yield the batches of `num` steps, each of all images if they are few."""
+        size = min(self.problem.batch_size, len(images))
+        for chosen in train.batch_indices(state.key, step, num, size, len(images)):
+            yield images[chosen]
+
+    def record_steps(self) -> np.ndarray:
+        """Return the steps at which probes are trained: 0 and geometrically spaced, increasing.
+
+        All are multiples of `measure_every`, at which spectra are measured.
+        """
+        every = self.settings.measure_every
+        wanted = np.geomspace(2 * every, self.problem.num_steps, self.settings.num_records - 1)
+        return np.unique(np.concatenate([[0], (wanted / every).round().astype(int) * every]))
+
+    def run(
+        self, instance: Instance, candidate: Candidate, *, within: float | None = None
+    ) -> Arrays:
+        """Train from the start; record spectra, and a probe's accuracy at some steps.
+
+        With `within`, a number of steps, accuracies are not measured. The run then ends `settle`
+        steps after the target is reached, or once the target can no longer be reached within that
+        number.
+        """
+        state, settings, target = self.start(instance), self.settings, self.problem.target - 1
+        every, levels = settings.measure_every, levels_of(self.arm, self.problem.dim)
+        records = self.record_steps() if within is None else ()
+        numbers = [jnp.asarray(value, jnp.float32) for value in candidate]
+        eigenvalues, steps, accuracy, losses = [], [], [], [0.0]
+        finite, pruned, reached = True, False, np.inf
+        pairs = instance.x, instance.x_prime
+        for step in range(0, self.problem.num_steps + 1, every):
+            if step:
+                for images in self.batches(state, instance.images, step - every, every):
+                    state, metrics = self.advance(state, images, *numbers)
+                losses.append(float(metrics.loss))
+            found = spectra(self.built.network, state, *pairs)[self.arm.measured or "correlation"]
+            values = np.asarray(found)
+            finite = bool(np.isfinite(losses[-1]) and np.isfinite(values).all())
+            if not finite:
                 break
-        found = measures.spectra(state, instance.x, instance.x_prime)
-        spectra = np.asarray(found[arm.measured or "correlation"])
-        if not np.isfinite(spectra).all():
-            finite = False
-            break
-        eigenvalues.append(spectra)
-        steps.append(step)
-        if step in records:
-            accuracy += [float(value) for value in built.accuracy(state).values()]
-        if within is not None and arm.measured is not None:
-            # Compute times only when the target is newly learned; once reached, it stays reached.
-            if np.isinf(reached) and learned(spectra, levels)[problem.target - 1]:
-                times = times_of(np.asarray(steps), np.asarray(eigenvalues), levels, settings.hold)
-                reached = times[problem.target - 1]
-            pruned = not np.isfinite(reached) and step > within + waits
-            if pruned or step > reached + settings.settle:
-                break
-    return {
-        "steps": np.asarray(steps),
-        "eigenvalues": np.asarray(eigenvalues),
-        "times": times_of(np.asarray(steps), np.asarray(eigenvalues), levels, settings.hold),
-        "record_steps": np.asarray([step for step in records if step <= steps[-1]]),
-        "accuracy": np.asarray(accuracy),
-        "finite": np.asarray(finite),
-        "pruned": np.asarray(pruned),
-        "loss": np.asarray(np.mean(losses[-10:])),
-        **_ranks(measures, state, instance, finite),
-    }
+            eigenvalues.append(values)
+            steps.append(step)
+            if step in records:
+                accuracy += [float(value) for value in self.built.accuracy(state).values()]
+            if within is not None and self.arm.measured is not None:
+                # Compute times only when the target is newly learned; then it stays reached.
+                if np.isinf(reached) and learned(values, levels)[target]:
+                    reached = times_of(steps, eigenvalues, levels, settings.hold)[target]
+                # A dimension must stay learned for `hold` spectra.
+                pruned = np.isinf(reached) and step > within + settings.hold * every
+                if pruned or step > reached + settings.settle:
+                    break
+        run: Arrays = {
+            **dict.fromkeys(("rank_h", "rank_z"), np.nan),
+            **(ranks(self.built.network, state, *pairs) if finite else {}),
+            "eigenvalues": eigenvalues,
+            "times": times_of(steps, eigenvalues, levels, settings.hold),
+            "accuracy": accuracy,
+            "finite": finite,
+            "pruned": pruned,
+            "loss": np.mean(losses[-10:]),
+        }
+        return {name: np.asarray(value) for name, value in run.items()}
 
 
-def _ranks(measures: Measures, state: Any, instance: Instance, finite: bool) -> Arrays:
-    """Return the effective ranks of the last representations; NaN if the run diverged."""
-    if not finite:
-        return {"rank_h": np.asarray(np.nan), "rank_z": np.asarray(np.nan)}
-    found = measures.ranks(state, instance.x, instance.x_prime)
-    return {name: np.asarray(value) for name, value in found.items()}
-
-
-def times_of(
-    steps: np.ndarray, eigenvalues: np.ndarray, levels: np.ndarray, hold: int
-) -> np.ndarray:
+def times_of(steps: Any, eigenvalues: Any, levels: np.ndarray, hold: int) -> np.ndarray:
     """Return the step from which k = 1...d dimensions stay learned for `hold` spectra, (d,)."""
+    steps, eigenvalues = np.asarray(steps), np.asarray(eigenvalues)
     out = np.full(len(levels), np.inf)
     if len(steps) < hold:
         return out
@@ -293,37 +263,32 @@ def _score(run: Arrays, arm: Arm, problem: Problem) -> float:
 
 
 def run_arm(
-    built: Built,
-    measures: Measures,
-    arm: Arm,
-    problem: Problem,
+    trainer: Trainer,
     seeds: Sequence[int],
     tuning_seeds: Sequence[int],
     own: Sequence[float],
-    settings: Settings,
     begin: Callable[[str], None],
 ) -> Arrays:
     """Tune an arm on `tuning_seeds`, then train it from `seeds`; call `begin` before every run."""
-    compiled = compile_arm(built, arm)
-    once = partial(train_once, built, compiled, measures, arm, problem)
+    label, problem, built = trainer.arm.label, trainer.problem, trainer.built
     tuning = {seed: built.instance(seed) for seed in tuning_seeds}
 
     def attempt(candidate: Candidate, seed: int, within: float | None) -> Arrays:
-        begin(f"{arm.label}, rate {candidate.rate:.3g}")
-        return once(tuning[seed], candidate, settings, within=within)
+        begin(f"{label}, rate {candidate.rate:.3g}")
+        return trainer.run(tuning[seed], candidate, within=within)
 
-    arrays = tune(attempt, arm, problem, tuning_seeds, own)
+    arrays = tune(attempt, trainer.arm, problem, tuning_seeds, own)
     chosen = Candidate(*map(float, arrays["chosen"]))
     runs = []
     for seed in seeds:
-        begin(f"{arm.label}, seed {seed}")
-        runs.append(once(built.instance(seed), chosen, settings))
+        begin(f"{label}, seed {seed}")
+        runs.append(trainer.run(built.instance(seed), chosen))
     for name in ("times", "rank_h", "rank_z", "finite"):
         arrays[name] = np.stack([run[name] for run in runs])
-    arrays["record_steps"] = _record_steps(problem, settings)
+    arrays["record_steps"] = trainer.record_steps()
     for name, length in (
         ("accuracy", len(arrays["record_steps"])),
-        ("eigenvalues", problem.num_steps // settings.measure_every + 1),
+        ("eigenvalues", problem.num_steps // trainer.settings.measure_every + 1),
     ):
         arrays[name] = np.stack([_filled(run[name], length) for run in runs])
     return arrays
@@ -337,24 +302,16 @@ def _filled(values: np.ndarray, length: int) -> np.ndarray:
 
 
 def step_seconds(
-    built: Built,
-    arms: Mapping[str, tuple[Arm, Candidate]],
-    problem: Problem,
-    seed: int,
-    *,
-    rounds: int,
-    seconds: float,
+    arms: Mapping[str, tuple[Trainer, Candidate]], seed: int, *, rounds: int, seconds: float
 ) -> Arrays:
     """Time a step of each arm in seconds, shape (rounds,); arms in random order in each round."""
-    instance = built.instance(seed)
-    batch = _batch(problem, instance)
-    indices = train.batch_indices(instance.state.key, 0, 1, batch, len(instance.images))
     ready = {}
-    for name, (arm, candidate) in arms.items():
-        compiled = compile_arm(built, arm)
+    for name, (trainer, candidate) in arms.items():
+        instance = trainer.built.instance(seed)
+        state = trainer.start(instance)
+        (images,) = trainer.batches(state, instance.images, 0, 1)
         numbers = [jnp.asarray(value, jnp.float32) for value in candidate]
-        state = compiled.init(instance)
-        ready[name] = partial(_go, compiled.advance, state, instance.images[indices[0]], numbers)
+        ready[name] = partial(_go, trainer.advance, state, images, numbers)
         ready[name](1)  # compiles
     start = time.perf_counter()
     ready["plain"](10)
@@ -374,18 +331,3 @@ def _go(advance: Any, state: Any, images: Any, numbers: list[jax.Array], num: in
     for _ in range(num):
         state, _ = advance(state, images, *numbers)
     jax.block_until_ready(state)
-
-
-def _record_steps(problem: Problem, settings: Settings) -> np.ndarray:
-    """Return the steps at which probes are trained: 0 and geometrically spaced ones, increasing.
-
-    All are multiples of `measure_every`, at which spectra are measured.
-    """
-    every = settings.measure_every
-    wanted = np.geomspace(2 * every, problem.num_steps, settings.num_records - 1)
-    return np.unique(np.concatenate([[0], (wanted / every).round().astype(int) * every]))
-
-
-def _batch(problem: Problem, instance: Instance) -> int:
-    """Return the batch size: the problem's, or all images if there are fewer."""
-    return min(problem.batch_size, len(instance.images))

@@ -14,7 +14,8 @@ minute to two minutes on two cores.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from sslstep import gram, nn
 from sslstep.experiment import Arrays, Experiment, networks, prediction
+from sslstep.experiment._loops import stacked
 from sslstep.experiment._require import require
 from sslstep.experiment.image_data import Images, choose
 from sslstep.measure import alignment
@@ -65,17 +67,12 @@ def run(config: Config) -> Arrays:
     kernels = gram.TwoTowers(*(infinite.mlp(depth) for depth in config.depths))
     x, x_prime = (training for training, _ in views)
     kernel = gram.pairs(kernels, x, x_prime, progress=False)
-    k_test_train = jnp.concatenate(
-        [
-            gram.to_pairs(kernels, views[0][1], x, x_prime, view=0, progress=False),
-            gram.to_pairs(kernels, views[1][1], x, x_prime, view=1, progress=False),
-        ]
-    )
-    limit = prediction.limit(kernel, k_test_train, config.dim, config.step_size)
-    models = [
-        nn.MLP(config.dim, width, depth)
-        for width, depth in zip(config.widths, config.depths, strict=True)
+    held_out = [
+        gram.to_pairs(kernels, views[0][1], x, x_prime, view=0, progress=False),
+        gram.to_pairs(kernels, views[1][1], x, x_prime, view=1, progress=False),
     ]
+    limit = prediction.limit(kernel, jnp.concatenate(held_out), config.dim, config.step_size)
+    models = list(map(partial(nn.MLP, config.dim), config.widths, config.depths))
     bases = [nn.span_basis(*view) for view in views]
 
     def apply_fn(params, x):
@@ -85,7 +82,7 @@ def run(config: Config) -> Arrays:
         return jnp.concatenate([jnp.asarray(z), jnp.asarray(z_prime)])
 
     functions = networks.functions(apply_fn)
-    results: dict[str, list[Any]] = {}
+    results: list[Arrays] = []
     for key in tqdm(jax.random.split(key_networks, config.num_seeds), disable=None):
         towers = []
         for k, model, basis, view in zip(jax.random.split(key), models, bases, views, strict=True):
@@ -96,7 +93,7 @@ def run(config: Config) -> Arrays:
             functions, params, inputs, config.init_scale, limit
         )
         exact = prediction.kernel_descent(limit, z, z_test, times)
-        each = {
+        each: Arrays = {
             "t": times,
             "distances": prediction.distances(trained, exact, float(times[-1])),
             "fluctuations": fluctuations.mode_deviation(
@@ -109,11 +106,8 @@ def run(config: Config) -> Arrays:
             each[f"{name}_correlation"] = _correlation(outcome.test)
             each[f"{name}_ranks"] = alignment.retrieval_ranks(*np.split(outcome.test, 2))
         each["untrained_ranks"] = alignment.retrieval_ranks(*jnp.split(z_test, 2))
-        for name, value in each.items():
-            results.setdefault(name, []).append(value)
-    arrays = {name: np.asarray(values) for name, values in results.items()}
-    arrays["gammas"] = np.asarray(limit.gamma_modes.eigenvalues)
-    return arrays
+        results.append(each)
+    return {**stacked(results), "gammas": np.asarray(limit.gamma_modes.eigenvalues)}
 
 
 def two_views(config: Config, key: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
@@ -156,8 +150,6 @@ def _correlation(z_test: np.ndarray) -> float:
     return float(np.mean(np.sum(z * z_prime, 0) / np.sqrt(np.sum(z**2, 0) * np.sum(z_prime**2, 0))))
 
 
-EXPERIMENT = Experiment(
-    {"cpu": Config(), "paper": Config(data="cifar10", num_images=1000, num_test=500)},
-    run,
-    minutes=0.8,
-)
+PAPER = Config(data="cifar10", num_images=1000, num_test=500)
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, minutes=0.8)

@@ -11,9 +11,7 @@ from sslstep.experiment import Arrays, panels
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw loss and eigenvalues of the first pair of networks, and retrieval ranks of all pairs."""
-    import matplotlib.pyplot as plt
-
-    fig, (loss, eigenvalues, ranks) = plt.subplots(
+    fig, (loss, eigenvalues, ranks) = plotting.subplots(
         3, 1, figsize=(4.0, 6.2), height_ratios=(2.2, 3, 2.2)
     )
     t, blue = arrays["t"][0], plotting.CATEGORIES[0]

@@ -17,7 +17,6 @@ exceeds ε. For ε of order one Γ's mode grows from the beginning.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,8 @@ from tqdm import tqdm
 from experiments.beyond.any_loss.experiment import features
 from sslstep import linear, losses, train
 from sslstep.experiment import Arrays, Experiment
-from sslstep.experiment._require import require
+from sslstep.experiment._loops import geometric_steps, stacked
+from sslstep.experiment._require import require, require_list
 from sslstep.experiment.image_data import Crops
 
 #: The published weight λ of invariance and μ of variance.
@@ -69,9 +69,8 @@ def run(config: Config) -> Arrays:
         positive=("eps", "end"),
         at_most_one=("init_scale",),
     )
-    if list(config.eps) != sorted(set(config.eps)):
-        raise ValueError(f"eps must increase, got {config.eps}.")
-    rows: dict[str, list[Any]] = {}
+    require_list("eps", config.eps, order="increasing")
+    rows: list[Arrays] = []
     with jax.enable_x64(True), tqdm(total=config.num_seeds * len(config.eps), disable=None) as bar:
         for seed in range(config.seed, config.seed + config.num_seeds):
             key, key_weights = jax.random.split(jax.random.key(seed))
@@ -80,11 +79,12 @@ def run(config: Config) -> Arrays:
             weights = linear.init_weights(
                 key_weights, config.dim, config.components, config.init_scale, dtype=float
             ).T
+            rows.append({})
             for eps in config.eps:
-                for name, value in _train(config, views, weights, firsts, eps).items():
-                    rows.setdefault(f"{eps:g}/{name}", []).append(value)
+                found = _train(config, views, weights, firsts, eps)
+                rows[-1] |= {f"{eps:g}/{name}": value for name, value in found.items()}
                 bar.update()
-    return {name: np.asarray(values) for name, values in rows.items()}
+    return stacked(rows)
 
 
 def first_modes(views: list[np.ndarray]) -> np.ndarray:
@@ -115,7 +115,6 @@ def _train(config, views, weights, firsts, eps) -> Arrays:
     eta = 0.1 / max(rates[-1], WEIGHT / config.dim)
     end = config.end * max(1.0, 30 * eps**0.5)
     num_steps = int(end / eta)
-    at = np.unique(np.geomspace(1, num_steps, config.num_records).astype(int))
 
     def loss_of(w, x, x_prime, firsts, direction):
         return loss(x @ w, x_prime @ w)
@@ -131,7 +130,7 @@ def _train(config, views, weights, firsts, eps) -> Arrays:
         eta,
         num_steps,
         args=(*views, firsts, direction),
-        record_at=at,
+        record_at=geometric_steps(num_steps, config.num_records),
         measure=measure,
     )
     overlaps, along, variance = (np.asarray(part) for part in done.records)
@@ -149,8 +148,4 @@ def _train(config, views, weights, firsts, eps) -> Arrays:
     }
 
 
-EXPERIMENT = Experiment(
-    {"cpu": Config(), "paper": Config(data="cifar10")},
-    run,
-    minutes=2,
-)
+EXPERIMENT = Experiment({"cpu": Config(), "paper": Config(data="cifar10")}, run, minutes=2)

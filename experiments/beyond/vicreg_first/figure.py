@@ -15,9 +15,7 @@ NAMES = {"sigma": r"$\Sigma$", "gamma": r"$\Gamma$", "pencil": "the pencil"}
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw the first seed's overlaps with Σ's and Γ's modes against t, and all seeds' against ε."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.5))
+    fig, axes = plotting.subplots(1, 3, figsize=(7.2, 2.5))
     colors = plotting.mode_colors(len(config.eps))
     markers = [MARKERS[i % len(MARKERS)] for i in range(len(config.eps))]
     for ax, of in zip(axes, (0, 1), strict=False):

@@ -85,13 +85,9 @@ class Config(Crops):
 
 def run(config: Config) -> Arrays:
     """Train networks of every width, predict each, and return the distances between the two."""
-    require(
-        config,
-        # A standard error needs two seeds.
-        at_least={"num_images": 1, "num_test": 1, "dim": 1, "depth": 1, "num_seeds": 2},
-        fraction=("step_size",),
-        at_most_one=("init_scale",),
-    )
+    # A standard error needs two seeds.
+    least = {"num_images": 1, "num_test": 1, "dim": 1, "depth": 1, "num_seeds": 2}
+    require(config, at_least=least, fraction=("step_size",), at_most_one=("init_scale",))
     require_widths(config.widths, config.fit_from)
     if config.loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {config.loss!r}.")
@@ -154,11 +150,6 @@ def _limit(config, parameterization, width, x, x_test) -> prediction.Limit:
     return prediction.limit(kernel, k_test_train, config.dim, step_size)
 
 
-EXPERIMENT = Experiment(
-    {
-        "cpu": Config(),
-        "paper": Config(data="cifar10", widths=tuple(2**k for k in range(6, 17))),
-    },
-    run,
-    minutes=2,
-)
+PAPER = Config(data="cifar10", widths=tuple(2**k for k in range(6, 17)))
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, minutes=2)

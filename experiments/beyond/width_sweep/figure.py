@@ -6,18 +6,16 @@ import numpy as np
 
 from experiments.beyond.width_sweep.experiment import PARAMETERIZATIONS, Config
 from sslstep import plotting
-from sslstep.experiment import Arrays
+from sslstep.experiment import Arrays, panels
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw distances against width, the curves of two networks, and the closed form's error."""
-    import matplotlib.pyplot as plt
-
-    fig = plt.figure(figsize=(7.0, 4.4))
-    grid = fig.add_gridspec(2, 3)
-    first = fig.add_subplot(grid[0, 0])
-    top = [first, *(fig.add_subplot(grid[0, i], sharey=first) for i in (1, 2))]
-    bottom = [fig.add_subplot(grid[1, i]) for i in range(3)]
+    fig, axes = plotting.subplots(2, 3, figsize=(7.0, 4.4))
+    top, bottom = axes.tolist()
+    first = top[0]
+    for ax in top[1:]:
+        ax.sharey(first)
     titles = ("embeddings, relative", r"eigenvalues of $C$, largest", "step times, relative")
     for ax, title, measures in zip(top, titles, ((0, 1), (2,), (3,)), strict=True):
         _plot_distances(ax, config, arrays, measures)
@@ -38,12 +36,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
             ax.set(ylabel=r"eigenvalues of $C$ / predicted end")
         ax.set(xscale="log", xlim=(t[1], t[-1]), title=f"width {arrays['widths'][width]}")
     plotting.mode_key(bottom[:2], curves.shape[1])
-    legend = {
-        label: handle
-        for ax in (first, top[2], bottom[0])
-        for handle, label in zip(*_legend(ax), strict=True)
-    }
-    fig.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=4)
+    legend = panels.legend_of((first, top[2], bottom[0]))
+    fig.legend(*legend, loc="outside lower center", ncols=4)
     if "closed_form" in arrays:
         _plot_closed_form(bottom[2], arrays)
     else:
@@ -61,30 +55,16 @@ def _plot_closed_form(ax, arrays) -> None:
     ax.legend(loc="lower right")
 
 
-def _legend(ax) -> tuple[list[Any], list[str]]:
-    """Return the legend handles and labels of an axis, with markers in place of error bars."""
-    handles, labels = ax.get_legend_handles_labels()
-    return [getattr(handle, "lines", [handle])[0] for handle in handles], labels
-
-
 def _plot_distances(ax, config, arrays, measures) -> None:
     widths = arrays["widths"]
     fitted = widths >= config.fit_from
     for p, name in enumerate(PARAMETERIZATIONS):
         color = plotting.CATEGORIES[p]
         for i in measures:
-            values = arrays["distances"][p, :, :, i]
-            ax.errorbar(
-                widths * (1 + 0.08 * p),  # side by side
-                values.mean(axis=1),
-                values.std(axis=1, ddof=1) / values.shape[1] ** 0.5,
-                fmt="os"[p],
-                color=color,
-                mfc="white" if i == 1 else color,
-                markersize=4,
-                linewidth=0.8,
-                label=name if len(measures) == 1 else None,
-            )
+            style: Any = {"fmt": "os"[p], "color": color, "mfc": "white" if i == 1 else color}
+            label = name if len(measures) == 1 else None
+            beside = widths * (1 + 0.08 * p)
+            panels.means(ax, beside, arrays["distances"][p, :, :, i], **style, label=label)
     left = 0.8 * widths[0]
     if not fitted.all():
         middle = (widths[~fitted][-1] * widths[fitted][0]) ** 0.5
