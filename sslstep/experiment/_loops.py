@@ -26,7 +26,7 @@ def progress(
     total = num_steps * runs
     with tqdm(total=total, desc=desc, unit=" steps", unit_scale=True, disable=None) as bar:
 
-        def advance(step: int) -> None:
+        def advance(step: Any) -> None:
             bar.update(bar.n // num_steps * num_steps + int(step) - bar.n)
 
         yield advance

@@ -85,7 +85,7 @@ def test_claims_of_predictions_can_fail():
         (["--num-draws", "1"], "num_draws must be >= 2"),
         (["--num-lazy", "9"], "num_draws = 6, but 9 of them"),
         (["--num-modes", "8"], "num_modes = 8 must be below num_images"),
-        (["--widths", "64", "32"], "widths must be at least two, increasing"),
+        (["--widths", "64", "32"], "widths must be two or more, increasing"),
         (["--fit-from", "128"], "leaves fewer than two of the widths"),
         (["--step-size", "2"], "step_size must lie between 0 and 1"),
         (["--small-scale", "0"], "small_scale must be > 0"),

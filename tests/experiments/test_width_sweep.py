@@ -131,7 +131,7 @@ def test_distances_leave_out_what_starts_learned_and_count_what_is_never_learned
         (["--num-seeds", "1"], "num_seeds must be >= 2"),
         (["--step-size", "1"], "step_size must lie between 0 and 1"),
         (["--init-scale", "0"], "init_scale must lie between 0 and 1"),
-        (["--widths", "64", "32"], "widths must be at least two, increasing"),
+        (["--widths", "64", "32"], "widths must be two or more, increasing"),
         (["--fit-from", "1024"], "leaves fewer than two of the widths"),
         (["--num-images", "10000000"], "photos has"),
     ],
