@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.fig2ab.experiment import Config
+from experiments.fig2ab.reading import Config
 from sslstep import claims
 from sslstep.experiment import Arrays, prediction
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.fig2ab.experiment import Config
+from experiments.fig2ab.reading import Config
 from sslstep import plotting
 from sslstep.experiment import Arrays, panels
 

@@ -68,12 +68,14 @@ def exact_ntk(model: Any, variables: Any, x: Any, *, only: str = "", **settings:
 class Functions(NamedTuple):
     """A model's embeddings, loss and eigenvalues of C as functions for training.
 
-    Each takes ``(params, x, start, init_scale)``; ``start`` are the initial parameters.
+    Each takes ``(params, x, start, init_scale)``; ``start`` are the initial parameters. `loss_fn`
+    is the loss as a function of the embeddings of both views.
     """
 
     embed: Callable[..., Any]
     loss: Callable[..., Any]
     eigenvalues: Callable[..., Any]
+    loss_fn: Callable[..., Any]
 
 
 def functions(
@@ -93,29 +95,51 @@ def functions(
     def eigenvalues(params, *args):
         return spectrum.correlation_eigenvalues(*jnp.split(embed(params, *args), 2))
 
-    return Functions(jax.jit(embed), loss, eigenvalues)
+    return Functions(jax.jit(embed), loss, eigenvalues, loss_fn)
 
 
-def trained(
+class Compared(NamedTuple):
+    """A trained model and the limit's prediction from the model's initial embeddings.
+
+    `initial` are the initial embeddings of training and held-out pairs, `times` the effective times
+    of the records, and `distances` those of :func:`sslstep.experiment.prediction.distances`.
+    """
+
+    initial: tuple[Any, Any]
+    times: Any
+    trained: prediction.Outcome
+    predicted: prediction.Outcome
+    distances: list[float]
+
+
+def compared(
     functions: Functions, params, inputs, init_scale: float, limit: prediction.Limit, at=None
-):
-    """Train a model; return its initial embeddings, the outcome, and the times of the records.
+) -> Compared:
+    """Train a model, and compare it with gradient descent of the infinite-width kernel.
 
     `inputs` are the model's inputs for the training pairs and for the held-out pairs. `at` are the
-    steps that are recorded, by default those of `prediction.record_at`.
+    steps that are recorded, by default those of `prediction.record_at`. If they are given,
+    eigenvalues are divided by those that are predicted for the end, because the eigenvalues of
+    another loss do not rise to 1.
     """
     scale = jnp.float32(init_scale)
-    initial = tuple(functions.embed(params, x, params, scale).astype(float) for x in inputs)
-    at = prediction.record_at(limit, initial[0]) if at is None else at
+    z, z_test = (functions.embed(params, x, params, scale).astype(float) for x in inputs)
+    steps = prediction.record_at(limit, z) if at is None else at
     descent = train.full_batch_descent(
         functions.loss,
         params,
         limit.learning_rate,
-        int(at[-1]),
+        int(steps[-1]),
         args=(inputs[0], params, scale),
-        record_at=at,
+        record_at=steps,
         measure=functions.eigenvalues,
     )
-    z, z_test = (functions.embed(descent.params, x, params, scale) for x in inputs)
-    curves = descent.records.astype(float)
-    return initial, prediction.outcome(z, z_test, curves, descent.times), descent.times
+    end, end_test = (functions.embed(descent.params, x, params, scale) for x in inputs)
+    times = descent.times
+    trained = prediction.outcome(end, end_test, descent.records.astype(float), times)
+    predicted = prediction.kernel_descent(limit, z, z_test, times, functions.loss_fn)
+    if at is not None:
+        level, both = predicted.curves[-1], (trained, predicted)
+        trained, predicted = (prediction.relative_to(level, each, times) for each in both)
+    distances = prediction.distances(trained, predicted, float(times[-1]))
+    return Compared((z, z_test), times, trained, predicted, distances)

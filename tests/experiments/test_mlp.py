@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments.beyond.mlp_readings import experiment as mlp_readings
-from experiments.fig2ab import experiment as fig2ab
+from experiments.fig2ab import experiment
+from experiments.fig2ab import reading as fig2ab
 from sslstep import claims, simulate
 from sslstep.experiment import _run, load, results
 
@@ -67,7 +68,7 @@ def test_the_rotated_network_is_the_network():
         x = fig2ab.samples(config, jax.random.key(0))
         network = fig2ab.initial_network(config, jax.random.key(1), x)
         assert network.x.shape == (24, 24)
-        measured, _ = fig2ab.learn(config, network, fig2ab.finite_kernel(network))
+        measured, _ = experiment.learn(config, network, fig2ab.finite_kernel(network))
 
         params = network.model.init(jax.random.key(1), jnp.asarray(x))
 
@@ -201,4 +202,4 @@ def test_claims_of_readings_say_yes_and_no():
 )
 def test_bad_settings(changes, error, message):
     with pytest.raises(error, match=message):
-        fig2ab.run(dataclasses.replace(SMALL, **changes))
+        experiment.run(dataclasses.replace(SMALL, **changes))

@@ -73,8 +73,7 @@ def run(config: Config, runs: training.Store) -> Arrays:
     positive = ("relative_rate", "exponent", "scales", "learning_rate")
     require(config, at_least={"num_modes": 2}, positive=positive)
     require_list("scales", config.scales, least=2)
-    recipes: list[Any] = [(rule, getattr(config, rule)) for rule in RULES]
-    training.require_valid(config, recipes)
+    training.require_valid(config, [(rule, getattr(config, rule)) for rule in RULES])
     gammas = np.arange(1, config.num_modes + 1) ** -config.exponent
     arrays: Arrays = {"gammas": gammas}
     for scale in config.scales:
@@ -93,10 +92,9 @@ def run(config: Config, runs: training.Store) -> Arrays:
 
 def _linear_model(config: Config, gammas: np.ndarray, scale: float) -> dict[str, Arrays]:
     """Return measured and predicted curves and step times of both rules for one initial scale."""
-    dim = len(gammas)
+    key, dim = jax.random.key(config.seeds[0]), len(gammas)
     with jax.enable_x64(True):
         matrix = jnp.diag(jnp.asarray(gammas))
-        key = jax.random.key(config.seeds[0])
         weights = linear.init_weights(key, dim, dim, scale, dtype=jnp.float64)
         modes = linear.modes(matrix)
         initial = linear.align(weights, modes).singular_values

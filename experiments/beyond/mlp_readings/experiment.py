@@ -21,7 +21,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments.fig2ab import experiment as fig2ab
+from experiments.fig2ab import reading as fig2ab
+from experiments.fig2ab.experiment import learn
 from sslstep import dynamics
 from sslstep.experiment import Arrays, Experiment
 from sslstep.simulate import DivergenceError
@@ -81,7 +82,7 @@ def run(config: Config) -> Arrays:
         x = fig2ab.samples(one, key_data)
         network = fig2ab.initial_network(one, key_network, x)
         try:
-            measured, _ = fig2ab.learn(one, network, fig2ab.finite_kernel(network))
+            measured, _ = learn(one, network, fig2ab.finite_kernel(network))
         except DivergenceError:
             continue
         arrays["learning_rate_ratios"][i] = one.learning_rate / dynamics.max_learning_rate(

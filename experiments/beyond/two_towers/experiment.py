@@ -89,23 +89,17 @@ def run(config: Config) -> Arrays:
             drawn = model.init(k, view[0][:1])
             towers.append(nn.change_basis(model, basis, drawn, *view))
         params, *inputs = zip(*towers, strict=True)  # parameters, training, held-out: of each tower
-        (z, z_test), trained, times = networks.trained(
-            functions, params, inputs, config.init_scale, limit
+        made = networks.compared(functions, params, inputs, config.init_scale, limit)
+        each: Arrays = {"t": made.times, "distances": made.distances}
+        each["fluctuations"] = fluctuations.mode_deviation(
+            apply_fn, params, inputs[0], limit.modes.coefficients
         )
-        exact = prediction.kernel_descent(limit, z, z_test, times)
-        each: Arrays = {
-            "t": times,
-            "distances": prediction.distances(trained, exact, float(times[-1])),
-            "fluctuations": fluctuations.mode_deviation(
-                apply_fn, params, inputs[0], limit.modes.coefficients
-            ),
-        }
-        for name, outcome in (("trained", trained), ("predicted", exact)):
+        for name, outcome in (("trained", made.trained), ("predicted", made.predicted)):
             each[f"{name}_curves"] = outcome.curves
             each[f"{name}_step_times"] = outcome.step_times
             each[f"{name}_correlation"] = _correlation(outcome.test)
             each[f"{name}_ranks"] = alignment.retrieval_ranks(*np.split(outcome.test, 2))
-        each["untrained_ranks"] = alignment.retrieval_ranks(*jnp.split(z_test, 2))
+        each["untrained_ranks"] = alignment.retrieval_ranks(*jnp.split(made.initial[1], 2))
         results.append(each)
     return {**stacked(results), "gammas": np.asarray(limit.gamma_modes.eigenvalues)}
 

@@ -63,12 +63,8 @@ class Config(Crops):
 
 def run(config: Config) -> Arrays:
     """Train at each ε from each seed; return overlaps of the weights and of the growth matrix."""
-    require(
-        config,
-        at_least={"num_images": 4, "components": 2, "dim": 1, "num_seeds": 1, "num_records": 2},
-        positive=("eps", "end"),
-        at_most_one=("init_scale",),
-    )
+    least = {"num_images": 4, "components": 2, "dim": 1, "num_seeds": 1, "num_records": 2}
+    require(config, at_least=least, positive=("eps", "end"), at_most_one=("init_scale",))
     require_list("eps", config.eps, order="increasing")
     rows: list[Arrays] = []
     with jax.enable_x64(True), tqdm(total=config.num_seeds * len(config.eps), disable=None) as bar:

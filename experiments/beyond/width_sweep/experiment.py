@@ -113,26 +113,19 @@ def run(config: Config) -> Arrays:
             for s in range(config.num_seeds):
                 drawn = model.init(keys[p, w, s], x[:1])
                 params, *inputs = nn.change_basis(model, basis, drawn, x, x_test)
-                (z, z_test), trained, times = networks.trained(
+                made = networks.compared(
                     functions, params, inputs, config.init_scale, limit, record_at
                 )
-                exact = prediction.kernel_descent(limit, z, z_test, times, loss_fn)
-                if other:
-                    level = exact.curves[-1]
-                    trained, exact = (
-                        prediction.relative_to(level, found, times) for found in (trained, exact)
-                    )
-                span = float(times[-1])
-                arrays["distances"][p, w, s] = prediction.distances(trained, exact, span)
+                arrays["distances"][p, w, s] = made.distances
                 bar.update()
             if p == 0 and w in (0, len(config.widths) - 1):
                 name = "wide" if w else "narrow"
-                arrays[f"{name}_t"] = times
-                arrays[f"{name}_curves"] = trained.curves
-                arrays[f"{name}_predicted"] = exact.curves
+                arrays[f"{name}_t"] = made.times
+                arrays[f"{name}_curves"] = made.trained.curves
+                arrays[f"{name}_predicted"] = made.predicted.curves
     if not other:
         errors = [
-            prediction.closed_form_error(limit, scale / config.init_scale * z)
+            prediction.closed_form_error(limit, scale / config.init_scale * made.initial[0])
             for scale in config.scales
         ]
         arrays["closed_form"] = np.column_stack([config.scales, np.asarray(errors)])
