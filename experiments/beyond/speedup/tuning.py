@@ -87,10 +87,9 @@ class Trainer:
 
         @jax.jit
         def advance(state: Any, images: jax.Array, rate: Any, own: Any) -> Any:
-            optimizer = arm.optimizer(rate)
-            return train.make_step(built.network, arm.loss(own), optimizer, built.views_fn)(
-                state, images
-            )
+            loss, optimizer = arm.loss(own), arm.optimizer(rate)
+            step = train.make_step(built.network, loss, optimizer, built.views_fn)
+            return step(state, images)
 
         self.advance = advance
 
