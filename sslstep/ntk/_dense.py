@@ -160,14 +160,48 @@ def _activated(name, r1, r2, u, v):
     return r1, r2, u, 2 - u, slope
 
 
+# arcsin √t / √t for t up to 1/2, to a relative error of 1.4e-16: the polynomial that interpolates
+# it at Chebyshev's points, computed with 50 digits. XLA's arctan2 takes ten times as long.
+_ARCSINE = (
+    1.0,
+    0.16666666666664987,
+    0.07500000000401816,
+    0.044642856762615,
+    0.030381963396751827,
+    0.022371584779320355,
+    0.017364281439103527,
+    0.01380344589589198,
+    0.013191002571753903,
+    -0.002601537848299688,
+    0.07871611357002127,
+    -0.2968705430689824,
+    1.0082016650534187,
+    -2.4908808126226116,
+    4.6420689099888435,
+    -6.229299875397985,
+    5.7579408313146985,
+    -3.278933156739812,
+    0.8892904367638688,
+)
+
+
+def _angles(u, v):
+    """θ and π - θ, each with full relative precision; the smaller is 2 arcsin √(min(u, v) / 2)."""
+    smaller = jnp.minimum(u, v) / 2
+    ratio = jnp.zeros_like(smaller)
+    for coefficient in reversed(_ARCSINE):
+        ratio = ratio * smaller + coefficient
+    angle = 2 * jnp.sqrt(smaller) * ratio
+    return jnp.where(u < v, angle, jnp.pi - angle), jnp.where(u < v, jnp.pi - angle, angle)
+
+
 @jax.custom_jvp
 def _rectified(u, v):
     """(π - θ) / π, and 1 minus the cosine of the angle between rectified samples."""
-    root_u, root_v = jnp.sqrt(u), jnp.sqrt(v)
-    theta = 2 * jnp.arctan2(root_u, root_v)
+    theta, rest = _angles(u, v)
     # The error is eps θ, which makes the error of the angle between rectified samples eps.
-    lower = (root_u * root_v - theta * (1 - u)) / jnp.pi
-    return (jnp.pi - theta) / jnp.pi, jnp.maximum(u - lower, 0.0)
+    lower = (jnp.sqrt(u * v) - theta * (1 - u)) * (1 / jnp.pi)
+    return rest * (1 / jnp.pi), jnp.maximum(u - lower, 0.0)
 
 
 @_rectified.defjvp

@@ -171,3 +171,16 @@ def test_chords_of_close_and_of_opposite_directions():
     for value, sign in ((u, -1), (v, 1)):
         expected = (np.linalg.norm(wide[:, None] + sign * wide[None], axis=2) ** 2) / 2
         np.testing.assert_allclose(value, expected, rtol=4 * EPS, atol=1e-12)
+
+
+def test_angles_from_their_halves(dtype):
+    """θ and π - θ from 1 ∓ cos θ, relative to themselves, against arctan2 in longer numbers."""
+    half = np.geomspace(1e-20, 0.5, 2000)
+    u = np.concatenate([[0.0], half, np.linspace(0.5, 1.5, 999), 2 - half[::-1], [2.0]])
+    v = np.concatenate([[2.0], 2 - half, np.linspace(1.5, 0.5, 999), half[::-1], [0.0]])
+    u, v = (jnp.asarray(a, dtype) for a in (u, v))
+    roots = [np.sqrt(np.asarray(a, np.longdouble)) for a in (u, v)]
+    for angle, expected in zip(
+        _dense._angles(u, v), (2 * np.arctan2(*roots), 2 * np.arctan2(*roots[::-1])), strict=True
+    ):
+        np.testing.assert_allclose(angle, expected, rtol=4 * float(jnp.finfo(dtype).eps), atol=0)
