@@ -721,7 +721,15 @@ def _require_transpose(values: Any, others: Any, corner: Any) -> None:
 def _samples(x: _Samples | _Joined, start: int, batch_size: int) -> _Samples:
     """Return a block of samples; repeat the last sample so that all blocks have one shape."""
     num = x.shape[0]
-    return x[np.minimum(np.arange(start, start + min(batch_size, num)), num - 1)]
+    size = min(batch_size, num)
+    if isinstance(x, jax.Array):
+        return _rows(x, start, size)
+    return x[np.minimum(np.arange(start, start + size), num - 1)]
+
+
+@partial(jax.jit, static_argnames="size")
+def _rows(x, start, size):
+    return jnp.take(x, start + jnp.arange(size), axis=0, mode="clip")
 
 
 @partial(jax.jit, static_argnames=("height", "width", "diagonal", "dtype"))
@@ -746,16 +754,15 @@ def _assemble(
             dtype = jax.dtypes.canonicalize_dtype(block.values.dtype)
             result = jnp.zeros(shape, dtype)
         values = block.values.astype(dtype)
-        result = _place(result, values, block.row, block.column)
-        if block.mirrored:
-            result = _place(result, values.T, block.column, block.row)
+        result = _place(result, values, block.row, block.column, block.mirrored)
     assert result is not None  # there is at least one block
     return result
 
 
-@partial(jax.jit, donate_argnums=0)
-def _place(result, values, row, column):
-    return jax.lax.dynamic_update_slice(result, values, (row, column))
+@partial(jax.jit, donate_argnums=0, static_argnames="mirrored")
+def _place(result, values, row, column, mirrored):
+    result = jax.lax.dynamic_update_slice(result, values, (row, column))
+    return jax.lax.dynamic_update_slice(result, values.T, (column, row)) if mirrored else result
 
 
 def _write(
