@@ -426,6 +426,10 @@ def _matrix(
 class _Operator:
     """The function v → K v, whose blocks are computed anew for each product.
 
+    Blocks are computed one by one, and only sums over devices are compiled with `shard_map`. One
+    program over all blocks would have to trace the kernel function: it could neither compute in
+    float64 without x64 nor read samples from files, and no error would name its rows.
+
     `shared` is true if the devices are of several processes, which then multiply together.
     """
 
