@@ -88,11 +88,8 @@ def batch_losses(config: Config) -> dict[str, Callable[..., jax.Array]]:
 
 def run(config: Config) -> Arrays:
     """Compute landscapes and curves; train linear models with each loss and predict their steps."""
-    require(
-        config,
-        at_least={"dim": 2, "negative": 0},
-        positive=("curves", "curves_initial", "init_scale", "leak", "rate"),
-    )
+    positive = ("curves", "curves_initial", "init_scale", "leak", "rate")
+    require(config, at_least={"dim": 2, "negative": 0}, positive=positive)
     require_list("curves", config.curves)
     if config.shown not in config.ratios or min(config.ratios) <= 1:
         raise ValueError(
@@ -100,9 +97,8 @@ def run(config: Config) -> Arrays:
             f"{config.ratios}."
         )
     dtype = jnp.dtype(config.dtype)
-    grid, arrays = jnp.linspace(-1.6, 1.6, 401, dtype=dtype), {}
-    arrays["grid"] = grid
-    arrays["curves_gammas"] = jnp.asarray(config.curves, dtype)
+    grid = jnp.linspace(-1.6, 1.6, 401, dtype=dtype)
+    arrays: Arrays = {"grid": grid, "curves_gammas": jnp.asarray(config.curves, dtype)}
     for name, loss in landscapes(config).items():
         arrays[f"{name}/loss"] = loss.value(grid**2)
         arrays.update(_curves(config, name, loss, arrays["curves_gammas"]))
@@ -110,12 +106,9 @@ def run(config: Config) -> Arrays:
     for ratio in config.ratios:
         # d learned modes, a smaller one, and a negative one.
         gammas = jnp.geomspace(1, 1 / ratio, config.dim, dtype=dtype)
-        beyond = gammas[-1] * jnp.stack(
-            [gammas[1] / gammas[0], jnp.asarray(-config.negative, dtype)]
-        )
+        beyond = gammas[-1] * jnp.stack([gammas[1], jnp.asarray(-config.negative, dtype)])
         eigenvalues = jnp.concatenate([gammas, beyond])
-        key = jax.random.key(config.seed)
-        shape = config.dim, len(eigenvalues)
+        key, shape = jax.random.key(config.seed), (config.dim, len(eigenvalues))
         weights = linear.init_weights(key, *shape, config.init_scale, dtype=dtype)
         modes = linear.Modes(eigenvalues, jnp.eye(len(eigenvalues), dtype=dtype))
         start = linear.align(weights, modes).singular_values
