@@ -26,6 +26,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array
 
+from sslstep.kernel_pca._krylov import ConvergenceError
+
 Multiply = Callable[[Array], Array]
 
 
@@ -111,7 +113,7 @@ def led(kernel: Any, solve: Callable[[Multiply], Any], like: Any, dtype: Any) ->
     """
     from sslstep.train._peers import Peers  # here, because it imports the trainer's packages
 
-    peers = Peers()
+    peers = Peers(ConvergenceError)
     if jax.process_index() == 0:
         with peers.later():
             like = solve(_Announced(kernel))

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sslstep.kernel_pca import ConvergenceError
 from sslstep.simulate import DivergenceError
 from sslstep.train._checkpoints import CheckpointError
 from sslstep.train._lock import InUseError
@@ -23,7 +22,6 @@ _ERRORS = {
     error.__name__: error
     for error in (
         CheckpointError,
-        ConvergenceError,
         DivergenceError,
         InUseError,
         OSError,
@@ -34,9 +32,15 @@ _ERRORS = {
 
 
 class Peers:
-    """All processes of a run. An error of one is raised on all of them at the next exchange."""
+    """All processes of a run. An error of one is raised on all of them at the next exchange.
+
+    `types` are types of errors that the other processes raise too, besides those of the trainer.
+    """
 
     failure: Exception | None = None
+
+    def __init__(self, *types: type[Exception]) -> None:
+        self.types = _ERRORS | {error.__name__: error for error in types}
 
     def any(self, received: int) -> int:
         """Exchange signals and errors: return a signal any process received; raise any error.
@@ -48,9 +52,9 @@ class Peers:
         if jax.process_count() > 1:
             told = multihost_utils.process_allgather(np.asarray([received, failure is not None]))
             if told[:, 1].any():
-                texts = _shared("" if failure is None else _described(failure))
+                texts = _shared("" if failure is None else self._described(failure))
                 first = int(np.argmax(told[:, 1]))
-                failure = failure or _of_another(first, *json.loads(texts[first]))
+                failure = failure or self._of_another(first, *json.loads(texts[first]))
             received = int(told[:, 0].max())
         if failure is not None:
             raise failure
@@ -72,6 +76,14 @@ class Peers:
         with self.later():
             yield
         self.any(0)
+
+    def _described(self, failure: Exception) -> str:
+        kinds = [kind.__name__ for kind in type(failure).__mro__]
+        return json.dumps([next((k for k in kinds if k in self.types), kinds[0]), str(failure)])
+
+    def _of_another(self, process: int, kind: str, text: str) -> Exception:
+        told = text if kind in self.types else f"{kind}: {text}"
+        return self.types.get(kind, RuntimeError)(f"process {process} of this run failed: {told}")
 
 
 def require_same_call(call: Mapping[str, Any]) -> None:
@@ -106,16 +118,6 @@ def agree(start: int, state: TrainState) -> tuple[int, TrainState]:
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _described(failure: Exception) -> str:
-    kinds = [kind.__name__ for kind in type(failure).__mro__]
-    return json.dumps([next((kind for kind in kinds if kind in _ERRORS), kinds[0]), str(failure)])
-
-
-def _of_another(process: int, kind: str, text: str) -> Exception:
-    told = text if kind in _ERRORS else f"{kind}: {text}"
-    return _ERRORS.get(kind, RuntimeError)(f"process {process} of this run failed: {told}")
 
 
 def _shared(text: str) -> list[str]:
