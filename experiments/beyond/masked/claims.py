@@ -38,15 +38,21 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     small, ordinary = (
         [float(steps.isolated(rises).sum()) for rises in counts[start]] for start in STARTS
     )
+    alone = claims.over_seeds(
+        "network, small start: dimensions of the hidden representation that rise alone, from 0.1 to "
+        "0.7 of their level while no other does",
+        "Section 7",
+        ">=",
+        expected=2,
+        measured=small,
+    )
+    if config.data == "photos":
+        alone = alone.known_to_fail(
+            "eigenvalues drift upwards after their jump, and reach half of their largest value "
+            "when others rise"
+        )
     out += [
-        claims.over_seeds(
-            "network, small start: dimensions of the hidden representation that rise alone, from "
-            "0.1 to 0.7 of their level while no other does",
-            "Section 7",
-            ">=",
-            expected=2,
-            measured=small,
-        ),
+        alone,
         claims.over_seeds(
             "network: by how many more rise alone from the small start than from the ordinary one",
             "Section 7",
