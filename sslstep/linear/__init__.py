@@ -19,6 +19,7 @@ from sslstep.linear._modes import (
     second_moment,
     top_spectral,
 )
+from sslstep.linear._sampling import SampledModes, sampled_modes
 from sslstep.linear._small_init import (
     Aligned,
     align,
@@ -33,6 +34,7 @@ from sslstep.linear._small_init import (
 __all__ = [
     "Aligned",
     "Modes",
+    "SampledModes",
     "align",
     "alignment_exponent",
     "coupled_elements",
@@ -46,6 +48,7 @@ __all__ = [
     "mode_eigenvalue",
     "modes",
     "pencil_modes",
+    "sampled_modes",
     "second_moment",
     "singular_value",
     "small_init_trajectory",

@@ -1,0 +1,1 @@
+"""The experiment `noise`: settings and run, figure, and claims."""

@@ -1,0 +1,120 @@
+"""Claims of the experiment `noise`."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.beyond.noise.experiment import Config, kept
+from sslstep import claims
+from sslstep.experiment import Arrays
+
+WHERE = "Eq. 4, beyond the paper"
+#: Prefixes of the arrays of samples, and their names.
+KINDS = {"gaussian_": "Gaussian pairs", "": "crops"}
+
+
+def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
+    """Claims on eigenvalues, C_jj, the noise and d for each n; on baselines; on the probe at d."""
+    out = []
+
+    def add(statement: str, relation: Any, measured: np.ndarray, **options: float) -> None:
+        found = claims.over_seeds(statement, WHERE, relation, measured=measured.tolist(), **options)
+        out.append(found)
+
+    errors = {kind: eigenvalue_errors(arrays, kind) for kind in KINDS}
+    gaps = {kind: correlation_errors(arrays, kind) for kind in KINDS}
+    for kind, name in KINDS.items():
+        edges = np.log(arrays[f"{kind}edges"] / arrays["predicted_edges"])
+        counts = count_ratios(arrays, kind)
+        for i, num in enumerate(config.num_pairs):
+            start = f"{name}, {num} pairs"
+            add(
+                f"{start}: eigenvalues of Γ, rms of ln(sample / predicted)",
+                "<=",
+                errors[kind][:, i],
+                tolerance=0.1,
+            )
+            add(
+                f"{start}: C_jj in the population, mean absolute error of the prediction",
+                "<=",
+                gaps[kind][:, i],
+                tolerance=0.05,
+            )
+            add(
+                f"{start}: edge of the noise, ln(measured / predicted)",
+                "=",
+                edges[:, i],
+                tolerance=0.1,
+            )
+            add(
+                f"{start}: dimensions with C_jj of at least 1/2, log2(measured / predicted)",
+                "=",
+                counts[:, i],
+                tolerance=0.25,
+            )
+    start = f"crops, {config.num_pairs[0]} pairs"
+    add(
+        f"{start}: by which factor the population's γ are worse estimates of the sample's, ratio "
+        f"of the rms",
+        ">=",
+        population_errors(arrays)[:, 0] / errors[""][:, 0],
+        expected=2.0,
+    )
+    add(
+        f"{start}: by which factor C_jj = 1 is a worse estimate, ratio of the mean errors",
+        ">=",
+        np.abs(1 - arrays["correlations"]).mean(axis=2)[:, 0] / gaps[""][:, 0],
+        expected=2.0,
+    )
+    lost = arrays["accuracies"].max(axis=2) - accuracy_at_count(arrays)
+    add(
+        "accuracy of the probe on the predicted d dimensions, below that on the best number: the "
+        "largest loss",
+        "<=",
+        lost.max(axis=1),
+        tolerance=0.02,
+    )
+    return out
+
+
+def eigenvalue_errors(arrays: Arrays, kind: str = "") -> np.ndarray:
+    """Return the rms of ln(sample / predicted) over modes, shape (seeds, numbers)."""
+    return _rms(np.log(arrays[f"{kind}eigenvalues"] / arrays["predicted_eigenvalues"]))
+
+
+def population_errors(arrays: Arrays) -> np.ndarray:
+    """Return the rms of ln(sample / population), shape (seeds, numbers)."""
+    found = arrays["eigenvalues"]
+    floor = 1e-12 * arrays["gammas"][0]  # the population's γ may be negative
+    return _rms(np.log(found / np.maximum(arrays["gammas"][: found.shape[2]], floor)))
+
+
+def correlation_errors(arrays: Arrays, kind: str = "") -> np.ndarray:
+    """Return the mean absolute error of the predicted C_jj, shape (seeds, numbers)."""
+    gaps = np.abs(arrays[f"{kind}correlations"] - arrays["predicted_correlations"])
+    found: np.ndarray = gaps.mean(axis=2)
+    return found
+
+
+def count_ratios(arrays: Arrays, kind: str = "") -> np.ndarray:
+    """Return log2 of the measured over the predicted d, shape (seeds, numbers)."""
+    measured, predicted = (kept(arrays[f"{name}correlations"]) for name in (kind, "predicted_"))
+    found: np.ndarray = np.log2(np.maximum(measured, 0.5) / np.maximum(predicted, 0.5))
+    return found
+
+
+def accuracy_at_count(arrays: Arrays) -> np.ndarray:
+    """Return the accuracy at the predicted d, between probed numbers; shape (seeds, numbers)."""
+    counts = np.maximum(kept(arrays["predicted_correlations"]), 1)
+    accuracies = arrays["accuracies"]
+    return np.array(
+        [
+            [np.interp(d, arrays["dims"], one) for d, one in zip(counts, of_seed, strict=True)]
+            for of_seed in accuracies
+        ]
+    )
+
+
+def _rms(values: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.sqrt((values**2).mean(axis=2))
+    return found
