@@ -5,8 +5,8 @@ r"""Signal and noise: which of the dimensions learned from n pairs are those of 
 A linear model learns the modes of the cross-correlation Γ of its n pairs of crops. The population
 is all crops of all images, and pairs are drawn from it independently. `linear.sampled_modes`
 predicts, from the population's Γ and second moments Σ, the eigenvalues of the sample's Γ, the
-population's C_jj of each learned dimension, and the edge of the noise. It assumes Gaussian data and
-a Γ that commutes with Σ. Gaussian pairs with the crops' Γ and Σ test the second assumption alone.
+population's C_jj of each learned dimension, and the edge of the noise. It assumes Gaussian data.
+Gaussian pairs with the crops' Γ and Σ are the control.
 
 (A) C_jj in the population against j; it is 1 in the sample. (B) Eigenvalues of Γ. (C) The largest
 eigenvalue of Γ if views of different samples are paired, so that Γ is noise. (D) Accuracy of a
@@ -37,6 +37,8 @@ class Config(Images):
     """n, numbers of positive pairs."""
     crop: int = 16
     """Side of a crop, in pixels."""
+    pool: int = 2
+    """Crops are averaged over squares of this side, in pixels; 1 keeps them."""
     num_modes: int = 64
     """Number of modes."""
     num_population: int = 400_000
@@ -59,10 +61,18 @@ def run(config: Config) -> Arrays:
     """Measure and predict modes of each number of pairs; return arrays (seeds, numbers, ...)."""
     require(
         config,
-        at_least={"num_pairs": 1, "num_modes": 2, "num_population": 2, "num_labelled": 2},
+        at_least={
+            "num_pairs": 1,
+            "pool": 1,
+            "num_modes": 2,
+            "num_population": 2,
+            "num_labelled": 2,
+        },
         positive=("init_scale",),
     )
-    dim, features = config.num_modes, 3 * config.crop**2
+    if config.crop % config.pool:
+        raise ValueError(f"crop = {config.crop} is not a multiple of pool = {config.pool}.")
+    dim, features = config.num_modes, 3 * (config.crop // config.pool) ** 2
     if dim > min(*config.num_pairs, features):
         raise ValueError(
             f"num_modes = {dim} must be at most the number of features, {features}, and each of "
@@ -72,13 +82,10 @@ def run(config: Config) -> Arrays:
     total = len(config.seeds) * sum(config.num_pairs) + config.num_population
     with tqdm(total=total, unit=" pairs", unit_scale=True, disable=None) as bar:
         gamma, sigma, mean = _moments(_pairs(config, images, 0, config.num_population, bar), None)
-        gammas, vectors = np.linalg.eigh(gamma)
-        variances = np.einsum("aj,ab,bj->j", vectors, sigma, vectors)
-        gammas, variances, vectors = gammas[::-1], variances[::-1], vectors[:, ::-1]
-        arrays: dict[str, Any] = {"gammas": gammas, "variances": variances}
+        arrays: dict[str, Any] = {"gammas": np.linalg.eigvalsh(gamma)[::-1]}
         for num in config.num_pairs:
-            found = linear.sampled_modes(gammas, variances, num, dim)
-            noise = linear.sampled_modes(0 * gammas, variances, num, 1)
+            found = linear.sampled_modes(gamma, sigma, num, dim)
+            noise = linear.sampled_modes(0 * gamma, sigma, num, 1)
             for part, value in (*found._asdict().items(), ("edges", noise.eigenvalues[0])):
                 arrays.setdefault(f"predicted_{part}", []).append(value)
         arrays = {name: np.asarray(value) for name, value in arrays.items()}
@@ -130,14 +137,16 @@ def _pairs(
         rows = jax.random.choice(key_images, len(images), (CHUNK,))
         crops = data.random_crop_pairs(key_crops, images[np.asarray(rows)], config.crop)
         count = min(CHUNK, num - start)
-        x, x_prime = (_features(crop[:count]) for crop in crops)
+        x, x_prime = (_features(config, crop[:count]) for crop in crops)
         yield x, x_prime
         bar.update(count)
 
 
-def _features(crops: Any) -> np.ndarray:
-    """Return pixel values in -1...1 as rows, float32."""
-    return np.asarray(crops, np.float32).reshape(len(crops), -1) / 127.5 - 1
+def _features(config: Config, crops: Any) -> np.ndarray:
+    """Return averages of pixel values, in -1...1, as rows, float32."""
+    side, count = config.pool, config.crop // config.pool
+    squares = np.asarray(crops, np.float32).reshape(len(crops), count, side, count, side, -1)
+    return squares.mean(axis=(2, 4)).reshape(len(crops), -1) / 127.5 - 1
 
 
 def _moments(
@@ -223,14 +232,14 @@ def _labelled(config: Config, split: str, mean: np.ndarray) -> tuple[np.ndarray,
     found = labelled(config.data, split, config.data_dir, config.crop)
     few = np.random.default_rng(0).permutation(len(found.images))[: config.num_labelled]
     images = probes.central(np.asarray(found.images)[few], config.crop)
-    return _features(images) - mean, np.asarray(found.labels)[few]
+    return _features(config, images) - mean, np.asarray(found.labels)[few]
 
 
 EXPERIMENT = Experiment(
     {
         "cpu": Config(),
         "paper": Config(data="cifar10", num_pairs=(200, 800, 3200, 12_800, 50_000)),
-        "small": Config(num_pairs=(100, 400), crop=6, num_modes=12, num_population=20_000,
+        "small": Config(num_pairs=(100, 400), crop=6, pool=1, num_modes=12, num_population=20_000,
                         num_labelled=400),
     },
     run,
