@@ -39,8 +39,8 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
         [float(steps.isolated(rises).sum()) for rises in counts[start]] for start in STARTS
     )
     alone = claims.over_seeds(
-        "network, small start: dimensions of the hidden representation that rise alone, from 0.1 to "
-        "0.7 of their level while no other does",
+        "network, small start: dimensions of the hidden representation that rise alone, from 0.1 "
+        "to 0.7 of their level while no other does",
         "Section 7",
         ">=",
         expected=2,
