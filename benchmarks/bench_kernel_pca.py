@@ -73,8 +73,11 @@ def middle(matrix):
 
 
 def as_printed(matrix, dim):
-    """Eqs. 22 to 24: γ and K̃^{-1/2} b, word for word."""
-    inverse_root = scipy.linalg.inv(scipy.linalg.sqrtm(matrix).real)
+    """Eqs. 22 to 24: γ and K̃^{-1/2} b, word for word; NaN if K̃ is singular to rounding."""
+    root = scipy.linalg.sqrtm(matrix).real
+    if not np.isfinite(root).all():
+        return np.full(dim, np.nan), root[:, :dim]
+    inverse_root = scipy.linalg.inv(root)
     gammas, b = scipy.linalg.eigh(inverse_root @ middle(matrix) @ inverse_root)
     return gammas[: -dim - 1 : -1], inverse_root @ b[:, : -dim - 1 : -1]
 
