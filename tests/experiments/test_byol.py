@@ -11,6 +11,8 @@ from experiments.beyond.byol.experiment import PREDICTORS, Config
 from sslstep import recipes
 from sslstep.experiment import _run, load, results, training
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 CONFIG = Config(gammas=(1.0, 0.6), scales=(1e-2, 1e-3))
 SMALL = ["--size", "8", "--num-images", "64", "--num-probe", "32", "--num-labelled", "0"]
 SMALL += ["--num-records", "6", "--num-snapshots", "0", "--seeds", "0"]

@@ -9,6 +9,8 @@ from experiments.beyond.masked import claims as masked_claims
 from experiments.beyond.masked.experiment import Config
 from sslstep.experiment import _run, load, results
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 CONFIG = Config(scales=(1e-2, 1e-3), dim=3)
 SMALL = ["--size", "4", "--dim", "3", "--scales", "1e-2", "1e-3", "--width", "8", "--seeds", "0"]
 SMALL += ["--num-steps", "20", "--num-records", "6", "--num-probe", "64", "--batch-size", "32"]

@@ -12,8 +12,8 @@ order one (B). Dashed: `dynamics.self_distillation`; filled: trained from an ali
 the first dimension from random starts. Panels (C to F) show eigenvalues of the ResNet of Figure 5,
 with predictors of order one: under Barlow Twins; under SimSiam's loss without normalisation and
 with a linear predictor, which is the loss of the theory; and under SimSiam and BYOL as published,
-whose losses normalise embeddings and have no growth rates at zero. Expected: closed forms within
-1%, the exponent -1 in (A), the predicted slope in (B), steps in (D), and fewer or none in (E, F).
+whose losses normalise embeddings and have no growth rates at zero. Expected: closed forms within 1
+percent, the exponent -1 in (A), the predicted slope in (B), steps in (D), fewer or none in (E, F).
 """
 
 from dataclasses import dataclass, replace

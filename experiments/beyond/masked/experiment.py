@@ -10,8 +10,8 @@ follows a logistic curve with the rate 4σ, like an eigenvalue of C with the rat
 
 The moments come from windows of the images, half of whose patches are hidden. (A): the learned
 fraction of each singular value from an aligned start; solid: trained, dashed: predicted. (B):
-eigenvalues of the hidden representation from a random start. (C, D): a network with rectifiers
-(patches, encoder, decoder) from small and from ordinary weights: eigenvalues of the covariance of
+eigenvalues of the hidden representation from a random start. (C, D): a network of patches, encoder
+and decoder, with rectifiers, from small and from ordinary weights: eigenvalues of the covariance of
 its hidden representation. Expected: closed forms within 1%; a first wait that grows as
 ln(1 / α) / 2σ; from small weights, dimensions of the network that rise apart from each other.
 """
