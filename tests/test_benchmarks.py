@@ -30,7 +30,7 @@ TINY = {
     "convolutions": ("--images 2 --size 4 --full", 4, 12),
     "empirical_ntk": ("--networks mlp --samples 3", 1, 2 + TORCH),
     "growth": ("--pairs 20 --dim 3", 5, 17),
-    "kernel_pca": ("--pairs 20 --dim 3", 5, 16),
+    "kernel_pca": ("--pairs 20 --dim 3", 6, 18),
     "linear": ("--pairs 10 --crop 4 --steps 20", 1, 4),
     "spectral_losses": ("--pairs 6 --dims 2", 1, 5),
     # JAX's defaults are an alternative where they are not ours.
