@@ -39,7 +39,7 @@ figures: $(VENV)/.run  ## every figure, at the preset PRESET, then the table of 
 	$(RUN) --all $(OPTIONS)
 
 .PHONY: quick
-quick: $(VENV)/.run  ## the quicker ones, 6 to 12 minutes in all on two cores
+quick: $(VENV)/.run  ## the quicker ones, 5 to 10 minutes in all on two cores
 	$(RUN) --all --quick $(OPTIONS)
 
 .PHONY: paper

@@ -80,12 +80,12 @@ def style() -> Iterator[None]:
 
 
 def subplots(rows: int = 1, columns: int = 1, **settings: Any) -> tuple["Figure", Any]:
-    """Make a figure with a grid of panels by :func:`matplotlib.pyplot.subplots`.
+    """Make a figure with a grid of panels by ``matplotlib.pyplot.subplots``.
 
     Args:
         rows: number of rows of panels.
         columns: number of columns of panels.
-        **settings: further arguments of :func:`matplotlib.pyplot.subplots`.
+        **settings: further arguments of ``matplotlib.pyplot.subplots``.
 
     Returns:
         The figure, and its panel or array of panels.
