@@ -159,7 +159,6 @@ class _Walk:
         if self.learning_rate and not good:
             exact = np.asarray(_one_by_one(*self.static, model, jnp.asarray(y)))
             error = 0.0 if np.isfinite(exact).all() else np.inf
-            step = min(step, smallest)
         if not np.isfinite(error):
             raise FloatingPointError("the flow left the finite numbers.")
 
@@ -297,7 +296,7 @@ def _rotation(start, there):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _one_by_one(loss_fn, num_views, model, y):
-    """Return y and its values after 1...16 steps of gradient descent."""
+    """Return y, and its values after each of `ONE_BY_ONE` steps of gradient descent."""
 
     def step(there, _):
         there = there + model.learning_rate * _field(loss_fn, num_views, model, y, there)

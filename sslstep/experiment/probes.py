@@ -17,6 +17,13 @@ def central(images: np.ndarray, side: int) -> np.ndarray:
     return images[:, top : top + side, left : left + side]
 
 
+def pooled(images: np.ndarray, side: int) -> np.ndarray:
+    """Average bytes of images over squares of a given side; return values in 0...1 as rows."""
+    n, height, width, channels = images.shape
+    squares = images.reshape(n, height // side, side, width // side, side, channels)
+    return (squares.mean((2, 4), dtype=np.float32) / 255).reshape(n, -1)
+
+
 def held_out(config: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return central crops of at most `num_test` labelled test images, and their labels.
 

@@ -163,6 +163,6 @@ def _newton(z, pair, num_pairs, e):
         change = np.linalg.solve(np.eye(2) - slopes, e - image)
         e = e - change
         if np.abs(change).max() <= 1e-8 * np.abs(e).max():
-            # Without a cross-correlation left, e₋ is 0.
+            # Of equal views Σ - Γ and e₋ are 0.
             return e, trace, bool(trace.imag < 0 and (e.imag >= 0).all())
     return e, trace, False

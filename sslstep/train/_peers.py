@@ -20,14 +20,7 @@ __all__ = ["Peers", "agree", "require_same_call"]
 # Error types that the other processes raise too. They raise RuntimeError for every other type.
 _ERRORS = {
     error.__name__: error
-    for error in (
-        CheckpointError,
-        DivergenceError,
-        InUseError,
-        OSError,
-        TypeError,
-        ValueError,
-    )
+    for error in (CheckpointError, DivergenceError, InUseError, OSError, TypeError, ValueError)
 }
 
 

@@ -47,7 +47,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         curves.step_marks(ax, curves.count(recipe, one))
         ax.set(xscale="log", yscale="log", xlim=(t[1], t[-1]), xlabel=r"effective time $t$")
         ax.set_ylim(bottom=max(1e-6, ax.get_ylim()[0]))
-        ax.set_title(METHODS[method], fontsize=6, loc="right")
+        ax.set_title(METHODS[method].replace(", ", ",\n"), fontsize=6, loc="right")
         ax.set_ylabel("eigenvalues ($C$)" if method == "barlow_twins" else "eigenvalues ($z$)")
     plotting.mode_key(spectra[-1], config.simsiam.dim)
     plotting.label_panels([*waits, *spectra])

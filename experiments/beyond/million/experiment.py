@@ -82,9 +82,9 @@ def run(config: Config) -> Arrays:
         with_labels=True,
     )  # fmt: skip
     (x, x_prime), standardise = _pairs(config, key_crops, images)
-    own = standardise(_pooled(probes.central(images, config.crop), config.pool))
+    own = standardise(probes.pooled(probes.central(images, config.crop), config.pool))
     crops_test, labels_test = probes.held_out(config)
-    x_test = standardise(_pooled(crops_test, config.pool))
+    x_test = standardise(probes.pooled(crops_test, config.pool))
     num_classes = int(max(labels.max(), labels_test.max())) + 1
 
     def correct(z: np.ndarray, z_test: np.ndarray) -> jax.Array:
@@ -151,7 +151,7 @@ def _pairs(config, key, images):
         for view, crops in zip(
             views, data.random_crop_pairs(each, images, config.crop), strict=True
         ):
-            view[rows] = _pooled(np.asarray(crops), config.pool)[: rows.stop - rows.start]
+            view[rows] = probes.pooled(np.asarray(crops), config.pool)[: rows.stop - rows.start]
     channels = views[0].reshape(-1, images.shape[-1])
     mean, std = channels.mean(axis=0, dtype=np.float64), channels.std(axis=0, dtype=np.float64)
 
@@ -163,12 +163,6 @@ def _pairs(config, key, images):
         for start in range(0, len(view), 10_000):
             view[start : start + 10_000] = standardise(view[start : start + 10_000])
     return views, standardise
-
-
-def _pooled(crops, side):
-    n, height, width, channels = crops.shape
-    squares = crops.reshape(n, height // side, side, width // side, side, channels)
-    return (squares.mean((2, 4), dtype=np.float32) / 255).reshape(n, -1)
 
 
 def _check(config, columns, x, x_prime) -> Arrays:

@@ -11,7 +11,8 @@ Gaussian pairs with the crops' Γ and Σ are the control.
 (A) C_jj in the population against j; it is 1 in the sample. (B) Eigenvalues of Γ. (C) The largest
 eigenvalue of Γ if views of different samples are paired, so that Γ is noise. (D) Accuracy of a
 linear probe against the number of dimensions; marked: the number d of dimensions with a predicted
-C_jj of at least 1/2. Training to the step time of dimension d learns these and no more.
+C_jj of at least 1/2. If C_jj falls with j, training to the step time of dimension d learns these
+dimensions and no more.
 """
 
 from collections.abc import Iterator
@@ -81,7 +82,7 @@ def run(config: Config) -> Arrays:
     images = choose(jax.random.key(0), config.data, None, config.data_dir, view=config.crop).images
     total = len(config.seeds) * sum(config.num_pairs) + config.num_population
     with tqdm(total=total, unit=" pairs", unit_scale=True, disable=None) as bar:
-        gamma, sigma, mean = _moments(_pairs(config, images, 0, config.num_population, bar), None)
+        gamma, sigma, mean = _moments(_pairs(config, images, 0, config.num_population, bar))
         arrays: dict[str, Any] = {"gammas": np.linalg.eigvalsh(gamma)[::-1]}
         for num in config.num_pairs:
             found = linear.sampled_modes(gamma, sigma, num, dim)
@@ -113,13 +114,13 @@ def run(config: Config) -> Arrays:
 
 
 def kept(correlations: np.ndarray) -> np.ndarray:
-    """Return the number d of dimensions whose C_jj is at least 1/2, over the last axis."""
+    """Count the dimensions whose C_jj is at least 1/2, over the last axis."""
     found: np.ndarray = (correlations >= 0.5).sum(axis=-1)
     return found
 
 
 def _stop(config: Config, arrays: Arrays) -> np.ndarray:
-    """Return the step time of the last dimension with a predicted C_jj of at least 1/2."""
+    """Return the step time of dimension d, the number with a predicted C_jj of at least 1/2."""
     counts = np.maximum(kept(arrays["predicted_correlations"]), 1)
     start = linear.initial_singular_values(config.init_scale, config.num_modes)
     times = dynamics.step_time(arrays["predicted_eigenvalues"], start[None, :])
@@ -144,32 +145,25 @@ def _pairs(
 
 def _features(config: Config, crops: Any) -> np.ndarray:
     """Return averages of pixel values, in -1...1, as rows, float32."""
-    side, count = config.pool, config.crop // config.pool
-    squares = np.asarray(crops, np.float32).reshape(len(crops), count, side, count, side, -1)
-    return squares.mean(axis=(2, 4)).reshape(len(crops), -1) / 127.5 - 1
+    return 2 * probes.pooled(np.asarray(crops), config.pool) - 1
 
 
 def _moments(
-    pairs: Iterator[tuple[np.ndarray, np.ndarray]], mean: np.ndarray | None
+    pairs: Iterator[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return Γ and Σ about `mean` (None: about the pairs' mean), and the pairs' mean."""
-    gamma: Any = 0.0
-    sigma: Any = 0.0
-    total: Any = 0.0
-    count = 0
-    for x, x_prime in pairs:
-        cross = (x.T @ x_prime).astype(np.float64)
-        gamma = gamma + (cross + cross.T) / 2
-        sigma = sigma + (x.T @ x + x_prime.T @ x_prime).astype(np.float64) / 2
-        total = (
-            total + (x.sum(axis=0, dtype=np.float64) + x_prime.sum(axis=0, dtype=np.float64)) / 2
+    """Return Γ and Σ about the pairs' mean, and the mean."""
+    parts = [
+        (
+            len(x) * np.asarray(linear.cross_correlation(x, x_prime), np.float64),
+            len(x) * np.asarray(linear.second_moment(x, x_prime), np.float64),
+            (x.sum(axis=0, dtype=np.float64) + x_prime.sum(axis=0, dtype=np.float64)) / 2,
+            len(x),
         )
-        count += len(x)
-    own = total / count
-    about = own if mean is None else mean
-    shift = np.outer(about, own)
-    shift = np.outer(about, about) - shift - shift.T
-    return gamma / count + shift, sigma / count + shift, own
+        for x, x_prime in pairs
+    ]
+    gamma, sigma, total, count = (sum(part) for part in zip(*parts, strict=True))
+    mean = total / count
+    return gamma / count - np.outer(mean, mean), sigma / count - np.outer(mean, mean), mean
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
@@ -223,9 +217,8 @@ def _accuracies(dims: np.ndarray, vectors: np.ndarray, sets: Any) -> np.ndarray:
 
 
 def _cross(x: np.ndarray, x_prime: np.ndarray) -> np.ndarray:
-    cross = x.T @ x_prime / len(x)
-    found: np.ndarray = (cross + cross.T) / 2
-    return found
+    with jax.enable_x64(True):
+        return np.asarray(linear.cross_correlation(x, x_prime))
 
 
 def _labelled(config: Config, split: str, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

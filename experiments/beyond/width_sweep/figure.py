@@ -51,7 +51,8 @@ def _plot_closed_form(ax, arrays) -> None:
     ax.plot(scales, measured, "o", color=plotting.CATEGORIES[2], label="Eq. 42")
     ax.plot(scales, first_order, **plotting.THEORY, label="what it leaves out")
     ax.set(xscale="log", yscale="log", xlabel=r"init scale $\alpha$")
-    ax.set(ylabel="distance from gradient flow", title="closed form, infinite width")
+    ax.set(ylabel="distance from gradient flow")
+    ax.set_title("closed form, infinite width", fontsize=7, loc="right")
     ax.legend(loc="lower right")
 
 
