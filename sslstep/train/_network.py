@@ -33,8 +33,10 @@ class Network(Protocol):
     - ``flax.nnx``: ``__call__(x)`` returns (h, z) of a batch. The module's ``train()`` and
       ``eval()`` set the mode of its batch norms. Parameters and running averages are dictionaries;
       ``nnx.update(model, state.params)`` writes trained parameters into the module.
-    - Equinox: ``__call__(x)`` returns (h, z) of one sample and takes no ``eqx.nn.State``. All
-      inexact arrays are trained; ``eqx.combine(state.params, model)`` is the trained model.
+    - Equinox: ``__call__(x)`` returns (h, z) of one sample. All inexact arrays are trained;
+      ``eqx.combine(state.params, model)`` is the trained model. With state, such as batch norms',
+      give the pair of ``eqx.nn.make_with_state``: ``__call__(x, state)`` returns ((h, z), state).
+      The axis of samples has the name ``"batch"``, which batch norms take as ``axis_name``.
 
     Example:
         Without flax, two functions:
@@ -79,8 +81,8 @@ class Network(Protocol):
         """
 
 
-#: A network, or a module of NNX or Equinox.
-Model = Network | Callable[..., Any]
+#: A network, a module of NNX or Equinox, or a pair of an Equinox module and its state.
+Model = Network | Callable[..., Any] | tuple[Any, Any]
 
 
 class _Adapted:
@@ -114,27 +116,44 @@ class NNX(_Adapted):
 class Equinox(_Adapted):
     """A module of Equinox, which takes one sample, adapted to the form of a :class:`Network`."""
 
-    def __init__(self, model: Any, equinox: Any) -> None:
-        self.equinox, self.model = equinox, model
+    def __init__(self, model: Any, equinox: Any, state: Any = None) -> None:
+        self.equinox, self.model, self.state = equinox, model, state
 
     def init(self, key: Any, x: Any, train: bool = False) -> Any:
-        """Return the module's own inexact arrays; key and x are unused."""
-        return {"params": self.equinox.filter(self.model, self.equinox.is_inexact_array)}
+        """Return the module's own inexact arrays and its state; key and x are unused."""
+        params = self.equinox.filter(self.model, self.equinox.is_inexact_array)
+        return {"params": params} | self._kept(self.state)
 
     def apply(self, variables: Any, x: Any, *, train: bool, mutable: Any = False) -> Any:
-        """Return (h, z), or ((h, z), {}) if ``mutable``, for a batch x."""
-        found = jax.vmap(self.equinox.combine(variables["params"], self.model))(x)
-        return (found, {}) if mutable else found
+        """Return (h, z), or ((h, z), updated) if ``mutable``, for a batch x."""
+        model = self.equinox.combine(variables["params"], self.model)
+        if self.state is None:
+            found, state = jax.vmap(model)(x), None
+        else:
+            model = self.equinox.nn.inference_mode(model, not train)
+            leaves = list(variables["batch_stats"].values())
+            state = jax.tree.unflatten(jax.tree.structure(self.state), leaves)
+            over_samples = jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+            found, state = over_samples(x, state)
+        return (found, self._kept(state)) if mutable else found
+
+    def _kept(self, state: Any) -> dict[str, Any]:
+        """Return the leaves of the module's state as running averages; {} without state."""
+        leaves = enumerate(jax.tree.leaves(state))
+        return {} if state is None else {"batch_stats": {f"{k:04}": leaf for k, leaf in leaves}}
 
 
 def adapted(network: Model) -> Any:
     """Wrap a module of NNX or Equinox as a network; return anything else unchanged."""
     if isinstance(network, Network):
         return network
-    for name, adapter in (("flax.nnx", NNX), ("equinox", Equinox)):
-        library = sys.modules.get(name)
-        if library is not None and isinstance(network, library.Module):
-            return adapter(network, library)
+    nnx, equinox = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
+    if nnx is not None and isinstance(network, nnx.Module):
+        return NNX(network, nnx)
+    if equinox is not None:
+        model, *state = network if isinstance(network, tuple) else (network,)
+        if isinstance(model, equinox.Module):
+            return Equinox(model, equinox, *state)
     return network  # _require_takes raises an error if it does not fit
 
 

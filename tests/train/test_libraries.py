@@ -12,7 +12,15 @@ from flax import nnx
 from sslstep import losses, train
 
 RATE, BATCH = 0.05, 8
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 IMAGES = jnp.asarray(tiny.IMAGES)
+
+
+@pytest.fixture
+def standard_promotion():
+    """Equinox's batch norm mixes dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 class InNNX(nnx.Module):
@@ -39,6 +47,19 @@ class InEquinox(eqx.Module):
     def __call__(self, x):
         h = jax.nn.relu(self.hidden(x)) ** self.power
         return h, self.out(h)
+
+
+class WithBatchNorm(eqx.Module):
+    inner: InEquinox
+    norm: eqx.nn.BatchNorm
+
+    def __init__(self, key):
+        self.inner = InEquinox(key)
+        self.norm = eqx.nn.BatchNorm(6, axis_name="batch", momentum=0.9, mode="batch")
+
+    def __call__(self, x, state):
+        h, state = self.norm(self.inner(x)[0], state)
+        return (h, self.inner.out(h)), state
 
 
 def batches(num_steps):
@@ -102,6 +123,28 @@ def in_equinox(num_steps):
     return model, found
 
 
+def over_samples(model):
+    return jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+
+
+def in_equinox_with_state(num_steps):
+    made, state = eqx.nn.make_with_state(WithBatchNorm)(jax.random.key(0))
+    params, static = eqx.partition(made, eqx.is_inexact_array)
+    model = eqx.combine(jax.tree.map(lambda leaf: 0.5 * leaf, params), static)
+
+    def loss(model, state, views):
+        (_, z), state = over_samples(model)(views[0], state)
+        (_, z_prime), state = over_samples(model)(views[1], state)
+        return losses.simplified_barlow_twins(z, z_prime), state
+
+    found = []
+    for views in batches(num_steps):
+        (value, state), grads = eqx.filter_value_and_grad(loss, has_aux=True)(model, state, views)
+        model = eqx.apply_updates(model, jax.tree.map(lambda g: -RATE * g, grads))
+        found.append(value)
+    return model, state, found
+
+
 def close(ours, theirs):
     """Two compilations of a few steps in float32."""
     leaves = jax.tree.leaves(ours), jax.tree.leaves(theirs)
@@ -132,7 +175,30 @@ def test_equinox_is_trained_as_by_its_own_loop():
     assert run.state.batch_stats == {}
 
 
-@pytest.mark.parametrize("made", [lambda: InNNX(nnx.Rngs(0)), lambda: InEquinox(jax.random.key(0))])
+def test_equinox_with_state_is_trained_as_by_its_own_loop():
+    model, state = eqx.nn.make_with_state(WithBatchNorm)(jax.random.key(0))
+    theirs, their_state, their_losses = in_equinox_with_state(4)
+    run = fit((model, state))
+    np.testing.assert_allclose(run.metrics["loss"], their_losses, rtol=1e-5)
+    close(run.state.params, eqx.filter(theirs, eqx.is_inexact_array))
+    close(run.state.batch_stats, their_state)
+    fixed = IMAGES, IMAGES[::-1]
+    evaluated = train.make_record((model, state), *fixed, batch_size=len(IMAGES), train=False)
+    in_inference = over_samples(eqx.nn.inference_mode(theirs))
+    (h, _), _ = in_inference(IMAGES, their_state)
+    expected = np.linalg.eigvalsh(np.cov(np.asarray(h, float).T, bias=True))[::-1]
+    # Both views are the images, whose covariance is their common one.
+    np.testing.assert_allclose(evaluated(run.state)["hidden"], expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: InNNX(nnx.Rngs(0)),
+        lambda: InEquinox(jax.random.key(0)),
+        lambda: eqx.nn.make_with_state(WithBatchNorm)(jax.random.key(0)),
+    ],
+)
 def test_runs_are_recorded_and_go_on(tmp_path, made):
     x, x_prime = tiny.noisy(jax.random.split(jax.random.key(5), 32), IMAGES)
     evaluated = train.make_record(made(), x, x_prime, batch_size=32, train=False)
