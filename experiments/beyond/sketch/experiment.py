@@ -40,9 +40,10 @@ class Config(Images):
     """n, the number of positive pairs: each image has as many as another, or one more."""
     num_exact: int = 2000
     """Pairs whose exact NTK is the reference, the first ones."""
-    features: tuple[int, ...] = (128, 256, 512, 1024, 2048)
-    """p, the numbers of random features; the last is used for all pairs."""
-    num_keys: int = 8
+    features: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
+    """p, the numbers of random features; the last is used for all pairs. With fewer than 16 for
+    each mode the error is not of first order."""
+    num_keys: int = 16
     """Independent sketches of the reference for each p."""
     num_modes: int = 16
     """Modes that are compared, the leading ones."""
