@@ -63,6 +63,7 @@ _COLUMNS = 128  # largest number of pivots of a block; twice as many candidates 
 _SAMPLED = 65_536  # largest number of sampled rows and columns of E
 _BLOCK = 16_384  # samples in the block whose largest eigenvalue is computed: 1 GB in float32
 _GROUPS = 64  # groups of samples for the jackknife
+_TOGETHER = 8, 512  # groups, and their samples, whose entries are computed at a time
 _EIGEN_TOL = 1e-2  # relative tolerance of the largest eigenvalue of a block of E
 _SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)  # values of ε that are tried
 
@@ -131,7 +132,7 @@ def approximate_modes(
     The modes are :func:`contrastive_modes` of a randomly pivoted Cholesky factor of the kernel. The
     number k of its columns is multiplied by 2 or 4 until the bounds of every γ agree to ``tol``, or
     until k is ``rank``. A factor with k columns needs 2n (k + 1) entries of the kernel, O(n k²)
-    operations, and memory for 2n × ``rank`` numbers. Its bounds need at most k n further entries.
+    operations, and memory for 2n × ``rank`` numbers. Its bounds need about k n further entries.
     The docstring of ``sslstep/kernel_pca/_approximate.py`` derives the bounds.
 
     Args:
@@ -604,22 +605,29 @@ def _sample(
     weights = total / (size * factor.left[drawn])
     values = factor.images(operator, vectors, drawn) * (size / operator.scale * weights[:, None])
     values = values.astype(factor.dtype)
-    groups = [slice(g * members, (g + 1) * members) for g in range(_GROUPS)]
-    blocked = max(min(_BLOCK // members, _GROUPS), 1)
-    block = np.zeros((blocked * members,) * 2, factor.dtype)
+    blocked = max(min(_BLOCK // members, _GROUPS), 1) * members
+    block = np.zeros((blocked, blocked), factor.dtype)
     shares = np.zeros((_GROUPS, vectors.shape[1], vectors.shape[1]))  # of G, by group
-    for g, first in enumerate(groups):
-        for h, second in enumerate(groups[g:], g):
-            if h == g and g >= blocked:
-                continue
+    # Small groups are taken 2, 4 or 8 at a time.
+    most, samples = _TOGETHER
+    together = min(most, 2 ** (max(samples // members, 1).bit_length() - 1))
+    own = np.kron(np.eye(together), np.ones((members, members))).astype(bool)
+    for g in range(0, _GROUPS, together):
+        for h in range(g, _GROUPS, together):
+            first, second = (slice(i * members, (i + together) * members) for i in (g, h))
             left = factor.left_between(drawn[first], drawn[second])
-            if h < blocked:
+            if second.stop <= blocked:
                 scale = (weights[first, None] * weights[None, second]) ** 0.5
                 block[first, second] = left * scale
                 block[second, first] = block[first, second].T
+            if g == h:
+                left = np.where(own, 0, left)  # G is estimated from pairs of different groups
+            shares[g : g + together] += _by_group(left, values[first], values[second], together)
             if h > g:
-                pair = np.asarray(_between(left, values[first], values[second]), np.float64)
-                shares[[g, h]] += pair + pair.T
+                shares[h : h + together] += _by_group(
+                    left.T, values[second], values[first], together
+                )
+    shares += shares.swapaxes(1, 2)
     largest = scipy.sparse.linalg.eigsh(
         block, 1, return_eigenvectors=False, tol=_EIGEN_TOL, v0=np.ones(len(block), block.dtype)
     )[0] / len(block)  # fmt: skip
@@ -631,9 +639,12 @@ def _sample(
     return _Sample(len(block), total / size, largest, whole / pairs, without)
 
 
-@jax.jit
-def _between(left, first, second):
-    return matmul(first.T, matmul(left, second))
+@partial(jax.jit, static_argnums=3)
+def _by_group(left, first, second, groups):
+    """Return Vᵀ E W for the rows V of each group of the first values, and all second values W."""
+    image = matmul(left, second)
+    parts = (jnp.stack(jnp.split(values, groups)) for values in (first, image))
+    return matmul(next(parts).swapaxes(1, 2), next(parts))
 
 
 def _bounds(
