@@ -109,10 +109,12 @@ BUILD_DOCS = $(BIN)/sphinx-build -j auto -W --keep-going -E -q docs docs/_build/
 bench: $(VENV)/.bench $(VENV)/.torch  ## all benchmarks, ten minutes each at most, into results/benchmarks/report.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# With the newest Python, because the newest JAX needs it.
 .PHONY: canary
+canary: PYTHON := python3.13
 canary:  ## the tests on the newest of everything, pre-releases too, in .venv-canary made anew
 	rm -rf .venv-canary
-	UV_PRERELEASE=allow $(MAKE) test test-slow VENV=.venv-canary LOCK=
+	UV_PRERELEASE=allow $(MAKE) test test-slow VENV=.venv-canary LOCK= PYTHON=$(PYTHON)
 
 .PHONY: lock
 lock: $(VENV)/.uv  ## requirements.lock: the newest versions that setup.cfg admits, for each Python

@@ -97,7 +97,7 @@ def read(photograph: Photograph) -> UInt8[np.ndarray, "h w 3"]:
         raise DatasetNotFoundError(
             f"photos: the photograph {photograph.name!r} is part of {photograph.distribution}, "
             f"but {path} is missing. To reinstall it:  "
-            f"python -m pip install --force-reinstall {photograph.distribution}"
+            f"python -m pip install --force-reinstall 'scikit-image<0.27' scikit-learn"
         )
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))

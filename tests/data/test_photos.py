@@ -199,7 +199,7 @@ def test_photograph_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     message = str(caught.value)
     assert "'astronaut'" in message
     assert "no_such_photograph.png is missing" in message
-    assert message.endswith("python -m pip install --force-reinstall scikit-image")
+    assert message.endswith("pip install --force-reinstall 'scikit-image<0.27' scikit-learn")
 
 
 def test_unknown_split_or_size() -> None:
