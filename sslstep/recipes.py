@@ -116,9 +116,8 @@ class Recipe:
     def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
         """Estimate the level to which each eigenvalue rises when it is learned.
 
-        An eigenvalue that exceeds 20 times the largest initial eigenvalue has its maximum as level.
-        The others have the median of these levels, or the largest eigenvalue if there are none.
-        Subclasses return levels of theory instead where it predicts them.
+        The levels are those of :func:`sslstep.measure.steps.grown_levels`, or the largest
+        eigenvalue if none has grown. Subclasses return levels of theory where it predicts them.
 
         Args:
             eigenvalues: d eigenvalues of each of T records, in descending order, shape ``(T, d)``.

@@ -171,8 +171,8 @@ def diagnose(
 
     Each of the d dimensions has an eigenvalue λ and a level P, the value that λ has once the
     dimension is learned. ``plateau`` or ``method`` gives P. Otherwise P is the largest recorded
-    value of the eigenvalue, if this is more than 20 times the largest initial eigenvalue; the other
-    eigenvalues have the median of these levels (:func:`sslstep.measure.steps.grown_levels`).
+    value of the eigenvalue, if it has grown by the rule of
+    :func:`sslstep.measure.steps.grown_levels`, or the median of these levels.
 
     - *Learned*: λ has reached P / 2 at some record.
     - *Collapsed*: the dimension was learned, and its last λ is below a tenth of P and below a tenth

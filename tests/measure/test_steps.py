@@ -30,6 +30,17 @@ def test_rises_of_half_precision():
     np.testing.assert_array_equal(found.middle, expected.middle)
 
 
+def test_a_rise_that_has_only_begun_is_no_level():
+    """Of logistic rises to 2, seen until t = 30, those at 10 and 20 end and that at 33 does not."""
+    t = np.linspace(0, 30, 301)
+    eigenvalues = 2 * logistic(t, [10, 20, 33], rate=1.0)
+    assert eigenvalues[-1, 2] > 20 * eigenvalues[0, 0]  # it has grown, to a twentieth
+    levels = steps.grown_levels(eigenvalues)
+    np.testing.assert_allclose(levels, 2, rtol=1e-4)
+    learned = np.isfinite(np.asarray(steps.rises(t, eigenvalues, levels).middle))
+    np.testing.assert_array_equal(learned, [True, True, False])
+
+
 def test_isolated_rises():
     t = np.linspace(0, 40, 401)
     found = steps.rises(t, logistic(t, [5, 5.3, 20, 30, 60]))

@@ -111,8 +111,9 @@ def grown_levels(
     """Estimate the plateau of each eigenvalue from its records, for a loss without known plateaus.
 
     An eigenvalue has grown if it exceeds ``factor`` times the largest eigenvalue of the first
-    record. The level of a grown eigenvalue is its largest value. The level of each other eigenvalue
-    is the median of the grown eigenvalues' levels.
+    record, and a tenth of the median of the eigenvalues that do. An eigenvalue below that tenth has
+    not begun to rise: its last value is no level. The level of a grown eigenvalue is its largest
+    value. The level of each other eigenvalue is the median of the grown eigenvalues' levels.
 
     Args:
         eigenvalues: eigenvalues at each of T records, in descending order, shape ``(T, d)``.
@@ -124,12 +125,14 @@ def grown_levels(
     Example:
         >>> import numpy as np
         >>> from sslstep.measure import steps
-        >>> steps.grown_levels(np.array([[0.02, 0.01, 0.01], [3.0, 0.9, 0.02]]))
+        >>> steps.grown_levels(np.array([[1e-4, 1e-4, 1e-4], [3.0, 0.9, 0.02]]))
         array([3.  , 0.9 , 1.95])
     """
     values = np.asarray(eigenvalues, float)
     largest: np.ndarray = values.max(axis=0)
     grown = largest > factor * values[0, 0]
+    if grown.any():
+        grown &= largest >= np.median(largest[grown]) / 10
     rest = np.median(largest[grown]) if grown.any() else np.inf
     return np.where(grown, largest, rest)
 
