@@ -276,8 +276,12 @@ class VICReg(Recipe):
     """ν, the weight of the covariance term."""
 
     def _levels(self) -> dynamics.VICRegPlateau | None:
-        """Return eigenvalue and loss of the plateaus k = 0...d; None without a closed form."""
-        if self.covariance <= 0 or self.variance < 16 * self.covariance:
+        """Return eigenvalue and loss of the plateaus k = 0...d; None if theory predicts none.
+
+        The loss also penalises the covariance that a batch of few samples has by chance.
+        """
+        closed_form = self.covariance > 0 and self.variance >= 16 * self.covariance
+        if not (closed_form and self.few_dimensions):
             return None
         return dynamics.vicreg_plateau(
             np.arange(self.dim + 1),
@@ -287,7 +291,7 @@ class VICReg(Recipe):
         )
 
     def plateaus(self, eigenvalues: np.ndarray) -> np.ndarray:
-        """Return the level of k equal eigenvalues for the k-th dimension; without one, estimate."""
+        """Return the level of k equal eigenvalues for the k-th dimension if the theory holds."""
         levels = self._levels()
         return (
             super().plateaus(eigenvalues) if levels is None else np.asarray(levels.eigenvalue[1:])
@@ -295,7 +299,7 @@ class VICReg(Recipe):
 
     def resting_losses(self) -> np.ndarray | None:
         """Return the variance and covariance terms of the loss for k = 0...d, or None."""
-        levels = self._levels() if self.few_dimensions else None
+        levels = self._levels()
         return None if levels is None else np.asarray(levels.loss)
 
     def head(self, **settings: Any) -> nn.Projector:

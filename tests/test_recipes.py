@@ -6,10 +6,18 @@ import pytest
 from sslstep import recipes
 
 
-@pytest.mark.parametrize(("variance", "covariance"), [(1.0, 1.0), (15.9, 1.0), (25.0, 0.0)])
-def test_vicreg_without_a_closed_form_has_no_levels(variance, covariance):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"variance": 1.0},
+        {"variance": 15.9},
+        {"covariance": 0.0},
+        {"batch_size": 7},  # the chance covariance of few samples
+    ],
+)
+def test_vicreg_without_a_closed_form_has_no_levels(settings):
     """Its plateaus are then the largest values seen; a run is not lost when it is counted."""
-    recipe = recipes.VICReg(dim=2, variance=variance, covariance=covariance)
+    recipe = recipes.VICReg(dim=2, **settings)
     assert recipe.resting_losses() is None
     seen = np.array([[1e-4, 1e-5], [0.7, 1e-4], [0.6, 0.4]])
     np.testing.assert_array_equal(recipe.plateaus(seen), [0.7, 0.4])
