@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -17,6 +19,14 @@ from sslstep.data import _patches
 ROOT = Path(__file__).parents[2]
 SPLITS_AND_SIZES = [(split, size) for split in ("train", "test") for size in (32, 96)]
 each_set = pytest.mark.parametrize(("split", "size"), SPLITS_AND_SIZES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cut_once() -> Iterator[None]:
+    """Each set of patches is cut once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_patches, "cut", cache(_patches.cut))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +45,11 @@ def pixels() -> list[np.ndarray]:
 
 
 @each_set
-def test_shapes_and_types(split: str, size: int, no_network: None) -> None:
+def test_shapes_and_types(
+    split: str, size: int, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if size == 96:
+        monkeypatch.setattr(_patches, "cut", _patches.cut.__wrapped__)
     dataset = data.photos(split, size)
     n = len(dataset.images)
     assert dataset.images.shape == (n, size, size, 3)
@@ -194,6 +208,7 @@ def test_modes_of_the_linear_experiment(datasets: dict) -> None:
 def test_photograph_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     first = _patches.PHOTOGRAPHS[0]._replace(path="data/no_such_photograph.png")
     monkeypatch.setattr(_patches, "PHOTOGRAPHS", (first, *_patches.PHOTOGRAPHS[1:]))
+    monkeypatch.setattr(_patches, "cut", _patches.cut.__wrapped__)
     with pytest.raises(data.DatasetNotFoundError) as caught:
         data.photos()
     message = str(caught.value)
