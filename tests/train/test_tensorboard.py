@@ -5,14 +5,14 @@ import struct
 import subprocess
 import sys
 
-import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+import tiny
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
-from sslstep import data, losses, nn, train
+from sslstep import train
 
 
 def events(path):
@@ -102,24 +102,9 @@ def test_another_call_replaces_its_own_file_only(folder):
 
 
 def test_a_run_of_fit(tmp_path):
-    backbone = nn.ResNet(stage_sizes=(1,), width=4, stem="small")
-    network, sgd = nn.Encoder(backbone, nn.Projector(hidden=(8,), dim=3)), optax.sgd(0.1)
-
-    def crops(keys, images):
-        return data.two_views(keys, images, data.crop_views(8))
-
-    step = train.make_step(network, losses.barlow_twins, sgd, crops)
-    x, x_prime = jax.random.normal(jax.random.key(1), (2, 16, 8, 8, 3))
-    run = train.fit(
-        train.compile_step(step, devices=jax.devices()[:1]),
-        train.init_state(jax.random.key(0), network, sgd, x),
-        np.random.default_rng(0).integers(0, 256, (16, 12, 12, 3), np.uint8),
-        num_steps=3,
-        batch_size=8,
-        folder=tmp_path,
-        record=train.make_record(network, x, x_prime, batch_size=8),
-        record_at=(0, 3),
-    )
+    x, x_prime = jnp.asarray(tiny.IMAGES), jnp.asarray(tiny.IMAGES[::-1])
+    record = train.make_record(tiny.NETWORK, x, x_prime, batch_size=32)
+    run = tiny.fit(tmp_path, 3, record=record, record_at=(0, 3))
     command = [sys.executable, "-W", "error", "-m", "sslstep.train.tensorboard", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
