@@ -86,6 +86,20 @@ def fixed_steps(loss, x, weights, times, rate):
     return np.concatenate([weights[None], run(jnp.asarray(weights))])
 
 
+def descent(loss, x, weights, rate, every, num):
+    """Gradient descent: the weights at the start, and num times after so many steps."""
+
+    def step(_, w):
+        return w - rate * jax.grad(lambda w: loss(*jnp.split(x @ w, 2)))(w)
+
+    def record(w, _):
+        w = jax.lax.fori_loop(0, every, step, w)
+        return w, w
+
+    run = jax.jit(lambda w: jax.lax.scan(record, w, None, length=num)[1])
+    return np.concatenate([weights[None], run(jnp.asarray(weights))])
+
+
 def spectra(z):
     return np.linalg.svd(z, compute_uv=False) ** 2 / z.shape[1]
 
@@ -194,15 +208,12 @@ def test_descent_of_a_loss_that_turns_what_is_learned(x64):
     rates = linear.growth_modes(loss, views, DIM).eigenvalues
     eta = 0.1 / float(rates[0])
     every = int(2 * np.log(1e6) / float(rates[-1]) / eta / 300)
-    step = jax.jit(lambda w: w - eta * jax.grad(lambda w: loss(*jnp.split(x @ w, 2)))(w))
-    trained = [jnp.asarray(weights)]
-    for _ in range(300):
-        trained.append(jax.lax.fori_loop(0, every, lambda _, w: step(w), trained[-1]))
+    trained = descent(loss, x, weights, eta, every, 300)
     times = eta * every * np.arange(301)
     run = kernel_pca.stepwise_flow(x @ x.T, loss, x @ weights, times, learning_rate=eta)
     found = spectra(run.embeddings(x @ x.T, x @ weights))
     # Nine digits of the first eigenvalue above the dimensions that wait.
-    np.testing.assert_allclose(found, spectra(x @ np.asarray(trained)), rtol=0.02)
+    np.testing.assert_allclose(found, spectra(x @ trained), rtol=0.02)
 
 
 def test_descent_where_the_loss_is_nearly_singular(x64):
@@ -216,13 +227,10 @@ def test_descent_where_the_loss_is_nearly_singular(x64):
         [[np.ones((1, 1)), np.zeros((1, 2))], [np.zeros((FEATURES, 1)), start(1e-3)[:, :2]]]
     )
     eta, every = 0.02, 20
-    step = jax.jit(lambda w: w - eta * jax.grad(lambda w: loss(*jnp.split(x @ w, 2)))(w))
-    trained = [jnp.asarray(weights)]
-    for _ in range(13):
-        trained.append(jax.lax.fori_loop(0, every, lambda _, w: step(w), trained[-1]))
+    trained = descent(loss, x, weights, eta, every, 13)
     times = eta * every * np.arange(14)
     run = kernel_pca.stepwise_flow(x @ x.T, loss, x @ weights, times, learning_rate=eta, tol=1e-5)
-    wanted = spectra(x @ np.asarray(trained))
+    wanted = spectra(x @ trained)
     found = spectra(run.embeddings(x @ x.T, x @ weights))
     np.testing.assert_allclose(found, wanted, rtol=1e-3)
 
