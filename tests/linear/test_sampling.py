@@ -55,7 +55,7 @@ def test_equal_views_have_marchenko_and_pastur_s_law():
 
 
 def test_the_edge_of_noise_is_that_of_the_free_difference():
-    m, n, scale = 200, 500, 3.0
+    m, n, scale = 100, 250, 3.0
     noise = linear.sampled_modes(np.zeros((m, m)), scale * np.eye(m), n, 1)
     (found,) = noise.eigenvalues
     # Half the difference of two free Wishart matrices: the sum of their R-transforms.

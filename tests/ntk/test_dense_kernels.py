@@ -153,10 +153,10 @@ def test_kernels_of_zero_are_zero():
 @pytest.mark.parametrize(("activation", "depth"), [("relu", 2), ("gelu", 1)])
 def test_derivatives_are_finite_and_right(activation, depth):
     x = close_ones()
-    for bias_std in (None, 0.3):
-        kernel_fn = infinite.mlp(depth, activation=activation, bias_std=bias_std)
-        for total in (lambda x, f=kernel_fn: f(x).sum(), lambda x, f=kernel_fn: f(x, x).sum()):
-            assert np.isfinite(jax.jit(jax.grad(total))(x)).all()
+    own = infinite.mlp(depth, activation=activation)
+    other = infinite.mlp(depth, activation=activation, bias_std=0.3)
+    for total in (lambda x: own(x).sum(), lambda x: other(x, x).sum()):
+        assert np.isfinite(jax.jit(jax.grad(total))(x)).all()
     with jax.enable_x64(True):
         a, b = jnp.asarray(samples(3)), jnp.asarray(samples(2, 1))
         kernel_fn = jax.jit(infinite.mlp(depth, activation=activation))

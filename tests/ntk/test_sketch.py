@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 def network():
     """A network of two hidden layers and three outputs, and samples."""
     model, x = nn.MLP(3, 48, 2), jax.random.normal(KEY, (60, 5))
-    return model.apply, model.init(jax.random.key(1), x), x
+    return model.apply, jax.jit(model.init)(jax.random.key(1), x), x
 
 
 @pytest.mark.parametrize("kind", ["scalar", "trace"])
@@ -42,12 +42,12 @@ def test_the_error_is_the_one_stated_and_falls_as_the_root(network, kind):
 def test_modes_of_the_features_are_those_of_the_kernel(network):
     apply_fn, params, x = network
     exact = np.asarray(empirical.ntk(apply_fn, params, x), np.float64)
-    features = empirical.sketch(apply_fn, params, np.asarray(x), 4096, key=KEY)
+    features = empirical.sketch(apply_fn, params, np.asarray(x), 1024, key=KEY)
     gamma = linear.cross_correlation(*jnp.split(features, 2))
     values, vectors = np.linalg.eigh(exact)
     root = (vectors * np.maximum(values, 0) ** 0.5) @ vectors.T
     wanted = np.linalg.eigvalsh(np.roll(root, 30, axis=1) @ root / 60)[::-1][:2]
-    np.testing.assert_allclose(linear.modes(gamma, 2).eigenvalues, wanted, rtol=0.15)
+    np.testing.assert_allclose(linear.modes(gamma, 2).eigenvalues, wanted, rtol=0.3)
 
 
 def test_blocks_do_not_matter_and_keys_do(network):
