@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,11 @@ def setting(name, dtype):
     return model.apply, jax.jit(model.init)(jax.random.key(0), x), x
 
 
-@pytest.mark.parametrize(("name", "kind"), [("dense", "trace"), ("conv", "scalar")])
+@pytest.mark.parametrize(
+    ("dtype", "name", "kind"),
+    [("float32", "dense", "trace"), ("float64", "conv", "scalar")],
+    indirect=["dtype"],
+)
 def test_jacobians_written_out(dtype, name, kind):
     apply_fn, params, x = setting(name, dtype)
     x1, x2 = x[:4], x[2:]
@@ -136,7 +141,7 @@ def test_keeps_within_memory(limit, several):
     """Of two blocks or one, in several passes; the bound is on what XLA says it needs."""
     model = nn.ResNet(stage_sizes=(1, 1), width=8, stem="small")
     x = jnp.asarray(np.random.default_rng(0).normal(size=(24, 12, 12, 3)), jnp.float32)
-    variables = model.init(jax.random.key(0), x, train=False)
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), x)
 
     def in_evaluation(stats, params, x):
         return model.apply({"params": params, "batch_stats": stats}, x, train=False)
