@@ -54,7 +54,7 @@ def test_gradients_of_barlow_twins(x64, settings):
     def loss(z, z_prime):
         return losses.barlow_twins(z, z_prime, **settings)
 
-    check_grads(loss, embeddings(1), order=2, modes=["rev"])
+    check_grads(jax.jit(loss), embeddings(1), order=2, modes=["rev"])
 
 
 def test_simplified_loss_of_a_linear_model(dtype):
@@ -223,7 +223,9 @@ def test_half_precision_is_accumulated_in_float32(loss):
     ("loss", "scale"), [(losses.vicreg, 0.3), (partial(losses.simclr, temperature=1.0), 2.0)]
 )
 def test_gradients(x64, loss, scale):
-    check_grads(loss, tuple(scale * view for view in embeddings(1)), order=2, modes=["rev"])
+    check_grads(
+        jax.jit(loss), tuple(scale * view for view in embeddings(1)), order=2, modes=["rev"]
+    )
 
 
 @pytest.mark.parametrize("loss", ALL.values(), ids=ALL)

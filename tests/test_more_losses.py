@@ -157,7 +157,7 @@ def test_the_mean_over_directions_of_distant_embeddings(x64, dim, cut):
 def test_derivatives_of_sigreg(x64):
     """Where embeddings coincide too, as at zero: its second derivative there is known."""
     z = jnp.asarray(embeddings(7, n=6, d=3, num_views=1)[0])
-    check_grads(losses.sigreg, (z,), order=2, modes=["fwd", "rev"])
+    check_grads(jax.jit(losses.sigreg), (z,), order=2, modes=["fwd", "rev"])
     # With small u, (1/n) Σ exp(i t a·z) = 1 + i t m - t² s / 2: from the integrals over t.
     n, u = 6, np.random.default_rng(8).standard_normal((6, 1))
     t, h = np.linspace(0, 3, 17), 1e-4

@@ -177,9 +177,11 @@ def test_gradients_through_both(x64):
     modes = linear.modes(gamma)
     weights = linear.init_weights(jax.random.key(4), 2, 6, 0.1, jnp.float64)
 
+    @jax.jit
     def descend(w, eta):
         return simulate.gradient_descent(w, modes, eta, 20, 10).loss[-1]
 
+    @jax.jit
     def flow(w):
         return simulate.gradient_flow(w, modes, jnp.asarray([0.2])).loss[-1]
 

@@ -137,7 +137,7 @@ def test_one_compilation_serves_all_scales(x64):
 def test_transformations_in_float64(x64, kernel_fn):
     x1, x2 = (jnp.asarray(samples(num, num, 3 * 3 * 2).reshape(num, 3, 3, 2)) for num in (2, 3))
     np.testing.assert_allclose(jax.jit(kernel_fn)(x1, x2), kernel_fn(x1, x2), rtol=1e-12)
-    check_grads(lambda x: kernel_fn(x, x2), (x1,), order=1, rtol=1e-6)
+    check_grads(jax.jit(lambda x: kernel_fn(x, x2)), (x1,), order=1, rtol=1e-6)
 
 
 def test_derivative_by_the_scale(x64):
