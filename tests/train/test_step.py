@@ -31,7 +31,8 @@ def test_one_step_is_descent_along_the_gradient(x64):
             pair.append(z)
         return training.LOSS(*pair), stats
 
-    (loss, stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    differentiated = jax.jit(jax.value_and_grad(objective, has_aux=True))
+    (loss, stats), grads = differentiated(state.params)
     np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
     np.testing.assert_allclose(metrics.grad_norm, optax.tree.norm(grads), rtol=1e-4)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
@@ -117,24 +118,24 @@ def test_a_network_may_return_lists():
     assert float(ours) == float(theirs)
 
 
-@pytest.mark.parametrize("parts", [2, 8])
 @pytest.mark.parametrize("loss", [losses.barlow_twins, losses.vicreg, losses.simclr])
-def test_microbatches_have_the_whole_batch_s_gradient(parts, loss):
+def test_microbatches_have_the_whole_batch_s_gradient(loss):
     """Also where the loss is not a sum over samples, and with networks that are not flax's."""
     network, images = WithoutBatchNorm(), training.images(16)
     x = jnp.zeros((1, training.SIZE, training.SIZE, 3))
     state = train.init_state(jax.random.key(0), network, optax.sgd(0.1), x)
-    whole, in_parts = (
+    whole, *several = (
         jax.jit(train.make_step(network, loss, optax.sgd(0.1), training.VIEWS, num_microbatches=n))(
             state, images
         )
-        for n in (1, parts)
+        for n in (1, 2, 8)
     )
-    np.testing.assert_allclose(in_parts[1].loss, whole[1].loss, rtol=1e-5)
-    for ours, theirs in zip(
-        jax.tree.leaves(in_parts[0].params), jax.tree.leaves(whole[0].params), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    for in_parts in several:
+        np.testing.assert_allclose(in_parts[1].loss, whole[1].loss, rtol=1e-5)
+        for ours, theirs in zip(
+            jax.tree.leaves(in_parts[0].params), jax.tree.leaves(whole[0].params), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_microbatches_must_divide_the_batch():
@@ -292,32 +293,30 @@ def test_choose_init_scale_wants_views_that_fit(unchecked):
 def test_images_may_be_several_arrays():
     """Views of each image that were made beforehand, say: as if they lay in one array."""
     first, second = training.images(16), training.images(16)[::-1].copy()
-    start = training.state()._replace(opt_state=optim.sgd(0.1).init(training.state().params))
+    network, sgd = WithoutBatchNorm(), optim.sgd(0.1)
+    x = jnp.zeros((1, training.SIZE, training.SIZE, 3))
+    start = train.init_state(jax.random.key(0), network, sgd, x)
 
     def cropped(pair):
         return tuple(view[:, :8, :8].astype(jnp.float32) / 255 for view in pair)
 
     def losses_of(views_fn, images, num_microbatches):
         step = train.make_step(
-            training.NETWORK,
-            training.LOSS,
-            optim.sgd(0.1),
-            views_fn,
-            num_microbatches=num_microbatches,
+            network, training.LOSS, sgd, views_fn, num_microbatches=num_microbatches
         )
         compiled = train.compile_step(step, devices=jax.devices()[:1])
         return train.fit(compiled, start, images, num_steps=2, batch_size=8).metrics["loss"]
 
+    one = losses_of(
+        lambda keys, images: cropped((images[:, 0], images[:, 1])),
+        np.stack([first, second], axis=1),
+        1,
+    )
+    assert np.isfinite(one).all()
     for num in (1, 2):
         several = losses_of(
             lambda keys, images: cropped((images["first"], images["second"])),
             {"first": first, "second": second},
             num,
         )
-        one = losses_of(
-            lambda keys, images: cropped((images[:, 0], images[:, 1])),
-            np.stack([first, second], axis=1),
-            num,
-        )
-        assert np.isfinite(several).all()
-        np.testing.assert_allclose(several, one, rtol=1e-6)
+        np.testing.assert_allclose(several, one, rtol=1e-6 if num == 1 else 1e-5)
