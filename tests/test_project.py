@@ -55,7 +55,7 @@ def test_importing_the_package_loads_none_of_its_modules() -> None:
     assert not {"jax", "numpy", *PUBLIC_MODULES} & set(loaded.split())
 
 
-def test_importing_theory_changes_no_global_state_and_loads_no_more_than_jax() -> None:
+def test_importing_theory_changes_no_state_loads_no_more_than_jax_and_finds_submodules() -> None:
     state = """
 import random, sys, warnings, jax, numpy as np
 def state():
@@ -64,15 +64,16 @@ before = state()
 import sslstep.linear
 print(state() == before, jax.config.jax_enable_x64)
 print(*{m.split('.')[0] for m in sys.modules})
+import sslstep as s
+print('claims' in dir(s), s.claims.__name__, s.ntk.infinite)
 """
-    unchanged, loaded = run_python(state).splitlines()
+    unchanged, loaded, attributes = run_python(state).splitlines()
     assert unchanged == "True False"
     assert not HEAVY & set(loaded.split())
+    assert attributes.startswith("True sslstep.claims <module 'sslstep.ntk.infinite'")
 
 
-def test_submodules_are_attributes() -> None:
-    code = "import sslstep as s; print('claims' in dir(s), s.claims.__name__, s.ntk.infinite)"
-    assert run_python(code).startswith("True sslstep.claims <module 'sslstep.ntk.infinite'")
+def test_what_is_no_submodule_is_no_attribute() -> None:
     for package in (sslstep, sslstep.measure, sslstep.ntk):
         with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
             _ = package.nonsense

@@ -51,7 +51,7 @@ def verdicts_of(shares):
     return [claim.verdict for claim in made]
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.02, 0.1, 0.3])
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.3])
 def test_shared_noise_is_no_common_timing(noise):
     """Independent step times: rejected no more often than the level says, by run and by claim."""
     rng, num = np.random.default_rng(0), 150
