@@ -4,6 +4,7 @@ import inspect
 import os
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import jax
@@ -123,20 +124,35 @@ def run(optimizer, devices=1, parallel="jit", **settings):
     return tiny.fit(None, 3, step, start), start
 
 
+@lru_cache(maxsize=1)
+def batches():
+    """The views of three steps."""
+    start, found = tiny.state().key, []
+    for number, chosen in enumerate(train.batch_indices(start, 0, 3, 8, 32)):
+        key = jax.random.fold_in(start, number)
+        keys = jax.vmap(lambda place, key=key: jax.random.fold_in(key, place))(jnp.arange(8))
+        found.append(tiny.noisy(keys, tiny.IMAGES[chosen]))
+    return found
+
+
+def loss_of(params, x, x_prime):
+    z, z_prime = (NETWORK.apply({"params": params}, v, train=True)[1] for v in (x, x_prime))
+    return losses.simplified_barlow_twins(z, z_prime)
+
+
+differentiated = jax.jit(jax.value_and_grad(loss_of))
+
+
 def by_hand(optimizer, start):
     """The same steps by the recipe in optax's documentation."""
     params, opt_state = start.params, optimizer.init(start.params)
     optimizer = optax.with_extra_args_support(optimizer)
-    for number, chosen in enumerate(train.batch_indices(start.key, 0, 3, 8, 32)):
-        key = jax.random.fold_in(start.key, number)
-        keys = jax.vmap(lambda place, key=key: jax.random.fold_in(key, place))(jnp.arange(8))
-        x, x_prime = tiny.noisy(keys, tiny.IMAGES[chosen])
+    for x, x_prime in batches():
 
         def value_fn(params, *, x=x, x_prime=x_prime, obj_fn=None, grad_fn=None):
-            z, z_prime = (NETWORK.apply({"params": params}, v, train=True)[1] for v in (x, x_prime))
-            return losses.simplified_barlow_twins(z, z_prime)
+            return loss_of(params, x, x_prime)
 
-        value, grad = jax.value_and_grad(value_fn)(params)
+        value, grad = differentiated(params, x, x_prime)
         more = {"value": value, "grad": grad, "value_fn": value_fn, "obj_fn": value_fn}
         more["grad_fn"] = lambda params, _, f=value_fn: jax.grad(f)(params)
         if "sam" in str(optimizer.update):  # which takes nothing else
