@@ -6,7 +6,7 @@ traces operations on concrete arrays too, so these checks run in `ensure_compile
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,13 @@ import numpy as np
 
 #: Hint of the error for an asymmetric Γ.
 OF_DATA = " For data use cross_correlation(x, x_prime), which symmetrises."
+
+_RELATIONS: Mapping[str, tuple[str, Callable[..., Any]]] = {
+    "at_least": (">=", np.greater_equal),
+    "above": (">", np.greater),
+    "at_most": ("<=", np.less_equal),
+    "below": ("<", np.less),
+}
 
 
 def is_concrete(*values: Any) -> bool:
@@ -69,14 +76,55 @@ def require_available(dtype: Any, otherwise: str = "") -> None:
         raise ValueError(f"dtype = {jnp.dtype(dtype)} needs x64 enabled{otherwise}.")
 
 
-def require_matrix(name: str, value: Any, wanted: str) -> tuple[int, int]:
-    """Check that `value` is a non-empty matrix and return its shape; `wanted` describes it."""
+def require_shape(name: str, value: Any, shape: tuple[int, ...], what: str = "") -> None:
+    """Raise if `value` has another shape; `what` tells where the shape comes from."""
+    if shape_of(value) != shape:
+        raise ValueError(f"{name} must have shape {shape}{what}, got {shape_of(value)}.")
+
+
+def require_one_shape(names: str, a: Any, b: Any, hint: str = "") -> None:
+    """Raise if two arrays differ in shape."""
+    if shape_of(a) != shape_of(b):
+        raise ValueError(f"{names} must have one shape, got {shape_of(a)} and {shape_of(b)}{hint}.")
+
+
+def require_matrix(
+    name: str, value: Any, wanted: str, what: str = "", *, rows: int = -1, columns: int = -1
+) -> tuple[int, int]:
+    """Check that `value` is a non-empty matrix and return its shape; `wanted` describes it.
+
+    `rows` and `columns` are the numbers that it must have, if any, and `what` tells why.
+    """
     shape = shape_of(value)
     if len(shape) != 2:
         raise ValueError(f"{name} must be a matrix of shape {wanted}, got shape {shape}.")
     if 0 in shape:
         raise ValueError(f"{name} is empty: shape {shape}, wanted {wanted} with every size >= 1.")
+    if rows not in (-1, shape[0]) or columns not in (-1, shape[1]):
+        raise ValueError(f"{name} must have shape {wanted}{what}, got {shape}.")
     return shape
+
+
+def precise_matrix(name: str, value: Any, wanted: str, *, least: int = 1) -> jax.Array:
+    """Check a finite matrix of at least `least` rows, and convert it to float32 or wider."""
+    rows, _ = require_matrix(name, value, wanted)
+    if rows < least:
+        raise ValueError(f"{name} must have at least {least} rows, got {rows}.")
+    require_finite(name, value)
+    return as_precise(name, value)
+
+
+def views_of_one_shape(views: Sequence[Any]) -> list[jax.Array]:
+    """Check one or more finite matrices of one shape, and convert them to one dtype."""
+    shapes = [require_matrix(f"views[{v}]", view, "(n, p)") for v, view in enumerate(views)]
+    for v, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"views must have one shape (n, p), got {shapes[0]} for views[0] and {shape} for "
+                f"views[{v}]."
+            )
+        require_finite(f"views[{v}]", views[v])
+    return as_floats(*(as_precise(f"views[{v}]", view) for v, view in enumerate(views)))
 
 
 def require_same_samples(a: Any, b: Any, what: str) -> None:
@@ -114,22 +162,14 @@ def require_finite(name: str, value: Any) -> None:
         )
 
 
-def require_scalar(
-    name: str,
-    value: Any,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> None:
+def require_scalar(name: str, value: Any, **bounds: float) -> None:
     """Raise if `value` is not a scalar, or if a concrete value is outside the bounds."""
     if isinstance(value, Mapping | str):
         raise TypeError(f"{name} must be a number, got a {type(value).__name__}.")
     shape = shape_of(value)
     if shape != ():
         raise ValueError(f"{name} must be a number, got shape {shape}.")
-    require_within(name, value, at_least=at_least, above=above, at_most=at_most, below=below)
+    require_within(name, value, **bounds)
 
 
 def require_symmetric(name: str, value: Any, hint: str = "") -> None:
@@ -189,52 +229,23 @@ def require_increasing(name: str, values: Any, *, strict: bool = True) -> None:
         )
 
 
-def require_at_least(
-    name: str,
-    value: Any,
-    bound: float,
-    *,
-    strict: bool = False,
-    at_most: float | None = None,
-    below: float | None = None,
-    on_host: bool = False,
-) -> None:
-    """Raise if any element of a concrete value is below the bound (if `strict`, or equal to it).
-
-    With `on_host` JAX arrays pass unchecked, because reading one waits for the device; elementwise
-    functions use it.
-    """
-    if on_host and isinstance(value, jax.Array):
-        return
-    lower = {"above": bound} if strict else {"at_least": bound}
-    require_within(name, value, **lower, at_most=at_most, below=below)
-
-
-def require_within(
-    name: str,
-    value: Any,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> None:
-    """Raise if any element of a concrete value violates one of the bounds."""
+def require_within(name: str, value: Any, **bounds: float) -> None:
+    """Raise if any element of a concrete value violates a bound; `_RELATIONS` has their names."""
     if not is_concrete(value):
         return
     array = np.asarray(value)
-    for relation, compare, bound in (
-        (">=", np.greater_equal, at_least),
-        (">", np.greater, above),
-        ("<=", np.less_equal, at_most),
-        ("<", np.less, below),
-    ):
-        if bound is None:
-            continue
+    for kind, bound in bounds.items():
+        relation, compare = _RELATIONS[kind]
         good = compare(array, bound)  # NaN fails
         if not good.all():
             shown = array.item() if array.ndim == 0 else array[~good].flat[0].item()
             raise ValueError(f"{name} must be {relation} {bound:g}, got {shown:g}.")
+
+
+def require_within_on_host(name: str, value: Any, **bounds: float) -> None:
+    """Check bounds in elementwise functions: pass JAX arrays, as reading one waits for a device."""
+    if not isinstance(value, jax.Array):
+        require_within(name, value, **bounds)
 
 
 def require_key(name: str, value: Any) -> None:

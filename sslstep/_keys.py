@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["of_samples"]
-
 _COUNTER_BASED = "threefry2x32"
 
 

@@ -3,8 +3,6 @@
 import io
 import sys
 
-__all__ = ["accept_any_text"]
-
 
 def accept_any_text() -> None:
     """Make standard output and errors print "?" for characters that their encoding lacks.

@@ -46,13 +46,10 @@ class Claim(NamedTuple):
     known_failure: str = ""
 
     def known_to_fail(self, because: str) -> "Claim":
-        """Declare that the claim is known not to hold.
+        """Declare that the claim is known not to hold, which does not change its outcome.
 
         Args:
             because: the reason, as the end of a sentence.
-
-        Returns:
-            The claim with the declaration, which does not change its outcome.
 
         Example:
             >>> from sslstep import claims
@@ -101,9 +98,6 @@ def close(
         measured: measured value; NaN and infinity never hold.
         tolerance: largest admitted absolute difference.
 
-    Returns:
-        The claim.
-
     Example:
         >>> from sslstep import claims
         >>> claims.close("pi is 3.14", "-", expected=3.14, measured=3.1416, tolerance=0.01).holds
@@ -124,9 +118,6 @@ def below(
         measured: measured value; NaN and infinity never hold.
         tolerance: largest admitted excess.
 
-    Returns:
-        The claim.
-
     Example:
         >>> from sslstep import claims
         >>> claims.below("the error vanishes", "-", measured=1e-7, tolerance=1e-6).holds
@@ -146,9 +137,6 @@ def above(
         expected: predicted value.
         measured: measured value; NaN and infinity never hold.
         tolerance: largest admitted shortfall.
-
-    Returns:
-        The claim.
 
     Example:
         >>> from sslstep import claims
@@ -187,9 +175,6 @@ def over_seeds(
         measured: one value for each seed; the claim fails if any is NaN or infinite.
         tolerance: largest admitted difference of the mean.
         confidence: level c of the two-sided interval.
-
-    Returns:
-        The claim, with the interval and the value of each seed.
 
     Raises:
         ValueError: if ``measured`` is empty, or if ``confidence`` is not between 0 and 1.
@@ -265,14 +250,8 @@ def load(path: str | Path) -> list[Claim]:
     Args:
         path: path of the file.
 
-    Returns:
-        The claims, in the order of the file.
-
     Raises:
         ValueError: if the file is not JSON or not a list of claims.
-
-    Example:
-        See :func:`save`.
     """
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -292,9 +271,6 @@ def table(groups: Iterable[tuple[str, Sequence[Claim]]]) -> str:
 
     Args:
         groups: pairs of a title, such as a run's name, and the claims under it.
-
-    Returns:
-        The table, lines separated by newlines.
 
     Example:
         >>> from sslstep import claims
@@ -325,9 +301,6 @@ def count(claims: Sequence[Claim]) -> str:
 
     Args:
         claims: any claims.
-
-    Returns:
-        The sentence.
 
     Example:
         >>> from sslstep import claims

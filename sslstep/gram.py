@@ -17,7 +17,7 @@ import inspect
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -132,9 +132,8 @@ def matrix(
         K, shape ``(n1, n2)``; with ``out`` a read-only :class:`numpy.memmap`.
 
     Raises:
-        ValueError: if there are no samples, or if the kernel function returns a matrix of another
-            shape, one that should be symmetric and is not, or NaN or infinity. The message names
-            the rows and columns of values that are not finite.
+        ValueError: if there are no samples, or if the kernel function returns another shape, an
+            asymmetric matrix for K(x1, x1), or NaN or infinity, whose rows and columns are named.
         FileExistsError: if ``out`` exists.
 
     Example:
@@ -148,7 +147,14 @@ def matrix(
                [3., 6., 9.]], dtype=float32)
     """
     n1, n2 = _num("x1", x1), _num("x1", x1) if x2 is None else _num("x2", x2)
-    return _matrix([_task(kernel_fn, x1, x2)], (n1, n2), batch_size, dtype, out, progress)
+    return _matrix(
+        [_task(kernel_fn, x1, x2)],
+        (n1, n2),
+        batch_size=batch_size,
+        dtype=dtype,
+        out=out,
+        progress=progress,
+    )
 
 
 def operator(
@@ -165,11 +171,10 @@ def operator(
     memory.
 
     With ``devices`` the blocks are dealt to several devices, of one process or of all processes of
-    ``jax.distributed``. Each device holds v, multiplies it by its blocks and their transposes, and
-    the sum over devices is the product. A block goes to one device and crosses no network: between
-    devices only v and the sums travel, n b numbers each. Every process must make the same call with
-    the same arguments, and call the returned function as often as the others, with blocks of one
-    shape; v is that of the first process. An error in one process is raised in all.
+    ``jax.distributed``. Between devices only v and the products travel, n b numbers each. Every
+    process must make the same call with the same arguments, and call the returned function as often
+    as the others, with blocks of one shape; v is that of the first process. An error in one process
+    is raised in all.
 
     Args:
         kernel_fn: a function of ``(x1, x2=None)`` that returns K(x1, x2).
@@ -189,8 +194,7 @@ def operator(
         kernel function; with ``devices`` also if v is traced.
 
     Raises:
-        ValueError: if there are no samples, or ``devices`` are neither of this process alone nor
-            some of each process.
+        ValueError: if there are no samples, or ``devices`` are not as described.
 
     Example:
         >>> import jax.numpy as jnp
@@ -207,11 +211,7 @@ def pairs(
     kernel_fn: KernelFn | TwoTowers,
     x: Real[ArrayLike, "n ..."],
     x_prime: Real[ArrayLike, "n ..."],
-    *,
-    batch_size: int = 1000,
-    dtype: DTypeLike | None = None,
-    out: str | os.PathLike[str] | None = None,
-    progress: bool | None = None,
+    **options: Any,
 ) -> Float[Array, "m m"] | Float[np.memmap, "m m"]:
     r"""The kernel over both views of n positive pairs (Eq. 22).
 
@@ -223,17 +223,13 @@ def pairs(
         x: the first view X of each sample, shape ``(n, ...)``. Memory-mapped arrays of one dtype
             are read block by block.
         x_prime: the second view X' of each sample, in the same order, shape ``(n, ...)``.
-        batch_size: number of samples in a block; need not divide 2n.
-        dtype: dtype of the result; None: the kernel's dtype. See :func:`matrix`.
-        out: a new ``.npy`` file for the matrix, instead of memory.
-        progress: whether to show a progress bar; None: on a terminal.
+        **options: ``batch_size``, ``dtype``, ``out`` and ``progress`` of :func:`matrix`.
 
     Returns:
         K̃, shape ``(2n, 2n)``; with ``out`` a read-only :class:`numpy.memmap`.
 
     Raises:
-        ValueError: if the views differ in number or (except with two towers) in shape, or in the
-            cases in which :func:`matrix` raises it.
+        ValueError: if the views differ in number or shape, or :func:`matrix` raises it.
         FileExistsError: if ``out`` exists.
 
     Example:
@@ -250,17 +246,14 @@ def pairs(
                [0., 4.]], dtype=float32)
     """
     tasks, size = _pair_tasks(kernel_fn, x, x_prime)
-    return _matrix(tasks, (size, size), batch_size, dtype, out, progress)
+    return _matrix(tasks, (size, size), **options)
 
 
 def pairs_operator(
     kernel_fn: KernelFn | TwoTowers,
     x: Real[ArrayLike, "n ..."],
     x_prime: Real[ArrayLike, "n ..."],
-    *,
-    batch_size: int = 1000,
-    devices: Sequence[jax.Device] | None = None,
-    progress: bool | None = None,
+    **options: Any,
 ) -> Callable[[Real[ArrayLike, "m b"]], Float[Array, "m b"]]:
     r"""Return the function v → K̃ v, with K̃ of :func:`pairs`, which never stores K̃ as a whole.
 
@@ -270,18 +263,14 @@ def pairs_operator(
         kernel_fn: a function of ``(x1, x2=None)`` that returns K(x1, x2), or a :class:`TwoTowers`.
         x: the first view of each sample, shape ``(n, ...)``.
         x_prime: the second view of each sample, in the same order, shape ``(n, ...)``.
-        batch_size: number of samples in a block; need not divide 2n.
-        devices: devices to which blocks are dealt, also those of several processes; None: JAX's
-            default device.
-        progress: whether to show a progress bar for each product; None: on a terminal.
+        **options: ``batch_size``, ``devices`` and ``progress`` of :func:`operator`.
 
     Returns:
         A function from v, shape ``(2n, b)``, to K̃ v in the shape and dtype of v. It raises
         ValueError in the cases in which the function of :func:`operator` does.
 
     Raises:
-        ValueError: if there are no samples, if the views differ in number or (except with two
-            towers) in shape, or if :func:`operator` rejects ``devices``.
+        ValueError: under the conditions of :func:`pairs` and :func:`operator`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -294,7 +283,7 @@ def pairs_operator(
                [2., 4.]], dtype=float32)
     """
     tasks, size = _pair_tasks(kernel_fn, x, x_prime)
-    return _Operator(tasks, size, batch_size, devices, progress)
+    return _Operator(tasks, size, **options)
 
 
 def to_pairs(
@@ -304,10 +293,7 @@ def to_pairs(
     x_prime: Real[ArrayLike, "n ..."],
     *,
     view: Literal[0, 1] | None = None,
-    batch_size: int = 1000,
-    dtype: DTypeLike | None = None,
-    out: str | os.PathLike[str] | None = None,
-    progress: bool | None = None,
+    **options: Any,
 ) -> Float[Array, "n_test m"] | Float[np.memmap, "n_test m"]:
     r"""The kernel between new points and both views of the training pairs.
 
@@ -320,18 +306,15 @@ def to_pairs(
         x_prime: the second view X', in the same order, shape ``(n, ...)``.
         view: for :class:`TwoTowers` only, the view to which the new points belong: 0 for x, 1 for
             x'. Their kernel with the other view is zero.
-        batch_size: number of samples in a block; need not divide n_test or n.
-        dtype: dtype of the result; None: the kernel's dtype. See :func:`matrix`.
-        out: a new ``.npy`` file for the matrix, instead of memory.
-        progress: whether to show a progress bar; None: on a terminal.
+        **options: ``batch_size``, ``dtype``, ``out`` and ``progress`` of :func:`matrix`.
 
     Returns:
         One row k(x) for each new point, shape ``(n_test, 2n)``; with ``out`` a read-only
         :class:`numpy.memmap`.
 
     Raises:
-        ValueError: if the views differ in number, if ``view`` is missing with two towers or given
-            without them, or in the cases in which :func:`matrix` raises it.
+        ValueError: if the views differ in number, ``view`` does not fit the kernel function, or
+            :func:`matrix` raises it.
         FileExistsError: if ``out`` exists.
 
     Example:
@@ -355,7 +338,7 @@ def to_pairs(
             _task(kernel_fn, x_test, x),
             _task(kernel_fn, x_test, x_prime, column=num),
         ]
-    return _matrix(tasks, (num_test, 2 * num), batch_size, dtype, out, progress)
+    return _matrix(tasks, (num_test, 2 * num), **options)
 
 
 def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") -> KernelFn:
@@ -409,18 +392,29 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
 def _matrix(
     tasks: list[_Task],
     shape: tuple[int, int],
-    batch_size: int,
-    dtype: DTypeLike | None,
-    out: str | os.PathLike[str] | None,
-    progress: bool | None,
+    *,
+    batch_size: int = 1000,
+    dtype: DTypeLike | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> Array | np.memmap:
+    """Compute a matrix block by block, as an array or in a file."""
     if dtype is not None:
         dtype = jnp.dtype(dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"dtype must be a floating type, got {dtype}.")
+        if out is None:
+            _check.require_available(dtype, otherwise=", or a file: out")
+    blocks = _blocks(_places(tasks, batch_size), batch_size, dtype, progress)
     if out is not None:
-        return _write(Path(out), tasks, shape, batch_size, dtype, progress)
-    return _assemble(tasks, shape, batch_size, dtype, progress)
+        return _write(Path(out), shape, blocks)
+    result = None
+    for values, *place in blocks:
+        if result is None:
+            result = jnp.zeros(shape, jax.dtypes.canonicalize_dtype(values.dtype))
+        result = _place(result, values.astype(result.dtype), *place)
+    assert result is not None  # there is at least one block
+    return result
 
 
 class _Operator:
@@ -437,9 +431,9 @@ class _Operator:
         self,
         tasks: list[_Task],
         size: int,
-        batch_size: int,
-        devices: Sequence[jax.Device] | None,
-        progress: bool | None,
+        batch_size: int = 1000,
+        devices: Sequence[jax.Device] | None = None,
+        progress: bool | None = None,
     ) -> None:
         self._tasks, self.size = tasks, size
         self._batch_size, self._progress = batch_size, progress
@@ -459,8 +453,7 @@ class _Operator:
 
     def __call__(self, v: Real[ArrayLike, "n b"]) -> Float[Array, "n b"]:
         size = self.size
-        if _check.require_matrix("v", v, f"({size}, b)")[0] != size:
-            raise ValueError(f"v must have shape ({size}, b), got {_check.shape_of(v)}.")
+        _check.require_matrix("v", v, f"({size}, b)", rows=size)
         with self._together():
             _check.require_finite("v", v)
             v, both_ways = _check.as_float("v", v), next(self._first, False)
@@ -571,11 +564,8 @@ def _pair_tasks(
     if isinstance(kernel_fn, TwoTowers):
         first, second = kernel_fn
         return [_task(first, x), _task(second, x_prime, row=num, column=num)], 2 * num
-    if _check.shape_of(x) != _check.shape_of(x_prime):
-        raise ValueError(
-            f"x and x_prime must have one shape, got {_check.shape_of(x)} and "
-            f"{_check.shape_of(x_prime)}: views of different kinds need TwoTowers."
-        )
+    hint = ": views of different kinds need TwoTowers"
+    _check.require_one_shape("x and x_prime", x, x_prime, hint)
     return [_Task(kernel_fn, _joined(x, x_prime))], 2 * num
 
 
@@ -661,16 +651,15 @@ def _blocks(
 
 def _places(tasks: list[_Task], batch_size: int) -> list[tuple[_Task, int, int]]:
     """Return the tasks and first entries of all blocks; of symmetric matrices the upper half."""
-    _check.require_at_least("batch_size", batch_size, 1)
-    return [(task, i, j) for task in tasks for i, j in _corners(task, batch_size)]
-
-
-def _corners(task: _Task, batch_size: int) -> Iterator[tuple[int, int]]:
-    num_rows = task.x1.shape[0]
-    num_columns = num_rows if task.x2 is None else task.x2.shape[0]
-    for i in range(0, num_rows, batch_size):
-        for j in range(i if task.x2 is None else 0, num_columns, batch_size):
-            yield i, j
+    _check.require_within("batch_size", batch_size, at_least=1)
+    found = []
+    for task in tasks:
+        symmetric, num_rows = task.x2 is None, task.x1.shape[0]
+        num_columns = num_rows if task.x2 is None else task.x2.shape[0]
+        for i in range(0, num_rows, batch_size):
+            columns = range(i if symmetric else 0, num_columns, batch_size)
+            found += [(task, i, j) for j in columns]
+    return found
 
 
 def _values(task: _Task, i: int, j: int, batch_size: int) -> Any:
@@ -742,47 +731,19 @@ def _cut(values, *, height, width, diagonal, dtype):
     return jnp.triu(values) + jnp.triu(values, 1).T if diagonal else values
 
 
-def _assemble(
-    tasks: list[_Task],
-    shape: tuple[int, int],
-    batch_size: int,
-    dtype: DTypeLike | None,
-    progress: bool | None,
-) -> Array:
-    """Compute the matrix block by block and return it as an array."""
-    if dtype is not None:
-        _check.require_available(dtype, otherwise=", or a file: out")
-    result = None
-    for block in _blocks(_places(tasks, batch_size), batch_size, dtype, progress):
-        if result is None:
-            dtype = jax.dtypes.canonicalize_dtype(block.values.dtype)
-            result = jnp.zeros(shape, dtype)
-        values = block.values.astype(dtype)
-        result = _place(result, values, block.row, block.column, block.mirrored)
-    assert result is not None  # there is at least one block
-    return result
-
-
 @partial(jax.jit, donate_argnums=0, static_argnames="mirrored")
 def _place(result, values, row, column, mirrored):
     result = jax.lax.dynamic_update_slice(result, values, (row, column))
     return jax.lax.dynamic_update_slice(result, values.T, (column, row)) if mirrored else result
 
 
-def _write(
-    path: Path,
-    tasks: list[_Task],
-    shape: tuple[int, int],
-    batch_size: int,
-    dtype: DTypeLike | None,
-    progress: bool | None,
-) -> np.memmap:
-    """Write the matrix block by block to a temporary file, rename it to `path`, and map it."""
+def _write(path: Path, shape: tuple[int, int], blocks: Iterable[_Block]) -> np.memmap:
+    """Write the blocks of a matrix to a temporary file, rename it to `path`, and map it."""
     _require_new(path)
     # In a temporary folder: a temporary file would have more restrictive permissions.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         draft, result = Path(folder) / path.name, None
-        for block in _blocks(_places(tasks, batch_size), batch_size, dtype, progress):
+        for block in blocks:
             values = np.asarray(block.values)
             if values.dtype.kind == "V":  # such as bfloat16: NumPy would not record the dtype
                 raise ValueError(

@@ -176,8 +176,7 @@ def precondition(
         gradient is not the gradient of any function.
 
     Raises:
-        ValueError: if ``z`` and ``z_prime`` are empty, not finite or not of equal shape ``(n, d)``,
-            if ``alpha`` is not a positive number, or if ``strength`` is not a number in [0, 1].
+        ValueError: if the embeddings do not fit or are not finite, or α or κ is out of its range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -235,14 +234,7 @@ def _backward(matrix, cotangent):
 _with_gradient_times.defvjp(_forward, _backward)
 
 
-def preconditioned(
-    loss_fn: Callable[..., Array],
-    *,
-    alpha: Real[ArrayLike, ""] = 0.1,
-    relative: bool = True,
-    strength: Real[ArrayLike, ""] = 1.0,
-    centre: bool = False,
-) -> Callable[..., Array]:
+def preconditioned(loss_fn: Callable[..., Array], **settings: Any) -> Callable[..., Array]:
     r"""Wrap a loss to precondition its gradient (:func:`precondition`); values do not change.
 
     :func:`sslstep.train.make_step` takes the wrapped loss, also with microbatches and on several
@@ -251,10 +243,7 @@ def preconditioned(
 
     Args:
         loss_fn: ``loss_fn(z, z_prime, ...)``, a scalar.
-        alpha: regulariser α > 0 of the preconditioner; traced.
-        relative: if true, α is in units of the largest eigenvalue of the embeddings' second moment.
-        strength: κ in [0, 1], the weight of the preconditioner against the identity; traced.
-        centre: if true, the covariance of the embeddings replaces their second moment.
+        **settings: ``alpha``, ``relative``, ``strength`` and ``centre`` of :func:`precondition`.
 
     Returns:
         ``loss(z, z_prime, *args, **kwargs)``, which raises ValueError under the conditions of
@@ -280,10 +269,7 @@ def preconditioned(
 
     @wraps(loss_fn)
     def loss(z: Any, z_prime: Any, *args: Any, **kwargs: Any) -> Array:
-        pair = precondition(
-            z, z_prime, alpha=alpha, relative=relative, strength=strength, centre=centre
-        )
-        return loss_fn(*pair, *args, **kwargs)
+        return loss_fn(*precondition(z, z_prime, **settings), *args, **kwargs)
 
     return loss
 
@@ -309,8 +295,8 @@ def warmup_cosine(
         The schedule, which maps the step, counted from 0, to the rate.
 
     Raises:
-        ValueError: if ``warmup_steps`` is negative or not below ``total_steps``, or if ``peak`` or
-            ``end_factor`` is negative or an array.
+        ValueError: if a number is negative or an array, or unless ``warmup_steps`` <
+            ``total_steps``.
 
     Example:
         >>> from sslstep import optim

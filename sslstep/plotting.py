@@ -248,9 +248,6 @@ def save(fig: "Figure", folder: str | Path, name: str = "figure") -> list[Path]:
         fig: the figure.
         folder: existing folder to write to.
         name: name of the files without ending.
-
-    Returns:
-        The two paths.
     """
     import matplotlib.pyplot as plt
 

@@ -236,9 +236,7 @@ class BarlowTwins(Recipe):
             symmetrise=self.symmetrise,
         )
 
-    def publication_views(self, size: int) -> data.Views:
-        """Return Barlow Twins' augmentations."""
-        return data.barlow_twins_views(size)
+    publication_views = staticmethod(data.barlow_twins_views)
 
 
 @dataclass(frozen=True)
@@ -259,9 +257,7 @@ class SimCLR(Recipe):
         """Return :func:`sslstep.losses.simclr` at this recipe's temperature."""
         return partial(losses.simclr, temperature=self.temperature)
 
-    def publication_views(self, size: int) -> data.Views:
-        """Return SimCLR's augmentations."""
-        return data.simclr_views(size)
+    publication_views = staticmethod(data.simclr_views)
 
 
 @dataclass(frozen=True)
@@ -315,9 +311,7 @@ class VICReg(Recipe):
             covariance=self.covariance,
         )
 
-    def publication_views(self, size: int) -> data.Views:
-        """Return VICReg's augmentations."""
-        return data.vicreg_views(size)
+    publication_views = staticmethod(data.vicreg_views)
 
 
 @dataclass(frozen=True)
@@ -345,12 +339,8 @@ class SelfDistillation(Recipe):
         """Return :func:`sslstep.losses.prediction_error` with this recipe's normalisation."""
         return partial(losses.prediction_error, normalise=self.normalise)
 
-    def publication_views(self, size: int) -> data.Views:
-        """Return SimCLR's augmentations.
-
-        SimSiam's publication has similar ones. BYOL's has :func:`sslstep.data.barlow_twins_views`.
-        """
-        return data.simclr_views(size)
+    # SimSiam's publication has similar augmentations, and BYOL's those of Barlow Twins.
+    publication_views = staticmethod(data.simclr_views)
 
 
 class _Distilled(train.SelfDistillation):

@@ -5,8 +5,6 @@ from jaxtyping import Array, Float, Int
 
 from sslstep._linalg import matmul
 
-__all__ = ["greyscale", "jitter", "shift_hue", "solarise"]
-
 # Weights of ITU-R 601-2, as in Pillow's conversion to "L".
 _LUMA = (0.299, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)

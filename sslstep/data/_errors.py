@@ -1,7 +1,5 @@
 """The error for data that cannot be read."""
 
-__all__ = ["DatasetNotFoundError"]
-
 
 class DatasetNotFoundError(FileNotFoundError):
     """Data are missing, incomplete or damaged.

@@ -29,7 +29,7 @@ def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ..
     _extras.require("PIL", by="a folder of images", extra="images")
     from PIL import Image, ImageOps
 
-    _check.require_at_least("size", size, 1)
+    _check.require_within("size", size, at_least=1)
     if not folder.is_dir():
         raise DatasetNotFoundError(f"there is no folder {folder}.")
     found, names, passed = labelled_files(folder)

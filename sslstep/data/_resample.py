@@ -8,8 +8,6 @@ from jaxtyping import Array, Float
 
 from sslstep._linalg import HIGHEST
 
-__all__ = ["apply_separable", "blur_matrix", "blur_radius", "crop_box", "resize_matrix"]
-
 _ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
 
 

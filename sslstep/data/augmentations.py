@@ -103,9 +103,6 @@ def barlow_twins_views(size: int) -> Views:
     Args:
         size: side of the views in pixels.
 
-    Returns:
-        The augmentations of both views.
-
     Example:
         >>> from sslstep import data
         >>> data.barlow_twins_views(96).second.solarise
@@ -133,9 +130,6 @@ def vicreg_views(size: int, *, symmetric: bool = False) -> Views:
         symmetric: if true, both views have blur 0.5 and solarisation 0.1, as in the publication's
             Appendix C.1; if false, they are :func:`barlow_twins_views`, as in its code.
 
-    Returns:
-        The augmentations of both views.
-
     Example:
         >>> from sslstep import data
         >>> data.vicreg_views(96) == data.barlow_twins_views(96)
@@ -158,9 +152,6 @@ def simclr_views(size: int, *, strength: float = 1.0, blur: float = 0.5) -> View
         strength: strength of the colour jitter; the publication has 1 for ImageNet and 0.5 for
             CIFAR-10.
         blur: probability of the blur; the publication has 0.5 for ImageNet and 0 for CIFAR-10.
-
-    Returns:
-        The augmentations of both views.
 
     Example:
         >>> from sslstep import data
@@ -187,9 +178,6 @@ def crop_views(size: int, *, flip: float = 0.5) -> Views:
     Args:
         size: side of the windows in pixels.
         flip: probability of the flip.
-
-    Returns:
-        The augmentations of both views.
 
     Example:
         >>> from sslstep import data
@@ -256,8 +244,7 @@ def masked_view(
         ``(n, size, size, 1)``.
 
     Raises:
-        ValueError: if ``patch`` does not divide the size, ``fraction`` is not within [0, 1], or
-            under the conditions of :func:`augment`.
+        ValueError: if ``patch`` does not divide the size, or :func:`augment` rejects an argument.
 
     Example:
         >>> import jax
@@ -304,9 +291,7 @@ def augment(
         floats.
 
     Raises:
-        ValueError: if ``images`` is not a batch of images of bytes or of floats in [0, 1]; if
-            ``keys`` does not hold one typed key for each image; or if a field of ``augmentation``
-            is out of range.
+        ValueError: if ``images``, ``keys`` or a field of ``augmentation`` is not as described.
 
     Example:
         >>> import jax

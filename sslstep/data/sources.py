@@ -74,14 +74,10 @@ def load(
             default, the environment variable ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``. Not
             used for the photographs.
 
-    Returns:
-        The split.
-
     Raises:
         ValueError: if the data set does not exist, or has no such split or size.
         ModuleNotFoundError: if the extra ``images`` (photographs) or ``tfds`` is not installed.
-        DatasetNotFoundError: if the data are missing, lack the split, are in a format that needs
-            TensorFlow, or are damaged.
+        DatasetNotFoundError: if the data are missing or damaged.
 
     Example:
         >>> from sslstep import data
@@ -116,8 +112,7 @@ def photos(split: str = "train", size: int = 32) -> Dataset:
         Up to 6310 training or 2390 test patches of size 32; up to 810 or 270 of size 96.
 
     Raises:
-        ValueError: if ``split`` or ``size`` is not one of the above, or if the part of the split is
-            malformed, out of range or empty.
+        ValueError: if ``split`` or ``size`` is not one of the above.
         ModuleNotFoundError: if the extra ``images`` is not installed.
         DatasetNotFoundError: if a photograph is missing from its package.
 
@@ -156,8 +151,8 @@ def cifar10(split: str = "train", data_dir: str | Path | None = None) -> Dataset
     Raises:
         ValueError: if ``split`` does not exist or selects no images.
         ModuleNotFoundError: if the extra ``tfds`` is not installed.
-        DatasetNotFoundError: if the data are missing, lack the split, are in a format that needs
-            TensorFlow, or are damaged. The message contains the command that prepares the data.
+        DatasetNotFoundError: if the data are missing, damaged, or of a format that needs
+            TensorFlow. The message contains the command that prepares them.
     """
     return _prepared_split("cifar10", split, data_dir)
 
@@ -175,10 +170,8 @@ def stl10(split: str = "unlabelled", data_dir: str | Path | None = None) -> Data
         Up to 100000, 5000 or 8000 images of 96×96 pixels. All labels of ``unlabelled`` are -1.
 
     Raises:
-        ValueError: if ``split`` does not exist or selects no images.
-        ModuleNotFoundError: if the extra ``tfds`` is not installed.
-        DatasetNotFoundError: if the data are missing, lack the split, are in a format that needs
-            TensorFlow, or are damaged. The message contains the command that prepares the data.
+        ValueError, ModuleNotFoundError, DatasetNotFoundError: under the conditions of
+            :func:`cifar10`.
     """
     return _prepared_split("stl10", split, data_dir)
 
@@ -205,9 +198,8 @@ def image_folder(folder: str | Path, size: int) -> Dataset:
 
     Raises:
         ModuleNotFoundError: if the extra ``images`` is not installed.
-        DatasetNotFoundError: if ``folder`` does not exist or contains no image, or if an image is
-            damaged, larger than Pillow allows, or made of 32-bit integers or floating-point
-            numbers, whose value of white is unknown.
+        DatasetNotFoundError: if there is no image, or one that cannot be read: damaged, too large,
+            or of 32-bit integers or floating-point numbers, whose value of white is unknown.
         ValueError: if ``size`` is below 1.
 
     Example:

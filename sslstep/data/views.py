@@ -42,8 +42,7 @@ def random_crop_pairs(
         of both is a crop of image i.
 
     Raises:
-        ValueError: if ``images`` is empty or does not have shape ``(n, h, w, c)``, or if ``size``
-            is out of range.
+        ValueError: if ``images`` has another shape, or ``size`` is out of range.
         TypeError: if ``key`` is not a random key.
 
     Example:
@@ -106,9 +105,8 @@ def flatten(
         Feature vectors, shape ``(n, h * w * c)``, with c varying fastest.
 
     Raises:
-        ValueError: if ``images`` is empty or not bytes of shape ``(n, h, w, c)``; if ``dtype`` is
-            not a floating-point type; if ``mean`` or ``std`` is given without ``standardise`` or
-            does not have shape ``(c,)``; if ``mean`` is not finite; or if ``std`` is not positive.
+        ValueError: if an argument has another shape, dtype or range, or ``mean`` or ``std`` is
+            given without ``standardise``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -155,13 +153,8 @@ def checked_images(images: Shaped[ArrayLike, "n h w c"]) -> Shaped[ArrayLike, "n
     Args:
         images: images, shape ``(n, h, w, c)``.
 
-    Returns:
-        ``images``, unchanged.
-
     Raises:
-        ValueError: if ``images`` is empty, does not have shape ``(n, h, w, c)``, has its channels
-            first, is neither bytes nor floats, or holds NaN or a value outside [0, 1] by more than
-            half a level of a byte.
+        ValueError: unless ``images`` are such images, up to half a level of a byte.
 
     Example:
         >>> import numpy as np
@@ -211,12 +204,8 @@ def _require_constants(channels: int, standardise: bool, **constants: ArrayLike 
             continue
         if not standardise:
             raise ValueError(f"{name} is used only with standardise=True.")
-        if _check.shape_of(value) != (channels,):
-            raise ValueError(
-                f"{name} must have shape ({channels},), one value for each channel, got shape "
-                f"{_check.shape_of(value)}."
-            )
+        _check.require_shape(name, value, (channels,), ", one value for each channel")
     if constants["mean"] is not None:
         _check.require_finite("mean", constants["mean"])
     if constants["std"] is not None:
-        _check.require_at_least("std", constants["std"], 0, strict=True)
+        _check.require_within("std", constants["std"], above=0)

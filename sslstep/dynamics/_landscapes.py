@@ -224,9 +224,6 @@ def plain() -> Landscape:
     sign of s(0) decides at which minimum the mode ends. This is the default landscape of the
     functions of this module.
 
-    Returns:
-        The landscape.
-
     Example:
         >>> import jax.numpy as jnp
         >>> from sslstep import dynamics
@@ -261,9 +258,6 @@ def quartic_family(
         saturation: b ≥ 0; traced. At b = 0 a mode grows without bound: ``rest`` is infinite, and
             the loss is not finite.
 
-    Returns:
-        The landscape.
-
     Example:
         >>> from sslstep import dynamics
         >>> p, q = 2.0, 8.0
@@ -292,9 +286,6 @@ def sharpened(softening: Real[ArrayLike, ""] = 1e-4) -> Landscape:
     Args:
         softening: δ > 0; traced.
 
-    Returns:
-        The landscape.
-
     Raises:
         ValueError: if δ is not positive or is an array.
 
@@ -320,9 +311,6 @@ def smoothed(leak: Real[ArrayLike, ""] = 0.0) -> Landscape:
     Args:
         leak: ε ≥ 0, a scalar; traced.
 
-    Returns:
-        The landscape.
-
     Raises:
         ValueError: if ε is negative or is an array.
 
@@ -344,9 +332,6 @@ def fourth_power() -> Landscape:
 
     From a small start λ grows twice as fast as on :func:`plain`, but it approaches 1 only as
     :math:`t^{-1/2}`. The landscape is not in :func:`quartic_family`, whose losses are quartic in s.
-
-    Returns:
-        The landscape.
 
     Example:
         >>> from sslstep import dynamics

@@ -86,10 +86,7 @@ def vicreg_plateau(
     weights 25 and 1. The squared off-diagonal elements of a covariance of rank k sum to at least
     :math:`(\sum_i v_i)^2 / k - \sum_i v_i^2`. For a fixed :math:`\sum_i v_i` the rest of the loss
     is a sum of :math:`-\mu \sqrt{v_i} - 2\nu\, v_i^2`, which is convex on [0, 1] if and only if
-    :math:`\mu \ge 16 \nu`. For smaller μ unequal variances can have a lower loss. At
-    :math:`\mu = \nu`, d = 16 and k = 8, seven coordinates of variance 1 and nine that share one
-    dimension have the loss 0.457 ν, equal variances have 0.625 ν, and descent ends at various
-    values between 0.457 ν and 0.502 ν.
+    :math:`\mu \ge 16 \nu`. For smaller μ unequal variances can have a lower loss.
 
     Args:
         num_learned: k in 0...d, any shape.
@@ -102,8 +99,7 @@ def vicreg_plateau(
         the loss is μ. NaN where traced weights have μ < 16 ν.
 
     Raises:
-        ValueError: if k is not within 0...d, if ν is not positive, if μ is less than 16 ν, or if μ
-            or ν is an array.
+        ValueError: if k, μ or ν is out of its range, or μ or ν is an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -114,8 +110,8 @@ def vicreg_plateau(
         >>> [round(float(value), 2) for value in plateau.loss]
         [25.0, 8.19, 2.0, 0.0]
     """
-    _check.require_at_least("dim", dim, 1)
-    _check.require_at_least("num_learned", num_learned, 0, at_most=dim)
+    _check.require_within("dim", dim, at_least=1)
+    _check.require_within("num_learned", num_learned, at_least=0, at_most=dim)
     _check.require_scalar("variance", variance)
     _check.require_scalar("covariance", covariance, above=0.0)
     variance, covariance = _check.as_floats(variance, covariance)

@@ -73,9 +73,6 @@ def load(module: str) -> Experiment:
     Args:
         module: dotted name of the folder, such as ``"experiments.fig8"``.
 
-    Returns:
-        The complete record.
-
     Example:
         >>> from sslstep import experiment
         >>> experiment.load("experiments.fig8").name

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sslstep._check import require_at_least
+from sslstep._check import require_within
 
 
 def require(
@@ -20,21 +20,16 @@ def require(
     at_most_one: Collection[str] = (),
     of: str = "",
 ) -> None:
-    """Raise ValueError if a setting is out of range.
+    """Raise ValueError unless the named settings of `config` are in their ranges.
 
-    Args:
-        config: object whose attributes are the settings.
-        at_least: smallest allowed value of each named setting.
-        positive: names of settings that must be above 0 and finite.
-        fraction: names of settings that must be above 0 and below 1.
-        at_most_one: names of settings that must be above 0 and at most 1.
-        of: prefix of a setting's name in the error, such as "simclr.".
+    They are at least a bound (`at_least`); positive and finite; in (0, 1); or in (0, 1]. `of` is
+    the prefix of a setting's name in the error, such as "simclr.".
     """
     for name, bound in (at_least or {}).items():
-        require_at_least(of + name, getattr(config, name), bound)
+        require_within(of + name, getattr(config, name), at_least=bound)
     for name in positive:
         value = getattr(config, name)
-        require_at_least(of + name, value, 0, strict=True)
+        require_within(of + name, value, above=0)
         if not np.isfinite(value).all():
             raise ValueError(f"{of}{name} must be finite, got {value}.")
     for name in (*fraction, *at_most_one):
@@ -71,7 +66,7 @@ def require_descent(recipe: Any) -> None:
 
 def require_widths(widths: tuple[int, ...], fit_from: int) -> None:
     """Raise ValueError unless widths increase and at least two of them are `fit_from` or more."""
-    require_at_least("widths", widths, 1)
+    require_within("widths", widths, at_least=1)
     require_list("widths", widths, least=2, order="increasing")
     if sum(width >= fit_from for width in widths) < 2:
         raise ValueError(

@@ -46,13 +46,9 @@ def eigenvalues(ax: "Axes", arrays: Arrays, *, experiment: str, theory: str) -> 
 def step_time_errors(
     ax: "Axes", arrays: Arrays, kinds: Sequence[tuple[str, str, float, str, str]]
 ) -> None:
-    """Draw the relative errors of predicted step times, in percent, for each mode.
+    """Draw the relative errors of predicted step times, in percent, for each learned mode.
 
-    Args:
-        ax: axes to draw on.
-        arrays: arrays of a run with the measured `step_times`; unlearned modes are left out.
-        kinds: for each kind of prediction the name of its array, marker, marker size, face color
-            and label.
+    Each kind of prediction is the name of its array, marker, marker size, face color and label.
     """
     times = arrays["step_times"]
     modes, measured = np.arange(1, len(times) + 1), np.where(np.isfinite(times), times, np.nan)

@@ -51,13 +51,9 @@ def load(folder: str | Path) -> Results:
     Args:
         folder: path of the folder.
 
-    Returns:
-        :class:`Results`.
-
     Raises:
         FileNotFoundError: if the folder, or a file in it, is missing.
-        ValueError: if a file is broken, or the results have settings that this version does not
-            know.
+        ValueError: if a file is broken or of another version.
     """
     folder = Path(folder)
     if not folder.is_dir():

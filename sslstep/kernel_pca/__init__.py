@@ -33,13 +33,12 @@ from sslstep.kernel_pca._embed import (
 )
 from sslstep.kernel_pca._growth import growth_modes, plateaus
 from sslstep.kernel_pca._krylov import ConvergenceError
-from sslstep.kernel_pca._machine import KernelDescent, flow, gradient_descent
+from sslstep.kernel_pca._machine import KernelDescent, flow, gradient_descent, stepwise_flow
 from sslstep.kernel_pca._modes import (
     KernelModes,
     contrastive_modes,
     principal_modes,
 )
-from sslstep.kernel_pca._stepwise import stepwise_flow
 
 __all__ = [
     "ApproximateModes",

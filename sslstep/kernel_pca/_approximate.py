@@ -56,8 +56,6 @@ from sslstep._linalg import matmul
 from sslstep._second_variation import negative_hessian
 from sslstep.kernel_pca._modes import KernelModes, require_dim
 
-__all__ = ["ApproximateModes", "approximate_growth_modes", "approximate_modes"]
-
 _ROWS = 8192  # rows of the factor that are processed at a time
 _COLUMNS = 128  # largest number of pivots of a block; twice as many candidates are drawn
 _SAMPLED = 65_536  # largest number of sampled rows and columns of E
@@ -154,9 +152,8 @@ def approximate_modes(
         :class:`ApproximateModes`; its ``certified`` tells which modes reached ``tol``.
 
     Raises:
-        ValueError: if the views have different shapes; if an argument is out of range; if the
-            kernel is not finite or its diagonal is negative; or if ``folder`` holds columns of
-            other data or settings.
+        ValueError: if views have different shapes, an argument is out of range, the kernel is not
+            finite or not positive, or ``folder`` holds columns of other data or settings.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -174,9 +171,11 @@ def approximate_modes(
         (3, 4)
     """
     views = _as_views((x, x_prime), "x and x_prime")
-    settings = _Settings(dim, rank, tol, confidence)
-    operator = _Operator(None, 1.0, 2 * len(views[0]))
-    return _solve(kernel_fn, views, operator, settings, key, folder, progress)
+
+    def exchange() -> _Operator:
+        return _Operator(None, 1.0, 2 * len(views[0]))
+
+    return _solve(kernel_fn, views, exchange, dim, rank, tol, confidence, key, folder, progress)
 
 
 def approximate_growth_modes(
@@ -187,11 +186,7 @@ def approximate_growth_modes(
     *,
     embeddings: Float[Any, "N k"] | None = None,
     rank: int,
-    tol: float = 1e-2,
-    confidence: float = 0.99,
-    key: Key[Array, ""] | None = None,
-    folder: str | os.PathLike[str] | None = None,
-    progress: bool | None = None,
+    **options: Any,
 ) -> ApproximateModes:
     r"""Growth modes of many samples from few columns of their kernel, with bounds of the rates.
 
@@ -208,19 +203,15 @@ def approximate_growth_modes(
         embeddings: learned embeddings of all views, one view after the other, shape ``(N, k)``;
             None before the first step.
         rank: largest number of columns of the factor, from d to N.
-        tol: wanted difference of upper and lower bound of a rate, relative to the lower bound.
-        confidence: probability, at least, that all bounds hold.
-        key: random key of the pivots and of the samples for the bounds; None: a fixed key.
-        folder: folder that stores the columns, to continue an interrupted run.
-        progress: whether to show a progress bar; None: on a terminal.
+        **options: ``tol``, ``confidence``, ``key``, ``folder`` and ``progress`` of
+            :func:`approximate_modes`.
 
     Returns:
         :class:`ApproximateModes`, whose eigenvalues are the rates ρ. A rate of zero or less is not
         certified.
 
     Raises:
-        ValueError: in the cases in which :func:`approximate_modes` raises it, or if
-            :func:`growth_modes` rejects ``loss_fn`` or ``embeddings``.
+        ValueError: under the conditions of :func:`approximate_modes` and :func:`growth_modes`.
 
     Example:
         >>> import jax
@@ -235,29 +226,13 @@ def approximate_growth_modes(
         True
     """
     views = _as_views(tuple(views), "views")
-    settings = _Settings(dim, rank, tol, confidence)
-    settings.require(len(views), len(views[0]))
-    size, dtype = len(views) * len(views[0]), jnp.result_type(float)
-    hessian = negative_hessian(loss_fn, embeddings, size, dim, num_views=len(views), dtype=dtype)
-    operator = _Operator(hessian, _norm(hessian, size, dtype), 1.0)
-    return _solve(kernel_fn, views, operator, settings, key, folder, progress)
 
+    def hessian() -> _Operator:
+        size, dtype = len(views) * len(views[0]), jnp.result_type(float)
+        found = negative_hessian(loss_fn, embeddings, size, dim, num_views=len(views), dtype=dtype)
+        return _Operator(found, _norm(found, size, dtype), 1.0)
 
-class _Settings(NamedTuple):
-    dim: int
-    rank: int
-    tol: float
-    confidence: float
-
-    def require(self, num_views: int, num: int) -> None:
-        """Raise ValueError if a setting is out of range for `num` samples."""
-        require_dim(self.dim, num)
-        if not self.dim <= self.rank <= num_views * num:
-            size = f"{'2n' if num_views == 2 else 'N'} = {num_views * num}"
-            raise ValueError(f"rank must be between dim = {self.dim} and {size}, got {self.rank}.")
-        _check.require_at_least("tol", self.tol, 0.0, strict=True)
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must be between 0 and 1, got {self.confidence}.")
+    return _solve(kernel_fn, views, hessian, dim, rank, **options)
 
 
 def _as_views(given: tuple[Any, ...], name: str) -> tuple[Any, ...]:
@@ -288,21 +263,32 @@ def _norm(operator: Callable[[Array], Array], size: int, dtype: Any) -> float:
 def _solve(
     kernel_fn: Callable[..., Any],
     views: tuple[Any, ...],
-    operator: _Operator,
-    settings: _Settings,
-    key: Key[Array, ""] | None,
-    folder: str | os.PathLike[str] | None,
-    progress: bool | None,
+    operator_of: Callable[[], _Operator],
+    dim: int,
+    rank: int,
+    tol: float = 1e-2,
+    confidence: float = 0.99,
+    key: Key[Array, ""] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> ApproximateModes:
-    settings.require(len(views), len(views[0]))
-    dim, rank, tol, confidence = settings
+    size = len(views) * len(views[0])
+    require_dim(dim, len(views[0]))
+    if not dim <= rank <= size:
+        called = "2n" if len(views) == 2 else "N"
+        raise ValueError(f"rank must be between dim = {dim} and {called} = {size}, got {rank}.")
+    _check.require_within("tol", tol, above=0.0)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}.")
+    operator = operator_of()
     seed = np.asarray(jax.random.key_data(jax.random.key(0) if key is None else key))
     rng = np.random.default_rng(seed)
     factor = _Factor(gram.as_kernel_fn(kernel_fn), views, rank, rng, progress)
     num, tried = min(rank, max(2 * dim, 64)), 1
     kept = None
     if folder is not None:
-        kept = _Folder(folder, (settings, seed.tolist(), operator.norm, operator.scale), factor)
+        problem = (dim, rank, tol, confidence, seed.tolist(), operator.norm, operator.scale)
+        kept = _Folder(folder, problem, factor)
         num, tried = kept.restore(factor, num, tried)
     # The bounds of each factor fail with a probability that halves from factor to factor, so the
     # probability that any fails is at most 1 - confidence.

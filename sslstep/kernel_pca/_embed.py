@@ -16,15 +16,6 @@ from sslstep.kernel_pca._modes import (
     require_dim,
 )
 
-__all__ = [
-    "align",
-    "embed",
-    "embed_training",
-    "final_singular_values",
-    "gradient_flow_ssl",
-    "learned_kernel",
-]
-
 
 def final_singular_values(modes: KernelModes) -> Float[Array, " k"]:
     r"""Singular values at the end of training: :math:`\gamma_j^{-1/2}`, or 0 if γ ≤ 0 (Eq. 24).
@@ -91,12 +82,8 @@ def embed(
     """
     _require_modes(modes)
     size, _ = _check.shape_of(modes.coefficients)
-    _, columns = _check.require_matrix("k_test_train", k_test_train, f"(n_test, {size})")
-    if columns != size:
-        raise ValueError(
-            f"k_test_train must have shape (n_test, {size}), one column for each training sample "
-            f"[X, X'], got {_check.shape_of(k_test_train)}."
-        )
+    what = ", one column for each training sample [X, X']"
+    _check.require_matrix("k_test_train", k_test_train, f"(n_test, {size})", what, columns=size)
     _check.require_finite("k_test_train", k_test_train)
     k_test_train, coefficients = _check.as_floats(k_test_train, modes.coefficients)
     features = matmul(k_test_train, coefficients)
@@ -277,10 +264,9 @@ def gradient_flow_ssl(
         ``init_scale``, or if t has the shape of samples and ``x_test`` is None.
 
     Raises:
-        ValueError: if shapes do not fit, values are not finite, both ``initial`` and ``init_scale``
-            are given, or the kernel is rejected by :func:`contrastive_modes`.
-        TypeError: if ``kernel_fn`` does not return floating-point numbers, or ``dim`` is not an
-            integer.
+        ValueError: if shapes do not fit, values are not finite, ``initial`` and ``init_scale`` are
+            both given, or :func:`contrastive_modes` rejects the kernel.
+        TypeError: if ``kernel_fn`` does not return floats, or ``dim`` is not an integer.
         sslstep.kernel_pca.ConvergenceError: if the Krylov solver does not converge.
 
     Example:
@@ -301,13 +287,10 @@ def gradient_flow_ssl(
     if initial is not None and init_scale is not None:
         raise ValueError("give initial or init_scale, not both.")
     num_pairs = _check.shape_of(x)[0] if _check.shape_of(x) else 0
-    if initial is not None and _check.shape_of(initial) != (2 * num_pairs, dim):
-        raise ValueError(
-            f"initial must have shape {(2 * num_pairs, dim)}, (2n, dim), got "
-            f"{_check.shape_of(initial)}."
-        )
+    if initial is not None:
+        _check.require_shape("initial", initial, (2 * num_pairs, dim), ", (2n, dim)")
     if init_scale is not None:
-        _check.require_at_least("init_scale", init_scale, 0.0)
+        _check.require_within("init_scale", init_scale, at_least=0.0)
     require_dim(dim, num_pairs)
     _check.require_one_of("solver", solver, SOLVERS)
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
@@ -394,8 +377,5 @@ def _scale(
         return scaled
     _check.require_finite("rotation", rotation)
     scaled, rotation = _check.as_floats(scaled, rotation)
-    if rotation.shape != (values.shape[-1],) * 2:
-        raise ValueError(
-            f"rotation must have shape {(values.shape[-1],) * 2}, got {rotation.shape}."
-        )
+    _check.require_shape("rotation", rotation, (values.shape[-1],) * 2)
     return matmul(scaled, rotation.T)

@@ -17,9 +17,6 @@ from sslstep import _check
 from sslstep._linalg import computed_in, matmul
 from sslstep.kernel_pca import _dense, _krylov, _products
 
-__all__ = ["KernelModes", "contrastive_modes", "principal_modes"]
-
-
 #: A kernel over 2n samples: an array, on the host, on one device, or sharded by rows; or a function
 #: from a block v of shape (2n, b) to K̃ v.
 Kernel = Real[Any, "N N"] | Callable[[Array], Array]
@@ -85,9 +82,9 @@ def contrastive_modes(
 
     .. math:: P \tilde K c_j = 2 n \gamma_j c_j, \qquad c_j^\top \tilde K c_j = 1 .
 
-    This form contains no root or inverse of the kernel. It is exact for singular kernels and
-    accurate in float32, unlike the printed form. The γ are the nonzero eigenvalues of Γ in the
-    kernel's feature space, and :func:`embed` turns the modes into embeddings.
+    It is exact for singular kernels and accurate in float32, unlike the printed form. The γ are the
+    nonzero eigenvalues of Γ in the kernel's feature space, and :func:`embed` turns the modes into
+    embeddings.
 
     With V views of n samples, N = V n, each view forms a pair with every other view of its sample.
     On the V views of a sample P is the matrix :math:`(J - I) / (V - 1)`, where J is all ones, and
@@ -96,9 +93,8 @@ def contrastive_modes(
 
     The solvers:
 
-    - ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``. If
-      rounding is amplified in the modes, one or a few more products give them in a basis that does
-      not amplify it. It needs neither the kernel as an array nor a copy of it.
+    - ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``. It
+      needs neither the kernel as an array nor a copy of it.
     - ``"dense"`` decomposes the whole kernel, in float64 unless the kernel is traced. It alone can
       be differentiated or used within `jit`.
     - ``"auto"`` is ``dense`` for up to N = 500 samples (a function is converted to an array first),
@@ -131,14 +127,12 @@ def contrastive_modes(
         max_iterations: largest number of products of a block with the kernel.
         block_size: number of columns of a block, more than ``dim``. Default: d + max(8, d / 4). A
             larger block takes fewer products with more work each.
-        key: random key of the first block; a fixed key by default, so that results are
-            reproducible.
+        key: random key of the first block; a fixed key by default .
         folder: folder that keeps each product of a block with the kernel in a file, created if it
-            does not exist. The same call on the same folder continues an interrupted solve after
-            its last product, and returns bit for bit the modes of an uninterrupted solve on the
-            same machine. A call with another ``dim``, ``tol`` or ``max_iterations`` reads the
-            products that it shares. ``dense`` does not use it. A product takes as much space as a
-            block, 2n ``block_size`` numbers.
+            does not exist. The same call continues an interrupted solve, and returns bit for bit
+            the modes of an uninterrupted one. Calls with another ``dim``, ``tol`` or
+            ``max_iterations`` share the products, of 2n ``block_size`` numbers each. ``dense`` does
+            not use it.
         progress: whether to show a progress bar with the number of products and the largest
             residual over its limit; None: on a terminal, if a solve takes more than 10 s.
 
@@ -148,14 +142,12 @@ def contrastive_modes(
         their modes are never learned, and a warning is issued.
 
     Raises:
-        ValueError: if the kernel is not square with N = V n rows, not symmetric, not positive
-            semidefinite, or not finite; if d > n or another argument is out of range; or if
-            ``krylov`` is used within `jit`; or if ``folder`` holds products with another kernel. A
-            negative eigenvalue is an error if it is beyond
-            rounding, 20 eps of float32 times the Frobenius norm of K̃ (float64 kernels may have been
-            rounded before). ``dense`` sees all eigenvalues. ``krylov`` sees those of the space
-            spanned by its blocks, and can miss a negative eigenvalue far smaller than the leading
-            eigenvalues.
+        ValueError: if the kernel is not symmetric, positive semidefinite and finite over V n
+            samples, an argument is out of range, ``krylov`` is used within `jit`, or ``folder``
+            holds products with another kernel. Rounding admits negative eigenvalues up to 20 eps of
+            float32 times the Frobenius norm of K̃. ``krylov`` sees only the eigenvalues of the
+            space spanned by its blocks, and can miss a negative eigenvalue far smaller than the
+            leading eigenvalues.
         TypeError: if d is not an integer.
         sslstep.kernel_pca.ConvergenceError: if ``krylov`` does not meet ``tol`` within
             ``max_iterations``, or if the kernel's dtype does not resolve d modes.
@@ -170,7 +162,7 @@ def contrastive_modes(
         >>> bool(jnp.allclose(modes.eigenvalues, linear.modes(gamma, 2).eigenvalues, rtol=1e-5))
         True
     """
-    _check.require_at_least("num_views", num_views, 2)
+    _check.require_within("num_views", num_views, at_least=2)
     size = require_kernel(kernel, num_views, num_pairs)
     require_dim(dim, size // num_views)
     options = Options(solver, dtype, tol, max_iterations, block_size, key, folder, progress)
@@ -180,18 +172,7 @@ def contrastive_modes(
 
 
 def principal_modes(
-    kernel: Kernel,
-    dim: int,
-    *,
-    solver: Literal["auto", "krylov", "dense"] = "auto",
-    num_samples: int | None = None,
-    dtype: Any = None,
-    tol: float | None = None,
-    max_iterations: int = 100,
-    block_size: int | None = None,
-    key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
-    folder: str | os.PathLike[str] | None = None,
-    progress: bool | None = None,
+    kernel: Kernel, dim: int, *, num_samples: int | None = None, **options: Any
 ) -> KernelModes:
     r"""The kernel's own leading modes: kernel PCA without centring.
 
@@ -202,25 +183,15 @@ def principal_modes(
 
     Args:
         kernel: K over N samples, symmetric and positive semidefinite: an array ``(N, N)``, or a
-            function from a block ``(N, b)`` to its product with K. See :func:`contrastive_modes`.
+            function from a block ``(N, b)`` to its product with K.
         dim: number of modes d ≤ N.
-        solver: ``"auto"``, ``"krylov"`` or ``"dense"``: see :func:`contrastive_modes`.
         num_samples: N, for a kernel given as a function.
-        dtype: dtype of the blocks, for a kernel given as a function; None: the default float.
-        tol: largest residual of a mode, relative to its γ, in the Krylov solver.
-        max_iterations: largest number of products of a block with the kernel.
-        block_size: number of columns of a block, more than ``dim``.
-        key: random key of the first block; a fixed key by default.
-        folder: folder that keeps the products, to continue an interrupted solve.
-        progress: whether to show a progress bar; None: on a terminal, after 10 s.
-
-    Returns:
-        :class:`KernelModes` with d modes.
+        **options: ``solver``, ``dtype``, ``tol``, ``max_iterations``, ``block_size``, ``key``,
+            ``folder`` and ``progress`` of :func:`contrastive_modes`.
 
     Raises:
-        ValueError: if the kernel is not square, not symmetric, not positive semidefinite, or not
-            finite; or if another argument is out of range.
-        sslstep.kernel_pca.ConvergenceError: if the Krylov solver does not meet ``tol``.
+        ValueError, sslstep.kernel_pca.ConvergenceError: under the conditions of
+            :func:`contrastive_modes`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -231,8 +202,7 @@ def principal_modes(
     size = _require_square(kernel, num_samples, "num_samples")
     if not 1 <= dim <= size:
         raise ValueError(f"dim must be between 1 and N = {size}, got {dim}.")
-    options = Options(solver, dtype, tol, max_iterations, block_size, key, folder, progress)
-    return leading_modes(kernel, size, dim, options, Exchange(num_views=1), size)
+    return leading_modes(kernel, size, dim, Options(**options), Exchange(num_views=1), size)
 
 
 def require_dim(dim: int, num: int) -> None:
@@ -272,14 +242,14 @@ class Exchange:
 class Options(NamedTuple):
     """Options of the solvers, as in :func:`contrastive_modes`."""
 
-    solver: str
-    dtype: Any
-    tol: float | None
-    max_iterations: int
-    block_size: int | None
-    key: Any
-    folder: str | os.PathLike[str] | None
-    progress: bool | None
+    solver: str = "auto"
+    dtype: Any = None
+    tol: float | None = None
+    max_iterations: int = 100
+    block_size: int | None = None
+    key: Any = None
+    folder: str | os.PathLike[str] | None = None
+    progress: bool | None = None
 
 
 def require_kernel(kernel: Kernel, num_views: int, num_pairs: int | None) -> int:
@@ -326,10 +296,10 @@ def leading_modes(
     if options.solver == "dense" and callable(kernel):
         raise ValueError("solver='dense' needs the kernel as an array, got a function.")
     width = dim + max(8, dim // 4) if options.block_size is None else options.block_size
-    _check.require_at_least("block_size", width, dim + 1)
-    _check.require_at_least("max_iterations", options.max_iterations, 3)
+    _check.require_within("block_size", width, at_least=dim + 1)
+    _check.require_within("max_iterations", options.max_iterations, at_least=3)
     if options.tol is not None:
-        _check.require_at_least("tol", options.tol, 0.0, strict=True)
+        _check.require_within("tol", options.tol, above=0.0)
     if not callable(kernel):
         if options.dtype is not None:
             raise ValueError("dtype is for a kernel given as a function; an array has its own.")
@@ -448,9 +418,9 @@ def _multiply(kernel: Array, v: Array) -> Array:
     return matmul(kernel, v)
 
 
-def _multiply_rows(kernel: np.ndarray, v: Array, block_bytes: float = 2.0**28) -> Array:
+def _multiply_rows(kernel: np.ndarray, v: Array) -> Array:
     """Return kernel @ v for an array on the host or in a file, some rows at a time."""
-    num = max(1, int(block_bytes / (kernel.shape[1] * kernel.itemsize)))
+    num = max(1, int(2.0**28 / (kernel.shape[1] * kernel.itemsize)))
     starts = range(0, len(kernel), num)
     return jnp.concatenate(
         [_multiply(jnp.asarray(kernel[i : i + num], v.dtype), v) for i in starts]

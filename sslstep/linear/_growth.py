@@ -12,8 +12,6 @@ from sslstep._linalg import eigh_descending, matmul
 from sslstep._second_variation import negative_hessian
 from sslstep.linear._modes import Modes
 
-__all__ = ["growth_modes"]
-
 
 def growth_modes(
     loss_fn: Callable[..., Any],
@@ -51,9 +49,8 @@ def growth_modes(
         as unit columns. A direction with a negative rate decays.
 
     Raises:
-        ValueError: if shapes do not fit; or if ``loss_fn`` does not return a scalar, is not even in
-            each dimension, treats dimensions differently, depends on the order of the samples, is
-            not twice differentiable or not finite.
+        ValueError: if shapes do not fit, or ``loss_fn`` is not as described, not twice
+            differentiable or not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -66,13 +63,7 @@ def growth_modes(
     """
     if not views:
         raise ValueError("views must hold at least one array of features (n, m).")
-    shapes = {_check.require_matrix(f"views[{v}]", x, "(n, m)") for v, x in enumerate(views)}
-    if len(shapes) != 1:
-        raise ValueError(f"views must have one shape (n, m), got {sorted(shapes)}.")
-    for v, view in enumerate(views):
-        _check.require_finite(f"views[{v}]", view)
-    precise = (_check.as_precise(f"views[{v}]", view) for v, view in enumerate(views))
-    x = jnp.concatenate(_check.as_floats(*precise))
+    x = jnp.concatenate(_check.views_of_one_shape(views))
     size, features = x.shape
     if not 1 <= num <= features:
         raise ValueError(f"num must be between 1 and m = {features}, got {num}.")

@@ -11,16 +11,6 @@ from jaxtyping import Array, Float, Real
 from sslstep import _check
 from sslstep._linalg import eigh_descending, matmul, solver_error
 
-__all__ = [
-    "Modes",
-    "cross_correlation",
-    "loss",
-    "modes",
-    "pencil_modes",
-    "second_moment",
-    "top_spectral",
-]
-
 
 class Modes(NamedTuple):
     r"""Eigenmodes of a symmetric matrix :math:`\Gamma`, in descending order of eigenvalue.
@@ -58,8 +48,8 @@ def cross_correlation(*views: Real[ArrayLike, "n p"], centre: bool = False) -> F
         overflow although its mean does not.
 
     Raises:
-        ValueError: if there are fewer than two views, if the views do not have one non-empty shape
-            ``(n, p)``, or if values are not finite.
+        ValueError: if there are fewer than two views, their shapes differ, or values are not
+            finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -96,8 +86,7 @@ def second_moment(*views: Real[ArrayLike, "n p"], centre: bool = False) -> Float
         The matrix, shape ``(p, p)``, positive semidefinite, in float32 or wider.
 
     Raises:
-        ValueError: if there is no view, if the views do not have one non-empty shape ``(n, p)``, or
-            if values are not finite.
+        ValueError: if there is no view, the shapes differ, or values are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -114,15 +103,7 @@ def second_moment(*views: Real[ArrayLike, "n p"], centre: bool = False) -> Float
 
 def _views(views: Sequence[ArrayLike], centre: bool) -> list[Array]:
     """Check the views, convert them to one floating dtype, and subtract means if asked."""
-    shapes = [_check.require_matrix(f"views[{v}]", view, "(n, p)") for v, view in enumerate(views)]
-    for v, (view, shape) in enumerate(zip(views, shapes, strict=True)):
-        if shape != shapes[0]:
-            raise ValueError(
-                f"views hold the same samples and must have one shape (n, p), got {shapes[0]} for "
-                f"views[0] and {shape} for views[{v}]."
-            )
-        _check.require_finite(f"views[{v}]", view)
-    arrays = _check.as_floats(*(_check.as_precise(f"views[{v}]", a) for v, a in enumerate(views)))
+    arrays = _check.views_of_one_shape(views)
     return [a - a.mean(axis=0, keepdims=True) if centre else a for a in arrays]
 
 
@@ -222,8 +203,7 @@ def pencil_modes(
         checked, modes beyond the rank of Σ are zero.
 
     Raises:
-        ValueError: if a matrix is not square, symmetric and finite, shapes differ, Σ has a
-            negative eigenvalue, or ``num`` is not in 1...rank.
+        ValueError: if a matrix is not as described or not finite, or ``num`` is not in 1...rank.
 
     Example:
         >>> import jax.numpy as jnp
@@ -235,11 +215,7 @@ def pencil_modes(
     """
     for name, matrix in (("gamma_matrix", gamma_matrix), ("sigma_matrix", sigma_matrix)):
         _check.require_symmetric(name, matrix)
-    if _check.shape_of(gamma_matrix) != _check.shape_of(sigma_matrix):
-        raise ValueError(
-            f"gamma_matrix and sigma_matrix must have one shape (m, m), got "
-            f"{_check.shape_of(gamma_matrix)} and {_check.shape_of(sigma_matrix)}."
-        )
+    _check.require_one_shape("gamma_matrix and sigma_matrix", gamma_matrix, sigma_matrix)
     gamma, sigma = _check.as_floats(
         _check.as_precise("gamma_matrix", gamma_matrix),
         _check.as_precise("sigma_matrix", sigma_matrix),

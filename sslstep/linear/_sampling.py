@@ -8,8 +8,6 @@ from jaxtyping import Float, Real
 
 from sslstep import _check
 
-__all__ = ["SampledModes", "sampled_modes"]
-
 #: Largest relative step of the eigenvalue, and its relative imaginary part.
 STEP, SMALL = 5e-3, 3e-4
 
@@ -63,8 +61,7 @@ def sampled_modes(
         linear equations.
 
     Raises:
-        ValueError: if the matrices are not symmetric or differ in shape, Σ ± Γ have negative
-            eigenvalues, or ``num_pairs`` or ``dim`` is too small or ``dim`` too large.
+        ValueError: if the matrices do not fit, or a number is out of range.
 
     Example:
         >>> import numpy as np
@@ -78,14 +75,10 @@ def sampled_modes(
     """
     _check.require_symmetric("gamma_matrix", gamma_matrix)
     _check.require_symmetric("sigma_matrix", sigma_matrix)
-    if np.shape(sigma_matrix) != np.shape(gamma_matrix):
-        raise ValueError(
-            f"sigma_matrix must have the shape of gamma_matrix {np.shape(gamma_matrix)}, got "
-            f"{np.shape(sigma_matrix)}."
-        )
+    _check.require_one_shape("gamma_matrix and sigma_matrix", gamma_matrix, sigma_matrix)
     gamma, sigma = (np.asarray(a, np.float64) for a in (gamma_matrix, sigma_matrix))
-    _check.require_at_least("num_pairs", num_pairs, 1)
-    _check.require_at_least("dim", dim, 1)
+    _check.require_within("num_pairs", num_pairs, at_least=1)
+    _check.require_within("dim", dim, at_least=1)
     pair = np.stack([sigma + gamma, sigma - gamma])
     ends = np.linalg.eigvalsh(pair)
     if ends[:, 0].min() < -1e-6 * ends.max() or ends.max() <= 0:

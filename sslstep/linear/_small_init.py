@@ -15,17 +15,6 @@ from sslstep._linalg import HIGHEST, matmul
 from sslstep.dynamics import singular_value
 from sslstep.linear._modes import Modes, leading_modes, require_weights
 
-__all__ = [
-    "Aligned",
-    "align",
-    "alignment_exponent",
-    "coupled_elements",
-    "elements",
-    "init_weights",
-    "initial_singular_values",
-    "small_init_trajectory",
-]
-
 
 class Aligned(NamedTuple):
     r"""An aligned initialisation: :math:`W^*(0) = U \,\mathrm{diag}(s(0))\, V_d^\top` (Def. 4.5).
@@ -102,7 +91,7 @@ def initial_singular_values(init_scale: Real[ArrayLike, ""], dim: int) -> Float[
         4.000 3.464 2.828 2.000
     """
     _check.require_scalar("init_scale", init_scale, at_least=0.0)
-    _check.require_at_least("dim", dim, 1)
+    _check.require_within("dim", dim, at_least=1)
     degrees = jnp.arange(dim, 0, -1, dtype=jnp.result_type(init_scale, float))
     return jnp.asarray(init_scale, degrees.dtype) * jnp.sqrt(degrees)
 
@@ -127,8 +116,7 @@ def align(weights: Float[ArrayLike, "d m"], modes: Modes) -> Aligned:
         :class:`Aligned`, in float32 or wider.
 
     Raises:
-        ValueError: if the shapes do not fit, d exceeds the number of modes, or values are not
-            finite.
+        ValueError: if shapes do not fit, there are fewer than d modes, or values are not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -176,8 +164,7 @@ def small_init_trajectory(
         ``(..., d, m)``.
 
     Raises:
-        ValueError: if shapes do not fit, d exceeds the number of modes, values are not finite, or
-            ``learning_rate`` is an array.
+        ValueError: if :func:`align` raises it, or ``learning_rate`` is an array.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -193,7 +180,7 @@ def small_init_trajectory(
     leading = leading_modes(modes, rotation.shape[0])
 
     def trajectory(t: Real[ArrayLike, "..."]) -> Float[Array, "... d m"]:
-        _check.require_at_least("t", t, 0.0, on_host=True)
+        _check.require_within_on_host("t", t, at_least=0.0)
         values = singular_value(
             jnp.asarray(t)[..., None], leading.eigenvalues, initial, learning_rate=learning_rate
         )
@@ -222,8 +209,7 @@ def alignment_exponent(eigenvalues: Real[ArrayLike, " k"], dim: int) -> Float[Ar
         ``k = d`` the last mode counts as having no mode after it.
 
     Raises:
-        ValueError: if ``eigenvalues`` is not a vector in descending order, ``dim`` is not in 1...k,
-            or the d-th eigenvalue is not positive.
+        ValueError: if ``eigenvalues`` or ``dim`` is not as described.
 
     Example:
         >>> import jax.numpy as jnp
@@ -268,8 +254,7 @@ def elements(
         A(t), shape ``(..., d, m)``.
 
     Raises:
-        ValueError: if the shapes do not fit, a time is negative, γ is not in descending order, an
-            :math:`A_{jj}(0)` is not positive, or :math:`\gamma_d` is not positive.
+        ValueError: if shapes do not fit, a time is negative, or γ or A(0) is not as described.
 
     Example:
         >>> import jax.numpy as jnp
@@ -278,7 +263,7 @@ def elements(
         >>> linear.elements(jnp.inf, gammas, jnp.array([[1e-4, 1e-4]])).round(4)
         Array([[1.4142, 0.0119]], dtype=float32)
     """
-    _check.require_at_least("t", t, 0.0, on_host=True)
+    _check.require_within_on_host("t", t, at_least=0.0)
     eigenvalues, initial = _require_elements(eigenvalues, initial)
     dim, size = initial.shape
     leading, start = eigenvalues[:dim], jnp.diagonal(initial)
@@ -320,11 +305,10 @@ def coupled_elements(
 
     The formula assumes that mode j is learned before mode k starts. Its relative error is about
     :math:`\epsilon = (\sqrt{\gamma_j}\, s_j(0))^{1 - \gamma_k / \gamma_j}`, the size that mode k
-    has reached when mode j is learned. From :math:`s(0) = 10^{-8}` it is 0.1% at
-    :math:`\gamma_k / \gamma_j = 0.65`, 2% at 0.8, 14% at 0.9 and 62% at 0.97. For closer modes use
-    a smaller start, or :func:`sslstep.simulate.gradient_flow`. The function is not meant to be
-    differentiated: JAX has no derivative of I by its parameters, and other derivatives are not
-    finite once λ has rounded to 1. docs/errata.md has the derivation.
+    has reached when mode j is learned. For closer modes use a smaller start, or
+    :func:`sslstep.simulate.gradient_flow`. The function is not meant to be differentiated: JAX has
+    no derivative of I by its parameters, and other derivatives are not finite once λ has rounded to
+    1. docs/errata.md has the derivation.
 
     Args:
         t: effective time ≥ 0, any shape ``(...)``.
@@ -335,9 +319,7 @@ def coupled_elements(
         A(t), shape ``(..., d, m)``.
 
     Raises:
-        ValueError: if the shapes do not fit, a time is negative, γ is not in descending order or
-            ties within the first d, an :math:`A_{jj}(0)` is not positive, or :math:`\gamma_d` is
-            not positive.
+        ValueError: under the conditions of :func:`elements`, or if γ ties within the first d.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,16 +1,17 @@
 r"""Losses of self-supervised learning, on the embeddings of a batch of positive pairs.
 
-A loss is a function of the embeddings of the whole batch, on any number of devices. Embeddings may
-have any floating dtype. The losses compute in float32, or in float64 for float64 embeddings. A
-batch of one sample raises ValueError, because it has no variance and no negatives.
+A loss is a function of the embeddings of the whole batch, on any number of devices, and returns a
+scalar. Embeddings may have any floating dtype. The losses compute in float32, or in float64 for
+float64 embeddings. Every loss raises ValueError if the embeddings of its views are not matrices of
+one non-empty shape ``(n, d)``, if they hold NaN or infinity, or if n is 1: a batch of one sample
+has no variance and no negatives.
 """
 
 from sslstep._spectral import sharpen, smooth
 from sslstep.losses._barlow_twins import barlow_twins, simplified_barlow_twins
-from sslstep.losses._contrastive import info_nce, spectral_contrastive
+from sslstep.losses._contrastive import info_nce, simclr, spectral_contrastive
 from sslstep.losses._distillation import prediction_error, reconstruction_error
 from sslstep.losses._sigreg import lejepa, sigreg
-from sslstep.losses._simclr import simclr
 from sslstep.losses._spectral_barlow_twins import (
     hinge_barlow_twins,
     quartic_barlow_twins,

@@ -37,12 +37,8 @@ def barlow_twins(
         eps: ε ≥ 0 of the batch norm; traced. At 0 a dimension that is constant over the batch makes
             the loss NaN.
 
-    Returns:
-        The loss, a scalar, float32 or float64.
-
     Raises:
-        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
-            is 1, or ``off_diagonal`` or ``eps`` is negative or an array.
+        ValueError: if ``off_diagonal`` or ``eps`` is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -75,13 +71,6 @@ def simplified_barlow_twins(
     Args:
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
-
-    Returns:
-        The loss, a scalar, float32 or float64.
-
-    Raises:
-        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, or
-            n is 1.
 
     Example:
         >>> import jax.numpy as jnp

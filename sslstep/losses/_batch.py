@@ -13,11 +13,7 @@ def pair(z: ArrayLike, z_prime: ArrayLike) -> list[Array]:
     """Check the embeddings of both views, and convert them to float32 or float64."""
     samples, _ = _check.require_matrix("z", z, "(n, d)")
     _check.require_matrix("z_prime", z_prime, "(n, d)")
-    if _check.shape_of(z) != _check.shape_of(z_prime):
-        raise ValueError(
-            f"z and z_prime hold the embeddings of two views of the same samples and must have one "
-            f"shape (n, d), got {_check.shape_of(z)} and {_check.shape_of(z_prime)}."
-        )
+    _check.require_one_shape("z and z_prime, embeddings of the same samples,", z, z_prime)
     if samples < 2:
         raise ValueError(
             f"z must hold a batch of at least 2 samples, because the losses compare samples, got "

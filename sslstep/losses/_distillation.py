@@ -35,13 +35,6 @@ def prediction_error(
             is quartic in its weights, and :func:`sslstep.dynamics.self_distillation` solves its
             dynamics.
 
-    Returns:
-        The loss, a scalar, float32 or float64.
-
-    Raises:
-        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, or
-            n is 1.
-
     Example:
         >>> import jax.numpy as jnp
         >>> from sslstep import losses
@@ -52,11 +45,7 @@ def prediction_error(
     q, t_prime = pair(q, t_prime)
     q_prime, t = pair(q_prime, t)
     vectors = [q, q_prime, t, t_prime]
-    if q.shape != q_prime.shape:
-        raise ValueError(
-            f"q and q_prime hold predictions from two views of the same samples and must have one "
-            f"shape (n, d), got {q.shape} and {q_prime.shape}."
-        )
+    _check.require_one_shape("q and q_prime", q, q_prime)
     if normalise:
         vectors = [unit(vector) for vector in vectors]
     q, q_prime, t, t_prime = vectors
@@ -84,10 +73,6 @@ def reconstruction_error(
     Returns:
         The loss, a scalar, float32 or float64; 0 if nothing is hidden.
 
-    Raises:
-        ValueError: if the shapes differ, are empty or are not ``(n, p)``, ``prediction`` or
-            ``truth`` is not finite, or n is 1.
-
     Example:
         >>> import jax.numpy as jnp
         >>> from sslstep import losses
@@ -97,10 +82,7 @@ def reconstruction_error(
     """
     prediction, truth = pair(prediction, truth)
     (weights,) = _check.as_floats(hidden)
-    if weights.shape != truth.shape:
-        raise ValueError(
-            f"hidden must have the shape of truth, {truth.shape}, got {weights.shape}."
-        )
+    _check.require_shape("hidden", weights, truth.shape, ", as truth")
     weights = weights.astype(truth.dtype)
     total = jnp.sum(weights * (prediction - truth) ** 2)
     return total / jnp.maximum(jnp.sum(weights), 1)

@@ -13,8 +13,6 @@ from sslstep import _check
 from sslstep._linalg import matmul
 from sslstep.losses._batch import pair
 
-__all__ = ["lejepa", "sigreg"]
-
 #: Degree of the Chebyshev series. Its truncation error is below rounding in float64, for any d.
 TERMS = 150
 
@@ -44,8 +42,7 @@ def sigreg(
     :math:`n^2` distances. It is invariant under rotations of the embeddings and therefore has
     growing modes (:func:`sslstep.kernel_pca.growth_modes`); a mean over few directions has none.
     Distances above :math:`(3 / c) \max(40, 6 \sqrt d)`, more than four times the distances of
-    normal embeddings, are replaced by this value. The trapezoidal rule is meaningless for them: in
-    one dimension it is periodic with the period 33.5.
+    normal embeddings, are replaced by this value.
 
     Args:
         views: embeddings of each view of the samples, all of one shape ``(n, d)``, n at least 2.
@@ -55,12 +52,8 @@ def sigreg(
         cut: c > 0, the upper end of the integral.
         num_points: number of quadrature points on 0...c, at least 2.
 
-    Returns:
-        The loss, a scalar, float32 or float64.
-
     Raises:
-        ValueError: if there is no view; if shapes differ, are empty or are not ``(n, d)``; if the
-            batch has one sample; if values are not finite; or if a setting is out of range.
+        ValueError: if there is no view, or a setting is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -70,9 +63,9 @@ def sigreg(
         True
     """
     arrays = _views(views)
-    _check.require_at_least("num_slices", num_slices, 1)
+    _check.require_within("num_slices", num_slices, at_least=1)
     _check.require_scalar("cut", cut, above=0.0)
-    _check.require_at_least("num_points", num_points, 2)
+    _check.require_within("num_points", num_points, at_least=2)
     knots = np.linspace(0, cut, num_points)
     weights = np.full(num_points, 2 * cut / (num_points - 1))
     weights[[0, -1]] /= 2
@@ -87,12 +80,7 @@ def sigreg(
 
 
 def lejepa(
-    *views: Float[ArrayLike, "n d"],
-    key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
-    sigreg_weight: Real[ArrayLike, ""] = 0.02,
-    num_slices: int = 256,
-    cut: float = 3.0,
-    num_points: int = 17,
+    *views: Float[ArrayLike, "n d"], sigreg_weight: Real[ArrayLike, ""] = 0.02, **settings: Any
 ) -> Float[Array, ""]:
     r"""Compute LeJEPA's loss, disagreement of views plus SIGReg (Balestriero and LeCun 2025).
 
@@ -106,14 +94,8 @@ def lejepa(
 
     Args:
         views: embeddings of each view of the samples, all of one shape ``(n, d)``, n at least 2.
-        key: random key of SIGReg's directions; None: the mean over all directions.
         sigreg_weight: λ in 0...1; traced.
-        num_slices: number of random directions.
-        cut: upper end c > 0 of SIGReg's integral.
-        num_points: number of its quadrature points, at least 2.
-
-    Returns:
-        The loss, a scalar, float32 or float64.
+        **settings: ``key``, ``num_slices``, ``cut`` and ``num_points`` of :func:`sigreg`.
 
     Raises:
         ValueError: in the cases in which :func:`sigreg` raises it, or if λ is not in 0...1.
@@ -129,8 +111,7 @@ def lejepa(
     arrays = jnp.stack(_views(views))
     weight = jnp.asarray(sigreg_weight, arrays.dtype)
     spread = jnp.mean((arrays - arrays.mean(axis=0, keepdims=True)) ** 2)
-    regular = sigreg(*arrays, key=key, num_slices=num_slices, cut=cut, num_points=num_points)
-    return (1 - weight) * spread + weight * regular
+    return (1 - weight) * spread + weight * sigreg(*arrays, **settings)
 
 
 def _views(views: tuple[ArrayLike, ...]) -> list[Array]:

@@ -1,6 +1,7 @@
 r"""Barlow Twins on transformed eigenvalues of C (Appendix G)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,12 +47,8 @@ def spectral_barlow_twins(
             :func:`barlow_twins`. The sum of the eigenvalues is then at most d.
         eps: ε ≥ 0, added to the variance in the batch norm; traced.
 
-    Returns:
-        The loss, a scalar, float32 or float64.
-
     Raises:
-        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
-            is 1, ``eps`` is negative or an array, or ``transform`` does not return a scalar.
+        ValueError: if ``eps`` is negative or an array, or ``transform`` does not return a scalar.
 
     Example:
         >>> import jax.numpy as jnp
@@ -74,8 +71,7 @@ def sharpened_barlow_twins(
     z_prime: Float[ArrayLike, "n d"],
     *,
     softening: Real[ArrayLike, ""] = 1e-4,
-    batch_norm: bool = True,
-    eps: Real[ArrayLike, ""] = 1e-5,
+    **settings: Any,
 ) -> Float[Array, ""]:
     r"""Compute the Barlow Twins loss with a steep transform near zero (G.2, Figure 9B).
 
@@ -93,16 +89,10 @@ def sharpened_barlow_twins(
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         softening: δ > 0; traced.
-        batch_norm: whether to normalise each dimension of each view over the batch first; see
-            :func:`barlow_twins`.
-        eps: ε ≥ 0, added to the variance in the batch norm; traced.
-
-    Returns:
-        The loss, a scalar, float32 or float64.
+        **settings: ``batch_norm`` and ``eps`` of :func:`spectral_barlow_twins`.
 
     Raises:
-        ValueError: if ``softening`` is not a positive number, or under the conditions of
-            :func:`spectral_barlow_twins`.
+        ValueError: if ``softening`` is not a positive number.
 
     Example:
         >>> import jax.numpy as jnp
@@ -112,13 +102,7 @@ def sharpened_barlow_twins(
         2.0
     """
     _check.require_scalar("softening", softening, above=0.0)
-    return spectral_barlow_twins(
-        z,
-        z_prime,
-        lambda x: _spectral.sharpen(x, softening),
-        batch_norm=batch_norm,
-        eps=eps,
-    )
+    return spectral_barlow_twins(z, z_prime, lambda x: _spectral.sharpen(x, softening), **settings)
 
 
 def smoothed_barlow_twins(
@@ -126,8 +110,7 @@ def smoothed_barlow_twins(
     z_prime: Float[ArrayLike, "n d"],
     *,
     leak: Real[ArrayLike, ""] = 0.0,
-    batch_norm: bool = True,
-    eps: Real[ArrayLike, ""] = 1e-5,
+    **settings: Any,
 ) -> Float[Array, ""]:
     r"""Compute the Barlow Twins loss with a flat side above 1, for larger rates (G.3, Figure 9C).
 
@@ -141,16 +124,10 @@ def smoothed_barlow_twins(
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         leak: ε of the transform, in [0, 1]; traced.
-        batch_norm: whether to normalise each dimension of each view over the batch first; see
-            :func:`barlow_twins`.
-        eps: number ≥ 0, added to the variance in the batch norm; traced.
-
-    Returns:
-        The loss, a scalar, float32 or float64.
+        **settings: ``batch_norm`` and ``eps`` of :func:`spectral_barlow_twins`.
 
     Raises:
-        ValueError: if ``leak`` is not a number in [0, 1], or under the conditions of
-            :func:`spectral_barlow_twins`.
+        ValueError: if ``leak`` is not a number in [0, 1].
 
     Example:
         >>> import jax.numpy as jnp
@@ -161,13 +138,7 @@ def smoothed_barlow_twins(
         [0.0, 0.02, 2.0]
     """
     _check.require_scalar("leak", leak, at_least=0.0, at_most=1.0)
-    return spectral_barlow_twins(
-        z,
-        z_prime,
-        lambda x: _spectral.smooth(x, leak),
-        batch_norm=batch_norm,
-        eps=eps,
-    )
+    return spectral_barlow_twins(z, z_prime, lambda x: _spectral.smooth(x, leak), **settings)
 
 
 def hinge_barlow_twins(
@@ -175,8 +146,7 @@ def hinge_barlow_twins(
     z_prime: Float[ArrayLike, "n d"],
     *,
     width: Real[ArrayLike, ""] = 0.1,
-    batch_norm: bool = True,
-    eps: Real[ArrayLike, ""] = 1e-5,
+    **settings: Any,
 ) -> Float[Array, ""]:
     r"""Compute the Barlow Twins loss with a flat basin around eigenvalue 1 (G.3).
 
@@ -189,16 +159,10 @@ def hinge_barlow_twins(
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         width: w in [0, 1), half the width of the basin; traced.
-        batch_norm: whether to normalise each dimension of each view over the batch first; see
-            :func:`barlow_twins`.
-        eps: ε ≥ 0, added to the variance in the batch norm; traced.
-
-    Returns:
-        The loss, a scalar, float32 or float64.
+        **settings: ``batch_norm`` and ``eps`` of :func:`spectral_barlow_twins`.
 
     Raises:
-        ValueError: if ``width`` is not a number in [0, 1), or under the conditions of
-            :func:`spectral_barlow_twins`.
+        ValueError: if ``width`` is not a number in [0, 1).
 
     Example:
         >>> import jax.numpy as jnp
@@ -209,13 +173,7 @@ def hinge_barlow_twins(
         [0.031, 0.001, 0.0]
     """
     _check.require_scalar("width", width, at_least=0.0, below=1.0)
-    return spectral_barlow_twins(
-        z,
-        z_prime,
-        lambda x: _spectral.flatten(x, width),
-        batch_norm=batch_norm,
-        eps=eps,
-    )
+    return spectral_barlow_twins(z, z_prime, lambda x: _spectral.flatten(x, width), **settings)
 
 
 def quartic_barlow_twins(
@@ -239,12 +197,8 @@ def quartic_barlow_twins(
             :func:`barlow_twins`.
         eps: ε ≥ 0, added to the variance in the batch norm; traced.
 
-    Returns:
-        The loss, a scalar, float32 or float64.
-
     Raises:
-        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
-            is 1, or ``eps`` is negative or an array.
+        ValueError: if ``eps`` is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp

@@ -52,12 +52,8 @@ def vicreg(
         covariance: ν ≥ 0, the weight of the covariance term; traced.
         eps: ε ≥ 0, added to each variance before the square root; traced.
 
-    Returns:
-        The loss, a scalar, float32 or float64.
-
     Raises:
-        ValueError: if a weight is negative or an array, or under the conditions of
-            :func:`vicreg_terms`.
+        ValueError: if a weight is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -100,8 +96,7 @@ def vicreg_terms(
         :class:`VICRegTerms`: s, (v(z) + v(z')) / 2, and c(z) + c(z').
 
     Raises:
-        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
-            is 1, or ``eps`` is negative or an array.
+        ValueError: if ``eps`` is negative or an array.
 
     Example:
         >>> import jax.numpy as jnp

@@ -9,8 +9,6 @@ from sslstep import _check
 from sslstep._linalg import matmul
 from sslstep.losses._batch import pair
 
-__all__ = ["w_mse"]
-
 
 def w_mse(
     z: Float[ArrayLike, "n d"],
@@ -38,12 +36,8 @@ def w_mse(
         ridge: r ≥ 0, in units of the covariance's mean eigenvalue; traced. At 0 a singular
             covariance makes the loss NaN.
 
-    Returns:
-        The loss, a scalar, float32 or float64.
-
     Raises:
-        ValueError: if the shapes differ, are empty or are not ``(n, d)``, values are not finite, n
-            is 1, or ``ridge`` is negative or an array.
+        ValueError: if ``ridge`` is negative or an array.
 
     Example:
         >>> import jax, jax.numpy as jnp

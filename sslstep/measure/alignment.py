@@ -74,8 +74,7 @@ def misalignment(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) -> Floa
         The mean squared sine of the principal angles, a scalar in [0, 1].
 
     Raises:
-        ValueError: if the numbers of rows differ, values are not finite, or an embedding does not
-            have full column rank.
+        ValueError: under the conditions of :func:`subspace_alignment`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -106,8 +105,7 @@ def principal_angles(
         The angles in [0, π/2], ascending, shape ``(min(d, k),)``.
 
     Raises:
-        ValueError: if the numbers of rows differ, values are not finite, or an embedding does not
-            have full column rank.
+        ValueError: under the conditions of :func:`subspace_alignment`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -210,12 +210,8 @@ def diagnose(
         high: fraction of P at which a rise ends, above 1/2; a rise begins at P / 10. Learned
             eigenvalues of a run on images differ from their level by up to a fifth.
 
-    Returns:
-        :class:`Diagnosis`.
-
     Raises:
-        ValueError: if shapes do not fit, values are not finite, times do not increase, a level
-            is not positive, or ``high`` is not above one half.
+        ValueError: if shapes do not fit, values are not finite, or an argument is out of range.
 
     Example:
         >>> import numpy as np
@@ -245,20 +241,17 @@ def diagnose(
     _check.require_vector("times", times, "(T,)")
     clock = np.asarray(times, float)
     for name, given, shape in (("loss", loss, clock.shape), ("rates", rates, (dim,))):
-        if given is not None and np.shape(given) != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {np.shape(given)}.")
         if given is not None:
+            _check.require_shape(name, given, shape)
             _check.require_finite(name, np.asarray(given, float))
-    if levels is not None and np.shape(levels) != (dim + 1,):
-        raise ValueError(
-            f"levels must have shape ({dim + 1},), of k = 0...{dim}, got {np.shape(levels)}."
-        )
+    if levels is not None:
+        _check.require_shape("levels", levels, (dim + 1,), f", of k = 0...{dim}")
     if method is not None:
         _check.require_one_of("method", method, ("barlow_twins", "vicreg"))
     known, losses = _theory(method, dim)
     level = steps.grown_levels(values) if known is None else known
     if plateau is not None:
-        _check.require_at_least("plateau", plateau, 0.0, strict=True)
+        _check.require_within("plateau", plateau, above=0.0)
         level = np.broadcast_to(np.asarray(plateau, float), (dim,))
     if levels is not None:
         losses = np.asarray(levels, float)

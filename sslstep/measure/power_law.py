@@ -35,9 +35,6 @@ def fit(x: Real[ArrayLike, " T"], y: Real[ArrayLike, "T *S"]) -> PowerLaw:
         x: T ≥ 2 positive numbers, not all equal, shape ``(T,)``.
         y: positive numbers at each x, shape ``(T,)``, or ``(T, S)`` for S independent series.
 
-    Returns:
-        :class:`PowerLaw`.
-
     Raises:
         ValueError: if shapes do not fit, or numbers are not positive.
 

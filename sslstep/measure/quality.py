@@ -52,9 +52,7 @@ def lidar(
     The cost is O(q n d² + d³). The publication uses n = 1000 and q = 50; two views give a noisy
     :math:`\Sigma_w`. For small ε the value is at most min(n - 1, d), so n should exceed d. A large
     value does not prove learning: views independent of their sample have :math:`\Sigma_b \approx
-    \Sigma_w / q` and a LiDAR near d. The scale of the embeddings enters through δ only. For
-    embeddings far below :math:`\sqrt\delta`, LiDAR is the exponential of the entropy of the
-    normalised eigenvalues of :math:`\Sigma_b`.
+    \Sigma_w / q` and a LiDAR near d.
 
     Args:
         *views: q ≥ 2 matrices of shape ``(n, d)``: embeddings of one view each, with the samples in
@@ -66,8 +64,7 @@ def lidar(
         A scalar. With ε = 0 it is 1 if all samples have one mean, as in a collapse.
 
     Raises:
-        ValueError: if there are fewer than two views, their shapes differ or are empty, values are
-            not finite, or δ or ε is out of range.
+        ValueError: if shapes do not fit, values are not finite, or an argument is out of range.
 
     Example:
         >>> import jax
@@ -79,16 +76,10 @@ def lidar(
     """
     if len(views) < 2:
         raise ValueError(f"views must be at least two, got {len(views)}.")
-    n, dim = _check.require_matrix("views[0]", views[0], "(n, d)")
-    for i, view in enumerate(views):
-        if _check.shape_of(view) != (n, dim):
-            raise ValueError(
-                f"views must have one shape, got {(n, dim)} and {_check.shape_of(view)}."
-            )
-        _check.require_finite(f"views[{i}]", view)
+    z = jnp.stack(_check.views_of_one_shape(views))
     _check.require_scalar("delta", delta, above=0.0)
     _check.require_scalar("eps", eps, at_least=0.0)
-    z = jnp.stack([_check.as_precise("views", view) for view in views])
+    dim = z.shape[2]
     delta, eps = (jnp.asarray(value, z.dtype) for value in (delta, eps))
     means = z.mean(axis=0)
     within = (z - means[None]).reshape(-1, dim)
@@ -122,8 +113,7 @@ def uniformity(z: Float[ArrayLike, "n d"], t: Real[ArrayLike, ""] = 2.0) -> Floa
         A scalar. Its maximum, 0, is reached if all rows have one direction, as in a collapse.
 
     Raises:
-        ValueError: if z is not a matrix of two or more rows, values are not finite, or t is not
-            positive.
+        ValueError: if shapes do not fit, values are not finite, or an argument is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -132,11 +122,9 @@ def uniformity(z: Float[ArrayLike, "n d"], t: Real[ArrayLike, ""] = 2.0) -> Floa
         >>> float(quality.uniformity(poles))
         -8.0
     """
-    n = _require_samples("z", z, 2)
+    z = _check.precise_matrix("z", z, "(n, d)", least=2)
     _check.require_scalar("t", t, above=0.0)
-    z = _check.as_precise("z", z)
-    t = jnp.asarray(t, z.dtype)
-    u = unit(z)
+    n, t, u = len(z), jnp.asarray(t, z.dtype), unit(z)
 
     @jax.checkpoint
     def from_one(row):
@@ -170,7 +158,7 @@ def pair_alignment(
         A scalar, from 0 to :math:`2^\alpha`.
 
     Raises:
-        ValueError: if the shapes differ or are empty, values are not finite, or α is not positive.
+        ValueError: if shapes do not fit, values are not finite, or an argument is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -179,18 +167,14 @@ def pair_alignment(
         >>> float(quality.pair_alignment(z, -z)), float(quality.pair_alignment(z, 3 * z))
         (4.0, 0.0)
     """
-    n = _require_samples("z", z, 1)
-    if _check.shape_of(z) != _check.shape_of(z_prime):
-        raise ValueError(
-            f"z and z_prime must have one shape, got {_check.shape_of(z)} and "
-            f"{_check.shape_of(z_prime)}."
-        )
-    _check.require_finite("z_prime", z_prime)
+    first = _check.precise_matrix("z", z, "(n, d)")
+    _check.require_one_shape("z and z_prime", z, z_prime)
     _check.require_scalar("power", power, above=0.0)
-    z, z_prime = _check.as_floats(_check.as_precise("z", z), _check.as_precise("z_prime", z_prime))
+    second = _check.precise_matrix("z_prime", z_prime, "(n, d)")
+    z, z_prime = _check.as_floats(first, second)
     difference = unit(z) - unit(z_prime)
     squares = jnp.sum(difference**2, axis=1)
-    return jnp.sum(squares ** (jnp.asarray(power, z.dtype) / 2)) / n
+    return jnp.sum(squares ** (jnp.asarray(power, z.dtype) / 2)) / len(z)
 
 
 def knn_accuracy(
@@ -226,8 +210,7 @@ def knn_accuracy(
         the first k training samples.
 
     Raises:
-        ValueError: if shapes do not fit, values are not finite, labels are not in 0...c-1, or a
-            number is out of range.
+        ValueError: if shapes do not fit, or values, labels or numbers are out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -239,21 +222,20 @@ def knn_accuracy(
         >>> float(quality.knn_accuracy(*train, *test, num_classes=3, num_neighbours=5))
         1.0
     """
-    n = _require_samples("features", features, 1)
-    m = _require_samples("features_test", features_test, 1)
-    if _check.shape_of(features)[1] != _check.shape_of(features_test)[1]:
+    known = _check.precise_matrix("features", features, "(n, p)")
+    asked = _check.precise_matrix("features_test", features_test, "(m, p)")
+    n, m = len(known), len(asked)
+    if known.shape[1] != asked.shape[1]:
         raise ValueError(
-            f"features and features_test must have one number of columns, got shapes "
-            f"{_check.shape_of(features)} and {_check.shape_of(features_test)}."
+            f"features and features_test must have one number of columns, got shapes {known.shape} "
+            f"and {asked.shape}."
         )
-    _check.require_at_least("num_classes", num_classes, 2)
+    _check.require_within("num_classes", num_classes, at_least=2)
     labels = require_labels("labels", labels, n, num_classes)
     labels_test = require_labels("labels_test", labels_test, m, num_classes)
-    _check.require_at_least("num_neighbours", num_neighbours, 1, at_most=n)
+    _check.require_within("num_neighbours", num_neighbours, at_least=1, at_most=n)
     _check.require_scalar("temperature", temperature, above=0.0)
-    known, asked = _check.as_floats(
-        _check.as_precise("features", features), _check.as_precise("features_test", features_test)
-    )
+    known, asked = _check.as_floats(known, asked)
     known, temperature = unit(known), jnp.asarray(temperature, known.dtype)
 
     def predicted(point):
@@ -292,8 +274,7 @@ def intrinsic_dimension(
         A scalar: 0 if no ratio remains, as in a collapse; ``inf`` if every remaining ratio is 1.
 
     Raises:
-        ValueError: if z is not a matrix of three or more rows, values are not finite, or
-            ``discard`` is out of range.
+        ValueError: if shapes do not fit, values are not finite, or an argument is out of range.
 
     Example:
         >>> import jax
@@ -303,10 +284,9 @@ def intrinsic_dimension(
         >>> bool(abs(quality.intrinsic_dimension(z) - 2) < 0.2)
         True
     """
-    n = _require_samples("z", z, 3)
+    z = _check.precise_matrix("z", z, "(n, d)", least=3)
     _check.require_scalar("discard", discard, at_least=0.0, below=1.0)
-    z = _check.as_precise("z", z)
-    discard = jnp.asarray(discard, z.dtype)
+    n, discard = len(z), jnp.asarray(discard, z.dtype)
 
     def nearest_two(row):
         place, point = row
@@ -359,8 +339,7 @@ def cluster_learnability(
         A scalar in [0, 1]. A collapse puts all samples into one cluster and has the value 1.
 
     Raises:
-        ValueError: if z is not a matrix of two or more rows, values are not finite, or a number is
-            out of range.
+        ValueError: if shapes do not fit, values are not finite, or an argument is out of range.
         TypeError: if ``key`` is not a random key.
 
     Example:
@@ -372,11 +351,11 @@ def cluster_learnability(
         True
     """
     _check.require_key("key", key)
-    n = _require_samples("z", z, 2)
-    _check.require_at_least("num_clusters", num_clusters, 2, at_most=n)
-    _check.require_at_least("num_neighbours", num_neighbours, 1)
-    _check.require_at_least("max_iterations", max_iterations, 1)
-    z = _check.as_precise("z", z)
+    z = _check.precise_matrix("z", z, "(n, d)", least=2)
+    n = len(z)
+    _check.require_within("num_clusters", num_clusters, at_least=2, at_most=n)
+    _check.require_within("num_neighbours", num_neighbours, at_least=1)
+    _check.require_within("max_iterations", max_iterations, at_least=1)
     labels = _clusters(key, z, num_clusters, max_iterations)
     num = min(num_neighbours, n - 1)
 
@@ -422,12 +401,8 @@ def clid(
         num_clusters: number of K-means clusters, at least 2 and at most n.
         num_neighbours: number of neighbours that predict a cluster label.
 
-    Returns:
-        :class:`CLID`.
-
     Raises:
-        ValueError: if z is not a matrix of three or more rows, values are not finite, or a number
-            is out of range.
+        ValueError: if shapes do not fit, values are not finite, or an argument is out of range.
         TypeError: if ``key`` is not a random key.
 
     Example:
@@ -465,12 +440,3 @@ def _clusters(key: Array, z: Array, num: int, max_iterations: int) -> Array:
 
     start = (centres, nearest(centres), jnp.array(True), jnp.array(0))
     return jax.lax.while_loop(going, moved, start)[1]
-
-
-def _require_samples(name: str, value: ArrayLike, least: int) -> int:
-    """Return the number of rows; raise ValueError if too few or not finite."""
-    n, _ = _check.require_matrix(name, value, "(n, d)")
-    if n < least:
-        raise ValueError(f"{name} must have at least {least} rows, got {n}.")
-    _check.require_finite(name, value)
-    return n

@@ -85,10 +85,9 @@ def procrustes_distance(a: Float[ArrayLike, "n d"], b: Float[ArrayLike, "n k"]) 
 def _units(a: ArrayLike, b: ArrayLike) -> list[Array]:
     """Return both matrices centred and scaled to Frobenius norm 1; NaN for a constant matrix."""
     _check.require_same_samples(a, b, "representations")
-    _check.require_finite("a", a)
-    _check.require_finite("b", b)
     found = []
-    for value in _check.as_floats(_check.as_precise("a", a), _check.as_precise("b", b)):
+    precise = _check.precise_matrix("a", a, "(n, d)"), _check.precise_matrix("b", b, "(n, k)")
+    for value in _check.as_floats(*precise):
         rest = centred(value)
         largest = jnp.abs(rest).max()
         scaled = rest / jnp.where(largest > 0, largest, 1)

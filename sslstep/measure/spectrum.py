@@ -82,11 +82,9 @@ def covariance_eigenvalues(z: Float[ArrayLike, "n d"]) -> Float[Array, " d"]:
         >>> spectrum.covariance_eigenvalues(jnp.array([[1.0, 0.0], [-1.0, 0.0]])).round(4)
         Array([1., 0.], dtype=float32)
     """
-    n, dim = _check.require_matrix("z", z, "(n, d)")
-    _check.require_finite("z", z)
-    z = _check.as_precise("z", z)
+    z = _check.precise_matrix("z", z, "(n, d)")
     singular = singular_values(z - z.mean(axis=0, keepdims=True))
-    return jnp.pad(singular**2 / n, (0, dim - singular.shape[0]))
+    return jnp.pad(singular**2 / z.shape[0], (0, z.shape[1] - singular.shape[0]))
 
 
 def step_times(
@@ -120,18 +118,12 @@ def step_times(
         >>> spectrum.step_times(jnp.array([0.0, 1.0, 2.0]), curves)
         Array([0.5, inf], dtype=float32)
     """
-    records, _ = _check.require_matrix("eigenvalues", eigenvalues, "(T, d)")
-    if _check.shape_of(times) != (records,):
-        raise ValueError(
-            f"times must have shape ({records},), one for each row of eigenvalues, got "
-            f"{_check.shape_of(times)}."
-        )
     _check.require_scalar("threshold", threshold)
     _check.require_finite("threshold", threshold)
-    _check.require_finite("eigenvalues", eigenvalues)
+    values = _check.precise_matrix("eigenvalues", eigenvalues, "(T, d)")
+    _check.require_shape("times", times, (len(values),), ", one for each row of eigenvalues")
     # Checked before conversion: rounded to the result's dtype, neighbouring times may coincide.
     _check.require_increasing("times", times)
-    values = _check.as_precise("eigenvalues", eigenvalues)
     times, threshold = (jnp.asarray(value, values.dtype) for value in (times, threshold))
     risen = values >= threshold
     after = jnp.argmax(risen, axis=0)
@@ -177,8 +169,7 @@ def step_sharpness(
         reached at once later.
 
     Raises:
-        ValueError: if shapes do not fit, times do not increase, eigenvalues are not finite, or
-            ``low`` is not below ``high``.
+        ValueError: if shapes do not fit, values are not finite, or an argument is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -258,9 +249,7 @@ def effective_rank(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
         >>> float(spectrum.effective_rank(jnp.eye(8, 4)).round(4))
         4.0
     """
-    _check.require_matrix("z", z, "(n, d)")
-    _check.require_finite("z", z)
-    z = _check.as_precise("z", z)
+    z = _check.precise_matrix("z", z, "(n, d)")
     if _check.is_concrete(z) and not np.asarray(z).any():
         raise ValueError("z is all zero: it has no effective rank.")
     singular = singular_values(z)
@@ -347,8 +336,7 @@ def alpha_req(z: Float[ArrayLike, "n d"], *, first: int = 4, last: int = 100) ->
         A scalar; NaN if fewer than two eigenvalues remain for the fit.
 
     Raises:
-        ValueError: unless 1 ≤ ``first`` < ``last``, or if z is not a matrix, is empty, or values
-            are not finite.
+        ValueError: unless 1 ≤ ``first`` < ``last`` and z is a finite matrix.
 
     Example:
         >>> import jax.numpy as jnp
@@ -358,8 +346,8 @@ def alpha_req(z: Float[ArrayLike, "n d"], *, first: int = 4, last: int = 100) ->
         >>> float(spectrum.alpha_req(z, first=1).round(4))
         2.0
     """
-    _check.require_at_least("first", first, 1)
-    _check.require_at_least("last", last, first, strict=True)
+    _check.require_within("first", first, at_least=1)
+    _check.require_within("last", last, above=first)
     shares = _relative_variances(z)[first - 1 : last]
     if shares.shape[0] < 2:
         return jnp.asarray(jnp.nan, shares.dtype)
@@ -377,10 +365,9 @@ def alpha_req(z: Float[ArrayLike, "n d"], *, first: int = 4, last: int = 100) ->
 
 def _relative_variances(z: ArrayLike) -> Array:
     """Return the centred covariance's eigenvalues over the largest, shape (d,); 0 if constant."""
-    _, dim = _check.require_matrix("z", z, "(n, d)")
-    _check.require_finite("z", z)
-    singular = singular_values(centred(_check.as_precise("z", z)))
-    singular = jnp.pad(singular, (0, dim - singular.shape[0]))
+    z = _check.precise_matrix("z", z, "(n, d)")
+    singular = singular_values(centred(z))
+    singular = jnp.pad(singular, (0, z.shape[1] - singular.shape[0]))
     return (singular / jnp.where(singular[0] > 0, singular[0], 1)) ** 2
 
 
@@ -399,8 +386,8 @@ def histogram(
         Counts, shape ``(T, m - 1)``. Eigenvalues outside the edges are not counted.
 
     Raises:
-        ValueError: if shapes do not fit, values are not finite, edges do not increase, or edges
-            coincide after conversion to the eigenvalues' dtype (float32 if that is shorter).
+        ValueError: if shapes do not fit, values are not finite, or edges do not increase in the
+            eigenvalues' dtype (float32 if that is shorter).
 
     Example:
         >>> import jax.numpy as jnp
@@ -409,11 +396,8 @@ def histogram(
         Array([[0, 2, 0, 0],
                [0, 1, 0, 1]], dtype=int32)
     """
-    _check.require_matrix("eigenvalues", eigenvalues, "(T, d)")
-    _check.require_finite("eigenvalues", eigenvalues)
-    values = _check.as_precise("eigenvalues", eigenvalues)
-    if len(_check.shape_of(edges)) != 1 or _check.shape_of(edges)[0] < 2:
-        raise ValueError(f"edges must be a vector of at least 2, got {_check.shape_of(edges)}.")
+    values = _check.precise_matrix("eigenvalues", eigenvalues, "(T, d)")
+    _check.require_vector("edges", edges, "(m,)", least=2)
     _check.require_increasing("edges", edges)
     edges = jnp.asarray(edges, values.dtype)
     _check.require_increasing(f"edges as {edges.dtype}", edges)

@@ -55,8 +55,7 @@ class MLP(linen.Module):
         dtype: dtype of the parameters. Inputs are converted to it.
 
     Raises:
-        ValueError: if a size is below 1, ``weight_std`` is not positive, ``bias_std`` is negative,
-            the parameterisation is unknown, or ``output_bias`` is asked for without ``bias_std``.
+        ValueError: if an attribute is out of range, or ``output_bias`` has no ``bias_std``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -79,17 +78,17 @@ class MLP(linen.Module):
 
     def __post_init__(self) -> None:
         for name in ("dim", "width", "depth"):
-            _check.require_at_least(name, getattr(self, name), 1)
+            _check.require_within(name, getattr(self, name), at_least=1)
         _check.require_one_of("parameterization", self.parameterization, ("ntk", "standard"))
         if self.weight_std is not None:
-            _check.require_at_least("weight_std", self.weight_std, 0.0, strict=True)
+            _check.require_within("weight_std", self.weight_std, above=0.0)
         if isinstance(self.bias_std, str):
             if self.bias_std != "fan_in":
                 raise ValueError(
                     f'bias_std must be a number, "fan_in" or None, not {self.bias_std!r}.'
                 )
         elif self.bias_std is not None:
-            _check.require_at_least("bias_std", self.bias_std, 0.0)
+            _check.require_within("bias_std", self.bias_std, at_least=0.0)
         elif self.output_bias:
             raise ValueError('output_bias=True needs bias_std, a number or "fan_in".')
         super().__post_init__()
@@ -238,7 +237,7 @@ def centred(
         >>> f(jnp.full((2, 1), 3.0), jnp.ones((1, 2)))
         Array([[3.]], dtype=float32)
     """
-    _check.require_at_least("init_scale", init_scale, 0.0)
+    _check.require_within("init_scale", init_scale, at_least=0.0)
 
     def apply(params: PyTree, x: Any) -> Array:
         z = apply_fn(params, x)

@@ -57,8 +57,7 @@ class Projector(linen.Module):
             are float32.
 
     Raises:
-        ValueError: if a size is below 1, ``dim`` is not a single number, or ``hidden`` is not a
-            sequence.
+        ValueError: if ``dim`` or ``hidden`` is not a size or a sequence of sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -82,8 +81,8 @@ class Projector(linen.Module):
             raise ValueError(f"dim must be one number, before hidden, got {self.dim}.")
         if not isinstance(self.hidden, Sequence):
             raise ValueError(f"hidden must be the widths of the layers, got {self.hidden}.")
-        _check.require_at_least("dim", self.dim, 1)
-        _check.require_at_least("hidden", self.hidden, 1)
+        _check.require_within("dim", self.dim, at_least=1)
+        _check.require_within("hidden", self.hidden, at_least=1)
         super().__post_init__()
 
     @linen.compact
@@ -127,9 +126,6 @@ def barlow_twins_head(
         hidden: widths of the hidden layers.
         **settings: further attributes of :class:`Projector`, such as ``dtype``.
 
-    Returns:
-        The projector.
-
     Example:
         >>> from sslstep import nn
         >>> nn.barlow_twins_head(512, (2048,)).hidden_bias
@@ -149,9 +145,6 @@ def vicreg_head(
         dim: embedding dimension d.
         hidden: widths of the hidden layers.
         **settings: further attributes of :class:`Projector`, such as ``dtype``.
-
-    Returns:
-        The projector.
 
     Example:
         >>> from sslstep import nn
@@ -185,9 +178,6 @@ def simclr_head(
         hidden: widths of the hidden layers.
         variant: ``"tensorflow"`` or ``"plain"``.
         **settings: further attributes of :class:`Projector`, such as ``dtype``.
-
-    Returns:
-        The projector.
 
     Raises:
         ValueError: if ``variant`` is unknown.

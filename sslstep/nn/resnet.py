@@ -62,8 +62,7 @@ class ResNet(linen.Module):
             representations are float32.
 
     Raises:
-        ValueError: if a size is below 1, ``stage_sizes`` is empty, or ``block`` or ``stem`` is
-            unknown.
+        ValueError: if an attribute is not as described.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -87,8 +86,8 @@ class ResNet(linen.Module):
     def __post_init__(self) -> None:
         if not len(self.stage_sizes):
             raise ValueError("stage_sizes must hold the number of blocks of each stage, got none.")
-        _check.require_at_least("stage_sizes", self.stage_sizes, 1)
-        _check.require_at_least("width", self.width, 1)
+        _check.require_within("stage_sizes", self.stage_sizes, at_least=1)
+        _check.require_within("width", self.width, at_least=1)
         _check.require_one_of("block", self.block, ("basic", "bottleneck"))
         _check.require_one_of("stem", self.stem, _STEMS)
         super().__post_init__()
@@ -177,9 +176,6 @@ def resnet18(**settings: Any) -> ResNet:
     Args:
         **settings: further attributes of :class:`ResNet`, such as ``stem="small"``.
 
-    Returns:
-        The network.
-
     Example:
         >>> from sslstep import nn
         >>> nn.resnet18(stem="small").stage_sizes
@@ -193,9 +189,6 @@ def resnet50(**settings: Any) -> ResNet:
 
     Args:
         **settings: further attributes of :class:`ResNet`, such as ``stem="small"``.
-
-    Returns:
-        The network.
 
     Example:
         >>> from sslstep import nn

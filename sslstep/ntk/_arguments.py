@@ -169,4 +169,4 @@ def require_count(name: str, value: Any) -> None:
     """Raise if the value is not an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ValueError(f"{name} must be a whole number, got {value!r}.")
-    _check.require_at_least(name, value, 1)
+    _check.require_within(name, value, at_least=1)

@@ -50,11 +50,7 @@ def operator(
         raises ValueError if v does not have n rows or, where it is not traced, is not finite.
 
     Raises:
-        ValueError: if ``x`` is empty or not finite; if ``params`` is not floating-point throughout
-            or holds other collections of flax; if ``apply_fn`` does not return floats ``(n, d)`` or
-            lets samples interact; if ``kind`` is unknown; or if ``batch_size`` or ``num_columns``
-            is not an integer of at least 1.
-        TypeError: if ``x`` is not an array of numbers, or ``apply_fn`` does not return one array.
+        ValueError, TypeError: under the conditions of :func:`ntk`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -80,8 +76,7 @@ def operator(
     compiled = _xla.jit(_multiply, _xla.devices_of(x))
 
     def multiply(v: Float[ArrayLike, "n b"]) -> Float[Array, "n b"]:
-        if _check.require_matrix("v", v, f"({len(x)}, b)")[0] != len(x):
-            raise ValueError(f"v must have shape ({len(x)}, b), got {_check.shape_of(v)}.")
+        _check.require_matrix("v", v, f"({len(x)}, b)", rows=len(x))
         _check.require_finite("v", v)
         columns = _check.as_float("v", v).T
         traced = _check.is_traced(v, blocks, *consts, *jax.tree.leaves((apply_fn, params)))

@@ -60,11 +60,7 @@ def sketch(
         Φ, shape ``(n, p)``, in the widest dtype of the parameters and float32.
 
     Raises:
-        ValueError: if ``x`` is empty or not finite; if ``params`` is not floating-point throughout
-            or holds other collections of flax; if ``apply_fn`` does not return floats ``(n, d)`` or
-            lets samples interact; if ``kind`` is unknown; or if ``dim`` or ``batch_size`` is not an
-            integer of at least 1.
-        TypeError: if ``x`` is not an array of numbers, or ``apply_fn`` does not return one array.
+        ValueError, TypeError: under the conditions of :func:`ntk`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -169,12 +165,8 @@ def moments(
         num_vectors: the number of random vectors, at least 2.
         key: random key of the vectors.
 
-    Returns:
-        :class:`Moments`.
-
     Raises:
-        ValueError: if ``num_samples`` is not an integer of at least 1, ``num_vectors`` is not an
-            integer of at least 2, or a product is not finite.
+        ValueError: if a number is out of range, or a product is not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -186,7 +178,7 @@ def moments(
     """
     _arguments.require_count("num_samples", num_samples)
     _arguments.require_count("num_vectors", num_vectors)
-    _check.require_at_least("num_vectors", num_vectors, 2)
+    _check.require_within("num_vectors", num_vectors, at_least=2)
     vectors = jax.random.rademacher(key, (num_samples, num_vectors), jnp.result_type(float))
     product = multiply(vectors)
     _check.require_finite("the product with the kernel", product)

@@ -59,8 +59,7 @@ def ntk(
       noise that does not average out. It needs d backward passes.
     - ``"full"``: the blocks :math:`\Theta_{kl}`, for few samples and outputs.
 
-    Samples are processed in blocks that fit into ``memory_limit``. With several blocks, passes are
-    repeated for each pair of blocks. With ``x2=None`` blocks below the diagonal are not computed.
+    Samples are processed in blocks that fit into ``memory_limit``.
 
     Args:
         apply_fn: the model, ``apply_fn(params, x) -> (n, d)``, such as a flax module's ``apply``.
@@ -89,11 +88,10 @@ def ntk(
         exactly symmetric with ``x2=None``.
 
     Raises:
-        ValueError: if samples are empty, not finite, or of different shapes or dtypes; if
-            ``params`` is not floating-point throughout or holds other collections of flax; if
-            ``apply_fn`` does not return floats ``(n, d)``, lets samples interact or does not depend
-            on ``params``; if ``memory_limit`` is too small for one sample; or if ``kind``,
-            ``batch_size``, ``dtype`` or ``devices`` is not one of the above.
+        ValueError: if samples are empty, not finite, or of different kinds; if ``params`` holds
+            other arrays than floating-point parameters; if ``apply_fn`` does not return floats
+            ``(n, d)``, lets samples interact or does not depend on ``params``; or if an option is
+            not as described.
         TypeError: if samples are not an array of numbers, ``apply_fn`` does not return one array,
             or ``memory_limit`` is not a number.
 

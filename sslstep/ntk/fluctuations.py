@@ -95,9 +95,6 @@ def moments(cov: Float[ArrayLike, "N N"]) -> Moments:
     Args:
         cov: Λ, from :func:`covariance`.
 
-    Returns:
-        :class:`Moments`.
-
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from sslstep.ntk import fluctuations, infinite
@@ -245,9 +242,6 @@ def first_order(cov: Float[ArrayLike, "N N"], dim: int, key: Array, num_units: i
         key: random key of the hidden units.
         num_units: number of hidden units to average over.
 
-    Returns:
-        :class:`FirstOrder`.
-
     Raises:
         ValueError: if ``num_units`` is below two, too few for a standard error.
 
@@ -258,7 +252,7 @@ def first_order(cov: Float[ArrayLike, "N N"], dim: int, key: Array, num_units: i
         >>> fluctuations.first_order(cov, 2, jax.random.key(1), 256).gamma.shape
         (2,)
     """
-    _check.require_at_least("num_units", num_units, 2)
+    _check.require_within("num_units", num_units, at_least=2)
     cov = jnp.asarray(cov)
     modes = _modes(cov, dim)
 

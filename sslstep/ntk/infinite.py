@@ -38,7 +38,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -123,8 +123,7 @@ def mlp(
         away. Under `jit` values are not checked, and K may be 0, infinite or NaN.
 
     Raises:
-        ValueError: if an argument is out of range or unknown, if ``width`` is required and None, or
-            if ``output_bias`` is true without ``bias_std``.
+        ValueError: if an argument is out of range or unknown, or lacks one that it needs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -135,10 +134,19 @@ def mlp(
         >>> print(*(f"{v:.2e}" for v in infinite.mlp(depth=1, init_scale=1e-3)(x).ravel()))
         2.00e-06 1.82e-06 1.82e-06 4.00e-06
     """
-    network = _network(
-        "dense", (depth,), width, parameterization, bias_std, output_bias, activation
+    return _kernel_fn(
+        "dense",
+        (depth,),
+        width,
+        {},
+        parameterization=parameterization,
+        weight_std=weight_std,
+        bias_std=bias_std,
+        init_scale=init_scale,
+        output_bias=output_bias,
+        kernel=kernel,
+        activation=activation,
     )
-    return _kernel_fn(network, kernel, weight_std, bias_std, init_scale)
 
 
 def cnn(
@@ -149,13 +157,7 @@ def cnn(
     strides: int = 1,
     padding: Padding = "SAME",
     pool: Pool = "flatten",
-    parameterization: Parameterization = "ntk",
-    weight_std: Real[ArrayLike, ""] | None = None,
-    bias_std: Real[ArrayLike, ""] | Literal["fan_in"] | None = None,
-    init_scale: Real[ArrayLike, ""] = 1.0,
-    output_bias: bool = False,
-    kernel: Kernel = "ntk",
-    activation: Activation = "relu",
+    **settings: Any,
 ) -> KernelFn:
     r"""Kernel function of an infinitely wide convolutional network.
 
@@ -176,15 +178,9 @@ def cnn(
         strides: stride of every convolution in pixels.
         padding: ``"SAME"`` (zeros), ``"VALID"`` (none) or ``"CIRCULAR"``.
         pool: ``"flatten"`` or ``"average"``.
-        parameterization: ``"ntk"`` or ``"standard"``, defined at the top of this module.
-        weight_std: :math:`\sigma_w > 0`; traced. None: :math:`\sqrt 2` (``"ntk"``) or
-            :math:`1 / \sqrt 3` (``"standard"``).
-        bias_std: :math:`\sigma_b \ge 0` of the biases, one for each channel; traced. ``"fan_in"``:
-            :math:`\sigma_w / \sqrt m` in a layer of fan-in m. None: no biases.
-        init_scale: factor α > 0 of all initial parameters; traced.
-        output_bias: whether the linear layer has a bias.
-        kernel: ``"ntk"`` or ``"nngp"``.
-        activation: ``"relu"``, ``"erf"``, ``"gelu"`` or ``"linear"``.
+        **settings: ``parameterization``, ``weight_std``, ``bias_std`` (one bias for each channel),
+            ``init_scale``, ``output_bias`` (of the linear layer), ``kernel`` and ``activation`` of
+            :func:`mlp`.
 
     Returns:
         A pure function ``kernel_fn(x1, x2=None)``. It maps images of shapes ``(n1, h, w, c)`` and
@@ -192,10 +188,8 @@ def cnn(
         Conversions, checks and errors are those of the function that :func:`mlp` returns.
 
     Raises:
-        ValueError: if an argument is out of range or unknown, if ``channels`` is required and None,
-            or if ``output_bias`` is true without ``bias_std``.
-        ModuleNotFoundError: if neural_tangents is not installed.
-        ImportError: if neural_tangents is incompatible with the installed JAX.
+        ValueError: under the conditions of :func:`mlp`.
+        ModuleNotFoundError, ImportError: if neural_tangents is not installed, or does not fit JAX.
 
     Example:
         >>> import jax
@@ -204,11 +198,8 @@ def cnn(
         >>> infinite.cnn(depth=2, strides=2)(images).shape
         (2, 2)
     """
-    network = _network(
-        "conv", (depth,), channels, parameterization, bias_std, output_bias, activation
-    )
-    network = _with_images(network, filter_size, strides, padding, pool)
-    return _kernel_fn(network, kernel, weight_std, bias_std, init_scale)
+    images = _of_images(filter_size, strides, padding, pool)
+    return _kernel_fn("conv", (depth,), channels, images, **settings)
 
 
 def resnet(
@@ -217,13 +208,7 @@ def resnet(
     *,
     filter_size: int = 3,
     pool: Pool = "flatten",
-    parameterization: Parameterization = "ntk",
-    weight_std: Real[ArrayLike, ""] | None = None,
-    bias_std: Real[ArrayLike, ""] | Literal["fan_in"] | None = None,
-    init_scale: Real[ArrayLike, ""] = 1.0,
-    output_bias: bool = False,
-    kernel: Kernel = "ntk",
-    activation: Activation = "relu",
+    **settings: Any,
 ) -> KernelFn:
     r"""Kernel function of an infinitely wide residual network (He et al., 2016, Fig. 4e).
 
@@ -247,26 +232,15 @@ def resnet(
             for ``bias_std="fan_in"``, without effect otherwise.
         filter_size: side of the filters in pixels.
         pool: ``"flatten"`` or ``"average"``.
-        parameterization: ``"ntk"`` or ``"standard"``, defined at the top of this module.
-        weight_std: :math:`\sigma_w > 0`; traced. None: :math:`\sqrt 2` (``"ntk"``) or
-            :math:`1 / \sqrt 3` (``"standard"``).
-        bias_std: :math:`\sigma_b \ge 0` of the biases, one for each channel; traced. ``"fan_in"``:
-            :math:`\sigma_w / \sqrt m` in a layer of fan-in m. None: no biases.
-        init_scale: factor α > 0 of all initial parameters; traced.
-        output_bias: whether the linear layer has a bias.
-        kernel: ``"ntk"`` or ``"nngp"``.
-        activation: ``"relu"``, ``"erf"``, ``"gelu"`` or ``"linear"``.
+        **settings: ``parameterization``, ``weight_std``, ``bias_std`` (one bias for each channel),
+            ``init_scale``, ``output_bias`` (of the linear layer), ``kernel`` and ``activation`` of
+            :func:`mlp`.
 
     Returns:
-        A pure function ``kernel_fn(x1, x2=None)``. It maps images of shapes ``(n1, h, w, c)`` and
-        ``(n2, h, w, c)`` to K of shape ``(n1, n2)`` in the dtype of x1. ``x2=None`` stands for x1.
-        Conversions, checks and errors are those of the function that :func:`mlp` returns.
+        A pure function ``kernel_fn(x1, x2=None)`` of images, as that of :func:`cnn`.
 
     Raises:
-        ValueError: if an argument is out of range or unknown, if ``channels`` is required and None,
-            or if ``output_bias`` is true without ``bias_std``.
-        ModuleNotFoundError: if neural_tangents is not installed.
-        ImportError: if neural_tangents is incompatible with the installed JAX.
+        ValueError, ModuleNotFoundError, ImportError: under the conditions of :func:`cnn`.
 
     Example:
         >>> import jax
@@ -276,31 +250,44 @@ def resnet(
         (2, 2)
     """
     stages = tuple(num_blocks) if isinstance(num_blocks, Sequence) else (int(num_blocks),)
-    network = _network(
-        "residual", stages, channels, parameterization, bias_std, output_bias, activation
-    )
-    network = _with_images(network, filter_size, 1, "SAME", pool)
-    return _kernel_fn(network, kernel, weight_std, bias_std, init_scale)
+    images = _of_images(filter_size, 1, "SAME", pool)
+    return _kernel_fn("residual", stages, channels, images, **settings)
 
 
-def _network(
+def _of_images(filter_size: int, strides: int, padding: str, pool: str) -> dict[str, Any]:
+    _check.require_within("filter_size", filter_size, at_least=1)
+    _check.require_within("strides", strides, at_least=1)
+    _check.require_one_of("padding", padding, ("CIRCULAR", "SAME", "VALID"))
+    _check.require_one_of("pool", pool, ("average", "flatten"))
+    return {"filter_size": filter_size, "strides": strides, "padding": padding, "pool": pool}
+
+
+def _kernel_fn(
     layers: str,
     blocks: tuple[int, ...],
     width: int | None,
-    parameterization: str,
-    bias_std: ArrayLike | str | None,
-    output_bias: bool,
-    activation: str,
-) -> _layers.Network:
-    _check.require_at_least("num_blocks" if layers == "residual" else "depth", blocks or 0, 1)
+    images: dict[str, Any],
+    *,
+    parameterization: str = "ntk",
+    weight_std: ArrayLike | None = None,
+    bias_std: ArrayLike | str | None = None,
+    init_scale: ArrayLike = 1.0,
+    output_bias: bool = False,
+    kernel: str = "ntk",
+    activation: str = "relu",
+) -> KernelFn:
+    _check.require_within(
+        "num_blocks" if layers == "residual" else "depth", blocks or 0, at_least=1
+    )
     _check.require_one_of("parameterization", parameterization, ("ntk", "standard"))
     _check.require_one_of("activation", activation, _layers.ACTIVATIONS)
+    _check.require_one_of("kernel", kernel, ("nngp", "ntk"))
     if isinstance(bias_std, str) and bias_std != "fan_in":
         raise ValueError(f"bias_std must be None, a number or 'fan_in', got {bias_std!r}.")
     bias = bias_std if bias_std is None or isinstance(bias_std, str) else "fixed"
     name = "width" if layers == "dense" else "channels"
     if width is not None:
-        _check.require_at_least(name, width, 1)
+        _check.require_within(name, width, at_least=1)
     elif parameterization == "standard" or bias == "fan_in":
         raise ValueError(
             f"{name} must be given with parameterization='standard' or bias_std='fan_in': the "
@@ -308,35 +295,15 @@ def _network(
         )
     if output_bias and bias is None:
         raise ValueError("output_bias=True needs a bias_std, got None.")
-    return _layers.Network(layers, blocks, width, parameterization, activation, bias, output_bias)
-
-
-def _with_images(
-    network: _layers.Network, filter_size: int, strides: int, padding: str, pool: str
-) -> _layers.Network:
-    _check.require_at_least("filter_size", filter_size, 1)
-    _check.require_at_least("strides", strides, 1)
-    _check.require_one_of("padding", padding, ("CIRCULAR", "SAME", "VALID"))
-    _check.require_one_of("pool", pool, ("average", "flatten"))
-    return network._replace(filter_size=filter_size, strides=strides, padding=padding, pool=pool)
-
-
-def _kernel_fn(
-    network: _layers.Network,
-    kernel: str,
-    weight_std: ArrayLike | None,
-    bias_std: ArrayLike | str | None,
-    init_scale: ArrayLike,
-) -> KernelFn:
-    _check.require_one_of("kernel", kernel, ("nngp", "ntk"))
+    network = _layers.Network(
+        layers, blocks, width, parameterization, activation, bias, output_bias, **images
+    )
     if weight_std is None:
-        weight_std = 2**0.5 if network.parameterization == "ntk" else 3**-0.5
-    if bias_std is None or isinstance(bias_std, str):
-        bias_std = 1.0
-    scales = (weight_std, bias_std, init_scale)
-    _check.require_at_least("weight_std", weight_std, 0.0, strict=True)
-    _check.require_at_least("bias_std", bias_std, 0.0)
-    _check.require_at_least("init_scale", init_scale, 0.0, strict=True)
+        weight_std = 2**0.5 if parameterization == "ntk" else 3**-0.5
+    scales: Any = (weight_std, bias_std if bias == "fixed" else 1.0, init_scale)
+    _check.require_within("weight_std", weight_std, above=0.0)
+    _check.require_within("bias_std", scales[1], at_least=0.0)
+    _check.require_within("init_scale", init_scale, above=0.0)
 
     def kernel_fn(
         x1: Real[ArrayLike, "n1 ..."], x2: Real[ArrayLike, "n2 ..."] | None = None

@@ -18,8 +18,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-__all__ = ["CheckpointError", "Checkpoints", "CorruptCheckpointWarning"]
-
 
 class CheckpointError(OSError):
     """Raised if a checkpoint cannot be written, or if no checkpoint can be read."""
@@ -34,8 +32,8 @@ class Checkpoints:
 
     A checkpoint is a folder ``<step>/`` in Orbax's standard format, which appears only when it is
     complete. A SHA-256 digest of all values is stored with it: reading detects missing files and
-    changed bytes. The first checkpoint is read back as soon as it is written. Arrays are written
-    from the host, so a run may continue on another number of devices.
+    changed bytes. Arrays are written from the host, so a run may continue on another number of
+    devices.
 
     Args:
         folder: folder of the checkpoints, created if it does not exist; ``~`` is expanded. Its path
@@ -88,8 +86,8 @@ class Checkpoints:
             tree: pytree of arrays and typed random keys. Arrays may be empty.
 
         Raises:
-            ValueError: if two arrays have the same path after its parts are joined by slashes.
-            TypeError: if a leaf is neither an array of numbers or booleans nor a random key.
+            ValueError, TypeError: if two arrays have one path, joined by slashes, or a leaf is
+                neither an array of numbers or booleans nor a random key.
             CheckpointError: if writing fails, for example on a full disk, or if the first
                 checkpoint cannot be read back. Earlier checkpoints stay intact.
         """
@@ -131,11 +129,9 @@ class Checkpoints:
             checkpoints.
 
         Raises:
-            ValueError: if the checkpoint has other arrays than ``like``, from another network or
-                optimiser; or if two arrays of ``like`` have the same path.
-            TypeError: if a leaf of ``like`` is neither an array nor a random key.
-            CheckpointError: if the folder has checkpoints, possibly corrupt ones, and none can be
-                read.
+            ValueError, TypeError: if the checkpoint has other arrays than ``like``, from another
+                network or optimiser, or :meth:`save` would reject ``like``.
+            CheckpointError: if there are checkpoints, possibly corrupt ones, and none can be read.
             OSError: if reading fails for a reason that may pass.
         """
         expected = _to_host(like)  # first: reports a tree that cannot be saved before the run

@@ -13,8 +13,6 @@ from sslstep import _check, _xla
 from sslstep.train._spread import AXIS
 from sslstep.train._step import Metrics, Step, TrainState
 
-__all__ = ["CompiledStep", "compile_step"]
-
 Parallel = Literal["jit", "pmap"]
 
 

@@ -19,8 +19,6 @@ from sslstep.train._lock import held
 from sslstep.train._rows import JsonLines, as_arrays, changes_between, read_rows
 from sslstep.train._step import TrainState
 
-__all__ = ["RunFiles", "opened"]
-
 _ADVICE = "Choose a smaller learning rate, a longer warm-up or another initial scale."
 
 

@@ -13,8 +13,6 @@ from jaxtyping import Array, Float, PyTree, Real
 from sslstep import _check, _xla
 from sslstep.simulate import DivergenceError, record_steps
 
-__all__ = ["Descent", "full_batch_descent"]
-
 
 class Descent(NamedTuple):
     r"""Result of full-batch gradient descent with T records.
@@ -67,8 +65,8 @@ def full_batch_descent(
         last finite loss and repeats its record.
 
     Raises:
-        ValueError: if the learning rate is not positive, ``record_at`` does not increase or leaves
-            its range, or ``loss_fn`` does not return a scalar.
+        ValueError: if the learning rate or ``record_at`` is out of range, or the loss is not a
+            scalar.
         DivergenceError: if the loss is no longer finite. The message states the step.
 
     Example:
@@ -81,7 +79,7 @@ def full_batch_descent(
         >>> run.params.round(3), run.records.round(3)
         (Array([1., 2.], dtype=float32), Array([2.5, 0. ], dtype=float32))
     """
-    _check.require_at_least("learning_rate", learning_rate, 0.0, strict=True)
+    _check.require_within("learning_rate", learning_rate, above=0.0)
     steps = record_steps(num_steps, max(num_steps, 1), record_at)
     shape = jax.eval_shape(loss_fn, params, *args).shape
     if shape != ():

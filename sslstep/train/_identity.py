@@ -15,8 +15,6 @@ from jaxtyping import PyTree
 
 from sslstep.train._step import TrainState
 
-__all__ = ["Identity", "seen_of"]
-
 # Keys in run.json: the step at which the run began, and the norm of each initial parameter array.
 _INITIAL = "initial "
 _INITIAL_STEP, _INITIAL_NORM = f"{_INITIAL}step", f"{_INITIAL}norm of "

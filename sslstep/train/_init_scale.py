@@ -14,8 +14,6 @@ from sslstep.measure import spectrum
 from sslstep.train._network import Model, initial_variables
 from sslstep.train._record import embed_in_batches, require_views
 
-__all__ = ["choose_init_scale"]
-
 
 def choose_init_scale(
     key: Key[Array, ""],
@@ -57,12 +55,9 @@ def choose_init_scale(
         α, to a relative accuracy of 1%.
 
     Raises:
-        ValueError: if the views differ in shape or are not finite, n does not exceed d, ``target``
-            is not positive, ``bounds`` are not positive or do not increase, ``batch_size`` does not
-            divide n, ``where`` selects no parameter, or no α within the bounds reaches the target;
-            the message states the eigenvalues at both bounds.
-        TypeError: if the network does not have the form of :class:`Network`, or ``key`` is not a
-            random key.
+        ValueError: if an argument is not as described, or no α within the bounds reaches the
+            target; the message states the eigenvalues at both bounds.
+        TypeError: if ``network`` is not a :class:`Network`, or ``key`` is not a random key.
 
     Example:
         >>> import jax
@@ -79,8 +74,8 @@ def choose_init_scale(
     require_views(x, x_prime, size)
     _check.require_finite("x", x)
     _check.require_finite("x_prime", x_prime)
-    _check.require_at_least("target", target, 0.0, strict=True)
-    _check.require_at_least("bounds", bounds, 0.0, strict=True)
+    _check.require_within("target", target, above=0.0)
+    _check.require_within("bounds", bounds, above=0.0)
     if not bounds[0] < bounds[1]:
         raise ValueError(f"bounds must be the lower and the upper one, got {bounds}.")
     # The same initial variables as in init_state.

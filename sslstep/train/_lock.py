@@ -16,8 +16,6 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["InUseError", "held"]
-
 # File descriptors of the locks that this process holds; a forked child closes its copies.
 _descriptors: set[int] = set()
 # Errors of a file system without locks.

@@ -23,8 +23,6 @@ from sslstep.train._rows import columns
 from sslstep.train._signals import Signals
 from sslstep.train._step import TrainState
 
-__all__ = ["Fit", "Interrupted", "fit"]
-
 _log = logging.getLogger(__name__)
 
 # Number of dispatches between two exchanges of signals, if there are several processes.
@@ -98,9 +96,6 @@ def fit(
     - If there are several processes, each makes the same call. The first writes the files, in a
       folder that only it needs to see. An error of one process is raised on all.
 
-    The page on training in the documentation lists all cases, including damaged files and full
-    disks.
-
     Args:
         step: the compiled step, from :func:`compile_step`.
         state: state before the first step, from :func:`init_state`; not modified.
@@ -117,31 +112,22 @@ def fit(
         checkpoint_every: number of steps between checkpoints. The last step has one too.
         keep: number of checkpoints to keep, at least 2.
         steps_per_dispatch: largest number of steps in one dispatch to the devices. More than one
-            helps if a step is as short as a dispatch, about 0.1 ms to 1 ms. Steps that do not fill
-            a dispatch before the next record or checkpoint run in powers of two, which keeps the
-            number of compiled programs small.
+            helps if a step is as short as a dispatch, about 0.1 ms to 1 ms.
         settings: the settings that determine the run, which JSON can represent. They are written to
-            ``settings.json``; a later call with other settings raises ValueError. A later call with
-            another ``batch_size``, other images, another key or initial parameters of other norms
-            raises ValueError too (``run.json``).
+            ``settings.json``. A later call with other settings, batch size, images, key or norms of
+            initial parameters raises ValueError.
         progress: title of the progress bar, which is shown on a terminal; None for no bar.
 
-    Returns:
-        :class:`Fit`: the final state, the metrics and the records of the whole run.
-
     Raises:
-        ValueError: if an argument is out of range; if ``record`` returns an entry ``step``; or if
-            the folder holds a run with other settings, another batch size, key, initial scale,
-            other images, another network or optimiser, more steps than ``num_steps``, or unreadable
-            settings.
+        ValueError: if an argument is out of range, or the folder holds another run, more steps than
+            ``num_steps``, or unreadable settings.
         TypeError: if ``step`` is not compiled, JSON cannot represent ``settings``, a leaf of the
             state is not an array, or ``record`` returns an entry that is not numeric.
         InUseError: if another run uses the folder.
         DivergenceError: if a number is not finite. The message states the step, the last finite
             metrics and the checkpoint to return to.
         Interrupted: after SIGTERM or Ctrl-C.
-        CheckpointError, OSError: if files cannot be written, no checkpoint can be read, or all
-            checkpoints have been removed.
+        CheckpointError, OSError: if files cannot be written, or checkpoints cannot be read.
         RuntimeError: if another process failed with an error of another type.
 
     Example:
@@ -260,7 +246,7 @@ def _require_steps(
     if not isinstance(step, CompiledStep):
         raise TypeError(f"step must come from compile_step, got a {type(step).__name__}.")
     for name, value in steps.items():
-        _check.require_at_least(name, value, 0 if name == "num_steps" else 1)
+        _check.require_within(name, value, at_least=0 if name == "num_steps" else 1)
     if record_at and not 0 <= record_at[0] <= record_at[-1] <= steps["num_steps"]:
         raise ValueError(
             f"record_at must lie within 0...num_steps = {steps['num_steps']}, got "

@@ -10,8 +10,6 @@ from flax import linen
 from sslstep import _check
 from sslstep.train import _spread
 
-__all__ = ["Model", "Network", "forward_in_evaluation", "forward_in_training", "initial_variables"]
-
 _FORM = (
     "network must have the form of train.Network: a flax module of __call__(x, *, train) -> "
     "(h, z), or init(key, x, train=False) and apply(variables, x, *, train, mutable=False), or an "

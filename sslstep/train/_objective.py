@@ -12,8 +12,6 @@ from jaxtyping import Array, PyTree, Real
 from sslstep import _check
 from sslstep.train._network import Model, adapted, forward_in_evaluation, forward_in_training
 
-__all__ = ["JointEmbedding", "Objective", "Reconstruction", "SelfDistillation"]
-
 Variables = Mapping[str, Any]
 
 
@@ -88,9 +86,6 @@ class Objective:
             targets: targets before the step.
             variables: variables after the step.
             step: number of steps done, including this one.
-
-        Returns:
-            The new targets.
         """
         return targets
 

@@ -8,8 +8,6 @@ from jaxtyping import Array, Int, Key
 
 from sslstep import _check
 
-__all__ = ["batch_indices"]
-
 
 def batch_indices(
     key: Key[Array, ""], first_step: int, num_steps: int, batch_size: int, num_images: int
@@ -32,8 +30,7 @@ def batch_indices(
         Indices in ``[0, num_images)``, shape ``(num_steps, batch_size)``, int32.
 
     Raises:
-        ValueError: if ``batch_size`` is below 1 or above ``num_images``, or if ``first_step`` or
-            ``num_steps`` is negative.
+        ValueError: if ``batch_size`` is not within 1...``num_images``, or a number is negative.
 
     Example:
         >>> import jax
@@ -42,9 +39,9 @@ def batch_indices(
         >>> sorted(indices.ravel().tolist()) == list(range(12))
         True
     """
-    _check.require_at_least("first_step", first_step, 0)
-    _check.require_at_least("num_steps", num_steps, 0)
-    _check.require_at_least("batch_size", batch_size, 1)
+    _check.require_within("first_step", first_step, at_least=0)
+    _check.require_within("num_steps", num_steps, at_least=0)
+    _check.require_within("batch_size", batch_size, at_least=1)
     if batch_size > num_images:
         raise ValueError(f"batch_size = {batch_size} is larger than the data: {num_images} images.")
     words = np.asarray(jax.random.key_data(key)).ravel().tolist()

@@ -15,8 +15,6 @@ from sslstep.train._checkpoints import CheckpointError
 from sslstep.train._lock import InUseError
 from sslstep.train._step import TrainState
 
-__all__ = ["Peers", "agree", "require_same_call"]
-
 # Error types that the other processes raise too. They raise RuntimeError for every other type.
 _ERRORS = {
     error.__name__: error

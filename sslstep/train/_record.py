@@ -14,8 +14,6 @@ from sslstep.measure import spectrum
 from sslstep.train._network import Model, forward_in_evaluation, forward_in_training
 from sslstep.train._step import TrainState
 
-__all__ = ["Metric", "embed_in_batches", "make_record", "measured", "require_views"]
-
 #: Function of the outputs of both views of the same images, which a record stores.
 Metric = Callable[[nn.Outputs, Any], Array]
 
@@ -51,12 +49,8 @@ def embed_in_batches(
 
 def require_views(x: Array, x_prime: Array, batch_size: int) -> None:
     """Raise ValueError unless the views have one shape and `batch_size` divides their number."""
-    if x.shape != x_prime.shape:
-        raise ValueError(
-            f"x and x_prime are two views of the same images and must have one shape, got "
-            f"{x.shape} and {x_prime.shape}."
-        )
-    _check.require_at_least("batch_size", batch_size, 1)
+    _check.require_one_shape("x and x_prime, views of the same images,", x, x_prime)
+    _check.require_within("batch_size", batch_size, at_least=1)
     if x.shape[0] % batch_size:
         raise ValueError(f"batch_size = {batch_size} must divide the {x.shape[0]} pairs of x.")
 
@@ -109,8 +103,8 @@ def make_record(
         - one entry for each of ``metrics``.
 
     Raises:
-        ValueError: if the views differ in shape, ``batch_size`` does not divide n, ε is negative,
-            or a metric is named ``step`` or as one of the entries above.
+        ValueError: if the views or ``batch_size`` do not fit, ε is negative, or a metric is named
+            ``step`` or as one of the entries above.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -135,7 +129,7 @@ def make_record(
         ['lidar', 'rankme of h']
     """
     require_views(x, x_prime, batch_size)
-    _check.require_at_least("eps", eps, 0.0)
+    _check.require_within("eps", eps, at_least=0.0)
     require_names(metrics or {})
 
     @jax.jit

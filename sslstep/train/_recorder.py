@@ -22,8 +22,6 @@ from sslstep.train._lock import held
 from sslstep.train._record import Metric, measured, require_names
 from sslstep.train._rows import JsonLines, as_arrays, read_rows
 
-__all__ = ["Recorder"]
-
 _KIND = "records of"
 
 
@@ -61,9 +59,8 @@ class Recorder:
             is None if the loop gives one view.
 
     Raises:
-        ValueError: if the folder holds a run and ``resume_at`` is None; if it holds a run of
-            :func:`fit` or a run with other settings; if a number is out of range; or if a metric
-            has the name of another entry of the record.
+        ValueError: if the folder holds a run and ``resume_at`` is None, or another run; if a number
+            is out of range; or if a metric has the name of another entry of the record.
         TypeError: if JSON cannot represent ``settings``.
         InUseError: if another process records in the folder.
 
@@ -94,10 +91,10 @@ class Recorder:
         threshold: Real[ArrayLike, ""] = 0.5,
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
-        _check.require_at_least("eps", eps, 0.0)
+        _check.require_within("eps", eps, at_least=0.0)
         require_names(metrics or {})
         if resume_at is not None:
-            _check.require_at_least("resume_at", resume_at, 0)
+            _check.require_within("resume_at", resume_at, at_least=0)
         self._folder = Path(os.path.expanduser(folder))
         self._identity = Identity(settings or {}, {})
         # Compiled once, because the loop records the same batch each time.
@@ -166,9 +163,8 @@ class Recorder:
             The record: an array for each name, as described in :func:`make_record`.
 
         Raises:
-            TypeError, ValueError: if an argument is not an array of real numbers, an array is new,
-                missing or of another shape than in the first record, only one view has h, or
-                ``step`` is before the last recorded step.
+            TypeError, ValueError: if an argument is not an array of real numbers, arrays differ in
+                kind from those of the first record, or ``step`` is before the last recorded step.
             DivergenceError: if a value is not finite; nothing is written.
         """
         step = operator.index(step)
@@ -212,11 +208,8 @@ class Recorder:
         if z is None:
             raise TypeError("z must be the embeddings, got None.")
         _check.require_matrix("z", z, "(n, d)")
-        if z_prime is not None and z_prime.shape != z.shape:
-            raise ValueError(
-                f"z and z_prime must be two views of the same images, of one shape, got {z.shape} "
-                f"and {z_prime.shape}."
-            )
+        if z_prime is not None:
+            _check.require_one_shape("z and z_prime, views of the same images,", z, z_prime)
         has = [arrays[name] is not None for name in ("h", "h_prime")]
         if has not in ([False, False], [True, z_prime is not None]):
             raise ValueError("h and h_prime must be given for each view, or for none.")
@@ -241,7 +234,7 @@ class Recorder:
     def _write(self, name: str, step: int, values: Mapping[str, np.ndarray]) -> None:
         if not self._lines:
             raise ValueError("the recorder is closed.")
-        _check.require_at_least("step", step, self._last[name])
+        _check.require_within("step", step, at_least=self._last[name])
         self._require_finite(step, values)
         row = {"step": step} | {key: array.tolist() for key, array in values.items()}
         self._lines[name].write([row])

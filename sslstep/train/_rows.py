@@ -10,8 +10,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["JsonLines", "as_arrays", "changes_between", "columns", "read_rows", "read_run"]
-
 
 class JsonLines:
     """A file with one JSON object a line, each with a ``step``, that survives a crash.

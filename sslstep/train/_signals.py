@@ -5,8 +5,6 @@ import signal
 import threading
 from typing import Any
 
-__all__ = ["Signals"]
-
 # Bytes of a buffer that holds a C struct sigaction on every platform.
 _SIZE = 512
 

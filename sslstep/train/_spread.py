@@ -15,8 +15,6 @@ from jaxtyping import Array, PyTree
 
 from sslstep.nn import _layers
 
-__all__ = ["AXIS", "gathered", "is_mapped", "mean", "places", "split", "synchronised"]
-
 # Name of the axis of devices: of the mesh under jit, of the mapped axis under pmap.
 AXIS = "sslstep devices"
 

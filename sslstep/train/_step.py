@@ -15,8 +15,6 @@ from sslstep.train import _spread
 from sslstep.train._network import Model, initial_variables
 from sslstep.train._objective import Objective, as_objective
 
-__all__ = ["Metrics", "Step", "TrainState", "init_state", "make_step"]
-
 
 class TrainState(NamedTuple):
     """State of training between two steps.
@@ -84,13 +82,9 @@ def init_state(
         where: predicate that selects the parameters to scale by their paths below ``params``, such
             as ``"projector/output/kernel"``. Default: all parameters.
 
-    Returns:
-        The state before the first step.
-
     Raises:
         ValueError: if α is negative or NaN, or ``where`` selects no parameter.
-        TypeError: if the network does not have the form of :class:`Network`, or ``key`` is not a
-            random key.
+        TypeError: if ``network`` is not a :class:`Network`, or ``key`` is not a random key.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -132,15 +126,13 @@ def make_step(
 
     with the network f, its parameters θ, and two views x, x' of the batch. The step is a pure
     function of ``(state, images)``. :func:`compile_step` compiles it for any number of devices. The
-    loss, its gradient and batch norms use the whole batch. The random numbers of an image depend on
-    the key, the step and the image's place in the whole batch. The number of devices therefore
-    changes the result by rounding only.
+    loss, its gradient and batch norms use the whole batch. The number of devices changes the result
+    by rounding only.
 
     With ``num_microbatches`` above 1, the activations of one microbatch at a time are in memory
-    (Gao et al. 2021), for the cost of a second forward pass. The step computes the outputs of all
-    microbatches, the gradient of the loss by these outputs, and then the gradient by the parameters
-    one microbatch at a time. The loss is still that of the whole batch. Batch norms use one
-    microbatch at a time, which holds the same images on any number of devices.
+    (Gao et al. 2021), for the cost of a second forward pass. The loss is still that of the whole
+    batch. Batch norms use one microbatch at a time, which holds the same images on any number of
+    devices.
 
     Args:
         network: the :class:`Network`, or an :class:`Objective`, which defines the arguments of the
@@ -171,11 +163,11 @@ def make_step(
         takes; ``metrics`` are :class:`Metrics`.
 
     Raises:
-        ValueError: if ``num_microbatches`` is below 1, or ``joint_views`` is true for an objective.
-            The step raises it if ``num_microbatches`` does not divide the batch, or if ``loss_fn``
-            does not return a scalar, alone or with a dictionary of scalars.
-        TypeError: from the step, if the network does not have the form of :class:`Network`, or the
-            optimiser needs an argument that the step does not give.
+        ValueError: if ``num_microbatches`` is below 1 or does not divide the batch, ``joint_views``
+            is true for an objective, or ``loss_fn`` does not return a scalar, alone or with
+            scalars.
+        TypeError: if ``network`` is not a :class:`Network`, or the optimiser needs an argument that
+            the step does not give.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -192,7 +184,7 @@ def make_step(
         >>> int(state.step), metrics.loss.shape
         (1, ())
     """
-    _check.require_at_least("num_microbatches", num_microbatches, 1)
+    _check.require_within("num_microbatches", num_microbatches, at_least=1)
     chosen = as_objective(network, joint_views)
     optimizer = optax.with_extra_args_support(optimizer)
     takes = inspect.signature(optimizer.update).parameters

@@ -9,8 +9,6 @@ from sslstep import _check, _extras
 from sslstep.train._lock import held
 from sslstep.train._rows import read_run
 
-__all__ = ["write_tensorboard"]
-
 # TensorBoard reads files with "tfevents" in their names; the ending distinguishes sslstep's file.
 _NAME = "events.out.tfevents.0000000000.sslstep"
 
@@ -40,9 +38,6 @@ def write_tensorboard(
             ``folder/tensorboard``.
         num_modes: number of leading entries of each vector to write.
 
-    Returns:
-        The file's path.
-
     Raises:
         FileNotFoundError: if the folder has no ``metrics.jsonl``.
         InUseError: if another process is writing this file.
@@ -63,7 +58,7 @@ def write_tensorboard(
     from tensorboardX.proto.summary_pb2 import Summary
     from tensorboardX.record_writer import RecordWriter
 
-    _check.require_at_least("num_modes", num_modes, 0)
+    _check.require_within("num_modes", num_modes, at_least=0)
     folder = Path(os.path.expanduser(folder))
     metrics, records = read_run(folder)
     # Sorted by step: a later call then appends to the earlier content.

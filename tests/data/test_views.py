@@ -250,7 +250,7 @@ def test_flatten_wants_sound_constants(unchecked: None) -> None:
     with pytest.raises(ValueError, match="std is used only with standardise=True"):
         flatten(images, std=ones)
     for shape in ((), (1,), (4,), (1, 3)):
-        wanted = rf"mean must have shape \(3,\), .* got shape {re.escape(str(shape))}"
+        wanted = rf"mean must have shape \(3,\), .* got {re.escape(str(shape))}"
         with pytest.raises(ValueError, match=wanted):
             flatten(images, standardise=True, mean=np.ones(shape))
     with pytest.raises(ValueError, match=r"mean of shape .* NaN or infinite"):

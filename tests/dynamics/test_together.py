@@ -197,7 +197,7 @@ def test_the_limit_by_parts(x64):
         ),
         (
             lambda g, s: dynamics.preconditioned_eigenvalues(s, g, s, variances=g[:1]),
-            "variances must have the shape",
+            "variances must have shape",
         ),
         (lambda g, s: _limit(g, -1.0), "alpha must be > 0"),
         (lambda g, s: _limit(g * jnp.nan), "NaN or infinite"),

@@ -77,7 +77,7 @@ def test_many_pairs_have_the_population_s_modes():
     ("gamma", "sigma", "options", "message"),
     [
         (np.ones(2), np.eye(2), {}, "gamma_matrix"),
-        (np.eye(2), np.eye(3), {}, r"sigma_matrix must have the shape of gamma_matrix \(2, 2\)"),
+        (np.eye(2), np.eye(3), {}, r"must have one shape, got \(2, 2\)"),
         (np.eye(2), 0.5 * np.eye(2), {}, "must have no negative eigenvalues"),
         (np.zeros((2, 2)), np.zeros((2, 2)), {}, "not only zeros"),
         (np.eye(2), np.eye(2), {"num_pairs": 0}, "num_pairs must be >= 1"),

@@ -253,7 +253,7 @@ H, LABELS, SCALES = jnp.ones((4, 2)), jnp.array([0, 1, 2, 0]), jnp.ones((5, 2))
             lambda: probe.ridge(H, jnp.ones((4, 1)), jnp.array([1e-3, 0.1])),
             r"regularisation must be a number, got shape \(2,\)",
         ),
-        (lambda: probe.loo_error(H, H, jnp.ones(())), r"regularisations must be a vector, .* \(\)"),
+        (lambda: probe.loo_error(H, H, jnp.ones(())), r"regularisations must be a vector .* \(\)"),
         (lambda: probe.loo_error(H, H, jnp.array([0.0])), "regularisations must be > 0"),
         (
             lambda: probe.loo_error(H[:1], H[:1], jnp.array([1.0])),

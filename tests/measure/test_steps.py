@@ -226,10 +226,10 @@ def test_p_values_end_where_the_table_does():
             ),
             "smooth = 0.13 is too small: the trend of b equals the series",
         ),
-        (lambda: steps.bimodality_test(np.ones(3)), "n >= 4"),
+        (lambda: steps.bimodality_test(np.ones(3)), "at least 4"),
         (lambda: steps.bimodality_test(np.array([0, 1, 2, np.nan])), "values"),
         (lambda: steps.widest_gap(np.zeros(4)), "one that is positive"),
-        (lambda: steps.widest_gap(np.ones(1)), r"shape \(d,\)"),
+        (lambda: steps.widest_gap(np.ones(1)), "eigenvalues must hold at least 2"),
         (
             lambda: steps.growth_rate(np.arange(3.0), np.zeros((3, 2)), np.array([0.0, 1.0])),
             "eigenvalues must be > 0",

@@ -157,7 +157,7 @@ def test_what_is_no_number_is_refused_and_not_written(tmp_path):
         with pytest.raises(train.DivergenceError, match="loss at step 4 holds 1"):
             recorder.log(4, loss=float("inf"))
         for call, error, message in (
-            (lambda: recorder.record(0, z, z_prime[:3]), ValueError, "z and z_prime must be two"),
+            (lambda: recorder.record(0, z, z_prime[:3]), ValueError, "must have one shape"),
             (lambda: recorder.record(0, z[0]), ValueError, "z must be a matrix"),
             (lambda: recorder.record(0, z, z_prime, h=z), ValueError, "h and h_prime must be"),
             (lambda: recorder.record(0, "z"), TypeError, "z must hold real numbers"),

@@ -16,8 +16,6 @@ from sslstep import _check, data
 from sslstep.measure.probe import _sgd
 from sslstep.measure.probe._probe import Probe, require_trained
 
-__all__ = ["embed_images", "linear_evaluation"]
-
 
 def linear_evaluation(
     key: Key[Array, ""],
@@ -33,13 +31,11 @@ def linear_evaluation(
     r"""Train a linear classifier by :func:`sgd` on a frozen network's features of random views.
 
     Each step draws a random view of each image of its batch (by default a resized crop and a flip),
-    computes its features, and updates the linear classifier. Views, network and update form one
-    compiled program. Images stay on the device in their dtype, such as uint8. No gradient is
-    computed through the network.
+    computes its features, and updates the linear classifier. No gradient is computed through the
+    network.
 
     Test accuracy on whole images is ``probe.accuracy(fitted, probe.embed_images(embed_fn,
-    test_images), test_labels)``. (The publications resize and centre-crop ImageNet's test images,
-    because they are larger than the network's input.)
+    test_images), test_labels)``.
 
     ``jax.vmap`` over the protocol's ``learning_rate`` trains several classifiers for little more
     than the cost of one, because they share the features.
@@ -64,9 +60,7 @@ def linear_evaluation(
         :class:`Probe`. Equal keys give bitwise equal results.
 
     Raises:
-        ValueError: if shapes do not fit, labels are not in 0...c-1, a number is out of range, there
-            are fewer images than in a batch, ``augmentation`` normalises, ``embed_fn`` returns
-            another shape, or the trained weights are not finite.
+        ValueError: if shapes do not fit, or values, labels or numbers are out of range.
 
     Example:
         >>> import jax
@@ -159,8 +153,7 @@ def embed_images(
         Features, shape ``(n, p)``.
 
     Raises:
-        ValueError: if ``images`` has another shape or dtype, ``batch_size`` is below 1, or
-            ``embed_fn`` returns another shape.
+        ValueError: if ``images`` or a result of ``embed_fn`` has another shape or dtype.
 
     Example:
         >>> from sslstep import data
@@ -170,7 +163,7 @@ def embed_images(
         (300, 3)
     """
     n, *_ = _require_images(images)
-    _check.require_at_least("batch_size", batch_size, 1)
+    _check.require_within("batch_size", batch_size, at_least=1)
     embed = embed_fn if isinstance(embed_fn, Partial) else Partial(embed_fn)
     size = min(batch_size, n)
     array = images if isinstance(images, jax.Array) else np.asarray(images)

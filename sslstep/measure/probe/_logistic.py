@@ -15,8 +15,6 @@ from sslstep import _check
 from sslstep._linalg import matmul
 from sslstep.measure.probe._probe import Probe, require_labels, require_trained
 
-__all__ = ["logistic"]
-
 # Number of past steps that L-BFGS keeps. A fit usually takes a few dozen iterations.
 _MEMORY = 20
 
@@ -46,9 +44,6 @@ def logistic(
     the softmax unchanged. The iteration stops when the gradient of f with respect to (V, v) has a
     norm of at most ``tol``. If the Hessian at the end is close to its initial value, f is then
     within ``tol**2 / 2`` of its minimum, for any scales and correlations of the features.
-    Directions whose standard deviation is below ``sqrt(10 eps)`` of the largest (1e-3 in float32)
-    are not whitened. The gradient along them is smaller, so with a loose ``tol`` the fit leaves
-    them unused.
 
     Args:
         features: h, shape ``(n, p)``.
@@ -66,8 +61,7 @@ def logistic(
         to zero over the classes, and so do the biases.
 
     Raises:
-        ValueError: if shapes do not fit, values are not finite, labels are not in 0...c-1, or a
-            number is out of range.
+        ValueError: if shapes do not fit, or values, labels or numbers are out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -79,20 +73,12 @@ def logistic(
         >>> float(probe.accuracy(fitted, features, labels))
         1.0
     """
-    n, _ = _check.require_matrix("features", features, "(n, p)")
-    _check.require_finite("features", features)
-    _check.require_at_least("num_classes", num_classes, 2)
-    labels = require_labels("labels", labels, n, num_classes)
-    for name, number in (
-        ("regularisation", regularisation),
-        ("tol", tol),
-        ("max_iterations", max_iterations),
-    ):
-        _check.require_scalar(name, number)
-    _check.require_at_least("regularisation", regularisation, 0.0)
-    _check.require_at_least("tol", tol, 0.0, strict=True)
-    _check.require_at_least("max_iterations", max_iterations, 1)
-    h = _check.as_precise("features", features)
+    h = _check.precise_matrix("features", features, "(n, p)")
+    _check.require_within("num_classes", num_classes, at_least=2)
+    labels = require_labels("labels", labels, len(h), num_classes)
+    _check.require_scalar("regularisation", regularisation, at_least=0.0)
+    _check.require_scalar("tol", tol, above=0.0)
+    _check.require_scalar("max_iterations", max_iterations, at_least=1)
     scalars = (jnp.asarray(value, h.dtype) for value in (regularisation, tol))
     fitted, norm = _fit(h, labels, *scalars, jnp.asarray(max_iterations), num_classes)
     if not _check.is_concrete(norm, tol):

@@ -10,8 +10,6 @@ from jaxtyping import Array, Float, Integer, Real
 from sslstep import _check
 from sslstep._linalg import matmul
 
-__all__ = ["Probe", "accuracy", "predict", "standard_error"]
-
 
 class Probe(NamedTuple):
     r"""A linear map :math:`h \mapsto W^\top h + b` from p features to c targets or logits.
@@ -44,12 +42,8 @@ def predict(probe: Probe, features: Float[ArrayLike, "n p"]) -> Float[Array, "n 
         >>> probe.predict(probe.Probe(jnp.array([[2.0]]), jnp.array([1.0])), jnp.array([[3.0]]))
         Array([[7.]], dtype=float32)
     """
-    _, columns = _check.require_matrix("features", features, "(n, p)")
-    if columns != probe.weights.shape[0]:
-        raise ValueError(
-            f"features must have shape (n, {probe.weights.shape[0]}), to fit the probe's weights "
-            f"of shape {probe.weights.shape}, got {_check.shape_of(features)}."
-        )
+    num, what = probe.weights.shape[0], f", to fit weights of shape {probe.weights.shape}"
+    _check.require_matrix("features", features, f"(n, {num})", what, columns=num)
     _check.require_finite("features", features)
     for part, value in probe._asdict().items():
         _check.require_finite(f"probe.{part}", value)
@@ -72,8 +66,7 @@ def accuracy(
         prediction is not finite, for example if training diverged under ``jax.vmap``.
 
     Raises:
-        ValueError: if shapes do not fit, values of the features or the probe are not finite, or a
-            label is not in 0...c-1.
+        ValueError: if shapes do not fit, or values, labels or numbers are out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -123,18 +116,15 @@ def standard_error(accuracy: Real[ArrayLike, "..."], num_samples: int) -> Float[
         >>> round(float(probe.standard_error(0.5, 10_000)), 4)
         0.005
     """
-    _check.require_at_least("accuracy", accuracy, 0.0, at_most=1.0)
-    _check.require_at_least("num_samples", num_samples, 1)
+    _check.require_within("accuracy", accuracy, at_least=0.0, at_most=1.0)
+    _check.require_within("num_samples", num_samples, at_least=1)
     accuracy = _check.as_float("accuracy", accuracy)
     return jnp.sqrt(accuracy * (1 - accuracy) / num_samples)
 
 
 def require_labels(name: str, labels: ArrayLike, n: int, num_classes: int) -> Array:
     """Return n integer labels; raise ValueError on another shape, dtype, or an unknown class."""
-    if _check.shape_of(labels) != (n,):
-        raise ValueError(
-            f"{name} must have shape ({n},), one for each sample, got {_check.shape_of(labels)}."
-        )
+    _check.require_shape(name, labels, (n,), ", one for each sample")
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
         raise ValueError(f"{name} must be integers, got dtype {jnp.result_type(labels)}.")
     if _check.is_concrete(labels):

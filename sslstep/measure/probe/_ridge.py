@@ -9,8 +9,6 @@ from sslstep import _check
 from sslstep._linalg import matmul
 from sslstep.measure.probe._probe import Probe, require_labels, require_trained, share_right
 
-__all__ = ["accuracy_along", "loo_error", "ridge"]
-
 
 def ridge(
     features: Float[ArrayLike, "n p"],
@@ -70,11 +68,6 @@ def loo_error(
     :math:`n \mu \|W\|_F^2` keeps its factor n when a sample is left out. One decomposition serves
     all samples and all μ.
 
-    If a single sample has some feature, numerator and denominator of its ratio vanish with μ. They
-    are then computed without cancellation, from the component of the sample's unit vector outside
-    the span of the features. This component is resolved down to ``10 eps`` in norm, times the
-    condition number of the directions that the sample lies in; a smaller component counts as zero.
-
     Args:
         features: h, shape ``(n, p)``, n of at least 2.
         targets: y, shape ``(n, c)``.
@@ -99,11 +92,8 @@ def loo_error(
         raise ValueError(
             f"features must hold at least 2 samples (rows), got shape {features.shape}."
         )
-    if len(_check.shape_of(regularisations)) != 1:
-        raise ValueError(
-            f"regularisations must be a vector, got shape {_check.shape_of(regularisations)}."
-        )
-    _check.require_at_least("regularisations", regularisations, 0.0, strict=True)
+    _check.require_vector("regularisations", regularisations, "(R,)", least=0)
+    _check.require_within("regularisations", regularisations, above=0.0)
     n = features.shape[0]
     u, s, _ = _svd(features - features.mean(axis=0, keepdims=True))
     u = jnp.where(s[None, :] > 0, u, 0)
@@ -158,8 +148,7 @@ def accuracy_along(
         The accuracies, shape ``(T,)``; NaN where predictions overflow.
 
     Raises:
-        ValueError: if shapes do not fit, values are not finite, labels are not in 0...c-1, or μ is
-            not positive.
+        ValueError: if shapes do not fit, or values, labels or numbers are out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -171,22 +160,14 @@ def accuracy_along(
         0.667 1.000
     """
     n, dim = _check.require_matrix("features", features, "(n, d)")
-    num_times, columns = _check.require_matrix("scales", scales, "(T, d)")
-    if columns != dim:
-        raise ValueError(
-            f"scales must have shape (T, {dim}), one for each feature, got {(num_times, columns)}."
-        )
-    num_test, columns = _check.require_matrix("features_test", features_test, "(m, d)")
-    if columns != dim:
-        raise ValueError(
-            f"features_test must have shape (m, {dim}) as features, got {(num_test, columns)}."
-        )
+    num_times, _ = _check.require_matrix("scales", scales, f"(T, {dim})", columns=dim)
+    num_test, _ = _check.require_matrix("features_test", features_test, f"(m, {dim})", columns=dim)
     if _check.shape_of(regularisation) not in ((), (num_times,)):
         raise ValueError(
             f"regularisation must be a scalar or have shape ({num_times},), one for each row of "
             f"scales, got shape {_check.shape_of(regularisation)}."
         )
-    _check.require_at_least("regularisation", regularisation, 0.0, strict=True)
+    _check.require_within("regularisation", regularisation, above=0.0)
     _check.require_finite("features_test", features_test)
     _check.require_finite("scales", scales)
     labels = require_labels("labels", labels, n, num_classes)
@@ -258,11 +239,9 @@ def _scalar(value: ArrayLike, like: Array) -> Array:
 
 def _prepare(features: ArrayLike, targets: ArrayLike) -> tuple[Array, Array]:
     """Check features and targets; return both in the dtype of the computation."""
-    n, _ = _check.require_matrix("features", features, "(n, p)")
+    h = _check.precise_matrix("features", features, "(n, p)")
     rows, _ = _check.require_matrix("targets", targets, "(n, c)")
-    if rows != n:
-        raise ValueError(f"targets must have one row for each of {n} samples, got {rows} rows.")
-    _check.require_finite("features", features)
+    if rows != len(h):
+        raise ValueError(f"targets must have one row for each of {len(h)} samples, got {rows}.")
     _check.require_finite("targets", targets)
-    features = _check.as_precise("features", features)
-    return features, _check.as_float("targets", targets).astype(features.dtype)
+    return h, _check.as_float("targets", targets).astype(h.dtype)

@@ -14,8 +14,6 @@ from sslstep import _check
 from sslstep._linalg import matmul
 from sslstep.measure.probe._probe import Probe, require_labels, require_trained
 
-__all__ = ["Protocol", "sgd"]
-
 
 class Protocol(NamedTuple):
     """Settings for training a linear classifier by gradient descent with momentum.
@@ -103,9 +101,8 @@ def sgd(
     completed epochs, or of completed steps if ``protocol.cosine`` is ``"step"``. Each epoch cuts a
     random permutation of the samples into batches and drops an incomplete last batch.
 
-    The whole training is one compiled loop. Features are not rescaled: for a network from a small
-    initialisation choose the learning rate in proportion to the inverse mean square of its
-    features.
+    Features are not rescaled: for a network from a small initialisation choose the learning rate in
+    proportion to the inverse mean square of its features.
 
     For several learning rates at once: ``jax.vmap(lambda rate: probe.sgd(key, features, labels,
     probe.Protocol(rate), num_classes=c))(rates)``.
@@ -122,8 +119,8 @@ def sgd(
         bitwise equal results. Under ``jax.vmap`` or ``jax.jit`` divergence gives NaN.
 
     Raises:
-        ValueError: if shapes do not fit, values are not finite, labels are not in 0...c-1, a number
-            is out of range, there are fewer samples than in a batch, or training diverges.
+        ValueError: if shapes do not fit, or values, labels or numbers are out of range, or training
+            diverges.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -135,11 +132,9 @@ def sgd(
         >>> float(probe.accuracy(fitted, features, labels))
         1.0
     """
-    n, _ = _check.require_matrix("features", features, "(n, p)")
-    _check.require_finite("features", features)
-    h = _check.as_precise("features", features)
+    h = _check.precise_matrix("features", features, "(n, p)")
     rates, settings = parts(protocol, num_classes)
-    labels = require_valid("features", n, labels, rates, settings)
+    labels = require_valid("features", len(h), labels, rates, settings)
     fitted = _train(key, h, labels, Rates(*(jnp.asarray(v, h.dtype) for v in rates)), settings)
     return require_trained(
         fitted,
@@ -170,9 +165,9 @@ def parts(protocol: Protocol, num_classes: int) -> tuple[Rates, Settings]:
 
 def require_valid(name: str, n: int, labels: ArrayLike, rates: Rates, settings: Settings) -> Array:
     """Return the labels; raise ValueError if labels or settings are invalid for n samples."""
-    _check.require_at_least("num_classes", settings.num_classes, 2)
+    _check.require_within("num_classes", settings.num_classes, at_least=2)
     labels = require_labels("labels", labels, n, settings.num_classes)
-    _check.require_at_least("num_epochs", settings.num_epochs, 1)
+    _check.require_within("num_epochs", settings.num_epochs, at_least=1)
     if not 1 <= settings.batch_size <= n:
         raise ValueError(
             f"batch_size must lie between 1 and the {n} samples of {name}, got "
@@ -185,7 +180,7 @@ def require_valid(name: str, n: int, labels: ArrayLike, rates: Rates, settings: 
                 f"{rate} must be a scalar, got shape {_check.shape_of(value)}; use jax.vmap for "
                 f"several."
             )
-        _check.require_at_least(rate, value, 0.0)
+        _check.require_within(rate, value, at_least=0.0)
     return labels
 
 

@@ -19,8 +19,8 @@ from sslstep.measure.steps._rises import (
     rises,
     simultaneity_test,
     spread,
+    timing_test,
 )
-from sslstep.measure.steps._timing import timing_test
 
 __all__ = [
     "Gap",

@@ -11,8 +11,6 @@ from jaxtyping import Float
 from sslstep import _check
 from sslstep.measure.steps._rises import Significance
 
-__all__ = ["Gap", "bimodality_test", "widest_gap"]
-
 # The smallest p-value of diptest's table.
 _LEAST = 1e-5
 
@@ -51,8 +49,7 @@ def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
         :class:`Gap`; ``ratio`` is 1 and ``learned`` is d if all clipped values are equal.
 
     Raises:
-        ValueError: if there are fewer than two eigenvalues, values are not finite, or none is
-            positive.
+        ValueError: if there are fewer than two finite eigenvalues, or none is positive.
 
     Example:
         >>> import numpy as np
@@ -63,8 +60,7 @@ def widest_gap(eigenvalues: Float[ArrayLike, " d"]) -> Gap:
     """
     given = np.asarray(eigenvalues)
     values = given.astype(float)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"eigenvalues must have shape (d,), d >= 2, got {values.shape}.")
+    _check.require_vector("eigenvalues", values, "(d,)", least=2)
     _check.require_finite("eigenvalues", values)
     if not (values > 0).any():
         raise ValueError("eigenvalues must have one that is positive.")
@@ -93,11 +89,8 @@ def bimodality_test(values: Float[ArrayLike, " n"]) -> Significance:
     rejects unimodal distributions at most at its nominal level, and most of them far less often.
 
     For a spectrum, pass the logarithms of the eigenvalues, because grown and other eigenvalues are
-    decades apart. Eigenvalues of a random matrix repel each other and are more evenly spread than
-    the independent values that the test assumes, which makes rejection still rarer. Report the
-    p-value at the start of training too: an untrained network has one band. The dip is at most
-    about half the fraction of values in the smaller band, so at the 5% level a band with less than
-    :math:`2 / \sqrt n` of the values may be missed.
+    decades apart. The dip is at most about half the fraction of values in the smaller band, so at
+    the 5% level a band with less than :math:`2 / \sqrt n` of the values may be missed.
 
     Args:
         values: n ≥ 4 values, in any order, shape ``(n,)``.
@@ -119,8 +112,7 @@ def bimodality_test(values: Float[ArrayLike, " n"]) -> Significance:
         True
     """
     numbers = np.asarray(values, float)
-    if numbers.ndim != 1 or len(numbers) < 4:
-        raise ValueError(f"values must have shape (n,), n >= 4, got {numbers.shape}.")
+    _check.require_vector("values", numbers, "(n,)", least=4)
     _check.require_finite("values", numbers)
     dip, p_value = diptest.diptest(numbers)
     return Significance(float(dip), max(float(p_value), _LEAST))
