@@ -147,14 +147,7 @@ def matrix(
                [3., 6., 9.]], dtype=float32)
     """
     n1, n2 = _num("x1", x1), _num("x1", x1) if x2 is None else _num("x2", x2)
-    return _matrix(
-        [_task(kernel_fn, x1, x2)],
-        (n1, n2),
-        batch_size=batch_size,
-        dtype=dtype,
-        out=out,
-        progress=progress,
-    )
+    return _matrix([_task(kernel_fn, x1, x2)], (n1, n2), batch_size, dtype, out, progress)
 
 
 def operator(
@@ -211,7 +204,11 @@ def pairs(
     kernel_fn: KernelFn | TwoTowers,
     x: Real[ArrayLike, "n ..."],
     x_prime: Real[ArrayLike, "n ..."],
-    **options: Any,
+    *,
+    batch_size: int = 1000,
+    dtype: DTypeLike | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> Float[Array, "m m"] | Float[np.memmap, "m m"]:
     r"""The kernel over both views of n positive pairs (Eq. 22).
 
@@ -223,13 +220,17 @@ def pairs(
         x: the first view X of each sample, shape ``(n, ...)``. Memory-mapped arrays of one dtype
             are read block by block.
         x_prime: the second view X' of each sample, in the same order, shape ``(n, ...)``.
-        **options: ``batch_size``, ``dtype``, ``out`` and ``progress`` of :func:`matrix`.
+        batch_size: number of samples in a block; need not divide 2n.
+        dtype: dtype of the result; None: the kernel's dtype. See :func:`matrix`.
+        out: a new ``.npy`` file for the matrix, instead of memory.
+        progress: whether to show a progress bar; None: on a terminal.
 
     Returns:
         K̃, shape ``(2n, 2n)``; with ``out`` a read-only :class:`numpy.memmap`.
 
     Raises:
-        ValueError: if the views differ in number or shape, or :func:`matrix` raises it.
+        ValueError: if the views differ in number or (except with two towers) in shape, or in the
+            cases in which :func:`matrix` raises it.
         FileExistsError: if ``out`` exists.
 
     Example:
@@ -246,14 +247,17 @@ def pairs(
                [0., 4.]], dtype=float32)
     """
     tasks, size = _pair_tasks(kernel_fn, x, x_prime)
-    return _matrix(tasks, (size, size), **options)
+    return _matrix(tasks, (size, size), batch_size, dtype, out, progress)
 
 
 def pairs_operator(
     kernel_fn: KernelFn | TwoTowers,
     x: Real[ArrayLike, "n ..."],
     x_prime: Real[ArrayLike, "n ..."],
-    **options: Any,
+    *,
+    batch_size: int = 1000,
+    devices: Sequence[jax.Device] | None = None,
+    progress: bool | None = None,
 ) -> Callable[[Real[ArrayLike, "m b"]], Float[Array, "m b"]]:
     r"""Return the function v → K̃ v, with K̃ of :func:`pairs`, which never stores K̃ as a whole.
 
@@ -263,14 +267,18 @@ def pairs_operator(
         kernel_fn: a function of ``(x1, x2=None)`` that returns K(x1, x2), or a :class:`TwoTowers`.
         x: the first view of each sample, shape ``(n, ...)``.
         x_prime: the second view of each sample, in the same order, shape ``(n, ...)``.
-        **options: ``batch_size``, ``devices`` and ``progress`` of :func:`operator`.
+        batch_size: number of samples in a block; need not divide 2n.
+        devices: devices to which blocks are dealt, also those of several processes; None: JAX's
+            default device.
+        progress: whether to show a progress bar for each product; None: on a terminal.
 
     Returns:
         A function from v, shape ``(2n, b)``, to K̃ v in the shape and dtype of v. It raises
         ValueError in the cases in which the function of :func:`operator` does.
 
     Raises:
-        ValueError: under the conditions of :func:`pairs` and :func:`operator`.
+        ValueError: if there are no samples, if the views differ in number or (except with two
+            towers) in shape, or if :func:`operator` rejects ``devices``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -283,7 +291,7 @@ def pairs_operator(
                [2., 4.]], dtype=float32)
     """
     tasks, size = _pair_tasks(kernel_fn, x, x_prime)
-    return _Operator(tasks, size, **options)
+    return _Operator(tasks, size, batch_size, devices, progress)
 
 
 def to_pairs(
@@ -293,7 +301,10 @@ def to_pairs(
     x_prime: Real[ArrayLike, "n ..."],
     *,
     view: Literal[0, 1] | None = None,
-    **options: Any,
+    batch_size: int = 1000,
+    dtype: DTypeLike | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> Float[Array, "n_test m"] | Float[np.memmap, "n_test m"]:
     r"""The kernel between new points and both views of the training pairs.
 
@@ -306,15 +317,18 @@ def to_pairs(
         x_prime: the second view X', in the same order, shape ``(n, ...)``.
         view: for :class:`TwoTowers` only, the view to which the new points belong: 0 for x, 1 for
             x'. Their kernel with the other view is zero.
-        **options: ``batch_size``, ``dtype``, ``out`` and ``progress`` of :func:`matrix`.
+        batch_size: number of samples in a block; need not divide n_test or n.
+        dtype: dtype of the result; None: the kernel's dtype. See :func:`matrix`.
+        out: a new ``.npy`` file for the matrix, instead of memory.
+        progress: whether to show a progress bar; None: on a terminal.
 
     Returns:
         One row k(x) for each new point, shape ``(n_test, 2n)``; with ``out`` a read-only
         :class:`numpy.memmap`.
 
     Raises:
-        ValueError: if the views differ in number, ``view`` does not fit the kernel function, or
-            :func:`matrix` raises it.
+        ValueError: if the views differ in number, if ``view`` is missing with two towers or given
+            without them, or in the cases in which :func:`matrix` raises it.
         FileExistsError: if ``out`` exists.
 
     Example:
@@ -338,7 +352,7 @@ def to_pairs(
             _task(kernel_fn, x_test, x),
             _task(kernel_fn, x_test, x_prime, column=num),
         ]
-    return _matrix(tasks, (num_test, 2 * num), **options)
+    return _matrix(tasks, (num_test, 2 * num), batch_size, dtype, out, progress)
 
 
 def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") -> KernelFn:
@@ -392,11 +406,10 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
 def _matrix(
     tasks: list[_Task],
     shape: tuple[int, int],
-    *,
-    batch_size: int = 1000,
-    dtype: DTypeLike | None = None,
-    out: str | os.PathLike[str] | None = None,
-    progress: bool | None = None,
+    batch_size: int,
+    dtype: DTypeLike | None,
+    out: str | os.PathLike[str] | None,
+    progress: bool | None,
 ) -> Array | np.memmap:
     """Compute a matrix block by block, as an array or in a file."""
     if dtype is not None:
@@ -431,9 +444,9 @@ class _Operator:
         self,
         tasks: list[_Task],
         size: int,
-        batch_size: int = 1000,
-        devices: Sequence[jax.Device] | None = None,
-        progress: bool | None = None,
+        batch_size: int,
+        devices: Sequence[jax.Device] | None,
+        progress: bool | None,
     ) -> None:
         self._tasks, self.size = tasks, size
         self._batch_size, self._progress = batch_size, progress

@@ -186,7 +186,11 @@ def approximate_growth_modes(
     *,
     embeddings: Float[Any, "N k"] | None = None,
     rank: int,
-    **options: Any,
+    tol: float = 1e-2,
+    confidence: float = 0.99,
+    key: Key[Array, ""] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> ApproximateModes:
     r"""Growth modes of many samples from few columns of their kernel, with bounds of the rates.
 
@@ -203,15 +207,19 @@ def approximate_growth_modes(
         embeddings: learned embeddings of all views, one view after the other, shape ``(N, k)``;
             None before the first step.
         rank: largest number of columns of the factor, from d to N.
-        **options: ``tol``, ``confidence``, ``key``, ``folder`` and ``progress`` of
-            :func:`approximate_modes`.
+        tol: wanted difference of upper and lower bound of a rate, relative to the lower bound.
+        confidence: probability, at least, that all bounds hold.
+        key: random key of the pivots and of the samples for the bounds; None: a fixed key.
+        folder: folder that stores the columns, to continue an interrupted run.
+        progress: whether to show a progress bar; None: on a terminal.
 
     Returns:
         :class:`ApproximateModes`, whose eigenvalues are the rates ρ. A rate of zero or less is not
         certified.
 
     Raises:
-        ValueError: under the conditions of :func:`approximate_modes` and :func:`growth_modes`.
+        ValueError: in the cases in which :func:`approximate_modes` raises it, or if
+            :func:`growth_modes` rejects ``loss_fn`` or ``embeddings``.
 
     Example:
         >>> import jax
@@ -232,7 +240,7 @@ def approximate_growth_modes(
         found = negative_hessian(loss_fn, embeddings, size, dim, num_views=len(views), dtype=dtype)
         return _Operator(found, _norm(found, size, dtype), 1.0)
 
-    return _solve(kernel_fn, views, hessian, dim, rank, **options)
+    return _solve(kernel_fn, views, hessian, dim, rank, tol, confidence, key, folder, progress)
 
 
 def _as_views(given: tuple[Any, ...], name: str) -> tuple[Any, ...]:

@@ -1,14 +1,15 @@
 r"""Growing modes of a kernel machine, and plateaus of its loss, for any loss."""
 
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Key, Real, UInt32
 
 from sslstep import _check
 from sslstep._linalg import computed_in, matmul
@@ -37,8 +38,15 @@ def growth_modes(
     *,
     num_views: int = 2,
     embeddings: Float[Any, "N k"] | None = None,
+    solver: Literal["auto", "krylov", "dense"] = "auto",
     num_pairs: int | None = None,
-    **options: Any,
+    dtype: Any = None,
+    tol: float | None = None,
+    max_iterations: int = 100,
+    block_size: int | None = None,
+    key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> KernelModes:
     r"""Modes that grow under any loss, given the embeddings learned so far, and their rates.
 
@@ -60,7 +68,8 @@ def growth_modes(
 
     Args:
         kernel: K̃ over all views of n samples, one view after the other, N = V n: an array
-            ``(N, N)``, or a function from a block ``(N, b)`` to its product with K̃.
+            ``(N, N)``, or a function from a block ``(N, b)`` to its product with K̃. See
+            :func:`contrastive_modes`.
         loss_fn: a JAX function from one array ``(n, d)`` for each view to a scalar. It must be even
             in each dimension, treat all dimensions alike, and not depend on the order of the
             samples.
@@ -72,19 +81,27 @@ def growth_modes(
             Z are rotated over more than k columns, and the loss is invariant under rotations,
             rotate them back: take k columns of :math:`Z V`, where :math:`Z = U S V^\top`. The
             embeddings are constants: derivatives do not go through them.
+        solver: ``"auto"``, ``"krylov"`` or ``"dense"``: see :func:`contrastive_modes`.
         num_pairs: n, for a kernel given as a function.
-        **options: ``solver``, ``dtype``, ``tol`` (relative to ρ), ``max_iterations``,
-            ``block_size``, ``key``, ``folder`` and ``progress`` of :func:`contrastive_modes`. The
-            products in ``folder`` do not depend on the loss.
+        dtype: dtype of the blocks, for a kernel given as a function; None: the default float.
+        tol: largest residual of a mode, relative to ρ, in the Krylov solver.
+        max_iterations: largest number of products of a block with the kernel.
+        block_size: number of columns of a block, more than ``dim``.
+        key: random key of the first block; a fixed key by default.
+        folder: folder that keeps the products, to continue an interrupted solve: see
+            :func:`contrastive_modes`. Products do not depend on the loss.
+        progress: whether to show a progress bar; None: on a terminal, after 10 s.
 
     Returns:
         :class:`KernelModes` with d modes, whose eigenvalues are the rates ρ. A mode that does not
         grow has a rate of zero or less.
 
     Raises:
-        ValueError: if :func:`contrastive_modes` rejects the kernel or the options, or ``loss_fn``
-            is not as described, not twice differentiable, not finite, or has no expansion at the
-            embeddings. Losses that normalise each embedding have none at zero.
+        ValueError: if :func:`contrastive_modes` rejects the kernel or the options; or if
+            ``loss_fn`` does not return a scalar, depends on the order of the samples, is not even
+            in each dimension, treats dimensions differently, is not twice differentiable, is not
+            finite, or has no expansion at zero. Losses that normalise each embedding have none at
+            zero, but have one with ``embeddings``.
         TypeError: if JAX cannot trace ``loss_fn`` as a function of the views.
         sslstep.kernel_pca.ConvergenceError: if the Krylov solver does not meet ``tol``.
 
@@ -100,15 +117,15 @@ def growth_modes(
     _check.require_within("num_views", num_views, at_least=1)
     size = require_kernel(kernel, num_views, num_pairs)
     require_dim(dim, size // num_views)
-    chosen = Options(**options)
+    options = Options(solver, dtype, tol, max_iterations, block_size, key, folder, progress)
     if callable(kernel):
-        given = jnp.dtype(jnp.result_type(float) if chosen.dtype is None else chosen.dtype)
+        given = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
     else:
         given = _check.as_float("kernel", kernel[:1, :1]).dtype
     hessian = negative_hessian(
         loss_fn, embeddings, size, dim, num_views=num_views, dtype=computed_in(given)
     )
-    modes = leading_modes(kernel, size, dim, chosen, hessian, 1.0)
+    modes = leading_modes(kernel, size, dim, options, hessian, 1.0)
     warn_if_few(modes.eigenvalues)
     return modes
 

@@ -127,7 +127,8 @@ def contrastive_modes(
         max_iterations: largest number of products of a block with the kernel.
         block_size: number of columns of a block, more than ``dim``. Default: d + max(8, d / 4). A
             larger block takes fewer products with more work each.
-        key: random key of the first block; a fixed key by default .
+        key: random key of the first block; a fixed key by default, so that
+            results are reproducible.
         folder: folder that keeps each product of a block with the kernel in a file, created if it
             does not exist. The same call continues an interrupted solve, and returns bit for bit
             the modes of an uninterrupted one. Calls with another ``dim``, ``tol`` or
@@ -172,7 +173,18 @@ def contrastive_modes(
 
 
 def principal_modes(
-    kernel: Kernel, dim: int, *, num_samples: int | None = None, **options: Any
+    kernel: Kernel,
+    dim: int,
+    *,
+    solver: Literal["auto", "krylov", "dense"] = "auto",
+    num_samples: int | None = None,
+    dtype: Any = None,
+    tol: float | None = None,
+    max_iterations: int = 100,
+    block_size: int | None = None,
+    key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> KernelModes:
     r"""The kernel's own leading modes: kernel PCA without centring.
 
@@ -183,15 +195,25 @@ def principal_modes(
 
     Args:
         kernel: K over N samples, symmetric and positive semidefinite: an array ``(N, N)``, or a
-            function from a block ``(N, b)`` to its product with K.
+            function from a block ``(N, b)`` to its product with K. See :func:`contrastive_modes`.
         dim: number of modes d ≤ N.
+        solver: ``"auto"``, ``"krylov"`` or ``"dense"``: see :func:`contrastive_modes`.
         num_samples: N, for a kernel given as a function.
-        **options: ``solver``, ``dtype``, ``tol``, ``max_iterations``, ``block_size``, ``key``,
-            ``folder`` and ``progress`` of :func:`contrastive_modes`.
+        dtype: dtype of the blocks, for a kernel given as a function; None: the default float.
+        tol: largest residual of a mode, relative to its γ, in the Krylov solver.
+        max_iterations: largest number of products of a block with the kernel.
+        block_size: number of columns of a block, more than ``dim``.
+        key: random key of the first block; a fixed key by default.
+        folder: folder that keeps the products, to continue an interrupted solve.
+        progress: whether to show a progress bar; None: on a terminal, after 10 s.
+
+    Returns:
+        :class:`KernelModes` with d modes.
 
     Raises:
-        ValueError, sslstep.kernel_pca.ConvergenceError: under the conditions of
-            :func:`contrastive_modes`.
+        ValueError: if the kernel is not square, not symmetric, not positive semidefinite, or not
+            finite; or if another argument is out of range.
+        sslstep.kernel_pca.ConvergenceError: if the Krylov solver does not meet ``tol``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -202,7 +224,8 @@ def principal_modes(
     size = _require_square(kernel, num_samples, "num_samples")
     if not 1 <= dim <= size:
         raise ValueError(f"dim must be between 1 and N = {size}, got {dim}.")
-    return leading_modes(kernel, size, dim, Options(**options), Exchange(num_views=1), size)
+    options = Options(solver, dtype, tol, max_iterations, block_size, key, folder, progress)
+    return leading_modes(kernel, size, dim, options, Exchange(num_views=1), size)
 
 
 def require_dim(dim: int, num: int) -> None:
@@ -242,14 +265,14 @@ class Exchange:
 class Options(NamedTuple):
     """Options of the solvers, as in :func:`contrastive_modes`."""
 
-    solver: str = "auto"
-    dtype: Any = None
-    tol: float | None = None
-    max_iterations: int = 100
-    block_size: int | None = None
-    key: Any = None
-    folder: str | os.PathLike[str] | None = None
-    progress: bool | None = None
+    solver: str
+    dtype: Any
+    tol: float | None
+    max_iterations: int
+    block_size: int | None
+    key: Any
+    folder: str | os.PathLike[str] | None
+    progress: bool | None
 
 
 def require_kernel(kernel: Kernel, num_views: int, num_pairs: int | None) -> int:

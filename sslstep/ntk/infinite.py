@@ -157,7 +157,13 @@ def cnn(
     strides: int = 1,
     padding: Padding = "SAME",
     pool: Pool = "flatten",
-    **settings: Any,
+    parameterization: Parameterization = "ntk",
+    weight_std: Real[ArrayLike, ""] | None = None,
+    bias_std: Real[ArrayLike, ""] | Literal["fan_in"] | None = None,
+    init_scale: Real[ArrayLike, ""] = 1.0,
+    output_bias: bool = False,
+    kernel: Kernel = "ntk",
+    activation: Activation = "relu",
 ) -> KernelFn:
     r"""Kernel function of an infinitely wide convolutional network.
 
@@ -178,9 +184,15 @@ def cnn(
         strides: stride of every convolution in pixels.
         padding: ``"SAME"`` (zeros), ``"VALID"`` (none) or ``"CIRCULAR"``.
         pool: ``"flatten"`` or ``"average"``.
-        **settings: ``parameterization``, ``weight_std``, ``bias_std`` (one bias for each channel),
-            ``init_scale``, ``output_bias`` (of the linear layer), ``kernel`` and ``activation`` of
-            :func:`mlp`.
+        parameterization: ``"ntk"`` or ``"standard"``, defined at the top of this module.
+        weight_std: :math:`\sigma_w > 0`; traced. None: :math:`\sqrt 2` (``"ntk"``) or
+            :math:`1 / \sqrt 3` (``"standard"``).
+        bias_std: :math:`\sigma_b \ge 0` of the biases, one for each channel; traced. ``"fan_in"``:
+            :math:`\sigma_w / \sqrt m` in a layer of fan-in m. None: no biases.
+        init_scale: factor α > 0 of all initial parameters; traced.
+        output_bias: whether the linear layer has a bias.
+        kernel: ``"ntk"`` or ``"nngp"``.
+        activation: ``"relu"``, ``"erf"``, ``"gelu"`` or ``"linear"``.
 
     Returns:
         A pure function ``kernel_fn(x1, x2=None)``. It maps images of shapes ``(n1, h, w, c)`` and
@@ -188,8 +200,10 @@ def cnn(
         Conversions, checks and errors are those of the function that :func:`mlp` returns.
 
     Raises:
-        ValueError: under the conditions of :func:`mlp`.
-        ModuleNotFoundError, ImportError: if neural_tangents is not installed, or does not fit JAX.
+        ValueError: if an argument is out of range or unknown, if ``channels`` is required and None,
+            or if ``output_bias`` is true without ``bias_std``.
+        ModuleNotFoundError: if neural_tangents is not installed.
+        ImportError: if neural_tangents is incompatible with the installed JAX.
 
     Example:
         >>> import jax
@@ -199,7 +213,19 @@ def cnn(
         (2, 2)
     """
     images = _of_images(filter_size, strides, padding, pool)
-    return _kernel_fn("conv", (depth,), channels, images, **settings)
+    return _kernel_fn(
+        "conv",
+        (depth,),
+        channels,
+        images,
+        parameterization=parameterization,
+        weight_std=weight_std,
+        bias_std=bias_std,
+        init_scale=init_scale,
+        output_bias=output_bias,
+        kernel=kernel,
+        activation=activation,
+    )
 
 
 def resnet(
@@ -208,7 +234,13 @@ def resnet(
     *,
     filter_size: int = 3,
     pool: Pool = "flatten",
-    **settings: Any,
+    parameterization: Parameterization = "ntk",
+    weight_std: Real[ArrayLike, ""] | None = None,
+    bias_std: Real[ArrayLike, ""] | Literal["fan_in"] | None = None,
+    init_scale: Real[ArrayLike, ""] = 1.0,
+    output_bias: bool = False,
+    kernel: Kernel = "ntk",
+    activation: Activation = "relu",
 ) -> KernelFn:
     r"""Kernel function of an infinitely wide residual network (He et al., 2016, Fig. 4e).
 
@@ -232,15 +264,26 @@ def resnet(
             for ``bias_std="fan_in"``, without effect otherwise.
         filter_size: side of the filters in pixels.
         pool: ``"flatten"`` or ``"average"``.
-        **settings: ``parameterization``, ``weight_std``, ``bias_std`` (one bias for each channel),
-            ``init_scale``, ``output_bias`` (of the linear layer), ``kernel`` and ``activation`` of
-            :func:`mlp`.
+        parameterization: ``"ntk"`` or ``"standard"``, defined at the top of this module.
+        weight_std: :math:`\sigma_w > 0`; traced. None: :math:`\sqrt 2` (``"ntk"``) or
+            :math:`1 / \sqrt 3` (``"standard"``).
+        bias_std: :math:`\sigma_b \ge 0` of the biases, one for each channel; traced. ``"fan_in"``:
+            :math:`\sigma_w / \sqrt m` in a layer of fan-in m. None: no biases.
+        init_scale: factor α > 0 of all initial parameters; traced.
+        output_bias: whether the linear layer has a bias.
+        kernel: ``"ntk"`` or ``"nngp"``.
+        activation: ``"relu"``, ``"erf"``, ``"gelu"`` or ``"linear"``.
 
     Returns:
-        A pure function ``kernel_fn(x1, x2=None)`` of images, as that of :func:`cnn`.
+        A pure function ``kernel_fn(x1, x2=None)``. It maps images of shapes ``(n1, h, w, c)`` and
+        ``(n2, h, w, c)`` to K of shape ``(n1, n2)`` in the dtype of x1. ``x2=None`` stands for x1.
+        Conversions, checks and errors are those of the function that :func:`mlp` returns.
 
     Raises:
-        ValueError, ModuleNotFoundError, ImportError: under the conditions of :func:`cnn`.
+        ValueError: if an argument is out of range or unknown, if ``channels`` is required and None,
+            or if ``output_bias`` is true without ``bias_std``.
+        ModuleNotFoundError: if neural_tangents is not installed.
+        ImportError: if neural_tangents is incompatible with the installed JAX.
 
     Example:
         >>> import jax
@@ -251,7 +294,19 @@ def resnet(
     """
     stages = tuple(num_blocks) if isinstance(num_blocks, Sequence) else (int(num_blocks),)
     images = _of_images(filter_size, 1, "SAME", pool)
-    return _kernel_fn("residual", stages, channels, images, **settings)
+    return _kernel_fn(
+        "residual",
+        stages,
+        channels,
+        images,
+        parameterization=parameterization,
+        weight_std=weight_std,
+        bias_std=bias_std,
+        init_scale=init_scale,
+        output_bias=output_bias,
+        kernel=kernel,
+        activation=activation,
+    )
 
 
 def _of_images(filter_size: int, strides: int, padding: str, pool: str) -> dict[str, Any]:
@@ -268,13 +323,13 @@ def _kernel_fn(
     width: int | None,
     images: dict[str, Any],
     *,
-    parameterization: str = "ntk",
-    weight_std: ArrayLike | None = None,
-    bias_std: ArrayLike | str | None = None,
-    init_scale: ArrayLike = 1.0,
-    output_bias: bool = False,
-    kernel: str = "ntk",
-    activation: str = "relu",
+    parameterization: str,
+    weight_std: ArrayLike | None,
+    bias_std: ArrayLike | str | None,
+    init_scale: ArrayLike,
+    output_bias: bool,
+    kernel: str,
+    activation: str,
 ) -> KernelFn:
     _check.require_within(
         "num_blocks" if layers == "residual" else "depth", blocks or 0, at_least=1
