@@ -45,6 +45,8 @@ class Config(training.Config):
     """Number of pairs of the kernel; the first of the fixed pairs."""
     kernel: Literal["scalar", "trace"] = "scalar"
     """scalar: NTK of the mean output (Appendix D.5); trace: mean over outputs, d times slower."""
+    memory_gib: float = 3.0
+    """Largest memory for the NTK, in GiB."""
 
 
 # Outputs of the kernel: all, or only the directions that are not learned yet.
@@ -60,7 +62,7 @@ def run(config: Config, runs: training.Store) -> Arrays:
         raise ValueError(
             "the theory is of Eq. 1: off_diagonal must be 1, without batch_norm, with symmetrise."
         )
-    require(config, at_least={"num_snapshots": 2})
+    require(config, at_least={"num_snapshots": 2}, positive=("memory_gib",))
     training.require_pairs(config, "num_pairs", recipe.dim)
     arrays: Arrays = {}
     for seed in config.seeds:
@@ -94,6 +96,7 @@ def _predict(
     """Return a network's NTK eigenvalues and predicted waits (d,) for each choice in OUTPUTS."""
     batch_stats = training.settled(model, state.params, state.batch_stats, x)
     embed = Partial(networks.embedding(model), batch_stats)
+    limit = int(config.memory_gib * 2**30)
     initial = embed(state.params, x)
     values, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(initial, 2)))
     # Eigenvectors of C with eigenvalues below 1/2; all directions if none is below.
@@ -102,7 +105,7 @@ def _predict(
     out = {}
     for which, directions in zip(OUTPUTS, (every, unlearned), strict=True):
         bound = Partial(embed, directions=directions)
-        kernel = empirical.ntk(bound, state.params, x, kind=config.kernel)
+        kernel = empirical.ntk(bound, state.params, x, kind=config.kernel, memory_limit=limit)
         # The NTK is a mean over d outputs; outputs left out contribute 0.
         number = float(jnp.sum(directions**2))
         out[which] = _follow(config, kernel * (len(values) / number), initial, span)
@@ -144,6 +147,7 @@ PAPER = Config(
         symmetrise=True,
     ),
     num_pairs=1024,
+    memory_gib=40.0,
 )
 
 EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=12)
