@@ -80,7 +80,12 @@ def sigreg(
 
 
 def lejepa(
-    *views: Float[ArrayLike, "n d"], sigreg_weight: Real[ArrayLike, ""] = 0.02, **settings: Any
+    *views: Float[ArrayLike, "n d"],
+    key: Key[Array, ""] | UInt32[Array, "2"] | None = None,
+    sigreg_weight: Real[ArrayLike, ""] = 0.02,
+    num_slices: int = 256,
+    cut: float = 3.0,
+    num_points: int = 17,
 ) -> Float[Array, ""]:
     r"""Compute LeJEPA's loss, disagreement of views plus SIGReg (Balestriero and LeCun 2025).
 
@@ -94,8 +99,11 @@ def lejepa(
 
     Args:
         views: embeddings of each view of the samples, all of one shape ``(n, d)``, n at least 2.
+        key: random key of SIGReg's directions; None: the mean over all directions.
         sigreg_weight: λ in 0...1; traced.
-        **settings: ``key``, ``num_slices``, ``cut`` and ``num_points`` of :func:`sigreg`.
+        num_slices: number of random directions.
+        cut: upper end c > 0 of SIGReg's integral.
+        num_points: number of its quadrature points, at least 2.
 
     Raises:
         ValueError: in the cases in which :func:`sigreg` raises it, or if λ is not in 0...1.
@@ -111,7 +119,8 @@ def lejepa(
     arrays = jnp.stack(_views(views))
     weight = jnp.asarray(sigreg_weight, arrays.dtype)
     spread = jnp.mean((arrays - arrays.mean(axis=0, keepdims=True)) ** 2)
-    return (1 - weight) * spread + weight * sigreg(*arrays, **settings)
+    regular = sigreg(*arrays, key=key, num_slices=num_slices, cut=cut, num_points=num_points)
+    return (1 - weight) * spread + weight * regular
 
 
 def _views(views: tuple[ArrayLike, ...]) -> list[Array]:
