@@ -116,6 +116,7 @@ def test_alternatives_take_turns() -> None:
     assert counted == {"a": 4}, "the first call, which compiles, does not count"
 
 
+@pytest.mark.slow
 def test_a_measurement_has_a_process_of_its_own() -> None:
     assert _timing.in_own_process(math.hypot, 3, 4) == 5
     with pytest.raises(_timing.MeasurementError, match="ValueError: "):

@@ -73,6 +73,7 @@ for command in (["experiments", "run", "fig1ab"], ["benchmarks.bench_linear"]):
 """
 
 
+@pytest.mark.slow
 def test_help_in_a_locale_without_greek():
     said = in_locale("-c", HELP, **POSIX).stdout
     *commands, rest = said.decode("ascii").split("\0\n")

@@ -148,6 +148,7 @@ MISSING = (
 )
 
 
+@pytest.mark.slow
 def test_a_package_that_is_missing_is_named_with_its_extra(tmp_path: Path) -> None:
     """In an interpreter that does not find it; theory and fully connected kernels need none."""
     (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)

@@ -99,7 +99,10 @@ def run_once(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", ["fig6", "fig8", pytest.param("fig1ab", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("fig1ab", "fig6")]
+
+
+@pytest.mark.parametrize("name", ["fig8", *SLOW])
 def test_runs_write_their_folder_and_claims_hold(run_once, require_documented, name):
     status, out = run_once(name)
     assert {path.name for path in out.iterdir()} == FILES

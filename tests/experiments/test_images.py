@@ -159,6 +159,7 @@ def test_what_images_do_not_do_for_is_skipped_if_asked(
     assert why in line
 
 
+@pytest.mark.slow
 def test_a_skip_is_forgotten_when_results_come(tmp_path, plain):
     out = tmp_path / "here"
     args = ["--data", plain, "--out", str(out)]

@@ -113,7 +113,7 @@ def test_numbers_of_parameters():
 @pytest.mark.parametrize(
     ("make", "settings", "shape"),
     [
-        (nn.resnet18, {"stem": "imagenet"}, (4, 45, 37, 3)),
+        pytest.param(nn.resnet18, {"stem": "imagenet"}, (4, 45, 37, 3), marks=pytest.mark.slow),
         pytest.param(nn.resnet50, {"stem": "imagenet"}, (3, 33, 40, 3), marks=pytest.mark.slow),
         (
             nn.ResNet,

@@ -27,6 +27,7 @@ def begun(folder, num_steps=100_000):
     return process
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_is_refused_and_a_dead_one_blocks_nobody(tmp_path):
     first = begun(tmp_path / "run")
     try:
@@ -68,6 +69,7 @@ with _lock.held(Path(sys.argv[1]), "it"):
 """
 
 
+@pytest.mark.slow
 def test_a_forked_child_does_not_hold_what_its_parent_held(tmp_path):
     """As a worker that loads data, and outlives a killed run."""
     command = [sys.executable, "-c", FORKS, tmp_path / "lock"]

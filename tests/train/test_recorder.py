@@ -89,6 +89,7 @@ def test_arrays_of_any_framework_give_the_same_bits(tmp_path):
     np.testing.assert_array_equal(ours["covariance"], theirs["covariance"])
 
 
+@pytest.mark.slow
 def test_a_killed_loop_loses_nothing_and_goes_on_as_if_it_never_was(tmp_path):
     loop(tmp_path / "whole")
     call = "import sys, test_recorder; test_recorder.loop(sys.argv[1], death=25)"
