@@ -86,7 +86,7 @@ test: $(VENV)/.test $(VENV)/.torch  ## the tests that are not slow, and the docs
 	$(PYTEST) -m "not slow" $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(VENV)/.test $(VENV)/.torch  ## the slow tests: experiments, devices, processes that are killed
+test-slow: $(VENV)/.test $(VENV)/.torch  ## the slow tests: experiments, devices, processes that start or are killed
 	$(PYTEST) -m slow $(ARGS)
 
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
