@@ -128,7 +128,8 @@ def vicreg_views(size: int, *, symmetric: bool = False) -> Views:
     Args:
         size: side of the views in pixels.
         symmetric: if true, both views have blur 0.5 and solarisation 0.1, as in the publication's
-            Appendix C.1; if false, they are :func:`barlow_twins_views`, as in its code.
+            Appendix C.1; if false, they are :func:`sslstep.data.barlow_twins_views`, as in the
+            publication's code.
 
     Example:
         >>> from sslstep import data
