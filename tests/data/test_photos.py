@@ -145,6 +145,7 @@ def test_deviation_is_that_of_each_window() -> None:
         assert kept[row, column] == (window.var((0, 1)).mean() >= _patches.MIN_DEVIATION**2)
 
 
+@pytest.mark.slow
 def test_same_in_another_process_without_the_packages_that_carry_them(datasets: dict) -> None:
     code = """
 import hashlib, random, sys, numpy as np

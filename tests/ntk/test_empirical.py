@@ -111,6 +111,7 @@ def test_under_jit_and_in_the_parameters():
 
 
 @pytest.mark.parametrize(("parameterization", "kind"), [("ntk", "scalar"), ("standard", "trace")])
+@pytest.mark.slow
 def test_approaches_the_infinite_width_kernel(x64, parameterization, kind):
     """Unbiased to order 1 / width, with fluctuations that fall as width^-1/2."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)))
@@ -137,6 +138,7 @@ def test_approaches_the_infinite_width_kernel(x64, parameterization, kind):
 
 
 @pytest.mark.parametrize(("limit", "several"), [(2**20, True), (2**21 + 2**20, False)])
+@pytest.mark.slow
 def test_keeps_within_memory(limit, several):
     """Of two blocks or one, in several passes; the bound is on what XLA says it needs."""
     model = nn.ResNet(stage_sizes=(1, 1), width=8, stem="small")

@@ -40,6 +40,7 @@ print("tensorflow" in sys.modules, "neural_tangents.experimental" in sys.modules
 """).split("\n") == ["False", "True False False", "True True", "False False"]
 
 
+@pytest.mark.slow
 def test_a_failed_import_by_the_user_does_no_harm():
     """It does not import unaided: once it does, most of the module under test is not needed."""
     unaided, *said = succeed("""

@@ -19,6 +19,7 @@ def saved(tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_signal_during_the_last_checkpoint_is_not_lost(tmp_path, monkeypatch, number):
     """The program may have another run to make, and was asked to stop."""
     save = train.Checkpoints.save
