@@ -1,6 +1,6 @@
 r"""The trajectory of one mode of a linear model, and the time at which it is learned."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -376,7 +376,7 @@ def _require_flow(landscape: Landscape, learning_rate: ArrayLike) -> None:
         )
 
 
-def _broadcast(landscape: Landscape, *numbers: Array) -> list[Array]:
+def _broadcast(landscape: Landscape, *numbers: Array) -> Sequence[Array]:
     """Broadcast the numbers, and in the quartic family append growth and saturation."""
     family = (landscape.growth, landscape.saturation) if isinstance(landscape, Plain) else ()
     parts = [jnp.asarray(part, numbers[0].dtype) for part in family]
