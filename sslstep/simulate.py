@@ -88,8 +88,9 @@ def gradient_descent(
     them at repeated eigenvalues.
 
     A step smaller than half of a weight's last digit does not change the weight. A mode therefore
-    stops at :math:`1 - \lambda` between :math:`\epsilon / 16 \eta\gamma` and :math:`\epsilon / 8
-    \eta\gamma`, where ε is the eps of the dtype .
+    stops at :math:`1 - \lambda` between :math:`\epsilon / 16 \eta\gamma` and
+    :math:`\epsilon / 8 \eta\gamma`, where ε is the eps of the dtype: in float32, with η = 5e-5, at
+    up to 1e-6 for γ = 282, but at up to 1e-3 for γ = 0.28. Float64 weights and Γ come closer.
 
     Args:
         weights: W(0), shape ``(d, m)``.

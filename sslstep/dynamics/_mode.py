@@ -276,7 +276,9 @@ def effective_eigenvalue(
     A step of gradient descent multiplies a small mode by :math:`1 + 4\eta\gamma`, where gradient
     flow multiplies it by :math:`e^{4\eta\gamma}` in the same time η. With
     :math:`\gamma^{\mathrm{eff}}` in the exponents of Eqs. 10 and 16 (not in the final value
-    :math:`\gamma^{-1/2}`) the predictions hold at finite learning rate.
+    :math:`\gamma^{-1/2}`) the predictions hold at finite learning rate. The fastest mode of the
+    paper's linear run is learned 2 to 3% later than Eq. 16 predicts with γ, and less than 1% later
+    with :math:`\gamma^{\mathrm{eff}}`.
 
     Args:
         eigenvalue: γ, of any sign. All arguments broadcast.

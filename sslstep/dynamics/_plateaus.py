@@ -86,7 +86,10 @@ def vicreg_plateau(
     weights 25 and 1. The squared off-diagonal elements of a covariance of rank k sum to at least
     :math:`(\sum_i v_i)^2 / k - \sum_i v_i^2`. For a fixed :math:`\sum_i v_i` the rest of the loss
     is a sum of :math:`-\mu \sqrt{v_i} - 2\nu\, v_i^2`, which is convex on [0, 1] if and only if
-    :math:`\mu \ge 16 \nu`. For smaller μ unequal variances can have a lower loss.
+    :math:`\mu \ge 16 \nu`. For smaller μ unequal variances can have a lower loss. At
+    :math:`\mu = \nu`, d = 16 and k = 8, seven coordinates of variance 1 and nine that share one
+    dimension have the loss 0.457 ν, equal variances have 0.625 ν, and descent ends at various
+    values between 0.457 ν and 0.502 ν.
 
     Args:
         num_learned: k in 0...d, any shape.

@@ -28,8 +28,10 @@ def max_learning_rate(
 
     .. math:: \eta < \min\left(\frac{1}{4 \gamma_{\max}}, \frac{1}{2 |\gamma_{\min}|}\right),
 
-    where the second applies only if :math:`\gamma_{\min} < 0`. (The paper's :math:`\eta = 1/4` of
-    G.3 is the case γ = 1.)
+    where the second applies only if :math:`\gamma_{\min} < 0`. Above the first bound the top
+    spectral solution is unstable, and descent can at best end in another solution. Above the
+    second, directions with γ < 0 grow instead of decaying, until the embedding is full. (The
+    paper's :math:`\eta = 1/4` of G.3 is the case γ = 1.)
 
     On another landscape modes are treated one at a time. A step maps λ to
     :math:`F(\lambda) = \lambda (1 + 2 \eta \gamma f(\lambda))^2`, and η must satisfy three
@@ -49,9 +51,11 @@ def max_learning_rate(
       :math:`\lambda_{\mathrm{high}}` must not exceed 1 + overshoot.
     - Directions with γ < 0 decay.
 
-    If the second condition fails, descent does not converge from some starts. :func:`fourth_power`
-    has no curvature at its minimum, so the second condition sets its limit. :func:`smoothed`
-    without leak is limited by the third condition alone; give it an ``overshoot``.
+    If the second condition fails, descent does not converge from some starts, and the set of these
+    starts changes with the rate: :func:`fourth_power` at 0.4394 / γ has a 2-cycle of λ = 1.57 and
+    0.20 that attracts 8% of the starts. Warm-up of the learning rate avoids such cycles.
+    :func:`fourth_power` has no curvature at its minimum, so the second condition sets its limit.
+    :func:`smoothed` without leak is limited by the third condition alone; give it an ``overshoot``.
 
     On a :func:`preconditioned` landscape the first mode descends the original landscape. The second
     condition is applied to the second mode, whose gain lets it overshoot the minimum. While the

@@ -191,9 +191,11 @@ def lars_steps(
 
     The formula holds for short steps. Steps of a fixed length do not converge: on a plateau LARS
     oscillates in :math:`s_1` with a gradient of order :math:`\rho \sqrt{\gamma_1}`. A mode with a
-    smaller gradient then grows exponentially, with a time constant of order :math:`\gamma_1 /
-    \gamma_j` steps. k is too small by 5% at :math:`\gamma_1 / \gamma_j = 0.1 / \rho`, by 10 to 13%
-    at :math:`0.3 / \rho`, and by 31 to 51% at :math:`1 / \rho`.
+    smaller gradient then grows exponentially, with a time constant of order
+    :math:`\gamma_1 / \gamma_j` steps. k is too small by 5% at
+    :math:`\gamma_1 / \gamma_j = 0.1 / \rho`, by 10 to 13% at :math:`0.3 / \rho`, by 31 to 51% at
+    :math:`1 / \rho`, and by a factor of five to seven at :math:`10 / \rho` (two modes, ρ from 5e-4
+    to 5e-3, s(0) from 1e-6 to 1e-3).
 
     Args:
         t: effective times ≥ 0 of gradient flow, increasing, shape ``(T,)``. The integral uses the

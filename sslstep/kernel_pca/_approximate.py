@@ -274,11 +274,11 @@ def _solve(
     operator_of: Callable[[], _Operator],
     dim: int,
     rank: int,
-    tol: float = 1e-2,
-    confidence: float = 0.99,
-    key: Key[Array, ""] | None = None,
-    folder: str | os.PathLike[str] | None = None,
-    progress: bool | None = None,
+    tol: float,
+    confidence: float,
+    key: Key[Array, ""] | None,
+    folder: str | os.PathLike[str] | None,
+    progress: bool | None,
 ) -> ApproximateModes:
     size = len(views) * len(views[0])
     require_dim(dim, len(views[0]))

@@ -227,9 +227,11 @@ def stepwise_flow(
 
     F holds the embeddings of all views as rows, and α denotes the size of F(0). While the learned
     dimensions rest on a plateau, the others obey linear equations, which are solved in closed form:
-    one step passes most of a plateau. Between plateaus an exponential Rosenbrock method of order 3
-    follows each dimension, of any size, to the same relative accuracy. Step times have a relative
-    error of about ``tol`` / 10.
+    one step passes most of a plateau. The number of steps grows by one for each 20 that
+    :math:`\ln(1 / \alpha)` grows by, while :func:`flow` takes several steps for each time constant
+    of the fastest mode. Between plateaus an exponential Rosenbrock method of order 3 follows each
+    dimension, of any size, to the same relative accuracy. Step times have a relative error of about
+    ``tol`` / 10.
 
     If the loss is invariant under rotations of all embeddings, α may be as small as float64 allows.
     If it is not, as for VICReg or for Barlow Twins with λ ≠ 1, dimensions below 1e-14 of the

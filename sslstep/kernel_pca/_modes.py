@@ -93,8 +93,9 @@ def contrastive_modes(
 
     The solvers:
 
-    - ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``. It
-      needs neither the kernel as an array nor a copy of it.
+    - ``"krylov"`` multiplies blocks of vectors by the kernel until the residuals meet ``tol``. If
+      rounding is amplified in the modes, one or a few more products give them in a basis that does
+      not amplify it. It needs neither the kernel as an array nor a copy of it.
     - ``"dense"`` decomposes the whole kernel, in float64 unless the kernel is traced. It alone can
       be differentiated or used within `jit`.
     - ``"auto"`` is ``dense`` for up to N = 500 samples (a function is converted to an array first),
@@ -127,8 +128,8 @@ def contrastive_modes(
         max_iterations: largest number of products of a block with the kernel.
         block_size: number of columns of a block, more than ``dim``. Default: d + max(8, d / 4). A
             larger block takes fewer products with more work each.
-        key: random key of the first block; a fixed key by default, so that
-            results are reproducible.
+        key: random key of the first block; a fixed key by default, so that results are
+            reproducible.
         folder: folder that keeps each product of a block with the kernel in a file, created if it
             does not exist. The same call continues an interrupted solve, and returns bit for bit
             the modes of an uninterrupted one. Calls with another ``dim``, ``tol`` or

@@ -305,10 +305,11 @@ def coupled_elements(
 
     The formula assumes that mode j is learned before mode k starts. Its relative error is about
     :math:`\epsilon = (\sqrt{\gamma_j}\, s_j(0))^{1 - \gamma_k / \gamma_j}`, the size that mode k
-    has reached when mode j is learned. For closer modes use a smaller start, or
-    :func:`sslstep.simulate.gradient_flow`. The function is not meant to be differentiated: JAX has
-    no derivative of I by its parameters, and other derivatives are not finite once λ has rounded to
-    1. docs/errata.md has the derivation.
+    has reached when mode j is learned. From :math:`s(0) = 10^{-8}` it is 0.1% at
+    :math:`\gamma_k / \gamma_j = 0.65`, 2% at 0.8, 14% at 0.9 and 62% at 0.97. For closer modes use
+    a smaller start, or :func:`sslstep.simulate.gradient_flow`. The function is not meant to be
+    differentiated: JAX has no derivative of I by its parameters, and other derivatives are not
+    finite once λ has rounded to 1. docs/errata.md has the derivation.
 
     Args:
         t: effective time ≥ 0, any shape ``(...)``.

@@ -42,7 +42,8 @@ def sigreg(
     :math:`n^2` distances. It is invariant under rotations of the embeddings and therefore has
     growing modes (:func:`sslstep.kernel_pca.growth_modes`); a mean over few directions has none.
     Distances above :math:`(3 / c) \max(40, 6 \sqrt d)`, more than four times the distances of
-    normal embeddings, are replaced by this value.
+    normal embeddings, are replaced by this value. The trapezoidal rule is meaningless for them: in
+    one dimension it is periodic with the period 33.5.
 
     Args:
         views: embeddings of each view of the samples, all of one shape ``(n, d)``, n at least 2.

@@ -52,7 +52,9 @@ def lidar(
     The cost is O(q n d² + d³). The publication uses n = 1000 and q = 50; two views give a noisy
     :math:`\Sigma_w`. For small ε the value is at most min(n - 1, d), so n should exceed d. A large
     value does not prove learning: views independent of their sample have :math:`\Sigma_b \approx
-    \Sigma_w / q` and a LiDAR near d.
+    \Sigma_w / q` and a LiDAR near d. The scale of the embeddings enters through δ only. For
+    embeddings far below :math:`\sqrt\delta`, LiDAR is the exponential of the entropy of the
+    normalised eigenvalues of :math:`\Sigma_b`.
 
     Args:
         *views: q ≥ 2 matrices of shape ``(n, d)``: embeddings of one view each, with the samples in

@@ -149,9 +149,12 @@ def adapted(network: Model) -> Any:
     if nnx is not None and isinstance(network, nnx.Module):
         return NNX(network, nnx)
     if equinox is not None:
-        model, *state = network if isinstance(network, tuple) else (network,)
+        model: Any = network
+        state = None
+        if isinstance(network, tuple) and len(network) == 2:
+            model, state = network
         if isinstance(model, equinox.Module):
-            return Equinox(model, equinox, *state)
+            return Equinox(model, equinox, state)
     return network  # _require_takes raises an error if it does not fit
 
 

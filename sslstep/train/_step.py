@@ -126,8 +126,9 @@ def make_step(
 
     with the network f, its parameters θ, and two views x, x' of the batch. The step is a pure
     function of ``(state, images)``. :func:`compile_step` compiles it for any number of devices. The
-    loss, its gradient and batch norms use the whole batch. The number of devices changes the result
-    by rounding only.
+    loss, its gradient and batch norms use the whole batch. The random numbers of an image depend on
+    the key, the step and the image's place in the whole batch. The number of devices therefore
+    changes the result by rounding only.
 
     With ``num_microbatches`` above 1, the activations of one microbatch at a time are in memory
     (Gao et al. 2021), for the cost of a second forward pass. The loss is still that of the whole

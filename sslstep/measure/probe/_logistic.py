@@ -44,6 +44,9 @@ def logistic(
     the softmax unchanged. The iteration stops when the gradient of f with respect to (V, v) has a
     norm of at most ``tol``. If the Hessian at the end is close to its initial value, f is then
     within ``tol**2 / 2`` of its minimum, for any scales and correlations of the features.
+    Directions whose standard deviation is below ``sqrt(10 eps)`` of the largest (1e-3 in float32)
+    are not whitened. The gradient along them is smaller, so with a loose ``tol`` the fit leaves
+    them unused.
 
     Args:
         features: h, shape ``(n, p)``.

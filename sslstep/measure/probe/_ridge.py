@@ -68,6 +68,11 @@ def loo_error(
     :math:`n \mu \|W\|_F^2` keeps its factor n when a sample is left out. One decomposition serves
     all samples and all μ.
 
+    If a single sample has some feature, numerator and denominator of its ratio vanish with μ. They
+    are then computed without cancellation, from the component of the sample's unit vector outside
+    the span of the features. This component is resolved down to ``10 eps`` in norm, times the
+    condition number of the directions that the sample lies in; a smaller component counts as zero.
+
     Args:
         features: h, shape ``(n, p)``, n of at least 2.
         targets: y, shape ``(n, c)``.

@@ -89,8 +89,11 @@ def bimodality_test(values: Float[ArrayLike, " n"]) -> Significance:
     rejects unimodal distributions at most at its nominal level, and most of them far less often.
 
     For a spectrum, pass the logarithms of the eigenvalues, because grown and other eigenvalues are
-    decades apart. The dip is at most about half the fraction of values in the smaller band, so at
-    the 5% level a band with less than :math:`2 / \sqrt n` of the values may be missed.
+    decades apart. Eigenvalues of a random matrix repel each other and are more evenly spread than
+    the independent values that the test assumes, which makes rejection still rarer. Report the
+    p-value at the start of training too: an untrained network has one band. The dip is at most
+    about half the fraction of values in the smaller band, so at the 5% level a band with less than
+    :math:`2 / \sqrt n` of the values may be missed.
 
     Args:
         values: n ≥ 4 values, in any order, shape ``(n,)``.
