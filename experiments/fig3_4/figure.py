@@ -59,6 +59,7 @@ def _histograms(config: Config, arrays: Arrays) -> Any:
             told = f"$t$ = {t[i]:.3g}, $p$ = {_one_mode(eigenvalues[i]):.1g}"
             if off := int(np.sum(eigenvalues[i] < least)):
                 note = f"{off} not positive"
+                ax.margins(y=0.35)  # room for it above the bars
                 ax.annotate(note, (0.01, 0.85), xycoords="axes fraction", fontsize=6)
             ax.set_title(told, loc="right", fontsize=7, pad=2)
         title = LABELS[method] + curves.seed_shown(config.seeds)
