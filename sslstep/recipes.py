@@ -28,6 +28,8 @@ LABELS: Mapping[str, str] = {
     "vicreg": "VICReg",
     "byol": "BYOL",
     "simsiam": "SimSiam",
+    "spectral": "spectral contrastive",
+    "info_nce": "InfoNCE",
 }
 
 

@@ -1,5 +1,6 @@
 """Dose and response: delays as the theory has them, and other accounts of them."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -22,14 +23,14 @@ def made_of(gammas, shape, noise=0.01):
     arrays = {"scales": np.array(CONFIG.scales)}
     for seed in CONFIG.seeds:
         generator = np.random.default_rng(seed)
-        for scale in CONFIG.scales:
+        for method, scale in itertools.product(CONFIG.methods, CONFIG.scales):
             delay = shape(np.log(1 / scale)) * (1 + noise * generator.normal(size=3))
             rates = gammas * (1 + noise * generator.normal(size=(3, 3)))
             t = np.linspace(0.0, 6.0, 200)
             at = np.array([0.1, 0.3, 0.6]) + delay
-            here = {"record_t": t, "step_times": at, "gammas": rates}
+            here = {"record_t": t, "step_times": at, "rates": 4 * rates}
             here["correlation"] = np.pad(1 / (1 + np.exp(30 * (at - t[:, None]))), ((0, 0), (0, 5)))
-            arrays |= {f"{seed}/{scale:g}/{key}": value for key, value in here.items()}
+            arrays |= {f"{method}/{seed}/{scale:g}/{key}": value for key, value in here.items()}
     return arrays
 
 
@@ -50,7 +51,10 @@ def simulated(amount, gammas=CHANGING):
 
 
 def verdicts(arrays):
-    return [claim.verdict for claim in dose_claims.check(CONFIG, arrays)]
+    """Verdicts on the first loss, after a check that the others' equal arrays give equal ones."""
+    found = [claim.verdict for claim in dose_claims.check(CONFIG, arrays)]
+    assert found == 3 * found[:14]
+    return found[:14]
 
 
 def test_delays_of_one_kernel():
@@ -63,7 +67,7 @@ def test_delays_of_one_kernel():
 def test_delays_of_a_kernel_that_changes():
     """Only growth along all plateaus accounts for them."""
     wanted = simulated(2.0)
-    np.testing.assert_allclose(dose_claims._along(2.0, CHANGING), wanted, rtol=1e-12)
+    np.testing.assert_allclose(dose_claims._along(2.0, 4 * CHANGING), wanted, rtol=1e-12)
     found = verdicts(made_of(CHANGING, simulated))
     assert found[:2] == ["yes", "yes"]
     assert found[2] == "NO"
@@ -81,9 +85,10 @@ def test_delays_that_do_not_depend_on_the_kernel(shape):
 def test_a_step_that_does_not_come_is_left_out():
     arrays = made_of(ONE_KERNEL, lambda amount: amount / (4 * np.diag(ONE_KERNEL)))
     for seed in CONFIG.seeds:
-        here = f"{seed}/{CONFIG.scales[-1]:g}"
-        arrays[f"{here}/step_times"][2] = np.inf
-        arrays[f"{here}/gammas"][2] = np.nan
+        for method in CONFIG.methods:
+            here = f"{method}/{seed}/{CONFIG.scales[-1]:g}"
+            arrays[f"{here}/step_times"][2] = np.inf
+            arrays[f"{here}/rates"][2] = np.nan
     assert verdicts(arrays) == ["yes"] * 14
 
 
@@ -92,14 +97,16 @@ def test_a_small_run(tmp_path, require_documented):
     args = ["--size", "8", "--num-images", "64", "--num-probe", "32", "--num-pairs", "16"]
     args += ["--seeds", "0", "--scales", "1", "0.1", "--num-records", "12", "--num-snapshots", "6"]
     small = {"num-steps": "40", "dim": "4", "batch-size": "16", "hidden": "8"}
-    args += [word for key, value in small.items() for word in (f"--barlow-twins.{key}", value)]
+    for method in ("barlow-twins", "spectral", "info-nce"):
+        args += [word for key, value in small.items() for word in (f"--{method}.{key}", value)]
     experiment = load("experiments.beyond.dose")
     folders = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "here")]
     assert _run.main(experiment, [*args, *folders]) == 0
     arrays = results.load(tmp_path / "here").arrays
     require_documented("dose", arrays)
-    first, last = (arrays[f"0/{scale}/correlation"][0] for scale in ("1", "0.1"))
-    np.testing.assert_allclose(last, 0.01 * first, rtol=1e-4)
+    for method in CONFIG.methods:
+        first, last = (arrays[f"{method}/0/{scale}/correlation"][0] for scale in ("1", "0.1"))
+        np.testing.assert_allclose(last, 0.01 * first, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -7,49 +7,61 @@ import numpy as np
 from experiments.beyond.dose.experiment import Config
 from sslstep import claims
 from sslstep.experiment import Arrays
+from sslstep.recipes import LABELS
 
 #: Predictions of delays: two by theory, and two baselines, each with its best constant.
 THEORY = ("the kernel of each plateau", "the kernel of one plateau")
 BASELINES = ("every step is delayed alike", "every wait is longer alike")
 
 
+#: Largest factor of a small start, relative to the largest start.
+SMALL = 1 / 16
+
+
+def small(scales: Sequence[float]) -> Sequence[float]:
+    """Return the factors of the small starts, or the last two factors if fewer are small."""
+    found = [scale for scale in scales if scale <= SMALL * scales[0]]
+    return found if len(found) > 1 else scales[-2:]
+
+
 def delays(
-    config: Config, arrays: Arrays, seed: int, scales: Sequence[float]
+    config: Config, arrays: Arrays, run: str, scales: Sequence[float]
 ) -> dict[str, np.ndarray]:
     """Return measured delays (S - 1, K) relative to the first of S starts, and predicted ones.
 
-    The delay is NaN if one of the two starts has not learned the dimension. γ is the mean over the
-    two starts; in theory both have the same γ.
+    `run` names loss and seed, such as `spectral/0`. The delay is NaN if one of the two starts has
+    not learned the dimension. The growth rate is the mean over the two starts; in theory both have
+    the same rate.
     """
-    first = f"{seed}/{scales[0]:g}"
+    first = f"{run}/{scales[0]:g}"
     num = config.num_steps_compared
     out: dict[str, list[np.ndarray]] = {name: [] for name in ("measured", *THEORY)}
     for scale in scales[1:]:
-        here = f"{seed}/{scale:g}"
+        here = f"{run}/{scale:g}"
         late, early = (arrays[f"{each}/step_times"][:num] for each in (here, first))
         both = np.isfinite(late) & np.isfinite(early)
         delay = np.full(num, np.nan)
         delay[both] = late[both] - early[both]
         amount = np.log(scales[0] / scale)
-        gammas = (arrays[f"{first}/gammas"] + arrays[f"{here}/gammas"]) / 2
+        rates = (arrays[f"{first}/rates"] + arrays[f"{here}/rates"]) / 2
         out["measured"].append(delay)
-        out[THEORY[0]].append(np.where(both, _along(amount, gammas), np.nan))
-        out[THEORY[1]].append(np.where(both, amount / (4 * np.diag(gammas)), np.nan))
+        out[THEORY[0]].append(np.where(both, _along(amount, rates), np.nan))
+        out[THEORY[1]].append(np.where(both, amount / np.diag(rates), np.nan))
     return {name: np.stack(rows) for name, rows in out.items()}
 
 
-def _along(amount: float, gammas: np.ndarray) -> np.ndarray:
-    """Return the delays (K,) for a start smaller by exp(-amount), from γ (K, K) on each plateau.
+def _along(amount: float, rates: np.ndarray) -> np.ndarray:
+    """Return the delays (K,) for a start smaller by exp(-amount), from ρ (K, K) on each plateau.
 
     Plateau i lasts longer by Δ_{i+1} - Δ_i, the difference of the delays of the steps at its two
     ends, with Δ_0 = 0. The additional growth of dimension k over all plateaus before its step is
-    Σ_i 4 γ_k^(i) (Δ_{i+1} - Δ_i). It must equal `amount`.
+    Σ_i ρ_k^(i) (Δ_{i+1} - Δ_i). It must equal `amount`.
     """
     found: list[float] = []
-    for k in range(len(gammas)):
+    for k in range(len(rates)):
         longer = np.diff([0.0, *found])
-        grown = 4 * np.sum(gammas[:k, k] * longer)
-        found.append(float(sum(longer) + (amount - grown) / (4 * gammas[k, k])))
+        grown = np.sum(rates[:k, k] * longer)
+        found.append(float(sum(longer) + (amount - grown) / rates[k, k]))
     return np.array(found)
 
 
@@ -99,21 +111,34 @@ OTHER_KERNEL = (
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """Claims on delays from the ordinary last layer (known to fail), and between small ones."""
-    out = _compared(config, arrays, "from the largest start", config.scales)
-    out = [claim.known_to_fail(OTHER_KERNEL) for claim in out]
-    return out + _compared(config, arrays, "between the two smallest starts", config.scales[-2:])
+    out = []
+    for method in config.methods:
+        label = f"{LABELS[method]}, from the largest start"
+        found = _compared(config, arrays, method, label, config.scales)
+        out += [claim.known_to_fail(OTHER_KERNEL) for claim in found]
+        label = f"{LABELS[method]}, between small starts"
+        out += _compared(config, arrays, method, label, small(config.scales))
+    return out
+
+
+def scored(
+    config: Config, arrays: Arrays, method: str, scales: Sequence[float]
+) -> tuple[list[dict[str, np.ndarray]], list[dict[str, float]]]:
+    """Return :func:`delays` and :func:`factors` of each seed."""
+    found = [delays(config, arrays, f"{method}/{seed}", scales) for seed in config.seeds]
+    amounts = np.log(scales[0] / np.asarray(scales[1:]))
+    return found, [factors(one, amounts) for one in found]
 
 
 def _compared(
-    config: Config, arrays: Arrays, which: str, scales: Sequence[float]
+    config: Config, arrays: Arrays, method: str, which: str, scales: Sequence[float]
 ) -> list[claims.Claim]:
     """Return the claims on the first delay, on all delays, and on the comparison with baselines."""
-    found = [delays(config, arrays, seed, scales) for seed in config.seeds]
-    scores = [factors(one, np.log(scales[0] / np.asarray(scales[1:]))) for one in found]
+    found, scores = scored(config, arrays, method, scales)
     last = [(one["measured"][-1], one[THEORY[0]][-1]) for one in found]
     out = [
         claims.over_seeds(
-            f"{which}: the delay of the first step over ln(1/r) / (4 γ_1)",
+            f"{which}: the delay of the first step over ln(1/r) / ρ_1",
             "Eq. 16",
             "=",
             expected=1.0,

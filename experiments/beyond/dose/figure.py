@@ -4,56 +4,87 @@ from typing import Any
 
 import numpy as np
 
-from experiments.beyond.dose.claims import BASELINES, THEORY, delays, factors
+from experiments.beyond.dose.claims import BASELINES, THEORY, delays, scored, small
 from experiments.beyond.dose.experiment import Config
 from sslstep import plotting
 from sslstep.experiment import Arrays, curves
-
-SHOWN = (THEORY[0], "measured")
+from sslstep.recipes import LABELS
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
-    """Draw eigenvalues from two starts, delays against ln(1/r), and measured against predicted."""
-    fig, axes = plotting.subplots(2, 2, figsize=(6.8, 5.0))
-    seed, num = config.seeds[0], config.num_steps_compared
-    colors = plotting.mode_colors(num)
-    for ax, scale in zip(axes[0], (config.scales[0], config.scales[-1]), strict=True):
-        t, values = (arrays[f"{seed}/{scale:g}/{key}"] for key in ("record_t", "correlation"))
-        plotting.eigenvalue_curves(ax, t, values[:, : 2 * num])
-        ax.set_title(f"last layer times {scale:.3g}{curves.seed_shown(config.seeds)}", fontsize=8)
-        ax.set(xlabel=r"effective time $t$", ylabel="eigenvalues of $C$")
-    plotting.mode_key(axes[0, 1], 2 * num)
-    for k, color in enumerate(colors):
-        one = delays(config, arrays, seed, config.scales)
-        amounts = np.log(config.scales[0] / np.asarray(config.scales[1:]))
-        axes[1, 0].plot(amounts, one["measured"][:, k], "o", color=color, label=f"step {k + 1}")
-        axes[1, 0].plot(amounts, one[THEORY[0]][:, k], **{**plotting.THEORY, "color": color})
-        # From the second smallest start, whose kernel is close to that of the smallest.
-        near = delays(config, arrays, seed, config.scales[-2:])[THEORY[0]][-1, k]
-        start = one["measured"][-2, k] if len(amounts) > 1 else 0.0
-        ends = amounts[-1] - np.log(config.scales[-2] / config.scales[-1]), amounts[-1]
-        axes[1, 0].plot(ends, [start, start + near], "-", color=color)
-    axes[1, 0].set(xlabel="ln(1 / r), from the largest start", ylabel="delay of the step")
-    axes[1, 0].set_title(f"predicted: dashed, solid{curves.seed_shown(config.seeds)}", fontsize=8)
-    axes[1, 0].legend()
-    ax = axes[1, 1]
-    compared = (("largest start", config.scales), ("two smallest", config.scales[-2:]))
+    """Draw eigenvalues, delays against ln(1/r), and measured against predicted delays."""
+    num = len(config.methods)
+    fig, axes = plotting.subplots(num, 3, figsize=(7.2, 2.3 * num), squeeze=False)
+    for row, method in zip(axes, config.methods, strict=True):
+        _draw_eigenvalues(row[0], config, arrays, method)
+        _draw_delays(row[1], config, arrays, method)
+        _draw_errors(row[2], config, arrays, method)
+        row[0].set_ylabel(f"{LABELS[method]}\neigenvalues of $C$")
+    for ax, label in zip(
+        axes[-1], ("effective time $t$", "$\\ln(1/r)$", "predicted delay"), strict=True
+    ):
+        ax.set_xlabel(label)
+    shown = curves.seed_shown(config.seeds)
+    axes[0, 0].set_title(f"smallest start, largest faint{shown}", fontsize=8)
+    axes[0, 1].set_title(f"predicted: dashed, solid{shown}", fontsize=8)
+    axes[0, 2].set_title("all seeds", fontsize=8)
+    plotting.label_panels(list(axes.ravel()))
+    return fig
+
+
+def _draw_eigenvalues(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
+    """Draw the eigenvalues from the smallest start, and faintly those from the largest."""
+    shown = 2 * config.num_steps_compared
+    ends = []
+    for scale in (config.scales[0], config.scales[-1]):
+        run = f"{method}/{config.seeds[0]}/{scale:g}"
+        t, values = (arrays[f"{run}/{key}"] for key in ("record_t", "correlation"))
+        plotting.eigenvalue_curves(ax, t, values[:, :shown])
+        ends.append(t[-1])
+    for line in ax.lines[:shown]:
+        line.set_alpha(0.3)
+    ax.set_xlim(0, max(ends))
+    plotting.mode_key(ax, shown)
+
+
+def _draw_delays(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
+    """Draw the delay of each step against ln(1/r), with both predictions."""
+    run = f"{method}/{config.seeds[0]}"
+    amounts = np.log(config.scales[0] / np.asarray(config.scales[1:]))
+    near = small(config.scales)
+    from_first, from_near = (delays(config, arrays, run, each) for each in (config.scales, near))
+    count = len(near) - 1
+    for k, color in enumerate(plotting.mode_colors(config.num_steps_compared)):
+        measured = from_first["measured"][:, k]
+        ax.plot(amounts, measured, "o", markersize=3, color=color, label=f"step {k + 1}")
+        ax.plot(amounts, from_first[THEORY[0]][:, k], **{**plotting.THEORY, "color": color})
+        # The delay of the largest of the small starts, to which the others' are added.
+        begin = measured[-count - 1] if len(amounts) > count else 0.0
+        line = begin + np.concatenate([[0.0], from_near[THEORY[0]][:, k]])
+        ax.plot(np.log(config.scales[0] / np.asarray(near)), line, "-", linewidth=1, color=color)
+    ax.set_ylabel("delay of the step")
+    ax.legend(fontsize=6)
+
+
+def _draw_errors(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
+    """Draw measured against predicted delays of all seeds, from the largest and small starts."""
     spans: list[np.ndarray] = []
+    compared = (("largest", config.scales), ("small", small(config.scales)))
     for (which, scales), color in zip(compared, plotting.CATEGORIES, strict=False):
-        found = [delays(config, arrays, each, scales) for each in config.seeds]
-        scores = [factors(one, np.log(scales[0] / np.asarray(scales[1:]))) for one in found]
+        found, scores = scored(config, arrays, method, scales)
         off = [2 ** np.mean([score[name] for score in scores]) for name in (THEORY[0], *BASELINES)]
         label = f"{which}: off by {off[0]:.2f}; steps alike {off[1]:.2f}, waits alike {off[2]:.2f}"
-        parts = (np.concatenate([np.ravel(one[key]) for one in found]) for key in SHOWN)
-        predicted, measured = parts
-        style: Any = {"color": color, "markersize": 4, "fillstyle": "none", "label": label}
+        predicted, measured = (
+            np.concatenate([np.ravel(one[key]) for one in found]) for key in (THEORY[0], "measured")
+        )
+        style: Any = {"color": color, "markersize": 3, "fillstyle": "none", "label": label}
         ax.loglog(predicted, measured, "o", **style)
         spans.append(measured[measured > 0])
     known = np.concatenate(spans)
     if len(known):
-        span = [known.min() / 1.5, 1.5 * known.max()]
+        span = np.array([known.min() / 1.5, 1.5 * known.max()])
         ax.plot(span, span, **plotting.THEORY)
-    ax.set(xlabel="predicted delay", ylabel="measured delay, all seeds")
-    ax.legend(fontsize=5)
-    plotting.label_panels(list(axes.ravel()))
-    return fig
+        # Room for the legend above the points.
+        ax.set_ylim(span[0], span[1] * (span[1] / span[0]) ** 0.3)
+    ax.set_ylabel("measured delay")
+    ax.legend(fontsize=5, loc="upper left")
