@@ -8,7 +8,7 @@ run.
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -112,11 +112,23 @@ class Parts(NamedTuple):
 
 
 def parts(config: Config, recipe: Recipe) -> Parts:
-    """Return the network, the optimiser, the views and the training step."""
-    views_fn = partial(data.two_views, views=recipe.make_views(config.size))
-    model, optimizer = recipe.objective(network(config, recipe)), recipe.make_optimizer()
+    """Return the network, the optimiser, the views and the training step.
+
+    Calls with equal settings return equal objects, so runs from several seeds share compiled
+    programs.
+    """
+    return _parts(network(config, recipe), recipe, config.size)
+
+
+@lru_cache(maxsize=4)
+def _parts(network: nn.Encoder, recipe: Recipe, size: int) -> Parts:
+    views_fn = partial(data.two_views, views=recipe.make_views(size))
+    model, optimizer = recipe.objective(network), recipe.make_optimizer()
     step = train.make_step(model, recipe.loss_fn(), optimizer, views_fn)
     return Parts(model, optimizer, views_fn, step)
+
+
+_compiled = lru_cache(maxsize=4)(train.compile_step)
 
 
 class Samples(NamedTuple):
@@ -203,7 +215,7 @@ def fit(
         return {**spectra(state), **accuracy(state)}
 
     run = train.fit(
-        train.compile_step(setup.step),
+        _compiled(setup.step),
         setup.state,
         setup.images,
         num_steps=recipe.num_steps,

@@ -36,7 +36,9 @@ for which, parallel, parts in (layout.split(":") for layout in sys.argv[5:]):
     step = train.compile_step(step, devices=devices, parallel=parallel)
     assert list(step.devices) == devices
     folder = f"{out}/{which}_{parallel}_{parts}_{rank}"
-    run = training.fit(folder, 20, step=step)
+    # A ReLU's derivative jumps: an input within rounding of 0 makes the layouts' gradients differ.
+    # With JAX 0.12, seed 0 has one of 1e-6, and gradients 1e-4 apart at losses equal to 1e-7.
+    run = training.fit(folder, 20, step=step, start=training.state(seed=1))
     np.savez(folder + ".npz", parameters=training.parameters(run), **run.metrics)
 """
 )

@@ -90,7 +90,8 @@ def run(config: Config, runs: training.Store) -> Arrays:
         require_descent(recipe)
     arrays: Arrays = {"scales": np.asarray(config.scales)}
     for method, recipe in recipes:
-        for seed, scale in itertools.product(config.seeds, config.scales):
+        # Runs that differ by their seed only share compiled programs.
+        for scale, seed in itertools.product(config.scales, config.seeds):
             found = _train(config, method, recipe, seed, scale, runs)
             arrays |= {f"{method}/{seed}/{scale:g}/{key}": value for key, value in found.items()}
     return arrays
