@@ -128,7 +128,9 @@ def _parts(network: nn.Encoder, recipe: Recipe, size: int) -> Parts:
     return Parts(model, optimizer, views_fn, step)
 
 
-_compiled = lru_cache(maxsize=4)(train.compile_step)
+@lru_cache(maxsize=4)
+def _compiled(network: nn.Encoder, recipe: Recipe, size: int) -> train.CompiledStep:
+    return train.compile_step(_parts(network, recipe, size).step)
 
 
 class Samples(NamedTuple):
@@ -215,7 +217,7 @@ def fit(
         return {**spectra(state), **accuracy(state)}
 
     run = train.fit(
-        _compiled(setup.step),
+        _compiled(network(config, recipe), recipe, config.size),
         setup.state,
         setup.images,
         num_steps=recipe.num_steps,
