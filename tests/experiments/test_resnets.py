@@ -262,7 +262,9 @@ def test_settled_statistics_are_those_of_the_images():
     started = network.init(jax.random.key(0), x, train=False)["batch_stats"]
     settled = training.settled(network, params, started, x)
     variables = {"params": params, "batch_stats": settled}
-    own, _ = network.apply(variables, x, train=True, mutable=["batch_stats"])
+    own, updated = network.apply(variables, x, train=True, mutable=["batch_stats"])
+    for kept, moved in zip(*map(jax.tree.leaves, (settled, updated["batch_stats"])), strict=True):
+        np.testing.assert_allclose(moved, kept, rtol=1e-6)
     found = training.evaluated(network, params, settled, x).z
     # A running variance is 64 / 63 of the images' in each of the last layers.
     assert np.linalg.norm(found - own.z) < 0.05 * np.linalg.norm(own.z)
