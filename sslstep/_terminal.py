@@ -2,6 +2,14 @@
 
 import io
 import sys
+from typing import Any
+
+
+def progress_bar(show: bool | None, **settings: Any) -> Any:
+    """Return a bar of tqdm with these settings; with `show` None it appears on a terminal only."""
+    from tqdm import tqdm  # here, so that importing costs no more than JAX
+
+    return tqdm(disable=None if show is None else not show, **settings)
 
 
 def accept_any_text() -> None:

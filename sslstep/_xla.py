@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from sslstep import _check, _convolutions
@@ -36,6 +37,18 @@ def prepared(function: Callable[..., Any], for_cpu: bool) -> Callable[..., Any]:
 def compiler_options(devices: Sequence[jax.Device]) -> dict[str, Any] | None:
     """Return options for ``jax.jit`` on these devices, or None; see docs/benchmarks.md."""
     return _options_on_cpu() if on_cpu(devices) else None
+
+
+def for_threads(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function to call in threads, with the settings of this one: JAX's are local."""
+    x64 = jnp.result_type(float) == jnp.float64
+    precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009 (not typed)
+
+    def call(*args: Any) -> Any:
+        with jax.enable_x64(x64), jax.default_matmul_precision(precision):
+            return function(*args)
+
+    return call
 
 
 def jit(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Any:

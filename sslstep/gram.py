@@ -13,7 +13,6 @@ is computed as well, to check that the kernel function is symmetric.
 """
 
 import contextlib
-import inspect
 import os
 import tempfile
 import threading
@@ -32,7 +31,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Real
 
-from sslstep import _check
+from sslstep import _check, _terminal, _xla
 from sslstep._linalg import matmul
 
 __all__ = [
@@ -67,7 +66,7 @@ class TwoTowers(NamedTuple):
 
 @dataclass(frozen=True)
 class _Joined:
-    """Concatenation of two arrays of one shape and dtype; memory-mapped files are read lazily."""
+    """Concatenation of two arrays of one shape; memory-mapped files are read lazily."""
 
     first: np.ndarray
     second: np.ndarray
@@ -92,6 +91,11 @@ class _Task(NamedTuple):
     x2: _Samples | None = None
     row: int = 0
     column: int = 0
+
+    @property
+    def others(self) -> _Samples | _Joined:
+        """The samples of the columns."""
+        return self.x1 if self.x2 is None else self.x2
 
 
 class _Block(NamedTuple):
@@ -197,7 +201,8 @@ def operator(
         >>> gram.operator(linear_kernel, jnp.array([[1.0], [2.0], [3.0]]))(jnp.ones((3, 1))).T
         Array([[ 6., 12., 18.]], dtype=float32)
     """
-    return _Operator([_task(kernel_fn, x)], _num("x", x), batch_size, devices, progress)
+    _num("x", x)
+    return _Operator([_task(kernel_fn, x)], batch_size, devices, progress)
 
 
 def pairs(
@@ -246,7 +251,7 @@ def pairs(
         Array([[1., 0.],
                [0., 4.]], dtype=float32)
     """
-    tasks, size = _pair_tasks(kernel_fn, x, x_prime)
+    tasks, size = _pair_tasks(kernel_fn, x, x_prime), 2 * _num("x", x)
     return _matrix(tasks, (size, size), batch_size, dtype, out, progress)
 
 
@@ -290,8 +295,7 @@ def pairs_operator(
         Array([[1., 2.],
                [2., 4.]], dtype=float32)
     """
-    tasks, size = _pair_tasks(kernel_fn, x, x_prime)
-    return _Operator(tasks, size, batch_size, devices, progress)
+    return _Operator(_pair_tasks(kernel_fn, x, x_prime), batch_size, devices, progress)
 
 
 def to_pairs(
@@ -348,10 +352,7 @@ def to_pairs(
     else:
         if view is not None:
             raise ValueError(f"view is for TwoTowers: one kernel serves both, got view = {view!r}.")
-        tasks = [
-            _task(kernel_fn, x_test, x),
-            _task(kernel_fn, x_test, x_prime, column=num),
-        ]
+        tasks = [_task(kernel_fn, x_test, x), _task(kernel_fn, x_test, x_prime, column=num)]
     return _matrix(tasks, (num_test, 2 * num), batch_size, dtype, out, progress)
 
 
@@ -388,7 +389,7 @@ def as_kernel_fn(kernel_fn: KernelFn, kernel: Literal["nngp", "ntk"] = "ntk") ->
             f"kernel_fn must be one function of (x1, x2=None), got a {type(kernel_fn).__name__}."
         )
     _check.require_one_of("kernel", kernel, ("nngp", "ntk"))
-    both = _needs_both(kernel_fn)
+    both = not _check.takes(kernel_fn, None)
 
     def array_kernel_fn(x1: ArrayLike, x2: ArrayLike | None = None) -> Any:
         result = kernel_fn(x1, x1 if x2 is None and both else x2)
@@ -443,21 +444,25 @@ class _Operator:
     def __init__(
         self,
         tasks: list[_Task],
-        size: int,
         batch_size: int,
         devices: Sequence[jax.Device] | None,
         progress: bool | None,
     ) -> None:
-        self._tasks, self.size = tasks, size
+        self._tasks, self.size = tasks, sum(task.x1.shape[0] for task in tasks)
         self._batch_size, self._progress = batch_size, progress
         self._first = iter([True])  # the first product looks at symmetry
         self._devices, self.shared = list(devices or []), False
         if devices is not None:
-            processes = _require_devices(self._devices)
+            processes = {device.process_index for device in self._devices}
+            own = jax.process_index()
+            if processes not in ({own}, set(range(jax.process_count()))):
+                raise ValueError(
+                    f"devices must be of this process, {own}, or some of each of the "
+                    f"{jax.process_count()} processes, got {self._devices!r}."
+                )
             self.shared = len(processes) > 1
             # The device whose v counts, and whose progress is shown.
             self._source = [d.process_index for d in self._devices].index(min(processes))
-            own = jax.process_index()
             self._own = [
                 (index, device, [_on(device, task) for task in tasks])
                 for index, device in enumerate(self._devices)
@@ -465,8 +470,7 @@ class _Operator:
             ]
 
     def __call__(self, v: Real[ArrayLike, "n b"]) -> Float[Array, "n b"]:
-        size = self.size
-        _check.require_matrix("v", v, f"({size}, b)", rows=size)
+        _check.require_matrix("v", v, f"({self.size}, b)", rows=self.size)
         with self._together():
             _check.require_finite("v", v)
             v, both_ways = _check.as_float("v", v), next(self._first, False)
@@ -496,35 +500,24 @@ class _Operator:
             for index, device, _ in self._own
         ]
         copies = {copy.device: copy.data for copy in _sum(mesh, given).addressable_shards}
-        x64 = jnp.result_type(float) == jnp.float64
-        precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009 (not typed)
         stop = threading.Event()
 
+        @_xla.for_threads
         def share(index: int, device: jax.Device, tasks: list[_Task]) -> Array:
             places = _places(tasks, self._batch_size)[index :: len(self._devices)]
-            progress = self._progress if index == self._source else False
-            # JAX's settings are local to a thread.
-            with (
-                jax.default_device(device),
-                jax.enable_x64(x64),
-                jax.default_matmul_precision(precision),
-            ):
-                settings = self._batch_size, progress, both_ways, stop
-                try:
-                    return _multiply(places, copies[device], *settings)
-                except BaseException:
-                    stop.set()
-                    raise
+            settings = self._batch_size, self._progress if index == self._source else False
+            try:
+                with jax.default_device(device):
+                    return _multiply(places, copies[device], *settings, both_ways, stop)
+            except BaseException:
+                stop.set()
+                raise
 
-        with self._together():
-            if len(self._own) == 1:
-                totals = [share(*self._own[0])]
-            else:
-                with ThreadPoolExecutor(len(self._own)) as pool:
-                    try:
-                        totals = list(pool.map(share, *zip(*self._own, strict=True)))
-                    finally:
-                        stop.set()
+        with self._together(), ThreadPoolExecutor(len(self._own)) as pool:
+            try:
+                totals = list(pool.map(share, *zip(*self._own, strict=True)))
+            finally:
+                stop.set()
         return _sum(mesh, totals).addressable_data(0)
 
     def _together(self) -> contextlib.AbstractContextManager[None]:
@@ -534,17 +527,6 @@ class _Operator:
         from sslstep.train._peers import Peers  # here, because it imports the trainer's packages
 
         return Peers().together()
-
-
-def _require_devices(devices: list[jax.Device]) -> set[int]:
-    """Return the processes of the devices; raise unless this one or every one has a device."""
-    processes = {device.process_index for device in devices}
-    if processes not in ({jax.process_index()}, set(range(jax.process_count()))):
-        raise ValueError(
-            f"devices must be of this process, {jax.process_index()}, or some of each of the "
-            f"{jax.process_count()} processes, got {devices!r}."
-        )
-    return processes
 
 
 def _on(device: jax.Device, task: _Task) -> _Task:
@@ -568,18 +550,17 @@ def _psum(mesh, stacked):
     return jax.shard_map(total, mesh=mesh, in_specs=P("devices"), out_specs=P())(stacked)
 
 
-def _pair_tasks(
-    kernel_fn: KernelFn | TwoTowers, x: ArrayLike, x_prime: ArrayLike
-) -> tuple[list[_Task], int]:
-    if not isinstance(kernel_fn, TwoTowers):
-        kernel_fn = as_kernel_fn(kernel_fn)
-    num = _num_pairs(x, x_prime)
+def _pair_tasks(kernel_fn: KernelFn | TwoTowers, x: ArrayLike, x_prime: ArrayLike) -> list[_Task]:
+    """Return the symmetric matrices of which K̃ consists."""
     if isinstance(kernel_fn, TwoTowers):
         first, second = kernel_fn
-        return [_task(first, x), _task(second, x_prime, row=num, column=num)], 2 * num
+        num = _num_pairs(x, x_prime)
+        return [_task(first, x), _task(second, x_prime, row=num, column=num)]
+    kernel_fn = as_kernel_fn(kernel_fn)
+    _num_pairs(x, x_prime)
     hint = ": views of different kinds need TwoTowers"
     _check.require_one_shape("x and x_prime", x, x_prime, hint)
-    return [_Task(kernel_fn, _joined(x, x_prime))], 2 * num
+    return [_Task(kernel_fn, _joined(x, x_prime))]
 
 
 def _task(
@@ -611,24 +592,11 @@ def _as_samples(x: ArrayLike) -> _Samples:
 
 
 def _joined(x: ArrayLike, x_prime: ArrayLike) -> _Samples | _Joined:
-    """Concatenate the two views along the samples; NumPy arrays of one dtype without a copy."""
+    """Concatenate the two views along the samples; NumPy arrays without a copy."""
     first, second = _as_samples(x), _as_samples(x_prime)
     if isinstance(first, jax.Array) or isinstance(second, jax.Array):
         return jnp.concatenate([first, second])
-    if first.dtype != second.dtype:
-        return np.concatenate([first, second])
     return _Joined(first, second)
-
-
-def _needs_both(kernel_fn: Callable[..., Any]) -> bool:
-    """Return whether the function has a second positional argument without a default."""
-    try:
-        parameters = list(inspect.signature(kernel_fn).parameters.values())[:2]
-    except (TypeError, ValueError):  # the callable has no readable signature
-        return False
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    placed = [parameter for parameter in parameters if parameter.kind in kinds]
-    return len(placed) == 2 and placed[1].default is inspect.Parameter.empty
 
 
 def _blocks(
@@ -644,11 +612,9 @@ def _blocks(
     Raise ValueError if a block on the diagonal is not symmetric. With `both_ways`, also compute
     block (1, 0) where block (0, 1) is computed, and raise if it is not its transpose.
     """
-    from tqdm import tqdm  # here, so that importing costs no more than JAX
-
-    hidden = None if progress is None else not progress  # None: unless on a terminal
     corner: Any = None
-    with tqdm(total=len(places), desc="kernel", unit=" blocks", disable=hidden) as bar:
+    settings: Any = {"total": len(places), "desc": "kernel", "unit": " blocks"}
+    with _terminal.progress_bar(progress, **settings) as bar:
         for task, i, j in places:
             values = _values(task, i, j, batch_size)
             yield _block(task, values, i, j, batch_size, dtype)
@@ -658,7 +624,10 @@ def _blocks(
                 elif j == batch_size and _check.is_concrete(values):
                     if corner is None or corner[0] is not task:  # another device has it
                         corner = task, _values(task, 0, 0, batch_size)
-                    _require_transpose(values, _values(task, j, i, batch_size), corner[1])
+                    name = "the kernel between two blocks of samples"
+                    below = _values(task, j, i, batch_size)
+                    with jax.enable_x64(True):
+                        _check.require_transpose(name, values, below, _TRANSPOSE, beside=corner[1])
             bar.update()
 
 
@@ -667,26 +636,23 @@ def _places(tasks: list[_Task], batch_size: int) -> list[tuple[_Task, int, int]]
     _check.require_within("batch_size", batch_size, at_least=1)
     found = []
     for task in tasks:
-        symmetric, num_rows = task.x2 is None, task.x1.shape[0]
-        num_columns = num_rows if task.x2 is None else task.x2.shape[0]
-        for i in range(0, num_rows, batch_size):
-            columns = range(i if symmetric else 0, num_columns, batch_size)
-            found += [(task, i, j) for j in columns]
+        for i in range(0, task.x1.shape[0], batch_size):
+            first = i if task.x2 is None else 0
+            found += [(task, i, j) for j in range(first, task.others.shape[0], batch_size)]
     return found
 
 
 def _values(task: _Task, i: int, j: int, batch_size: int) -> Any:
     """Evaluate the kernel function on a padded block and check the shape of its result."""
     rows = _samples(task.x1, i, batch_size)
-    x2 = task.x1 if task.x2 is None else task.x2
-    columns = None if task.x2 is None and i == j else _samples(x2, j, batch_size)
+    columns = None if task.x2 is None and i == j else _samples(task.others, j, batch_size)
     values = task.kernel_fn(rows, columns)
-    wanted = (rows.shape[0], rows.shape[0] if columns is None else columns.shape[0])
+    others = rows if columns is None else columns
+    wanted = (rows.shape[0], others.shape[0])
     if _check.shape_of(values) != wanted:
         raise ValueError(
             f"kernel_fn must return a matrix of shape (n1, n2): wanted {wanted} of inputs of "
-            f"shapes {rows.shape} and {rows.shape if columns is None else columns.shape}, got "
-            f"{_check.shape_of(values)}."
+            f"shapes {rows.shape} and {others.shape}, got {_check.shape_of(values)}."
         )
     return values
 
@@ -696,9 +662,8 @@ def _block(
 ) -> _Block:
     symmetric = task.x2 is None
     diagonal = symmetric and i == j
-    x2 = task.x1 if task.x2 is None else task.x2
     height = min(batch_size, task.x1.shape[0] - i)
-    width = min(batch_size, x2.shape[0] - j)
+    width = min(batch_size, task.others.shape[0] - j)
     dtype = given.dtype if dtype is None else dtype
     concrete = _check.is_concrete(given)
     with jax.enable_x64(True) if concrete else contextlib.nullcontext():
@@ -716,12 +681,6 @@ def _block(
 
 
 _TRANSPOSE = " kernel_fn(a, b) must be the transpose of kernel_fn(b, a)."
-
-
-def _require_transpose(values: Any, others: Any, corner: Any) -> None:
-    with jax.enable_x64(True):
-        name = "the kernel between two blocks of samples"
-        _check.require_transpose(name, values, others, _TRANSPOSE, beside=corner)
 
 
 def _samples(x: _Samples | _Joined, start: int, batch_size: int) -> _Samples:
