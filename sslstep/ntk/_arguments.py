@@ -1,4 +1,7 @@
-"""Checks and conversions of the arguments of empirical kernels."""
+"""Checks and conversions of the arguments of empirical kernels.
+
+Among them is a test that a model maps each sample independently of the others.
+"""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -7,11 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PyTree
 
-from sslstep import _check
-from sslstep.ntk import _separate
+from sslstep import _check, _xla
+from sslstep.ntk import _program
+
+# Number of samples in the test that the model maps samples independently.
+TOGETHER = 4
 
 
 def samples(name: str, value: ArrayLike) -> Array:
@@ -48,7 +55,7 @@ def both_samples(x1: ArrayLike, x2: ArrayLike | None) -> tuple[Array, Array]:
     return first, second
 
 
-def parameters(params: PyTree) -> PyTree:
+def _parameters(params: PyTree) -> PyTree:
     """Check that `params` holds floating-point parameters only, and convert them to arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
@@ -96,14 +103,18 @@ def _require_no_collections(paths: Sequence[tuple[Any, ...]]) -> None:
                 )
 
 
-def output_dim(apply_fn: Callable[..., Any], params: PyTree, x: Array) -> int:
-    """Output dimension d of the model, after checking that it maps n samples to shape (n, d)."""
+def model(apply_fn: Callable[..., Any], params: PyTree, x: Array) -> tuple[Partial, PyTree, int]:
+    """Check and convert a model and its parameters; return both and the output dimension d.
+
+    The model must map n samples to shape (n, d).
+    """
+    params = _parameters(params)
     dim = _output_dim(apply_fn, params, x, 1)
-    if dim != _output_dim(apply_fn, params, x, _separate.TOGETHER):
+    if dim != _output_dim(apply_fn, params, x, TOGETHER):
         raise ValueError("apply_fn must return shape (n, d) with d independent of n.")
     if dim == 0:
         raise ValueError("apply_fn must return embeddings of shape (n, d), got d = 0.")
-    return dim
+    return apply_fn if isinstance(apply_fn, Partial) else Partial(apply_fn), params, dim
 
 
 def _output_dim(apply_fn: Callable[..., Any], params: PyTree, x: Array, num: int) -> int:
@@ -120,17 +131,14 @@ def _output_dim(apply_fn: Callable[..., Any], params: PyTree, x: Array, num: int
             f"apply_fn must return one array of shape (n, d), got a {type(out).__name__}.{hint}"
         )
     if len(out.shape) != 2 or out.shape[0] != num:
+        given_num = "one sample" if num == 1 else f"{num} samples"
         raise ValueError(
-            f"apply_fn must return embeddings of shape (n, d): for {_number(num)} of shape "
+            f"apply_fn must return embeddings of shape (n, d): for {given_num} of shape "
             f"{x.shape[1:]} it returned shape {out.shape}."
         )
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(f"apply_fn must return floating-point numbers, got dtype {out.dtype}.")
     return out.shape[1]
-
-
-def _number(num: int) -> str:
-    return "one sample" if num == 1 else f"{num} samples"
 
 
 def num_bytes(name: str, value: Any) -> int:
@@ -170,3 +178,95 @@ def require_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ValueError(f"{name} must be a whole number, got {value!r}.")
     _check.require_within(name, value, at_least=1)
+
+
+def require_separate(apply_fn: Partial, params: PyTree, x: Array, consts: Sequence[Any]) -> None:
+    """Raise if outputs, or their derivatives by the parameters, depend on other samples.
+
+    The test compares results for four samples at once with results for each of them alone. The
+    relative tolerance is sqrt(eps), plus ten times the effect of perturbing parameters and samples
+    by a relative eps.
+    """
+    if not _check.is_concrete(x, *consts, *jax.tree.leaves((apply_fn, params))):
+        return
+    with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
+        chosen = x[jnp.arange(TOGETHER) % len(x)]
+        compiled = _xla.jit(_interaction, _xla.devices_of(chosen))
+        found, rounding = (float(value) for value in compiled(apply_fn, params, chosen))
+    if found > rounding:
+        raise ValueError(
+            f"apply_fn must map each sample independently: for {TOGETHER} samples at once, outputs "
+            f"or derivatives differ from those of each sample alone by a relative {found:.2g} "
+            f"(rounding explains {rounding:.1g}). Use batch norm with running averages, and no "
+            f"dropout."
+        )
+
+
+def _interaction(apply_fn: Partial, params: PyTree, x: Array) -> tuple[Array, Array]:
+    """Return the relative difference between samples together and alone, and its tolerance."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = _unlike(keys[0], x)
+
+    def alone(params, x):
+        return jax.lax.map(lambda sample: apply_fn(params, sample[None])[0], x)
+
+    def of(function, params, x):
+        z, backward = jax.vjp(lambda params: function(params, x), params)
+        cotangent = jax.random.normal(keys[1], z.shape, jnp.float32).astype(z.dtype)
+        return z, backward(cotangent)[0]
+
+    eps = _coarsest(jax.make_jaxpr(apply_fn)(params, x).jaxpr)
+    leaves, tree = jax.tree.flatten((params, x))
+    signs = jax.random.split(keys[2], len(leaves))
+    rounded = [_rounded(eps, key, leaf) for key, leaf in zip(signs, leaves, strict=True)]
+    pairs = [jnp.stack(pair) for pair in zip(leaves, rounded, strict=True)]
+    twice = jax.lax.map(lambda leaves: of(alone, *jax.tree.unflatten(tree, leaves)), pairs)
+    expected, moved = (jax.tree.map(lambda leaf, i=i: leaf[i], twice) for i in (0, 1))
+    apart = zip(of(apply_fn, params, x), moved, expected, strict=True)
+    found, noise = jnp.array([(_apart(a, c), _apart(b, c)) for a, b, c in apart]).T
+    allowed = eps**0.5 + 10 * noise
+    worst = jnp.argmax(found / allowed)
+    return found[worst], allowed[worst]
+
+
+def _unlike(key: Array, x: Array) -> Array:
+    """Make samples distinct, even equal ones: scale floats at random, shift other types."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        shifts = [jnp.roll(sample.ravel(), place) for place, sample in enumerate(x)]
+        return jnp.stack(shifts).reshape(x.shape)
+    factors = jax.random.uniform(key, x.shape, jnp.float32, 0.5, 1.0).astype(x.dtype)
+    return jnp.where(jnp.any(x != 0), x * factors, factors)
+
+
+def _rounded(eps: float, key: Array, leaf: Array) -> Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    change = eps * jax.random.rademacher(key, leaf.shape, jnp.float32)
+    dtype = jnp.float64 if leaf.dtype == jnp.float64 else jnp.float32
+    return (leaf.astype(dtype) * (1 + change.astype(dtype))).astype(leaf.dtype)
+
+
+def _apart(a: PyTree, b: PyTree) -> Array:
+    """Relative distance |a - b| / max(|a|, |b|) of two trees, over entries finite in both."""
+    wide = jnp.result_type(float)
+    a, b = (
+        jnp.concatenate([leaf.ravel().astype(wide) for leaf in jax.tree.leaves(tree)])
+        for tree in (a, b)
+    )
+    finite = jnp.isfinite(a) & jnp.isfinite(b)
+    a, b = jnp.where(finite, a, 0.0), jnp.where(finite, b, 0.0)
+    largest = jnp.maximum(jnp.abs(a).max(), jnp.abs(b).max())
+    safe = jnp.where(largest > 0, largest, 1.0)
+    a, b = a / safe, b / safe
+    norm = jnp.maximum(jnp.linalg.norm(a), jnp.linalg.norm(b))
+    return jnp.linalg.norm(a - b) / jnp.where(norm > 0, norm, 1.0)
+
+
+def _coarsest(program: Any) -> float:
+    """Largest eps among the floating types in a program; 0 if it has none."""
+    variables = [*program.invars, *(var for equation in program.eqns for var in equation.outvars)]
+    dtypes: set[Any] = {getattr(var.aval, "dtype", None) for var in variables} - {None}
+    found = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+    for equation in program.eqns:
+        found += map(_coarsest, _program.bodies(equation))
+    return max(found, default=0.0)

@@ -14,7 +14,7 @@ differentiated directly.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -96,7 +96,7 @@ class Program:
                         _evaluate(self.jaxpr, equation, inner)
                 return _read(inner, self.jaxpr.outvars[0]), tuple(inputs)
 
-            zeros = [jnp.zeros(site.y_shape, site.y_dtype) for site in self.sites.values()]
+            zeros = [jnp.zeros(site.y.shape, site.y.dtype) for site in self.sites.values()]
             z, backward, inputs = jax.vjp(model, zeros, others, has_aux=True)
             cotangents, by_others = jax.vmap(backward)(directions.astype(z.dtype))
             scales = [[_read(env, atom) for atom in self.factors[number]] for number in self.sites]
@@ -120,14 +120,13 @@ class Program:
         largest intermediate result and twice the gradients that are taken directly.
         """
         sites = self.sites.values()
-        kept = sum(site.x_bytes for site in sites)
-        kept += num_directions * sum(site.y_bytes for site in sites)
         invars = self.jaxpr.invars[self.num_fixed :]
         leaves = [invars[position].aval for position in self.other_leaves]
-        kept += num_directions * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        kept = _bytes(site.x for site in sites)
+        kept += num_directions * _bytes([*(site.y for site in sites), *leaves])
         sizes = [_num_bytes(equation) for equation in self.each]
         beside = sum(sizes) + 2 * num_directions * max(sizes, default=0)
-        others = sum(var.aval.size * var.aval.dtype.itemsize for var in self.others)
+        others = _bytes(var.aval for var in self.others)
         return kept, beside + 2 * num_directions * others
 
 
@@ -275,19 +274,24 @@ def _whole(equation, whole, on_params) -> list[Any] | None:
     return None
 
 
+def _bytes(arrays: Iterable[Any]) -> int:
+    """Return the bytes of arrays of these shapes and dtypes."""
+    return sum(array.size * array.dtype.itemsize for array in arrays)
+
+
 def _num_bytes(equation) -> int:
     """Return the bytes of all results of an equation, including those inside loops and calls."""
-    shapes = [var.aval for var in equation.outvars if hasattr(var.aval, "dtype")]
-    total = sum(shape.size * shape.dtype.itemsize for shape in shapes)
-    inner = jax.tree.leaves(
-        list(equation.params.values()),
-        is_leaf=lambda value: isinstance(value, core.Jaxpr | core.ClosedJaxpr),
-    )
-    for body in inner:
-        if isinstance(body, core.Jaxpr | core.ClosedJaxpr):
-            repeats = equation.params.get("length", 1)
-            total += repeats * sum(map(_num_bytes, body.eqns))
-    return int(total)
+    total = _bytes(var.aval for var in equation.outvars if hasattr(var.aval, "dtype"))
+    repeats = equation.params.get("length", 1)
+    return int(total + repeats * sum(_num_bytes(e) for b in bodies(equation) for e in b.eqns))
+
+
+def bodies(equation: Any) -> list[Any]:
+    """Return the programs (jaxprs) inside an equation, such as the bodies of loops and calls."""
+    kinds = core.Jaxpr | core.ClosedJaxpr
+    settings = list(equation.params.values())
+    leaves = jax.tree.leaves(settings, is_leaf=lambda value: isinstance(value, kinds))
+    return [leaf for leaf in leaves if isinstance(leaf, kinds)]
 
 
 def _is_var(atom: Any) -> bool:

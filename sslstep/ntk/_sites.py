@@ -23,7 +23,7 @@ class Site:
     Sites with equal `key` are equal.
 
     `rows` converts inputs of the layer, samples first, to (samples, groups, positions, fan_in).
-    `columns` converts outputs (samples, D, *y_shape) to (samples, groups, D, positions, fan_out).
+    `columns` converts outputs (samples, D, *y.shape) to (samples, groups, D, positions, fan_out).
     """
 
     operands: tuple[int, int]  # indices of the layer's input and the parameter in the equation
@@ -31,10 +31,8 @@ class Site:
     positions: int
     fan_in: int
     fan_out: int
-    y_shape: tuple[int, ...]
-    x_bytes: int
-    y_bytes: int
-    y_dtype: Any
+    x: Any  # shape and dtype of the layer's input for one sample
+    y: Any  # those of its output
     rows: Callable[[Array], Array]
     columns: Callable[[Array], Array]
     apply: Callable[[Array, Array], Array] | None  # a faster way to evaluate the layer
@@ -138,17 +136,6 @@ def _site(
     apply: Callable[[Array, Array], Array] | None = None,
 ) -> Site:
     x, y = equation.invars[operands[0]].aval, equation.outvars[0].aval
-    x_bytes, y_bytes = (a.size * a.dtype.itemsize for a in (x, y))
     shapes = tuple(str(var.aval) for var in (*equation.invars, equation.outvars[0]))
-    return Site(
-        operands,
-        *sizes,
-        y.shape,
-        x_bytes,
-        y_bytes,
-        y.dtype,
-        rows,
-        columns,
-        apply,
-        (equation.primitive.name, operands, sizes, str(equation.params), shapes),
-    )
+    key = (equation.primitive.name, operands, str(equation.params), shapes)
+    return Site(operands, *sizes, x, y, rows, columns, apply, key)

@@ -17,10 +17,9 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from sslstep import _check, _xla
-from sslstep.ntk import _arguments, _contraction, _program, _separate
-from sslstep.ntk._operator import operator
-from sslstep.ntk._sketch import Moments, moments, sketch
+from sslstep import _check, _terminal, _xla
+from sslstep.ntk import _arguments, _contraction, _program
+from sslstep.ntk._matrix_free import Moments, moments, operator, sketch
 
 __all__ = ["Moments", "moments", "ntk", "operator", "sketch"]
 
@@ -107,10 +106,8 @@ def ntk(
     """
     _check.require_one_of("kind", kind, ("scalar", "trace", "full"))
     x1, other = _arguments.both_samples(x1, x2)
-    params = _arguments.parameters(params)
+    apply_fn, params, dim = _arguments.model(apply_fn, params, x1)
     memory_limit = _arguments.num_bytes("memory_limit", memory_limit)
-    dim = _arguments.output_dim(apply_fn, params, x1)
-    apply_fn = apply_fn if isinstance(apply_fn, Partial) else Partial(apply_fn)
     dtype = _arguments.accumulator(dtype, params)
     if batch_size is not None:
         _arguments.require_count("batch_size", batch_size)
@@ -119,7 +116,7 @@ def ntk(
     program = _read(apply_fn, params, x1.shape[1:], x1.dtype)
     if not program.sites and not program.others:
         raise ValueError("apply_fn does not depend on params: its kernel is zero.")
-    _separate.require_separate(apply_fn, params, x1, program.consts)
+    _arguments.require_separate(apply_fn, params, x1, program.consts)
     nums = (len(x1),) if x2 is None else (len(x1), len(other))
     plan = _plan(program, nums, dim, kind, memory_limit, batch_size, dtype)
     rows = _arguments.blocks(x1, plan.block_of(len(x1)))
@@ -210,8 +207,6 @@ def _kernel(
     progress: bool | None,
 ) -> Array:
     """Compute the kernel of all pairs of blocks of samples (blocks, size, ...)."""
-    from tqdm import tqdm  # late, to keep importing the module cheap
-
     known = (rows, columns, *program.consts, *jax.tree.leaves((apply_fn, params)))
     concrete = not _check.is_traced(*known)
     used = _xla.devices_of(rows) if devices is None else devices
@@ -219,8 +214,7 @@ def _kernel(
     capture: Any = _xla.jit(_capture, used) if concrete else _capture
     parts: dict[tuple[int, int], Array] = {}
     sites, full = list(program.sites.values()), plan.kind == "full"
-    groups, x64 = _directions(plan), jnp.result_type(float) == jnp.float64
-    precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009 (not typed)
+    groups = _directions(plan)
 
     def work(device: jax.Device | None, own: range) -> None:
         model: Any = jax.device_put((apply_fn, params), device)
@@ -240,21 +234,16 @@ def _kernel(
                     bar.update()
                 del left
 
-    def in_thread(device: jax.Device, own: range) -> None:
-        # JAX's settings are local to a thread.
-        with jax.enable_x64(x64), jax.default_matmul_precision(precision):
-            work(device, own)
-
     num_pairs = len(rows) * (len(rows) + 1) // 2 if symmetric else len(rows) * len(columns)
     total = num_pairs * len(groups)
-    hidden = not progress if progress is not None else (True if total == 1 else None)
-    with tqdm(total=total, desc="NTK", unit=" blocks", disable=hidden) as bar:
+    show = False if progress is None and total == 1 else progress
+    with _terminal.progress_bar(show, total=total, desc="NTK", unit=" blocks") as bar:
         if devices is None or not concrete:
             work(None, range(len(rows)))
         else:  # rows are interleaved, as those of a symmetric kernel become shorter
             with ThreadPoolExecutor(len(devices)) as pool:
                 own = [range(k, len(rows), len(devices)) for k in range(len(devices))]
-                list(pool.map(in_thread, devices, own))
+                list(pool.map(_xla.for_threads(work), devices, own))
             parts = jax.device_put(parts, devices[0])
     return _joined(plan, parts, len(rows), len(columns), symmetric)
 
@@ -287,12 +276,8 @@ def _directions(plan: _Plan) -> list[Array]:
     return list(padded.reshape(-1, size, plan.dim))
 
 
-def _call(apply_fn, params, x):
-    return apply_fn(params, x)
-
-
 def _read(apply_fn, params, shape, dtype) -> _program.Program:
-    return _program.read(_call, apply_fn, params, jax.ShapeDtypeStruct(shape, dtype))
+    return _program.read(Partial.__call__, apply_fn, params, jax.ShapeDtypeStruct(shape, dtype))
 
 
 def _passes(plan: _Plan, block: Array, device: jax.Device | None) -> Array:

@@ -9,7 +9,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from sslstep import nn
-from sslstep.ntk import _contraction, _program, _separate, empirical
+from sslstep.ntk import _arguments, _contraction, _program, empirical
 
 
 def jacobian_kernel(apply_fn, params, x):
@@ -190,7 +190,7 @@ EITHER = ["groups", "several positions"]
 def test_equals_jacobians(monkeypatch, layer):
     """Of two sets of samples, all kinds in float64; or float32 and the kind of all entries."""
     if layer in CONVOLUTIONS:  # that samples are found separate is seen with the other layers
-        monkeypatch.setattr(_separate, "require_separate", lambda *_: None)
+        monkeypatch.setattr(_arguments, "require_separate", lambda *_: None)
     dtype = jnp.dtype("float32" if layer in EITHER else "float64")
     with jax.enable_x64(dtype == jnp.float64):
         apply_fn, params, x = setting(layer, dtype)
