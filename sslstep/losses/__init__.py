@@ -8,19 +8,25 @@ has no variance and no negatives.
 """
 
 from sslstep._spectral import sharpen, smooth
-from sslstep.losses._barlow_twins import barlow_twins, simplified_barlow_twins
-from sslstep.losses._contrastive import info_nce, simclr, spectral_contrastive
-from sslstep.losses._distillation import prediction_error, reconstruction_error
-from sslstep.losses._sigreg import lejepa, sigreg
-from sslstep.losses._spectral_barlow_twins import (
+from sslstep.losses._barlow_twins import (
+    barlow_twins,
     hinge_barlow_twins,
     quartic_barlow_twins,
     sharpened_barlow_twins,
+    simplified_barlow_twins,
     smoothed_barlow_twins,
     spectral_barlow_twins,
 )
-from sslstep.losses._vicreg import VICRegTerms, vicreg, vicreg_terms
-from sslstep.losses._w_mse import w_mse
+from sslstep.losses._contrastive import info_nce, simclr, spectral_contrastive
+from sslstep.losses._non_contrastive import (
+    VICRegTerms,
+    prediction_error,
+    reconstruction_error,
+    vicreg,
+    vicreg_terms,
+    w_mse,
+)
+from sslstep.losses._sigreg import lejepa, sigreg
 
 __all__ = [
     "VICRegTerms",

@@ -33,13 +33,16 @@ def normalised(z: Array, eps: ArrayLike) -> Array:
     return centred * jax.lax.rsqrt(variance + jnp.asarray(eps, z.dtype))
 
 
-def correlation(z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLike) -> Array:
+def correlation(
+    z: ArrayLike, z_prime: ArrayLike, batch_norm: bool, eps: ArrayLike, *, symmetrise: bool
+) -> Array:
     """Compute C = Zᵀ Z' / n, shape (d, d), after checks and an optional batch norm."""
     z, z_prime = pair(z, z_prime)
     _check.require_scalar("eps", eps, at_least=0.0)
     if batch_norm:
         z, z_prime = (normalised(view, eps) for view in (z, z_prime))
-    return matmul(z.T, z_prime) / z.shape[0]
+    c = matmul(z.T, z_prime) / z.shape[0]
+    return (c + c.T) / 2 if symmetrise else c
 
 
 def unit(z: Array) -> Array:
