@@ -17,12 +17,14 @@ arrays, work in float32 and float64, and compose with `jit`, `vmap` and `grad`.
 
 from sslstep.dynamics._landscapes import (
     Landscape,
+    deep,
     fourth_power,
     hinge,
     modewise,
     plain,
     preconditioned,
     quartic_family,
+    self_distillation,
     sharpened,
     smoothed,
 )
@@ -36,7 +38,6 @@ from sslstep.dynamics._mode import (
     supervised_trajectory,
 )
 from sslstep.dynamics._plateaus import VICRegPlateau, plateau_loss, vicreg_plateau
-from sslstep.dynamics._products import deep, self_distillation
 from sslstep.dynamics._rates import max_learning_rate, speedup
 from sslstep.dynamics._together import (
     lars_steps,

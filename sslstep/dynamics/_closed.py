@@ -24,7 +24,7 @@ def of_mode(
     gamma, was, end = capped(gamma), jnp.isinf(gamma), jnp.isinf(t)
     most = jnp.finfo(gamma.dtype).max / 2
     p, q = jnp.clip(4 * gamma * a, -most, most), (4 * gamma, capped(gamma * b))
-    finite = not_negative(jnp.where(end, 0, t)) * slowdown(p / 4, eta)
+    finite = jnp.where(t < 0, jnp.nan, jnp.where(end, 0, t)) * slowdown(p / 4, eta)
     _, v, _ = _exponents(finite, p, *q, initial)
     t = jnp.where(end, t, finite + 0.75 * eta * jax.nn.softplus(v))
     return t, p, q, gamma, was
@@ -41,11 +41,6 @@ def slowdown(eigenvalue: Array, learning_rate: Array) -> Array:
         safe > -0.5, jnp.log1p(jnp.maximum(safe, -0.5)), jnp.log(jnp.maximum(size, 1e-30))
     )
     return jnp.where(small, 1 - x / 2, log_growth / safe)
-
-
-def not_negative(t: Array) -> Array:
-    """Return t with NaN in place of negative times."""
-    return jnp.where(t < 0, jnp.nan, t)
 
 
 def capped(value: Array) -> Array:

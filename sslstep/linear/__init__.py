@@ -9,10 +9,10 @@ re-exported here.
 """
 
 from sslstep.dynamics import critical_time, mode_eigenvalue, singular_value
-from sslstep.linear._growth import growth_modes
 from sslstep.linear._modes import (
     Modes,
     cross_correlation,
+    growth_modes,
     loss,
     modes,
     pencil_modes,
