@@ -51,9 +51,10 @@ import scipy.sparse.linalg
 import scipy.stats
 from jaxtyping import Array, Bool, Float, Int, Key, Real
 
-from sslstep import _check, gram
+from sslstep import _check, _terminal, gram
 from sslstep._linalg import matmul
 from sslstep._second_variation import negative_hessian
+from sslstep.kernel_pca._krylov import inner
 from sslstep.kernel_pca._modes import KernelModes, require_dim
 
 _ROWS = 8192  # rows of the factor that are processed at a time
@@ -416,11 +417,8 @@ class _Factor:
 
     def extend(self, num: int, save: Callable[..., None] | None) -> bool:
         """Add columns until there are `num`; return False if the kernel's rank is smaller."""
-        from tqdm import tqdm  # here, so that importing costs no more than JAX
-
-        hidden = None if self.progress is None else not self.progress
         eps = float(jnp.finfo(self.dtype).eps)
-        with tqdm(total=num - self.num, desc="columns", disable=hidden) as bar:
+        with _terminal.progress_bar(self.progress, total=num - self.num, desc="columns") as bar:
             while self.num < num:
                 total = float(self.left.sum())
                 if total <= 10 * eps * self.trace:
@@ -506,7 +504,7 @@ class _Factor:
         total = np.zeros((self.num, block.shape[1]))
         for start in range(0, self.size, _ROWS):
             rows = slice(start, start + _ROWS)
-            part = _transposed_product(self.rows[rows, : self.num], block[rows])
+            part = inner(self.rows[rows, : self.num], block[rows])
             total += np.asarray(part, np.float64)
         return total
 
@@ -526,18 +524,12 @@ class _Factor:
 
 @jax.jit
 def _columns(values, rows, pivots, solver):
-    left = values.astype(rows.dtype) - matmul(rows, pivots.T)
-    return matmul(left, solver)
+    return matmul(_left(values, rows, pivots), solver)
 
 
 @jax.jit
 def _left(values, first, second):
     return values.astype(first.dtype) - matmul(first, second.T)
-
-
-@jax.jit
-def _transposed_product(first, second):
-    return matmul(first.T, second)
 
 
 def _certified(
@@ -678,7 +670,7 @@ def _bounds(
         shares = {
             share: _largest_of_rest(tail, (1 + 1 / share) * bound, delta) for share in _SHARES
         }
-    lower, upper = eigenvalues[:dim].copy(), np.full(dim, np.inf)
+    lower, upper, residuals = eigenvalues[:dim].copy(), np.full(dim, np.inf), np.zeros(dim)
     for j in range(dim):
         others = slice(j, num)
         for share, rest in shares.items():
@@ -691,12 +683,10 @@ def _bounds(
         first = slice(0, j + 1)
         value, y = _lower_root(leading[first, first], sample.coupling[first, first], delta)
         lower[j] = max(lower[j], value - slip(y, first) / max(value + delta, delta))
+        squared_norm = sample.coupling[j, j] + slip(np.ones(1), slice(j, j + 1))
+        residuals[j] = max(squared_norm, 0.0) ** 0.5
     # γ descends with j, and so must its bounds.
     upper, lower = np.minimum.accumulate(upper), np.maximum.accumulate(lower[::-1])[::-1]
-    residuals = np.zeros(dim)
-    for j in range(dim):
-        at = slice(j, j + 1)
-        residuals[j] = max(sample.coupling[j, j] + slip(np.ones(1), at), 0.0) ** 0.5
     return lower, np.maximum(upper, lower), residuals
 
 

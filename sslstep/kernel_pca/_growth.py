@@ -13,12 +13,13 @@ from jaxtyping import Array, Float, Key, Real, UInt32
 
 from sslstep import _check
 from sslstep._linalg import computed_in, matmul
-from sslstep._second_variation import Loss, negative_hessian, value
+from sslstep._second_variation import negative_hessian, value
 from sslstep.kernel_pca._machine import factorised
 from sslstep.kernel_pca._modes import (
     Kernel,
     KernelModes,
     Options,
+    block_dtype,
     leading_modes,
     require_dim,
     require_kernel,
@@ -118,13 +119,8 @@ def growth_modes(
     size = require_kernel(kernel, num_views, num_pairs)
     require_dim(dim, size // num_views)
     options = Options(solver, dtype, tol, max_iterations, block_size, key, folder, progress)
-    if callable(kernel):
-        given = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
-    else:
-        given = _check.as_float("kernel", kernel[:1, :1]).dtype
-    hessian = negative_hessian(
-        loss_fn, embeddings, size, dim, num_views=num_views, dtype=computed_in(given)
-    )
+    given = computed_in(block_dtype(kernel, dtype))
+    hessian = negative_hessian(loss_fn, embeddings, size, dim, num_views=num_views, dtype=given)
     modes = leading_modes(kernel, size, dim, options, hessian, 1.0)
     warn_if_few(modes.eigenvalues)
     return modes
@@ -232,7 +228,7 @@ def _split(variables: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, np.ndarra
     return variables[: rows * rank].reshape(shapes[0]), variables[rows * rank :].reshape(shapes[1])
 
 
-def _level(loss_fn: Loss, num_views: int, factor: np.ndarray) -> Callable[..., Any]:
+def _level(loss_fn: Callable[..., Any], num_views: int, factor: np.ndarray) -> Callable[..., Any]:
     """Return a function of flattened (B, D) that computes the loss and its gradient on the host."""
     features = jnp.asarray(factor)
 

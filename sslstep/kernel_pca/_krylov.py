@@ -117,7 +117,6 @@ def solve(
     `start` is a random block, shape (N, b), and `image` is K̃ times `start`. `report` is called with
     the largest residual over its limit, whenever residuals are computed.
     """
-    _require_symmetry(start, image)
     block, iteration = problem.operator(image), 1
     basis, looks = _Basis(problem, *_sizes(start, image)), _Looks()
     while True:
@@ -239,10 +238,7 @@ class _Basis:
             eigenvalues[:num], y[live, :num] = values[::-1], small[:, ::-1]
         y = y[:, np.argsort(-eigenvalues, kind="stable")]
         eigenvalues = np.sort(eigenvalues)[::-1]
-        parts = jnp.asarray(y.reshape(len(self.v), width, width), self.problem.dtype)
-        vectors, images = times(self.v[0], parts[0]), times(self.w[0], parts[0])
-        for v, w, part in zip(self.v[1:], self.w[1:], parts[1:], strict=True):
-            vectors, images = add_both(vectors, images, v, w, part)
+        vectors, images = _combined(self.v, self.w, y)
         rounding = np.sqrt(self.rounding**2 @ y**2)
         return _with_residuals(self.problem, eigenvalues, vectors, images, rounding)
 
@@ -306,27 +302,22 @@ def multiply(problem: Problem, block: Array) -> Array:
     return image
 
 
-def _require_symmetry(block: Array, image: Array) -> None:
-    """Raise ValueError if Ωᵀ K̃ Ω is not symmetric, where Ω is `block` and K̃ Ω is `image`."""
-    gram = np.asarray(inner(block, image), np.float64)
-    gap, size = np.abs(gram - gram.T).max(), np.abs(gram).max()
-    # Rounding: sqrt(N) terms of size eps times the product of the norms.
-    norms = [np.asarray(jnp.linalg.norm(a, axis=0)).max() for a in (block, image)]
-    if gap > 1e2 * float(jnp.finfo(block.dtype).eps) * norms[0] * norms[1]:
-        raise ValueError(
-            f"kernel must be symmetric: for random u and v, u·(K v) and v·(K u) differ by up to "
-            f"{gap / size:.3g} times their largest value."
-        )
-
-
 def _sizes(block: Array, image: Array) -> tuple[float, float]:
     """Return a lower bound on K̃'s largest eigenvalue, and an estimate of its Frobenius norm.
 
-    `block` is random, and `image` is K̃ times `block`.
+    `block` is random, and `image` is K̃ times `block`. Raise ValueError if K̃ is not symmetric.
     """
     before, after = (
         np.asarray(jnp.linalg.norm(array, axis=0), np.float64) for array in (block, image)
     )
+    gram = np.asarray(inner(block, image), np.float64)
+    gap, size = np.abs(gram - gram.T).max(), np.abs(gram).max()
+    # Rounding: sqrt(N) terms of size eps times the product of the norms.
+    if gap > 1e2 * float(jnp.finfo(block.dtype).eps) * before.max() * after.max():
+        raise ValueError(
+            f"kernel must be symmetric: for random u and v, u·(K v) and v·(K u) differ by up to "
+            f"{gap / size:.3g} times their largest value."
+        )
     return float((after / before).max()), float(np.sqrt(np.mean(after**2)))
 
 
@@ -406,11 +397,16 @@ def _projected(
     missing = width - len(leading)
     small = np.pad((images @ (y * scaled))[:, leading], [(0, 0), (0, missing)])
     eigenvalues = np.pad(gammas[leading], (0, missing))
-    parts = jnp.asarray(small.reshape(len(z), -1, width), problem.dtype)
-    c, product = times(z[0], parts[0]), times(w[0], parts[0])
-    for a, b, part in zip(z[1:], w[1:], parts[1:], strict=True):
-        c, product = add_both(c, product, a, b, part)
-    return _with_residuals(problem, eigenvalues, c, product)
+    return _with_residuals(problem, eigenvalues, *_combined(z, w, small))
+
+
+def _combined(v: list[Array], w: list[Array], small: np.ndarray) -> tuple[Array, Array]:
+    """Return V and W, given as blocks, each times a small matrix."""
+    parts = jnp.asarray(small.reshape(len(v), -1, small.shape[1]), v[0].dtype)
+    vectors, images = times(v[0], parts[0]), times(w[0], parts[0])
+    for a, b, part in zip(v[1:], w[1:], parts[1:], strict=True):
+        vectors, images = add_both(vectors, images, a, b, part)
+    return vectors, images
 
 
 def _with_residuals(

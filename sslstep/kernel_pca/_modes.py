@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Real, UInt32
 
-from sslstep import _check
-from sslstep._linalg import computed_in, matmul
+from sslstep import _check, _terminal
+from sslstep._linalg import computed_in
 from sslstep.kernel_pca import _dense, _krylov, _products
 
 #: A kernel over 2n samples: an array, on the host, on one device, or sharded by rows; or a function
@@ -324,23 +324,24 @@ def leading_modes(
     _check.require_within("max_iterations", options.max_iterations, at_least=3)
     if options.tol is not None:
         _check.require_within("tol", options.tol, above=0.0)
+    dense = partial(_by_eigh, dim=dim, operator=operator, scale=scale)
+    small = options.solver == "auto" and size <= SMALL
     if not callable(kernel):
         if options.dtype is not None:
             raise ValueError("dtype is for a kernel given as a function; an array has its own.")
-        if not _check.is_concrete(kernel):
-            if options.solver == "krylov":
-                raise ValueError(
-                    "solver='krylov' runs until it has converged and cannot be traced by jit, vmap "
-                    "or grad: use solver='dense' there."
-                )
-            return _by_eigh(kernel, dim, operator, scale)
-    small = options.solver == "auto" and size <= SMALL
-    if options.solver == "dense" or (small and not callable(kernel)):
-        return _by_eigh(kernel, dim, operator, scale)
+        traced = not _check.is_concrete(kernel)
+        if traced and options.solver == "krylov":
+            raise ValueError(
+                "solver='krylov' runs until it has converged and cannot be traced by jit, vmap "
+                "or grad: use solver='dense' there."
+            )
+        if traced or small or options.solver == "dense":
+            return dense(kernel)
     multiply, dtype = _as_function(kernel, options.dtype)
+    can_be_dense = options.solver == "auto" and not callable(kernel) and size <= LARGEST_DENSE
     if jnp.finfo(dtype).bits < 32:
-        if options.solver == "auto" and not callable(kernel) and size <= LARGEST_DENSE:
-            return _by_eigh(kernel, dim, operator, scale)
+        if can_be_dense:
+            return dense(kernel)
         raise ValueError(
             f"solver='krylov' does not converge in {dtype}: give the kernel in float32 or float64, "
             f"or use solver='dense'."
@@ -353,15 +354,14 @@ def leading_modes(
             multiply = stack.enter_context(_products.kept(options.folder, multiply, probe))
             problem = problem._replace(matmul=multiply)
         if small:
-            array = _krylov.multiply(problem, jnp.eye(size, dtype=dtype))
-            modes = _by_eigh(array, dim, operator, scale)
+            modes = dense(_krylov.multiply(problem, jnp.eye(size, dtype=dtype)))
             return modes._replace(iterations=jnp.ones((), jnp.int32))
         try:
             return _by_krylov(problem, size, dim, min(width, size), options)
         except _krylov.ConvergenceError:
-            if options.solver == "krylov" or callable(kernel) or size > LARGEST_DENSE:
+            if not can_be_dense:
                 raise
-    return _by_eigh(kernel, dim, operator, scale)
+    return dense(kernel)
 
 
 def _led(
@@ -373,7 +373,7 @@ def _led(
     scale: float,
 ) -> KernelModes:
     """Return the modes of a kernel of several processes: the first runs the solver."""
-    dtype = jnp.dtype(jnp.result_type(float) if options.dtype is None else options.dtype)
+    dtype = block_dtype(kernel, options.dtype)
     rows, values = jnp.zeros((size, dim), dtype), jnp.zeros(dim, dtype)
     like = KernelModes(values, rows, values, jnp.zeros((), jnp.int32), rows)
 
@@ -386,17 +386,14 @@ def _led(
 def _by_krylov(
     problem: _krylov.Problem, size: int, dim: int, width: int, options: Options
 ) -> KernelModes:
-    from tqdm import tqdm  # here, so that importing costs no more than JAX
-
     dtype, multiply = problem.dtype, problem.matmul
     single = jnp.finfo(dtype).bits < 64
     tol = (1e-3 if single else 1e-6) if options.tol is None else options.tol
     key = jax.random.key(0) if options.key is None else options.key
     start = jax.random.normal(key, (size, width), dtype)
     limits = _krylov.Limits(dim, tol, options.max_iterations, max_blocks=24)
-    hidden = None if options.progress is None else not options.progress  # None: off a terminal
-    delay = 0 if options.progress else 10
-    with tqdm(desc="modes", unit=" products", delay=delay, disable=hidden) as bar:
+    settings: Any = {"desc": "modes", "unit": " products", "delay": 0 if options.progress else 10}
+    with _terminal.progress_bar(options.progress, **settings) as bar:
 
         def counted(v: Array) -> Array:
             product = multiply(v)
@@ -425,30 +422,28 @@ def _by_krylov(
 
 def _as_function(kernel: Kernel, dtype: Any) -> tuple[Callable[[Array], Array], np.dtype]:
     """Return the function v → K̃ v, and the dtype of its blocks."""
-    if callable(kernel):
-        multiply, dtype = kernel, jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
-    elif isinstance(kernel, np.ndarray):
-        dtype = _check.as_float("kernel", kernel[:1, :1]).dtype
-        multiply = partial(_multiply_rows, kernel)
-    else:
-        kernel = _check.as_float("kernel", kernel)
-        multiply, dtype = partial(_multiply, kernel), kernel.dtype
+    dtype = block_dtype(kernel, dtype)
     _check.require_available(dtype)
-    return multiply, dtype
+    if callable(kernel):
+        return kernel, dtype
+    if isinstance(kernel, np.ndarray):
+        return partial(_multiply_rows, kernel), dtype
+    return partial(_krylov.times, _check.as_float("kernel", kernel)), dtype
 
 
-@jax.jit
-def _multiply(kernel: Array, v: Array) -> Array:
-    return matmul(kernel, v)
+def block_dtype(kernel: Kernel, dtype: Any) -> np.dtype:
+    """Return an array's floating dtype; for a function `dtype`, or the default float if None."""
+    if callable(kernel):
+        return jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+    corner = kernel[:1, :1] if isinstance(kernel, np.ndarray) else kernel  # it may be a file
+    return _check.as_float("kernel", corner).dtype
 
 
 def _multiply_rows(kernel: np.ndarray, v: Array) -> Array:
     """Return kernel @ v for an array on the host or in a file, some rows at a time."""
     num = max(1, int(2.0**28 / (kernel.shape[1] * kernel.itemsize)))
-    starts = range(0, len(kernel), num)
-    return jnp.concatenate(
-        [_multiply(jnp.asarray(kernel[i : i + num], v.dtype), v) for i in starts]
-    )
+    parts = (jnp.asarray(kernel[i : i + num], v.dtype) for i in range(0, len(kernel), num))
+    return jnp.concatenate([_krylov.times(part, v) for part in parts])
 
 
 def _by_eigh(
@@ -465,15 +460,12 @@ def _by_eigh(
         return KernelModes(gammas, c, residuals, jnp.zeros((), jnp.int32), images)
 
     if not _check.is_concrete(kernel):
-        kernel = jnp.asarray(kernel, result)
-        *parts, _ = _dense.solve(kernel, operator, scale, dtype)
-        return of(*parts)
+        return of(*_dense.solve(jnp.asarray(kernel, result), operator, scale, dtype)[:-1])
     # Without x64 a float64 NumPy kernel gives float32 results, but its entries are not rounded.
     given = getattr(kernel, "dtype", dtype)
     given = given if jnp.issubdtype(given, jnp.floating) else dtype
     with jax.enable_x64(True):
-        kernel = jnp.asarray(kernel, jnp.float64)
-        *parts, spectrum = _dense.solve(kernel, operator, scale, given)
+        *parts, spectrum = _dense.solve(jnp.asarray(kernel, jnp.float64), operator, scale, given)
         allowed = _krylov.entries_rounding(given, float(jnp.linalg.norm(spectrum)))
         _krylov.require_positive(float(spectrum[-1]), float(spectrum[0]), allowed)
         return of(*parts)
