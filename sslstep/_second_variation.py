@@ -155,7 +155,9 @@ def _require_expansion(hessian: NegativeHessian, size: int) -> None:
         if num == 0
         else ""
     )
-    if _of_degree_zero(loss_fn, num_views, u) and num == 0:
+    parts = gradient(loss_fn, num_views, u) * u
+    along = jnp.abs(jnp.sum(parts, axis=1)).sum()  # 0 if no gradient lies along an embedding
+    if num == 0 and along <= _tolerance(dtype) * jnp.abs(parts).sum():
         raise ValueError(
             "loss_fn does not depend on the length of the embeddings, like a loss that normalises "
             f"them: it has no expansion at zero, where its rates are infinite.{hope}"
@@ -173,13 +175,6 @@ def _require_expansion(hessian: NegativeHessian, size: int) -> None:
             f"{small:g}, divided by this size, has the norm {float(jnp.linalg.norm(slope)):.3g}, "
             f"but its second derivative times them {float(jnp.linalg.norm(product)):.3g}.{hope}"
         )
-
-
-def _of_degree_zero(loss_fn: Loss, num_views: int, z: Array) -> bool:
-    """Return whether the loss does not depend on lengths: no gradient lies along an embedding."""
-    parts = gradient(loss_fn, num_views, z) * z
-    along = jnp.abs(jnp.sum(parts, axis=1)).sum()
-    return bool(along <= _tolerance(z.dtype) * jnp.abs(parts).sum())
 
 
 def _apart(a: Array, b: Array, floor: float = 0.0) -> float:

@@ -128,12 +128,10 @@ def gradient_descent(
         >>> run.eigenvalues.shape, round(float(run.loss[0])), round(float(run.loss[-1]), 3)
         ((5, 2), 2, 0.0)
     """
-    weights, all_modes = _prepare(weights, gamma_matrix)
+    start, all_modes, moving = _prepare(weights, gamma_matrix)
     _check.require_scalar("learning_rate", learning_rate, above=0.0)
     _warn_if_unstable(learning_rate, all_modes.eigenvalues)
     steps = record_steps(num_steps, record_every, record_at)
-    moving = _moving(all_modes.eigenvalues, computed=not isinstance(gamma_matrix, Modes))
-    start = _to_eigenbasis(weights, all_modes)
     learning_rate = jnp.asarray(learning_rate, start.dtype)
     gammas = all_modes.eigenvalues[moving]
     (loss, eigenvalues, finite), kept = _descend(
@@ -191,9 +189,7 @@ def gradient_flow(
         >>> bool(jnp.allclose(jnp.diagonal(run.weights[-1]), expected, rtol=1e-4))
         True
     """
-    weights, all_modes = _prepare(weights, gamma_matrix)
-    start = _to_eigenbasis(weights, all_modes)
-    moving = _moving(all_modes.eigenvalues, computed=not isinstance(gamma_matrix, Modes))
+    start, all_modes, moving = _prepare(weights, gamma_matrix)
     gammas = all_modes.eigenvalues[moving]
     times = _flow.recorded_times("times", times, start.dtype)
     # In units of the largest weight, because squares of very small or large weights leave the range
@@ -337,7 +333,8 @@ def _descend(a, gammas, learning_rate, *, steps, every, num_records, keep, on_re
     return measures, kept if keep else a[None]
 
 
-def _prepare(weights, gamma_matrix) -> tuple[Array, Modes]:
+def _prepare(weights, gamma_matrix) -> tuple[Array, Modes, np.ndarray]:
+    """Return the weights in the eigenbasis of Γ, its modes, and the columns that change."""
     if isinstance(gamma_matrix, Modes):
         rows, columns = _check.shape_of(gamma_matrix.eigenvectors)
         if rows != columns:
@@ -358,12 +355,10 @@ def _prepare(weights, gamma_matrix) -> tuple[Array, Modes]:
             f"the number of features m, and a linear model learns at most m dimensions."
         )
     _check.require_finite("weights", weights)
-    all_modes = gamma_matrix if isinstance(gamma_matrix, Modes) else modes(gamma_matrix)
-    return _check.as_float("weights", weights), all_modes
-
-
-def _to_eigenbasis(weights: Array, all_modes: Modes) -> Array:
-    return matmul(weights, all_modes.eigenvectors)
+    computed = not isinstance(gamma_matrix, Modes)
+    all_modes = modes(gamma_matrix) if computed else gamma_matrix
+    start = matmul(_check.as_float("weights", weights), all_modes.eigenvectors)
+    return start, all_modes, _moving(all_modes.eigenvalues, computed=computed)
 
 
 def _moving(eigenvalues: Array, *, computed: bool) -> np.ndarray:
