@@ -65,35 +65,38 @@ class TwoTowers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Joined:
-    """Concatenation of two arrays of one shape; memory-mapped files are read lazily."""
+class Views:
+    """Concatenation of arrays of one shape; memory-mapped files are read lazily."""
 
-    first: np.ndarray
-    second: np.ndarray
+    arrays: Sequence[_Samples]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the concatenated array."""
-        return (len(self.first) + len(self.second), *self.first.shape[1:])
+        return (len(self.arrays) * len(self.arrays[0]), *self.arrays[0].shape[1:])
 
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        """Return the samples at these indices, which must be non-decreasing."""
-        num = len(self.first)
-        later = index[index >= num] - num
-        return np.concatenate([self.first[index[index < num]], self.second[later]])
+    def __getitem__(self, index: np.ndarray) -> Any:
+        """Return the samples at these indices; each array is read in one direction."""
+        order = np.argsort(index, kind="stable")
+        starts = len(self.arrays[0]) * np.arange(len(self.arrays))
+        parts = np.split(index[order], np.searchsorted(index[order], starts[1:]))
+        known = zip(self.arrays, parts, starts, strict=True)
+        join = jnp.concatenate if isinstance(self.arrays[0], jax.Array) else np.concatenate
+        joined = join([array[part - start] for array, part, start in known])
+        return joined if (index[1:] >= index[:-1]).all() else joined[np.argsort(order)]
 
 
 class _Task(NamedTuple):
     """A kernel matrix to compute, and the row and column of its first entry in the result."""
 
     kernel_fn: Callable[..., Any]
-    x1: _Samples | _Joined
+    x1: _Samples | Views
     x2: _Samples | None = None
     row: int = 0
     column: int = 0
 
     @property
-    def others(self) -> _Samples | _Joined:
+    def others(self) -> _Samples | Views:
         """The samples of the columns."""
         return self.x1 if self.x2 is None else self.x2
 
@@ -553,21 +556,23 @@ def _psum(mesh, stacked):
 def _pair_tasks(kernel_fn: KernelFn | TwoTowers, x: ArrayLike, x_prime: ArrayLike) -> list[_Task]:
     """Return the symmetric matrices of which K̃ consists."""
     if isinstance(kernel_fn, TwoTowers):
-        first, second = kernel_fn
         num = _num_pairs(x, x_prime)
-        return [_task(first, x), _task(second, x_prime, row=num, column=num)]
+        second = _task(kernel_fn.second, x_prime, row=num, column=num)
+        return [_task(kernel_fn.first, x), second]
     kernel_fn = as_kernel_fn(kernel_fn)
     _num_pairs(x, x_prime)
     hint = ": views of different kinds need TwoTowers"
     _check.require_one_shape("x and x_prime", x, x_prime, hint)
-    return [_Task(kernel_fn, _joined(x, x_prime))]
+    views = as_samples(x), as_samples(x_prime)
+    on_device = any(isinstance(view, jax.Array) for view in views)
+    return [_Task(kernel_fn, jnp.concatenate(views) if on_device else Views(views))]
 
 
 def _task(
     kernel_fn: KernelFn, x1: ArrayLike, x2: ArrayLike | None = None, row: int = 0, column: int = 0
 ) -> _Task:
-    x2 = None if x2 is None else _as_samples(x2)
-    return _Task(as_kernel_fn(kernel_fn), _as_samples(x1), x2, row, column)
+    x2 = None if x2 is None else as_samples(x2)
+    return _Task(as_kernel_fn(kernel_fn), as_samples(x1), x2, row, column)
 
 
 def _num(name: str, x: ArrayLike) -> int:
@@ -586,17 +591,9 @@ def _num_pairs(x: ArrayLike, x_prime: ArrayLike) -> int:
     return num
 
 
-def _as_samples(x: ArrayLike) -> _Samples:
+def as_samples(x: ArrayLike) -> _Samples:
     """Convert to an array; memory-mapped arrays are returned as they are, without reading them."""
     return x if isinstance(x, jax.Array | np.ndarray) else np.asarray(x)
-
-
-def _joined(x: ArrayLike, x_prime: ArrayLike) -> _Samples | _Joined:
-    """Concatenate the two views along the samples; NumPy arrays without a copy."""
-    first, second = _as_samples(x), _as_samples(x_prime)
-    if isinstance(first, jax.Array) or isinstance(second, jax.Array):
-        return jnp.concatenate([first, second])
-    return _Joined(first, second)
 
 
 def _blocks(
@@ -683,7 +680,7 @@ def _block(
 _TRANSPOSE = " kernel_fn(a, b) must be the transpose of kernel_fn(b, a)."
 
 
-def _samples(x: _Samples | _Joined, start: int, batch_size: int) -> _Samples:
+def _samples(x: _Samples | Views, start: int, batch_size: int) -> _Samples:
     """Return a block of samples; repeat the last sample so that all blocks have one shape."""
     num = x.shape[0]
     size = min(batch_size, num)

@@ -245,7 +245,7 @@ def approximate_growth_modes(
 
 
 def _as_views(given: tuple[Any, ...], name: str) -> tuple[Any, ...]:
-    views = tuple(v if isinstance(v, jax.Array | np.ndarray) else np.asarray(v) for v in given)
+    views = tuple(map(gram.as_samples, given))
     shapes = [view.shape for view in views]
     if not shapes or len(set(shapes)) > 1 or not shapes[0] or not shapes[0][0]:
         got = " and ".join(map(str, shapes))
@@ -303,7 +303,7 @@ def _solve(
     # probability that any fails is at most 1 - confidence.
     while True:
         exhausted = not factor.extend(num, partial(kept.save, tried=tried) if kept else None)
-        found = _certified(factor, operator, dim, tol, (1 - confidence) / 2**tried, rng)
+        found = _certified(factor, operator, dim, tol, (1 - confidence) / 2**tried)
         if found.certified.all() or exhausted or num >= rank:
             iterations = jnp.asarray(tried, jnp.int32)
             return found._replace(modes=found.modes._replace(iterations=iterations))
@@ -373,8 +373,9 @@ class _Factor:
     """A growing factor F with K̃ ≈ F Fᵀ, its pivots, and the diagonal of E = K̃ - F Fᵀ."""
 
     def __init__(self, kernel_fn: Any, views: Any, rank: int, rng: Any, progress: Any) -> None:
-        self.kernel_fn, self.views, self.rng, self.progress = kernel_fn, views, rng, progress
-        self.size, self.num = len(views) * len(views[0]), 0
+        self.kernel_fn, self.samples = kernel_fn, gram.Views(views)
+        self.rng, self.progress = rng, progress
+        self.size, self.num = self.samples.shape[0], 0
         self.pivots = np.zeros(rank, np.int64)
         first = self.kernel(np.arange(1), np.arange(1))
         self.dtype = first.dtype
@@ -386,20 +387,7 @@ class _Factor:
 
     def kernel(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return the kernel between samples, given by their indices, one view after the other."""
-        return np.asarray(self.kernel_fn(self._take_samples(first), self._take_samples(second)))
-
-    def _take_samples(self, at: np.ndarray) -> Any:
-        order = np.argsort(at, kind="stable")  # files are read in one direction
-        n = len(self.views[0])
-        parts = np.split(at[order], np.searchsorted(at[order], n * np.arange(1, len(self.views))))
-        join = jnp.concatenate if isinstance(self.views[0], jax.Array) else np.concatenate
-        every = join(
-            [
-                view[part - n * i]
-                for i, (view, part) in enumerate(zip(self.views, parts, strict=True))
-            ]
-        )
-        return every[np.argsort(order, kind="stable")]
+        return np.asarray(self.kernel_fn(self.samples[first], self.samples[second]))
 
     def _slices(self, rows: int) -> Iterator[np.ndarray]:
         """Yield slices of all samples' indices, of equal length.
@@ -412,7 +400,7 @@ class _Factor:
 
     def _diagonal(self) -> np.ndarray:
         alone = jax.jit(jax.vmap(lambda one: self.kernel_fn(one[None], one[None])[0, 0]))
-        parts = (alone(self._take_samples(at))[: self.size - at[0]] for at in self._slices(_ROWS))
+        parts = (alone(self.samples[at])[: self.size - at[0]] for at in self._slices(_ROWS))
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
     def extend(self, num: int, save: Callable[..., None] | None) -> bool:
@@ -533,12 +521,7 @@ def _left(values, first, second):
 
 
 def _certified(
-    factor: _Factor,
-    operator: _Operator,
-    dim: int,
-    tol: float,
-    risk: float,
-    rng: np.random.Generator,
+    factor: _Factor, operator: _Operator, dim: int, tol: float, risk: float
 ) -> ApproximateModes:
     crossed, squared = factor.products(operator)
     eigenvalues, vectors = (part[..., ::-1] for part in np.linalg.eigh(crossed))
@@ -546,9 +529,9 @@ def _certified(
     ritz = eigenvalues[:dim]
     lower, upper, residuals = ritz.copy(), ritz.copy(), np.zeros(dim)
     if factor.left.sum() > 0:
-        sample = _sample(factor, operator, vectors[:, :num], rng)
+        sample = _sample(factor, operator, vectors[:, :num])
         lower, upper, residuals = _bounds(
-            sample, operator, factor.size, eigenvalues, vectors, squared, num, dim, risk
+            sample, operator, factor.size, eigenvalues, vectors, squared, dim, risk
         )
     root = factor.rows[factor.pivots[: factor.num], : factor.num].astype(np.float64)
     coefficients = scipy.linalg.solve_triangular(
@@ -578,16 +561,14 @@ class _Sample(NamedTuple):
     without: np.ndarray  # estimates of G that leave out one group each, (groups, q, q)
 
 
-def _sample(
-    factor: _Factor, operator: _Operator, vectors: np.ndarray, rng: np.random.Generator
-) -> _Sample:
+def _sample(factor: _Factor, operator: _Operator, vectors: np.ndarray) -> _Sample:
     """Estimate ‖E‖ and G from sampled entries of E.
 
     Row i is drawn with the probability p_i = E_ii / tr E, and has the weight 1 / (N p_i).
     """
     size, total = factor.size, float(factor.left.sum())
     members = max(int(min(_SAMPLED, (factor.num * size) ** 0.5)) // _GROUPS, 1)
-    drawn = rng.choice(size, _GROUPS * members, p=factor.left / total)
+    drawn = factor.rng.choice(size, _GROUPS * members, p=factor.left / total)
     weights = total / (size * factor.left[drawn])
     values = factor.images(operator, vectors, drawn) * (size / operator.scale * weights[:, None])
     values = values.astype(factor.dtype)
@@ -628,9 +609,8 @@ def _sample(
 @partial(jax.jit, static_argnums=3)
 def _by_group(left, first, second, groups):
     """Return Vᵀ E W for the rows V of each group of the first values, and all second values W."""
-    image = matmul(left, second)
-    parts = (jnp.stack(jnp.split(values, groups)) for values in (first, image))
-    return matmul(next(parts).swapaxes(1, 2), next(parts))
+    first, image = (jnp.stack(jnp.split(a, groups)) for a in (first, matmul(left, second)))
+    return matmul(first.swapaxes(1, 2), image)
 
 
 def _bounds(
@@ -640,14 +620,14 @@ def _bounds(
     eigenvalues: np.ndarray,
     vectors: np.ndarray,
     squared: np.ndarray,
-    num: int,
     dim: int,
     risk: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return lower and upper bounds of the first `dim` eigenvalues, and upper bounds of ‖h‖.
 
-    `num` is q, and `risk` the probability with which a bound may fail.
+    `risk` is the probability with which a bound may fail.
     """
+    num = len(sample.coupling)  # q
     # Chernoff's inequality: the mean of m numbers in [0, L] with expectation λ is below λ - t with
     # probability at most exp(-m t² / 2Lλ). The numbers are (uᵀφ_i)², with u the leading eigenvector
     # of E.
