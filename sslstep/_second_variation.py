@@ -48,10 +48,8 @@ class NegativeHessian:
         parts = padded.reshape(rows, -1, free).transpose(1, 0, 2)
 
         def product(part: Array) -> Array:
-            at, direction = (
-                jnp.concatenate(a, axis=1)
-                for a in ((learned, jnp.zeros_like(part)), (jnp.zeros_like(learned), part))
-            )
+            at = jnp.concatenate([learned, jnp.zeros_like(part)], axis=1)
+            direction = jnp.concatenate([jnp.zeros_like(learned), part], axis=1)
             of = partial(gradient, self.loss_fn, self.num_views)
             return jax.jvp(of, (at,), (direction,))[1][:, -free:]
 

@@ -243,7 +243,7 @@ class Deep(Landscape):
 
     def value(self, eigenvalue: Any) -> Any:
         x = _array(eigenvalue)
-        return integral(self.force, x, jnp.broadcast_to(jnp.asarray(self.rest, x.dtype), x.shape))
+        return integral(self.force, x, jnp.asarray(self.rest, x.dtype))
 
 
 @_pytree

@@ -34,11 +34,7 @@ from sslstep.kernel_pca._embed import (
 from sslstep.kernel_pca._growth import growth_modes, plateaus
 from sslstep.kernel_pca._krylov import ConvergenceError
 from sslstep.kernel_pca._machine import KernelDescent, flow, gradient_descent, stepwise_flow
-from sslstep.kernel_pca._modes import (
-    KernelModes,
-    contrastive_modes,
-    principal_modes,
-)
+from sslstep.kernel_pca._modes import KernelModes, contrastive_modes, principal_modes
 
 __all__ = [
     "ApproximateModes",

@@ -24,11 +24,9 @@ def solve(
     scale = jnp.asarray(scale, kernel.dtype)
     gammas, coefficients, spectrum = _all_modes(kernel, operator, scale, given)
     image = matmul(kernel, coefficients)
-    norms = (
-        jnp.linalg.norm(a, axis=0)
-        for a in (operator(image) - coefficients * (scale * gammas)[None, :], coefficients)
-    )
-    residuals = next(norms) / jnp.where(gammas != 0, next(norms) * scale, 1)
+    rest = operator(image) - coefficients * (scale * gammas)[None, :]
+    lengths = jnp.linalg.norm(coefficients, axis=0) * scale
+    residuals = jnp.linalg.norm(rest, axis=0) / jnp.where(gammas != 0, lengths, 1)
     return gammas, coefficients, residuals, image, spectrum
 
 

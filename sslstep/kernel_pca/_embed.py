@@ -9,12 +9,7 @@ from jaxtyping import Array, Float, Key, Real, UInt32
 
 from sslstep import _check, gram, linear
 from sslstep._linalg import matmul, rounding
-from sslstep.kernel_pca._modes import (
-    SOLVERS,
-    KernelModes,
-    contrastive_modes,
-    require_dim,
-)
+from sslstep.kernel_pca._modes import SOLVERS, KernelModes, contrastive_modes, require_dim
 
 
 def final_singular_values(modes: KernelModes) -> Float[Array, " k"]:

@@ -454,9 +454,8 @@ def _by_eigh(
     dtype = _check.as_float("kernel", kernel).dtype
     result = computed_in(dtype)
 
-    def of(gammas: Array, c: Array, residuals: Array, images: Array) -> KernelModes:
-        parts = (a[..., :dim].astype(result) for a in (gammas, c, residuals, images))
-        gammas, c, residuals, images = parts
+    def of(*found: Array) -> KernelModes:
+        gammas, c, residuals, images = (a[..., :dim].astype(result) for a in found)
         return KernelModes(gammas, c, residuals, jnp.zeros((), jnp.int32), images)
 
     if not _check.is_concrete(kernel):

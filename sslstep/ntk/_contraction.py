@@ -124,8 +124,7 @@ def _inner(left: Array, right: Array, dtype: Any) -> Array:
     """Inner products over the last axis: (n1, F, E) and (n2, F, E) to (n1, F, n2, F)."""
     (n1, f, _), n2 = left.shape, len(right)
     a, b = (value.reshape(-1, value.shape[-1]) for value in (left, right))
-    product = jnp.matmul(a, b.T, precision="highest", preferred_element_type=dtype)
-    return product.reshape(n1, f, n2, f)
+    return jnp.matmul(a, b.T, **_exact(dtype)).reshape(n1, f, n2, f)
 
 
 def operations(site: Site, pairs: _Pairs, num: int, fan_out: int) -> tuple[int, int]:

@@ -165,8 +165,7 @@ def _without_calls(jaxpr, consts, values, trained) -> list[Any]:
         inputs = [_read(env, var) for var in equation.invars]
         body = None
         if name in _CALLS:
-            settings = equation.params
-            body = settings["jaxpr"] if "jaxpr" in settings else settings.get("call_jaxpr")
+            body = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
         elif name == "platform_index":
             platform.update(equation.outvars)
         elif name == "cond" and equation.invars[0] in platform and any(flags):

@@ -250,16 +250,9 @@ def _kernel(
 
 def _joined(plan: _Plan, parts: Any, num_rows: int, num_columns: int, symmetric: bool) -> Array:
     """Join the parts, each of shape (size, F, size, F) for F directions, to one kernel."""
-    strips = []
-    for i in range(num_rows):
-        strip = []
-        for j in range(num_columns):
-            if symmetric and i > j:
-                strip.append(jnp.zeros_like(parts[j, i]))
-            else:
-                strip.append(parts[i, j])
-        strips.append(jnp.concatenate(strip, axis=2))
-    kernel = jnp.concatenate(strips)
+    zeros = jnp.zeros_like(parts[0, 0])  # below the diagonal, if the kernel is symmetric
+    strips = [[parts.get((i, j), zeros) for j in range(num_columns)] for i in range(num_rows)]
+    kernel = jnp.concatenate([jnp.concatenate(strip, axis=2) for strip in strips])
     n1, num, n2, _ = kernel.shape
     if symmetric:
         flat = kernel.reshape(n1 * num, n2 * num)
