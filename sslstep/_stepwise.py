@@ -31,6 +31,7 @@ ends with a rotation R: it takes B to :math:`(B - \eta G) R` and Q to :math:`Q R
 gradient with respect to B. The product is gradient descent's for any R.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -39,7 +40,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from sslstep._linalg import matmul
@@ -75,24 +75,23 @@ class Model(NamedTuple):
 def follow(
     loss_fn: Callable[..., Any],
     num_views: int,
-    features: ArrayLike,
-    rest: ArrayLike,
-    weights: ArrayLike,
-    times: ArrayLike,
+    features: np.ndarray,
+    rest: np.ndarray,
+    weights: np.ndarray,
+    times: np.ndarray,
     learning_rate: float,
     tol: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Integrate the flow (or descent) from `weights` W(0), shape (r, d).
+    """Integrate the flow (or descent) from `weights` W(0), shape (r, d); all arrays are float64.
 
     Return W at each time, shape (T, r, d), on the host in float64, and the loss, shape (T,).
     """
     with jax.enable_x64(True):
         parts = (features, rest, *([learning_rate] if learning_rate else []))
         model = Model(*(jnp.asarray(a, jnp.float64) for a in parts))
-        w, times = (np.asarray(a, np.float64) for a in (weights, times))
-        invariant = _turns_with(loss_fn, num_views, model, w.shape[1])
+        invariant = _turns_with(loss_fn, num_views, model, weights.shape[1])
         walk = _Walk(loss_fn, num_views, model, invariant, learning_rate, tol)
-        records = walk.run(w, times)
+        records = walk.run(weights, times)
         of = partial(_loss, loss_fn, num_views, model)
         return records, np.asarray(jax.lax.map(jax.jit(of), jnp.asarray(records)))
 
@@ -102,7 +101,6 @@ class _Walk:
         self.static = (loss_fn, num_views)
         self.model, self.invariant = model, invariant
         self.learning_rate, self.tol = learning_rate, tol
-        self.num_steps = 0
 
     def run(self, w: np.ndarray, times: np.ndarray) -> np.ndarray:
         records: list[np.ndarray] = []
@@ -116,7 +114,6 @@ class _Walk:
                 there, axes = advance(min(times[len(records)] - t, step))
                 records.append(there @ axes.T)
             (w, turn), t, step = advance(step), t + step, following
-            self.num_steps += 1
         return np.stack(records)
 
     def _step(self, w, turn, step, left):
@@ -133,9 +130,9 @@ class _Walk:
             model = model._replace(rest=matmul(model.rest, jnp.asarray(turn)))
         else:
             y, units = np.vstack([w, turn]), np.vstack([units, np.ones_like(turn)])
-        here = (model, y, units)
-        space = self._krylov(here, None)
-        ritz = np.linalg.eigvals(space.matrix)
+        here = model, y, units
+        space = self._krylov(*here)
+        ritz = np.linalg.eigvals(space.hessenberg[:-1])
         fastest, growth = np.abs(ritz).max(), max(ritz.real.max(), 0.0)
         smallest = SMALLEST / fastest if fastest > 0 else np.inf
         if self.learning_rate:
@@ -147,7 +144,7 @@ class _Walk:
             if self.learning_rate:
                 step = max(round(step / self.learning_rate), 1) * self.learning_rate
             first = y + space.at(step, 1) * units
-            second = self._krylov(here, first - y)
+            second = self._krylov(*here, first - y)
             correction = second.at(step, 3) * (2 / step**2) * units
             error = self._error(correction, first + correction, units)
             good = np.isfinite(error) and error <= self.tol
@@ -190,18 +187,10 @@ class _Walk:
             error = np.linalg.norm(correction[:rank], axis=0) / sizes
             return float(np.append(error, np.linalg.norm(correction[rank:])).max())
 
-    def _krylov(self, here, change) -> "_Space":
-        model, y, units = here
-        num = min(KRYLOV, y.size)
-        basis, matrix, size = _arnoldi(
-            *self.static,
-            model,
-            jnp.asarray(y),
-            jnp.asarray(units),
-            jnp.asarray(np.zeros_like(y) if change is None else change),
-            jnp.asarray(0.0 if change is None else 1.0),
-            num,
-        )
+    def _krylov(self, model, y, units, change=None) -> "_Space":
+        flag, change = (0.0, np.zeros_like(y)) if change is None else (1.0, change)
+        arrays = map(jnp.asarray, (y, units, change, flag))
+        basis, matrix, size = _arnoldi(*self.static, model, *arrays, min(KRYLOV, y.size))
         return _Space(np.asarray(basis), np.asarray(matrix), float(size), self.learning_rate)
 
 
@@ -216,10 +205,6 @@ class _Space(NamedTuple):
     hessenberg: np.ndarray
     size: float
     learning_rate: float
-
-    @property
-    def matrix(self) -> np.ndarray:
-        return self.hessenberg[:-1]
 
     def at(self, tau: float, order: int) -> np.ndarray:
         r"""Return :math:`\tau^p \varphi_p(\tau J)` times the starting vector, for p = `order`.
@@ -238,9 +223,9 @@ class _Space(NamedTuple):
 
     def _small(self, tau: float, order: int) -> np.ndarray:
         # y' = H y + e_1 t^(p-1) / (p-1)!, with the powers of t as further variables.
-        num = len(self.matrix)
+        num = self.hessenberg.shape[1]
         whole = np.zeros((num + order, num + order))
-        whole[:num, :num] = self.matrix
+        whole[:num, :num] = self.hessenberg[:-1]
         whole[0, num] = self.size
         whole[range(num, num + order - 1), range(num + 1, num + order)] = 1
         if self.learning_rate:
@@ -349,24 +334,21 @@ def aligned(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     w, turn = w[:, order].copy(), np.eye(w.shape[1])[:, order]
     for _ in range(30):
         largest = 0.0
-        for i in range(w.shape[1] - 1):
-            for j in range(i + 1, w.shape[1]):
-                a, b = np.linalg.norm(w[:, i]), np.linalg.norm(w[:, j])
-                if a == 0 or b == 0:
-                    continue
-                cosine = (w[:, i] / a) @ (w[:, j] / b)
-                largest = max(largest, abs(cosine))
-                if abs(cosine) < 1e-14:
-                    continue
-                # The tangent of the angle, of size b / a where a is the longer.
-                zeta = (b / a - a / b) / (2 * cosine)
-                tangent = (1 if zeta >= 0 else -1) / (abs(zeta) + np.hypot(1, zeta))
-                c = 1 / np.hypot(1, tangent)
-                for m in (w, turn):
-                    m[:, i], m[:, j] = (
-                        c * (m[:, i] - tangent * m[:, j]),
-                        c * (m[:, j] + tangent * m[:, i]),
-                    )
+        for i, j in itertools.combinations(range(w.shape[1]), 2):
+            a, b = np.linalg.norm(w[:, i]), np.linalg.norm(w[:, j])
+            if a == 0 or b == 0:
+                continue
+            cosine = (w[:, i] / a) @ (w[:, j] / b)
+            largest = max(largest, abs(cosine))
+            if abs(cosine) < 1e-14:
+                continue
+            # The tangent of the angle, of size b / a where a is the longer.
+            zeta = (b / a - a / b) / (2 * cosine)
+            tangent = (1 if zeta >= 0 else -1) / (abs(zeta) + np.hypot(1, zeta))
+            c = 1 / np.hypot(1, tangent)
+            for m in (w, turn):
+                first, second = m[:, i] - tangent * m[:, j], m[:, j] + tangent * m[:, i]
+                m[:, i], m[:, j] = c * first, c * second
         if largest < 1e-12:
             break
     order = np.argsort(-np.linalg.norm(w, axis=0), kind="stable")

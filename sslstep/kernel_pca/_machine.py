@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check, _flow, _stepwise
 from sslstep._linalg import matmul
+from sslstep._second_variation import value
 from sslstep.simulate import DivergenceError, record_steps
 
 
@@ -94,7 +95,7 @@ def gradient_descent(
         >>> run.embeddings(kernel, start).shape
         (3, 20, 2)
     """
-    kernel, initial = prepare(kernel, initial, num_views)
+    kernel, initial = _prepare(kernel, initial, num_views)
     _check.require_scalar("learning_rate", learning_rate, above=0.0)
     steps = record_steps(num_steps, record_every, record_at)
     learning_rate = jnp.asarray(learning_rate, initial.dtype)
@@ -160,7 +161,7 @@ def flow(
         Array([[1., 0.],
                [0., 1.]], dtype=float32)
     """
-    kernel, initial = prepare(kernel, initial, num_views)
+    kernel, initial = _prepare(kernel, initial, num_views)
     times = _flow.recorded_times("times", times, initial.dtype)
     relative = _flow.default_rtol(initial.dtype) if rtol is None else rtol
     largest = jnp.abs(initial).max()
@@ -168,12 +169,12 @@ def flow(
     scale = unit * jnp.where(largest > 0, jnp.sqrt(jnp.mean((initial / unit) ** 2)), 1)
     absolute = relative * scale if atol is None else atol
     settings: Any = {"rtol": relative, "atol": absolute, "max_steps": max_steps}
-    args = kernel, loss_fn, num_views
+    args = loss_fn, num_views, kernel
     found: Array = _flow.integrate(_velocity, initial, times, args, **settings)
     return found
 
 
-def prepare(kernel: ArrayLike, initial: ArrayLike, num_views: int) -> tuple[Array, Array]:
+def _prepare(kernel: ArrayLike, initial: ArrayLike, num_views: int) -> tuple[Array, Array]:
     _check.require_symmetric("kernel", kernel)
     size = _check.shape_of(kernel)[0]
     _check.require_within("num_views", num_views, at_least=1)
@@ -188,25 +189,22 @@ def prepare(kernel: ArrayLike, initial: ArrayLike, num_views: int) -> tuple[Arra
     return kernel, initial
 
 
-def _loss(z: Array, loss_fn: Callable[..., Any], num_views: int) -> Array:
-    return loss_fn(*jnp.split(z, num_views))
-
-
-def _velocity(t: ArrayLike, z: Array, args: tuple[Array, Callable[..., Any], int]) -> Array:
-    kernel, *rest = args
-    return -matmul(kernel, jax.grad(_loss)(z, *rest))
+def _velocity(t: ArrayLike, z: Array, args: tuple[Callable[..., Any], int, Array]) -> Array:
+    loss_fn, num_views, kernel = args
+    return -matmul(kernel, jax.grad(partial(value, loss_fn, num_views))(z))
 
 
 @partial(jax.jit, static_argnames=("loss_fn", "num_views"))
 def _descend(kernel, initial, learning_rate, counts, loss_fn, num_views):
     """g and the loss at each record; `counts` are the steps before each."""
+    loss = partial(value, loss_fn, num_views)
 
     def step(_, g):
-        return g - learning_rate * jax.grad(_loss)(initial + matmul(kernel, g), loss_fn, num_views)
+        return g - learning_rate * jax.grad(loss)(initial + matmul(kernel, g))
 
     def advance(g, count):
         g = jax.lax.fori_loop(0, count, step, g)
-        return g, (g, _loss(initial + matmul(kernel, g), loss_fn, num_views))
+        return g, (g, loss(initial + matmul(kernel, g)))
 
     return jax.lax.scan(advance, jnp.zeros_like(initial), counts)[1]
 
@@ -276,7 +274,7 @@ def stepwise_flow(
         Array([[1., 0.],
                [0., 1.]], dtype=float32)
     """
-    given, start = prepare(kernel, initial, num_views)
+    given, start = _prepare(kernel, initial, num_views)
     _flow.recorded_times("times", times, start.dtype)
     _check.require_scalar("learning_rate", learning_rate, at_least=0.0)
     _check.require_scalar("tol", tol, above=0.0)

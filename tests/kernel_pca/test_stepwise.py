@@ -144,15 +144,8 @@ def test_any_start_at_one_price(x64, monkeypatch, learning_rate):
     both = np.concatenate([x, x_prime])
     modes = linear.modes(linear.cross_correlation(x, x_prime), DIM)
     eta = learning_rate / (4 * float(modes.eigenvalues[0]))
-    counts = []
-    original = _stepwise._Walk.run
-
-    def run_and_count(self, *args):
-        records = original(self, *args)
-        counts.append(self.num_steps)
-        return records
-
-    monkeypatch.setattr(_stepwise._Walk, "run", run_and_count)
+    steps, counts = [], []
+    monkeypatch.setattr(_stepwise._Walk, "_step", _counted(_stepwise._Walk._step, steps))
     for alpha in (1e-6, 1e-60):
         weights = start(alpha)
         aligned = linear.align(weights.T, modes)
@@ -166,6 +159,8 @@ def test_any_start_at_one_price(x64, monkeypatch, learning_rate):
             times,
             learning_rate=eta,
         )
+        counts.append(len(steps))
+        steps.clear()
         z = np.split(run.embeddings(both @ both.T, both @ weights), 2, axis=1)
         eigenvalues = [np.linalg.eigvalsh(linear.cross_correlation(*pair))[::-1] for pair in
                        zip(*z, strict=True)]  # fmt: skip
