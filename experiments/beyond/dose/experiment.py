@@ -24,12 +24,11 @@ the layers before it contribute to the kernel there. Preset cpu: four scales, th
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax.tree_util import Partial
 
 from experiments.beyond.dose.recipes import InfoNCE, Scaled, ScaledBarlowTwins, Spectral
@@ -38,6 +37,8 @@ from sslstep.experiment import Arrays, Experiment, networks, training
 from sslstep.experiment._require import require, require_descent, require_list
 from sslstep.measure import spectrum
 from sslstep.ntk import empirical
+
+Loss = Literal["barlow_twins", "spectral", "info_nce"]
 
 #: Settings with enough steps for the smallest start to learn a few dimensions.
 BARLOW_TWINS = ScaledBarlowTwins(init_scale=0.3, num_steps=450)
@@ -49,8 +50,8 @@ INFO_NCE = InfoNCE(init_scale=0.3, learning_rate=0.02, num_steps=650)
 class Config(training.Config):
     """Settings; each is one option of the command."""
 
-    methods: tyro.conf.Suppress[tuple[Any, ...]] = ("barlow_twins", "spectral", "info_nce")
-    """Losses; not an option."""
+    methods: tuple[Loss, ...] = ("barlow_twins", "spectral", "info_nce")  # type: ignore[assignment]
+    """Losses to train with."""
     seeds: tuple[int, ...] = training.SEEDS
     """Seeds; each is one run from each scale. Claims are about means over seeds."""
     barlow_twins: ScaledBarlowTwins = BARLOW_TWINS
