@@ -49,21 +49,10 @@ def markdown(about: Mapping[str, str], rows: Sequence[Row], failures: Mapping[st
             lines += ["| case | alternative | time | ratio | peak MiB |", "|---|---|--:|--:|--:|"]
         shown = None
         for row in of_each.get(name, []):
-            cells = ["" if row.case == shown else row.case, row.alternative]
-            cells += [row.note if row.seconds is None else duration(row.seconds)]
-            cells += ["" if row.ratio is None else f"{row.ratio:.3g}"]
-            cells += ["" if row.mebibytes is None else f"{row.mebibytes:.0f}"]
+            cells = ["" if row.case == shown else row.case, *row.cells()]
             lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
             shown = row.case
     return "\n".join(lines) + "\n"
-
-
-def duration(seconds: float) -> str:
-    """Three digits, in the unit that suits them."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
 
 
 def write(

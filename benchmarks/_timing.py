@@ -63,22 +63,20 @@ def take_turns(
 
 
 def peak_rate(dtype: str = "float32") -> float:
-    """Operations a second of a product of two large matrices."""
+    """Operations a second of a product of two large matrices, printed too."""
     a = jax.numpy.ones((PRODUCT, PRODUCT), dtype)
     call = functools.partial(jax.jit(jax.numpy.matmul), a, a)
-    return 2 * PRODUCT**3 / take_turns({"product": call}, 3).seconds["product"]
+    rate = 2 * PRODUCT**3 / take_turns({"product": call}, 3).seconds["product"]
+    print(f"a large product: {rate / 1e9:.0f} GFLOP/s")
+    return rate
 
 
 def peak_memory() -> float:
     """Of this process so far, in MiB, imports included."""
     # getrusage's would count what the parent held when it started this process.
     status = Path("/proc/self/status")
-    found = (
-        re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))
-        if status.exists()
-        else None
-    )
-    if found:
+    text = status.read_text(encoding="utf-8") if status.exists() else ""
+    if found := re.search(r"VmHWM:\s*(\d+) kB", text):
         return int(found[1]) / 1024
     import resource
 
@@ -157,9 +155,26 @@ class Row(NamedTuple):
     mebibytes: float | None = None
     note: str = ""
 
+    def cells(self) -> list[str]:
+        """Alternative, time (or why there is none), ratio and MiB, as tables show them."""
+        return [
+            self.alternative,
+            self.note if self.seconds is None else duration(self.seconds),
+            "" if self.ratio is None else f"{self.ratio:.3g}",
+            "" if self.mebibytes is None else f"{self.mebibytes:.0f}",
+        ]
+
+
+def duration(seconds: float) -> str:
+    """Three digits, in the unit that suits them."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
 
 class Rows:
-    """The rows of one benchmark; written as they come, so that those of a cut run are kept."""
+    """The rows of one benchmark, printed and written as they come: those of a cut run are kept."""
 
     def __init__(self, benchmark: str, path: Path | None = None):
         self.benchmark, self.path = benchmark, path
@@ -173,12 +188,19 @@ class Rows:
         seconds: float | None,
         mebibytes: float | None = None,
         note: str = "",
+        also: str = "",
     ) -> Row:
-        """Add an alternative; the first of a case is what the others are compared with."""
+        """Add an alternative; the first of a case is what the others are compared with.
+
+        `also` is printed behind its numbers, and not kept.
+        """
+        if case not in self._first:
+            print(f"\n{case:42}{'time':>12}{'ratio':>8}{'MiB':>8}")
         first = self._first.setdefault(case, seconds)
         ratio = None if seconds is None or first is None else seconds / first
         row = Row(self.benchmark, case, alternative, seconds, ratio, mebibytes, note)
         self.rows.append(row)
+        print("  {:40}{:>12}{:>8}{:>8}  {}".format(*row.cells(), also).rstrip(), flush=True)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row._asdict()) + "\n")

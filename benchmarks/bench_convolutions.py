@@ -106,11 +106,9 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
     cases = single_layers(chosen.images, chosen.size)
     if chosen.full:
         cases[f"a training step, {16 * chosen.images} pairs"] = training_step(16 * chosen.images)
-    print(f"{'':40}{'':26}{'ms':>10}{'ratio':>8}")
     for case, calls in cases.items():
         for name, seconds in take_turns(calls, chosen.rounds).seconds.items():
-            row = rows.add(case, name, seconds)
-            print(f"{case:40}{name:26}{1e3 * seconds:10.1f}{row.ratio:8.2f}", flush=True)
+            rows.add(case, name, seconds)
     return rows.rows
 
 

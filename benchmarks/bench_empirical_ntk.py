@@ -204,15 +204,12 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
     methods = list(METHODS) if chosen.full else chosen.methods
     if TORCH in methods and not installed("torch"):
         methods = [method for method in methods if method != TORCH]
-    peak = peak_rate()
     print_machine("float32")
-    print(f"a large product: {peak / 1e9:.0f} GFLOP/s")
-    print(f"{'':28}{'method':>18}{'seconds':>10}{'ratio':>8}{'MiB':>8}", flush=True)
+    peak = peak_rate()
     for name in list(NETWORKS) if chosen.full else chosen.networks:
         images = images_of(name, chosen.samples)
         case = f"{name}, {len(images)} samples"
         for method in methods:
-            print(f"{case:28}{method:>18}", end="", flush=True)
             try:
                 seconds, used = in_own_process(
                     measure,
@@ -221,15 +218,13 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
                 )
             except MeasurementError as error:
                 rows.add(case, method, None, note=str(error))
-                print(f"  {error}", flush=True)
                 continue
-            row = rows.add(case, method, seconds, used)
-            ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-            print(f"{seconds:10.2f}{ratio:>8}{used:8.0f}", flush=True)
+            also = ""
             if method == OURS:
                 count = operations(name, images, memory)
                 share = count / seconds / peak
-                print(f"{'':30}{count / 1e12:.2f} TFLOP, at {share:.0%} of the product's rate")
+                also = f"{count / 1e12:.2f} TFLOP, at {share:.0%} of the product's rate"
+            rows.add(case, method, seconds, used, also=also)
     return rows.rows
 
 

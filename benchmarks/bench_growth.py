@@ -39,11 +39,9 @@ def modes_table(kernel: Any, names: Sequence[str], dim: int, rounds: int, rows: 
     for name in names:
         calls[name] = partial(kernel_pca.growth_modes, kernel, LOSSES[name], dim)
     turns = take_turns(calls, rounds)
-    case = f"{dim} modes, {len(kernel) // 2} pairs"
-    print(f"\n{case}\n{'':26}{'seconds':>9}{'ratio':>8}{'products':>10}")
     for name, seconds in turns.seconds.items():
-        ratio = rows.add(case, name, seconds).ratio
-        print(f"{name:26}{seconds:9.2f}{ratio:8.2f}{int(turns.results[name].iterations):10}")
+        products = f"{int(turns.results[name].iterations)} products"
+        rows.add(f"{dim} modes, {len(kernel) // 2} pairs", name, seconds, also=products)
     gammas, rates = (np.asarray(turns.results[name].eigenvalues) for name in list(calls)[:2])
     assert np.abs(rates / (4 * gammas) - 1).max() < 1e-3
 
@@ -51,8 +49,6 @@ def modes_table(kernel: Any, names: Sequence[str], dim: int, rounds: int, rows: 
 def products_table(size: int, names: Sequence[str], dim: int, rounds: int, rows: Rows) -> None:
     """Print the times of a product with H, of the loss, and of its gradient."""
     block = jax.random.normal(jax.random.key(0), (size, dim))
-    case = f"a product with H, {dim} columns, {size // 2} pairs"
-    print(f"\n{case}\n{'':26}{'loss':>9}{'gradient':>10}{'product':>9}{'over the loss':>15}")
     for name in names:
         loss = LOSSES[name]
         hessian: Any = negative_hessian(loss, None, size, dim, num_views=2, dtype=block.dtype)
@@ -65,10 +61,9 @@ def products_table(size: int, names: Sequence[str], dim: int, rounds: int, rows:
             "gradient": partial(jax.jit(jax.grad(of)), block),
             "product": partial(hessian, block),
         }
-        times = take_turns(calls, rounds).seconds
-        ratios = {which: rows.add(f"{case}, {name}", which, times[which]).ratio for which in times}
-        shown = "".join(f"{1e3 * seconds:8.2f}ms" for seconds in times.values())
-        print(f"{name:26}{shown}{ratios['product']:12.1f}", flush=True)
+        case = f"a product with H, {dim} columns, {size // 2} pairs, {name}"
+        for which, seconds in take_turns(calls, rounds).seconds.items():
+            rows.add(case, which, seconds)
 
 
 def main(args: Sequence[str] | None = None) -> list[Row]:

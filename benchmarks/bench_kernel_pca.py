@@ -245,21 +245,19 @@ def measure_rate(settings: Settings, name: str) -> dict[str, Any]:
 
 def modes_table(options: argparse.Namespace, rows: Rows) -> None:
     """Print part 1."""
-    print(f"\n{options.dim} modes of {options.pairs} pairs")
-    print(f"{'':24}{'seconds':>9}{'over krylov':>13}{'MiB':>7}{'error of γ':>12}")
     ways = {"float64": ["krylov", "dense", *PEERS], "float32": ["krylov", "by an expert"]}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Any] = {}
     for dtype, methods in ways.items():
         for method in methods:
             way = f"{method}/{dtype}"
-            one = found[way] = in_own_process(measure_modes, vars(options), way)
+            one = in_own_process(measure_modes, vars(options), way)
             case = f"{options.dim} modes, {options.pairs} pairs, {dtype}"
-            one["ratio"] = rows.add(case, _title(method), one["seconds"], one["MiB"]).ratio
-    reference = np.array(found["dense/float64"]["eigenvalues"])
-    for way, one in found.items():
-        error = np.abs(np.array(one["eigenvalues"]) / reference - 1).max()
-        line = f"{way:24}{one['seconds']:9.2f}{one['ratio']:13.1f}{one['MiB']:7.0f}"
-        print(f"{line}{error:12.1e}", flush=True)
+            title = f"the formula {method}" if method in PEERS else f"{OURS}, {method}"
+            rows.add(case, title, one["seconds"], one["MiB"])
+            found[way] = np.array(one["eigenvalues"])
+    for way, eigenvalues in found.items():
+        error = np.abs(eigenvalues / found["dense/float64"] - 1).max()
+        print(f"largest error of γ, {way}: {error:.1e}", flush=True)
 
 
 def turns_table(options: argparse.Namespace, rows: Rows) -> None:
@@ -267,14 +265,9 @@ def turns_table(options: argparse.Namespace, rows: Rows) -> None:
     for dtype in ("float64", "float32"):
         found = in_own_process(measure_turns, vars(options), dtype)
         case = f"{options.dim} modes, {options.pairs} pairs, {dtype}, in turns"
-        print(f"\n{case}; {found['products']} products, eigsh differs by {found['error']:.1e}")
         for name, seconds in found["seconds"].items():
-            ratio = rows.add(case, f"{OURS}, krylov" if name == "krylov" else name, seconds).ratio
-            print(f"{name:24}{seconds:9.3f}{ratio:13.2f}", flush=True)
-
-
-def _title(method: str) -> str:
-    return f"the formula {method}" if method in PEERS else f"{OURS}, {method}"
+            rows.add(case, f"{OURS}, krylov" if name == "krylov" else name, seconds)
+        print(f"{found['products']} products, eigsh differs by {found['error']:.1e}", flush=True)
 
 
 def kernel_table(options: argparse.Namespace, rows: Rows) -> None:
@@ -282,28 +275,23 @@ def kernel_table(options: argparse.Namespace, rows: Rows) -> None:
     # Between equal samples the arc cosine of neural_tangents loses half of the digits.
     for dtype, depth, digits in (("float64", 1, 1e-8), ("float32", 3, 1e-5)):
         case = f"the kernel, {options.pairs} pairs, {dtype}, {depth} hidden layers"
-        print(f"\n{case}")
-        print(f"{'':24}{'seconds':>9}{'ratio':>13}{'processor':>11}{'MiB':>7}")
         ways = (OURS, "neural_tangents")
         name = f"{dtype}/{depth}"
         found = {w: in_own_process(measure_kernel, vars(options), f"{w}/{name}") for w in ways}
         assert abs(found["neural_tangents"]["sum"] / found[OURS]["sum"] - 1) < digits
         for way, row in found.items():
-            ratio = rows.add(case, way, row["seconds"], row["MiB"]).ratio
-            line = f"{way:24}{row['seconds']:9.2f}{ratio:13.2f}{row['processor']:11.2f}"
-            print(f"{line}{row['MiB']:7.0f}", flush=True)
+            also = f"{row['processor']:.2f} s of all cores"
+            rows.add(case, way, row["seconds"], row["MiB"], also=also)
 
 
 def scale_table(options: argparse.Namespace, rows: Rows) -> None:
     """Print part 3."""
     case = f"{options.scale_pairs} pairs to {NUM_TEST} test points, d = 64"
-    print(f"\n{case}")
     for way in ("stored", "matrix-free"):
         row = in_own_process(measure_scale, vars(options), way)
-        rows.add(case, f"{OURS}, {way}", row["seconds"], row["MiB"])
-        laps = ", ".join(f"{key} {value:.0f}" for key, value in row["laps"].items())
-        print(f"{way:12}{row['seconds']:7.0f} s ({laps}), peak {row['MiB'] / 1024:.2f} GiB,")
-        print(f"{'':12}{row['iterations']} products, largest residual {row['residual']:.1e}")
+        laps = ", ".join(f"{key} {value:.0f} s" for key, value in row["laps"].items())
+        rows.add(case, f"{OURS}, {way}", row["seconds"], row["MiB"], also=laps)
+        print(f"  {row['iterations']} products, largest residual {row['residual']:.1e}")
 
 
 def plan_table(options: argparse.Namespace, rows: Rows) -> None:
@@ -311,10 +299,10 @@ def plan_table(options: argparse.Namespace, rows: Rows) -> None:
     row = in_own_process(measure_rate, vars(options), OURS)
     size = 2 * options.plan_pairs
     case = f"a product of {PLANNED['columns']} vectors, {size} views, never stored"
-    rows.add(case, OURS, row["seconds"], row["MiB"])
     rate = size * (size + 1) / 2 / row["seconds"]
-    print(f"\n{case}: {row['seconds']:.2f} s, {rate:.2e} entries of the upper half a second")
-    print(f"({row['processor']:.2f} s of all cores)")
+    also = f"{row['processor']:.2f} s of all cores"
+    rows.add(case, OURS, row["seconds"], row["MiB"], also=also)
+    print(f"{rate:.2e} entries of the upper half a second")
     views, devices = PLANNED["views"], PLANNED["devices"]
     seconds = views**2 / 2 / (devices * rate)
     block = 4 * views * PLANNED["columns"] / 2**30

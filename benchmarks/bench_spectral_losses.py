@@ -41,8 +41,7 @@ def compare(rows: Rows, num: int, dim: int, rounds: int) -> None:
     }
     turns = take_turns(calls, rounds)
     for name, seconds in turns.seconds.items():
-        row = rows.add(f"{num} pairs, d = {dim}", name, seconds)
-        print(f"{num:6}{dim:6}  {name:30}{seconds * 1e3:10.2f}{row.ratio:10.1f}", flush=True)
+        rows.add(f"{num} pairs, d = {dim}", name, seconds)
         assert bool(jnp.isfinite(turns.results[name][0]))
 
 
@@ -54,7 +53,6 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
     chosen = options.parse_args(args)
     rows = Rows("spectral_losses", chosen.rows)
     print_machine("float32")
-    print(f"{'n':>6}{'d':>6}  {'':30}{'ms':>10}{'ratio':>10}")
     for dim in [*chosen.dims, 1024] if chosen.full else chosen.dims:
         compare(rows, chosen.pairs, dim, chosen.rounds)
     return rows.rows

@@ -207,7 +207,6 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
     rows = Rows("train_step", chosen.rows)
     print_machine(chosen.dtype)
     peak = peak_rate(chosen.dtype)
-    print(f"a large product: {peak / 1e9:.0f} GFLOP/s")
     sides = [OURS]
     if _xla.compiler_options(jax.devices()[:1]) is None:
         print("ours is compiled by JAX's default options here")
@@ -215,7 +214,6 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
         sides.append(DEFAULTS)
     if installed("torch"):
         sides += [PYTORCH, COMPILED] if chosen.compiled or on_gpu() else [PYTORCH]
-    print(f"{'':44}{'ms a step':>26}{'ratio':>8}{'MiB':>8}")
     for key in chosen.networks:
         config = configuration(key, chosen.dtype)
         used = {
@@ -226,16 +224,13 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
         steps = {side: make_step(side, config, chosen.images) for side in sides}
         turns = 30 if chosen.full else chosen.rounds
         seconds = take_turns(steps, turns, pause=0.1, calls_a_turn=4).seconds
-        num = len(config.images(chosen.images))
-        case = f"{config.name}, {num} of {config.size}x{config.size}"
-        for side in sides:
-            row = rows.add(case, side, seconds[side], used.get(side))
-            mebibytes = f"{used[side]:8.0f}" if side in used else ""
-            line = f"{case if side == OURS else '':44}{side:>18}{1e3 * seconds[side]:8.1f}"
-            print(f"{line}{row.ratio:8.2f}{mebibytes}", flush=True)
-        count = operations(config, config.images(chosen.images))
+        images = config.images(chosen.images)
+        case = f"{config.name}, {len(images)} of {config.size}x{config.size}"
+        count = operations(config, images)
         share = count / seconds[OURS] / peak
-        print(f"{'':44}{count / 1e9:.1f} GFLOP, ours at {share:.0%} of the product's rate")
+        for side in sides:
+            also = f"{count / 1e9:.1f} GFLOP, at {share:.0%} of the product's rate"
+            rows.add(case, side, seconds[side], used.get(side), also=also if side == OURS else "")
     return rows.rows
 
 

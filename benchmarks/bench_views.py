@@ -131,26 +131,19 @@ def main(args: Sequence[str] | None = None) -> list[Row]:
         best = shares(network, images, size, chosen.pipelines, inside, rounds)
         case = f"{name}, {len(images)} of {size}x{size}"
         given = best["given"]
-        print(f"{case:32}{'ms':>10}{'share':>8}{'inside':>8}")
         rows.add(case, "a step on given views", given)
-        print(f"{'  step on given views':32}{1e3 * given:10.1f}")
         for pipeline in chosen.pipelines:
             alone = best[f"{pipeline} alone"]
-            rows.add(case, f"{pipeline} alone", alone)
-            line = f"{1e3 * alone:10.1f}{alone / (alone + given):8.1%}"
+            share = f"a share of {alone / (alone + given):.1%}"
+            rows.add(case, f"{pipeline} alone", alone, also=share)
             if pipeline in inside:
-                rows.add(case, f"a step with {pipeline}", best[pipeline])
-                line += f"{1 - given / best[pipeline]:8.1%}"
-            print(f"{'  ' + pipeline:32}{line}", flush=True)
+                share = f"a share of {1 - given / best[pipeline]:.1%} inside"
+                rows.add(case, f"a step with {pipeline}", best[pipeline], also=share)
     if installed("dm_pix"):
-        print(f"{'':32}{'ms':>10}{'dm-pix':>10}{'ratio':>8}")
         for n, size in sizes:
             for name, calls in colours(n, size).items():
-                best = take_turns(calls, 4 * rounds).seconds
-                case = f"{name}, {n} of {size}x{size}"
-                ratio = [rows.add(case, *each) for each in best.items()][-1].ratio
-                ours, theirs = (1e3 * each for each in best.values())
-                print(f"{case:32}{ours:10.1f}{theirs:10.1f}{ratio:8.2f}", flush=True)
+                for side, seconds in take_turns(calls, 4 * rounds).seconds.items():
+                    rows.add(f"{name}, {n} of {size}x{size}", side, seconds)
     return rows.rows
 
 
