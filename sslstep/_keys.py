@@ -1,10 +1,28 @@
-"""Random keys of samples, one key for each sample."""
+"""Random keys of samples, one key for each sample, and keys as words, for files and processes."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 _COUNTER_BASED = "threefry2x32"
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a value is an array of typed random keys."""
+    return jnp.issubdtype(getattr(leaf, "dtype", np.dtype(object)), jax.dtypes.prng_key)
+
+
+def words(leaf: Any) -> Any:
+    """Return the raw words of typed keys, and any other value unchanged."""
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
+
+
+def from_words(leaf: Any, like: Any) -> Any:
+    """Undo :func:`words`: return typed keys of the kind of `like`, if that is typed keys."""
+    return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if is_key(like) else leaf
 
 
 def of_samples(keys: Array) -> Array:
@@ -15,11 +33,10 @@ def of_samples(keys: Array) -> Array:
     key is converted to a ``threefry2x32`` key that is seeded with it. ``threefry2x32`` keys and raw
     keys are returned unchanged.
     """
-    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    if not typed or f"{jax.random.key_impl(keys)}" == _COUNTER_BASED:
+    if not is_key(keys) or f"{jax.random.key_impl(keys)}" == _COUNTER_BASED:
         return keys
-    words = jax.random.key_data(keys)
-    seeded = jax.random.wrap_key_data(words[..., :2], impl=_COUNTER_BASED).reshape(-1)
-    for rest in words[..., 2:].reshape(len(seeded), words.shape[-1] - 2).T:
+    data = jax.random.key_data(keys)
+    seeded = jax.random.wrap_key_data(data[..., :2], impl=_COUNTER_BASED).reshape(-1)
+    for rest in data[..., 2:].reshape(len(seeded), data.shape[-1] - 2).T:
         seeded = jax.vmap(jax.random.fold_in)(seeded, rest)
     return seeded.reshape(keys.shape)

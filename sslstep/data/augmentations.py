@@ -304,7 +304,7 @@ def augment(
     """
     shape = tuple(jnp.shape(checked_images(images)))
     _require_valid(augmentation, shape)
-    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != shape[:1]:
+    if not _keys.is_key(keys) or keys.shape != shape[:1]:
         raise ValueError(
             f"keys must be one typed key (jax.random.key) for each of the {shape[0]} images, got "
             f"dtype {keys.dtype} of shape {keys.shape}."

@@ -18,6 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from sslstep import _keys
+
 
 class CheckpointError(OSError):
     """Raised if a checkpoint cannot be written, or if no checkpoint can be read."""
@@ -273,7 +275,7 @@ def _to_host(tree: PyTree) -> dict[str, np.ndarray]:
                 f"two arrays of the tree have the path {name}, of which a checkpoint would keep "
                 f"one: choose names without slashes."
             )
-        array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        array = np.asarray(_keys.words(leaf))
         if array.dtype != bool and not jnp.issubdtype(array.dtype, np.number):
             raise TypeError(
                 f"{name} of the tree must be an array of numbers, or a key, for a checkpoint to "
@@ -297,17 +299,9 @@ def _from_host(
             f"network or optimiser wrote it."
         )
     flat, structure = jax.tree.flatten(like)
-    found = []
-    for old, value in zip(flat, (leaves[name] for name in expected), strict=True):
-        array = jnp.asarray(value)
-        if _is_key(old):
-            array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(old))
-        found.append(array)
+    pairs = zip(expected, flat, strict=True)
+    found = [_keys.from_words(jnp.asarray(leaves[name]), old) for name, old in pairs]
     return jax.tree.unflatten(structure, found)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(getattr(leaf, "dtype", np.dtype(object)), jax.dtypes.prng_key)
 
 
 def _as_numpy(path: Path) -> Any:

@@ -100,11 +100,10 @@ class RunFiles:
             {"step": first + i + 1} | {name: float(values[i]) for name, values in columns.items()}
             for i in range(len(columns["loss"]))
         ]
-        good = [all(np.isfinite(value) for value in row.values()) for row in rows]
-        whole = rows if all(good) else rows[: good.index(False)]
-        self._write("metrics", self.metric_rows, whole)
-        if not all(good):
-            raise DivergenceError(self._diverged(rows[good.index(False)]))
+        broken = [i for i, row in enumerate(rows) if not np.isfinite([*row.values()]).all()]
+        self._write("metrics", self.metric_rows, rows[: broken[0]] if broken else rows)
+        if broken:
+            raise DivergenceError(self._diverged(rows[broken[0]]))
         return rows[-1]
 
     def record(self, step: int, values: Any) -> dict[str, Any]:

@@ -176,7 +176,9 @@ def fit(
         placed = step.place(images) if start < num_steps else None
         here, done = step.place(state), start
         stack.enter_context(signals)
-        bar = stack.enter_context(_bar(progress if writer else None, start, num_steps))
+        hidden = None if writer and progress is not None else True  # None: unless on a terminal
+        bar: Any = tqdm(total=num_steps, initial=start, desc=progress, unit="step", disable=hidden)
+        stack.enter_context(bar)
 
         def on_metrics(first: int, metrics: Any) -> None:
             with peers.later():
@@ -277,10 +279,3 @@ def _dispatches(start: int, stops: Iterable[int], most: int) -> Iterator[tuple[i
             count = 1 << (rest.bit_length() - 1) if rest else most
             yield start, count
             start += count
-
-
-@contextlib.contextmanager
-def _bar(name: str | None, start: int, num_steps: int) -> Iterator[Any]:
-    disable = True if name is None else None  # None: shown on a terminal only
-    with tqdm(total=num_steps, initial=start, desc=name, unit="step", disable=disable) as bar:
-        yield bar

@@ -166,8 +166,7 @@ def initial_variables(network: Model, key: Any, x: Any) -> Any:
 def forward_in_training(network: Model, variables: Any, x: Any) -> Any:
     """Return ((h, z), updated) of a network in training mode: batch norms use batch statistics."""
     taken = adapted(network)
-    with _spread.synchronised():
-        found = _called(taken, "apply", variables, x, train=True, mutable=["batch_stats"])
+    found = _called(taken, "apply", variables, x, train=True, mutable=["batch_stats"])
     fits = _is_pair(found) and _is_pair(found[0]) and isinstance(found[1], Mapping)
     wanted = "((h, z), updated) where mutable is set, {} for no averages"
     _require_returned(taken, fits, wanted, found)

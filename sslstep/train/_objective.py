@@ -224,7 +224,7 @@ class SelfDistillation(Objective):
             if followed:
                 (_, aim), _ = forward_in_training(self.network, followed, view)
             if self.predictor is not None:
-                z, updated = self._predict(predictor, z)
+                z, updated = self.predictor.apply(predictor, z, train=True, mutable=["batch_stats"])
                 predictor = {**predictor, **updated}
             predictions.append(z)
             aims.append(jax.lax.stop_gradient(aim))
@@ -235,10 +235,6 @@ class SelfDistillation(Objective):
             if "batch_stats" in variables
         }
         return (*predictions, *aims), {"batch_stats": averages} if averages else {}
-
-    def _predict(self, variables: Variables, z: Array) -> tuple[Array, Variables]:
-        predictor: Any = self.predictor
-        return predictor.apply(variables, z, train=True, mutable=["batch_stats"])
 
     def first_targets(self, variables: Variables) -> PyTree:
         """Return a copy of the network's variables; an empty dict if there is no decay."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from sslstep import _keys
 from sslstep.simulate import DivergenceError
 from sslstep.train._checkpoints import CheckpointError
 from sslstep.train._lock import InUseError
@@ -96,19 +96,9 @@ def agree(start: int, state: TrainState) -> tuple[int, TrainState]:
     """Return the step and state of the first process, which alone reads checkpoints."""
     if jax.process_count() == 1:
         return start, state
-    bare = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state)
+    bare = jax.tree.map(_keys.words, state)
     start, bare = multihost_utils.broadcast_one_to_all((np.asarray(start), bare))
-    return int(start), jax.tree.map(
-        lambda own, leaf: (
-            jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(own)) if _is_key(own) else leaf
-        ),
-        state,
-        bare,
-    )
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return int(start), jax.tree.map(_keys.from_words, bare, state)
 
 
 def _shared(text: str) -> list[str]:

@@ -98,9 +98,8 @@ def read_run(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
         raise FileNotFoundError(
             f"{folder} has no run of train.fit or train.Recorder: there is no metrics.jsonl."
         )
-    return columns(read_rows(folder / "metrics.jsonl")), columns(
-        read_rows(folder / "records.jsonl")
-    )
+    metrics, records = read_rows(folder / "metrics.jsonl"), read_rows(folder / "records.jsonl")
+    return columns(metrics), columns(records)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

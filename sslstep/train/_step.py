@@ -312,7 +312,6 @@ def _with_gradient(value_and_grads: Callable[[PyTree], tuple[Array, PyTree]]) ->
 
 def _sample_keys(state: TrainState, num: int) -> Array:
     """Derive one key for each of this device's images from its place in the whole batch."""
-    typed = jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
-    key = _keys.of_samples(state.key if typed else jax.random.wrap_key_data(state.key))
-    key = jax.random.fold_in(key, state.step)
+    key = state.key if _keys.is_key(state.key) else jax.random.wrap_key_data(state.key)
+    key = jax.random.fold_in(_keys.of_samples(key), state.step)
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(_spread.places(num))

@@ -85,16 +85,7 @@ def write_tensorboard(
 
 
 def _rows(table: dict[str, np.ndarray], num_modes: int) -> list[tuple[int, dict[str, float]]]:
-    """Return the step of each row, and its numbers by tag."""
-    columns = _scalars(table, num_modes)
-    return [
-        (int(step), {tag: float(column[row]) for tag, column in columns.items()})
-        for row, step in enumerate(table.get("step", ()))
-    ]
-
-
-def _scalars(table: dict[str, np.ndarray], num_modes: int) -> dict[str, np.ndarray]:
-    """Split a table into columns of scalars: vectors give one for each leading entry."""
+    """Return the step of each row, and its numbers by tag: one for each leading vector entry."""
     columns = {}
     for name, values in table.items():
         if name == "step" or values.dtype.kind not in "fiub":
@@ -104,7 +95,10 @@ def _scalars(table: dict[str, np.ndarray], num_modes: int) -> dict[str, np.ndarr
         elif values.ndim == 2:
             for j, column in enumerate(values.T[:num_modes]):
                 columns[f"{name}/{j + 1:02d}"] = column
-    return columns
+    return [
+        (int(step), {tag: float(column[row]) for tag, column in columns.items()})
+        for row, step in enumerate(table.get("step", ()))
+    ]
 
 
 def _append_or_replace(draft: Path, path: Path) -> None:
