@@ -124,12 +124,12 @@ def write_page(case: Case, path: str | Path) -> Path:
     from sslstep import plotting
 
     with plotting.style():
-        pictures = [_picture(_figure(case))]
+        picture = _picture(_figure(case))
     path = Path(path)
-    figures = "".join(f'<p><img src="data:image/png;base64,{each}"></p>' for each in pictures)
     path.write_text(
         f'<!doctype html><meta charset="utf-8"><title>Diagnosis</title><style>{_STYLE}</style>'
-        f"<h1>Diagnosis</h1><pre>{html.escape(str(case.diagnosis))}</pre>{figures}\n",
+        f"<h1>Diagnosis</h1><pre>{html.escape(str(case.diagnosis))}</pre>"
+        f'<p><img src="data:image/png;base64,{picture}"></p>\n',
         encoding="utf-8",
     )
     return path

@@ -8,13 +8,14 @@ import io
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
+from tqdm import tqdm
 
 from sslstep import _extras
 from sslstep.data._errors import DatasetNotFoundError
@@ -35,7 +36,7 @@ class Request(NamedTuple):
     name: str
     split: str
     side: int
-    data_dir: Path | None
+    data_dir: str | Path | None
 
     @property
     def root(self) -> Path:
@@ -71,13 +72,17 @@ class _Chunk(NamedTuple):
 
 
 def read(request: Request) -> tuple[UInt8[np.ndarray, "n h w 3"], Int[np.ndarray, " n"]]:
-    """Read images and labels of a split, in stored order."""
+    """Read images and labels of a split, in stored order, with a progress bar on a terminal."""
     builder = _open(request, _newest_version(request))
+    import tensorflow_datasets as tfds
+
     chunks = list(_chunks(builder, request))
     total = chunks[-1].end
     images = np.empty((total, request.side, request.side, 3), np.uint8)
     labels = np.empty(total, np.int32)
-    source = _data_source(builder, request.split)
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    split = request.split
+    source = builder.as_data_source(split=split, file_format=FORMAT, deserialize_method=raw)
 
     def read_chunk(chunk: _Chunk) -> int:
         keys = range(chunk.start, chunk.end)
@@ -90,7 +95,14 @@ def read(request: Request) -> tuple[UInt8[np.ndarray, "n h w 3"], Int[np.ndarray
             ) from error
         return len(keys)
 
-    _with_progress(read_chunk, chunks, total, request)
+    threads = min(_MAX_THREADS, os.cpu_count() or 1) if request.side >= _SIDE_WORTH_THREADS else 1
+    title = f"{request.name} {split}"
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=total, desc=title, unit="image", unit_scale=True, disable=None) as bar,
+    ):
+        for done in pool.map(read_chunk, chunks):
+            bar.update(done)
     return images, labels
 
 
@@ -154,13 +166,6 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _data_source(builder: Any, split: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    return builder.as_data_source(split=split, file_format=FORMAT, deserialize_method=raw)
-
-
 def _chunks(builder: Any, request: Request) -> Iterator[_Chunk]:
     """Divide the split into pieces, each within one file; raise if a file is missing."""
     info = builder.info
@@ -193,19 +198,3 @@ def _decode(record: bytes, side: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
             raise ValueError(f"an image is {image.mode} of size {image.size}")
         pixels = np.asarray(image)
     return pixels, features["label"].int64_list.value[0]
-
-
-def _with_progress(
-    work: Callable[[_Chunk], int], chunks: list[_Chunk], total: int, request: Request
-) -> None:
-    """Apply `work` to the chunks in threads, with a progress bar on a terminal."""
-    from tqdm import tqdm
-
-    threads = min(_MAX_THREADS, os.cpu_count() or 1) if request.side >= _SIDE_WORTH_THREADS else 1
-    label = f"{request.name} {request.split}"
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(total=total, desc=label, unit="image", unit_scale=True, disable=None) as bar,
-    ):
-        for done in pool.map(work, chunks):
-            bar.update(done)

@@ -1,7 +1,5 @@
 """Random crop boxes; resizing and blurring as a product with a matrix for each axis."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -75,11 +73,6 @@ def blur_matrix(sigma: Float[Array, ""], size: int, radius: int) -> Float[Array,
     inside = weights[:, radius : radius + size]
     inside = inside.at[:, 0].add(weights[:, :radius].sum(axis=1))
     return inside.at[:, -1].add(weights[:, radius + size :].sum(axis=1))
-
-
-def blur_radius(sigma_max: float) -> int:
-    """Radius of a Gaussian filter in pixels: four standard deviations."""
-    return math.ceil(4 * sigma_max)
 
 
 def apply_separable(

@@ -329,7 +329,7 @@ def _augment(keys: Array, images: Array, augmentation: Augmentation) -> Array:
     if a.blur:
         low, high = a.sigma
         sigma = low + (high - low) * draws[:, 2]
-        radius = _resample.blur_radius(high) if a.blur_radius is None else a.blur_radius
+        radius = math.ceil(4 * high) if a.blur_radius is None else a.blur_radius
         kernel = jax.vmap(lambda s: _resample.blur_matrix(s, a.size, radius))(sigma)
         blurred = _resample.apply_separable(kernel, kernel, x)
         x = jnp.where(_each(draws[:, 1] < a.blur), blurred, x)

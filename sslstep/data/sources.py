@@ -240,6 +240,5 @@ def _part(split: str, written: str, num: int) -> slice:
 def _prepared_split(name: str, split: str, data_dir: str | Path | None) -> Dataset:
     known = _PREPARED[name]
     _check.require_one_of(f"split of {name}", split.partition("[")[0], known.splits)
-    folder = None if data_dir is None else Path(data_dir)
-    images, labels = _prepared.read(_prepared.Request(name, split, known.side, folder))
+    images, labels = _prepared.read(_prepared.Request(name, split, known.side, data_dir))
     return Dataset(images, labels, known.label_names)

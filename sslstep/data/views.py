@@ -163,12 +163,8 @@ def checked_images(images: Shaped[ArrayLike, "n h w c"]) -> Shaped[ArrayLike, "n
         >>> data.checked_images(images / np.float32(255)).shape
         (8, 32, 32, 3)
     """
-    shape, dtype = require_images(images), jnp.result_type(images)
-    if dtype == jnp.uint8:
-        return images
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"images must be bytes (uint8) or floats in [0, 1], got {dtype}.")
-    if _check.is_concrete(images):
+    shape = require_bytes_or_floats(images)
+    if jnp.result_type(images) != jnp.uint8 and _check.is_concrete(images):
         with jax.ensure_compile_time_eval():
             array: Any = images if hasattr(images, "min") else jnp.asarray(images)
             least, most = float(array.min()), float(array.max())
@@ -194,6 +190,16 @@ def require_images(images: ArrayLike) -> tuple[int, ...]:
     if shape[1] in (1, 3) and min(shape[2:]) > 4:
         raise ValueError(
             f"images must have shape (n, h, w, c), got shape {shape} with channels first."
+        )
+    return shape
+
+
+def require_bytes_or_floats(images: ArrayLike) -> tuple[int, ...]:
+    """Check shape and dtype of images, but not the range of floats; return the shape."""
+    shape, dtype = require_images(images), jnp.result_type(images)
+    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"images must be bytes (uint8) or floats in [0, 1], got {dtype} of shape {shape}."
         )
     return shape
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar
@@ -19,6 +19,7 @@ from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar
 import jax
 import numpy as np
 import tyro
+from flax.traverse_util import flatten_dict
 
 from sslstep import claims, plotting, train
 from sslstep.experiment import _kept, _machine, image_data, report
@@ -269,12 +270,11 @@ def _require_replaceable(experiment: Experiment, folder: Path) -> None:
 
 def _folder_name(experiment: Experiment, options: Options[Any, str]) -> str:
     """Return a folder name from the preset and the settings that differ from it; unique per run."""
-    default = dict(_flat(dataclasses.asdict(experiment.presets[options.preset])))
-    changed = {
-        key: value
-        for key, value in _flat(dataclasses.asdict(options.config))
-        if value != default[key] and key != "data_dir"
-    }
+    default, settings = (
+        flatten_dict(dataclasses.asdict(config), sep=".")
+        for config in (experiment.presets[options.preset], options.config)
+    )
+    changed = {k: v for k, v in settings.items() if v != default[k] and k != "data_dir"}
 
     def plain(value: Any) -> str:
         return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -289,15 +289,6 @@ def _folder_name(experiment: Experiment, options: Options[Any, str]) -> str:
     told = name if shown == exact else json.dumps(exact)
     end = hashlib.sha256(told.encode()).hexdigest()[:12]
     return f"{name if len(name) <= 150 else name[:130]}-{end}"  # file names have at most 255 bytes
-
-
-def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield nested settings with their names joined by dots."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}.{inner}", setting) for inner, setting in _flat(value))
-        else:
-            yield key, value
 
 
 def _about(experiment: Experiment, options: Options[Any, str], *stores: Store) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from sslstep import _terminal
 from sslstep.experiment import claims_table, report
-from sslstep.experiment._record import Experiment, find, first_line, load
+from sslstep.experiment._record import find, first_line, load
 
 USAGE = """All experiments by name.
 
@@ -121,7 +121,8 @@ def _run_all(package: str, args: list[str]) -> int:
     for number, record in enumerate(chosen, start=1):
         print(f"{record.name}: {number} of {len(chosen)}", flush=True)
         own = list(record.quick or ()) if options.quick else []
-        images = of_images if _takes_images(record) else []
+        takes_images = all(hasattr(preset, "data") for preset in record.presets.values())
+        images = of_images if takes_images else []
         if _run.status(record, [*own, *images, "--skip-done", *further]):
             failed.append(record.name)
         jax.clear_caches()
@@ -130,8 +131,3 @@ def _run_all(package: str, args: list[str]) -> int:
     if failed:
         print(f"with an error, or a claim that does not hold: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _takes_images(record: Experiment) -> bool:
-    """Return whether all presets of an experiment have images."""
-    return all(hasattr(preset, "data") for preset in record.presets.values())

@@ -21,7 +21,7 @@ import tyro
 from sslstep import train
 from sslstep.experiment import training
 from sslstep.experiment._record import find, load
-from sslstep.recipes import METHODS, Method, Recipe, Recipes
+from sslstep.recipes import METHODS, Method, Recipes
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,18 @@ def main(package: str, args: Sequence[str]) -> int:
 def _row(name: str, method: Method, config: Any, options: Options) -> None:
     """Compile the step of a method and print its row of the table."""
     recipe = config.recipes.of(method)
-    step, state = _step(config, recipe)
-    images = jax.ShapeDtypeStruct((recipe.batch_size, *_image(config)), jnp.uint8)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, images).compile()
+    model, optimizer, _, step = training.parts(config, recipe)
+    step = jax.jit(step, donate_argnums=0)
+    x = jnp.zeros((1, config.size, config.size, 3))
+
+    @jax.jit
+    def init(key: jax.Array) -> train.TrainState:
+        return train.init_state(key, model, optimizer, x, init_scale=recipe.init_scale)
+
+    state = jax.eval_shape(init, jax.random.key(0))
+    side = 96 if config.data == "stl10" else 32  # of the data set's images
+    images = jax.ShapeDtypeStruct((recipe.batch_size, side, side, 3), jnp.uint8)
+    compiled = step.lower(state, images).compile()
     memory: Any = compiled.memory_analysis()
     counted: Any = compiled.cost_analysis()
     flops = float(counted["flops"])
@@ -76,43 +85,18 @@ def _row(name: str, method: Method, config: Any, options: Options) -> None:
         f"{recipe.num_steps * flops / (options.tflops * 1e12) / 3600:12.2g}"
     )
     print(f"{name + ' ' + method:24}{row}", end="", flush=True)
-    print(f"{_take(config, recipe, options):>28}" if options.batch else "", flush=True)
+    taken = _take(step, init(jax.random.key(0)), side, options) if options.batch else ""
+    print(f"{taken:>28}" if taken else "", flush=True)
 
 
-def _image(config: training.Config) -> tuple[int, int, int]:
-    """Return the shape of the data set's images."""
-    side = 96 if config.data == "stl10" else 32
-    return side, side, 3
-
-
-def _step(config: training.Config, recipe: Recipe) -> tuple[train.Step, Any]:
-    """Return the training step and the shapes of its state."""
-    parts = training.parts(config, recipe)
-    x = jax.ShapeDtypeStruct((1, config.size, config.size, 3), jnp.float32)
-    return parts.step, jax.eval_shape(_init(parts, recipe), jax.random.key(0), x)
-
-
-def _init(parts: training.Parts, recipe: Recipe) -> Any:
-    """Return a function that initialises the state of training."""
-
-    def init(key: jax.Array, x: jax.Array) -> train.TrainState:
-        return train.init_state(key, parts.model, parts.optimizer, x, init_scale=recipe.init_scale)
-
-    return init
-
-
-def _take(config: training.Config, recipe: Recipe, options: Options) -> str:
+def _take(step: Any, state: train.TrainState, side: int, options: Options) -> str:
     """Take a few steps on random images with a smaller batch; return speed and loss as text."""
-    parts = training.parts(config, recipe)
-    x = jnp.zeros((1, config.size, config.size, 3))
-    state = jax.jit(_init(parts, recipe))(jax.random.key(0), x)
-    compiled = jax.jit(parts.step, donate_argnums=0)
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (options.batch, *_image(config)), np.uint8)
-    state, metrics = jax.block_until_ready(compiled(state, images))
+    shape = (options.batch, side, side, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    state, metrics = jax.block_until_ready(step(state, images))
     start = time.perf_counter()
     for _ in range(options.steps):
-        state, metrics = jax.block_until_ready(compiled(state, images))
+        state, metrics = jax.block_until_ready(step(state, images))
     seconds = (time.perf_counter() - start) / max(1, options.steps)
     if not np.isfinite(metrics.loss):
         raise FloatingPointError(f"the loss is {metrics.loss} after {options.steps + 1} steps")

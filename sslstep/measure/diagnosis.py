@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy.stats
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Real
 
@@ -339,14 +340,11 @@ def _next_step(
     used = (times >= since) & (relative[:, j] > 0)
     if used.sum() < 2:
         return None
-    x, y = times[used], np.log(relative[used, j] / (1 - relative[used, j]))
-    x = x - x.mean()
-    rate = float(np.sum(x * y) / np.sum(x * x))
-    residuals = y - y.mean() - rate * x
-    error = np.sqrt(np.sum(residuals**2) / max(len(x) - 2, 1) / np.sum(x * x))
-    if rate <= _SIGNIFICANT * error or rate <= 0:
+    logits = np.log(relative[used, j] / (1 - relative[used, j]))
+    line = scipy.stats.linregress(times[used], logits)
+    if line.slope <= _SIGNIFICANT * line.stderr or line.slope <= 0:
         return None
-    return NextStep(j, rate, float(times[-1] + to_go / rate))
+    return NextStep(j, float(line.slope), float(times[-1] + to_go / line.slope))
 
 
 def _named(which: np.ndarray) -> str:

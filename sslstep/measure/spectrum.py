@@ -401,10 +401,5 @@ def histogram(
     _check.require_increasing("edges", edges)
     edges = jnp.asarray(edges, values.dtype)
     _check.require_increasing(f"edges as {edges.dtype}", edges)
-    bins = edges.shape[0] - 1
-    place = jnp.searchsorted(edges, values, side="right") - 1
-    place = jnp.where(values == edges[-1], bins - 1, place)
-    place = jnp.where((place < 0) | (place >= bins), bins, place)  # an extra bin for the rest
-    rows = jnp.arange(values.shape[0], dtype=place.dtype)[:, None]
-    counts = jnp.zeros((values.shape[0], bins + 1), jnp.int32).at[rows, place].add(1)
-    return counts[:, :-1]
+    counts = jax.vmap(lambda record: jnp.histogram(record, edges)[0])(values)
+    return counts.astype(jnp.int32)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Integer, Key, Shaped
 from tqdm import tqdm
 
 from sslstep import _check, data
+from sslstep.data.views import require_bytes_or_floats
 from sslstep.measure.probe import _sgd
 from sslstep.measure.probe._probe import Probe, require_trained
 
@@ -80,8 +81,7 @@ def linear_evaluation(
         >>> probe.predict(fitted, probe.embed_images(colours, test.images[:10])).shape[0]
         10
     """
-    n, height, width, channels = _require_images(images)
-    data.checked_images(images)
+    n, height, width, channels = _check.shape_of(data.checked_images(images))
     rates, settings = _sgd.parts(protocol, num_classes)
     labels = _sgd.require_valid("images", n, labels, rates, settings)
     if augmentation is None:
@@ -162,7 +162,7 @@ def embed_images(
         >>> probe.embed_images(lambda x: x.mean(axis=(1, 2)), images).shape
         (300, 3)
     """
-    n, *_ = _require_images(images)
+    n, *_ = require_bytes_or_floats(images)
     _check.require_within("batch_size", batch_size, at_least=1)
     embed = embed_fn if isinstance(embed_fn, Partial) else Partial(embed_fn)
     size = min(batch_size, n)
@@ -181,20 +181,6 @@ def _embed(embed, images):
     x = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
     _require_features(embed, jax.ShapeDtypeStruct(x.shape, x.dtype))
     return embed(x)
-
-
-def _require_images(images: ArrayLike) -> tuple[int, ...]:
-    """Return the shape of images; raise ValueError if shape or dtype is invalid."""
-    shape, dtype = _check.shape_of(images), jnp.result_type(images)
-    if len(shape) != 4 or 0 in shape:
-        raise ValueError(
-            f"images must have shape (n, h, w, c) with every size >= 1, got shape {shape}."
-        )
-    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"images must be bytes (uint8) or floats in [0, 1], got {dtype} of shape {shape}."
-        )
-    return shape
 
 
 def _require_features(embed: Partial, x: jax.ShapeDtypeStruct) -> tuple[int, Any]:

@@ -48,7 +48,8 @@ def ridge(
     n = features.shape[0]
     u, s, vt = _svd(features - mean[None, :])
     projections = matmul(u.T, targets - mean_target[None, :])
-    weights = matmul(vt.T, _filter(s, n * _scalar(regularisation, s))[:, None] * projections)
+    penalty = n * jnp.asarray(regularisation, s.dtype)
+    weights = matmul(vt.T, _filter(s, penalty)[:, None] * projections)
     fitted = Probe(weights, mean_target - matmul(mean, weights))
     return require_trained(fitted, "the features or targets are too large for their dtype.")
 
@@ -192,7 +193,7 @@ def accuracy_along(
         predictions = matmul(test, scale[:, None] * matmul(vt.T, filtered)) + shift
         return share_right(predictions, labels_test)
 
-    each = jnp.broadcast_to(_scalar(regularisation, r), (num_times,))
+    each = jnp.broadcast_to(jnp.asarray(regularisation, r.dtype), (num_times,))
     return jax.lax.map(accuracy_at, (jnp.asarray(scales, r.dtype), each))
 
 
@@ -235,11 +236,6 @@ def _unreached(u: Array, s: Array, targets: Array, projections: Array) -> tuple[
 def _filter(s: Array, penalty: Array) -> Array:
     """Return s / (s² + penalty), the regularised inverse of s; 0 where s is 0."""
     return jnp.where(s > 0, 1 / (jnp.where(s > 0, s, 1) + penalty / jnp.where(s > 0, s, 1)), 0)
-
-
-def _scalar(value: ArrayLike, like: Array) -> Array:
-    """Convert a value to the dtype of another array."""
-    return jnp.asarray(value, like.dtype)
 
 
 def _prepare(features: ArrayLike, targets: ArrayLike) -> tuple[Array, Array]:
