@@ -78,12 +78,12 @@ def lars(
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient),
     )
-    rates = [(learning_rate, _is_weight)]
-    rates += [(learning_rate if bias_learning_rate is None else bias_learning_rate, _is_bias)]
+    bias_rate = learning_rate if bias_learning_rate is None else bias_learning_rate
     return optax.chain(
         optax.masked(adapt, _is_weight),
         optax.trace(momentum),
-        *(optax.masked(optax.scale_by_learning_rate(rate), mask) for rate, mask in rates),
+        optax.masked(optax.scale_by_learning_rate(learning_rate), _is_weight),
+        optax.masked(optax.scale_by_learning_rate(bias_rate), _is_bias),
     )
 
 

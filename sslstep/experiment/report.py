@@ -123,13 +123,9 @@ def page(folders: list[Path], without: list[Path]) -> str:
     ]
     contents = _table(["experiment", "what it shows", "claims that hold", "seconds"], rows)
     if without:
-        why = [
-            [_title(folder), (folder / SKIPPED).read_text(encoding="utf-8").strip()]
-            for folder in without
-        ]
-        contents += "\n" + _table(
-            ["not run", "why"], [[html.escape(cell) for cell in row] for row in why]
-        )
+        why = [(folder / SKIPPED).read_text(encoding="utf-8").strip() for folder in without]
+        pairs = zip(map(_title, without), why, strict=True)
+        contents += "\n" + _table(["not run", "why"], [list(map(html.escape, p)) for p in pairs])
     sections = "\n".join(_section(folder, made) for folder, made in read)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -23,7 +23,7 @@ from sslstep import data, nn, train
 from sslstep.experiment import image_data
 from sslstep.experiment._kept import Store as Store
 from sslstep.experiment._record import Arrays, log
-from sslstep.experiment._require import require
+from sslstep.experiment._require import require, require_list
 from sslstep.measure import probe
 from sslstep.recipes import LABELS, METHODS, Method, Recipe, Recipes
 
@@ -380,9 +380,7 @@ def record_steps(num_steps: int, num: int) -> np.ndarray:
 def require_valid(config: Config, recipes: list[tuple[str, Recipe]]) -> None:
     """Raise ValueError if settings or recipes are invalid, before training starts."""
     for name in ("methods", "seeds"):
-        values = getattr(config, name)
-        if not values or len(set(values)) != len(values):
-            raise ValueError(f"{name} must be one or more, each once, got {values}.")
+        require_list(name, getattr(config, name))
     never_negative = dict.fromkeys(("num_images", "num_labelled", "num_snapshots"), 0)
     require(config, at_least={"size": 1, "checkpoint_every": 1, "num_records": 2, **never_negative})
     for name, recipe in recipes:

@@ -145,9 +145,7 @@ class _Dense(linen.Module):
 
 
 def scale_init(
-    params: PyTree,
-    init_scale: Real[ArrayLike, ""],
-    where: Callable[[str], bool] | None = None,
+    params: PyTree, init_scale: Real[ArrayLike, ""], where: Callable[[str], bool] | None = None
 ) -> PyTree:
     r"""Multiply initial parameters by α.
 

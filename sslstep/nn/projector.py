@@ -12,14 +12,7 @@ from jaxtyping import Array, Float
 from sslstep import _check
 from sslstep.nn import _layers
 
-__all__ = [
-    "Encoder",
-    "Outputs",
-    "Projector",
-    "barlow_twins_head",
-    "simclr_head",
-    "vicreg_head",
-]
+__all__ = ["Encoder", "Outputs", "Projector", "barlow_twins_head", "simclr_head", "vicreg_head"]
 
 
 class Outputs(NamedTuple):
@@ -86,12 +79,7 @@ class Projector(linen.Module):
         super().__post_init__()
 
     @linen.compact
-    def __call__(
-        self,
-        h: Float[ArrayLike, "n p"],
-        *,
-        train: bool,
-    ) -> Float[Array, "n {self.dim}"]:
+    def __call__(self, h: Float[ArrayLike, "n p"], *, train: bool) -> Float[Array, "n {self.dim}"]:
         """Compute the embeddings of n representations.
 
         Args:
@@ -222,12 +210,7 @@ class Encoder(linen.Module):
     projector: linen.Module
 
     @linen.compact
-    def __call__(
-        self,
-        x: Float[ArrayLike, "n ..."],
-        *,
-        train: bool,
-    ) -> Outputs:
+    def __call__(self, x: Float[ArrayLike, "n ..."], *, train: bool) -> Outputs:
         """Compute the representations and embeddings of n inputs.
 
         Args:

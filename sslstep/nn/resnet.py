@@ -94,10 +94,7 @@ class ResNet(linen.Module):
 
     @linen.compact
     def __call__(
-        self,
-        x: Float[ArrayLike, "n height width channels"],
-        *,
-        train: bool,
+        self, x: Float[ArrayLike, "n height width channels"], *, train: bool
     ) -> Float[Array, "n p"]:
         """Compute the representations of n images.
 

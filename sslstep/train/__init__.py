@@ -13,12 +13,7 @@ from sslstep.train._init_scale import choose_init_scale
 from sslstep.train._lock import InUseError
 from sslstep.train._loop import Fit, Interrupted, fit
 from sslstep.train._network import Network
-from sslstep.train._objective import (
-    JointEmbedding,
-    Objective,
-    Reconstruction,
-    SelfDistillation,
-)
+from sslstep.train._objective import JointEmbedding, Objective, Reconstruction, SelfDistillation
 from sslstep.train._order import batch_indices
 from sslstep.train._record import make_record
 from sslstep.train._recorder import Recorder

@@ -137,10 +137,7 @@ class CompiledStep:
 
 
 def compile_step(
-    step: Step,
-    *,
-    devices: Sequence[jax.Device] | None = None,
-    parallel: Parallel = "jit",
+    step: Step, *, devices: Sequence[jax.Device] | None = None, parallel: Parallel = "jit"
 ) -> CompiledStep:
     """Compile a step for one device or several, of one process or several.
 

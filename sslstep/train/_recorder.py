@@ -168,15 +168,15 @@ class Recorder:
         """
         step = operator.index(step)
         given = {"z": z, "z_prime": z_prime, "h": h, "h_prime": h_prime}
-        arrays = {name: None if v is None else _array(name, v) for name, v in given.items()}
-        self._require_batch(step, arrays)
-        self._require_finite(step, {k: v for k, v in arrays.items() if v is not None})
-        flat: Any = {k: v if v is None else v.reshape(len(v), -1) for k, v in arrays.items()}
-        first = nn.Outputs(flat["h"], flat["z"])
-        second = None if z_prime is None else nn.Outputs(flat["h_prime"], flat["z_prime"])
+        arrays = {name: _array(name, value) for name, value in given.items() if value is not None}
+        shapes = {name: list(arrays[name].shape) if name in arrays else None for name in given}
+        self._require_batch(step, arrays, shapes)
+        self._require_finite(step, arrays)
+        flat: Any = {name: array.reshape(len(array), -1) for name, array in arrays.items()}
+        first = nn.Outputs(flat.get("h"), flat["z"])
+        second = None if z_prime is None else nn.Outputs(flat.get("h_prime"), flat["z_prime"])
         found = as_arrays(self._measure(first, second))
         self._write("records", step, found)
-        shapes = {name: None if v is None else list(v.shape) for name, v in arrays.items()}
         if not self._seen:
             self._seen = self._identity.seen = {_KIND: shapes}
             self._identity.write(self._folder, saved=True)
@@ -196,25 +196,25 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _require_batch(self, step: int, arrays: Mapping[str, np.ndarray | None]) -> None:
+    def _require_batch(
+        self, step: int, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, list[int] | None]
+    ) -> None:
         """Raise unless the arrays are two views of one batch and shaped as in the first record."""
-        z, z_prime = arrays["z"], arrays["z_prime"]
-        if z is None:
+        if "z" not in arrays:
             raise TypeError("z must be the embeddings, got None.")
+        z, z_prime = arrays["z"], arrays.get("z_prime")
         _check.require_matrix("z", z, "(n, d)")
         if z_prime is not None:
             _check.require_one_shape("z and z_prime, views of the same images,", z, z_prime)
-        has = [arrays[name] is not None for name in ("h", "h_prime")]
-        if has not in ([False, False], [True, z_prime is not None]):
+        if ("h_prime" in arrays) != ("h" in arrays and z_prime is not None):
             raise ValueError("h and h_prime must be given for each view, or for none.")
-        for name, array in arrays.items():
-            before = self._seen[_KIND][name] if self._seen else None
-            shape = None if array is None else array.shape
-            if self._seen and shape != (None if before is None else tuple(before)):
+        for name, shape in shapes.items():
+            before = self._seen[_KIND][name] if self._seen else shape
+            if shape != before:
                 raise ValueError(
                     f"{name} must be of the fixed batch that the run in {self._folder} records, "
                     f"{'without' if before is None else f'of shape {tuple(before)}'}, got "
-                    f"{'none' if shape is None else f'shape {shape}'} at step {step}."
+                    f"{'none' if shape is None else f'shape {tuple(shape)}'} at step {step}."
                 )
 
     def _require_finite(self, step: int, values: Mapping[str, np.ndarray]) -> None:
