@@ -141,9 +141,6 @@ def by_cholesky(matrix, dim):
     return gammas, exchanged(y) / (len(matrix) * gammas)
 
 
-TURNS = ("krylov", "its products", "two eigh", "Cholesky and eigsh")
-
-
 def measure_turns(settings: Settings, dtype: str) -> dict[str, Any]:
     """The quick ways to the modes, in turns."""
     options = argparse.Namespace(**settings)
@@ -159,10 +156,14 @@ def measure_turns(settings: Settings, dtype: str) -> dict[str, Any]:
         def products():
             return [jax.block_until_ready(multiply(matrix, block)) for _ in range(num)]
 
-        peers = (partial(way, host, options.dim) for way in (by_an_expert, by_cholesky))
-        calls: dict[str, Any] = dict(zip(TURNS, (solve, products, *peers), strict=True))
+        calls: dict[str, Any] = {
+            f"{OURS}, krylov": solve,
+            "its products": products,
+            "two eigh": partial(by_an_expert, host, options.dim),
+            "Cholesky and eigsh": partial(by_cholesky, host, options.dim),
+        }
         turns = take_turns(calls, options.rounds)
-    ours, eigsh = (np.asarray(turns.results[name][0], float) for name in (TURNS[0], TURNS[3]))
+    ours, *_, eigsh = (np.asarray(found[0], float) for found in turns.results.values())
     error = np.abs(eigsh / ours - 1).max()
     return {"seconds": turns.seconds, "error": float(error), "products": num}
 
@@ -266,7 +267,7 @@ def turns_table(options: argparse.Namespace, rows: Rows) -> None:
         found = in_own_process(measure_turns, vars(options), dtype)
         case = f"{options.dim} modes, {options.pairs} pairs, {dtype}, in turns"
         for name, seconds in found["seconds"].items():
-            rows.add(case, f"{OURS}, krylov" if name == "krylov" else name, seconds)
+            rows.add(case, name, seconds)
         print(f"{found['products']} products, eigsh differs by {found['error']:.1e}", flush=True)
 
 

@@ -46,14 +46,11 @@ def batch_indices(
         raise ValueError(f"batch_size = {batch_size} is larger than the data: {num_images} images.")
     words = np.asarray(jax.random.key_data(key)).ravel().tolist()
     per_epoch = num_images // batch_size
-    steps = np.arange(first_step, first_step + num_steps)
+    epochs, places = np.divmod(np.arange(first_step, first_step + num_steps), per_epoch)
     out = np.empty((num_steps, batch_size), np.int32)
-    for epoch in np.unique(steps // per_epoch):
-        order = _order(num_images, *words, int(epoch))
-        inside = steps // per_epoch == epoch
-        out[inside] = order[: per_epoch * batch_size].reshape(per_epoch, batch_size)[
-            steps[inside] % per_epoch
-        ]
+    for epoch in np.unique(epochs):
+        order = _order(num_images, *words, int(epoch))[: per_epoch * batch_size]
+        out[epochs == epoch] = order.reshape(per_epoch, batch_size)[places[epochs == epoch]]
     return out
 
 

@@ -280,13 +280,12 @@ def make_step(
 
 
 def _require_scalars(loss: Any, own: Any) -> None:
-    shapes = {name: jnp.shape(value) for name, value in {"": loss, **own}.items()}
+    shapes = {name: jnp.shape(value) for name, value in {"the loss": loss, **own}.items()}
     reserved = sorted({"step", "loss", "grad_norm"} & set(own))
     if any(shapes.values()) or reserved:
         wanted = "a scalar, or a pair of a scalar and a dictionary of scalars of names other than"
         raise ValueError(
-            f"loss_fn must return {wanted} step, loss and grad_norm, got shapes "
-            f"{ {name or 'the loss': shape for name, shape in shapes.items()} }."
+            f"loss_fn must return {wanted} step, loss and grad_norm, got shapes {shapes}."
         )
 
 
