@@ -104,7 +104,7 @@ def _commits(path: Path) -> list[str]:
 
 def digest(settings: Mapping[str, Any]) -> str:
     """Return a digest of settings, twelve hexadecimal digits."""
-    text = json.dumps(settings, sort_keys=True, default=_plain)
+    text = json.dumps(settings, sort_keys=True, default=dataclasses.asdict)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -131,10 +131,3 @@ def made_from(module: str, config: Any, store: Store | None = None) -> dict[str,
         "machine": machine,
     }
     return {name: digest({name: part}) for name, part in parts.items()} | {"code": code_of(module)}
-
-
-def _plain(value: Any) -> Any:
-    """Convert a dataclass of settings for JSON."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    raise TypeError(f"{type(value).__name__} is no setting")

@@ -50,34 +50,31 @@ def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
             return _status(folder, claims.load(folder / "claims.json"), options.strict)
         commit = report.read_about(folder).get("commit", _machine.UNKNOWN)
         print(f"{folder}: made again, as of commit {commit} it differs in {', '.join(changed)}")
-    with _held(folder):
-        with _draft_of(folder) as draft, _logging_to(draft / "log.txt"):
-            log.info("%s, preset %s, %s", experiment.name, options.preset, _machine.short())
-            config = options.config
-            (draft / "config.json").write_text(
-                json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8"
-            )
-            start = time.perf_counter()
-            with precision(config):
-                try:
-                    arrays = experiment.run(config, *stores)
-                except UnfitError as error:
-                    if not (isinstance(options, ImageOptions) and options.skip_unfit):
-                        raise
-                    _skip(folder, draft, f"{error}")
-                    return 0
-                np.savez(draft / "arrays.npz", **arrays)
-                log.info("run: %.1f s", time.perf_counter() - start)
-                draw(experiment, config, arrays, draft)
-                results = experiment.check(config, arrays)
-            about[SECONDS] = round(time.perf_counter() - start)
-            for store in stores:
-                about[RUNS] = store.used
-            (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-            claims.save(draft / "claims.json", results)
-            log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
-            log.info("%s: %.1f s in all", folder, time.perf_counter() - start)
-        _replace(folder, draft)
+    with _held(folder), _draft_of(folder) as draft, _logging_to(draft / "log.txt"):
+        log.info("%s, preset %s, %s", experiment.name, options.preset, _machine.short())
+        config = options.config
+        settings = json.dumps(dataclasses.asdict(config), indent=1)
+        (draft / "config.json").write_text(settings + "\n", encoding="utf-8")
+        start = time.perf_counter()
+        with precision(config):
+            try:
+                arrays = experiment.run(config, *stores)
+            except UnfitError as error:
+                if not (isinstance(options, ImageOptions) and options.skip_unfit):
+                    raise
+                _skip(folder, draft, f"{error}")
+                return 0
+            np.savez(draft / "arrays.npz", **arrays)
+            log.info("run: %.1f s", time.perf_counter() - start)
+            draw(experiment, config, arrays, draft)
+            results = experiment.check(config, arrays)
+        about[SECONDS] = round(time.perf_counter() - start)
+        for store in stores:
+            about[RUNS] = store.used
+        (draft / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        claims.save(draft / "claims.json", results)
+        log.info("%s", claims.table([(f"{experiment.name}/{folder.name}", results)]))
+        log.info("%s: %.1f s in all", folder, time.perf_counter() - start)
     return _status(folder, results, options.strict)
 
 
@@ -109,12 +106,12 @@ def _held(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _draft_of(folder: Path) -> Iterator[Path]:
-    """Create a draft folder for new results beside the folder of old results.
+    """Create a draft folder for new results, which in the end replaces the folder of old results.
 
     If the run fails before it has written arrays, the draft is removed. If it fails later, the
     draft is kept and its path is printed.
     """
-    draft = folder.with_name(folder.name + ".partial")
+    draft, old = (folder.with_name(folder.name + end) for end in (".partial", ".old.partial"))
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
@@ -125,16 +122,12 @@ def _draft_of(folder: Path) -> Iterator[Path]:
         else:
             shutil.rmtree(draft)
         raise
-
-
-def _replace(folder: Path, draft: Path) -> None:
-    """Replace the folder of old results by the complete draft."""
-    old = folder.with_name(folder.name + ".old.partial")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    if draft.exists():  # the run was not skipped
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _skip(folder: Path, draft: Path, why: str) -> None:

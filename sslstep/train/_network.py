@@ -83,11 +83,7 @@ class Network(Protocol):
 Model = Network | Callable[..., Any] | tuple[Any, Any]
 
 
-class _Adapted:
-    """A module of another library, adapted to the form of a :class:`Network`."""
-
-
-class NNX(_Adapted):
+class NNX:
     """A module of ``flax.nnx``, adapted to the form of a :class:`Network`."""
 
     def __init__(self, model: Any, nnx: Any) -> None:
@@ -111,7 +107,7 @@ class NNX(_Adapted):
         return (found, {"batch_stats": averages} if averages else {}) if mutable else found
 
 
-class Equinox(_Adapted):
+class Equinox:
     """A module of Equinox, which takes one sample, adapted to the form of a :class:`Network`."""
 
     def __init__(self, model: Any, equinox: Any, state: Any = None) -> None:
@@ -194,11 +190,10 @@ def _is_pair(value: Any) -> bool:
 def _require_returned(network: Network, fits: bool, wanted: str, found: Any) -> None:
     if fits:
         return
-    name = "network.apply"
-    if isinstance(network, _Adapted):
-        name = "the network's __call__"
+    is_module = isinstance(network, NNX | Equinox | linen.Module)
+    name = "the network's __call__" if is_module else "network.apply"
     if isinstance(network, linen.Module):  # flax's apply adds the updated variables to the result
-        name, wanted = "the network's __call__", "(h, z), hidden representations and embeddings"
+        wanted = "(h, z), hidden representations and embeddings"
         found = found[0] if _is_pair(found) and isinstance(found[1], Mapping) else found
     shapes = jax.tree.map(lambda leaf: getattr(leaf, "shape", type(leaf)), found)
     raise ValueError(f"{name} must return {wanted}, got {shapes}.")
