@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -41,24 +40,18 @@ def kernel_matrix(
     network: Network, kernel: str, scales: Scales, x1: Array, x2: Array | None
 ) -> tuple[Array, Array, Array]:
     """Kernel matrix, its largest entry, and whether the exact kernel is nonzero."""
+    weight_std, bias_std, alpha = scales
+    degree = _degree(network, kernel)
+    if degree is None:
+        weight_std = alpha * weight_std
+        bias_std = alpha * bias_std if network.bias == "fixed" else bias_std
     with warnings.catch_warnings():
         # neural_tangents warns that one of two branches must hold a weight layer; one does.
         warnings.filterwarnings("ignore", "`FanIn` layers assume independent inputs")
-        return _scaled_kernel(network, kernel, scales, x1, x2)
-
-
-def _scaled_kernel(
-    network: Network, kernel: str, scales: Scales, x1: Array, x2: Array | None
-) -> tuple[Array, Array, Array]:
-    """Kernel matrix, largest entry and flag for parameters multiplied by `init_scale`."""
-    weight_std, bias_std, alpha = scales
-    degree = _degree(network, kernel)
-    if degree is not None:
         matrix = _kernel_fn(network, weight_std, bias_std, x1.shape[1:])(x1, x2, kernel)
+    if degree is not None:
         size = jnp.abs(matrix).max()
         return matrix * alpha**degree, size * alpha**degree, size > 0
-    stds = (alpha * weight_std, alpha * bias_std if network.bias == "fixed" else bias_std)
-    matrix = _kernel_fn(network, *stds, x1.shape[1:])(x1, x2, kernel)
     if kernel == "ntk" and network.parameterization == "ntk":
         # In neural_tangents α multiplies the parameter inside the network and squares in the NTK.
         # `init_scale` multiplies the initial parameter only: derivatives do not contain it.
@@ -106,7 +99,8 @@ def _kernel_fn(network: Network, weight_std: Array, bias_std: Array, shape: tupl
         branches = stax.parallel(stax.serial(*main), shortcut)
         return stax.serial(stax.FanOut(2), branches, stax.FanInSum())
 
-    activation = _activations(stax)[network.activation]
+    activations = {"erf": stax.Erf, "gelu": stax.Gelu, "linear": stax.Identity, "relu": stax.Relu}
+    activation = activations[network.activation]
     channels = [shape[-1]] + [width] * sum(network.blocks)
     body: list[Any] = []
     if network.layers == "conv":
@@ -150,7 +144,3 @@ def feature_map(network: Network, shape: tuple[int, ...]) -> tuple[int, int]:
             sizes = [size - network.filter_size + 1 for size in sizes]
         sizes = [-(-size // stride) for size in sizes]
     return sizes[0], sizes[1]
-
-
-def _activations(stax: Any) -> dict[str, Callable[[], Any]]:
-    return {"erf": stax.Erf, "gelu": stax.Gelu, "linear": stax.Identity, "relu": stax.Relu}

@@ -13,7 +13,7 @@ import sys
 import types
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -75,18 +75,16 @@ def load_neural_tangents() -> types.ModuleType:
 @contextmanager
 def _lent_names() -> Iterator[None]:
     """Add names that neural_tangents needs and JAX lacks to JAX's modules during the block."""
-    lent: list[tuple[types.ModuleType, str]] = []
-    modules: list[str] = []
+    with ExitStack() as at_the_end:
 
-    def lend(module: types.ModuleType, name: str, value: Any) -> None:
-        setattr(module, name, value)
-        lent.append((module, name))
+        def lend(module: types.ModuleType, name: str, value: Any) -> None:
+            setattr(module, name, value)
+            at_the_end.callback(delattr, module, name)
 
-    def lend_module(module: types.ModuleType) -> None:
-        sys.modules[module.__name__] = module
-        modules.append(module.__name__)
+        def lend_module(module: types.ModuleType) -> None:
+            sys.modules[module.__name__] = module
+            at_the_end.callback(sys.modules.pop, module.__name__, None)
 
-    try:
         for name in ("Jaxpr", "JaxprEqn", "Literal", "Primitive", "Var"):
             if not _has(jax.core, name):
                 lend(jax.core, name, getattr(jax.extend.core, name))
@@ -97,11 +95,6 @@ def _lent_names() -> Iterator[None]:
         if _EXPORTER not in sys.modules:
             lend_module(_module(_EXPORTER))
         yield
-    finally:
-        for module, name in lent:
-            delattr(module, name)
-        for module_name in modules:
-            sys.modules.pop(module_name, None)
 
 
 def _has(module: types.ModuleType, name: str) -> bool:

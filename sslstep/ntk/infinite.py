@@ -134,19 +134,8 @@ def mlp(
         >>> print(*(f"{v:.2e}" for v in infinite.mlp(depth=1, init_scale=1e-3)(x).ravel()))
         2.00e-06 1.82e-06 1.82e-06 4.00e-06
     """
-    return _kernel_fn(
-        "dense",
-        (depth,),
-        width,
-        {},
-        parameterization=parameterization,
-        weight_std=weight_std,
-        bias_std=bias_std,
-        init_scale=init_scale,
-        output_bias=output_bias,
-        kernel=kernel,
-        activation=activation,
-    )
+    options = parameterization, weight_std, bias_std, init_scale, output_bias, kernel, activation
+    return _kernel_fn("dense", (depth,), width, {}, *options)
 
 
 def cnn(
@@ -213,19 +202,8 @@ def cnn(
         (2, 2)
     """
     images = _of_images(filter_size, strides, padding, pool)
-    return _kernel_fn(
-        "conv",
-        (depth,),
-        channels,
-        images,
-        parameterization=parameterization,
-        weight_std=weight_std,
-        bias_std=bias_std,
-        init_scale=init_scale,
-        output_bias=output_bias,
-        kernel=kernel,
-        activation=activation,
-    )
+    options = parameterization, weight_std, bias_std, init_scale, output_bias, kernel, activation
+    return _kernel_fn("conv", (depth,), channels, images, *options)
 
 
 def resnet(
@@ -294,19 +272,8 @@ def resnet(
     """
     stages = tuple(num_blocks) if isinstance(num_blocks, Sequence) else (int(num_blocks),)
     images = _of_images(filter_size, 1, "SAME", pool)
-    return _kernel_fn(
-        "residual",
-        stages,
-        channels,
-        images,
-        parameterization=parameterization,
-        weight_std=weight_std,
-        bias_std=bias_std,
-        init_scale=init_scale,
-        output_bias=output_bias,
-        kernel=kernel,
-        activation=activation,
-    )
+    options = parameterization, weight_std, bias_std, init_scale, output_bias, kernel, activation
+    return _kernel_fn("residual", stages, channels, images, *options)
 
 
 def _of_images(filter_size: int, strides: int, padding: str, pool: str) -> dict[str, Any]:
@@ -322,7 +289,6 @@ def _kernel_fn(
     blocks: tuple[int, ...],
     width: int | None,
     images: dict[str, Any],
-    *,
     parameterization: str,
     weight_std: ArrayLike | None,
     bias_std: ArrayLike | str | None,
@@ -374,19 +340,15 @@ def _kernel_fn(
                         f"samples of x1 and x2 must have the same shape, got {x1.shape[1:]} and "
                         f"{x2.shape[1:]}."
                     )
-            if not concrete:
-                return _evaluate(network, kernel, _as_scales(scales), x1, x2)[0]
-            with jax.enable_x64(True):
-                matrix, *found = _evaluate(network, kernel, _as_scales(scales), x1, x2)
-                sizes = (value.item() for value in jax.device_get(found))
-                _require_representable(matrix.dtype, kernel, *sizes)
+            with jax.enable_x64(True) if concrete else contextlib.nullcontext():
+                traced = _layers.Scales(*(jnp.asarray(value, float) for value in scales))
+                matrix, *found = _evaluate(network, kernel, traced, x1, x2)
+                if concrete:
+                    sizes = (value.item() for value in jax.device_get(found))
+                    _require_representable(matrix.dtype, kernel, *sizes)
         return matrix
 
     return kernel_fn
-
-
-def _as_scales(scales: tuple[ArrayLike, ...]) -> _layers.Scales:
-    return _layers.Scales(*(jnp.asarray(value, float) for value in scales))
 
 
 @partial(jax.jit, static_argnames=("network", "kernel"))
