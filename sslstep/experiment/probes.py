@@ -17,31 +17,48 @@ def central(images: np.ndarray, side: int) -> np.ndarray:
     return images[:, top : top + side, left : left + side]
 
 
-def pooled(images: np.ndarray, side: int) -> np.ndarray:
-    """Average bytes of images over squares of a given side; return values in 0...1 as rows."""
+def pooled(images: np.ndarray, side: int, dtype: Any = np.float32) -> np.ndarray:
+    """Average bytes of images over squares of a given side; return values in 0...1."""
     n, height, width, channels = images.shape
     squares = images.reshape(n, height // side, side, width // side, side, channels)
-    return (squares.mean((2, 4), dtype=np.float32) / 255).reshape(n, -1)
+    return np.asarray(squares.mean((2, 4), dtype=dtype) / 255)
 
 
-def held_out(config: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return central crops of at most `num_test` labelled test images, and their labels.
+def crops_and_labels(config: Any, split: str, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return central crops of at most `num` labelled images of a split, and their labels.
 
-    `config` has the fields of :class:`sslstep.experiment.image_data.Crops` and `num_test`.
+    `config` has the settings `data`, `data_dir` and `crop`.
     """
-    test = labelled(config.data, "test", config.data_dir, config.crop)
-    # Shuffled, because test images may be sorted by label.
-    few = np.random.default_rng(config.seed).permutation(len(test.images))[: config.num_test]
-    return central(test.images[few], config.crop), test.labels[few]
+    found = labelled(config.data, split, config.data_dir, config.crop)
+    # Shuffled, because images may be sorted by label.
+    few = np.random.default_rng(seed).permutation(len(found.images))[:num]
+    return central(found.images[few], config.crop), found.labels[few]
 
 
-@partial(jax.jit, static_argnames="num_classes")
-def correct(z, z_test, labels, labels_test, penalties, *, num_classes: int) -> jax.Array:
+def dims(most: int, num: int) -> np.ndarray:
+    """Return at most `num` numbers of dimensions from 1 to `most`, geometrically spaced."""
+    return np.unique(np.geomspace(1, most, num).round().astype(int))
+
+
+def correct(z, z_test, labels, labels_test, penalties) -> jax.Array:
     """Return which test samples a ridge probe classifies right, shape (n_test,).
 
     The penalty minimises the leave-one-out error. `penalties` are relative to the total variance of
     the features.
     """
+    num_classes = int(max(labels.max(), labels_test.max())) + 1
+    return _correct(z, z_test, labels, labels_test, penalties, num_classes)
+
+
+def correct_by_dim(dims: np.ndarray, z, z_test, *labels_and_penalties) -> np.ndarray:
+    """Return what :func:`correct` returns for the first d dimensions, for each d of `dims`."""
+    kept = np.arange(z.shape[1]) < dims[:, None]  # zeros keep one shape for all d
+    return np.stack([correct(z * row, z_test * row, *labels_and_penalties) for row in kept])
+
+
+@partial(jax.jit, static_argnames="num_classes")
+def _correct(z, z_test, labels, labels_test, penalties, num_classes: int) -> jax.Array:
+    """Return what :func:`correct` returns."""
     targets = jax.nn.one_hot(labels, num_classes)
     penalties = jnp.var(z, axis=0).sum() * penalties
     best = penalties[jnp.argmin(probe.loo_error(z, targets, penalties))]

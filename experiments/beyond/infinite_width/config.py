@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sslstep.experiment import probes
 from sslstep.experiment.image_data import Crops
 
 
@@ -43,4 +44,4 @@ class Config(Crops):
 
 def dims(config: Config) -> np.ndarray:
     """Return the numbers of dimensions that are probed."""
-    return np.unique(np.r_[np.geomspace(1, config.num_modes, 13).round().astype(int), config.dim])
+    return np.unique(np.r_[probes.dims(config.num_modes, 13), config.dim])

@@ -23,10 +23,9 @@ import numpy as np
 from experiments.beyond.infinite_width.config import Config, dims
 from experiments.beyond.infinite_width.networks import Predicted, Task, networks
 from sslstep import data, dynamics, gram, kernel_pca, linear, nn
-from sslstep.experiment import Arrays, Experiment
+from sslstep.experiment import Arrays, Experiment, probes
 from sslstep.experiment._require import require, require_list
 from sslstep.experiment.image_data import choose
-from sslstep.experiment.probes import held_out
 from sslstep.ntk import infinite
 
 
@@ -64,20 +63,15 @@ def load(config: Config, key_images: jax.Array, key_crops: jax.Array) -> Task:
     if config.crop % config.pool:
         raise ValueError(f"crop = {config.crop} is not a multiple of pool = {config.pool}.")
     crops = data.random_crop_pairs(key_crops, images, config.crop)
-    pairs = _pooled(jnp.concatenate(crops), config.pool)
+    crops_test, labels_test = probes.crops_and_labels(config, "test", config.num_test, config.seed)
+    pairs, test = (
+        jnp.asarray(probes.pooled(np.asarray(part), config.pool, float))
+        for part in (jnp.concatenate(crops), crops_test)
+    )
     every_pixel = (0, 1, 2)
     mean, std = pairs.mean(every_pixel, keepdims=True), pairs.std(every_pixel, keepdims=True)
-    crops_test, labels_test = (jnp.asarray(part) for part in held_out(config))
-    x_test = (_pooled(crops_test, config.pool) - mean) / std
     x, x_prime = jnp.split((pairs - mean) / std, 2)
-    return Task(x, x_prime, jnp.asarray(labels), x_test, labels_test)
-
-
-def _pooled(crops: jax.Array, side: int) -> jax.Array:
-    """Average crops over squares of the given side and scale pixels to [0, 1]."""
-    n, height, width, channels = crops.shape
-    squares = crops.reshape(n, height // side, side, width // side, side, channels)
-    return squares.astype(float).mean((2, 4)) / 255
+    return Task(x, x_prime, jnp.asarray(labels), (test - mean) / std, jnp.asarray(labels_test))
 
 
 def _predict(config: Config, kernel_fn: gram.KernelFn, task: Task) -> tuple[Predicted, Arrays]:
@@ -95,18 +89,12 @@ def _predict(config: Config, kernel_fn: gram.KernelFn, task: Task) -> tuple[Pred
         "residuals": modes.residuals,
         "principal_gammas": principal.eigenvalues,
         "step_times": dynamics.step_time(modes.eigenvalues, start),
-        "correct": _correct_by_dim(config, task, *ssl),
-        "principal_correct": _correct_by_dim(config, task, *pca),
+        "correct": task.correct(*ssl, dims(config)),
+        "principal_correct": task.correct(*pca, dims(config)),
     }
     ones = jnp.ones_like(modes.eigenvalues)
     functions = kernel_pca.embed_training(modes, ones)[:n]
     return Predicted(modes, functions, kernel_pca.embed(modes, k_test, ones)), arrays
-
-
-def _correct_by_dim(config: Config, task: Task, z: jax.Array, z_test: jax.Array) -> np.ndarray:
-    """Return which test samples a probe of the first d dimensions classifies right, for each d."""
-    kept = jnp.arange(z.shape[1])[None, :] < dims(config)[:, None]  # zeros: one shape
-    return np.stack([task.correct(z * row, z_test * row) for row in kept])
 
 
 def _random_features(config: Config, key: jax.Array, task: Task) -> np.ndarray:
@@ -116,7 +104,7 @@ def _random_features(config: Config, key: jax.Array, task: Task) -> np.ndarray:
     for key_seed in jax.random.split(key, config.num_seeds):
         params = model.init(key_seed, task.x[:1])
         z, z_test = (jnp.asarray(model.apply(params, a)) for a in (task.x, task.x_test))
-        rows.append(_correct_by_dim(config, task, z, z_test))
+        rows.append(task.correct(z, z_test, dims(config)))
     return np.stack(rows)
 
 

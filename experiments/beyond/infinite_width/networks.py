@@ -29,11 +29,10 @@ class Task(NamedTuple):
         """The number of classes."""
         return int(max(self.labels.max(), self.labels_test.max())) + 1
 
-    def correct(self, z: jax.Array, z_test: jax.Array) -> jax.Array:
-        """Return which test samples a linear probe on embeddings classifies right."""
+    def correct(self, z: jax.Array, z_test: jax.Array, dims: np.ndarray) -> np.ndarray:
+        """Return which test samples a probe of the first d dimensions classifies right, by d."""
         z, z_test, grid = z.astype(float), z_test.astype(float), jnp.geomspace(1e-7, 1.0, 22)
-        labels = self.labels, self.labels_test
-        return probes.correct(z, z_test, *labels, grid, num_classes=self.num_classes)
+        return probes.correct_by_dim(dims, z, z_test, self.labels, self.labels_test, grid)
 
 
 class Predicted(NamedTuple):
@@ -161,7 +160,7 @@ def _judged(config, task, predicted, records, reference, prefix="") -> Arrays:
     result = {
         "eigenvalues": eigenvalues,
         "accuracy": _along(z, z_test, *labels, config.penalty, num_classes=task.num_classes),
-        "correct": task.correct(z[-1], z_test[-1]),
+        "correct": task.correct(z[-1], z_test[-1], np.array([config.dim]))[0],
         "alignment": alignment.subspace_alignment(z_test[-1].astype(float), top),
         "kernel_alignment": alignment.subspace_alignment(z_test[-1].astype(float), reference),
     }

@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sslstep import data, dynamics, gram, kernel_pca, linear
+from experiments.beyond.million import crops
+from sslstep import dynamics, gram, kernel_pca, linear
 from sslstep.experiment import Arrays, Experiment, log, probes
 from sslstep.experiment._require import require
 from sslstep.experiment.image_data import Images, choose
@@ -64,11 +65,8 @@ KERNEL_FN = jax.jit(infinite.mlp(depth=1, activation="gelu"))
 
 def run(config: Config) -> Arrays:
     """Compute approximate modes of all pairs and of the check, with step times and accuracies."""
-    require(
-        config,
-        at_least={"num_test": 1, "pool": 1, "num_modes": 2, "num_exact": 1},
-        positive=("init_scale", "tol"),
-    )
+    least = {"num_test": 1, "pool": 1, "num_modes": 2, "num_exact": 1}
+    require(config, at_least=least, positive=("init_scale", "tol"))
     if config.crop % config.pool:
         raise ValueError(f"crop = {config.crop} is not a multiple of pool = {config.pool}.")
     if not config.num_modes <= config.num_exact <= config.num_pairs:
@@ -77,26 +75,19 @@ def run(config: Config) -> Arrays:
             f"num_pairs = {config.num_pairs}."
         )
     key_images, key_crops, key_columns = jax.random.split(jax.random.key(config.seed), 3)
-    images, labels, _ = choose(
-        key_images, config.data, config.num_images, config.data_dir, view=config.crop,
-        with_labels=True,
-    )  # fmt: skip
-    (x, x_prime), standardise = _pairs(config, key_crops, images)
-    own = standardise(probes.pooled(probes.central(images, config.crop), config.pool))
-    crops_test, labels_test = probes.held_out(config)
-    x_test = standardise(probes.pooled(crops_test, config.pool))
-    num_classes = int(max(labels.max(), labels_test.max())) + 1
-
-    def correct(z: np.ndarray, z_test: np.ndarray) -> jax.Array:
-        grid = jnp.geomspace(1e-6, 1.0, 19)
-        return probes.correct(z, z_test, labels, labels_test, grid, num_classes=num_classes)
-
+    source = config.data, config.num_images, config.data_dir
+    images, labels, _ = choose(key_images, *source, view=config.crop, with_labels=True)
+    shape = config.num_pairs, config.crop, config.pool
+    x, x_prime, standardised = crops.pairs(key_crops, images, *shape)
+    own = standardised(probes.central(images, config.crop))
+    crops_test, labels_test = probes.crops_and_labels(config, "test", config.num_test, config.seed)
+    x_test = standardised(crops_test)
+    labelled = labels, labels_test, jnp.geomspace(1e-6, 1.0, 19)
     columns = partial(
         kernel_pca.approximate_modes, KERNEL_FN, dim=config.num_modes, tol=config.tol,
         key=key_columns,
     )  # fmt: skip
-    num = config.num_exact
-    arrays = _check(config, columns, x[:num], x_prime[:num])
+    arrays = _check(config, columns, *(view[: config.num_exact] for view in (x, x_prime)))
     start, start_cpu = time.perf_counter(), time.process_time()
     found = columns(x, x_prime, rank=min(config.rank, 2 * len(x)))
     arrays |= _summary("", found) | {
@@ -111,58 +102,18 @@ def run(config: Config) -> Arrays:
         arrays["cpu_seconds"], arrays["peak_bytes"] / 2**30,
     )  # fmt: skip
     pivots = np.concatenate([x, x_prime])[np.asarray(found.pivots)]
-    functions = [
-        np.asarray(gram.matrix(KERNEL_FN, each, pivots, batch_size=2000) @ found.coefficients)
-        for each in (own, x_test)
-    ]
-    arrays["step_times"] = dynamics.step_time(
-        found.eigenvalues, linear.initial_singular_values(config.init_scale, config.num_modes)
-    )
     scale = np.asarray(kernel_pca.final_singular_values(found.modes))
-    arrays["dims"] = dims(config)
-    right = []
-    for d in arrays["dims"]:
-        leading = scale * (np.arange(len(scale)) < d)  # zeros keep one shape for all d
-        z, z_test = (each * leading for each in functions)
-        right.append(correct(z, z_test))
-    arrays["correct"] = np.stack(right)
-    arrays["pixels_correct"] = correct(own, x_test)
-    classes = np.bincount(labels_test)
-    arrays["chance"] = classes.max() / classes.sum()
+    embeddings = [
+        scale * np.asarray(gram.matrix(KERNEL_FN, x, pivots, batch_size=2000) @ found.coefficients)
+        for x in (own, x_test)
+    ]
+    initial = linear.initial_singular_values(config.init_scale, config.num_modes)
+    arrays["step_times"] = dynamics.step_time(found.eigenvalues, initial)
+    arrays["dims"] = probes.dims(config.num_modes, 10)
+    arrays["correct"] = probes.correct_by_dim(arrays["dims"], *embeddings, *labelled)
+    arrays["pixels_correct"] = probes.correct(own, x_test, *labelled)
+    arrays["chance"] = np.bincount(labels_test).max() / len(labels_test)
     return {name: np.asarray(array) for name, array in arrays.items()}
-
-
-def dims(config: Config) -> np.ndarray:
-    """Return the numbers of dimensions that are probed."""
-    return np.unique(np.geomspace(1, config.num_modes, 10).round().astype(int))
-
-
-def _pairs(config, key, images):
-    """Draw pairs of crops, averaged to pixels and standardised; return them and the function.
-
-    Each view has the shape (pairs, features). The function standardises other crops by the channel
-    means and deviations of the first view.
-    """
-    draws = -(-config.num_pairs // len(images))
-    shape = (config.num_pairs, (config.crop // config.pool) ** 2 * images.shape[-1])
-    views = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    for i, each in enumerate(jax.random.split(key, draws)):
-        rows = slice(i * len(images), min((i + 1) * len(images), config.num_pairs))
-        for view, crops in zip(
-            views, data.random_crop_pairs(each, images, config.crop), strict=True
-        ):
-            view[rows] = probes.pooled(np.asarray(crops), config.pool)[: rows.stop - rows.start]
-    channels = views[0].reshape(-1, images.shape[-1])
-    mean, std = channels.mean(axis=0, dtype=np.float64), channels.std(axis=0, dtype=np.float64)
-
-    def standardise(x: np.ndarray) -> np.ndarray:
-        own = (x.reshape(-1, len(mean)) - mean) / std
-        return own.reshape(x.shape).astype(np.float32)
-
-    for view in views:
-        for start in range(0, len(view), 10_000):
-            view[start : start + 10_000] = standardise(view[start : start + 10_000])
-    return views, standardise
 
 
 def _check(config, columns, x, x_prime) -> Arrays:
@@ -191,16 +142,9 @@ def _peak_bytes() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-EXPERIMENT = Experiment(
-    {
-        "cpu": Config(),
-        "paper": Config(data="cifar10"),
-        "small": Config(
-            num_images=200, num_pairs=2000, num_exact=600, num_test=200, num_modes=8, rank=300,
-            tol=0.05,
-        ),
-    },
-    run,
-    minutes=20,
-    alone=True,
-)  # fmt: skip
+SMALL = Config(
+    num_images=200, num_pairs=2000, num_exact=600, num_test=200, num_modes=8, rank=300, tol=0.05
+)
+PRESETS = {"cpu": Config(), "paper": Config(data="cifar10"), "small": SMALL}
+
+EXPERIMENT = Experiment(PRESETS, run, minutes=20, alone=True)

@@ -12,9 +12,7 @@ from sslstep.experiment import Arrays
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw C_jj, eigenvalues, the edge of the noise, and accuracies, for each number of pairs."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(2, 2, figsize=(6.8, 5.0))
+    fig, axes = plotting.subplots(2, 2, figsize=(6.8, 5.0))
     (correlation, spectrum), (noise, accuracy) = axes
     j, numbers = np.arange(1, config.num_modes + 1), np.array(config.num_pairs)
     counts = np.maximum(kept(arrays["predicted_correlations"]), 1)
