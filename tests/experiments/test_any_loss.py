@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from experiments.beyond.any_loss import claims as any_loss_claims
-from experiments.beyond.any_loss.experiment import LOSSES, Config, features, run
+from experiments.beyond.any_loss.experiment import Config, run
+from experiments.beyond.any_loss.features import features
+from experiments.beyond.any_loss.losses import LOSSES
 from experiments.beyond.vicreg_first import claims as first_claims
 from experiments.beyond.vicreg_first import experiment as first
 from sslstep.experiment import load

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from experiments.beyond.any_loss.experiment import LOSSES, Config
+from experiments.beyond.any_loss.experiment import Config
+from experiments.beyond.any_loss.losses import LOSSES
 from sslstep import claims
 from sslstep.experiment import Arrays
 
@@ -62,38 +63,33 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
         ]
     others = [name for name in config.losses if name not in ("simplified", "simclr")]
     even = np.stack([constant_wait_errors(arrays, name) for name in config.losses])
-    baselines = [
-        (
-            "if all waits were as long as the first: largest relative error, of the loss where it "
-            "is least",
-            even.min(axis=0),
+
+    def add_baseline(what: str, errors: np.ndarray) -> None:
+        statement = f"step times {what}"
+        out.append(
+            claims.over_seeds(statement, WHERE, ">=", expected=0.05, measured=errors.tolist())
         )
-    ]
+
+    add_baseline(
+        "if all waits were as long as the first: largest relative error, of the loss where it "
+        "is least",
+        even.min(axis=0),
+    )
     if "simplified" in config.losses and others:
         wrong = np.stack([step_errors(arrays, name, "simplified") for name in others])
-        baselines.append(
-            (
-                "by the prediction of simplified Barlow Twins: largest relative error, median over "
-                "the other losses",
-                np.median(wrong, axis=0),
-            )
+        add_baseline(
+            "by the prediction of simplified Barlow Twins: largest relative error, median over "
+            "the other losses",
+            np.median(wrong, axis=0),
         )
         saddles = [np.nanmax(np.abs(saddle_errors(arrays, name)), axis=1) for name in others
                    if np.isfinite(arrays[f"{name}/saddle_step_times"]).any()]  # fmt: skip
         if saddles:
-            baselines.append(
-                (
-                    "by the estimate from saddle to saddle: largest relative error, median over "
-                    "the other losses that have one",
-                    np.median(saddles, axis=0),
-                )
+            add_baseline(
+                "by the estimate from saddle to saddle: largest relative error, median over "
+                "the other losses that have one",
+                np.median(saddles, axis=0),
             )
-    for statement, errors in baselines:
-        out.append(
-            claims.over_seeds(
-                f"step times {statement}", WHERE, ">=", expected=0.05, measured=errors.tolist()
-            )
-        )
     return out
 
 

@@ -5,18 +5,17 @@ from typing import Any
 import numpy as np
 
 from experiments.beyond.any_loss.claims import saddle_errors, step_errors
-from experiments.beyond.any_loss.experiment import LOSSES, Config
+from experiments.beyond.any_loss.experiment import Config
+from experiments.beyond.any_loss.losses import LOSSES
 from sslstep import plotting
 from sslstep.experiment import Arrays, panels
 
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw eigenvalues and loss of the first seed for each loss, and errors of all seeds."""
-    import matplotlib.pyplot as plt
-
     columns = 4
     blocks = -(-(len(config.losses) + 1) // columns)
-    fig, axes = plt.subplots(
+    fig, axes = plotting.subplots(
         2 * blocks, columns, figsize=(7.2, 2.75 * blocks), height_ratios=[1.25, 1] * blocks
     )
     cells = axes.reshape(blocks, 2, columns).transpose(0, 2, 1).reshape(-1, 2)

@@ -23,12 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments.beyond.any_loss.experiment import features
+from experiments.beyond.any_loss.features import Components, features
 from sslstep import linear, losses, train
 from sslstep.experiment import Arrays, Experiment
 from sslstep.experiment._loops import geometric_steps, stacked
 from sslstep.experiment._require import require, require_list
-from sslstep.experiment.image_data import Crops
 
 #: The published weight λ of invariance and μ of variance.
 WEIGHT = 25.0
@@ -38,13 +37,9 @@ SMALL = 1e-4
 
 
 @dataclass(frozen=True)
-class Config(Crops):
+class Config(Components):
     """Settings; each is one option of the command."""
 
-    num_images: int = 200
-    """n, the number of positive pairs."""
-    components: int = 8
-    """m, the number of features: the crops' leading principal components."""
     dim: int = 3
     """Embedding dimension d."""
     light: float = 1.0
