@@ -7,7 +7,6 @@ import numpy as np
 from experiments.fig5.experiment import Config
 from sslstep import claims
 from sslstep.experiment import Arrays, curves, training
-from sslstep.measure import steps
 from sslstep.recipes import LABELS, Recipe
 
 #: Reasons why most dimensions of a method do not rise alone, by method and end of a rise.
@@ -53,22 +52,15 @@ def _claims_of(
             measured=[counted.learned for counted in counts],
         ),
         *(
-            claims.over_seeds(
-                f"{name}: the fraction of them that rises alone, from 0.1 to {high:g} of its "
-                f"plateau while no other does",
-                "Section 6",
-                ">=",
-                expected=0.5,
-                measured=[each.alone / max(each.learned, 1) for each in runs],
+            curves.alone_claim(
+                name, "Section 6", runs, [each.learned for each in runs], high
             ).known_to_fail(NOT_ALONE.get((method, high), ""))
             for high, runs in risen.items()
         ),
-        claims.over_seeds(
-            f"{name}: they are not learned all at once: the spread of step times over how long "
-            f"rises take, its decimal logarithm (simultaneous growth: 0)",
+        curves.spread_claim(
+            f"{name}: they are not learned all at once",
             "Section 6",
-            ">=",
-            measured=[_logarithm(steps.spread(counted.rises)) for counted in counts],
+            [counted.rises for counted in counts],
         ),
         *(
             claims.over_seeds(
@@ -89,11 +81,6 @@ def _claims_of(
     if recipe.resting_losses() is not None:
         out += _theory_claims(name, method, recipe, list(zip(of_seed, counts, strict=True)))
     return out
-
-
-def _logarithm(value: float) -> float:
-    """Return the decimal logarithm; minus infinity for 0, the spread without rises."""
-    return float(np.log10(value)) if value else -np.inf
 
 
 def _theory_claims(

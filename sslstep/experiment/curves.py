@@ -3,14 +3,14 @@
 A run is a dictionary of the arrays of :class:`sslstep.experiment.training.Trained`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.special
 import scipy.stats
 
-from sslstep import plotting
+from sslstep import claims, plotting
 from sslstep.experiment._record import Arrays
 from sslstep.measure import steps
 from sslstep.recipes import Recipe
@@ -124,6 +124,32 @@ def resting_eigenvalue_errors(recipe: Recipe, run: Arrays, counted: Counted) -> 
         mean = float(np.mean(run[recipe.measured][record, :k]))
         out.append(mean / float(counted.plateaus[k - 1]) - 1)
     return out
+
+
+def alone_claim(
+    name: str, where: str, runs: Sequence[Counted], learned: Sequence[int], high: float = 0.7
+) -> claims.Claim:
+    """Return the claim that half of the learned dimensions rise alone, up to `high`."""
+    return claims.over_seeds(
+        f"{name}: the fraction of them that rises alone, from 0.1 to {high:g} of its plateau while "
+        f"no other does",
+        where,
+        ">=",
+        expected=0.5,
+        measured=[one.alone / max(number, 1) for one, number in zip(runs, learned, strict=True)],
+    )
+
+
+def spread_claim(what: str, where: str, of_seed: Iterable[steps.Rises]) -> claims.Claim:
+    """Return the claim that dimensions rise one after the other; it fails without rises."""
+    spreads = [steps.spread(rises) for rises in of_seed]
+    return claims.over_seeds(
+        f"{what}: the spread of step times over how long rises take, its decimal logarithm "
+        f"(simultaneous growth: 0)",
+        where,
+        ">=",
+        measured=[np.log10(spread) if spread else -np.inf for spread in spreads],
+    )
 
 
 def plateaus(ax: "Axes", recipe: Recipe) -> None:

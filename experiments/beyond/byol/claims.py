@@ -5,7 +5,7 @@ import numpy as np
 from experiments.beyond.byol.experiment import METHODS, PREDICTORS, Config
 from sslstep import claims
 from sslstep.experiment import Arrays, curves, training
-from sslstep.measure import power_law, steps
+from sslstep.measure import power_law
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
@@ -61,33 +61,11 @@ def _of_resnets(config: Config, arrays: Arrays) -> list[claims.Claim]:
     # A dimension that is above half of its level from the start is not learned in training.
     middles = [counted.rises.middle for counted in plain]
     learned = [int((np.isfinite(middle) & (middle > 0)).sum()) for middle in middles]
-    spreads = [steps.spread(counted.rises) for counted in plain]
+    where, rises = "footnote 16", [counted.rises for counted in plain]
     out = [
-        claims.over_seeds(
-            f"{own}: dimensions learned",
-            "footnote 16",
-            ">=",
-            expected=2,
-            measured=learned,
-        ),
-        claims.over_seeds(
-            f"{own}: the fraction of them that rises alone, from 0.1 to 0.7 of its plateau while "
-            f"no other does",
-            "footnote 16",
-            ">=",
-            expected=0.5,
-            measured=[
-                counted.alone / max(number, 1)
-                for counted, number in zip(plain, learned, strict=True)
-            ],
-        ),
-        claims.over_seeds(
-            f"{own}: they are not learned all at once: the spread of step times over how long "
-            f"rises take, its decimal logarithm (simultaneous growth: 0)",
-            "footnote 16",
-            ">=",
-            measured=[float(np.log10(each)) if each else -np.inf for each in spreads],
-        ),
+        claims.over_seeds(f"{own}: dimensions learned", where, ">=", expected=2, measured=learned),
+        curves.alone_claim(own, where, plain, learned),
+        curves.spread_claim(f"{own}: they are not learned all at once", where, rises),
     ]
     for name, found in counts.items():
         fewer = [one.alone - other.alone for one, other in zip(found, plain, strict=True)]
@@ -95,9 +73,9 @@ def _of_resnets(config: Config, arrays: Arrays) -> list[claims.Claim]:
             claims.over_seeds(
                 f"{METHODS[name]}: by how many more dimensions rise alone than without "
                 f"normalisation",
-                "footnote 16",
+                where,
                 "<=",
-                measured=[float(each) for each in fewer],
+                measured=fewer,
                 tolerance=-1.0,
             )
         )

@@ -23,12 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.tree_util import Partial
 
-from sslstep import dynamics, simulate
+from experiments.beyond.byol import linear_model
 from sslstep.experiment import Arrays, Experiment, training
-from sslstep.experiment._require import require
-from sslstep.measure import spectrum
+from sslstep.experiment._require import require, require_list
 from sslstep.recipes import (
     PAPER_SMALL_INIT,
     SMALL_INIT,
@@ -93,8 +91,7 @@ class Config(training.Config):
 def run(config: Config, runs: training.Store) -> Arrays:
     """Predict and train linear networks with both predictors, and train the ResNets."""
     require(config, positive=("gammas", "variance", "scales", "predictor"))
-    if len(config.scales) < 2:
-        raise ValueError(f"scales must be two or more, got {config.scales}.")
+    require_list("scales", config.scales, least=2)
     if max(config.gammas) <= config.variance * config.predictor:
         raise ValueError(
             f"predictor = {config.predictor} must be below the largest of gammas over variance = "
@@ -104,93 +101,29 @@ def run(config: Config, runs: training.Store) -> Arrays:
     training.require_valid(config, recipes)
     arrays: Arrays = {"gammas": np.asarray(config.gammas), "scales": np.asarray(config.scales)}
     with jax.enable_x64(True):
-        for predictor in PREDICTORS:
+        moments = jnp.asarray(config.gammas), config.variance
+        for name, size in zip(PREDICTORS, (None, config.predictor), strict=True):
             for scale in config.scales:
-                for key, value in _linear(config, predictor, scale).items():
-                    arrays[f"{predictor}/{scale:g}/{key}"] = value
+                found = linear_model.step_times(*moments, scale, size, config.seeds)
+                arrays |= {f"{name}/{scale:g}/{key}": value for key, value in found.items()}
     # The runs under Barlow Twins are Figure 5's, which have probes.
     without = replace(config, num_labelled=0, num_snapshots=0)
     for seed in config.seeds:
         for method, recipe in recipes:
             shared = config if method == "barlow_twins" else without
-            name: Any = "simsiam" if method == "plain" else method
-            found = training.fit(shared, name, recipe, seed, runs, name="small init:").arrays
+            loss = "simsiam" if method == "plain" else method
+            found = training.fit(shared, loss, recipe, seed, runs, name="small init:").arrays
             arrays |= {f"{method}/{seed}/{key}": value for key, value in found.items()}
     return arrays
 
 
-def _linear(config: Config, predictor: str, scale: float) -> Arrays:
-    """Return predicted and measured step times from an aligned start, each (d,).
-
-    `random` holds the first step time from a random start for each seed.
-    """
-    gammas = jnp.asarray(config.gammas)
-    dim = len(gammas)
-    start = scale * jnp.linspace(1.0, 0.7, dim)  # unequal, as random ones are
-    small = predictor == "small"
-    p = start if small else jnp.full(dim, config.predictor)
-    gap = p**2 - start**2
-    landscape = dynamics.self_distillation(gammas, config.variance, gap)
-    rest = landscape.rest
-    predicted = dynamics.step_time(gammas, start, landscape=landscape, level=rest / 2)
-    measured = _times(config, jnp.diag(start), jnp.diag(p), 1.05 * predicted.max(), rest)
-    random = []
-    for seed in config.seeds:
-        keys = jax.random.split(jax.random.key(seed))
-        w, q = (scale * dim**-0.5 * jax.random.normal(key, (dim, dim)) for key in keys)
-        q = q if small else config.predictor * jnp.eye(dim)
-        random.append(_times(config, w, q, 20 * predicted[0], rest)[0])
-    return {
-        "predicted": np.asarray(predicted),
-        "step_times": measured,
-        "random": np.asarray(random),
-    }
-
-
-def _velocity(moments: tuple[jax.Array, jax.Array], weights: Any) -> Any:
-    """Return minus the gradient of the expected error, with constant targets.
-
-    `moments` are Γ and Σ; `weights` are those of the network, W, and of the predictor, P.
-    """
-    gamma, sigma = moments
-
-    def loss(weights: Any) -> jax.Array:
-        w, p = weights
-        target = jax.lax.stop_gradient(w)
-        # The sum of |P W x - W x'|² and |P W x' - W x|², without its constant term.
-        return 2 * jnp.trace(p @ w @ sigma @ w.T @ p.T) - 4 * jnp.trace(p @ w @ gamma @ target.T)
-
-    return jax.tree.map(jnp.negative, jax.grad(loss)(weights))
-
-
-def _times(
-    config: Config, w: jax.Array, p: jax.Array, until: jax.Array, rest: jax.Array
-) -> np.ndarray:
-    """Integrate the flow until `until`; return the times at which eigenvalues of C reach rest / 2.
-
-    Eigenvalues and `rest`, their final values, are in descending order, shape (d,).
-    """
-    gamma = jnp.diag(jnp.asarray(config.gammas))
-    moments = (gamma, config.variance * jnp.eye(len(gamma)))
-    t = jnp.linspace(0.0, until, 20_000)
-    ws, _ = simulate.flow(Partial(_velocity, moments), (w, p), t, rtol=1e-8)
-    values = jnp.linalg.eigvalsh(ws @ gamma @ ws.swapaxes(1, 2))[:, ::-1]
-    return np.asarray(spectrum.step_times(t, values / rest))
-
-
-EXPERIMENT = Experiment(
-    {
-        "cpu": Config(),
-        "paper": Config(
-            **training.PAPER,
-            seeds=(0,),
-            barlow_twins=PAPER_SMALL_INIT.barlow_twins,
-            plain=replace(PLAIN, **LARGE),
-            simsiam=replace(SIMSIAM, **LARGE, predictor=(512,)),
-            byol=replace(BYOL, **LARGE, predictor=(512,), decay=0.996),
-        ),
-    },
-    run,
-    trains=True,
-    minutes=9,
+PAPER = Config(
+    **training.PAPER,
+    seeds=(0,),
+    barlow_twins=PAPER_SMALL_INIT.barlow_twins,
+    plain=replace(PLAIN, **LARGE),
+    simsiam=replace(SIMSIAM, **LARGE, predictor=(512,)),
+    byol=replace(BYOL, **LARGE, predictor=(512,), decay=0.996),
 )
+
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=9)

@@ -10,9 +10,7 @@ from sslstep.experiment import Arrays, curves
 
 def plot(config: Config, arrays: Arrays) -> Any:
     """Draw the linear model from an aligned and a random start, and the network from both."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(2, 2, figsize=(6.8, 4.8))
+    fig, axes = plotting.subplots(2, 2, figsize=(6.8, 4.8))
     aligned, random = axes[0]
     here = f"linear/{config.scales[-1]:g}"
     t, learned, predicted = (arrays[f"{here}/{key}"] for key in ("t", "learned", "curves"))
