@@ -4,12 +4,19 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tables.experiment import PAPER_TABLE_1, PAPER_TABLE_2, Config
+from experiments.tables.experiment import PAPER_TABLE_2, Config
 from sslstep import claims
 from sslstep.experiment import Arrays, training
 from sslstep.experiment.panels import markdown
 from sslstep.measure import alignment
 from sslstep.recipes import LABELS
+
+# The paper's Table 1 by method: alignment with the final NTK's prediction, with its eigenvectors.
+PAPER_TABLE_1 = {
+    "barlow_twins": (0.615, 0.510),
+    "simclr": (0.517, 0.450),
+    "vicreg": (0.592, 0.481),
+}
 
 # Bars of Table 1: key, label, hatch.
 BARS = (

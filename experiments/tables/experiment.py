@@ -25,23 +25,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from experiments.fig5 import experiment as fig5
-from sslstep import kernel_pca
+from experiments.tables import alignments
 from sslstep.experiment import Arrays, Experiment, curves, networks, training
 from sslstep.experiment._require import require
 from sslstep.measure.alignment import subspace_alignment
 from sslstep.ntk import empirical
 from sslstep.recipes import PAPER_TABLES, Method, Recipe
 
-# The paper's Table 1 by method: alignment with the final NTK's prediction, with its eigenvectors.
-PAPER_TABLE_1 = {
-    "barlow_twins": (0.615, 0.510),
-    "simclr": (0.517, 0.450),
-    "vicreg": (0.592, 0.481),
-}
-
+# The paper's Table 2: alignment of the embeddings of two methods.
 PAPER_TABLE_2: dict[tuple[Method, Method], float] = {
     ("barlow_twins", "simclr"): 0.504,
     ("barlow_twins", "vicreg"): 0.504,
@@ -110,9 +103,9 @@ def _of_run(
     found = {
         "embeddings": z,
         "learned": np.asarray(learned),
-        **_of_learned("final NTK", z, _predicted(kernel, recipe.dim), learned),
+        **alignments.of_learned("final NTK", z, kernel, learned),
         "top modes": subspace_alignment(z, np.linalg.eigh(kernel)[1][:, -recipe.dim :]),
-        "initial NTK": subspace_alignment(z, _predicted(initial, recipe.dim)),
+        "initial NTK": alignments.of_kernel(z, initial),
         "random": subspace_alignment(z, random),
     }
 
@@ -121,52 +114,16 @@ def _of_run(
     along, cosines = [], []
     for state in states:
         of_state = few if state is final else _kernel(config, setup, state, m)[0]
-        along.append(subspace_alignment(z_few, _predicted(of_state, recipe.dim)))
+        along.append(alignments.of_kernel(z_few, of_state))
         norms = np.linalg.norm(of_state) * np.linalg.norm(few)
         cosines.append(np.vdot(of_state, few) / norms)
     trace, _ = _kernel(config, setup, final, m, "trace")
     for kind, few_kernel in (("scalar", few), ("trace", trace)):
-        predicted = _predicted(few_kernel, recipe.dim)
-        found |= _of_learned(f"{kind}, fewer pairs", z_few, predicted, learned)
+        found |= alignments.of_learned(f"{kind}, fewer pairs", z_few, few_kernel, learned)
     found["snapshot_t"] = np.concatenate([[0.0], trained.arrays["t"]])[steps]
     found["along"], found["cosine"] = np.array(along), np.array(cosines)
-    return found | _held_out(config, recipe, *_kernel(config, setup, final, config.num_probe))
-
-
-def _of_learned(name: str, z: np.ndarray, predicted: np.ndarray, learned: int) -> Arrays:
-    """Return three numbers that compare embeddings z (2n, d) with predicted embeddings (2n, d).
-
-    The first is the alignment of all d directions. The second is the alignment of the k learned
-    directions, the left singular vectors of z with the largest singular values, with the first k
-    predicted ones. The third is the fraction of the gap from 1 in the d - k other directions. The
-    last two are NaN for k = 0.
-    """
-    out: Arrays = {name: subspace_alignment(z, predicted)}
-    out |= dict.fromkeys((f"{name}, learned", f"{name}, gap outside"), np.asarray(np.nan))
-    if learned:
-        directions = np.linalg.svd(z, full_matrices=False)[0]
-        missed = 1 - np.sum((np.linalg.qr(predicted)[0].T @ directions) ** 2, axis=0)
-        first = subspace_alignment(directions[:, :learned], predicted[:, :learned])
-        out |= {f"{name}, learned": first}
-        out |= {f"{name}, gap outside": missed[learned:].sum() / missed.sum()}
-    return out
-
-
-def _held_out(config: Config, recipe: Recipe, kernel: np.ndarray, z: np.ndarray) -> Arrays:
-    """Return the alignment on held-out pairs of predictions from increasing numbers of pairs."""
-    most = config.num_probe - config.num_held_out
-    numbers = [n for n in most // 2 ** np.arange(8) if n >= 2 * recipe.dim][::-1]
-    views = np.arange(2 * config.num_probe).reshape(2, -1)
-    test = views[:, most:].ravel()
-    values = []
-    for n in numbers:
-        # The fixed pairs are in random order.
-        train = views[:, :n].ravel()
-        modes = kernel_pca.contrastive_modes(kernel[np.ix_(train, train)], recipe.dim)
-        predicted = kernel_pca.embed(modes, kernel[np.ix_(test, train)])
-        values.append(subspace_alignment(z[test], predicted))
-    inside = subspace_alignment(z[test], _predicted(kernel[np.ix_(test, test)], recipe.dim))
-    return {"numbers": np.array(numbers), "held out": np.array(values), "own pairs": inside}
+    every = _kernel(config, setup, final, config.num_probe)
+    return found | alignments.held_out(*every, config.num_held_out)
 
 
 def _kernel(
@@ -179,16 +136,10 @@ def _kernel(
     limit = int(config.memory_gib * 2**30)
     with jax.enable_x64(False):
         x = jnp.concatenate([setup.x[:num], setup.x_prime[:num]])
-        stats = training.settled(setup.model, state.params, state.batch_stats, x)
-        apply_fn = Partial(networks.embedding(setup.model), stats)
+        apply_fn = networks.settled_embedding(setup.model, state, x)
         kernel = empirical.ntk(apply_fn, state.params, x, kind=kind, memory_limit=limit)
         z = jnp.concatenate([apply_fn(state.params, part) for part in jnp.array_split(x, 8)])
     return np.asarray(kernel, float), np.asarray(z, float)
-
-
-def _predicted(kernel: np.ndarray, dim: int) -> np.ndarray:
-    """Return the embeddings of the training samples that a kernel predicts (Eq. 49)."""
-    return np.asarray(kernel_pca.embed_training(kernel_pca.contrastive_modes(kernel, dim)))
 
 
 PAPER = Config(

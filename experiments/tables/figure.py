@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.tables import claims
-from experiments.tables.experiment import PAPER_TABLE_1, Config
+from experiments.tables.experiment import Config
 from sslstep import plotting
 from sslstep.experiment import Arrays, training
 from sslstep.recipes import LABELS
@@ -26,7 +26,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         dots = ax_bars.plot(at, values, "o", color="black", markersize=2)
         dots[0].set_label("of one seed" if k == 0 and len(config.seeds) > 1 else None)
         if k < 2:
-            of_paper = [PAPER_TABLE_1[method][k] for method in config.methods]
+            of_paper = [claims.PAPER_TABLE_1[method][k] for method in config.methods]
             name = "the paper's (ResNet-50, $d = 50$)" if k == 0 else None
             ax_bars.plot(at, of_paper, "kD", markersize=3.5, markerfacecolor="w", label=name)
     ax_bars.set_xticks(range(len(config.methods)), [LABELS[m] for m in config.methods])

@@ -40,6 +40,12 @@ def embedding(model: Any) -> Callable[..., jax.Array]:
     return apply_fn
 
 
+def settled_embedding(model: Any, state: train.TrainState, x: jax.Array) -> Callable[..., Any]:
+    """Return :func:`embedding` with batch norms held at the statistics of samples x."""
+    stats = training.settled(model, state.params, state.batch_stats, x)
+    return Partial(embedding(model), stats)
+
+
 @cache
 def _with_fixed(model: Any) -> Callable[..., jax.Array]:
     """Return a function of (fixed parameters, parameters, x) that embeds samples x."""

@@ -25,6 +25,7 @@ from jax.tree_util import Partial
 
 from sslstep import dynamics, kernel_pca, linear, simulate
 from sslstep.experiment import Arrays, Experiment, curves, networks, prediction, training
+from sslstep.experiment._loops import stacked
 from sslstep.experiment._require import require, require_descent
 from sslstep.measure import spectrum
 from sslstep.ntk import empirical
@@ -77,38 +78,33 @@ def run(config: Config, runs: training.Store) -> Arrays:
             f"{seed}/record_t": trained.arrays["record_t"],
         }
         x = jnp.concatenate([setup.x[: config.num_pairs], setup.x_prime[: config.num_pairs]])
-        found = [
+        found = stacked(
             _predict(config, setup.model, state, x, t[-1] - time)
             for state, time in zip(states, times, strict=True)
-        ]
+        )
         for which in OUTPUTS:
-            gammas, waits = (
-                np.stack(part) for part in zip(*(one[which] for one in found), strict=True)
-            )
-            arrays[f"{seed}/{which}/gammas"] = gammas
-            arrays[f"{seed}/{which}/predicted"] = times[:, None] + waits
+            arrays[f"{seed}/{which}/gammas"] = found[f"{which}/gammas"]
+            arrays[f"{seed}/{which}/predicted"] = times[:, None] + found[f"{which}/waits"]
     return arrays
 
 
-def _predict(
-    config: Config, model: Any, state: Any, x: jax.Array, span: float
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _predict(config: Config, model: Any, state: Any, x: jax.Array, span: float) -> Arrays:
     """Return a network's NTK eigenvalues and predicted waits (d,) for each choice in OUTPUTS."""
-    batch_stats = training.settled(model, state.params, state.batch_stats, x)
-    embed = Partial(networks.embedding(model), batch_stats)
+    embed = networks.settled_embedding(model, state, x)
     limit = int(config.memory_gib * 2**30)
     initial = embed(state.params, x)
     values, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(initial, 2)))
     # Eigenvectors of C with eigenvalues below 1/2; all directions if none is below.
     every, unlearned = jnp.eye(len(values)), vectors * (values < 0.5)[None, :]
     unlearned = unlearned if bool((values < 0.5).any()) else every
-    out = {}
+    out: Arrays = {}
     for which, directions in zip(OUTPUTS, (every, unlearned), strict=True):
         bound = Partial(embed, directions=directions)
         kernel = empirical.ntk(bound, state.params, x, kind=config.kernel, memory_limit=limit)
         # The NTK is a mean over d outputs; outputs left out contribute 0.
         number = float(jnp.sum(directions**2))
-        out[which] = _follow(config, kernel * (len(values) / number), initial, span)
+        gammas, waits = _follow(config, kernel * (len(values) / number), initial, span)
+        out |= {f"{which}/gammas": gammas, f"{which}/waits": waits}
     return out
 
 
