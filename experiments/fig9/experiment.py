@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.fig9 import linear_model
 from sslstep import dynamics, linear, losses, optim
 from sslstep.experiment import Arrays, Experiment
 from sslstep.experiment._require import require, require_list
@@ -100,9 +101,9 @@ def run(config: Config) -> Arrays:
     grid = jnp.linspace(-1.6, 1.6, 401, dtype=dtype)
     arrays: Arrays = {"grid": grid, "curves_gammas": jnp.asarray(config.curves, dtype)}
     for name, loss in landscapes(config).items():
-        arrays[f"{name}/loss"] = loss.value(grid**2)
-        arrays.update(_curves(config, name, loss, arrays["curves_gammas"]))
-    trainings = {name: _trainer(loss) for name, loss in batch_losses(config).items()}
+        found = {"loss": loss.value(grid**2), **_curves(config, loss, arrays["curves_gammas"])}
+        arrays |= {f"{name}/{key}": value for key, value in found.items()}
+    trainings = {name: linear_model.trainer(loss) for name, loss in batch_losses(config).items()}
     for ratio in config.ratios:
         # d learned modes, a smaller one, and a negative one.
         gammas = jnp.geomspace(1, 1 / ratio, config.dim, dtype=dtype)
@@ -114,46 +115,28 @@ def run(config: Config) -> Arrays:
         start = linear.align(weights, modes).singular_values
         for name, loss in landscapes(config).items():
             limit = dynamics.max_learning_rate(eigenvalues, landscape=loss)
-            predicted = _predicted_times(config, name, loss, gammas, start)
+            predicted = dynamics.step_time(gammas, start, landscape=loss)
+            if name == "preconditioned":
+                predicted = linear_model.coupled_times(predicted, gammas, start, config.alpha)
             rate = config.rate * limit
             most = jnp.ceil(2 * predicted[-1] / rate).astype(int) + 100
             steps, final = trainings[name](weights, eigenvalues, rate, most)
-            arrays[f"{name}/{ratio:g}/steps"] = steps
-            arrays[f"{name}/{ratio:g}/final"] = final
-            arrays[f"{name}/{ratio:g}/limit"] = limit
-            arrays[f"{name}/{ratio:g}/predicted"] = predicted / rate
-            arrays[f"{name}/{ratio:g}/speedup"] = dynamics.speedup(
-                eigenvalues, gammas[-1], start[-1], landscape=loss
-            )
+            speedup = dynamics.speedup(eigenvalues, gammas[-1], start[-1], landscape=loss)
+            found = {"steps": steps, "final": final, "limit": limit, "speedup": speedup}
+            found["predicted"] = predicted / rate
+            arrays |= {f"{name}/{ratio:g}/{key}": value for key, value in found.items()}
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _predicted_times(
-    config: Config, name: str, loss: dynamics.Landscape, gammas: jax.Array, start: jax.Array
-) -> jax.Array:
-    """Predict the time at which each mode is at one half, from the aligned start."""
-    times = dynamics.step_time(gammas, start, landscape=loss)
-    if name == "preconditioned":  # coupled modes
-        t = jnp.linspace(0, 2 * times[-1] + dynamics.step_time(gammas[0], start[0]), 20_001)
-        t = t.astype(times.dtype)
-        curves = dynamics.preconditioned_eigenvalues(t, gammas, start, config.alpha)
-        times = jnp.stack([jnp.interp(0.5, curve, t) for curve in curves.T])
-    return times
-
-
-def _curves(
-    config: Config, name: str, loss: dynamics.Landscape, gammas: jax.Array
-) -> dict[str, jax.Array]:
+def _curves(config: Config, loss: dynamics.Landscape, gammas: jax.Array) -> dict[str, jax.Array]:
     r"""Return rescaled singular values :math:`\bar s` (steps, modes) on a loss, and the rate.
 
-    `curves` is gradient flow in closed form at the time of each step, `descent` is gradient
-    descent. The names of the arrays begin with the loss.
+    `curves` is gradient flow in closed form at the time of each step, `descent` gradient descent.
     """
     rate = config.rate * dynamics.max_learning_rate(gammas, landscape=loss)
     last = dynamics.step_time(gammas[-1], config.curves_initial / gammas[-1] ** 0.5)
     num = int(1.2 * last / (config.rate * dynamics.max_learning_rate(gammas)))
-    steps = jnp.arange(num + 1, dtype=gammas.dtype)
-    t = steps[:, None] * rate * gammas[None, :]
+    t = jnp.arange(num + 1, dtype=gammas.dtype)[:, None] * rate * gammas[None, :]
     closed = dynamics.singular_value(t, 1.0, config.curves_initial, landscape=loss)
 
     def step(s: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
@@ -161,48 +144,7 @@ def _curves(
 
     start = jnp.full_like(gammas, config.curves_initial)
     _, descent = jax.jit(partial(jax.lax.scan, step, length=num + 1))(start)
-    return {f"{name}/curves": closed, f"{name}/descent": descent, f"{name}/rate": rate}
-
-
-def _trainer(loss_fn: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Return a function that trains a linear model by gradient descent on a loss.
-
-    It returns the steps at which the eigenvalues of C cross one half, and their final values. Each
-    pair has one nonzero feature, so Γ is diagonal; for a negative eigenvalue the second view is
-    minus the first view. One compilation serves all spectra and rates.
-    """
-
-    @jax.jit
-    def train(weights, eigenvalues, rate, most):
-        x = jnp.diag(jnp.sqrt(len(eigenvalues) * jnp.abs(eigenvalues)))
-        x_prime = x * jnp.sign(eigenvalues)[None, :]
-        gradient = jax.grad(lambda w: loss_fn(x @ w.T, x_prime @ w.T))
-
-        def spectrum(w):
-            c = (w * eigenvalues[None, :]) @ w.T
-            return jnp.linalg.eigvalsh((c + c.T) / 2)[::-1]
-
-        def step(state):
-            w, before, crossed, k = state
-            w = w - rate * gradient(w)
-            now = spectrum(w)
-            part = (0.5 - before) / jnp.where(now > before, now - before, 1)
-            crosses = (before < 0.5) & (now >= 0.5) & jnp.isinf(crossed)
-            crossed = jnp.where(crosses, k.astype(now.dtype) + part, crossed)
-            return w, now, crossed, k + 1
-
-        def goes_on(state):
-            _, _, crossed, k = state
-            return (k < most) & jnp.isinf(crossed).any()
-
-        never = jnp.full((len(weights),), jnp.inf, weights.dtype)
-        begin = (weights, spectrum(weights), never, jnp.zeros((), int))
-        w, _, crossed, k = jax.lax.while_loop(goes_on, step, begin)
-        # Train for as many steps again to reach the final values.
-        w = jax.lax.fori_loop(0, k, lambda _, w: w - rate * gradient(w), w)
-        return crossed, spectrum(w)
-
-    return train
+    return {"curves": closed, "descent": descent, "rate": rate}
 
 
 EXPERIMENT = Experiment({"cpu": Config(), "paper": Config()}, run, minutes=0.6, quick=())
