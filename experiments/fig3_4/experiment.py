@@ -22,16 +22,15 @@ from typing import Annotated
 
 import tyro
 
+from experiments.fig5 import experiment as fig5
 from sslstep.experiment import Arrays, Experiment, training
 from sslstep.recipes import PAPER_STANDARD_INIT, STANDARD_INIT, Recipes
 
 
 @dataclass(frozen=True)
-class Config(training.Config):
+class Config(fig5.Config):
     """Settings; each is one option of the command."""
 
-    seeds: tuple[int, ...] = training.SEEDS
-    """Seeds of images, views and initial parameters, with one run for each."""
     recipes: Annotated[Recipes, tyro.conf.arg(name="")] = STANDARD_INIT
     """Recipes of the methods."""
 

@@ -12,9 +12,8 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     """Claims on the closed form, the exponent of the wait, and the size of the other modes."""
     out = []
     gammas, scales = arrays["gammas"], arrays["scales"]
-    names = [f"{scale:g}" for scale in config.scales]
     for num in config.layers:
-        here = [f"{num}/{name}" for name in names]
+        here = [f"{num}/{scale:g}" for scale in config.scales]
         predicted = np.stack([arrays[f"{each}/predicted"] for each in here])
         measured = np.stack([arrays[f"{each}/step_times"] for each in here])
         layers = f"{num} layer{'s' * (num > 1)}"
@@ -26,37 +25,32 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
                 tolerance=0.01,
             )
         )
-        first, others = (
-            np.stack(
-                [[_first(arrays[f"{e}/random/{s}/{key}"]) for s in config.seeds] for e in here]
-            )
-            for key in ("step_times", "others")
-        )
+        first = of_random(config, arrays, num, "step_times")
         if num == 1:
             # t = ln(1/α) / 4γ + const: the slope, not an exponent.
-            slopes = np.polyfit(np.log(1 / scales), first, 1)[0] * 4 * gammas[0]
-            wait = ("Eq. 16", "in units of ln(1/α) / 4γ_1 its slope", 1.0, slopes)
+            waits = np.polyfit(np.log(1 / scales), first, 1)[0] * 4 * gammas[0]
+            kind, wanted = "in units of ln(1/α) / 4γ_1 its slope", 1.0
+            of_others = 1 - gammas[1] / gammas[0]
         else:
-            exponents = power_law.fit(scales, first).exponents
-            wait = ("Eq. 16", "its exponent in α", -2 * (num - 1) / num, exponents)
-        wanted = 1 - gammas[1] / gammas[0] if num == 1 else 1.0
-        rest = (
-            "Result 4.6",
-            "their exponent in α",
-            wanted,
-            power_law.fit(scales, others).exponents,
-        )
-        for what, (where, kind, expected, found) in (
-            ("the wait for the first dimension", wait),
-            ("the other modes beside the first when it is half learned", rest),
+            waits = power_law.fit(scales, first).exponents
+            kind, wanted, of_others = "its exponent in α", -2 * (num - 1) / num, 1.0
+        others = power_law.fit(scales, of_random(config, arrays, num, "others")).exponents
+        for what, where, expected, found in (
+            (f"the wait for the first dimension; {kind}", "Eq. 16", wanted, waits),
+            (
+                "the other modes beside the first when it is half learned; their exponent in α",
+                "Result 4.6",
+                of_others,
+                others,
+            ),
         ):
             out.append(
                 claims.over_seeds(
-                    f"{layers}, random: {what}; {kind}",
+                    f"{layers}, random: {what}",
                     where,
                     "=",
                     expected=float(expected),
-                    measured=[float(each) for each in found],
+                    measured=found.tolist(),
                     # Corrections at α = 0.01 are of the order of α^(2/L) and larger.
                     tolerance=0.15,
                 )
@@ -64,6 +58,13 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     return out
 
 
-def _first(values: np.ndarray) -> float:
-    """Return the first element of an array as a float."""
-    return float(np.ravel(values)[0])
+def of_random(config: Config, arrays: Arrays, num: int, key: str) -> np.ndarray:
+    """Return the first step time, or the size of the other modes, from random layers.
+
+    `num` is the number of layers; the shape is (scales, seeds).
+    """
+    found = [
+        [np.ravel(arrays[f"{num}/{scale:g}/random/{seed}/{key}"])[0] for seed in config.seeds]
+        for scale in config.scales
+    ]
+    return np.array(found)

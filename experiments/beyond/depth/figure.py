@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.beyond.depth.claims import of_random
 from experiments.beyond.depth.experiment import Config
 from sslstep import plotting
 from sslstep.experiment import Arrays
@@ -27,10 +28,7 @@ def plot(config: Config, arrays: Arrays) -> Any:
         predicted = np.array([arrays[f"{each}/predicted"][0] for each in here])
         axes[1, 0].loglog(scales, predicted, **{**plotting.THEORY, "color": color})
         for ax, key in ((axes[1, 0], "step_times"), (axes[1, 1], "others")):
-            found = [
-                [np.ravel(arrays[f"{each}/random/{seed}/{key}"])[0] for seed in config.seeds]
-                for each in here
-            ]
+            found = of_random(config, arrays, num, key)
             ax.loglog(scales, found, marker, color=color, markersize=3, fillstyle="none")
             own = [np.ravel(arrays[f"{each}/{key}"])[0] for each in here]
             ax.loglog(scales, own, marker, color=color, markersize=4, label=f"$L$ = {num}")
