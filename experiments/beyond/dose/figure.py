@@ -7,7 +7,7 @@ import numpy as np
 from experiments.beyond.dose.claims import BASELINES, THEORY, delays, scored, small
 from experiments.beyond.dose.experiment import Config
 from sslstep import plotting
-from sslstep.experiment import Arrays, curves
+from sslstep.experiment import Arrays
 from sslstep.recipes import LABELS
 
 
@@ -24,10 +24,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
         axes[-1], ("effective time $t$", "$\\ln(1/r)$", "predicted delay"), strict=True
     ):
         ax.set_xlabel(label)
-    shown = curves.seed_shown(config.seeds)
-    axes[0, 0].set_title(f"smallest start, largest faint{shown}", fontsize=8)
-    axes[0, 1].set_title(f"predicted: dashed, solid{shown}", fontsize=8)
-    axes[0, 2].set_title("all seeds", fontsize=8)
+    for ax, title in zip(axes[0], (*2 * [f"seed {config.seeds[0]}"], "all seeds"), strict=True):
+        ax.set_title(title, fontsize=8)
     plotting.label_panels(list(axes.ravel()))
     return fig
 
@@ -69,11 +67,11 @@ def _draw_delays(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
 def _draw_errors(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
     """Draw measured against predicted delays of all seeds, from the largest and small starts."""
     spans: list[np.ndarray] = []
-    compared = (("largest", config.scales), ("small", small(config.scales)))
+    compared = (("from the largest", config.scales), ("small starts", small(config.scales)))
     for (which, scales), color in zip(compared, plotting.CATEGORIES, strict=False):
         found, scores = scored(config, arrays, method, scales)
         off = [2 ** np.mean([score[name] for score in scores]) for name in (THEORY[0], *BASELINES)]
-        label = f"{which}: off by {off[0]:.2f}; steps alike {off[1]:.2f}, waits alike {off[2]:.2f}"
+        label = f"{which}: off by {off[0]:.2f}\n(steps alike {off[1]:.2f}, waits {off[2]:.2f})"
         predicted, measured = (
             np.concatenate([np.ravel(one[key]) for one in found]) for key in (THEORY[0], "measured")
         )
@@ -85,6 +83,6 @@ def _draw_errors(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
         span = np.array([known.min() / 1.5, 1.5 * known.max()])
         ax.plot(span, span, **plotting.THEORY)
         # Room for the legend above the points.
-        ax.set_ylim(span[0], span[1] * (span[1] / span[0]) ** 0.3)
+        ax.set_ylim(span[0], span[1] * (span[1] / span[0]) ** 0.5)
     ax.set_ylabel("measured delay")
     ax.legend(fontsize=5, loc="upper left")
