@@ -10,6 +10,7 @@ from experiments.beyond.lars_steps import claims as lars_steps_claims
 from experiments.beyond.lars_steps import experiment as lars_steps
 from experiments.beyond.predicted_steps import claims as predicted_steps_claims
 from experiments.beyond.predicted_steps import experiment as predicted_steps
+from experiments.tables import alignments
 from experiments.tables import claims as tables_claims
 from experiments.tables import experiment as tables
 from sslstep import claims
@@ -24,11 +25,11 @@ def test_alignment_on_learned_directions():
     z = basis[:, :4] * np.array([2.0, 1.5, 1e-3, 1e-4]) @ np.linalg.qr(rng.normal(size=(4, 4)))[0]
     first = basis[:, :2] @ turn + basis[:, 4:6] @ rest
     predicted = np.concatenate([first, basis[:, 6:]], axis=1)
-    found = tables._of_learned("it", z, predicted, 2)
+    found = alignments.of_learned("it", z, predicted, 2)
     assert found["it"] == pytest.approx(0.45)
     assert found["it, learned"] == pytest.approx(0.9)
     assert found["it, gap outside"] == pytest.approx(2 / 2.2)
-    none = tables._of_learned("it", z, predicted, 0)
+    none = alignments.of_learned("it", z, predicted, 0)
     assert np.isnan([none["it, learned"], none["it, gap outside"]]).all()
     assert none["it"] == pytest.approx(0.45)
 
