@@ -8,12 +8,17 @@ from sslstep.experiment import Arrays
 from sslstep.measure.alignment import subspace_alignment
 
 
+def predicted_by(kernel: np.ndarray, dim: int) -> np.ndarray:
+    """Return the embeddings of the training samples that a kernel predicts (Eq. 49)."""
+    return np.asarray(kernel_pca.embed_training(kernel_pca.contrastive_modes(kernel, dim)))
+
+
 def of_kernel(z: np.ndarray, kernel: np.ndarray) -> jax.Array:
     """Return the alignment of embeddings with a kernel's prediction (Eq. 49)."""
-    return subspace_alignment(z, _predicted(kernel, z.shape[1]))
+    return subspace_alignment(z, predicted_by(kernel, z.shape[1]))
 
 
-def of_learned(name: str, z: np.ndarray, kernel: np.ndarray, learned: int) -> Arrays:
+def of_learned(name: str, z: np.ndarray, predicted: np.ndarray, learned: int) -> Arrays:
     """Return three numbers that compare embeddings z (2n, d) with predicted embeddings (2n, d).
 
     The first is the alignment of all d directions. The second is the alignment of the k learned
@@ -21,7 +26,6 @@ def of_learned(name: str, z: np.ndarray, kernel: np.ndarray, learned: int) -> Ar
     predicted ones. The third is the fraction of the gap from 1 in the d - k other directions. The
     last two are NaN for k = 0.
     """
-    predicted = _predicted(kernel, z.shape[1])
     out: Arrays = {name: subspace_alignment(z, predicted)}
     out |= dict.fromkeys((f"{name}, learned", f"{name}, gap outside"), np.asarray(np.nan))
     if learned:
@@ -50,8 +54,3 @@ def held_out(kernel: np.ndarray, z: np.ndarray, num: int) -> Arrays:
         values.append(subspace_alignment(z[test], predicted))
     inside = of_kernel(z[test], kernel[np.ix_(test, test)])
     return {"numbers": np.array(numbers), "held out": np.array(values), "own pairs": inside}
-
-
-def _predicted(kernel: np.ndarray, dim: int) -> np.ndarray:
-    """Return the embeddings of the training samples that a kernel predicts (Eq. 49)."""
-    return np.asarray(kernel_pca.embed_training(kernel_pca.contrastive_modes(kernel, dim)))

@@ -103,7 +103,9 @@ def _of_run(
     found = {
         "embeddings": z,
         "learned": np.asarray(learned),
-        **alignments.of_learned("final NTK", z, kernel, learned),
+        **alignments.of_learned(
+            "final NTK", z, alignments.predicted_by(kernel, recipe.dim), learned
+        ),
         "top modes": subspace_alignment(z, np.linalg.eigh(kernel)[1][:, -recipe.dim :]),
         "initial NTK": alignments.of_kernel(z, initial),
         "random": subspace_alignment(z, random),
@@ -119,7 +121,8 @@ def _of_run(
         cosines.append(np.vdot(of_state, few) / norms)
     trace, _ = _kernel(config, setup, final, m, "trace")
     for kind, few_kernel in (("scalar", few), ("trace", trace)):
-        found |= alignments.of_learned(f"{kind}, fewer pairs", z_few, few_kernel, learned)
+        predicted = alignments.predicted_by(few_kernel, recipe.dim)
+        found |= alignments.of_learned(f"{kind}, fewer pairs", z_few, predicted, learned)
     found["snapshot_t"] = np.concatenate([[0.0], trained.arrays["t"]])[steps]
     found["along"], found["cosine"] = np.array(along), np.array(cosines)
     every = _kernel(config, setup, final, config.num_probe)

@@ -490,6 +490,7 @@ def two_views(rng, n, p, noise=0.1):
 
 
 SCALES = 0.1 ** np.arange(12)
+WIDTH = 1e-9
 KERNELS = {
     "Gaussian, one dimension": lambda rng, n: gaussian(*two_views(rng, n, 1)),
     "Gaussian, three dimensions": lambda rng, n: gaussian(*two_views(rng, n, 3)),
@@ -497,7 +498,7 @@ KERNELS = {
     "low rank": lambda rng, n: products(*two_views(rng, n, max(1, n // 4))),
     "repeated": lambda rng, n: with_spectrum(rng, np.repeat([1.0, 0.1, 1e-3, 0.0], n)[: 2 * n]),
     "clustered": lambda rng, n: with_spectrum(
-        rng, np.repeat([1.0, 0.1], n) * (1 + 1e-9 * rng.random(2 * n))
+        rng, np.repeat([1.0, 0.1], n) * (1 + WIDTH * rng.random(2 * n))
     ),
     "unrelated views": lambda rng, n: products(*rng.normal(size=(2, n, max(1, 5 * n // 8)))),
     "duplicates": lambda rng, n: products(
@@ -534,6 +535,10 @@ def test_every_small_problem_is_solved(dtype, name, solver):
         shift = 20 * eps * largest * gammas * np.linalg.norm(c, axis=0) ** 2
         # Two eigendecompositions, each as good as _linalg.solver_error, in both.
         computed = 4 * (8 + 4 * (2 * n) ** 0.5) * eps * top
+        if name == "clustered" and eps < WIDTH:
+            # A cluster of relative width w leaves Krylov's basis directions of length w, which are
+            # orthogonal to eps / w only; γ is off by the square.
+            computed += 4 * (eps / WIDTH) ** 2 * top
         assert (np.abs(found - gammas) < shift + computed)[known].all()
         assert (found[~known] < 2 * np.sqrt(100 * eps) * top).all()
         tol = 1e-3 if dtype == jnp.float32 else 1e-6
