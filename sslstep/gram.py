@@ -76,7 +76,7 @@ class Views:
         return (len(self.arrays) * len(self.arrays[0]), *self.arrays[0].shape[1:])
 
     def __getitem__(self, index: np.ndarray) -> Any:
-        """Return the samples at these indices; each array is read in one direction."""
+        """Return the samples at these indices, in the common dtype; read each array forwards."""
         order = np.argsort(index, kind="stable")
         starts = len(self.arrays[0]) * np.arange(len(self.arrays))
         parts = np.split(index[order], np.searchsorted(index[order], starts[1:]))
@@ -517,8 +517,10 @@ class _Operator:
                 raise
 
         with self._together(), ThreadPoolExecutor(len(self._own)) as pool:
+            # One device needs no thread, where fewer of JAX's settings hold.
+            each = map if len(self._own) == 1 else pool.map
             try:
-                totals = list(pool.map(share, *zip(*self._own, strict=True)))
+                totals = list(each(share, *zip(*self._own, strict=True)))
             finally:
                 stop.set()
         return _sum(mesh, totals).addressable_data(0)

@@ -387,3 +387,12 @@ def test_a_file_holds_no_bfloat16(tmp_path):
     with pytest.raises(ValueError, match="knows no bfloat16: give another dtype"):
         gram.matrix(rational, samples(5), dtype=jnp.bfloat16, out=path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_views_of_two_dtypes(x64):
+    """Also blocks of one view alone are of the common dtype."""
+    x, x_prime = samples(3), samples(3, seed=1, dtype=np.float64)
+    both = np.concatenate([x, x_prime])
+    found = gram.pairs(rational, x, x_prime, batch_size=1)
+    assert found.dtype == both.dtype
+    np.testing.assert_allclose(found, rational(both), rtol=1e-13)

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from tqdm import tqdm
 
-from sslstep import _extras
+from sslstep import _extras, _terminal
 from sslstep.data._errors import DatasetNotFoundError
 
 FORMAT = "array_record"
@@ -99,7 +98,7 @@ def read(request: Request) -> tuple[UInt8[np.ndarray, "n h w 3"], Int[np.ndarray
     title = f"{request.name} {split}"
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=total, desc=title, unit="image", unit_scale=True, disable=None) as bar,
+        _terminal.progress_bar(None, total=total, desc=title, unit="image", unit_scale=True) as bar,
     ):
         for done in pool.map(read_chunk, chunks):
             bar.update(done)

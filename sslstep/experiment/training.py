@@ -20,7 +20,7 @@ from flax import serialization
 from jax.tree_util import Partial
 
 from sslstep import data, nn, train
-from sslstep.experiment import image_data
+from sslstep.experiment import image_data, probes
 from sslstep.experiment._kept import Store as Store
 from sslstep.experiment._record import Arrays, log
 from sslstep.experiment._require import require, require_list
@@ -322,9 +322,7 @@ def accuracy_of(
     splits = []
     for split in ("train", "test"):
         found = image_data.labelled(config.data, split, config.data_dir, config.size)
-        margin = [(side - config.size) // 2 for side in found.images.shape[1:3]]
-        middle = found.images[: config.num_labelled, margin[0] :, margin[1] :]
-        middle = middle[:, : config.size, : config.size]
+        middle = probes.central(found.images[: config.num_labelled], config.size)
         splits.append((jnp.asarray(middle), jnp.asarray(found.labels[: config.num_labelled])))
     (images, labels), (images_test, labels_test) = splits
     classes = len(found.label_names)

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import PyTree
-from tqdm import tqdm
 
-from sslstep import _check
+from sslstep import _check, _terminal
 from sslstep.simulate import DivergenceError
 from sslstep.train._compile import CompiledStep
 from sslstep.train._files import opened
@@ -176,8 +175,10 @@ def fit(
         placed = step.place(images) if start < num_steps else None
         here, done = step.place(state), start
         stack.enter_context(signals)
-        hidden = None if writer and progress is not None else True  # None: unless on a terminal
-        bar: Any = tqdm(total=num_steps, initial=start, desc=progress, unit="step", disable=hidden)
+        visible = None if writer and progress is not None else False
+        bar = _terminal.progress_bar(
+            visible, total=num_steps, initial=start, desc=progress, unit="step"
+        )
         stack.enter_context(bar)
 
         def on_metrics(first: int, metrics: Any) -> None:

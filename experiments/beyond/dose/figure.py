@@ -68,7 +68,7 @@ def _draw_errors(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
     """Draw measured against predicted delays of all seeds, from the largest and small starts."""
     spans: list[np.ndarray] = []
     compared = (("from the largest", config.scales), ("small starts", small(config.scales)))
-    for (which, scales), color in zip(compared, plotting.CATEGORIES, strict=False):
+    for (which, scales), color, marker in zip(compared, plotting.CATEGORIES, "os", strict=False):
         found, scores = scored(config, arrays, method, scales)
         off = [2 ** np.mean([score[name] for score in scores]) for name in (THEORY[0], *BASELINES)]
         label = f"{which}: off by {off[0]:.2f}\n(steps alike {off[1]:.2f}, waits {off[2]:.2f})"
@@ -76,7 +76,7 @@ def _draw_errors(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
             np.concatenate([np.ravel(one[key]) for one in found]) for key in (THEORY[0], "measured")
         )
         style: Any = {"color": color, "markersize": 3, "fillstyle": "none", "label": label}
-        ax.loglog(predicted, measured, "o", **style)
+        ax.loglog(predicted, measured, marker, **style)
         spans.append(measured[measured > 0])
     known = np.concatenate(spans)
     if len(known):

@@ -48,13 +48,13 @@ def _unlearned(
 
     `learned` is the number of learned dimensions, and `x` holds both views.
     """
-    batch_stats = training.settled(network, state.params, state.batch_stats, x)
-    z = training.evaluated(network, state.params, batch_stats, x).z
+    embed = networks.settled_embedding(network, state, x)
+    z = embed(state.params, x)
     _, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(z, 2)))
     order = vectors[:, ::-1]
     unlearned = order.at[:, :learned].set(0.0)
-    apply_fn = Partial(networks.embedding(network), batch_stats, directions=unlearned)
-    kernel = empirical.ntk(apply_fn, state.params, x, kind="scalar")
+    bound = Partial(embed, directions=unlearned)
+    kernel = empirical.ntk(bound, state.params, x, kind="scalar")
     with jax.enable_x64(True):
         # The scalar kernel is a mean over all d outputs; the learned ones contribute 0.
         kernel = jnp.asarray(np.asarray(kernel), jnp.float64) * recipe.dim / (recipe.dim - learned)

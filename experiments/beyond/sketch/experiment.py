@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from sslstep import kernel_pca, linear
 from sslstep.experiment import Arrays, Experiment, log, networks, training
@@ -71,8 +70,7 @@ def run(config: Config) -> Arrays:
     params = setup.state.params
     views = np.asarray(setup.x), np.asarray(setup.x_prime)
     few = np.concatenate([view[: config.num_exact] for view in views])
-    stats = training.settled(setup.model, params, setup.state.batch_stats, jnp.asarray(few[:1024]))
-    model = Partial(networks.embedding(setup.model), stats)
+    model = networks.settled_embedding(setup.model, setup.state, jnp.asarray(few[:1024]))
     key_few, key_all = jax.random.split(jax.random.key(config.seed))
 
     def features(x: np.ndarray, dim: int, key: jax.Array) -> jax.Array:

@@ -10,9 +10,8 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer, Key, Shaped
-from tqdm import tqdm
 
-from sslstep import _check, data
+from sslstep import _check, _terminal, data
 from sslstep.data.views import require_bytes_or_floats
 from sslstep.measure.probe import _sgd
 from sslstep.measure.probe._probe import Probe, require_trained
@@ -104,9 +103,9 @@ def linear_evaluation(
     rates = _sgd.Rates(*(jnp.asarray(value, dtype) for value in rates))
     key_init, key_epochs = jax.random.split(key)
     state = _sgd.init_state(key_init, num_features, dtype, rates, settings)
-    hidden = None if progress is None else not progress  # None: unless on a terminal
-    with tqdm(total=protocol.num_epochs, desc="probe", unit="epoch", disable=hidden) as bar:
-        for epoch in range(protocol.num_epochs):
+    num = protocol.num_epochs
+    with _terminal.progress_bar(progress, total=num, desc="probe", unit="epoch") as bar:
+        for epoch in range(num):
             key = jax.random.fold_in(key_epochs, epoch)
             index = jnp.asarray(epoch)
             state, loss = _epoch(
