@@ -666,8 +666,8 @@ def _block(
     dtype = given.dtype if dtype is None else dtype
     concrete = _check.is_concrete(given)
     with jax.enable_x64(True) if concrete else contextlib.nullcontext():
-        values = _cut(given, height=height, width=width, diagonal=diagonal, dtype=dtype)
-        finite = not concrete or bool(jnp.isfinite(values).all())
+        values, finite = _cut(given, height=height, width=width, diagonal=diagonal, dtype=dtype)
+        finite = not concrete or bool(finite)
         if diagonal and finite:  # only the upper triangle is used
             _check.require_symmetric("the kernel of a block of samples", given, _TRANSPOSE)
     row, column = task.row + i, task.column + j
@@ -699,7 +699,8 @@ def _rows(x, start, size):
 @partial(jax.jit, static_argnames=("height", "width", "diagonal", "dtype"))
 def _cut(values, *, height, width, diagonal, dtype):
     values = values[:height, :width].astype(dtype)
-    return jnp.triu(values) + jnp.triu(values, 1).T if diagonal else values
+    values = jnp.triu(values) + jnp.triu(values, 1).T if diagonal else values
+    return values, jnp.isfinite(values).all()
 
 
 @partial(jax.jit, donate_argnums=0, static_argnames="mirrored")

@@ -355,8 +355,8 @@ def _kernel_fn(
 def _evaluate(network, kernel, scales, x1, x2):
     """Return the kernel matrix in the dtype of x1 and three numbers for checks of its range.
 
-    They are the kernel's scale, whether the exact kernel is nonzero, and the largest entry without
-    the constant that the output bias adds.
+    They are the kernel's scale, whether the exact kernel is nonzero, and the scale without the
+    constant that the output bias adds.
     """
     wide = jnp.result_type(float)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -364,10 +364,12 @@ def _evaluate(network, kernel, scales, x1, x2):
         engine = _dense if network.layers == "dense" else _layers
         matrix, size, nonzero = engine.kernel_matrix(network, kernel, scales, *inputs)
         matrix = jax.lax.optimization_barrier(matrix)  # keeps XLA from computing it for each use
-        rest = matrix - _layers.output_constant(network, scales, x1.shape[1:])
+        constant = _layers.output_constant(network, scales, x1.shape[1:])
+        # All entries between nearly orthogonal samples may be far below the kernel's scale.
+        rest = jnp.maximum(jnp.abs(matrix - constant).max(), size - constant)
     if x2 is None:
         matrix = (matrix + matrix.T) / 2
-    return matrix.astype(x1.dtype), size, nonzero, jnp.abs(rest).max()
+    return matrix.astype(x1.dtype), size, nonzero, rest
 
 
 def _require_inputs(name: str, x: ArrayLike, network: _layers.Network) -> Array:

@@ -301,6 +301,16 @@ def test_output_bias_adds_its_constant(x64):
         np.testing.assert_allclose(with_bias - without, constant, rtol=1e-12)
 
 
+def test_small_entries_between_nearly_orthogonal_samples_are_no_loss():
+    """The output's bias would round away a small kernel, but not small entries of a large one."""
+    x, y = jnp.eye(1, 3), jnp.array([[1e-4, 1.0, 0.0]])
+    for bias in (None, 1.0):
+        # Two linear layers: Θ = 2 σ_w⁴ x·y / m, and with biases those of both layers.
+        settings = {"bias_std": bias, "output_bias": bias is not None, "activation": "linear"}
+        exact = 8 * 1e-4 / 3 + (0 if bias is None else 5)
+        np.testing.assert_allclose(infinite.mlp(1, **settings)(x, y), exact, rtol=1e-6)
+
+
 def test_what_float32_cannot_hold_is_refused():
     x = samples(4, dtype=np.float32)
     settings = {"parameterization": "standard", "bias_std": "fan_in", "output_bias": True}
