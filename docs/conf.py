@@ -15,6 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 project = "sslstep"
 author = "the sslstep authors"
+project_copyright = author
 release = metadata.version("sslstep")
 
 extensions = [
@@ -29,6 +30,7 @@ extensions = [
 exclude_patterns = ["_build", "benchmarks_report.md", "recorded"]  # parts of other pages
 html_theme = "furo"
 html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_title = "sslstep"
 # Code of 97 columns fits its box on a desktop.
 html_theme_options = {"light_css_variables": {"code-font-size": "75%"}}
