@@ -193,9 +193,8 @@ def require_transpose(
         return
     with jax.ensure_compile_time_eval():
         eps = float(jnp.finfo(as_float(name, value).dtype).eps)
-        matrix, other = as_precise(name, value), as_precise(name, other)
-        gap = float(jnp.abs(matrix - other.T).max())
-        scale = max(float(jnp.abs(array).max()) for array in (matrix, as_precise(name, beside)))
+        matrices = (as_precise(name, array) for array in (value, other, beside))
+        gap, scale = (float(number) for number in _asymmetry(*matrices))
     # Two sums of n products, accumulated in float32 or wider, differ by about sqrt(n) eps: 1e3 eps
     # admit n of a million. Rounding to the matrix's own type adds one eps of that type, and a power
     # or an exponential of the sums adds a few.
@@ -205,6 +204,13 @@ def require_transpose(
             f"{name} must be symmetric: it differs from its transpose by up to {gap:.3g} where its "
             f"largest entry is {scale:.3g}.{hint}"
         )
+
+
+@jax.jit
+def _asymmetry(matrix: jax.Array, other: jax.Array, beside: jax.Array) -> tuple[Any, Any]:
+    """Return max |matrix - other^T|, and the largest entry of `matrix` and `beside`."""
+    largest = jnp.abs(matrix).max(), jnp.abs(beside).max().astype(matrix.dtype)
+    return jnp.abs(matrix - other.T).max(), jnp.maximum(*largest)
 
 
 def require_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
