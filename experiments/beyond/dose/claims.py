@@ -148,8 +148,9 @@ def _compared(
     ]
     out += [
         claims.over_seeds(
-            f"{which}: delays of the first {config.num_steps_compared} steps by {name}: off by a "
-            f"factor of at most 1.25 in the mean, which is two to the power",
+            f"{which}: delays of the steps by {name}, of at most {config.num_steps_compared} that "
+            f"both starts take: off by a factor of at most 1.25 in the mean, which is two to the "
+            f"power",
             "Section 4, beyond the paper",
             "<=",
             expected=float(np.log2(1.25)),

@@ -54,7 +54,8 @@ def _draw_delays(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
     count = len(near) - 1
     for k, color in enumerate(plotting.mode_colors(config.num_steps_compared)):
         measured = from_first["measured"][:, k]
-        ax.plot(amounts, measured, "o", markersize=3, color=color, label=f"step {k + 1}")
+        label = f"step {k + 1}" if np.isfinite(measured).any() else None
+        ax.plot(amounts, measured, "o", markersize=3, color=color, label=label)
         ax.plot(amounts, from_first[THEORY[0]][:, k], **{**plotting.THEORY, "color": color})
         # The delay of the largest of the small starts, to which the others' are added.
         begin = measured[-count - 1] if len(amounts) > count else 0.0
