@@ -345,7 +345,13 @@ def _kernel_fn(
                 matrix, *found = _evaluate(network, kernel, traced, x1, x2)
                 if concrete:
                     sizes = (value.item() for value in jax.device_get(found))
-                    _require_representable(matrix.dtype, kernel, *sizes)
+                    problem = _out_of_range(matrix.dtype, kernel, *sizes)
+                    if problem and x2 is None:
+                        raise ValueError(problem)
+                    if problem:  # unless only entries between these samples are small, or zero
+                        for x in (x1, x2):
+                            longest = jnp.argmax(jnp.sum(x.reshape(len(x), -1) ** 2, axis=1))
+                            kernel_fn(x[longest][None])
         return matrix
 
     return kernel_fn
@@ -355,8 +361,8 @@ def _kernel_fn(
 def _evaluate(network, kernel, scales, x1, x2):
     """Return the kernel matrix in the dtype of x1 and three numbers for checks of its range.
 
-    They are the kernel's scale, whether the exact kernel is nonzero, and the scale without the
-    constant that the output bias adds.
+    They are the kernel's scale, whether the exact kernel is nonzero, and the largest entry without
+    the constant that the output bias adds.
     """
     wide = jnp.result_type(float)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -364,12 +370,10 @@ def _evaluate(network, kernel, scales, x1, x2):
         engine = _dense if network.layers == "dense" else _layers
         matrix, size, nonzero = engine.kernel_matrix(network, kernel, scales, *inputs)
         matrix = jax.lax.optimization_barrier(matrix)  # keeps XLA from computing it for each use
-        constant = _layers.output_constant(network, scales, x1.shape[1:])
-        # All entries between nearly orthogonal samples may be far below the kernel's scale.
-        rest = jnp.maximum(jnp.abs(matrix - constant).max(), size - constant)
+        rest = matrix - _layers.output_constant(network, scales, x1.shape[1:])
     if x2 is None:
         matrix = (matrix + matrix.T) / 2
-    return matrix.astype(x1.dtype), size, nonzero, rest
+    return matrix.astype(x1.dtype), size, nonzero, jnp.abs(rest).max()
 
 
 def _require_inputs(name: str, x: ArrayLike, network: _layers.Network) -> Array:
@@ -387,21 +391,23 @@ def _require_inputs(name: str, x: ArrayLike, network: _layers.Network) -> Array:
     return x.reshape(x.shape[0], -1) if network.layers == "dense" else x
 
 
-def _require_representable(
+def _out_of_range(
     dtype: np.dtype, kernel: str, size: float, nonzero: bool, rest: float
-) -> None:
+) -> str | None:
+    """Return the error that the dtype cannot hold such a kernel, if it cannot."""
     info = jnp.finfo(dtype)
     smallest, largest = (float(value) for value in (info.tiny, info.max))
     if not size <= largest or (nonzero and size < 1e3 * smallest):
         found = f"{size:.3g}" if 0 < size < math.inf else "beyond 1e308 or within 1e-308 of zero"
-        raise ValueError(
+        return (
             f"the kernel's largest entry is {found}, and {dtype} ranges from {smallest:.3g} to "
             f"{largest:.3g}: give float64 inputs, with x64 enabled, or another init_scale or "
             f"weight_std."
         )
     if kernel == "ntk" and dtype != jnp.float64 and 0 < 1e3 * rest < size:
-        raise ValueError(
+        return (
             f"the output bias adds a constant to every entry of the kernel, and {dtype} would "
             f"round away the rest ({rest:.3g} at most): give float64 inputs, with x64 enabled, or "
             f"set output_bias=False."
         )
+    return None

@@ -301,14 +301,18 @@ def test_output_bias_adds_its_constant(x64):
         np.testing.assert_allclose(with_bias - without, constant, rtol=1e-12)
 
 
-def test_small_entries_between_nearly_orthogonal_samples_are_no_loss():
-    """The output's bias would round away a small kernel, but not small entries of a large one."""
+def test_small_entries_between_samples_are_no_loss():
+    """Nor is a kernel of zeros, where those of samples with themselves are not."""
     x, y = jnp.eye(1, 3), jnp.array([[1e-4, 1.0, 0.0]])
     for bias in (None, 1.0):
         # Two linear layers: Θ = 2 σ_w⁴ x·y / m, and with biases those of both layers.
         settings = {"bias_std": bias, "output_bias": bias is not None, "activation": "linear"}
         exact = 8 * 1e-4 / 3 + (0 if bias is None else 5)
         np.testing.assert_allclose(infinite.mlp(1, **settings)(x, y), exact, rtol=1e-6)
+    left, right = (jnp.zeros((1, 1, 4, 1)).at[0, 0, i].set(1) for i in (0, 3))
+    assert infinite.cnn(1, activation="erf")(left, right) == 0  # no window sees both
+    with pytest.raises(ValueError, match="largest entry is"):
+        infinite.cnn(1, activation="erf", weight_std=1e-30)(left, right)
 
 
 def test_what_float32_cannot_hold_is_refused():
