@@ -57,7 +57,9 @@ class Claims(SphinxDirective):
         )
         if over_seeds:
             text += " Brackets: 95% intervals of the mean over seeds."
-        return self.parse_text_to_nodes("\n".join([text, "", *map(_line, rows)]))
+        parsed = self.parse_text_to_nodes("\n".join([text, "", *map(_line, rows)]))
+        parsed[-1]["classes"].append("claims")
+        return parsed
 
 
 def _cells(claim: claims.Claim) -> list[str]:
@@ -65,9 +67,9 @@ def _cells(claim: claims.Claim) -> list[str]:
     if len(claim.seeds) > 1 and claim.interval is not None:
         measured += " [{:.3g}, {:.3g}]".format(*claim.interval)
     seeds = ", ".join(f"{value:.3g}" for value in claim.seeds)
-    margin = f" ± {claim.tolerance:.2g}" if claim.tolerance else ""
+    margin = f" ±\u00a0{claim.tolerance:.2g}" if claim.tolerance else ""
     relation = {"<=": "≤", ">=": "≥"}.get(claim.relation, claim.relation)
-    predicted = f"{relation} {claim.expected:.4g}{margin}"
+    predicted = f"{relation}\u00a0{claim.expected:.4g}{margin}"
     return [claim.statement, claim.where, measured, seeds, predicted, claim.verdict]
 
 
