@@ -28,6 +28,26 @@ def centred(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return jnp.where(jnp.abs(rest).max() > rounding, rest, 0)
 
 
+def directions(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Divide each row by its length, for lengths of any size; a row of zeros stays zero."""
+    largest = jax.lax.stop_gradient(jnp.abs(z).max(axis=1, keepdims=True))
+    scaled = z / jnp.where(largest > 0, largest, 1)
+    squares = jnp.sum(scaled**2, axis=1, keepdims=True)
+    return scaled * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
+
+
+def power_of_two(value: Array) -> Array:
+    """Return the nearest power of two, by which multiplication is exact."""
+    info = jnp.finfo(value.dtype)
+    within = jnp.clip(value, info.tiny, 1 / info.tiny)  # value and inverse stay normal
+    return jax.lax.reduce_precision(within, exponent_bits=info.nexp, mantissa_bits=0)
+
+
+def of_order_one(z: Array) -> Array:
+    """Divide by the power of two next to the largest entry, so that squares stay in range."""
+    return z * jax.lax.stop_gradient(power_of_two(1 / jnp.abs(z).max()))
+
+
 def computed_in(dtype: jnp.dtype) -> jnp.dtype:
     """Return the dtype in which a matrix of this dtype is decomposed: float32 or wider."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sslstep import _check
-from sslstep._linalg import matmul, singular_values
+from sslstep._linalg import directions, matmul, singular_values
 
 __all__ = [
     "chance_level",
@@ -155,7 +155,8 @@ def retrieval_ranks(
     .. math:: r_i = \frac{1}{n - 1} \#\{j : \cos(z_i, z'_j) > \cos(z_i, z'_i)\}
 
     The rank of sample i is the fraction of the other samples whose second view has a larger cosine
-    with the first view of sample i than the sample's own second view has.
+    with the first view of sample i than the sample's own second view has. A row of zeros has the
+    cosine 0 with every row.
 
     Args:
         z: embeddings of the first view of n samples, shape ``(n, d)``.
@@ -166,7 +167,8 @@ def retrieval_ranks(
         Ranks from 0 (best) to 1, shape ``(n,)``; random embeddings have the mean rank 0.5.
 
     Raises:
-        ValueError: if the shapes differ, or there are fewer than two samples.
+        ValueError: if the shapes differ, there are fewer than two samples, or values are not
+            finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -181,8 +183,10 @@ def retrieval_ranks(
             f"z and z_prime must be two views of the same n >= 2 samples, got shapes "
             f"{_check.shape_of(z)} and {_check.shape_of(z_prime)}."
         )
-    views = _check.as_floats(z, z_prime)
-    a, b = (view / jnp.linalg.norm(view, axis=1, keepdims=True) for view in views)
+    _check.require_finite("z", z)
+    _check.require_finite("z_prime", z_prime)
+    views = _check.as_precise("z", z), _check.as_precise("z_prime", z_prime)
+    a, b = _check.as_floats(*map(directions, views))
     similarity = matmul(a, b.T)
     better = (similarity > jnp.diagonal(similarity)[:, None]).sum(axis=1)
     return better.astype(similarity.dtype) / (n - 1)

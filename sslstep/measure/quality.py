@@ -13,8 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer, Key, Real
 
 from sslstep import _check
-from sslstep._linalg import centred, matmul, singular_values
-from sslstep.losses._batch import unit
+from sslstep._linalg import centred, directions, matmul, of_order_one, singular_values
 from sslstep.measure.probe._probe import require_labels
 
 __all__ = [
@@ -85,10 +84,13 @@ def lidar(
     delta, eps = (jnp.asarray(value, z.dtype) for value in (delta, eps))
     means = z.mean(axis=0)
     within = (z - means[None]).reshape(-1, dim)
-    sigma_w = matmul(within.T, within) / within.shape[0] + delta * jnp.eye(dim, dtype=z.dtype)
-    # The eigenvalues are squared singular values of the whitened means; Sigma_b is not formed.
-    factor = jnp.linalg.cholesky(sigma_w)
-    whitened = jax.scipy.linalg.solve_triangular(factor, centred(means).T, lower=True)
+    # The eigenvalues are squared singular values of the whitened means. Neither Sigma_b nor Sigma_w
+    # is formed: where views agree in some direction, rounding of Sigma_w may exceed delta.
+    stacked = jnp.concatenate(
+        [within / within.shape[0] ** 0.5, jnp.sqrt(delta) * jnp.eye(dim, dtype=z.dtype)]
+    )
+    factor = jnp.linalg.qr(stacked, mode="r")
+    whitened = jax.scipy.linalg.solve_triangular(factor, centred(means).T, trans=1)
     singular = singular_values(whitened)
     shares = (singular / jnp.where(singular[0] > 0, singular[0], 1)) ** 2
     shares = jnp.pad(shares, (0, dim - shares.shape[0])) / jnp.maximum(shares.sum(), 1)
@@ -126,13 +128,15 @@ def uniformity(z: Float[ArrayLike, "n d"], t: Real[ArrayLike, ""] = 2.0) -> Floa
     """
     z = _check.precise_matrix("z", z, "(n, d)", least=2)
     _check.require_scalar("t", t, above=0.0)
-    n, t, u = len(z), jnp.asarray(t, z.dtype), unit(z)
+    n, t, u = len(z), jnp.asarray(t, z.dtype), directions(z)
+    squares = jnp.any(u != 0, axis=1).astype(z.dtype)  # of lengths
 
     @jax.checkpoint
     def from_one(row):
         place, point = row
         cosines = jnp.minimum(matmul(u, point), 1)
-        exponents = jnp.where(jnp.arange(n) == place, -jnp.inf, -2 * t * (1 - cosines))
+        apart = squares + squares[place] - 2 * cosines
+        exponents = jnp.where(jnp.arange(n) == place, -jnp.inf, -t * apart)
         return jax.scipy.special.logsumexp(exponents)
 
     sums = jax.lax.map(from_one, (jnp.arange(n), u), batch_size=_ROWS)
@@ -174,7 +178,7 @@ def pair_alignment(
     _check.require_scalar("power", power, above=0.0)
     second = _check.precise_matrix("z_prime", z_prime, "(n, d)")
     z, z_prime = _check.as_floats(first, second)
-    difference = unit(z) - unit(z_prime)
+    difference = directions(z) - directions(z_prime)
     squares = jnp.sum(difference**2, axis=1)
     return jnp.sum(squares ** (jnp.asarray(power, z.dtype) / 2)) / len(z)
 
@@ -238,14 +242,14 @@ def knn_accuracy(
     _check.require_within("num_neighbours", num_neighbours, at_least=1, at_most=n)
     _check.require_scalar("temperature", temperature, above=0.0)
     known, asked = _check.as_floats(known, asked)
-    known, temperature = unit(known), jnp.asarray(temperature, known.dtype)
+    known, temperature = directions(known), jnp.asarray(temperature, known.dtype)
 
     def predicted(point):
         cosines, places = jax.lax.top_k(matmul(known, point), num_neighbours)
         votes = jnp.exp((cosines - cosines[0]) / temperature)
         return jnp.argmax(jnp.zeros(num_classes, votes.dtype).at[labels[places]].add(votes))
 
-    found = jax.lax.map(predicted, unit(asked), batch_size=_ROWS)
+    found = jax.lax.map(predicted, directions(asked), batch_size=_ROWS)
     return jnp.mean(found == labels_test, dtype=known.dtype)
 
 
@@ -288,7 +292,7 @@ def intrinsic_dimension(
     """
     z = _check.precise_matrix("z", z, "(n, d)", least=3)
     _check.require_scalar("discard", discard, at_least=0.0, below=1.0)
-    n, discard = len(z), jnp.asarray(discard, z.dtype)
+    n, discard, z = len(z), jnp.asarray(discard, z.dtype), of_order_one(z)
 
     def nearest_two(row):
         place, point = row
@@ -353,7 +357,7 @@ def cluster_learnability(
         True
     """
     _check.require_key("key", key)
-    z = _check.precise_matrix("z", z, "(n, d)", least=2)
+    z = of_order_one(_check.precise_matrix("z", z, "(n, d)", least=2))
     n = len(z)
     _check.require_within("num_clusters", num_clusters, at_least=2, at_most=n)
     _check.require_within("num_neighbours", num_neighbours, at_least=1)

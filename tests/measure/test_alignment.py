@@ -126,3 +126,14 @@ def test_retrieval_ranks(x64, unchecked):
         ValueError, match=r"two views of the same n >= 2 samples, got shapes \(5, 3\)"
     ):
         alignment.retrieval_ranks(z, circle)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_retrieval_ranks_of_any_length(scale):
+    """Of the last sample, the own second view is zero, and three others are nearer."""
+    z = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.5], [0.6, 0.8]])
+    z_prime = np.array([[1.0, 0.1], [0.1, 1.0], [1.0, 1.0], [-1.0, -0.5], [0.0, 0.0]])
+    found = alignment.retrieval_ranks(*(jnp.asarray(scale * v, jnp.float32) for v in (z, z_prime)))
+    np.testing.assert_array_equal(found, [0, 0, 0, 1, 0.75])
+    with pytest.raises(ValueError, match=r"z_prime of shape .* that are NaN or infinite"):
+        alignment.retrieval_ranks(z, np.where(z_prime < 0, np.nan, z_prime))

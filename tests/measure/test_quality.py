@@ -229,6 +229,48 @@ def test_knn_accuracy_equals_scikit_learn(x64, kind):
         assert float(quality.knn_accuracy(*arguments, **settings)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("exponent", [-100, -60, 100])
+def test_the_scale_of_embeddings_does_not_matter(exponent):
+    """Squares of float32 underflow below 2^-63, and overflow above 2^64."""
+    z, z_prime = made("random")
+    a, b = (jnp.asarray(v * 2.0**exponent, jnp.float32) for v in (z, z_prime))
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(quality.uniformity(a), uniformity(z), **close)
+    np.testing.assert_allclose(quality.pair_alignment(a, b), pair_alignment(z, z_prime), **close)
+    key = jax.random.key(3)
+    found = quality.clid(key, a, num_clusters=4)
+    np.testing.assert_allclose(found.dimension, intrinsic_dimension(z), **close)
+    np.testing.assert_allclose(found.learnability, cluster_learnability(key, z, 4, 1), **close)
+    labels, labels_test = np.random.default_rng(2).integers(0, 3, (2, len(z)))
+    cosines = unit(z_prime) @ unit(z).T
+    near = np.argsort(-cosines, axis=1)[:, :5]
+    weights = np.exp(np.take_along_axis(cosines, near, axis=1) / 0.07)
+    votes = np.sum(np.eye(3)[labels[near]] * weights[:, :, None], axis=1)
+    expected = np.mean(votes.argmax(axis=1) == labels_test)
+    settings = {"num_classes": 3, "num_neighbours": 5}
+    np.testing.assert_allclose(
+        quality.knn_accuracy(a, labels, b, labels_test, **settings), expected, **close
+    )
+
+
+def test_rows_of_zeros():
+    """Embeddings of dead networks coincide, as with PyTorch's normalize."""
+    assert float(quality.uniformity(jnp.zeros((5, 3)))) == pytest.approx(0, abs=1e-6)
+    z = made("random")[0]
+    z[::3] = 0
+    found = quality.uniformity(jnp.asarray(z, jnp.float32))
+    assert float(found) == pytest.approx(uniformity(z), rel=1e-5)
+
+
+def test_lidar_of_a_dimensional_collapse():
+    """Views that differ along 4 of 40 directions; rounding of Sigma_w exceeds delta."""
+    rng = np.random.default_rng(7)
+    x, noise = rng.normal(size=(100, 4)), 0.3 * rng.normal(size=(2, 100, 4))
+    views = ((x + noise) @ (100 * rng.normal(size=(4, 40)))).astype(np.float32)
+    found = quality.lidar(*views)
+    assert float(found) == pytest.approx(lidar(*views.astype(float)), rel=1e-4)
+
+
 def test_floors_are_those_of_the_docstrings(x64):
     """Of noise: the mean of several draws, within four standard errors and 2%."""
     n, d, k = 400, 8, 12

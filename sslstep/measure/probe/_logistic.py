@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer, Real
 
 from sslstep import _check
-from sslstep._linalg import matmul
+from sslstep._linalg import matmul, power_of_two
 from sslstep.measure.probe._probe import Probe, require_labels, require_trained
 
 # Number of past steps that L-BFGS keeps. A fit usually takes a few dozen iterations.
@@ -104,7 +104,7 @@ def _fit(h, labels, regularisation, tol, max_iterations, num_classes):
     n, p = h.shape
     num = min(n, p)  # number of directions
     # Scale to order one against under- and overflow; a power of two leaves the digits unchanged.
-    unit = _power_of_two(1 / jnp.maximum(jnp.abs(h).max(), jnp.sqrt(regularisation)))
+    unit = power_of_two(1 / jnp.maximum(jnp.abs(h).max(), jnp.sqrt(regularisation)))
     h, regularisation = h * unit, regularisation * unit * unit
     mean = h.mean(axis=0)
     h = h - mean[None, :]
@@ -156,10 +156,3 @@ def _fit(h, labels, regularisation, tol, max_iterations, num_classes):
         weights = matmul(basis, weights)
     fitted = Probe(weights * unit, bias - matmul(mean, weights))
     return fitted, jnp.linalg.norm(gradient)
-
-
-def _power_of_two(value: Array) -> Array:
-    """Return the nearest power of two, by which multiplication is exact."""
-    info = jnp.finfo(value.dtype)
-    within = jnp.clip(value, info.tiny, 1 / info.tiny)  # value and inverse stay normal
-    return jax.lax.reduce_precision(within, exponent_bits=info.nexp, mantissa_bits=0)
