@@ -72,10 +72,11 @@ class ApproximateModes(NamedTuple):
 
     Attributes:
         modes: modes of the factor F, as :class:`KernelModes` over the k pivots:
-            :math:`\psi_j(x) = c_j^\top k(x)`, with k(x) the kernel between x and the pivots. Their
-            eigenvalues are at most the exact eigenvalues, up to rounding. Their residuals are upper
-            bounds of :math:`\|h_j\|`; an exact eigenvalue lies within :math:`\|h_j\|` of each of
-            them. ``iterations`` is the number of factors that were tried.
+            :math:`\psi_j(x) = c_j^\top k(x)`, with k(x) the kernel between x and the pivots. Those
+            beyond the kernel's rank have γ = 0 and columns of zeros. Their eigenvalues are at most
+            the exact eigenvalues, up to rounding. Their residuals are upper bounds of
+            :math:`\|h_j\|`; an exact eigenvalue lies within :math:`\|h_j\|` of each of them.
+            ``iterations`` is the number of factors that were tried.
         pivots: indices of the pivots among the samples, one view after the other, shape ``(k,)``.
         lower: lower bounds of the exact eigenvalues, shape ``(d,)``.
         upper: upper bounds of them, shape ``(d,)``; ``inf`` where no bound was found.
@@ -370,24 +371,38 @@ class _Folder:
 
 
 class _Factor:
-    """A growing factor F with K̃ ≈ F Fᵀ, its pivots, and the diagonal of E = K̃ - F Fᵀ."""
+    """A growing factor F with K̃ ≈ F Fᵀ, its pivots, and the diagonal of E = K̃ - F Fᵀ.
+
+    All are in units of `unit`, a power of 4 near the mean of K̃'s diagonal, so that squares of
+    entries stay in the range of the dtype, and division by the unit or by its root is exact.
+    """
 
     def __init__(self, kernel_fn: Any, views: Any, rank: int, rng: Any, progress: Any) -> None:
         self.kernel_fn, self.samples = kernel_fn, gram.Views(views)
         self.rng, self.progress = rng, progress
         self.size, self.num = self.samples.shape[0], 0
         self.pivots = np.zeros(rank, np.int64)
+        self.unit = 1.0
         first = self.kernel(np.arange(1), np.arange(1))
         self.dtype = first.dtype
         self.rows = np.zeros((self.size, rank), self.dtype)
         self.left = self._diagonal()
         if not (np.isfinite(self.left).all() and (self.left >= 0).all()):
             raise ValueError("kernel_fn must be finite and >= 0 between a sample and itself.")
+        mean = float(self.left.mean())
+        if mean > 0:
+            self.unit = 4.0 ** int(np.clip(round(np.log2(mean) / 2), -60, 60))
+        self.left /= self.unit
         self.trace = float(self.left.sum())
 
     def kernel(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Return the kernel between samples, given by their indices, one view after the other."""
-        return np.asarray(self.kernel_fn(self.samples[first], self.samples[second]))
+        """Return the kernel between samples over `unit`, in the dtype of the factor.
+
+        Samples are given by their indices, one view after the other.
+        """
+        values = np.asarray(self.kernel_fn(self.samples[first], self.samples[second]))
+        # Without x64 JAX would compute in float32 what NumPy has in float64.
+        return (values / self.unit).astype(jax.dtypes.canonicalize_dtype(values.dtype))
 
     def _slices(self, rows: int) -> Iterator[np.ndarray]:
         """Yield slices of all samples' indices, of equal length.
@@ -525,7 +540,12 @@ def _certified(
 ) -> ApproximateModes:
     crossed, squared = factor.products(operator)
     eigenvalues, vectors = (part[..., ::-1] for part in np.linalg.eigh(crossed))
-    num = min(4 * dim + 16, factor.num)
+    missing = max(dim - factor.num, 0)
+    if missing:  # modes beyond the kernel's rank, with γ = 0
+        order = np.argsort(-np.append(eigenvalues, np.zeros(missing)), kind="stable")
+        eigenvalues = np.append(eigenvalues, np.zeros(missing))[order]
+        vectors = np.pad(vectors, [(0, 0), (0, missing)])[:, order]
+    num = min(4 * dim + 16, len(eigenvalues))
     ritz = eigenvalues[:dim]
     lower, upper, residuals = ritz.copy(), ritz.copy(), np.zeros(dim)
     if factor.left.sum() > 0:
@@ -537,9 +557,12 @@ def _certified(
     coefficients = scipy.linalg.solve_triangular(
         root, vectors[:, :dim], lower=True, trans="T", check_finite=False
     )
-    gammas, c, beside, images, low, high = (
-        jnp.asarray(each, factor.dtype)
-        for each in (ritz, coefficients, residuals, root @ vectors[:, :dim], lower, upper)
+    unit, images = factor.unit, root @ vectors[:, :dim]
+    gammas, beside, low, high = (
+        jnp.asarray(each * unit, factor.dtype) for each in (ritz, residuals, lower, upper)
+    )
+    c, images = (
+        jnp.asarray(each, factor.dtype) for each in (coefficients * unit**-0.5, images * unit**0.5)
     )
     return ApproximateModes(
         KernelModes(gammas, c, beside, jnp.zeros((), jnp.int32), images),
@@ -547,7 +570,7 @@ def _certified(
         low,
         high,
         (lower > 0) & (upper - lower <= tol * lower),
-        float(factor.left.sum()) / factor.trace,
+        float(factor.left.sum()) / factor.trace if factor.trace else 0.0,
     )
 
 
@@ -595,14 +618,18 @@ def _sample(factor: _Factor, operator: _Operator, vectors: np.ndarray) -> _Sampl
                     left.T, values[second], values[first], together
                 )
     shares += shares.swapaxes(1, 2)
-    largest = scipy.sparse.linalg.eigsh(
-        block, 1, return_eigenvectors=False, tol=_EIGEN_TOL, v0=np.ones(len(block), block.dtype)
-    )[0] / len(block)  # fmt: skip
+    largest = 0.0
+    if block.any():  # ARPACK rejects zeros
+        start = np.ones(len(block), block.dtype)
+        found = scipy.sparse.linalg.eigsh(
+            block, 1, return_eigenvectors=False, tol=_EIGEN_TOL, v0=start
+        )
+        largest = float(found[0]) / len(block)
     # Each pair of groups counts in the shares of both groups.
     whole, pairs = shares.sum(axis=0) / 2, _GROUPS * (_GROUPS - 1) * members**2
     without = (whole - shares) / (pairs * (_GROUPS - 2) / _GROUPS)
     # The eigensolver approaches the largest eigenvalue from below.
-    largest = (1 + 2 * _EIGEN_TOL) * max(float(largest), 0.0)
+    largest = (1 + 2 * _EIGEN_TOL) * max(largest, 0.0)
     return _Sample(len(block), total / size, largest, whole / pairs, without)
 
 

@@ -114,6 +114,39 @@ def test_the_factor_takes_its_columns_and_the_diagonal():
     assert sum(entries) <= rank * size + size + choosing + bounds
 
 
+def test_a_kernel_of_lower_rank_than_the_number_of_modes():
+    """As those of `contrastive_modes`, the other modes have γ = 0. The views are float64 here."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3))
+    x_prime = x + 0.1 * rng.normal(size=x.shape)
+    found = kernel_pca.approximate_modes(linear_kernel, x, x_prime, 5, rank=20)
+    wanted = np.append(exact(np.concatenate([x, x_prime])), [0, 0])
+    np.testing.assert_allclose(found.modes.eigenvalues, wanted, rtol=1e-5, atol=1e-6)
+    assert np.all((found.lower <= wanted + 1e-6) & (found.upper >= wanted - 1e-6))
+    np.testing.assert_array_equal(found.certified, [True, True, True, False, False])
+    assert found.coefficients.shape == (3, 5)
+    np.testing.assert_array_equal(found.coefficients[:, 3:], 0)
+    zero = kernel_pca.approximate_modes(linear_kernel, 0 * x, 0 * x, 2, rank=20)
+    np.testing.assert_array_equal(zero.upper, [0, 0])
+    assert zero.coefficients.shape == (0, 2)
+
+
+def test_bounds_scale_with_the_kernel():
+    """By 4^-40 the squares of entries are no numbers of float32."""
+    x, x_prime = gaussian_pairs(150)
+    found, small = (
+        kernel_pca.approximate_modes(
+            lambda a, b, s=scale: s * gaussian_kernel(a, b), x, x_prime, 3, rank=20
+        )
+        for scale in (1.0, 4.0**-40)
+    )
+    for name in ("lower", "upper", "certified"):
+        one, other = getattr(found, name), getattr(small, name)
+        np.testing.assert_array_equal(other, one if name == "certified" else one * 4.0**-40)
+    np.testing.assert_array_equal(small.coefficients, found.coefficients * 2.0**40)
+    np.testing.assert_array_equal(small.modes.images, found.modes.images * 2.0**-40)
+
+
 def test_growth_modes_hold_within_their_bounds():
     x, x_prime = gaussian_pairs(400)
     loss_fn = losses.simplified_barlow_twins
