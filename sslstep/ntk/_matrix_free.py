@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from sslstep import _check, _xla
+from sslstep._linalg import matmul
 from sslstep.ntk import _arguments
 
 
@@ -104,7 +105,7 @@ def _multiply(apply_fn, params, blocks, directions, columns):
     def along(direction):
         def component(params, samples):
             z = apply_fn(params, samples)
-            return z @ direction.astype(z.dtype)
+            return matmul(z, direction.astype(z.dtype))
 
         def pull(total, block):
             samples, columns = block
@@ -220,7 +221,7 @@ def _features(apply_fn, params, samples, directions, key, dim):
         def gradient(sample):
             def component(params):
                 z = apply_fn(params, sample[None])[0]
-                return z @ direction.astype(z.dtype)
+                return matmul(z, direction.astype(z.dtype))
 
             return ravel_pytree(jax.grad(component)(params))[0]
 

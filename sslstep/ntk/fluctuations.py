@@ -27,6 +27,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Real
 
 from sslstep import _check
+from sslstep._linalg import matmul
 
 __all__ = [
     "KINDS",
@@ -70,7 +71,7 @@ def covariance(x: Float[ArrayLike, "N m"]) -> Float[Array, "N N"]:
     """
     _check.require_matrix("x", x, "(N, m)")
     x = _check.as_float("x", x)
-    return 2 / x.shape[1] * jnp.matmul(x, x.T)
+    return 2 / x.shape[1] * matmul(x, x.T)
 
 
 class Moments(NamedTuple):
@@ -106,7 +107,8 @@ def moments(cov: Float[ArrayLike, "N N"]) -> Moments:
     cov = jnp.asarray(cov)
     size = jnp.sqrt(jnp.diag(cov))
     norms = size[:, None] * size[None, :]
-    cosine = jnp.clip(cov / norms, -1, 1)
+    # The angle to a sample of zeros does not matter.
+    cosine = jnp.clip(cov / jnp.where(norms > 0, norms, 1), -1, 1)
     theta = jnp.arccos(cosine)
     sine = jnp.sin(theta)
     zero = (jnp.pi - theta) / (2 * jnp.pi)
@@ -182,14 +184,14 @@ def _modes(cov, dim: int) -> _Modes:
     kernel = moments(cov).kernel
     values, vectors = jnp.linalg.eigh(kernel)
     root = vectors * jnp.sqrt(jnp.maximum(values, values[-1] * _jitter(cov)))[None]
-    gammas, u = jnp.linalg.eigh(root.T @ _swapped(root))
-    gammas, y = gammas[::-1], jnp.matmul(root, u[:, ::-1])
+    gammas, u = jnp.linalg.eigh(matmul(root.T, _swapped(root)))
+    gammas, y = gammas[::-1], matmul(root, u[:, ::-1])
     q, r = jnp.linalg.qr(y[:, :dim])
     return _Modes(
         root=_root(cov),
         coefficients=_swapped(y) / gammas[None],
         gap=gammas[None, :dim] / (gammas[None, :dim] - gammas[dim:, None]),
-        rest=y[:, dim:] - q @ (q.T @ y[:, dim:]),
+        rest=y[:, dim:] - matmul(q, matmul(q.T, y[:, dim:])),
         inverse=jnp.linalg.inv(r),
     )
 
@@ -206,10 +208,11 @@ def _root(cov: Array) -> Array:
 
 def _unit(modes: _Modes, dim: int, noise):
     """Return Cᵀ a C and Cᵀ b C of one hidden unit: rows for all modes, columns for the first d."""
-    h = modes.root @ noise
-    image = modes.coefficients.T @ jnp.maximum(h, 0)
-    active = modes.root.T @ (modes.coefficients * jnp.where(h > 0, 1.0, 0.0)[:, None])
-    return 2 * jnp.outer(image, image[:dim]), 2 * active.T @ active[:, :dim]
+    h = matmul(modes.root, noise)
+    image = matmul(modes.coefficients.T, jnp.maximum(h, 0))
+    on = jnp.where(h > 0, 1.0, 0.0)
+    active = matmul(modes.root.T, modes.coefficients * on[:, None])
+    return 2 * jnp.outer(image, image[:dim]), matmul(2 * active.T, active[:, :dim])
 
 
 def _changes(modes: _Modes, dim: int, change) -> tuple[jax.Array, jax.Array]:
@@ -217,7 +220,7 @@ def _changes(modes: _Modes, dim: int, change) -> tuple[jax.Array, jax.Array]:
 
     Both are divided by sqrt(d), so that sums of their squares are means over the modes.
     """
-    outside = modes.rest @ (modes.gap * change[dim:]) @ modes.inverse
+    outside = matmul(matmul(modes.rest, modes.gap * change[dim:]), modes.inverse)
     return jnp.diag(change[:dim]) / dim**0.5, outside.ravel() / dim**0.5
 
 
@@ -323,10 +326,10 @@ def _movement(cov, pull, width, key, *, num_units):
     root = _root(cov)
 
     def of_unit(noise):
-        h, v = root @ noise[: len(cov)], noise[len(cov) :]
+        h, v = matmul(root, noise[: len(cov)]), noise[len(cov) :]
         on = jnp.where(h > 0, 1.0, 0.0)
-        moved = h + (2 / width) ** 0.5 * cov @ (on * (pull @ v))
-        v_moved = v + (2 / width) ** 0.5 * jnp.maximum(h, 0) @ pull
+        moved = h + matmul((2 / width) ** 0.5 * cov, on * matmul(pull, v))
+        v_moved = v + matmul((2 / width) ** 0.5 * jnp.maximum(h, 0), pull)
         on_moved = jnp.where(moved > 0, 1.0, 0.0)
         after = jnp.mean(v_moved**2) * jnp.outer(on_moved, on_moved)
         change = 2 * cov * (after - jnp.mean(v**2) * jnp.outer(on, on))
@@ -379,9 +382,9 @@ def mode_deviation(
 
     def images(params: PyTree) -> Array:
         z = apply_fn(params, x)
-        return (jnp.asarray(coefficients, z.dtype).T @ z).ravel()
+        return matmul(jnp.asarray(coefficients, z.dtype).T, z).ravel()
 
     jacobian = jax.jacrev(images)(params)
     rows = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(jacobian)]
-    form = sum(leaf @ leaf.T for leaf in rows)
+    form: Any = sum(matmul(leaf, leaf.T) for leaf in rows)
     return jnp.linalg.norm(form - jnp.eye(len(form), dtype=form.dtype), 2)

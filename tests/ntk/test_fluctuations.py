@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sslstep.ntk import fluctuations, infinite
+from sslstep.ntk import empirical, fluctuations, infinite
 
 
 def _pairs(n=4, m=3):
@@ -30,6 +30,36 @@ def test_moments_of_a_unit_are_the_limit_and_those_of_a_simulation(x64):
     for mean, values in ((found.both, (a + b) ** 2), (found.hidden, b**2)):
         error = values.std(axis=0) / len(values) ** 0.5
         assert (np.abs(mean - values.mean(axis=0)) < 5 * error + 1e-9).all()
+
+
+def test_a_sample_of_zeros():
+    """Such as a black crop: its kernel with any sample is 0, as in the limit."""
+    x = _pairs()
+    x[1] = 0
+    cov = fluctuations.covariance(jnp.asarray(x, jnp.float32))
+    kernel = fluctuations.moments(cov).kernel
+    np.testing.assert_allclose(kernel, infinite.mlp(1)(x.astype("f")), rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(kernel[1], 0)
+    assert np.isfinite(fluctuations.distance(cov, 2)).all()
+
+
+def test_products_are_in_full_precision():
+    """Accelerators multiply float32 with 10 to 16 bits by default."""
+
+    def model(weights, x):
+        return jnp.matmul(x, weights, precision="highest")
+
+    x, weights = jnp.asarray(_pairs(), jnp.float32), jnp.ones((3, 2))
+    multiply = empirical.operator(model, weights, x)
+    for function, *arguments in (
+        (fluctuations.covariance, x),
+        (lambda cov: fluctuations.movement(cov, x, 8.0, jax.random.key(0), num_units=2), x @ x.T),
+        (lambda w: fluctuations.mode_deviation(model, w, x, x), weights),
+        (multiply, x),
+        (lambda w: empirical.sketch(model, w, x, 4, key=jax.random.key(0)), weights),
+    ):
+        program = str(jax.make_jaxpr(function)(*arguments))
+        assert 0 < program.count("dot_general[") == program.count("precision=(Precision.HIGHEST")
 
 
 def _networks_of(cov, rng, kind, dim, width):
