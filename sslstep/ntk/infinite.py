@@ -349,9 +349,8 @@ def _kernel_fn(
                     if problem and x2 is None:
                         raise ValueError(problem)
                     if problem:  # unless only entries between these samples are small, or zero
-                        for x in (x1, x2):
-                            longest = jnp.argmax(jnp.sum(x.reshape(len(x), -1) ** 2, axis=1))
-                            kernel_fn(x[longest][None])
+                        kernel_fn(_longest(x1))
+                        kernel_fn(_longest(x2))
         return matrix
 
     return kernel_fn
@@ -389,6 +388,11 @@ def _require_inputs(name: str, x: ArrayLike, network: _layers.Network) -> Array:
     _check.require_finite(name, x)
     x = _check.as_float(name, x)
     return x.reshape(x.shape[0], -1) if network.layers == "dense" else x
+
+
+def _longest(x: Any) -> Array:
+    """Return the sample with the largest norm, as a batch of one."""
+    return x[jnp.argmax(jnp.sum(x.reshape(len(x), -1) ** 2, axis=1))][None]
 
 
 def _out_of_range(
