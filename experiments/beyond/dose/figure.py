@@ -62,7 +62,8 @@ def _draw_delays(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
         line = begin + np.concatenate([[0.0], from_near[THEORY[0]][:, k]])
         ax.plot(np.log(config.scales[0] / np.asarray(near)), line, "-", linewidth=1, color=color)
     ax.set_ylabel("delay of the step")
-    ax.legend(fontsize=6)
+    if np.isfinite(from_first["measured"]).any():
+        ax.legend(fontsize=6)
 
 
 def _draw_errors(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
