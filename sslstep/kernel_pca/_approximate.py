@@ -402,7 +402,8 @@ class _Factor:
         """
         values = np.asarray(self.kernel_fn(self.samples[first], self.samples[second]))
         # Without x64 JAX would compute in float32 what NumPy has in float64.
-        return (values / self.unit).astype(jax.dtypes.canonicalize_dtype(values.dtype))
+        dtype = jax.dtypes.canonicalize_dtype(values.dtype)
+        return (values / self.unit).astype(dtype, copy=False)
 
     def _slices(self, rows: int) -> Iterator[np.ndarray]:
         """Yield slices of all samples' indices, of equal length.

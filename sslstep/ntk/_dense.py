@@ -189,7 +189,7 @@ def _angles(u, v):
     """θ and π - θ, each with full relative precision; the smaller is 2 arcsin √(min(u, v) / 2)."""
     smaller = jnp.minimum(u, v) / 2
     # Estrin's scheme: neighbouring terms are joined in pairs, again and again. A processor adds the
-    # pairs side by side, where Horner's scheme waits for each sum: a third of a layer's time.
+    # pairs side by side, where Horner's scheme waits for each sum: a fifth of a kernel's time.
     terms: list[Any] = list(_ARCSINE)
     power = smaller
     while len(terms) > 1:

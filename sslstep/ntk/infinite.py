@@ -349,8 +349,8 @@ def _kernel_fn(
                     if problem and x2 is None:
                         raise ValueError(problem)
                     if problem:  # unless only entries between these samples are small, or zero
-                        kernel_fn(_longest(x1))
-                        kernel_fn(_longest(x2))
+                        kernel_fn(_largest(x1))
+                        kernel_fn(_largest(x2))
         return matrix
 
     return kernel_fn
@@ -390,9 +390,9 @@ def _require_inputs(name: str, x: ArrayLike, network: _layers.Network) -> Array:
     return x.reshape(x.shape[0], -1) if network.layers == "dense" else x
 
 
-def _longest(x: Any) -> Array:
-    """Return the sample with the largest norm, as a batch of one."""
-    return x[jnp.argmax(jnp.sum(x.reshape(len(x), -1) ** 2, axis=1))][None]
+def _largest(x: Any) -> Array:
+    """Return the sample with the largest entry, as a batch of one."""
+    return x[jnp.argmax(jnp.abs(x).reshape(len(x), -1).max(axis=1))][None]
 
 
 def _out_of_range(

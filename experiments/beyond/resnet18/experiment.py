@@ -90,10 +90,11 @@ def run(config: Config, runs: training.Store) -> Arrays:
 #: Settings of all methods and both initialisations.
 SHARED: Mapping[str, Any] = {"dim": 128, "views": "publication", "batch_size": 128}
 
-#: α gives the largest initial eigenvalue of Appendix D.2, 1e-3. It and the learning rates were
-#: found on seed 100, which is not reported. The gradient of SimCLR's normalised loss goes as the
-#: inverse of the embeddings' length: if the first steps are long, the first dimension overshoots,
-#: and long embeddings learn the others slowly. Its rate therefore rises as embeddings grow.
+#: α gives the largest initial eigenvalue 1e-3, that of Appendix D.2 for Barlow Twins and VICReg. It
+#: and the learning rates were found on seed 100, which is not reported. The gradient of SimCLR's
+#: normalised loss goes as the inverse of the embeddings' length: from the paper's 1e-6 the first
+#: dimension overshoots, and long embeddings learn the others slowly. So SimCLR starts at 1e-3, too,
+#: and its rate rises as embeddings grow.
 SMALL = recipes.Recipes(
     barlow_twins=recipes.BarlowTwins(
         **SHARED, hidden=(2048,), learning_rate=0.05, num_steps=2500, init_scale=0.114
