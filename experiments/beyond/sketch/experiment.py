@@ -122,5 +122,5 @@ EXPERIMENT = Experiment(
         ),
     },
     run,
-    minutes=6,
+    minutes=15,
 )  # fmt: skip
