@@ -275,7 +275,8 @@ def kernel_table(options: argparse.Namespace, rows: Rows) -> None:
     """Print part 2."""
     # Between equal samples the arc cosine of neural_tangents loses half of the digits.
     for dtype, depth, digits in (("float64", 1, 1e-8), ("float32", 3, 1e-5)):
-        case = f"the kernel, {options.pairs} pairs, {dtype}, {depth} hidden layers"
+        layers = "one hidden layer" if depth == 1 else f"{depth} hidden layers"
+        case = f"the kernel, {options.pairs} pairs, {dtype}, {layers}"
         ways = (OURS, "neural_tangents")
         name = f"{dtype}/{depth}"
         found = {w: in_own_process(measure_kernel, vars(options), f"{w}/{name}") for w in ways}
