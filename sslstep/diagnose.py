@@ -84,10 +84,11 @@ def of_run(
         raise ValueError(f"{folder} has no records of {name!r}: it has {there}.")
     steps = records["step"].astype(float)
     loss = None
-    if len(metrics.get("loss", ())):
+    loss_steps, losses = _losses(metrics)
+    if len(losses):
         edges = (steps[1:] + steps[:-1]) / 2
-        near = np.searchsorted(edges, metrics["step"])
-        parts = [metrics["loss"][near == i] for i in range(len(steps))]
+        near = np.searchsorted(edges, loss_steps)
+        parts = [losses[near == i] for i in range(len(steps))]
         medians = np.array([np.median(part) if len(part) else np.nan for part in parts])
         known = np.isfinite(medians)
         loss = np.interp(steps, steps[known], medians[known])
@@ -135,6 +136,13 @@ def write_page(case: Case, path: str | Path) -> Path:
     return path
 
 
+def _losses(metrics: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps that have a loss, and their losses; other numbers may have other steps."""
+    losses = np.asarray(metrics.get("loss", ()), float)
+    known = np.isfinite(losses)
+    return np.asarray(metrics.get("step", ()))[known], losses[known]
+
+
 def _figure(case: Case) -> Any:
     """Draw one panel each for the spectrum, the loss and every other recorded number."""
     import matplotlib.pyplot as plt
@@ -144,7 +152,8 @@ def _figure(case: Case) -> Any:
     found, records = case.diagnosis, case.records
     steps = records["step"]
     others = [n for n, v in records.items() if n != "step" and v.ndim == 1 and v.dtype != object]
-    has_loss = len(case.metrics.get("loss", ())) > 0
+    loss_steps, losses = _losses(case.metrics)
+    has_loss = len(losses) > 0
     num = 1 + has_loss + len(others)
     rows = -(-num // 2)
     fig, axes = plt.subplots(rows, 2, figsize=(6.8, 2.3 * rows), squeeze=False, sharex=True)
@@ -157,7 +166,7 @@ def _figure(case: Case) -> Any:
     if has_loss:
         ax = next(panels)
         marks.append(ax)
-        ax.plot(case.metrics["step"], case.metrics["loss"], color="0.3", linewidth=0.6)
+        ax.plot(loss_steps, losses, color="0.3", linewidth=0.6)
         ax.set_ylabel("loss")
         levels = {rest.num_learned: rest.expected for rest in found.rests}
         for k, level in levels.items():

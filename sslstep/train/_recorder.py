@@ -124,7 +124,8 @@ class Recorder:
         """Write numbers of the loop, such as ``loss``, to ``metrics.jsonl``.
 
         Args:
-            step: number of steps done, including the step that the numbers describe.
+            step: number of steps done, including the step that the numbers describe. Further
+                numbers of the same step complete its row for :func:`read_run`.
             **numbers: real scalars by name.
 
         Raises:

@@ -78,8 +78,9 @@ def read_run(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
         ``metrics.jsonl`` and in ``records.jsonl``. The entry ``step`` counts the steps done. A row
         of records was measured after that step, a row of metrics during it. Floating-point numbers
         are float64. NaN fills entries that a row lacks and the ends of shorter entries. An entry
-        whose number of axes changes, or that is not numeric, is an array of objects. Of several
-        lines of one step the last counts. Unreadable lines are skipped with a warning.
+        whose number of axes changes, or that is not numeric, is an array of objects. Lines of one
+        step are one row, in which the last value of each name counts. Unreadable lines are skipped
+        with a warning.
 
     Raises:
         FileNotFoundError: if the folder has no ``metrics.jsonl``.
@@ -105,7 +106,8 @@ def read_run(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.nd
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a file, sorted by step; return an empty list if there is no file.
 
-    The last of several lines of one step counts. Unreadable lines are skipped with a warning.
+    Lines of one step are one row, in which the last value of each name counts. Unreadable lines are
+    skipped with a warning.
     """
     lines = path.read_bytes().splitlines() if path.exists() else []
     rows = [_row(line) for line in lines]
@@ -117,7 +119,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             f"first of them line {damaged[0]}.",
             stacklevel=3,
         )
-    by_step = {row["step"]: row for row in rows if row is not None}
+    by_step: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        if row is not None:
+            by_step.setdefault(row["step"], {}).update(row)
     return [by_step[step] for step in sorted(by_step)]
 
 

@@ -1,6 +1,7 @@
 """What is said of a run; of each statement a run of which it is not so."""
 
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -209,3 +210,21 @@ def test_the_command_writes_text_and_page(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             command.main()
         assert message in capsys.readouterr().err
+
+
+def test_the_loss_is_that_of_the_steps_that_have_one(tmp_path):
+    """A loop may log other numbers at further steps, or later at the same step."""
+    z = np.random.default_rng(1).normal(size=(20, 2))
+    with train.Recorder(tmp_path) as recorder:
+        for step in (0, 10, 20):
+            recorder.record(step, 1e-3 * z)
+            recorder.log(step + 1, loss=step + 4.0)
+            recorder.log(step + 1, accuracy=0.5)
+            recorder.log(step + 2, accuracy=0.5)
+    case = command.of_run(tmp_path)
+    np.testing.assert_array_equal(case.metrics["loss"], [4, np.nan, 14, np.nan, 24, np.nan])
+    np.testing.assert_array_equal(case.metrics["accuracy"], [0.5] * 6)
+    assert [rest.measured for rest in case.diagnosis.rests] == [14]
+    fig = command._figure(case)
+    np.testing.assert_array_equal(fig.axes[1].lines[0].get_xydata(), [[1, 4], [11, 14], [21, 24]])
+    plt.close(fig)
