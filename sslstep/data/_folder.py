@@ -48,7 +48,7 @@ def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ..
             left, top = ((extent - side) // 2 for extent in whole.size)
             middle = whole.crop((left, top, left + side, top + side))
             images[place] = np.asarray(middle.resize((size, size), Image.Resampling.BICUBIC))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow's decoders raise errors of many types
             raise DatasetNotFoundError(f"{path} cannot be read as an image: {error}") from error
     if told:
         warnings.warn(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from sslstep import data
 from sslstep.data import _folder
@@ -59,6 +59,15 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
         data.image_folder(tmp_path, 8)
     (tmp_path / "cut.png").write_bytes(b"no image at all")
     with pytest.raises(data.DatasetNotFoundError, match=r"cut\.png cannot be read as an image"):
+        data.image_folder(tmp_path, 8)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="needs a Pillow that reads AVIF")
+def test_a_broken_image_is_named_whatever_its_decoder_raises(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "broken.avif")
+    content = (tmp_path / "broken.avif").read_bytes()
+    (tmp_path / "broken.avif").write_bytes(content.replace(b"pitm", b"    "))  # RuntimeError
+    with pytest.raises(data.DatasetNotFoundError, match=r"broken\.avif cannot be read as an image"):
         data.image_folder(tmp_path, 8)
 
 
