@@ -247,6 +247,8 @@ class SelfDistillation(Objective):
         decay = self.decay(step) if callable(self.decay) else self.decay
 
         def follow(old: Array, new: Array) -> Array:
+            if not jnp.issubdtype(old.dtype, jnp.inexact):  # a count, or a flag
+                return new
             return old + (1 - jnp.asarray(decay, old.dtype)) * (new - old)
 
         return jax.tree.map(follow, targets, _part(variables, "network"))

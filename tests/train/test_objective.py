@@ -75,6 +75,17 @@ def test_gradient_and_targets_by_hand(x64, decay):
             assert state.targets == {}
 
 
+def test_targets_take_over_what_has_no_mean():
+    """Counts and flags of a network, such as Equinox's batch norms have."""
+    objective = train.SelfDistillation(tiny.NETWORK, None, decay=0.75)
+    old = {"flag": jnp.array(True), "count": jnp.array(3), "mean": jnp.array(1.0)}
+    new = {"flag": jnp.array(False), "count": jnp.array(9), "mean": jnp.array(5.0)}
+    found = objective.next_targets(
+        {"batch_stats": old}, {"batch_stats": {"network": new}}, jnp.array(1)
+    )
+    assert jax.tree.map(float, found["batch_stats"]) == {"flag": 0, "count": 9, "mean": 2}
+
+
 def test_no_predictor_and_records_of_the_network(x64):
     """DINO's form; records see the network of θ, by its own name or as the objective."""
     alone = train.SelfDistillation(Encoder(), None)
