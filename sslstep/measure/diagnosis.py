@@ -3,6 +3,7 @@ r"""Diagnosis of a training run from its spectra: which dimensions are learned, 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import jax
 import numpy as np
 import scipy.stats
 from jax.typing import ArrayLike
@@ -258,7 +259,10 @@ def diagnose(
         losses = np.asarray(levels, float)
 
     relative = values / level
-    rises = steps.Rises(*(np.asarray(p, float) for p in steps.rises(clock, relative, high=high)))
+    with jax.enable_x64(True):  # float32 would round large times
+        found = steps.rises(clock, relative, high=high)
+        sharpness = np.array(spectrum.step_sharpness(clock, relative, high=high))
+    rises = steps.Rises(*map(np.array, found))
     learned = np.isfinite(rises.middle)
     num = int(learned.sum())
     rising = ~learned & (relative[-1] >= 0.1)
@@ -278,7 +282,7 @@ def diagnose(
         collapsed=collapsed,
         rising=rising,
         rises=rises,
-        sharpness=np.asarray(spectrum.step_sharpness(clock, relative, high=high), float),
+        sharpness=sharpness,
         plateau=np.array(level),
         rests=tuple(rests),
         simultaneity=test,

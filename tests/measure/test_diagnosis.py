@@ -50,6 +50,15 @@ def test_a_run_of_the_linear_model(x64):
     np.testing.assert_allclose(two, (3, 8 * 0.2, expected[3]), rtol=1e-2)
 
 
+def test_times_may_begin_anywhere():
+    """Such as seconds since 1970, which float32 rounds to 128."""
+    curves, start = rising_at(10, 30, 80), 1.7e9
+    here, there = (measure.diagnose(TIMES + at, curves) for at in (0.0, start))
+    np.testing.assert_allclose(there.rises.middle[:2] - start, [10, 30], atol=1e-3)
+    np.testing.assert_allclose(there.rises.begin - start, here.rises.begin, atol=1e-6)
+    assert there.alone.tolist() == [True, True, False]
+
+
 def test_a_flat_run():
     """Nothing is learned, nor collapsed, nor in sight, whatever its level and noise."""
     noise = 1e-4 * np.random.default_rng(0).normal(size=(len(TIMES), 3))
