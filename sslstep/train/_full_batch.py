@@ -62,7 +62,7 @@ def full_batch_descent(
 
     Returns:
         :class:`Descent`. Under ``jit`` or ``vmap`` a diverging run raises no error: it stops at the
-        last finite loss and repeats its record.
+        first step whose loss is not finite, and repeats that step's record.
 
     Raises:
         ValueError: if the learning rate or ``record_at`` is out of range, or the loss is not a

@@ -123,6 +123,20 @@ def test_divergence_names_the_step(dtype):
     train.full_batch_descent(half_square, jnp.zeros(1, dtype), 10.0, step - 1, args=args)
 
 
+@jax.jit
+def of_a_traced_rate(eta):
+    return train.full_batch_descent(
+        half_square, jnp.zeros(1), eta, 25, args=(jnp.ones(1),), record_at=range(26)
+    ).records
+
+
+def test_under_jit_divergence_is_in_the_records():
+    """The loss 81^k / 2 overflows at k = 21."""
+    records = of_a_traced_rate(10.0)
+    np.testing.assert_allclose(records[:21], 81.0 ** np.arange(21) / 2, rtol=1e-5)
+    assert np.isinf(records[21:]).all()
+
+
 def test_over_seeds_with_vmap():
     starts = jnp.arange(3.0)[:, None]
 
