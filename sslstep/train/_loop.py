@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import operator
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -150,6 +151,10 @@ def fit(
     peers, signals, shown = Peers(), Signals(), {}
     with contextlib.ExitStack() as stack:
         with peers.together():
+            # NumPy's integers are no integers for JSON, and have no bit_length.
+            num_steps, checkpoint_every, steps_per_dispatch = map(
+                operator.index, (num_steps, checkpoint_every, steps_per_dispatch)
+            )
             steps = {"num_steps": num_steps, "checkpoint_every": checkpoint_every}
             steps["steps_per_dispatch"] = steps_per_dispatch
             _require_steps(step, steps, record, at)
@@ -262,10 +267,10 @@ def _require_steps(
 
 
 def _length(images: PyTree) -> int:
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(images)}
-    if len(sizes) != 1:
-        raise ValueError(f"images must be arrays of one length, got lengths {sorted(sizes)}.")
-    return int(*sizes)
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(images)]
+    if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
+        raise ValueError(f"images must be arrays of one length, got shapes {shapes[:5]}.")
+    return shapes[0][0]
 
 
 def _dispatches(start: int, stops: Iterable[int], most: int) -> Iterator[tuple[int, int]]:

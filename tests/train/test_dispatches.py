@@ -72,3 +72,9 @@ def test_parts_of_a_batch_see_what_the_whole_sees(impl):
     np.testing.assert_allclose(parts.metrics["loss"], whole.metrics["loss"], rtol=1e-5)
     other = tiny.fit(None, 3, start=tiny.state(key=jax.random.key(1, impl=impl)))
     assert not np.allclose(other.metrics["loss"], whole.metrics["loss"], rtol=1e-3)
+
+
+def test_numbers_of_steps_may_be_numpy_s(tmp_path, unchecked):
+    numbers = {"steps_per_dispatch": np.int32(4), "checkpoint_every": np.int64(5)}
+    run = tiny.fit(tmp_path, np.int64(7), **numbers)
+    np.testing.assert_allclose(run.metrics["loss"], tiny.fit(None, 7).metrics["loss"], rtol=1e-5)

@@ -393,6 +393,14 @@ def test_a_step_that_is_not_compiled_is_refused(unchecked):
 
 
 def test_bad_images():
+    with pytest.raises(ValueError, match=r"one length, got shapes \[\(4, 8, 8, 3\), \(\)\]"):
+        train.fit(
+            training.compiled(),
+            training.state(),
+            {"images": np.zeros((4, 8, 8, 3)), "names": "none"},
+            num_steps=1,
+            batch_size=4,
+        )
     with pytest.raises(ValueError, match="one length"):
         train.fit(
             training.compiled(),
