@@ -235,10 +235,11 @@ class Deep(Landscape):
     def force(self, eigenvalue: Any) -> Array:
         x = _array(eigenvalue)
         gamma, layers = _like(x, self.eigenvalue, self.num_layers)
-        squared = jnp.maximum(x, 0) / gamma
-        # For one layer the power is 0^0 at x = 0, and its derivative would be NaN.
-        power = jnp.where(squared > 0, squared, 1) ** ((layers - 1) / layers)
-        gain = jnp.where((squared > 0) | (layers == 1), power, 0)
+        exponent = (layers - 1) / layers
+        # For one layer the power is 0^0 at x = 0, and its derivative would be NaN. The powers are
+        # divided, because x / γ may underflow.
+        power = jnp.where(x > 0, x, 1) ** exponent / gamma**exponent
+        gain = jnp.where((x > 0) | (layers == 1), power, 0)
         return layers * gain * self.landscape.force(x)
 
     def value(self, eigenvalue: Any) -> Any:
@@ -262,7 +263,7 @@ class SelfDistillation(Landscape):
 
     def _predictor(self, x: Array) -> Array:
         gamma, gap = _like(x, self.eigenvalue, self.gap)
-        return jnp.sqrt(jnp.maximum(x / gamma + gap, 0))
+        return jnp.sqrt(jnp.maximum(x + gamma * gap, 0)) / jnp.sqrt(gamma)  # x / γ may underflow
 
     def force(self, eigenvalue: Any) -> Array:
         x = _array(eigenvalue)

@@ -443,11 +443,18 @@ def _descended(landscape: Landscape, t: Array, gamma: Array, initial: Array) -> 
 def _elapsed(landscape: Landscape, begin: Array, end: Array) -> Array:
     """Return γ t between v = `begin` and v = `end`, with λ = rest × sigmoid(v)."""
     rest = _rest(landscape, begin)
-    # At v ≥ floor λ and λ / rest are normal numbers. At v < floor v grows at the constant rate
-    # 4 γ f(0).
-    floor = jnp.log(jnp.finfo(rest.dtype).tiny) + 3 - jnp.log(jnp.minimum(rest, 1))
+    # At v ≥ floor λ and λ / rest are normal numbers. At v < floor v grows at the rate 4 γ f, where
+    # f is proportional to a power of λ, the power 0 if a mode grows exponentially from the start.
+    tiny = jnp.finfo(rest.dtype).tiny
+    floor = jnp.log(tiny) + 3 - jnp.log(jnp.minimum(rest, 1))
+    forces = (landscape.force(rest * jax.nn.sigmoid(floor + ahead)) for ahead in (0, 8))
+    here, later = (jnp.where(force == 0, tiny, force) for force in forces)
     early = jnp.minimum(end, floor) - jnp.minimum(begin, floor)
-    early = early / (4 * landscape.force(rest * jax.nn.sigmoid(floor)))
+    power = jnp.log(later / here) / 8
+    x = power * early
+    straight = jnp.abs(x) < jnp.finfo(x.dtype).eps
+    mean = jnp.where(straight, 1 + x / 2, jnp.expm1(x) / jnp.where(straight, 1, x))
+    early = early * mean * jnp.exp(power * (floor - jnp.minimum(end, floor))) / (4 * here)
     begin, end = jnp.maximum(begin, floor), jnp.maximum(end, floor)
     since, until = (landscape.time(rest * jax.nn.sigmoid(v)) for v in (begin, end))
     if since is not None and until is not None:

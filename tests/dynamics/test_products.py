@@ -53,6 +53,34 @@ def test_the_wait_of_deep_networks_is_a_power_of_the_start(x64):
         np.testing.assert_allclose(times, starts**-power / (8 * 0.7 * (num_layers - 1)), rtol=tol)
 
 
+@pytest.mark.parametrize("gamma", [1e-3, 1.0, 282.0])
+def test_forces_that_vanish_at_zero_where_small_numbers_underflow(gamma):
+    """In float32, in closed form; λ(0) or its quotient by γ is below the smallest number."""
+    starts = np.array([1e-2, 1e-3, 1e-10, 1e-18, 1e-25]) / max(gamma, 1) ** 0.5
+    u = np.sqrt([gamma * starts**2, np.full(5, 0.5)])
+    since, until = np.arctanh(u) - 1 / u
+    landscape = dynamics.deep(dynamics.plain(), gamma, 2)
+    times = dynamics.step_time(gamma, starts, landscape=landscape)
+    np.testing.assert_allclose(times, (until - since) / (8 * gamma**0.5), rtol=2e-5)
+    reached = dynamics.mode_eigenvalue(times[:2], gamma, starts[:2], landscape=landscape)
+    np.testing.assert_allclose(reached, 0.5, rtol=1e-3)
+    np.testing.assert_allclose(
+        dynamics.step_time(
+            gamma, starts, level=gamma / 4, landscape=dynamics.self_distillation(gamma, gamma)
+        ),
+        (1 / starts + np.log(1 / starts - 1) - 2) / (4 * gamma),
+        rtol=2e-5,
+    )
+
+
+def test_forces_that_underflow():
+    """f = 6 λ² (1 - λ³) is zero at the smallest λ; the integral by mpmath."""
+    times = dynamics.step_time(
+        1.0, np.sqrt([0.01, 0.001]), landscape=dynamics.modewise(lambda x: x**3)
+    )
+    np.testing.assert_allclose(times, [208.271118715893, 20833.271493716], rtol=1e-5)
+
+
 @pytest.mark.parametrize("predictor", [None, 0.3])
 def test_networks_with_predictors(x64, predictor):
     """Under the loss itself, on samples of these Γ and Σ."""
