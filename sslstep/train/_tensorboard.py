@@ -65,7 +65,7 @@ def write_tensorboard(
     rows = sorted(_rows(metrics, num_modes) + _rows(records, num_modes), key=lambda row: row[0])
     settings = folder / "settings.json"
     began = settings.stat().st_mtime if settings.exists() else 0.0
-    log_dir = folder / "tensorboard" if log_dir is None else Path(log_dir)
+    log_dir = folder / "tensorboard" if log_dir is None else Path(os.path.expanduser(log_dir))
     log_dir.mkdir(parents=True, exist_ok=True)
     path, draft = log_dir / _NAME, log_dir / ".sslstep.draft"
     with held(log_dir / ".sslstep.lock", f"{path}"):
@@ -95,8 +95,8 @@ def _rows(table: dict[str, np.ndarray], num_modes: int) -> list[tuple[int, dict[
         elif values.ndim == 2:
             for j, column in enumerate(values.T[:num_modes]):
                 columns[f"{name}/{j + 1:02d}"] = column
-    return [
-        (int(step), {tag: float(column[row]) for tag, column in columns.items()})
+    return [  # NaN stands for what a row lacks
+        (int(step), {tag: float(c[row]) for tag, c in columns.items() if not np.isnan(c[row])})
         for row, step in enumerate(table.get("step", ()))
     ]
 

@@ -75,6 +75,16 @@ def test_all_numbers_are_there(folder):
     assert set(found) == {"loss", "grad_norm", "learned", "correlation/01", "correlation/02"}
 
 
+def test_what_a_row_lacks_is_no_point(tmp_path, monkeypatch):
+    rows = [{"step": 1, "loss": 3.0, "done": False}, {"step": 2, "loss": 2.0, "accuracy": 0.5}]
+    write_lines(tmp_path / "metrics.jsonl", rows)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = train.write_tensorboard(tmp_path, "~/events")
+    assert path.parent == tmp_path / "events"
+    wanted = {"loss": ([1, 2], [3.0, 2.0]), "done": ([1], [0.0]), "accuracy": ([2], [0.5])}
+    assert scalars(path) == wanted
+
+
 def test_another_call_appends(folder):
     """Whoever has the file open reads on; and what a crash left of an append is completed."""
     with train.write_tensorboard(folder).open("rb") as reader:
