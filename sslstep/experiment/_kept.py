@@ -56,8 +56,11 @@ class Store:
         made, code = _makers(path), _code.digest(module)
         if not made or made[-1]["code"] != code:
             about = {"code": code, "date": time.strftime("%Y-%m-%d"), **_machine.about()}
-            _beside(path).parent.mkdir(parents=True, exist_ok=True)
-            _beside(path).write_text(json.dumps([*made, about], indent=1) + "\n", encoding="utf-8")
+            beside = _beside(path)
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            draft = beside.with_suffix(".tmp")
+            draft.write_text(json.dumps([*made, about], indent=1) + "\n", encoding="utf-8")
+            draft.replace(beside)
         self.note(path)
 
     def note(self, path: Path) -> None:

@@ -37,11 +37,12 @@ def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
     """Run an experiment with command-line arguments and write its results; return exit status."""
     options = _parse(experiment, sys.argv[1:] if args is None else list(args))
     folder = options.out or Path("results") / experiment.name / _folder_name(experiment, options)
+    folder = folder.expanduser()  # a shell leaves --out=~/here as it is
     _require_replaceable(experiment, folder)
     image_data.require_used(options.config)
     stores: tuple[Store, ...] = ()
     if isinstance(options, TrainingOptions):
-        stores = (Store(options.runs, options.old_runs),)
+        stores = (Store(options.runs.expanduser(), options.old_runs),)
     about = _about(experiment, options, *stores)  # now: the commit may change during the run
     if options.skip_done and (before := _made_from(folder)) is not None:
         changed = [name for name, now in about[MADE_FROM].items() if before.get(name) != now]

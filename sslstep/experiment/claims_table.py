@@ -29,6 +29,7 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
         return 1
     try:
         runs = [(folder, claims.load(folder / "claims.json")) for folder in folders]
+        about = {folder: read_about(folder) for folder in folders}
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
@@ -40,12 +41,12 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
             f"counted once: all claims of {path.relative_to(root)} are among those of "
             f"{other.relative_to(root)}"
         )
-    for path in folders:
-        about = read_about(path)
-        if about.get("module") and about[MADE_FROM].get("code") != _kept.code_of(about["module"]):
+    for path, of in about.items():
+        code = of.get(MADE_FROM, {}).get("code")
+        if of.get("module") and code != _kept.code_of(of["module"]):
             print(
                 f"of other code than today's: {path.relative_to(root)}, made at commit "
-                f"{about.get('commit')}. Run it again."
+                f"{of.get('commit')}. Run it again."
             )
     for path in without:
         why = (path / SKIPPED).read_text(encoding="utf-8").strip()

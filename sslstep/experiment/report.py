@@ -55,12 +55,12 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
         prog="python -m experiments report",
         description="Write results/index.html: one page of all that results/ holds.",
     ).parse_args(args)
-    folders, without = sorted(finished(root), key=_place), sorted(skipped(root), key=_place)
-    if not folders and not without:
-        print(f"nothing in {root.resolve()}: run `make figures` first", file=sys.stderr)
-        return 1
     draft = root / "index.html.partial"
     try:
+        folders, without = sorted(finished(root), key=_place), sorted(skipped(root), key=_place)
+        if not folders and not without:
+            print(f"nothing in {root.resolve()}: run `make figures` first", file=sys.stderr)
+            return 1
         draft.write_text(page(folders, without), encoding="utf-8")
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -223,7 +223,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is broken ({error}): remove its folder, or run it anew."
+            f"{path} is broken ({error}): remove its folder and run it anew."
         ) from error
 
 

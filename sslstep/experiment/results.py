@@ -65,6 +65,8 @@ def load(folder: str | Path) -> Results:
     if "module" not in about:
         raise ValueError(f"{folder} was written by sslstep 0.1, which this version cannot read.")
     experiment = load_experiment(about["module"])
+    if about["preset"] not in experiment.presets:
+        raise ValueError(f"{folder} is of the preset {about['preset']}, which does not exist now.")
     default = experiment.presets[about["preset"]]
     settings = report.read_json(folder / "config.json")
     try:

@@ -375,6 +375,13 @@ def test_claims_table(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit, match="2"):
         command(["claims", "--strict"])
     assert "unrecognized arguments: --strict" in capsys.readouterr().err
+    about = tmp_path / "results" / "two" / "cpu" / "about.json"
+    about.write_text('{"module": "experiments.fig8", "commit": "abc"}')  # without digests
+    assert command(["claims", "two"]) == 0
+    assert "of other code than today's: two/cpu, made at commit abc." in capsys.readouterr().out
+    about.write_text("{torn")
+    assert [command(["claims"]), command(["report"])] == [1, 1]
+    assert capsys.readouterr().err.count("about.json is broken") == 2
 
 
 def learned_one_by_one():
@@ -469,6 +476,11 @@ def test_results_are_read_back_and_drawn_anew(tmp_path, capsys, run_once):
     with pytest.raises(ValueError, match=r"other settings: of_old\.$"):
         results.load(folder)
     (folder / "config.json").write_text(json.dumps(settings))
+    about = json.loads((folder / "about.json").read_text())
+    (folder / "about.json").write_text(json.dumps(about | {"preset": "of old"}))
+    with pytest.raises(ValueError, match="of the preset of old, which does not exist now"):
+        results.load(folder)
+    (folder / "about.json").write_text(json.dumps(about))
     (folder / "arrays.npz").write_bytes((folder / "arrays.npz").read_bytes()[:99])
     with pytest.raises(ValueError, match=r"arrays\.npz is broken"):
         results.load(folder)
@@ -755,7 +767,7 @@ def test_claims_of_figure_8_can_fail(run_once):
     assert [claim.holds for claim in made] == [True, False, True]
 
 
-def test_a_folder_that_is_not_a_result_is_never_replaced(tmp_path):
+def test_a_folder_that_is_not_a_result_is_never_replaced(tmp_path, monkeypatch):
     treasure = tmp_path / "thesis" / "chapter.tex"
     treasure.parent.mkdir()
     treasure.write_text("all of it")
@@ -763,7 +775,25 @@ def test_a_folder_that_is_not_a_result_is_never_replaced(tmp_path):
         _run.main(QUICK, ["--out", str(treasure.parent)])
     with pytest.raises(ValueError, match="is a file"):
         _run.main(QUICK, ["--out", str(treasure)])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="holds files that no experiment wrote"):
+        _run.main(QUICK, ["--out=~/thesis"])  # which a shell leaves as it is
     assert treasure.read_text() == "all of it"
+
+
+def test_a_full_disk_leaves_the_makers_of_a_run_readable(tmp_path, monkeypatch):
+    store, folder = _kept.Store(tmp_path), tmp_path / "run"
+
+    def torn(path, text, **_):
+        path.write_bytes(text[:9].encode())
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", torn)
+        with pytest.raises(OSError, match="no space left"):
+            store.sign(folder, "experiments.fig8")
+    store.sign(folder, "experiments.fig8")
+    assert store.used == {"run": [_machine.commit()]}
 
 
 def test_a_result_of_another_experiment_is_never_replaced(tmp_path):
