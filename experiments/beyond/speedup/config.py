@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from experiments.beyond.speedup import contenders, tasks
-from experiments.beyond.speedup.tasks import MLP, Linear, ResNet, Search
+from experiments.beyond.speedup.tasks import MLP, Linear, ResNet, Search, Standard
 from sslstep.experiment._require import require, require_list
 
 
@@ -14,20 +14,29 @@ def _from(**slowest: float) -> Search:
 
 
 LINEAR = Linear(
-    _from(descent=0.04, momentum=0.01, vicreg=0.01, adam=0.008, lars=2.4),
+    _from(descent=0.04, spectral=0.04, momentum=0.01, vicreg=0.01, adam=0.008, lars=2.4),
     target=8,
     init_scale=1e-2,
     num_steps=8000,
 )
 
 ONE_LAYER = MLP(
-    _from(descent=0.0005, momentum=0.0001, vicreg=0.0003, adam=0.0003, lars=0.3),
+    _from(descent=0.0005, spectral=0.0005, momentum=0.0001, vicreg=0.0003, adam=0.0003, lars=0.3),
     target=4,
     num_steps=1200,
 )
 
 RESNET = ResNet(
-    _from(descent=0.005, momentum=0.001, vicreg=0.0006, adam=0.0003, lars=0.3), num_steps=800
+    _from(descent=0.005, spectral=0.005, momentum=0.001, vicreg=0.0006, adam=0.0003, lars=0.3),
+    num_steps=800,
+)
+
+ORDINARY = Standard(
+    _from(descent=0.01, spectral=0.0002, momentum=0.001, vicreg=0.01, adam=0.0001, lars=0.1),
+    dim=64,
+    init_scale=1.0,
+    num_steps=800,
+    hidden=(256,),
 )
 
 
@@ -35,12 +44,13 @@ RESNET = ResNet(
 class Config:
     """Settings; each is one option of the command."""
 
-    problems: tuple[tasks.Name, ...] = tasks.NAMES
-    """Problems: the linear model, the network of one hidden layer, the ResNet."""
+    problems: tuple[tasks.Name, ...] = ("linear", "mlp", "resnet")
+    """Problems: the linear model, the network of one hidden layer, the ResNet, and the ResNet from
+    its ordinary initialisation."""
     arms: tuple[contenders.Name, ...] = tuple(contenders.ARMS)
     """Ways of training; the other arms are compared with plain."""
     data: tuple[Literal["photos", "cifar10", "stl10"], ...] = ("photos",)
-    """Images of the ResNet, with one problem for each; the MLP uses the first."""
+    """Images of the ResNet, with one problem for each; the others use the first."""
     data_dir: str | None = None
     """Folder of prepared TFDS data, for cifar10 and stl10. Default: TFDS's own folder."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -62,6 +72,8 @@ class Config:
     """The network of one hidden layer."""
     resnet: ResNet = RESNET
     """The ResNet."""
+    standard: Standard = ORDINARY
+    """The ResNet from its ordinary initialisation."""
     backbone: Literal["small", "resnet18", "resnet50"] = "small"
     """Backbone of the ResNet; small: width 8, three stages of one basic block."""
     stem: Literal["imagenet", "small", "small_stride2"] = "small_stride2"
@@ -105,6 +117,13 @@ PAPER = Config(
     jobs=1,
 )
 
+STANDARD = Config(
+    problems=("standard",),
+    arms=("plain", "momentum", "adam", "lars", "sharpened_smoothed", "combined"),
+    size=24,
+    num_labelled=2048,
+)
+
 
 def require_valid(config: Config) -> None:
     """Raise ValueError if a setting is invalid."""
@@ -137,9 +156,13 @@ def require_valid(config: Config) -> None:
                 f"{name}.num_steps = {problem.num_steps} must be a multiple of measure_every = "
                 f"{config.measure_every}."
             )
+        if isinstance(problem, Standard) and not 0 < problem.accuracy < 1:
+            raise ValueError(f"{name}.accuracy = {problem.accuracy} must lie within (0, 1).")
         rates = vars(problem.search)
         require(problem.search, positive=rates, of=f"{name}.search.")
         if len({len(part) for part in rates.values()}) != 1:
             raise ValueError(f"{name}.search must have as many learning rates for each arm.")
-    if "whitening" in config.arms and not config.num_labelled:
-        raise ValueError("num_labelled must be >= 1: of whitened embeddings only probes tell.")
+    if ("whitening" in config.arms or "standard" in config.problems) and not config.num_labelled:
+        raise ValueError(
+            "num_labelled must be >= 1: whitening and the problem `standard` are judged by probes."
+        )

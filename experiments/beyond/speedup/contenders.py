@@ -10,11 +10,9 @@ import optax
 from sslstep import losses, optim
 from sslstep.recipes import BarlowTwins
 
-Rates = Literal["descent", "momentum", "vicreg", "adam", "lars"]
+Rates = Literal["descent", "spectral", "momentum", "vicreg", "adam", "lars"]
 Kind = Literal["reference", "obvious", "remedy", "combination"]
 
-# Eq. 1: λ = 1 and no batch norm, as the paper trains Barlow Twins.
-_barlow_twins = BarlowTwins().loss_fn()
 # Fixed parameters of combinations: δ of sharpening and ε of smoothing.
 SOFTENING, LEAK = 1e-3, 0.1
 
@@ -34,83 +32,91 @@ class Arm(NamedTuple):
 
     label: str
     kind: Kind
-    loss: Callable[[Any], Callable[..., jax.Array]] = lambda _: _barlow_twins
+    loss: Callable[[Any], Callable[..., jax.Array]]
     optimizer: Callable[[Any], optax.GradientTransformation] = optim.sgd
     own: Literal["alphas", "softenings", "leaks", "widths"] | None = None
     rates: Rates = "descent"
     measured: Literal["correlation", "covariance"] | None = "correlation"
 
 
-def _sharpened_smoothed(leak: Any) -> Callable[..., jax.Array]:
-    """Return the spectral loss of sharpened eigenvalues, smoothed by the factor `leak` above 1."""
+def arms(recipe: BarlowTwins) -> Mapping[str, Arm]:
+    """Return the arms by name; their variants of Barlow Twins normalise as `recipe` does."""
+    plain, batch_norm = recipe.loss_fn(), recipe.batch_norm
 
-    def transform(x: jax.Array) -> jax.Array:
-        return losses.smooth(losses.sharpen(x, SOFTENING), leak)
+    def spectral(loss: Callable[..., jax.Array], own: str) -> Callable[[Any], Any]:
+        """Return an arm's loss function for a spectral loss with the parameter `own`."""
+        return lambda value: partial(loss, batch_norm=batch_norm, **{own: value})
 
-    return partial(losses.spectral_barlow_twins, transform=transform, batch_norm=False)
+    def preconditioned(loss: Callable[..., jax.Array], centre: bool = batch_norm) -> Any:
+        """Return an arm's loss function for a preconditioned loss."""
+        return lambda alpha: optim.preconditioned(loss, alpha=alpha, centre=centre)
 
+    def sharpened_smoothed(leak: Any) -> Callable[..., jax.Array]:
+        """Return the loss of sharpened eigenvalues, smoothed by the factor `leak` above 1."""
 
-def _spectral(loss: Callable[..., jax.Array], own: str) -> Callable[[Any], Any]:
-    """Return an arm's loss function for a spectral loss with the parameter `own`."""
-    return lambda value: partial(loss, batch_norm=False, **{own: value})
+        def transform(x: jax.Array) -> jax.Array:
+            return losses.smooth(losses.sharpen(x, SOFTENING), leak)
 
+        return partial(losses.spectral_barlow_twins, transform=transform, batch_norm=batch_norm)
 
-_smoothed = _spectral(losses.smoothed_barlow_twins, "leak")
-
-
-def _combined(alpha: Any) -> Callable[..., jax.Array]:
-    return optim.preconditioned(_smoothed(LEAK), alpha=alpha)
-
-
-_momentum = partial(optim.sgd, momentum=0.9)
-
-ARMS: Mapping[str, Arm] = {
-    "plain": Arm("Barlow Twins", "reference"),
-    "vicreg": Arm(
-        "VICReg", "reference", lambda _: losses.vicreg, rates="vicreg", measured="covariance"
-    ),
-    "momentum": Arm("momentum 0.9", "obvious", optimizer=_momentum, rates="momentum"),
-    "adam": Arm("Adam", "obvious", optimizer=optax.adam, rates="adam"),
-    "lars": Arm("LARS", "obvious", optimizer=partial(optim.lars, weight_decay=0.0), rates="lars"),
-    "whitening": Arm("whitening", "obvious", lambda _: losses.w_mse, measured=None),
-    "preconditioned": Arm(
-        "preconditioned",
-        "remedy",
-        lambda alpha: optim.preconditioned(_barlow_twins, alpha=alpha),
-        own="alphas",
-    ),
-    "sharpened": Arm(
-        "sharpened",
-        "remedy",
-        _spectral(losses.sharpened_barlow_twins, "softening"),
-        own="softenings",
-    ),
-    "smoothed": Arm("smoothed", "remedy", _smoothed, own="leaks"),
-    "quartic": Arm(
-        "quartic", "remedy", lambda _: partial(losses.quartic_barlow_twins, batch_norm=False)
-    ),
-    "hinge": Arm("hinge", "remedy", _spectral(losses.hinge_barlow_twins, "width"), own="widths"),
-    "sharpened_smoothed": Arm(
-        "sharpened, smoothed", "combination", _sharpened_smoothed, own="leaks"
-    ),
-    "combined": Arm("preconditioned, smoothed", "combination", _combined, own="alphas"),
-    "combined_momentum": Arm(
-        "the same, momentum 0.9",
+    smoothed = spectral(losses.smoothed_barlow_twins, "leak")
+    momentum = partial(optim.sgd, momentum=0.9)
+    lars = partial(optim.lars, weight_decay=0.0)
+    quartic = partial(losses.quartic_barlow_twins, batch_norm=batch_norm)
+    same: dict[str, Any] = {"loss": lambda _: plain}  # another optimiser
+    combined = Arm(
+        "preconditioned, smoothed",
         "combination",
-        _combined,
-        _momentum,
+        preconditioned(smoothed(LEAK)),
         own="alphas",
-        rates="momentum",
-    ),
-    "preconditioned_vicreg": Arm(
-        "preconditioned VICReg",
-        "combination",
-        lambda alpha: optim.preconditioned(losses.vicreg, alpha=alpha, centre=True),
-        own="alphas",
-        rates="vicreg",
-        measured="covariance",
-    ),
-}
+        rates="spectral",
+    )
+    return {
+        "plain": Arm("Barlow Twins", "reference", **same),
+        "vicreg": Arm(
+            "VICReg", "reference", lambda _: losses.vicreg, rates="vicreg", measured="covariance"
+        ),
+        "momentum": Arm("momentum 0.9", "obvious", **same, optimizer=momentum, rates="momentum"),
+        "adam": Arm("Adam", "obvious", **same, optimizer=optax.adam, rates="adam"),
+        "lars": Arm("LARS", "obvious", **same, optimizer=lars, rates="lars"),
+        "whitening": Arm("whitening", "obvious", lambda _: losses.w_mse, measured=None),
+        "preconditioned": Arm("preconditioned", "remedy", preconditioned(plain), own="alphas"),
+        "sharpened": Arm(
+            "sharpened",
+            "remedy",
+            spectral(losses.sharpened_barlow_twins, "softening"),
+            own="softenings",
+            rates="spectral",
+        ),
+        "smoothed": Arm("smoothed", "remedy", smoothed, own="leaks", rates="spectral"),
+        "quartic": Arm("quartic", "remedy", lambda _: quartic, rates="spectral"),
+        "hinge": Arm(
+            "hinge",
+            "remedy",
+            spectral(losses.hinge_barlow_twins, "width"),
+            own="widths",
+            rates="spectral",
+        ),
+        "sharpened_smoothed": Arm(
+            "sharpened, smoothed", "combination", sharpened_smoothed, own="leaks", rates="spectral"
+        ),
+        "combined": combined,
+        "combined_momentum": combined._replace(
+            label="the same, momentum 0.9", optimizer=momentum, rates="momentum"
+        ),
+        "preconditioned_vicreg": Arm(
+            "preconditioned VICReg",
+            "combination",
+            preconditioned(losses.vicreg, centre=True),
+            own="alphas",
+            rates="vicreg",
+            measured="covariance",
+        ),
+    }
+
+
+#: The arms of the paper's settings, Eq. 1: λ = 1 and no batch norm.
+ARMS: Mapping[str, Arm] = arms(BarlowTwins())
 
 # The choices of the option --arms.
 if TYPE_CHECKING:

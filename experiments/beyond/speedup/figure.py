@@ -1,5 +1,6 @@
 """Figures of the experiment `speedup`."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ COLORS = {
 }
 LABELS = {
     "dimensions": "speed-up to {k} dimensions",
-    "accuracy": "speed-up to Barlow Twins' final accuracy",
+    "accuracy": "speed-up to an accuracy of {accuracy:.0%}",
     "final accuracy": "final accuracy of the probe",
     "rank": "effective rank of $h$",
 }
@@ -31,14 +32,17 @@ def plot(config: Any, arrays: Arrays) -> dict[str, Any]:
     """Draw the speed-ups of all arms, the dimensions learned, and the results of probes."""
     cases = cases_of(config, arrays)
     figures = {
-        "figure": _arms([(case, "dimensions") for case in cases], columns=2),
-        "learned": _learned(cases),
+        "figure": _arms([(case, case.goal) for case in cases], columns=min(2, len(cases))),
     }
+    counted = [case for case in cases if case.goal == "dimensions"]
+    if counted:
+        figures["learned"] = _learned(counted)
     probed = [case for case in cases if case.probed]
     if probed:
         shown = [(case, column) for column in ("final accuracy", "rank") for case in probed]
-        shown += [(case, "accuracy") for case in probed if case.probes_tell]
+        shown += [(case, "accuracy") for case in counted if case.times_accuracy]
         figures["accuracy"] = _arms(shown, columns=len(probed))
+        figures["curves"] = _curves(probed)
     return figures
 
 
@@ -63,7 +67,9 @@ def _arms(shown: list[tuple[Case, str]], columns: int) -> Any:
         elif column == "final accuracy":
             plain = mean_and_deviation(case.final_accuracy("plain"))[0]
             ax.axvline(plain, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
-        ax.set(title=case.title, xlabel=LABELS[column].format(k=case.target))
+        ax.set(
+            title=case.title, xlabel=LABELS[column].format(k=case.target, accuracy=case.accuracy)
+        )
         ax.set_ylim(len(case.arms) - 0.5, -0.5)
     style: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "0.3"}
     looks = [(k, {"marker": marker, "color": COLORS[k]}) for k, marker in MARKERS.items()]
@@ -112,24 +118,43 @@ def _ratio_axis(ax: "Axes") -> None:
 
 def _learned(cases: list[Case]) -> Any:
     """Draw the number of learned dimensions along training, at median times over seeds."""
+
+    def draw(case: Case, name: str, ax: "Axes", style: dict[str, Any]) -> None:
+        if case.arms[name].measured is None:
+            return
+        times = np.sort(np.median(case.learned(name), axis=0))
+        there = np.maximum(times[np.isfinite(times)], 1)
+        counts = np.arange(1, len(there) + 1)
+        ax.step(there, counts, where="post", **style)
+        ax.plot(there[-1:], counts[-1:], ".", color=style["color"], markersize=3)
+
+    return _along_training(cases, draw, "dimensions learned")
+
+
+def _curves(cases: list[Case]) -> Any:
+    """Draw the probe's accuracy along training, mean over seeds; dotted: the goal."""
+
+    def draw(case: Case, name: str, ax: "Axes", style: dict[str, Any]) -> None:
+        steps = np.maximum(case.arrays[f"{name}/record_steps"], 1)
+        ax.plot(steps, case.arrays[f"{name}/accuracy"].mean(axis=0), **style)
+        ax.axhline(case.accuracy, color="0.3", linewidth=0.6, linestyle=":", zorder=0)
+
+    return _along_training(cases, draw, "accuracy")
+
+
+def _along_training(cases: list[Case], draw: Callable[..., None], label: str) -> Any:
+    """Draw a row for each case, with a panel for each kind of arms, and an arm by `draw`."""
     size = 7.2, 1.3 + 1.6 * len(cases)
     fig, axes = plotting.subplots(len(cases), 3, figsize=size, squeeze=False, sharey="row")
     for case, line in zip(cases, axes, strict=True):
         for ax, kind in zip(line, ("obvious", "remedy", "combination"), strict=True):
-            shown = {
-                name: arm.label
-                for name, arm in case.arms.items()
-                if arm.measured is not None and arm.kind in ("reference", kind)
-            }
+            shown = [name for name, arm in case.arms.items() if arm.kind in ("reference", kind)]
             colors = ["black", "0.5", *plotting.CATEGORIES]
-            for (name, label), color, dash in zip(shown.items(), colors, DASHES, strict=False):
-                times = np.sort(np.median(case.learned(name), axis=0))
-                there = np.maximum(times[np.isfinite(times)], 1)
-                counts = np.arange(1, len(there) + 1)
-                ax.step(there, counts, where="post", color=color, ls=dash, lw=1.1, label=label)
-                ax.plot(there[-1:], counts[-1:], ".", color=color, markersize=3)
+            for name, color, dash in zip(shown, colors, DASHES, strict=False):
+                style = {"color": color, "ls": dash, "lw": 1.1, "label": case.arms[name].label}
+                draw(case, name, ax, style)
             ax.set_xscale("log")
-        line[0].set_ylabel(f"{case.title}\ndimensions learned", fontsize=7)
+        line[0].set_ylabel(f"{case.title}\n{label}", fontsize=7)
     plotting.label_panels(list(axes.ravel()))
     for ax in axes[-1]:
         ax.set_xlabel("step")

@@ -1,7 +1,7 @@
-"""The problems of `speedup`: a linear model, a network of one hidden layer, a ResNet."""
+"""The problems of `speedup`: a linear model, a network of one hidden layer, two of a ResNet."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -13,9 +13,9 @@ from flax import linen
 
 from sslstep import data, nn, train
 from sslstep.experiment import training
-from sslstep.recipes import BarlowTwins
+from sslstep.recipes import STANDARD_INIT, BarlowTwins
 
-Name = Literal["linear", "mlp", "resnet"]
+Name = Literal["linear", "mlp", "resnet", "standard"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
 
@@ -24,7 +24,9 @@ class Search:
     """Initial learning rates of the search, equally many for each arm; the best is refined."""
 
     descent: tuple[float, ...]
-    """Learning rates of gradient descent on Barlow Twins and its variants."""
+    """Learning rates of gradient descent on Barlow Twins, preconditioned or not."""
+    spectral: tuple[float, ...]
+    """Learning rates of gradient descent on functions of C's eigenvalues."""
     momentum: tuple[float, ...]
     """Learning rates of gradient descent with momentum 0.9."""
     vicreg: tuple[float, ...]
@@ -52,6 +54,11 @@ class Problem:
     num_steps: int = 1000
     """Number of steps of the compared runs; tuning runs take at most as many."""
 
+    @property
+    def recipe(self) -> BarlowTwins:
+        """Recipe of the projector, the views and the loss of Barlow Twins."""
+        return BarlowTwins(dim=self.dim, hidden=(), batch_size=self.batch_size)
+
 
 @dataclass(frozen=True)
 class Linear(Problem):
@@ -77,6 +84,30 @@ class ResNet(Problem):
 
     hidden: tuple[int, ...] = (128,)
     """Widths of the projector's hidden layers."""
+
+    @property
+    def recipe(self) -> BarlowTwins:
+        """Recipe of the projector, the views and the loss of Barlow Twins."""
+        return replace(super().recipe, hidden=self.hidden)
+
+
+@dataclass(frozen=True)
+class Standard(ResNet):
+    """A ResNet from its ordinary initialisation, with the publication's views and loss."""
+
+    accuracy: float = 0.28
+    """Accuracy of the probe to which arms are tuned and compared, in place of `target`."""
+
+    @property
+    def recipe(self) -> BarlowTwins:
+        """Recipe of the projector, the views and the loss of Barlow Twins."""
+        return replace(
+            STANDARD_INIT.barlow_twins,
+            views="publication",
+            dim=self.dim,
+            hidden=self.hidden,
+            batch_size=self.batch_size,
+        )
 
 
 class Instance(NamedTuple):
@@ -125,8 +156,7 @@ def build(problem: Problem, images: training.Config) -> Built:
     """Build a problem; `images` are the settings of its images, if it has any."""
     if isinstance(problem, Linear):
         return _build_linear(problem)
-    hidden = problem.hidden if isinstance(problem, ResNet) else ()
-    recipe = BarlowTwins(dim=problem.dim, hidden=hidden, batch_size=problem.batch_size)
+    recipe = problem.recipe
     if isinstance(problem, MLP):
         network = nn.Encoder(_HiddenLayer(problem.width), recipe.head())
     else:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.beyond.speedup.contenders import Arm
-from experiments.beyond.speedup.tasks import Built, Instance, Problem
+from experiments.beyond.speedup.tasks import Built, Instance, Problem, Standard
 from sslstep import train
 from sslstep.experiment import Arrays, networks
 from sslstep.measure import spectrum
@@ -120,11 +120,13 @@ class Trainer:
 
         With `within`, a number of steps, accuracies are not measured. The run then ends `settle`
         steps after the target is reached, or once the target can no longer be reached within that
-        number.
+        number. If the target is an accuracy, it is measured, and the run ends at the first record
+        after that number that lies below it.
         """
         state, settings, target = self.start(instance), self.settings, self.problem.target - 1
         every, levels = settings.measure_every, levels_of(self.arm, self.problem.dim)
-        records = self.record_steps() if within is None else ()
+        goal = self.problem.accuracy if isinstance(self.problem, Standard) else None
+        records = self.record_steps() if within is None or goal is not None else ()
         numbers = [jnp.asarray(value, jnp.float32) for value in candidate]
         eigenvalues, steps, accuracy, losses = [], [], [], [0.0]
         finite, pruned, reached = True, False, np.inf
@@ -143,7 +145,11 @@ class Trainer:
             steps.append(step)
             if step in records:
                 accuracy += [float(value) for value in self.built.accuracy(state).values()]
-            if within is not None and self.arm.measured is not None:
+            if within is not None and goal is not None:
+                pruned = step > within and accuracy[-1] < goal
+                if pruned:
+                    break
+            elif within is not None and self.arm.measured is not None:
                 # Compute times only when the target is newly learned; then it stays reached.
                 if np.isinf(reached) and learned(values, levels)[target]:
                     reached = times_of(steps, eigenvalues, levels, settings.hold)[target]
@@ -157,6 +163,7 @@ class Trainer:
             "eigenvalues": eigenvalues,
             "times": times_of(steps, eigenvalues, levels, settings.hold),
             "accuracy": accuracy,
+            "steps": self.record_steps()[: len(accuracy)],
             "finite": finite,
             "pruned": pruned,
             "loss": np.mean(losses[-10:]),
@@ -183,6 +190,13 @@ def times_of(steps: Any, eigenvalues: Any, levels: np.ndarray, hold: int) -> np.
             part = (level / 2 - before) / (after - before)
             out[k] = steps[first - 1] + part * (steps[first] - steps[first - 1])
     return out
+
+
+def time_to_accuracy(steps: Any, accuracy: Any, goal: float) -> float:
+    """Return the first of `steps` from which the accuracy stays at `goal`; `inf` if none."""
+    below = np.flatnonzero(~(np.asarray(accuracy) >= goal))  # NaN is below
+    first = below[-1] + 1 if below.size else 0
+    return max(float(steps[first]), 1.0) if first < len(accuracy) else np.inf
 
 
 def tune(
@@ -250,6 +264,10 @@ def _score(run: Arrays, arm: Arm, problem: Problem) -> float:
     """Return the score of a run, smaller is better; above `num_steps` if the target is missed."""
     if not run["finite"]:
         return np.inf
+    if isinstance(problem, Standard):
+        time = time_to_accuracy(run["steps"], run["accuracy"], problem.accuracy)
+        missed = problem.num_steps * (2.0 + problem.accuracy - run["accuracy"][-2:].mean())
+        return time if np.isfinite(time) else float(missed)
     if arm.measured is None:
         return float(run["loss"])
     levels = levels_of(arm, problem.dim)
