@@ -8,8 +8,9 @@ momentum, Adam or LARS, and whitened embeddings. The remedies are preconditioned
 sharpened, smoothed, quartic and hinge losses (G.2, G.3), and combinations of them. The problems are
 a linear model, a network of one hidden layer and a ResNet from a small initialisation. The preset
 `standard` compares the two best remedies with momentum, Adam and LARS on a ResNet from its ordinary
-initialisation, with the publication's views, batch norm before the loss and λ; arms are tuned to an
-accuracy of the probe in place of learned dimensions. It takes two hours on two cores.
+initialisation, with the publication's views, batch norm before the loss and, for Barlow Twins
+itself, the publication's λ. Arms are tuned to an accuracy of the probe in place of learned
+dimensions. It takes two hours on two cores.
 
 Every arm is tuned with an equal number of trials from two seeds, over its learning rate and its own
 parameter, if it has one. It is then trained from five other seeds. The results are steps and

@@ -145,11 +145,18 @@ def _curves(cases: list[Case]) -> Any:
 def _along_training(cases: list[Case], draw: Callable[..., None], label: str) -> Any:
     """Draw a row for each case, with a panel for each kind of arms, and an arm by `draw`."""
     size = 7.2, 1.3 + 1.6 * len(cases)
-    fig, axes = plotting.subplots(len(cases), 3, figsize=size, squeeze=False, sharey="row")
+    there = {arm.kind for case in cases for arm in case.arms.values()} - {"reference"}
+    kinds = [kind for kind in MARKERS if kind in there]
+    across = max(len(kinds), 1)
+    fig, axes = plotting.subplots(len(cases), across, figsize=size, squeeze=False, sharey="row")
     for case, line in zip(cases, axes, strict=True):
-        for ax, kind in zip(line, ("obvious", "remedy", "combination"), strict=True):
-            shown = [name for name, arm in case.arms.items() if arm.kind in ("reference", kind)]
-            colors = ["black", "0.5", *plotting.CATEGORIES]
+        for ax, kind in zip(line, kinds or ["reference"], strict=True):
+            first, others = (
+                [name for name, arm in case.arms.items() if arm.kind == wanted]
+                for wanted in ("reference", kind)
+            )
+            shown = list(dict.fromkeys([*first, *others]))
+            colors = [*("black", "0.5")[: len(first)], *plotting.CATEGORIES]
             for name, color, dash in zip(shown, colors, DASHES, strict=False):
                 style = {"color": color, "ls": dash, "lw": 1.1, "label": case.arms[name].label}
                 draw(case, name, ax, style)
