@@ -30,7 +30,8 @@ class Network(Protocol):
 
     - ``flax.nnx``: ``__call__(x)`` returns (h, z) of a batch. The module's ``train()`` and
       ``eval()`` set the mode of its batch norms. Parameters and running averages are dictionaries;
-      ``nnx.update(model, state.params)`` writes trained parameters into the module.
+      ``nnx.update(model, state.params)`` writes trained parameters into the module. A module that
+      draws random numbers raises ValueError.
     - Equinox: ``__call__(x)`` returns (h, z) of one sample. All inexact arrays are trained;
       ``eqx.combine(state.params, model)`` is the trained model. With state, such as batch norms',
       give the pair of ``eqx.nn.make_with_state``: ``__call__(x, state)`` returns ((h, z), state).
@@ -102,7 +103,14 @@ class NNX:
         self.nnx.update(model, variables["params"])
         self.nnx.update(model, variables.get("batch_stats", {}))
         (model.train if train else model.eval)()
+        unused = jax.tree.leaves(self.nnx.state(model, self.nnx.RngCount))
         found = model(x)
+        counts = jax.tree.leaves(self.nnx.state(model, self.nnx.RngCount))
+        if any(new is not old for new, old in zip(counts, unused, strict=False)):
+            raise ValueError(
+                "the network must draw no random numbers, as dropout does: they would be the same "
+                "at every step."
+            )
         averages = self.nnx.to_pure_dict(self.nnx.state(model, self.nnx.BatchStat))
         return (found, {"batch_stats": averages} if averages else {}) if mutable else found
 

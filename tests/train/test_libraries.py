@@ -223,3 +223,26 @@ def test_modules_of_another_form_are_refused(unchecked):
         )
     with pytest.raises(TypeError, match="an NNX or Equinox module"):
         train.init_state(jax.random.key(0), lambda x: x, optax.sgd(0.1), jnp.ones((4, 3)))
+
+
+class WithDropout(InNNX):
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        h, _ = super().__call__(x)
+        return h, self.out(self.dropout(h))
+
+
+def test_random_numbers_that_would_never_change_are_refused():
+    """Dropout hid the same units at every step; in evaluation mode it draws none."""
+    model = WithDropout(nnx.Rngs(0))
+    state = train.init_state(jax.random.key(0), model, optax.sgd(0.1), IMAGES[:1])
+    for mode in (True, False):
+        record = train.make_record(model, IMAGES, IMAGES, batch_size=32, train=mode)
+        if mode:
+            with pytest.raises(ValueError, match="the network must draw no random numbers"):
+                record(state)
+        else:
+            assert np.isfinite(record(state)["hidden"]).all()
