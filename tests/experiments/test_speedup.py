@@ -84,7 +84,7 @@ def ordinary():
     )
     return replace(
         STANDARD,
-        arms=("plain", "adam", "combined"),
+        arms=("plain", "combined"),
         standard=replace(problem, accuracy=0.11),  # as many of the labels as chance finds
         seeds=(0, 1),
         tuning_seeds=(7,),
@@ -111,15 +111,15 @@ def test_the_ordinary_initialisation_is_tuned_to_an_accuracy(ordinary, tmp_path)
     table = (tmp_path / "here" / "table.md").read_text()
     assert "steps to 11%" in table
     assert "dimensions" not in table
-    # Barlow Twins and Adam get there at step 20. The remedy never does, as late, or sooner.
+    # Barlow Twins gets there at step 20. The remedy never does, as late, or sooner.
     late = {"record_steps": np.array([0, 1, 20]), "accuracy": np.tile([0.0, 0.0, 0.5], (2, 1))}
     made = arrays | {
         f"standard/{arm}/{key}": value for arm in ordinary.arms for key, value in late.items()
     }
     for curve, holds in (
-        ([0.0, 0.0, 0.05], [False, False, False]),
-        ([0.0, 0.0, 0.5], [False, True, True]),
-        ([0.0, 0.5, 0.5], [True, True, True]),
+        ([0.0, 0.0, 0.05], [False, False]),
+        ([0.0, 0.0, 0.5], [False, True]),
+        ([0.0, 0.5, 0.5], [True, True]),
     ):
         made["standard/combined/accuracy"] = np.tile(curve, (2, 1))
         assert [claim.holds for claim in speedup_claims.check(ordinary, made)] == holds
