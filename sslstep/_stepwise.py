@@ -103,7 +103,7 @@ class _Walk:
         self.learning_rate, self.tol = learning_rate, tol
 
     def run(self, w: np.ndarray, times: np.ndarray) -> np.ndarray:
-        records: list[np.ndarray] = []
+        records = [w for _ in times[times == 0]]
         turn, t, step = np.eye(w.shape[1]), 0.0, np.inf
         while len(records) < len(times):
             w, rotation = aligned(w)

@@ -243,6 +243,14 @@ def test_a_kernel_machine(x64):
     np.testing.assert_allclose(found.embeddings(kernel, initial), wanted, atol=3e-3 * scale)
 
 
+def test_times_that_are_all_zero():
+    x = np.random.default_rng(0).normal(size=(12, 3))
+    run = kernel_pca.stepwise_flow(x @ x.T, losses.simplified_barlow_twins, x[:, :2], np.zeros(2))
+    assert run.times.tolist() == [0.0, 0.0]
+    assert not run.coefficients.any()
+    assert run.loss[0] == run.loss[1] == losses.simplified_barlow_twins(*np.split(x[:, :2], 2))
+
+
 def test_rotations_keep_the_digits_of_small_columns():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.standard_normal((6, 3)))[0]
