@@ -392,12 +392,11 @@ def _projected(
     gammas, y = scipy.linalg.eigh(factor.T @ images / problem.scale)
     usable = np.abs(gammas) > negligible * np.abs(gammas).max(initial=0)
     scaled = np.where(usable, 1 / np.where(usable, gammas * problem.scale, 1), 0)
-    gammas = np.where(usable, gammas, 0)
+    missing = max(width - len(gammas), 0)
+    gammas = np.pad(np.where(usable, gammas, 0), (0, missing))
+    small = np.pad(images @ (y * scaled), [(0, 0), (0, missing)])
     leading = np.argsort(-gammas, kind="stable")[:width]
-    missing = width - len(leading)
-    small = np.pad((images @ (y * scaled))[:, leading], [(0, 0), (0, missing)])
-    eigenvalues = np.pad(gammas[leading], (0, missing))
-    return _with_residuals(problem, eigenvalues, *_combined(z, w, small))
+    return _with_residuals(problem, gammas[leading], *_combined(z, w, small[:, leading]))
 
 
 def _combined(v: list[Array], w: list[Array], small: np.ndarray) -> tuple[Array, Array]:

@@ -601,6 +601,16 @@ def test_modes_that_rounding_hides_are_not_positive():
     np.testing.assert_allclose(modes.eigenvalues[:5], reference(kernel)[0][:5], rtol=1e-3)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_modes_beyond_the_rank_come_before_negative_ones(solver):
+    x = np.random.default_rng(5).normal(size=(40, 3))
+    gammas = np.linalg.eigvalsh(x[:20].T @ x[20:] + x[20:].T @ x[:20])[::-1] / 40
+    assert (gammas > 0).tolist() == [True, True, False]
+    with pytest.warns(UserWarning, match="only 2 of the top 6 eigenvalues"):
+        modes = kernel_pca.contrastive_modes(x @ x.T, 6, solver=solver)
+    np.testing.assert_allclose(modes.eigenvalues, [*gammas[:2], 0, 0, 0, 0], rtol=1e-3)
+
+
 @pytest.mark.parametrize("short", [jnp.float16, jnp.bfloat16])
 def test_half_precision_is_for_the_dense_solver(short):
     """Of a kernel rounded so, the iteration used to find zeros."""
