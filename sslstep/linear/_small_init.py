@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betainc, gammaln
+from jax.scipy.special import betainc, betaln
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key, Real, UInt32
 
@@ -340,7 +340,7 @@ def coupled_elements(
     lam = jnp.clip(_expand(leading, values) * values * values, 0, 1)  # γ s², without s²
     pairs = jnp.triu(jnp.ones((dim, dim), bool), 1)  # j < k <= d
     ratio = jnp.where(pairs, leading[:, None] / leading[None, :], 2)  # r; 2 stands where unused
-    limit = jnp.exp(gammaln((ratio + 1) / 2) - gammaln(ratio / 2)) * jnp.pi**0.5
+    limit = jnp.pi * jnp.exp(-betaln(0.5, ratio / 2))  # g(1), as π / B(½, r/2)
     lam, half = jnp.broadcast_to(lam[..., None, :], square.shape), jnp.full_like(square, 0.5)
     power = jnp.broadcast_to(_expand((ratio - 1) / 2, square), square.shape)
     g = _expand(limit, square) * betainc(half, power, lam)

@@ -98,6 +98,16 @@ def test_coupled_elements_of_close_modes_are_off_by_what_is_said(x64, ratio):
         assert 0.3 * off < float(coupled[j, k] / full[j, k]) - 1 < 1.2 * off
 
 
+@pytest.mark.parametrize(("ratio", "wanted"), [(16.0, 4.93558318502), (2.0**17, 453.747320377)])
+def test_coupled_elements_of_distant_modes(ratio, wanted):
+    """At the end, in float32: √π Γ((r + 1) / 2) / Γ(r / 2) by mpmath."""
+    gammas, start = jnp.asarray([1.0, 1 / ratio]), 1e-10 * jnp.asarray([[1.0, 1.0], [0.0, 1.0]])
+    alone = linear.elements(jnp.inf, gammas, start)[0, 1]
+    coupled = linear.coupled_elements(jnp.inf, gammas, start)
+    np.testing.assert_allclose(coupled[0, 1] / alone, wanted, rtol=3e-6)
+    np.testing.assert_allclose(coupled[1, 0] / alone, -wanted / ratio**0.5, rtol=3e-6)
+
+
 def test_elements_whose_growth_overflows(dtype):
     """e^(4γt) does, the element does not."""
     small = 1e-30 if dtype == jnp.float32 else 1e-250
