@@ -122,7 +122,8 @@ def growth_modes(
     given = computed_in(block_dtype(kernel, dtype))
     hessian = negative_hessian(loss_fn, embeddings, size, dim, num_views=num_views, dtype=given)
     modes = leading_modes(kernel, size, dim, options, hessian, 1.0)
-    warn_if_few(modes.eigenvalues)
+    free = dim - hessian.learned.shape[1]
+    warn_if_few(modes.eigenvalues[:free], "do not grow from here")
     return modes
 
 

@@ -169,7 +169,7 @@ def contrastive_modes(
     require_dim(dim, size // num_views)
     options = Options(solver, dtype, tol, max_iterations, block_size, key, folder, progress)
     modes = leading_modes(kernel, size, dim, options, Exchange(num_views, centre), size)
-    warn_if_few(modes.eigenvalues)
+    warn_if_few(modes.eigenvalues, "are never learned, and the loss is at least {}")
     return modes
 
 
@@ -470,14 +470,14 @@ def _by_eigh(
         return of(*parts)
 
 
-def warn_if_few(eigenvalues: Array) -> None:
+def warn_if_few(eigenvalues: Array, fate: str) -> None:
+    """Warn if some are not positive; `fate` says what that means, with {} for their number."""
     if not _check.is_concrete(eigenvalues):
         return
     dim, missing = len(eigenvalues), int((np.asarray(eigenvalues) <= 0).sum())
     if missing:
         warnings.warn(
             f"only {dim - missing} of the top {dim} eigenvalues are positive beyond rounding: "
-            f"{missing} "
-            f"dimension(s) of the embedding are never learned, and the loss is at least {missing}.",
+            f"{missing} dimension(s) of the embedding {fate.format(missing)}.",
             stacklevel=3,
         )

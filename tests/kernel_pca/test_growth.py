@@ -129,6 +129,13 @@ def test_the_first_rate_is_the_slope_of_gradient_flow(x64, name):
     np.testing.assert_allclose(np.log(sizes[1] / sizes[0]) / np.diff(times), rate, rtol=1e-3)
 
 
+def test_a_warning_counts_dimensions_that_can_still_be_learned():
+    """Two of three, one of two features is left to learn; of a loss that they do not count."""
+    x = np.concatenate(samples(20, features=2))
+    with pytest.warns(UserWarning, match="only 1 of the top 2 .* 1 dimension.* do not grow"):
+        kernel_pca.growth_modes(x @ x.T, spectral, 3, embeddings=2 * x[:, :1])
+
+
 def test_contrastive_modes_are_a_special_case(dtype):
     kernel = jnp.asarray(rbf(np.concatenate(samples(400, seed=3))), dtype)
     found = kernel_pca.growth_modes(kernel, SIMPLE, 6)
