@@ -175,7 +175,7 @@ def eigenvalue_curves(ax: "Axes", t: ArrayLike, eigenvalues: ArrayLike) -> None:
         eigenvalues: d eigenvalues of each record, shape ``(T, d)``. Values that are not positive
             are left out.
     """
-    values = np.asarray(eigenvalues)
+    values = np.asarray(eigenvalues, float)
     for j, color in enumerate(mode_colors(values.shape[1])):
         curve = np.where(values[:, j] > 0, values[:, j], np.nan)
         ax.plot(t, curve, color=color, linewidth=0.8)

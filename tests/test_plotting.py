@@ -38,3 +38,11 @@ def test_parts_and_save(tmp_path):
 def test_mode_colors_get_lighter():
     luminance = plotting.mode_colors(10)[:, :3] @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance) > 0).all()
+
+
+def test_eigenvalues_may_be_whole_numbers():
+    fig, ax = plt.subplots()
+    plotting.eigenvalue_curves(ax, np.arange(2), np.array([[0, 2], [4, 3]]))
+    np.testing.assert_array_equal([line.get_ydata() for line in ax.lines], [[np.nan, 4], [2, 3]])
+    assert ax.get_ylim() == (1, 12)
+    plt.close(fig)
