@@ -123,7 +123,8 @@ def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) 
 def _same(name: str, old: Any, new: Any) -> bool:
     if name.startswith(_INITIAL_NORM) and isinstance(old, float) and isinstance(new, float):
         return math.isclose(old, new, rel_tol=_NORM_TOLERANCE)
-    return bool(old == new)
+    # As text too, because NaN differs from itself.
+    return bool(old == new) or json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

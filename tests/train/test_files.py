@@ -5,6 +5,7 @@ import signal
 
 import jax.numpy as jnp
 import pytest
+import tiny
 import training
 
 from sslstep import train
@@ -81,6 +82,14 @@ def test_settings_that_cannot_be_read(saved, name):
     path.unlink()  # as the message says
     training.fit(saved, 10)
     assert path.read_bytes() == whole
+
+
+def test_settings_that_are_nan_are_the_same_at_every_call(tmp_path):
+    settings = {"clip": float("nan")}
+    tiny.fit(tmp_path, 2, settings=settings)
+    assert len(tiny.fit(tmp_path, 4, settings=settings).metrics["step"]) == 4
+    with pytest.raises(ValueError, match=r"other settings \(clip = nan, now 2\.0"):
+        tiny.fit(tmp_path, 6, settings={"clip": 2.0})
 
 
 def test_arrays_of_one_path_are_not_saved(tmp_path):
