@@ -462,8 +462,10 @@ def _elapsed(landscape: Landscape, begin: Array, end: Array) -> Array:
     rest = rest[None]
 
     def slowness(v: Array) -> Array:
-        # dλ = λ (1 - λ / rest) dv; this factor cancels the zero of the force at `rest`.
-        return jax.nn.sigmoid(-v) / (4 * landscape.force(rest * jax.nn.sigmoid(v)))
+        # dλ = λ (1 - λ / rest) dv; this factor cancels the zero of the force at `rest`. Near `rest`
+        # rounding may give a force of -0, and a time of minus infinity.
+        force = landscape.force(rest * jax.nn.sigmoid(v))
+        return jax.nn.sigmoid(-v) / (4 * jnp.where(force > 0, force, 0))
 
     return early + integral(slowness, begin, end)
 

@@ -81,6 +81,16 @@ def test_forces_that_underflow():
     np.testing.assert_allclose(times, [208.271118715893, 20833.271493716], rtol=1e-5)
 
 
+def test_curves_where_rounding_makes_the_force_zero():
+    """Near a flat minimum, in float32, from a start that is far away."""
+    flat = dynamics.modewise(lambda x: x * (2 - x))
+    found, wanted = (
+        dynamics.mode_eigenvalue(np.array([10.0, 100.0]), 1.0, 1e-25, landscape=each)
+        for each in (flat, dynamics.fourth_power())
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+
 @pytest.mark.parametrize("predictor", [None, 0.3])
 def test_networks_with_predictors(x64, predictor):
     """Under the loss itself, on samples of these Γ and Σ."""
