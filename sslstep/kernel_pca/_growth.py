@@ -149,10 +149,11 @@ def plateaus(
     weights may therefore have any ratio, unlike in the closed form
     :func:`sslstep.dynamics.vicreg_plateau`.
 
-    The minimum is the lowest that L-BFGS finds, in float64, starting from the minimum for k - 1 and
-    a small random dimension, several times. If the loss has a kink, such as VICReg's hinge, the
-    minimum is accurate to 1%. Gradient flow reaches it once its slowest direction has converged; if
-    the kernel has small eigenvalues, the next step may come earlier.
+    From the kernel's rank on the levels are equal. The minimum is the lowest that L-BFGS finds, in
+    float64, starting from the minimum for k - 1 and a small random dimension, several times. If the
+    loss has a kink, such as VICReg's hinge, the minimum is accurate to 1%. Gradient flow reaches it
+    once its slowest direction has converged; if the kernel has small eigenvalues, the next step may
+    come earlier.
 
     Args:
         kernel: K̃ over all views of n samples, one view after the other, shape ``(N, N)``.
@@ -196,17 +197,21 @@ def plateaus(
         if not np.isfinite(zero):
             raise ValueError(f"loss_fn must be finite for embeddings of zeros, got {zero}.")
         found = [zero]
-        runs = {which: (np.zeros((factor.shape[1], 0)), axes[:0]) for which, axes in bases.items()}
-        for k in range(1, dim + 1):
-            shapes = (factor.shape[1], k), (k, dim)
+        rank = factor.shape[1]
+        runs = {which: (np.zeros((rank, 0)), axes[:0]) for which, axes in bases.items()}
+        highest = min(dim, rank)
+        for k in range(1, highest + 1):
+            # At the kernel's rank k bounds nothing: more columns of B leave fewer local minima.
+            width = dim if k == rank else k
+            shapes = (rank, width), (width, dim)
             lowest = []
             for which, axes in bases.items():
                 before, mix = runs[which]
                 results = []
                 for _ in range(NUM_STARTS):
-                    new = rng.standard_normal((factor.shape[1], 1))
+                    new = rng.standard_normal((rank, width - k + 1))
                     new *= 0.1 / np.sqrt(np.mean((factor @ new) ** 2))
-                    start = np.hstack([before, new]), np.vstack([mix, axes[k - 1 : k]])
+                    start = np.hstack([before, new]), np.vstack([mix, axes[k - 1 : width]])
                     results.append(
                         scipy.optimize.minimize(
                             level,
@@ -221,6 +226,7 @@ def plateaus(
                 runs[which] = _split(best.x, shapes)
                 lowest.append(float(best.fun))
             found.append(min(found[-1], *lowest))
+    found += found[-1:] * (dim - highest)
     return jnp.asarray(found, computed_in(_check.as_float("kernel", kernel).dtype))
 
 

@@ -2,9 +2,11 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from sslstep import kernel_pca, linear, losses
 
@@ -39,6 +41,25 @@ def test_vicreg_at_other_weights(x64):
     assert lowest < 0.99 - 0.05  # they share it, as k coordinates of variance 1 would not
     # L-BFGS stops short at the hinge's kink, where one of them rests: the docstring's 1%.
     np.testing.assert_allclose(found, [2 * 0.99, lowest, 0], rtol=1e-2, atol=1e-6)
+
+
+def test_a_kernel_of_lower_rank_than_d(x64):
+    """Two directions for three dimensions: no matrix of weights has a lower loss than the third."""
+    views = np.random.default_rng(0).standard_normal((2, 6, 2))
+    both = np.concatenate([views[0], 0.7 * views[0] + 0.7 * views[1]])
+    loss = partial(losses.vicreg, invariance=2.0, eps=1e-2)
+    found = kernel_pca.plateaus(both @ both.T, loss, 3, max_iterations=200)
+    assert found[2] == found[3] < found[1]
+
+    @jax.jit
+    @jax.value_and_grad
+    def of_weights(weights):
+        z = both @ weights.reshape(2, 3)
+        return loss(z[:6], z[6:])
+
+    starts = np.random.default_rng(1).standard_normal((20, 6))
+    ends = [minimize(of_weights, start, jac=True, method="L-BFGS-B").fun for start in starts]
+    assert found[3] < min(ends) * 1.01
 
 
 @pytest.mark.parametrize("num_learned", [1, 2])
