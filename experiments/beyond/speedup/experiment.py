@@ -133,7 +133,7 @@ def _side_by_side(
 
 
 EXPERIMENT = Experiment(
-    {"cpu": Config(), "standard": STANDARD, "paper": PAPER},
+    {"cpu": Config(), "paper": PAPER, "standard": STANDARD},
     run,
     trains=True,
     minutes=60,
