@@ -295,7 +295,8 @@ def documented() -> tuple[list[str], list[str]]:
     for page in PAGES:
         text = page.read_text()
         fences = re.findall(r"^```(.*?)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        lines.update(line for kind, block in fences if kind == "sh" for line in block.splitlines())
+        shell = [block.replace("\\\n", "") for kind, block in fences if kind == "sh"]
+        lines.update(line for block in shell for line in block.splitlines())
         rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
         lines.update(" ".join(code.split()) for code in re.findall(r"`([^`]+)`", rest))
     plain = {line.split(" #")[0].strip() for line in lines}
