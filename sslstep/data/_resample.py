@@ -24,8 +24,8 @@ def crop_box(
 
     # If none fits: the largest centred crop of an admitted ratio.
     whole = width / height
-    last_columns = round(height * ratio[1]) if whole > ratio[1] else width
-    last_rows = round(width / ratio[0]) if whole < ratio[0] else height
+    last_columns = max(round(height * ratio[1]), 1) if whole > ratio[1] else width
+    last_rows = max(round(width / ratio[0]), 1) if whole < ratio[0] else height
     found = fits.any()
     columns = jnp.where(found, columns[first], 1.0 * last_columns)
     rows = jnp.where(found, rows[first], 1.0 * last_rows)

@@ -168,6 +168,13 @@ def test_crop_boxes_are_drawn_as_torchvision_draws_them(height, width, scale):
         assert scipy.stats.ks_2samp(ours_k, theirs_k).pvalue > 1e-4
 
 
+@pytest.mark.parametrize(("shape", "ratio"), [((9, 9), (100, 100)), ((1, 40), (0.01, 0.02))])
+def test_a_crop_of_an_extreme_ratio_has_pixels(shape, ratio):
+    images = np.full((4, *shape, 3), 100, np.uint8)
+    a = data.Augmentation(4, scale=(0.2, 1.0), ratio=ratio)
+    np.testing.assert_allclose(data.augment(keys(4), images, a), 100 / 255, rtol=1e-6)
+
+
 @pytest.mark.parametrize("p", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("operation", ["flip", "grey", "solarise"])
 def test_probabilities(operation, p):
