@@ -39,7 +39,7 @@ myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 600
 
 # Docstrings are reStructuredText in Google's layout; their maths is :math: and .. math::.
 napoleon_numpy_docstring = False
