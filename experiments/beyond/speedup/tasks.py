@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from sslstep.experiment import training
 from sslstep.recipes import STANDARD_INIT, BarlowTwins
 
 Name = Literal["linear", "mlp", "resnet", "standard"]
-NAMES: tuple[Name, ...] = get_args(Name)
 
 
 @dataclass(frozen=True)
