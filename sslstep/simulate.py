@@ -258,6 +258,7 @@ def flow(
         >>> bool(jnp.allclose(decay[1], jnp.exp(-1.0), rtol=1e-4))
         True
     """
+    weights = jax.tree.map(partial(_check.as_float, "weights"), weights)
     dtype = jnp.result_type(*jax.tree.leaves(weights))
     times = _flow.recorded_times("times", times, dtype)
     rtol = _flow.default_rtol(dtype) if rtol is None else rtol

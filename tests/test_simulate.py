@@ -288,6 +288,12 @@ def test_flow_from_starts_whose_squares_underflow(scale):
     np.testing.assert_allclose(run.eigenvalues, expected, atol=2e-3)
 
 
+def test_flow_of_integers():
+    """Integers are converted, as gradient_flow converts them."""
+    found = simulate.flow(jnp.negative, np.array([2, -1]), jnp.asarray([0.0, 1.0]))
+    np.testing.assert_allclose(found, np.outer([1, np.exp(-1)], [2, -1]), rtol=1e-5)
+
+
 def test_flow_from_starts_whose_squares_overflow():
     """From λ = 100 to 1, in float32, with s from 1e19 to 1e18."""
     gamma = 1e-36 * jnp.eye(2)

@@ -380,7 +380,7 @@ def require_valid(config: Config, recipes: list[tuple[str, Recipe]]) -> None:
     for name in ("methods", "seeds"):
         require_list(name, getattr(config, name))
     never_negative = dict.fromkeys(("num_images", "num_labelled", "num_snapshots"), 0)
-    require(config, at_least={"size": 1, "checkpoint_every": 1, "num_records": 2, **never_negative})
+    require(config, at_least={"size": 1, "checkpoint_every": 1, "num_records": 3, **never_negative})
     for name, recipe in recipes:
         require(
             recipe,

@@ -282,6 +282,8 @@ def stepwise_flow(
     if learning_rate:
         times = np.round(times / learning_rate) * learning_rate
     factor, inverse = factorised(np.asarray(given, np.float64))
+    if not factor.size:
+        raise ValueError("kernel must have a positive eigenvalue: nothing moves.")
     z = np.asarray(start, np.float64)
     # In directions that the kernel hardly moves W would be long and constant. This part of z is
     # kept apart, so that the length of W is that of the growing part.

@@ -242,12 +242,14 @@ def diagnose(
     values = np.asarray(eigenvalues, float)
     _check.require_vector("times", times, "(T,)")
     clock = np.asarray(times, float)
-    for name, given, shape in (("loss", loss, clock.shape), ("rates", rates, (dim,))):
+    for name, given, shape, what in (
+        ("loss", loss, clock.shape, ""),
+        ("rates", rates, (dim,), ""),
+        ("levels", levels, (dim + 1,), f", of k = 0...{dim}"),
+    ):
         if given is not None:
-            _check.require_shape(name, given, shape)
+            _check.require_shape(name, given, shape, what)
             _check.require_finite(name, np.asarray(given, float))
-    if levels is not None:
-        _check.require_shape("levels", levels, (dim + 1,), f", of k = 0...{dim}")
     if method is not None:
         _check.require_one_of("method", method, ("barlow_twins", "vicreg"))
     known, losses = _theory(method, dim)
@@ -269,7 +271,7 @@ def diagnose(
     lowest = np.minimum(level, level[max(num - 1, 0)])
     collapsed = learned & (values[-1] < _LEFT * lowest)
     if not num:
-        collapsed |= values[-1, 0] < _LEFT * values[:, 0].max()
+        collapsed |= values[-1, 0] < _LEFT * values[:, 0].max() and values[:, 0].max() > 0
     rose = np.isfinite(rises.end) & (rises.end > rises.begin)
     test = None
     if rose.sum() > 1:

@@ -36,7 +36,7 @@ def fit(x: Real[ArrayLike, " T"], y: Real[ArrayLike, "T *S"]) -> PowerLaw:
         y: positive numbers at each x, shape ``(T,)``, or ``(T, S)`` for S independent series.
 
     Raises:
-        ValueError: if shapes do not fit, or numbers are not positive.
+        ValueError: if shapes do not fit, numbers are not positive, or x is all equal.
 
     Example:
         >>> import numpy as np
@@ -51,6 +51,8 @@ def fit(x: Real[ArrayLike, " T"], y: Real[ArrayLike, "T *S"]) -> PowerLaw:
         raise ValueError(f"y must have shape ({len(x)},) or ({len(x)}, S), got {y.shape}.")
     _check.require_within("x", x, above=0.0)
     _check.require_within("y", y, above=0.0)
+    if x.min() == x.max():
+        raise ValueError(f"x must not be all equal, got {x[0]} at each of {len(x)} points.")
     rows, a = np.log(y.reshape(len(y), -1)), np.log(x) - np.log(x).mean()
     exponents = (a @ rows) / (a @ a)
     t, s = rows.shape

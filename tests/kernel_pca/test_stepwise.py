@@ -274,11 +274,12 @@ def test_rotations_keep_the_digits_of_small_columns():
         ({"learning_rate": -1.0}, "learning_rate must be >= 0"),
         ({"tol": 0.0}, "tol must be > 0"),
         ({"num_views": 5}, "num_views = 5"),
+        ({"kernel": np.zeros((12, 12))}, "kernel must have a positive eigenvalue"),
     ],
 )
 def test_bad_arguments(unchecked, options, message):
-    arguments = {"times": [0.0, 1.0], **options}
+    arguments = {"kernel": np.eye(12), "times": [0.0, 1.0], **options}
     with pytest.raises(ValueError, match=message):
         kernel_pca.stepwise_flow(
-            np.eye(12), losses.simplified_barlow_twins, np.ones((12, 2)), **arguments
+            loss_fn=losses.simplified_barlow_twins, initial=np.ones((12, 2)), **arguments
         )

@@ -73,6 +73,7 @@ def test_a_flat_run():
             assert line in text.replace("Rising: none.\n", ""), (line, text)
     below = -np.ones((len(TIMES), 2)) * 1e-6
     assert of(below).next_step is None
+    assert not of(below).collapsed.any()
     assert of(np.zeros((len(TIMES), 2)), method=None).learned.sum() == 0
 
 
@@ -177,6 +178,7 @@ def test_the_next_step_is_that_of_the_first_that_waits():
         (lambda c: of(c, np.ones(3)), r"loss must have shape \(241,\), got \(3,\)"),
         (lambda c: of(c, np.full(241, np.nan)), "loss of shape .* NaN"),
         (lambda c: of(c, levels=np.ones(2)), r"levels must have shape \(3,\), of k = 0...2"),
+        (lambda c: of(c, levels=np.full(3, np.nan)), "levels of shape .* NaN"),
         (lambda c: of(c, rates=np.ones(3)), r"rates must have shape \(2,\)"),
         (lambda c: of(c, plateau=0.0), "plateau must be > 0"),
         (lambda c: of(c, method="byol"), "method must be one of 'barlow_twins', 'vicreg'"),

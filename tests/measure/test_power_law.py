@@ -38,6 +38,7 @@ def test_standard_errors_are_those_of_repeated_fits():
         (X, X[:3], "y must have shape"),
         (X[:1], X[:1], "x must hold at least 2"),
         (X - 64, X, "x must be > 0"),
+        (0 * X + 3, X, "x must not be all equal, got 3.0 at each of"),
         (X, -X, "y must be > 0"),
     ],
 )

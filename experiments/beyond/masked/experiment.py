@@ -81,7 +81,7 @@ def run(config: Config, runs: training.Store) -> Arrays:
     counts = {"seeds": 0, "size": 1, "patch": 1, "dim": 1, "width": 1, "batch_size": 2}
     require(
         config,
-        at_least={**counts, "num_steps": 1, "num_records": 2, "num_probe": config.width + 1},
+        at_least={**counts, "num_steps": 1, "num_records": 3, "num_probe": config.width + 1},
         positive=("scales", "init_scale", "learning_rate"),
         fraction=("fraction",),
     )
