@@ -2,6 +2,7 @@ r"""Growing modes of a kernel machine, and plateaus of its loss, for any loss.""
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -151,16 +152,17 @@ def plateaus(
 
     From the kernel's rank on the levels are equal. The minimum is the lowest that L-BFGS finds, in
     float64, starting from the minimum for k - 1 and a small random dimension, several times. If the
-    loss has a kink, such as VICReg's hinge, the minimum is accurate to 1%. Gradient flow reaches it
-    once its slowest direction has converged; if the kernel has small eigenvalues, the next step may
-    come earlier.
+    loss has a kink, such as VICReg's hinge, L-BFGS stops short of the minimum. It then starts where
+    Adam with a decaying learning rate ends, and the minimum is accurate to 1%. Gradient flow
+    reaches it once its slowest direction has converged; if the kernel has small eigenvalues, the
+    next step may come earlier.
 
     Args:
         kernel: K̃ over all views of n samples, one view after the other, shape ``(N, N)``.
         loss_fn: a JAX function from one array ``(n, d)`` for each view to a scalar.
         dim: the embedding dimension d.
         num_views: V, with N = V n.
-        max_iterations: largest number of L-BFGS iterations in each search.
+        max_iterations: largest number of iterations of L-BFGS, and number of Adam's, in a search.
 
     Returns:
         The losses :math:`L_0 \dots L_d`, shape ``(d + 1,)``; they do not increase.
@@ -181,8 +183,9 @@ def plateaus(
     require_dim(dim, size // num_views)
     factor, _ = factorised(np.asarray(kernel, np.float64))
     # With columns of equal length the minimum is the same, and small eigenvalues do not slow the
-    # search.
-    factor *= size**0.5 / np.linalg.norm(factor, axis=0)
+    # search. Elements of B are of order one.
+    rank = factor.shape[1]
+    factor *= (size / max(rank, 1)) ** 0.5 / np.linalg.norm(factor, axis=0)
     rng = np.random.default_rng(0)
     options: Any = {
         "maxiter": max_iterations,
@@ -192,14 +195,27 @@ def plateaus(
     }
     bases = {"own": np.eye(dim), "turned": np.linalg.qr(rng.standard_normal((dim, dim)))[0]}
     with jax.enable_x64(True):
-        level = _level(loss_fn, num_views, factor)
         zero = float(value(loss_fn, num_views, jnp.zeros((size, dim))))
         if not np.isfinite(zero):
             raise ValueError(f"loss_fn must be finite for embeddings of zeros, got {zero}.")
+        features = jnp.asarray(factor)
+
+        def loss(variables: Array, shapes: Shapes) -> Array:
+            b, d = _split(variables, shapes)
+            return value(loss_fn, num_views, matmul(matmul(features, b), d))
+
+        graded = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+        annealed = jax.jit(partial(_annealed, loss), static_argnums=(1, 2))
+
+        def minimum(start: np.ndarray, shapes: Shapes) -> Any:
+            return scipy.optimize.minimize(
+                graded, start, args=(shapes,), jac=True, method="L-BFGS-B", options=options
+            )
+
         found = [zero]
-        rank = factor.shape[1]
         runs = {which: (np.zeros((rank, 0)), axes[:0]) for which, axes in bases.items()}
         highest = min(dim, rank)
+        kink = False  # whether a search ended at one
         for k in range(1, highest + 1):
             # At the kernel's rank k bounds nothing: more columns of B leave fewer local minima.
             width = dim if k == rank else k
@@ -207,21 +223,17 @@ def plateaus(
             lowest = []
             for which, axes in bases.items():
                 before, mix = runs[which]
-                results = []
+                starts = []
                 for _ in range(NUM_STARTS):
                     new = rng.standard_normal((rank, width - k + 1))
                     new *= 0.1 / np.sqrt(np.mean((factor @ new) ** 2))
                     start = np.hstack([before, new]), np.vstack([mix, axes[k - 1 : width]])
-                    results.append(
-                        scipy.optimize.minimize(
-                            level,
-                            np.concatenate([part.ravel() for part in start]),
-                            args=(shapes,),
-                            jac=True,
-                            method="L-BFGS-B",
-                            options=options,
-                        )
-                    )
+                    starts.append(np.concatenate([part.ravel() for part in start]))
+                results = [] if kink else [minimum(start, shapes) for start in starts]
+                kink = kink or _is_kink(results, graded(starts[0], shapes)[1])
+                if kink:
+                    ends = annealed(np.stack(starts), shapes, max_iterations)
+                    results += [minimum(np.asarray(end), shapes) for end in ends]
                 best = min(results, key=lambda result: float(result.fun))
                 runs[which] = _split(best.x, shapes)
                 lowest.append(float(best.fun))
@@ -230,23 +242,32 @@ def plateaus(
     return jnp.asarray(found, computed_in(_check.as_float("kernel", kernel).dtype))
 
 
-def _split(variables: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, np.ndarray]:
+def _split(variables: Any, shapes: Shapes) -> Any:
+    """Return B and D, which are flattened in `variables`."""
     (rows, rank), _ = shapes
     return variables[: rows * rank].reshape(shapes[0]), variables[rows * rank :].reshape(shapes[1])
 
 
-def _level(loss_fn: Callable[..., Any], num_views: int, factor: np.ndarray) -> Callable[..., Any]:
-    """Return a function of flattened (B, D) that computes the loss and its gradient on the host."""
-    features = jnp.asarray(factor)
+def _is_kink(results: list[Any], first: Array) -> bool:
+    """Whether the gradient at the lowest result is not small beside the gradient at a start."""
+    best = min(results, key=lambda result: float(result.fun))
+    return bool(np.abs(best.jac).max() > 1e-4 * np.abs(first).max())
 
-    @jax.jit
-    @jax.value_and_grad
-    def compiled(parts: tuple[Array, Array]) -> Array:
-        return value(loss_fn, num_views, matmul(matmul(features, parts[0]), parts[1]))
 
-    def level(variables: np.ndarray, shapes: Shapes) -> tuple[float, np.ndarray]:
-        parts = tuple(jnp.asarray(part) for part in _split(variables, shapes))
-        here, gradient = compiled(parts)
-        return float(here), np.concatenate([np.asarray(part).ravel() for part in gradient])
+def _annealed(loss: Callable[..., Array], starts: Array, shapes: Shapes, num_steps: int) -> Array:
+    """Minimise from each start by Adam, its rate decaying to 1e-5: kinks do not stop it."""
+    import optax
 
-    return level
+    optimizer = optax.adam(optax.exponential_decay(0.1, num_steps, 1e-4), b2=0.99)
+
+    def from_one(start: Array) -> Array:
+        def step(_: int, carry: Any) -> Any:
+            variables, state = carry
+            gradient = jax.grad(loss)(variables, shapes)
+            with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+                updates, state = optimizer.update(gradient, state)
+            return variables + updates, state
+
+        return jax.lax.fori_loop(0, num_steps, step, (start, optimizer.init(start)))[0]
+
+    return jax.vmap(from_one)(starts)
