@@ -59,6 +59,7 @@ from sslstep.kernel_pca._modes import KernelModes, require_dim
 
 _ROWS = 8192  # rows of the factor that are processed at a time
 _COLUMNS = 128  # largest number of pivots of a block; twice as many candidates are drawn
+_COMPARED = 8  # samples whose columns tell whether a folder is of the same kernel
 _SAMPLED = 65_536  # largest number of sampled rows and columns of E
 _BLOCK = 16_384  # samples in the block whose largest eigenvalue is computed: 1 GB in float32
 _GROUPS = 64  # groups of samples for the jackknife
@@ -147,7 +148,8 @@ def approximate_modes(
         key: random key of the pivots and of the samples for the bounds; None: a fixed key.
         folder: folder that stores the columns as they are computed, created if it does not exist.
             The same call on the same folder continues an interrupted run, and returns bit for bit
-            the result of an uninterrupted run.
+            the result of an uninterrupted run. The diagonal and eight columns of the kernel tell
+            whether the folder is of the same samples and kernel.
         progress: whether to show a progress bar; None: on a terminal.
 
     Returns:
@@ -322,6 +324,10 @@ class _Folder:
         self.folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(repr((problem, str(factor.dtype))).encode())
         digest.update(factor.left.tobytes())
+        # Many kernels have the same diagonal for any samples.
+        compared = np.linspace(0, factor.size - 1, _COMPARED, dtype=np.int64)
+        for at in factor.slices(_ROWS):
+            digest.update(factor.kernel(at, compared).tobytes())
         self.problem = digest.hexdigest()
 
     def save(self, factor: "_Factor", start: int, num: int, tried: int) -> None:
@@ -405,7 +411,7 @@ class _Factor:
         dtype = jax.dtypes.canonicalize_dtype(values.dtype)
         return (values / self.unit).astype(dtype, copy=False)
 
-    def _slices(self, rows: int) -> Iterator[np.ndarray]:
+    def slices(self, rows: int) -> Iterator[np.ndarray]:
         """Yield slices of all samples' indices, of equal length.
 
         The last slice is padded with the last sample.
@@ -416,7 +422,7 @@ class _Factor:
 
     def _diagonal(self) -> np.ndarray:
         alone = jax.jit(jax.vmap(lambda one: self.kernel_fn(one[None], one[None])[0, 0]))
-        parts = (alone(self.samples[at])[: self.size - at[0]] for at in self._slices(_ROWS))
+        parts = (alone(self.samples[at])[: self.size - at[0]] for at in self.slices(_ROWS))
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
     def extend(self, num: int, save: Callable[..., None] | None) -> bool:
@@ -464,7 +470,7 @@ class _Factor:
         width = min(-(-max(self.num, 1) // 256) * 256, self.rows.shape[1])
         solver = scipy.linalg.solve_triangular(root, np.eye(len(kept)), lower=True).T
         solver = solver.astype(self.dtype)
-        for at in self._slices(_ROWS):
+        for at in self.slices(_ROWS):
             values = self.kernel(at, pivots)
             rows_known = self.rows[at, :width]
             new = np.asarray(_columns(values, rows_known, self.rows[pivots, :width], solver))

@@ -202,6 +202,9 @@ def test_a_killed_run_continues_with_the_same_bits(tmp_path):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="holds the columns of a call with other data"):
         solve(folder=folder, tol=1e-3)
+    x, x_prime = gaussian_pairs(300, seed=1)  # the kernel's diagonal is the same, 1
+    with pytest.raises(ValueError, match="holds the columns of a call with other data"):
+        solve(folder=folder)
 
 
 def test_memory_mapped_views_and_keys(tmp_path):
