@@ -85,7 +85,9 @@ def ordinary():
     return replace(
         STANDARD,
         arms=("plain", "combined"),
-        standard=replace(problem, accuracy=0.11),  # as many of the labels as chance finds
+        standard=replace(
+            problem, accuracy=0.11, averaged=1
+        ),  # as many of the labels as chance finds
         seeds=(0, 1),
         tuning_seeds=(7,),
         size=16,
@@ -156,6 +158,15 @@ def test_tuning_to_an_accuracy_ends_what_is_too_late(ordinary):
     assert score == pytest.approx(20 * (2 + 0.11 - 0.125))  # missed: the last two accuracies
     run["accuracy"] = np.array([0.05, 0.2, 0.2])
     assert speedup_tuning._score(run, ARMS["plain"], problem) == 10.0
+
+
+def test_time_to_the_mean_of_successive_accuracies():
+    """One probe below the goal does not undo it, and one above it is not enough."""
+    steps, accuracy = [0, 10, 20, 30, 40, 50], [0.0, 0.6, 0.0, 0.6, 0.5, 0.6]
+    time = partial(speedup_tuning.time_to_accuracy, steps, accuracy)
+    assert (time(0.5), time(0.5, 2), time(0.36, 3), time(0.1)) == (30.0, 30.0, 10.0, 30.0)
+    assert time(0.1, 2) == 1.0
+    assert time(0.6, 3) == time(0.1, 7) == np.inf
 
 
 def test_arms_side_by_side_are_as_one_after_the_other(tmp_path):

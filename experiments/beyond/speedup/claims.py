@@ -145,7 +145,8 @@ class Case:
     def times_to_accuracy(self, arm: str) -> np.ndarray:
         """Return the step from which each seed's accuracy stays at `accuracy`; `inf` if never."""
         steps, curves = self.arrays[f"{arm}/record_steps"], self.arrays[f"{arm}/accuracy"]
-        return np.asarray([time_to_accuracy(steps, curve, self.accuracy) for curve in curves])
+        of = self.accuracy, self.problem.averaged if isinstance(self.problem, Standard) else 1
+        return np.asarray([time_to_accuracy(steps, curve, *of) for curve in curves])
 
     def cost(self, arm: str) -> tuple[float, float]:
         """Return the duration of an arm's step over that of Barlow Twins, and its error.

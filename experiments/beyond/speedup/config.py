@@ -35,7 +35,7 @@ ORDINARY = Standard(
     _from(descent=0.01, spectral=0.0002, momentum=0.001, vicreg=0.01, adam=0.0001, lars=0.1),
     dim=64,
     init_scale=1.0,
-    num_steps=800,
+    num_steps=1000,
     hidden=(256,),
 )
 
@@ -121,7 +121,8 @@ STANDARD = Config(
     problems=("standard",),
     arms=("plain", "momentum", "adam", "lars", "sharpened_smoothed", "combined"),
     size=24,
-    num_labelled=2048,
+    num_labelled=2000,
+    num_records=24,
 )
 
 
@@ -156,8 +157,10 @@ def require_valid(config: Config) -> None:
                 f"{name}.num_steps = {problem.num_steps} must be a multiple of measure_every = "
                 f"{config.measure_every}."
             )
-        if isinstance(problem, Standard) and not 0 < problem.accuracy < 1:
-            raise ValueError(f"{name}.accuracy = {problem.accuracy} must lie within (0, 1).")
+        if isinstance(problem, Standard):
+            if not 0 < problem.accuracy < 1:
+                raise ValueError(f"{name}.accuracy = {problem.accuracy} must lie within (0, 1).")
+            require(problem, at_least={"averaged": 1}, of=f"{name}.")
         rates = vars(problem.search)
         require(problem.search, positive=rates, of=f"{name}.search.")
         if len({len(part) for part in rates.values()}) != 1:

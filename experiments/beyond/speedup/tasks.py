@@ -96,6 +96,8 @@ class Standard(ResNet):
 
     accuracy: float = 0.28
     """Accuracy of the probe to which arms are tuned and compared, in place of `target`."""
+    averaged: int = 3
+    """Number of successive probes whose mean accuracy is compared with `accuracy`."""
 
     @property
     def recipe(self) -> BarlowTwins:

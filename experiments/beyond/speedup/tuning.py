@@ -120,12 +120,14 @@ class Trainer:
 
         With `within`, a number of steps, accuracies are not measured. The run then ends `settle`
         steps after the target is reached, or once the target can no longer be reached within that
-        number. If the target is an accuracy, it is measured, and the run ends at the first record
-        after that number that lies below it.
+        number. If the target is an accuracy, it is measured, and the run ends when the mean of
+        successive records that begin after that number lies below it.
         """
         state, settings, target = self.start(instance), self.settings, self.problem.target - 1
         every, levels = settings.measure_every, levels_of(self.arm, self.problem.dim)
-        goal = self.problem.accuracy if isinstance(self.problem, Standard) else None
+        goal, averaged = None, 1
+        if isinstance(self.problem, Standard):
+            goal, averaged = self.problem.accuracy, self.problem.averaged
         records = self.record_steps() if within is None or goal is not None else ()
         numbers = [jnp.asarray(value, jnp.float32) for value in candidate]
         eigenvalues, steps, accuracy, losses = [], [], [], [0.0]
@@ -146,7 +148,8 @@ class Trainer:
             if step in records:
                 accuracy += [float(value) for value in self.built.accuracy(state).values()]
             if within is not None and goal is not None:
-                pruned = step > within and accuracy[-1] < goal
+                last = accuracy[-averaged:]
+                pruned = records[len(accuracy) - len(last)] > within and np.mean(last) < goal
                 if pruned:
                     break
             elif within is not None and self.arm.measured is not None:
@@ -192,11 +195,17 @@ def times_of(steps: Any, eigenvalues: Any, levels: np.ndarray, hold: int) -> np.
     return out
 
 
-def time_to_accuracy(steps: Any, accuracy: Any, goal: float) -> float:
-    """Return the first of `steps` from which the accuracy stays at `goal`; `inf` if none."""
-    below = np.flatnonzero(~(np.asarray(accuracy) >= goal))  # NaN is below
+def time_to_accuracy(steps: Any, accuracy: Any, goal: float, averaged: int = 1) -> float:
+    """Return the first of `steps` from which the accuracy stays at `goal`; `inf` if none.
+
+    An accuracy is the mean of `averaged` successive records, from that step on.
+    """
+    if len(accuracy) < averaged:
+        return np.inf
+    means = np.lib.stride_tricks.sliding_window_view(accuracy, averaged).mean(axis=1)
+    below = np.flatnonzero(~(means >= goal))  # NaN is below
     first = below[-1] + 1 if below.size else 0
-    return max(float(steps[first]), 1.0) if first < len(accuracy) else np.inf
+    return max(float(steps[first]), 1.0) if first < len(means) else np.inf
 
 
 def tune(
@@ -265,8 +274,9 @@ def _score(run: Arrays, arm: Arm, problem: Problem) -> float:
     if not run["finite"]:
         return np.inf
     if isinstance(problem, Standard):
-        time = time_to_accuracy(run["steps"], run["accuracy"], problem.accuracy)
-        missed = problem.num_steps * (2.0 + problem.accuracy - run["accuracy"][-2:].mean())
+        goal, averaged = problem.accuracy, problem.averaged
+        time = time_to_accuracy(run["steps"], run["accuracy"], goal, averaged)
+        missed = problem.num_steps * (2.0 + goal - run["accuracy"][-averaged:].mean())
         return time if np.isfinite(time) else float(missed)
     if arm.measured is None:
         return float(run["loss"])
