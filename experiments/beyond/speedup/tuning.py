@@ -149,7 +149,8 @@ class Trainer:
                 accuracy += [float(value) for value in self.built.accuracy(state).values()]
             if within is not None and goal is not None:
                 last = accuracy[-averaged:]
-                pruned = records[len(accuracy) - len(last)] > within and np.mean(last) < goal
+                first = records[len(accuracy) - len(last)]
+                pruned = bool(first > within and np.mean(last) < goal)
                 if pruned:
                     break
             elif within is not None and self.arm.measured is not None:
