@@ -44,6 +44,9 @@ CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7")
 #: Line style of theory: dashed and black, drawn over measured curves.
 THEORY: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.0}
 
+# Viridis is used up to here. The colours of more modes than _MANY are spaced logarithmically.
+_LIGHTEST, _MANY = 0.85, 24
+
 
 @contextmanager
 def style() -> Iterator[None]:
@@ -102,6 +105,9 @@ def subplots(rows: int = 1, columns: int = 1, **settings: Any) -> tuple["Figure"
 def mode_colors(num: int) -> np.ndarray:
     """Return colours for modes 1...num: viridis from dark to light, without its lightest end.
 
+    Colours of more than 24 modes change with the logarithm of the number, because the first few
+    modes would otherwise have one colour.
+
     Args:
         num: number of modes.
 
@@ -115,7 +121,8 @@ def mode_colors(num: int) -> np.ndarray:
     """
     import matplotlib as mpl
 
-    return mpl.colormaps["viridis"](np.linspace(0.0, 0.85, num))
+    at = np.linspace(0, 1, num) if num <= _MANY else np.log(np.arange(1, num + 1)) / np.log(num)
+    return mpl.colormaps["viridis"](_LIGHTEST * at)
 
 
 def mode_key(axes: Any, num: int, *, label: str = "mode $j$") -> None:
@@ -130,12 +137,18 @@ def mode_key(axes: Any, num: int, *, label: str = "mode $j$") -> None:
     import matplotlib.pyplot as plt
 
     colors = mpl.colors.ListedColormap(mode_colors(num))
-    norm = mpl.colors.BoundaryNorm(np.arange(num + 1) + 0.5, num)
+    norm: Any = mpl.colors.BoundaryNorm(np.arange(num + 1) + 0.5, num)
+    ticks = np.unique(np.linspace(1, num, min(num, 5)).round())
+    if num > _MANY:
+        colors = mpl.colors.ListedColormap(mpl.colormaps["viridis"](np.linspace(0, _LIGHTEST, 256)))
+        norm = mpl.colors.LogNorm(1, num)
+        ticks = np.unique(np.geomspace(1, num, 5).round())
     fig = np.ravel(np.asarray(axes, object))[0].figure
     bar = fig.colorbar(
         plt.cm.ScalarMappable(norm, colors), ax=axes, label=label, aspect=40, pad=0.01,
-        ticks=np.unique(np.linspace(1, num, min(num, 5)).round()),
+        ticks=ticks, format="%d",
     )  # fmt: skip
+    bar.minorticks_off()
     bar.outline.set_visible(False)
     bar.ax.tick_params(which="both", length=0)
 

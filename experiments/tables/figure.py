@@ -52,5 +52,8 @@ def plot(config: Config, arrays: Arrays) -> Any:
     ax_held.set_xticks(numbers, [str(n) for n in numbers], minor=False)
     ax_held.minorticks_off()
     ax_along.legend(loc="upper left", fontsize=7)
-    plotting.label_panels([ax_bars, ax_along, ax_moved, ax_held])
+    panels = [ax_bars, ax_along, ax_moved, ax_held]
+    if len(numbers) == 1:  # there is no trend
+        panels.pop().remove()
+    plotting.label_panels(panels)
     return fig
