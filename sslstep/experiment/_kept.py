@@ -80,12 +80,15 @@ class Store:
             self.note(path)
             with np.load(path) as file:
                 return dict(file)
+        start = time.perf_counter()
         arrays = make()
+        seconds = time.perf_counter() - start
         self.sign(path, module)
         draft = path.with_suffix(".tmp")
         with draft.open("wb") as file:
             np.savez(file, **arrays)
         draft.replace(path)
+        log.info("%s: made in %.0f s, kept as %s", name, seconds, path)
         return arrays
 
 

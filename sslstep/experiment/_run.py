@@ -247,6 +247,11 @@ def _die_of_interrupt() -> NoReturn:
 
 def _require_replaceable(experiment: Experiment, folder: Path) -> None:
     """Raise ValueError if the folder holds anything but results of the same experiment."""
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"out = {folder} holds the folder in which the command runs. It would be replaced as a "
+            f"whole: name another."
+        )
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if held - {SKIPPED} and "claims.json" not in held:
         raise ValueError(

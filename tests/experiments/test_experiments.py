@@ -775,6 +775,12 @@ def test_a_folder_that_is_not_a_result_is_never_replaced(tmp_path, monkeypatch):
         _run.main(QUICK, ["--out", str(treasure.parent)])
     with pytest.raises(ValueError, match="is a file"):
         _run.main(QUICK, ["--out", str(treasure)])
+    here = tmp_path / "empty" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for place in (".", "..", str(here)):
+        with pytest.raises(ValueError, match="holds the folder in which the command runs"):
+            _run.main(QUICK, ["--out", place])
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ValueError, match="holds files that no experiment wrote"):
         _run.main(QUICK, ["--out=~/thesis"])  # which a shell leaves as it is

@@ -66,7 +66,8 @@ def run(config: Config) -> Arrays:
     if config.dim > config.components:
         raise ValueError(f"dim = {config.dim} must be at most components = {config.components}.")
     rows: dict[str, list[Any]] = {}
-    with jax.enable_x64(True), tqdm(total=config.num_seeds * len(config.losses)) as bar:
+    num = config.num_seeds * len(config.losses)
+    with jax.enable_x64(True), tqdm(total=num, disable=None) as bar:
         for seed in range(config.seed, config.seed + config.num_seeds):
             key, key_weights = jax.random.split(jax.random.key(seed))
             views = features(config, key)
