@@ -232,7 +232,8 @@ def flow(
     r"""Integrate :math:`w' = v(w)` for the weights w of any model, by diffrax.
 
     For gradient flow v is minus the gradient of the loss. The absolute tolerance of an array is
-    relative to its largest initial element, which resolves growth from a small start.
+    relative to its largest initial element, which resolves growth from a small start. For an array
+    of zeros, such as the biases, it is relative to the largest element of all arrays, or to 1.
 
     Args:
         velocity: v, from a pytree of arrays to a pytree of the same shapes. The function is static.
@@ -240,8 +241,8 @@ def flow(
             them do not recompile.
         weights: w(0), a pytree of arrays.
         times: times ≥ 0 at which to record, non-decreasing, shape ``(T,)``.
-        rtol: relative tolerance of a step; the absolute tolerance of an array is ``rtol`` times its
-            largest initial element. Default: ``0.01 * sqrt(eps)`` of the dtype.
+        rtol: relative tolerance of a step, and factor of the absolute tolerances. Default: ``0.01 *
+            sqrt(eps)`` of the dtype.
         max_steps: largest number of the integrator's steps; None: no limit.
 
     Returns:
@@ -263,7 +264,10 @@ def flow(
     times = _flow.recorded_times("times", times, dtype)
     rtol = _flow.default_rtol(dtype) if rtol is None else rtol
     # Each array in units of its largest initial element: the solver has one tolerance for all.
-    units = jax.tree.map(lambda w: jnp.maximum(jnp.abs(w).max(), jnp.finfo(w.dtype).tiny), weights)
+    sizes = jax.tree.map(lambda w: jnp.abs(w).max(), weights)
+    largest = jnp.max(jnp.stack(jax.tree.leaves(sizes)))
+    other = jnp.where(largest > 0, largest, 1)
+    units = jax.tree.map(lambda size: jnp.where(size > 0, size, other.astype(size.dtype)), sizes)
     start = jax.tree.map(jnp.divide, weights, units)
     args = velocity if isinstance(velocity, Partial) else Partial(velocity), units
     settings: Any = {"rtol": rtol, "atol": rtol, "norm": _largest, "max_steps": max_steps}

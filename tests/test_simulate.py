@@ -294,6 +294,21 @@ def test_flow_of_integers():
     np.testing.assert_allclose(found, np.outer([1, np.exp(-1)], [2, -1]), rtol=1e-5)
 
 
+def test_flow_from_zeros():
+    """The biases of most networks start at zero, and may become of any size."""
+    start = {"weights": 0.1 * jnp.ones(2), "bias": jnp.zeros(2)}
+
+    def velocity(w):
+        return {"weights": -w["weights"], "bias": 1e3 - w["bias"]}
+
+    found = simulate.flow(velocity, start, jnp.asarray([0.0, 1.0]))
+    rest = np.exp(-1)
+    np.testing.assert_allclose(found["weights"], [[0.1] * 2, [0.1 * rest] * 2], rtol=1e-5)
+    np.testing.assert_allclose(found["bias"], [[0] * 2, [1e3 * (1 - rest)] * 2], rtol=1e-5)
+    alone = simulate.flow(lambda b: 1e3 - b, jnp.zeros(2), jnp.asarray([0.0, 1.0]))
+    np.testing.assert_allclose(alone, found["bias"], rtol=1e-5)
+
+
 def test_flow_from_starts_whose_squares_overflow():
     """From λ = 100 to 1, in float32, with s from 1e19 to 1e18."""
     gamma = 1e-36 * jnp.eye(2)
