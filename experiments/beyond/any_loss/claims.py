@@ -27,7 +27,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
                 0.01,
             ),
             (
-                "first growth rate, relative error of the second variation's",
+                "relative error of the first growth rate, as the loss's second variation gives it",
                 np.abs(arrays[f"{name}/predicted_rate"] / arrays[f"{name}/rate"] - 1),
                 1e-3,
             ),
