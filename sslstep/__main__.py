@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line and print the versions, with --versions or without."""
     parser = argparse.ArgumentParser(prog="python -m sslstep", description=__doc__.splitlines()[0])
     parser.add_argument("--versions", action="store_true", help="the same without this option")
     parser.parse_args()

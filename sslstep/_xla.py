@@ -30,7 +30,10 @@ def on_cpu(devices: Sequence[jax.Device]) -> bool:
 
 
 def prepared(function: Callable[..., Any], for_cpu: bool) -> Callable[..., Any]:
-    """Return the function to compile; on CPUs convolutions in its loops have a fast axis order."""
+    """Return the function itself, or for CPUs one with a fast axis order of convolutions in loops.
+
+    The result is to be compiled. Its values differ from the function's by rounding only.
+    """
     return _convolutions.in_order(function) if for_cpu else function
 
 

@@ -46,7 +46,10 @@ class Claim(NamedTuple):
     known_failure: str = ""
 
     def known_to_fail(self, because: str) -> "Claim":
-        """Declare that the claim is known not to hold, which does not change its outcome.
+        """Return a copy of the claim that declares it as known not to hold.
+
+        The claim itself stays as it is. The copy has the same :attr:`verdict`. Its :attr:`changed`
+        is True if it holds in spite of the declaration.
 
         Args:
             because: the reason, as the end of a sentence.

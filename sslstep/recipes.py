@@ -276,7 +276,9 @@ class VICReg(Recipe):
     def _levels(self) -> dynamics.VICRegPlateau | None:
         """Return eigenvalue and loss of the plateaus k = 0...d; None if theory predicts none.
 
-        The loss also penalises the covariance that a batch of few samples has by chance.
+        Theory predicts them if μ >= 16 ν > 0 for the weights μ of variance and ν of covariance, and
+        if a batch has at least 4 d pairs. In smaller batches dimensions have a considerable
+        covariance by chance, which the loss also penalises.
         """
         closed_form = self.covariance > 0 and self.variance >= 16 * self.covariance
         if not (closed_form and self.few_dimensions):

@@ -23,7 +23,7 @@ Correlation = Literal["mean", "sum"]
 
 @dataclass(frozen=True)
 class Shared(Crops):
-    """Settings common to all readings of the text; each is one option of the command."""
+    """Settings of every reading of Appendix D.1; each is one option of the command."""
 
     num_images: int = 50
     """n, the number of positive pairs."""

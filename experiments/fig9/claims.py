@@ -20,7 +20,7 @@ def along(config: Config, arrays: Arrays, name: str, key: str) -> np.ndarray:
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Claims on predicted steps and on closed-form speed-ups of the linear model."""
+    """Return the claims on predicted steps and on closed-form speed-ups of the linear model."""
     out, shown, all_losses = [], f"{config.shown:g}", landscapes(config)
     place, plain_slack = config.ratios.index(config.shown), np.zeros(len(config.ratios))
     plain = along(config, arrays, "plain", "steps")

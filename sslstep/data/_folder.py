@@ -60,7 +60,7 @@ def read(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ..
 
 
 def readable() -> tuple[str, ...]:
-    """Return the endings of the formats that Pillow can open, registered plugins included."""
+    """Return those of `ENDINGS` whose files Pillow, with its registered plugins, can open."""
     from PIL import Image
 
     known = Image.registered_extensions()
@@ -109,7 +109,11 @@ def _entries(folder: Path, passed: _Passed) -> tuple[list[Path], list[Path]]:
 
 
 def _below(folder: Path, above: tuple[Path, ...], passed: _Passed) -> Iterator[Path]:
-    """Yield all files in a folder, at any depth."""
+    """Yield the files in a folder at any depth, except hidden ones.
+
+    `above` are the folders on the way to this one. A link to one of them is not followed, because
+    the search would not end. Skipped folders and links are added to `passed`.
+    """
     if any(folder.samefile(each) for each in above):
         passed["link(s) to a folder that contains the link"].append(str(folder))
         return

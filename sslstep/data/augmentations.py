@@ -361,6 +361,7 @@ def _resized_crop(
     _, height, width, _ = images.shape
 
     def matrices(key: Array, flipped: Array) -> tuple[Array, Array]:
+        """Draw a box; return the matrices that resize its rows and its columns, perhaps flipped."""
         top, left, rows, columns = _resample.crop_box(key, height, width, scale, a.ratio)
         across = _resample.resize_matrix(left, columns, width, a.size)
         across = jnp.where(flipped, across[::-1], across)

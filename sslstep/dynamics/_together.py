@@ -151,6 +151,10 @@ def preconditioned_step_times(
 
 @jax.jit
 def _step_times(gamma: Array, v: Array, latest: Array, alpha: Array) -> Array:
+    """Solve the equation of `preconditioned_step_times` at λ = ½ by bisection in 0...`latest`.
+
+    `v` holds the logit of λ(0) of each mode, whose λ(0) may underflow.
+    """
     # With log λ0 = log_sigmoid(v) and log(1 - λ0) = log_sigmoid(-v).
     needed = alpha * (-jnp.log(2.0).astype(v.dtype) - jax.nn.log_sigmoid(v))
     needed += (1 + alpha) * (jnp.log(2.0).astype(v.dtype) + jax.nn.log_sigmoid(-v))

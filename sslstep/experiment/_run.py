@@ -268,7 +268,11 @@ def _require_replaceable(experiment: Experiment, folder: Path) -> None:
 
 
 def _folder_name(experiment: Experiment, options: Options[Any, str]) -> str:
-    """Return a folder name from the preset and the settings that differ from it; unique per run."""
+    """Return the name of the folder of results: the preset, and the settings that differ from it.
+
+    Other settings have another name; `data_dir` is no part of it. A name that is longer than 150
+    characters, or has characters replaced, ends with a digest of the settings.
+    """
     default, settings = (
         flatten_dict(dataclasses.asdict(config), sep=".")
         for config in (experiment.presets[options.preset], options.config)
@@ -306,7 +310,10 @@ def _about(experiment: Experiment, options: Options[Any, str], *stores: Store) -
 
 
 def _made_from(folder: Path) -> dict[str, str] | None:
-    """Return the digests of earlier results; {} if they carry none, None without full results."""
+    """Return what `about.json` says that a folder's results were made from: names and digests.
+
+    {} if `about.json` has no such entry; None if arrays, claims, settings or the figure are absent.
+    """
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     whole = held >= {"arrays.npz", "claims.json", "config.json"} and any(
         name.endswith(".png") for name in held

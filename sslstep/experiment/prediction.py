@@ -91,7 +91,10 @@ def record_at(limit: Limit, initial) -> np.ndarray:
 
 
 def outcome(z, z_test, curves, times) -> Outcome:
-    """Return the outcome of final embeddings and eigenvalue curves, as NumPy arrays."""
+    """Measure step times of eigenvalue curves; return them, embeddings and curves in float64.
+
+    `times` (T,) are the effective times of `curves` (T, d).
+    """
     step_times = spectrum.step_times(times, curves)
     return Outcome(*(np.asarray(a, float) for a in (z, z_test, curves, step_times)))
 

@@ -167,7 +167,10 @@ class Setup(NamedTuple):
 
 
 def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
-    """Build the network, step and initial state of a run, and draw its images and fixed pairs."""
+    """Build the network, step and initial state of a run, and draw its images and fixed pairs.
+
+    Raise `image_data.UnfitError` if there are fewer images than a batch has.
+    """
     model, optimizer, views_fn, step = parts(config, recipe)
     images, labels, x, x_prime, key = samples(config, views_fn, seed)
     if len(images) < recipe.batch_size:

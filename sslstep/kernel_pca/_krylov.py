@@ -427,8 +427,8 @@ def _with_residuals(
 def _ratios(ritz: Ritz, limits: Limits, basis: _Basis) -> np.ndarray:
     """Return the residual of each wanted mode divided by its limit."""
     # Rounding of a residual, like that of a product with K̃, is some eps times the largest
-    # eigenvalues of K̃ and of P, over s, which is at least the largest |γ|. In float64 it is far
-    # below `tol` for any γ that matters.
+    # eigenvalues of K̃ and of P, over s, which is at least the largest |γ|. In float64 this floor
+    # is far below `tol` |γ|, unless |γ| is itself of the size of rounding.
     problem = basis.problem
     eps = float(jnp.finfo(problem.dtype).eps)
     floor = (4 if eps > 1e-10 else 100) * eps * basis.largest * basis.strength / problem.scale
@@ -513,7 +513,7 @@ def subtract_both(block: Array, image: Array, v: Array, w: Array) -> tuple[Array
 
 @jax.jit
 def grams(vectors: Array, images: Array) -> tuple[Array, Array]:
-    """Return the Gram matrices of a block in the inner product of K̃ and in the ordinary one."""
+    """Return Vᵀ K̃ V and Vᵀ V of a block of vectors V, whose images are K̃ V."""
     return inner(vectors, images), inner(vectors, vectors)
 
 

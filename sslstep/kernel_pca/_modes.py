@@ -230,7 +230,10 @@ def principal_modes(
 
 
 def require_dim(dim: int, num: int) -> None:
-    """Raise unless `dim` is an integer between 1 and `num`, the number n of samples."""
+    """Raise TypeError unless `dim` is an integer, and ValueError unless 1 <= dim <= `num`.
+
+    `num` is n, the number of positive pairs, or of samples that have more than two views.
+    """
     if not hasattr(dim, "__index__"):
         raise TypeError(f"dim must be an integer, got {dim!r}.")
     if not 1 <= dim <= num:

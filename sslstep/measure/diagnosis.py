@@ -294,7 +294,10 @@ def diagnose(
 
 
 def _theory(method: str | None, dim: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return theory's d eigenvalue levels and d + 1 losses with k = 0...d learned, or None."""
+    """Return theory's d eigenvalue levels, and d + 1 losses with k = 0...d learned.
+
+    VICReg has the publication's weights. Without a method both results are None.
+    """
     if method == "barlow_twins":
         return np.ones(dim), dim - np.arange(dim + 1.0)
     if method == "vicreg":

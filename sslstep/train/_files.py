@@ -158,6 +158,10 @@ class RunFiles:
             lines.close()
 
     def _write(self, name: str, kept: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+        """Append rows to `kept`, and to the file `name` if the run has a folder.
+
+        An OSError names the file, and the checkpoint to return to if there is one.
+        """
         kept += rows
         if name not in self._lines:
             return

@@ -251,6 +251,11 @@ def fit(
 def _require_steps(
     step: Any, steps: Mapping[str, int], record: Any, record_at: Sequence[int]
 ) -> None:
+    """Raise TypeError or ValueError if arguments of :func:`fit` are invalid.
+
+    The step must be compiled, the numbers `steps` in range, and the ascending `record_at` within
+    0...num_steps; `record` and `record_at` need each other.
+    """
     if not isinstance(step, CompiledStep):
         raise TypeError(f"step must come from compile_step, got a {type(step).__name__}.")
     for name, value in steps.items():

@@ -73,7 +73,11 @@ class Config(training.Config):
 
 
 def run(config: Config, runs: training.Store) -> Arrays:
-    """Train every loss from every scale; return step times, and growth rates on each plateau."""
+    """Train, or read, a network for each loss, factor of the last layer, and seed.
+
+    Return the factors and, for each network, the arrays of `_train`, with the keys
+    "method/seed/factor/array".
+    """
     recipes: list[tuple[str, Scaled]] = [(name, getattr(config, name)) for name in config.methods]
     training.require_valid(config, list(recipes))
     require(config, at_least={"num_snapshots": 2, "num_steps_compared": 1}, positive=("scales",))

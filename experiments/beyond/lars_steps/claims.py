@@ -80,9 +80,10 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
 
 
 def _span(lars: np.ndarray, sgd: np.ndarray) -> float:
-    """Return the ratio last / first step time under LARS, over that ratio under gradient descent.
+    """Return the k-th step time over the first under LARS, over this ratio under gradient descent.
 
-    Both use the dimensions learned by both rules; NaN if there are fewer than two.
+    `lars` and `sgd` hold step times, shape (d,), `inf` for a dimension that is not learned. k is
+    the number of dimensions that both rules learn: the smaller of the two numbers. NaN if k < 2.
     """
     common = min(np.isfinite(lars).sum(), np.isfinite(sgd).sum())
     if common < 2:

@@ -116,7 +116,11 @@ def count_ratios(arrays: Arrays, kind: str = "") -> np.ndarray:
 
 
 def accuracy_at_count(arrays: Arrays) -> np.ndarray:
-    """Return the accuracy at the predicted d, between probed numbers; shape (seeds, numbers)."""
+    """Return the probe's accuracy on the predicted number of dimensions, at least one.
+
+    The accuracy is interpolated linearly between the probed numbers of dimensions. The shape is
+    (seeds, numbers of pairs).
+    """
     counts = np.maximum(kept(arrays["predicted_correlations"]), 1)
     accuracies = arrays["accuracies"]
     return np.array(

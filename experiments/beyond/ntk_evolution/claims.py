@@ -12,7 +12,7 @@ CONSTANT_MARGIN = 0.25
 
 
 def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
-    """Claims on the kernel's movement in training, and on predictions of learned embeddings."""
+    """Return the claims on the kernel's movement and on predictions of learned embeddings."""
     return [*_check_movement(config, arrays), *_check_learned(config, arrays)]
 
 

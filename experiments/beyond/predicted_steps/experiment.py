@@ -55,7 +55,10 @@ OUTPUTS = ("all", "unlearned")
 
 
 def run(config: Config, runs: training.Store) -> Arrays:
-    """Train, or read, each seed's run; predict step times from the NTK of each of its snapshots."""
+    """Train, or read, each seed's run; measure its step times, and predict them at each snapshot.
+
+    Predictions use the snapshot's NTK of all outputs, and its NTK of directions not yet learned.
+    """
     recipe = config.barlow_twins
     training.require_valid(config, [("barlow_twins", recipe)])
     require_descent(recipe)

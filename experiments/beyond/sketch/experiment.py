@@ -109,7 +109,7 @@ def run(config: Config) -> Arrays:
 
 
 def _modes(features: jax.Array, num: int) -> linear.Modes:
-    """Return the modes of the views' features (2n, p)."""
+    """Return the first `num` modes of Γ of features (2n, p), those of one view after the other."""
     return linear.modes(linear.cross_correlation(*jnp.split(features, 2)), num)
 
 

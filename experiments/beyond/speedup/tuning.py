@@ -176,7 +176,18 @@ class Trainer:
 
 
 def times_of(steps: Any, eigenvalues: Any, levels: np.ndarray, hold: int) -> np.ndarray:
-    """Return the step from which k = 1...d dimensions stay learned for `hold` spectra, (d,)."""
+    """Return the step from which at least k dimensions are learned, for k = 1...d, shape (d,).
+
+    The k dimensions must stay learned, as `learned` defines it, for `hold` spectra in succession.
+    The step is interpolated if the k-th eigenvalue passes half its level between two spectra, and
+    `inf` if k dimensions never stay learned.
+
+    Args:
+        steps: step of each spectrum, shape (T,).
+        eigenvalues: the spectra, in descending order, shape (T, d).
+        levels: level of the eigenvalues when k dimensions are learned, shape (d,).
+        hold: number of spectra.
+    """
     steps, eigenvalues = np.asarray(steps), np.asarray(eigenvalues)
     out = np.full(len(levels), np.inf)
     if len(steps) < hold:

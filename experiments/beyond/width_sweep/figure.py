@@ -57,6 +57,11 @@ def _plot_closed_form(ax, arrays) -> None:
 
 
 def _plot_distances(ax, config, arrays, measures) -> None:
+    """Draw distances from the infinite-width prediction against width, and a line ∝ width^-1/2.
+
+    `measures` are indices of the last axis of `distances`; index 1, the held-out pairs, is hollow.
+    The line passes through the geometric mean of the distances at widths of at least `fit_from`.
+    """
     widths = arrays["widths"]
     fitted = widths >= config.fit_from
     for p, name in enumerate(PARAMETERIZATIONS):
