@@ -4,12 +4,15 @@ It lies above `tests/` and `sslstep/` because it concerns both: from within `tes
 reach the examples in `sslstep/`.
 """
 
+import contextlib
 import functools
 import gc
 import itertools
 import os
 import platform
+import re
 import signal
+import zlib
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -38,11 +41,15 @@ if version("jaxlib").startswith("0.10."):
         "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
     )
 
-# Compiled programs are kept for the processes that tests start, for the other workers and for the
-# next session: `make clean` removes them, and of more than 1 GiB the oldest go. Not before jaxlib
-# 0.10.2: there, reading a program back waits forever now and then.
+# Compiled programs are kept for the processes that tests start, for the other workers, and for the
+# next session in this clone or another: compiling takes a third of the time. Of more than 1 GiB the
+# oldest go. Not before jaxlib 0.10.2: there, reading a program back now and then waits forever.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ and version("jaxlib") not in ("0.10.0", "0.10.1"):
-    _programs = Path(__file__).parent / ".pytest_cache" / "programs"
+    _programs = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sslstep-tests"
+    with contextlib.suppress(OSError):
+        _programs.mkdir(parents=True, exist_ok=True)
+    if not os.access(_programs, os.W_OK):
+        _programs = Path(__file__).parent / ".pytest_cache" / "programs"
     _kept = sorted((file.stat().st_mtime, file) for file in _programs.glob("*/*-cache"))
     _size = sum(file.stat().st_size for _, file in _kept)
     for _, file in _kept:
@@ -51,8 +58,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ and version("jaxlib") not in ("
         _size -= file.stat().st_size
         file.unlink(missing_ok=True)
     # Machine code runs on the machine that it was made for.
-    _programs /= f"jaxlib-{version('jaxlib')}-{platform.node()}"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_programs)
+    _cpu = Path("/proc/cpuinfo")
+    _flags = re.findall("^flags.*|^Features.*", _cpu.read_text(), re.M)[:1] if _cpu.exists() else []
+    _machine = f"{platform.node()}-{zlib.crc32(str(_flags).encode()):x}"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_programs}/jaxlib-{version('jaxlib')}-{_machine}"
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # A shell's background jobs ignore it, and so would the processes that tests send it to.
