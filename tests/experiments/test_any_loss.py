@@ -116,6 +116,9 @@ def test_vicreg_first_in_a_small_run_and_its_controls():
     late = {**same, "1e-06/end": same["1e-06/early"]}
     for i, wrong in enumerate((across, early, late)):
         assert first_claims.check(FIRST, wrong)[i].holds is False
+    short = first.run(dataclasses.replace(FIRST, end=0.1))
+    assert np.isinf(short["0.5/passes"]).all()  # too short to learn anything
+    assert load("experiments.beyond.vicreg_first").plot(FIRST, short) is not None
 
 
 @pytest.mark.parametrize(

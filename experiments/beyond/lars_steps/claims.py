@@ -68,7 +68,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
     out.append(
         claims.over_seeds(
             "ResNet: step times lie closer together under LARS, by a fifth at least: the last over "
-            "the first, of the dimensions learned by both rules, over the same under gradient "
+            "the first, of as many dimensions as both rules learn, over the same under gradient "
             "descent",
             "beyond the paper",
             "<=",

@@ -128,10 +128,11 @@ def _train(config, views, weights, firsts, eps) -> Arrays:
     times = np.geomspace(eta, end, config.num_records)
     # The last record at which the variance is at most a hundredth of ε.
     early = max(int(np.searchsorted(variance, 0.01 * eps)) - 1, 0)
+    passed = np.append(done.times[variance > eps], np.inf)
     return {
         "t": times,
         "overlaps": np.stack([np.interp(times, done.times, row) for row in overlaps.T]),
-        "passes": float(done.times[int(np.argmax(variance > eps))]),
+        "passes": float(passed[0]),
         "early": overlaps[early],
         "along": along[early],
         "end": overlaps[-1],
