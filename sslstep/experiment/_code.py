@@ -3,7 +3,7 @@
 import ast
 import hashlib
 from functools import cache
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 
@@ -37,19 +37,20 @@ def files(*modules: str) -> dict[str, Path]:
             continue
         found[name] = path
         todo += [name.rpartition(".")[0]] if "." in name else []
-        todo += [each for each in _imports(path) if each.partition(".")[0] in projects]
+        todo += [each for each in _imports(name, path) if each.partition(".")[0] in projects]
     return found
 
 
 @cache
-def _imports(path: Path) -> tuple[str, ...]:
-    """Return the names of modules that a file may import: a and a.b for `from a import b`."""
-    found = []
+def _imports(name: str, path: Path) -> tuple[str, ...]:
+    """Return the names of modules that a module may import: a and a.b for `from a import b`."""
+    found, package = [], name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             found += [each.name for each in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found += [node.module, *(f"{node.module}.{each.name}" for each in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            found += [source, *(f"{source}.{each.name}" for each in node.names)]
     return tuple(found)
 
 
@@ -76,7 +77,7 @@ def _tree(path: Path) -> ast.Module:
 def _path(name: str) -> Path | None:
     """Return the file of a module; None if it does not exist."""
     top, _, rest = name.partition(".")
-    spec = find_spec(top)
+    spec = None if top == "__main__" else find_spec(top)
     if spec is None or not spec.submodule_search_locations:
         return None
     place = Path(next(iter(spec.submodule_search_locations)), *rest.split(".") if rest else ())

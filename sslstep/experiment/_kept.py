@@ -35,10 +35,12 @@ class Store:
     old: bool = False
     used: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
-    def place(self, name: str, settings: Mapping[str, Any], module: str, ending: str = "") -> Path:
-        """Return the path of the item with these settings, made by a module and its imports."""
+    def place(
+        self, name: str, settings: Mapping[str, Any], *modules: str, ending: str = ""
+    ) -> Path:
+        """Return the path of the item with these settings, made by modules and their imports."""
         start = f"{name}-{digest(settings)}-"
-        path = self.folder / f"{start}{_code.digest(module)}{ending}"
+        path = self.folder / f"{start}{_code.digest(*modules)}{ending}"
         there = list(self.folder.iterdir()) if self.folder.is_dir() else []
         others = [p for p in there if p.name.startswith(start) and p.name.endswith(ending)]
         if path in others or not others:
@@ -51,9 +53,9 @@ class Store:
         log.info("%s: it is made anew beside it. --old-runs uses it instead.", made_by)
         return path
 
-    def sign(self, path: Path, module: str) -> None:
+    def sign(self, path: Path, *modules: str) -> None:
         """Record the current code, commit and versions as a maker of the item at a path."""
-        made, code = _makers(path), _code.digest(module)
+        made, code = _makers(path), _code.digest(*modules)
         if not made or made[-1]["code"] != code:
             about = {"code": code, "date": time.strftime("%Y-%m-%d"), **_machine.about()}
             beside = _beside(path)
@@ -75,7 +77,7 @@ class Store:
         self, name: str, settings: Mapping[str, Any], module: str, make: Callable[[], Arrays]
     ) -> Arrays:
         """Return the stored arrays of these settings; call `make` and store them if missing."""
-        path = self.place(name, settings, module, ".npz")
+        path = self.place(name, settings, module, ending=".npz")
         if path.exists():
             self.note(path)
             with np.load(path) as file:

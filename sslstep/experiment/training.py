@@ -187,8 +187,8 @@ def fit(
 ) -> Trained:
     """Train a run, continue it if `runs` holds a part of it, or read it if it is complete.
 
-    Two runs are equal if their settings are equal and if the code of this module and of its imports
-    is equal. `name` starts the text of the progress bar.
+    Two runs are equal if their settings are equal and if the code of this module, of the recipe's
+    module, and of their imports is equal. `name` starts the text of the progress bar.
     """
     setup = prepare(config, recipe, seed)
     spectra = train.make_record(
@@ -206,11 +206,12 @@ def fit(
         accuracy = accuracy_of(config, recipe, setup.model)
     settings = _settings(config, method, recipe, seed)
     stem = f"{method}-{settings['data']}-seed{seed}"
-    folder = runs.place(stem, settings, __name__)
+    made_by = __name__, type(recipe).__module__
+    folder = runs.place(stem, settings, *made_by)
     if _steps_of(folder) == recipe.num_steps:
         runs.note(folder)
     else:
-        runs.sign(folder, __name__)
+        runs.sign(folder, *made_by)
     record_at = record_steps(recipe.num_steps, config.num_records)
     copied = snapshot_steps(record_at, config.num_snapshots)
 

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.beyond.dose import claims as dose_claims
 from experiments.beyond.dose.experiment import Config
-from sslstep.experiment import _run, load, results
+from sslstep.experiment import _run, load, results, training
 
 pytestmark = pytest.mark.slow  # networks are trained
 
@@ -107,6 +107,19 @@ def test_a_small_run(tmp_path, require_documented):
     for method in CONFIG.methods:
         first, last = (arrays[f"{method}/0/{scale}/correlation"][0] for scale in ("1", "0.1"))
         np.testing.assert_allclose(last, 0.01 * first, rtol=1e-4)
+
+
+def test_a_run_is_of_its_recipe_s_code_too(tmp_path):
+    """A loss that was changed in `dose` would have been read from the run of the old one."""
+
+    class Asked(training.Store):
+        def place(self, name, settings, *modules, ending=""):
+            raise LookupError(modules)
+
+    config = replace(CONFIG, size=8, num_images=16, num_probe=16)
+    recipe = replace(CONFIG.spectral, dim=4, batch_size=16, hidden=(8,))
+    with pytest.raises(LookupError, match=r"experiments\.beyond\.dose\.recipes"):
+        training.fit(config, "spectral", recipe, 0, Asked(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,17 @@ def test_code_is_what_an_experiment_imports(lab):
     assert now() not in (before, imported)
 
 
+def test_relative_imports_are_code(lab):
+    (lab.parent / "shared.py").write_text("from .squares import parts as same\n")
+    (lab / "parts.py").write_text("x = 1\n")
+    (lab / "__init__.py").write_text("from . import at_start\n")
+    (lab / "at_start.py").write_text("")
+    (lab / "claims.py").write_text(f"from .. import shared\n{NEW['claims']}")
+    own = {name for name in _code.files("lab.squares.claims") if name.startswith("lab.")}
+    assert own == {"lab.shared", *(f"lab.{name}" for name in
+                   ("squares", "squares.at_start", "squares.claims", "squares.parts"))}  # fmt: skip
+
+
 @pytest.fixture
 def copied(tmp_path, monkeypatch):
     """The package in a folder of its own, in which code may be changed."""
