@@ -126,7 +126,7 @@ def write_page(case: Case, path: str | Path) -> Path:
 
     with plotting.style():
         picture = _picture(_figure(case))
-    path = Path(path)
+    path = Path(path).expanduser()
     path.write_text(
         f'<!doctype html><meta charset="utf-8"><title>Diagnosis</title><style>{_STYLE}</style>'
         f"<h1>Diagnosis</h1><pre>{html.escape(str(case.diagnosis))}</pre>"

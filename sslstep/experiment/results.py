@@ -55,7 +55,7 @@ def load(folder: str | Path) -> Results:
         FileNotFoundError: if the folder, or a file in it, is missing.
         ValueError: if a file is broken or of another version.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}.")
     for name in ("about.json", "config.json", "arrays.npz", "claims.json"):
@@ -105,7 +105,7 @@ def main(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     try:
         found = load(options.folder)
-        out = options.out or options.folder
+        out = (options.out or options.folder).expanduser()  # a shell leaves --out=~/here as it is
         out.mkdir(parents=True, exist_ok=True)
         with _run.precision(found.config):
             paths = _run.draw(found.experiment, found.config, found.arrays, out)

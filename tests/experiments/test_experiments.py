@@ -445,7 +445,7 @@ def test_an_animation_is_of_a_network_in_training(tmp_path, monkeypatch, require
         )
 
 
-def test_results_are_read_back_and_drawn_anew(tmp_path, capsys, run_once):
+def test_results_are_read_back_and_drawn_anew(tmp_path, capsys, run_once, monkeypatch):
     folder = shutil.copytree(run_once("fig8")[1], tmp_path / "result")
     found = results.load(folder)
     assert found.experiment == load("experiments.fig8")
@@ -460,6 +460,9 @@ def test_results_are_read_back_and_drawn_anew(tmp_path, capsys, run_once):
     assert (folder / "figure.png").is_file()
     assert command(["plot", str(folder), "--out", str(tmp_path / "new" / "place")]) == 0
     assert (tmp_path / "new" / "place" / "figure.pdf").is_file()
+    monkeypatch.setenv("HOME", str(tmp_path))  # a shell leaves --out=~/here as it is
+    assert command(["plot", "~/result", "--out=~/here"]) == 0
+    assert (tmp_path / "here" / "figure.pdf").is_file()
 
     settings = json.loads((folder / "config.json").read_text())
     del settings["num_times"]  # as if added since
