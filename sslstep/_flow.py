@@ -11,10 +11,11 @@ from sslstep import _check
 
 
 def recorded_times(name: str, times: ArrayLike, dtype: DTypeLike) -> Array:
-    """Check that times are a vector, not negative and non-decreasing; convert them to the dtype."""
+    """Check that times are a vector, finite, >= 0 and non-decreasing; convert them to the dtype."""
     _check.require_vector(name, times, "(T,)")
     _check.require_within(name, times, at_least=0.0)
     _check.require_increasing(name, times, strict=False)
+    _check.require_finite(name, times)
     return jnp.asarray(times, dtype)
 
 

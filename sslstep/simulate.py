@@ -249,7 +249,7 @@ def flow(
         The weights at these times: each array with an additional first axis of length T.
 
     Raises:
-        ValueError: if ``times`` is not a vector, or is negative or out of order.
+        ValueError: if ``times`` is not a vector, or is negative, infinite or out of order.
         RuntimeError: from diffrax, if ``max_steps`` is too small.
 
     Example:

@@ -267,6 +267,7 @@ def test_rejects(change, message, unchecked):
         (jnp.asarray([]), r"times must hold at least 1 number"),
         (jnp.asarray([-1.0, 1.0]), "times must be >= 0, got -1"),
         (jnp.asarray([1.0, 0.5]), "times must not decrease, got 1 and then 0.5"),
+        (jnp.asarray([1.0, jnp.inf]), "that are NaN or infinite, the first at index"),
     ],
 )
 def test_flow_rejects_times(times, message):
