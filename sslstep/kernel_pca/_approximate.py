@@ -306,7 +306,8 @@ def _solve(
     # probability that any fails is at most 1 - confidence.
     while True:
         exhausted = not factor.extend(num, partial(kept.save, tried=tried) if kept else None)
-        found = _certified(factor, operator, dim, tol, (1 - confidence) / 2**tried)
+        risk = (1 - confidence) / 2**tried
+        found = _certified(factor, operator, dim, tol, risk, exhausted=exhausted)
         if found.certified.all() or exhausted or num >= rank:
             iterations = jnp.asarray(tried, jnp.int32)
             return found._replace(modes=found.modes._replace(iterations=iterations))
@@ -543,12 +544,13 @@ def _left(values, first, second):
 
 
 def _certified(
-    factor: _Factor, operator: _Operator, dim: int, tol: float, risk: float
+    factor: _Factor, operator: _Operator, dim: int, tol: float, risk: float, *, exhausted: bool
 ) -> ApproximateModes:
     crossed, squared = factor.products(operator)
     eigenvalues, vectors = (part[..., ::-1] for part in np.linalg.eigh(crossed))
-    missing = max(dim - factor.num, 0)
-    if missing:  # modes beyond the kernel's rank, with γ = 0
+    # Modes beyond the kernel's rank have γ = 0, and come before those with negative γ.
+    missing = min(dim, factor.size - factor.num) if exhausted else 0
+    if missing:
         order = np.argsort(-np.append(eigenvalues, np.zeros(missing)), kind="stable")
         eigenvalues = np.append(eigenvalues, np.zeros(missing))[order]
         vectors = np.pad(vectors, [(0, 0), (0, missing)])[:, order]

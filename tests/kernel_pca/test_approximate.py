@@ -126,6 +126,13 @@ def test_a_kernel_of_lower_rank_than_the_number_of_modes():
     np.testing.assert_array_equal(found.certified, [True, True, True, False, False])
     assert found.coefficients.shape == (3, 5)
     np.testing.assert_array_equal(found.coefficients[:, 3:], 0)
+    # An eigenvalue of Γ is negative: those of the modes beyond the rank are larger.
+    flipped = x * [1, -1, 1]
+    found = kernel_pca.approximate_modes(linear_kernel, x, flipped, 3, rank=20)
+    wanted = np.append(exact(np.concatenate([x, flipped]))[:2], 0)
+    np.testing.assert_allclose(found.modes.eigenvalues, wanted, rtol=1e-5, atol=1e-6)
+    assert np.all((found.lower <= wanted + 1e-6) & (found.upper >= wanted - 1e-6))
+    np.testing.assert_array_equal(found.coefficients[:, 2], 0)
     zero = kernel_pca.approximate_modes(linear_kernel, 0 * x, 0 * x, 2, rank=20)
     np.testing.assert_array_equal(zero.upper, [0, 0])
     assert zero.coefficients.shape == (0, 2)
