@@ -14,7 +14,7 @@ Arrays = dict[str, Any]
 log = logging.getLogger("experiments")
 
 
-def _no_figure(config: Any, arrays: Arrays) -> Any:
+def no_figure(config: Any, arrays: Arrays) -> Any:
     """Return no figures."""
     return {}
 
@@ -53,7 +53,7 @@ class Experiment(NamedTuple):
     alone: bool = False
     module: str = ""
     doc: str = ""
-    plot: Callable[[Any, Arrays], Any] = _no_figure
+    plot: Callable[[Any, Arrays], Any] = no_figure
     check: Callable[[Any, Arrays], Sequence[claims.Claim]] = _no_claims
     table: Callable[[Any, Arrays], str] | None = None
     movie: Callable[[Any, Arrays, Path], Path] | None = None

@@ -24,7 +24,7 @@ from flax.traverse_util import flatten_dict
 from sslstep import claims, plotting, train
 from sslstep.experiment import _kept, _machine, image_data, report
 from sslstep.experiment._kept import Store
-from sslstep.experiment._record import Arrays, Experiment, log
+from sslstep.experiment._record import Arrays, Experiment, log, no_figure
 from sslstep.experiment.image_data import UnfitError
 from sslstep.experiment.report import MADE_FROM, RUNS, SECONDS, SKIPPED
 from sslstep.train._lock import held
@@ -44,7 +44,7 @@ def main(experiment: Experiment, args: Sequence[str] | None = None) -> int:
     if isinstance(options, TrainingOptions):
         stores = (Store(options.runs.expanduser(), options.old_runs),)
     about = _about(experiment, options, *stores)  # now: the commit may change during the run
-    if options.skip_done and (before := _made_from(folder)) is not None:
+    if options.skip_done and (before := _made_from(experiment, folder)) is not None:
         changed = [name for name, now in about[MADE_FROM].items() if before.get(name) != now]
         if not changed:
             print(f"{folder}: done before, from the same settings, images, code and versions")
@@ -309,15 +309,14 @@ def _about(experiment: Experiment, options: Options[Any, str], *stores: Store) -
     }
 
 
-def _made_from(folder: Path) -> dict[str, str] | None:
+def _made_from(experiment: Experiment, folder: Path) -> dict[str, str] | None:
     """Return what `about.json` says that a folder's results were made from: names and digests.
 
     {} if `about.json` has no such entry; None if arrays, claims, settings or the figure are absent.
     """
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    whole = held >= {"arrays.npz", "claims.json", "config.json"} and any(
-        name.endswith(".png") for name in held
-    )
+    drawn = experiment.plot is no_figure or any(name.endswith(".png") for name in held)
+    whole = drawn and held >= {"arrays.npz", "claims.json", "config.json"}
     found = report.read_about(folder).get(MADE_FROM)
     return (found if isinstance(found, dict) else {}) if whole else None
 

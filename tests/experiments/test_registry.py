@@ -119,12 +119,15 @@ def test_results_are_the_same_bytes_in_every_locale(lab):
     assert not claim["statement"].isascii()
 
 
-def test_figure_and_claims_may_be_missing(lab):
+def test_figure_and_claims_may_be_missing(lab, capsys):
     for name in ("figure", "claims"):
         (lab / f"{name}.py").unlink()
     record = load("lab.squares")
     assert record.plot(None, {}) == {}
     assert record.check(None, {}) == []
+    for found in (False, True):
+        assert cli.main("lab", ["run", "squares", "--skip-done"]) == 0
+        assert ("done before" in capsys.readouterr().out) == found
 
 
 def test_two_experiments_of_one_name_are_refused(lab):
