@@ -139,6 +139,10 @@ def test_its_losses_are_the_publication_s_and_normalise():
         loss = compared[name].loss(0.1)
         np.testing.assert_allclose(loss(7 * z + 1, z_prime), loss(z, z_prime), rtol=1e-4)
         assert abs(float(ARMS[name].loss(0.1)(7 * z + 1, z_prime) - loss(z, z_prime))) > 1
+    np.testing.assert_allclose(
+        compared["unweighted"].loss(0.0)(z, z_prime),
+        losses.barlow_twins(z, z_prime, off_diagonal=1.0, batch_norm=True, symmetrise=False),
+    )
     # Adam and LARS minimise the loss of the arm that they are compared with.
     assert compared["adam"].loss(0.0) is compared["plain"].loss(0.0)
 

@@ -1,6 +1,7 @@
 """The arms that `speedup` compares: losses, gradients and optimisers, by name."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -75,6 +76,12 @@ def arms(recipe: BarlowTwins) -> Mapping[str, Arm]:
         "plain": Arm("Barlow Twins", "reference", **same),
         "vicreg": Arm(
             "VICReg", "reference", lambda _: losses.vicreg, rates="vicreg", measured="covariance"
+        ),
+        "unweighted": Arm(
+            "λ = 1",
+            "obvious",
+            lambda _: replace(recipe, off_diagonal=1.0).loss_fn(),
+            rates="spectral",
         ),
         "momentum": Arm("momentum 0.9", "obvious", **same, optimizer=momentum, rates="momentum"),
         "adam": Arm("Adam", "obvious", **same, optimizer=optax.adam, rates="adam"),

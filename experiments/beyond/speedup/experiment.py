@@ -7,7 +7,7 @@ in the paper, and VICReg, both by gradient descent. The obvious alternatives are
 momentum, Adam or LARS, and whitened embeddings. The remedies are preconditioned gradients (Eq. 52),
 sharpened, smoothed, quartic and hinge losses (G.2, G.3), and combinations of them. The problems are
 a linear model, a network of one hidden layer and a ResNet from a small initialisation. The preset
-`standard` compares the two best combinations with momentum, Adam and LARS on a ResNet, from its
+`standard` compares the two best combinations with Adam, LARS and λ = 1 on a ResNet, from its
 ordinary initialisation, with the publication's views, batch norm before the loss and, for Barlow
 Twins itself, the publication's λ. Arms are tuned to an accuracy of the probe in place of learned
 dimensions. It takes two hours on two cores.
