@@ -424,7 +424,7 @@ def _matrix(
             _check.require_available(dtype, otherwise=", or a file: out")
     blocks = _blocks(_places(tasks, batch_size), batch_size, dtype, progress)
     if out is not None:
-        return _write(Path(out), shape, blocks)
+        return _write(Path(out).expanduser(), shape, blocks)
     result = None
     for values, *place in blocks:
         if result is None:

@@ -152,7 +152,7 @@ def test_float64_kernels_can_be_kept_in_float32():
 
 
 @pytest.mark.parametrize("stored", [None, np.float16, np.float32, np.float64])
-def test_a_file_holds_the_same(tmp_path, stored):
+def test_a_file_holds_the_same(tmp_path, monkeypatch, stored):
     x = samples(7)
     path = tmp_path / "kernel.npy"
     value = gram.matrix(rational, x, batch_size=3, out=path, dtype=stored)
@@ -164,7 +164,8 @@ def test_a_file_holds_the_same(tmp_path, stored):
     np.testing.assert_array_equal(value, np.asarray(expected).astype(value.dtype))
     assert os.listdir(tmp_path) == ["kernel.npy"]
     with pytest.raises(FileExistsError, match=r"kernel\.npy exists already"):
-        gram.pairs(rational, x, x, out=str(path))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        gram.pairs(rational, x, x, out="~/kernel.npy")
     np.testing.assert_array_equal(value, np.load(path))
 
 

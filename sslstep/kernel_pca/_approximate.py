@@ -321,7 +321,7 @@ class _Folder:
     """A folder with the columns of a factor, and the state from which its computation continues."""
 
     def __init__(self, folder: Any, problem: tuple[Any, ...], factor: "_Factor") -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self.folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(repr((problem, str(factor.dtype))).encode())
         digest.update(factor.left.tobytes())

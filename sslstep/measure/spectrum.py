@@ -83,7 +83,9 @@ def covariance_eigenvalues(z: Float[ArrayLike, "n d"]) -> Float[Array, " d"]:
         Array([1., 0.], dtype=float32)
     """
     z = _check.precise_matrix("z", z, "(n, d)")
-    singular = singular_values(z - z.mean(axis=0, keepdims=True))
+    rest = z - z.mean(axis=0, keepdims=True)
+    # Once more, because the first mean is rounded to the size of z.
+    singular = singular_values(rest - rest.mean(axis=0, keepdims=True))
     return jnp.pad(singular**2 / z.shape[0], (0, z.shape[1] - singular.shape[0]))
 
 

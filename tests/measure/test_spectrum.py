@@ -34,6 +34,14 @@ def test_dimensions_that_have_hardly_grown_are_resolved():
     assert float(measured[3]) < 100 * exact[3]  # eps² of the largest, not eps
 
 
+def test_the_mean_may_be_far_above_the_deviations():
+    """Of float32 numbers, against the same numbers in float64."""
+    spread = np.random.default_rng(0).normal(size=(256, 2)) * [1.0, 1e-2]
+    z = np.float32(1e4 + spread)
+    exact = np.linalg.svd(z - z.mean(axis=0, dtype=float), compute_uv=False) ** 2 / 256
+    np.testing.assert_allclose(spectrum.covariance_eigenvalues(z), exact, rtol=1e-5)
+
+
 def test_gradient_at_a_collapsed_embedding(dtype):
     """All eigenvalues tie at zero: the gradient of their sum is finite."""
     gradient = jax.grad(lambda z: spectrum.covariance_eigenvalues(z).sum())(jnp.ones((6, 3), dtype))
