@@ -80,7 +80,9 @@ class ApproximateModes(NamedTuple):
             ``iterations`` is the number of factors that were tried.
         pivots: indices of the pivots among the samples, one view after the other, shape ``(k,)``.
         lower: lower bounds of the exact eigenvalues, shape ``(d,)``.
-        upper: upper bounds of them, shape ``(d,)``; ``inf`` where no bound was found.
+        upper: upper bounds of them, shape ``(d,)``; ``inf`` where no bound was found. Both bounds
+            are of the kernel as it is computed, up to rounding: in float32 some 1e-7 of the largest
+            eigenvalue.
         certified: mask of the eigenvalues whose lower bound is positive and whose upper bound
             exceeds it by a fraction of at most ``tol``, shape ``(d,)``.
         trace_left: trace of :math:`\tilde K - F F^\top`, divided by the trace of :math:`\tilde K`.
