@@ -163,8 +163,8 @@ def test_a_file_holds_the_same(tmp_path, monkeypatch, stored):
     expected = gram.matrix(rational, x, batch_size=3)
     np.testing.assert_array_equal(value, np.asarray(expected).astype(value.dtype))
     assert os.listdir(tmp_path) == ["kernel.npy"]
+    monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FileExistsError, match=r"kernel\.npy exists already"):
-        monkeypatch.setenv("HOME", str(tmp_path))
         gram.pairs(rational, x, x, out="~/kernel.npy")
     np.testing.assert_array_equal(value, np.load(path))
 
