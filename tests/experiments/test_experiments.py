@@ -702,7 +702,7 @@ def test_blocks_of_the_documentation(tmp_path, monkeypatch, plain_blocks, run_on
         (["--dim", "80"], ValueError, r"dim = 80 with 75 features"),
         (["--init-scale", "-1"], ValueError, "init_scale must be > 0"),
         (["--learning-rate", "0"], ValueError, "learning_rate must be > 0"),
-        (["--num-records", "1"], ValueError, "num_records must be >= 3"),
+        (["--num-records", "1"], ValueError, "num_records must be >= 2"),
         (["--num-images", "10000000"], ValueError, "num_images = 10000000, but photos has"),
         (["--crop", "33"], ValueError, "33"),
         (["--dim", "75"], ValueError, r"of the 75 modes can be learned"),
