@@ -65,7 +65,7 @@ def test_each_claim_refuses_what_contradicts_it(arrays):
     assert refused.startswith("spectral contrastive: loss at the end of each plateau")
     fast = 1.002 * arrays["spectral/rate"]
     (refused,) = _refused({**arrays, "spectral/rate": fast})
-    assert refused.startswith("spectral contrastive: first growth rate")
+    assert refused.startswith("spectral contrastive: relative error of the first growth rate")
     exact = {**arrays, "spectral/saddle_step_times": arrays["spectral/step_times"]}
     (refused,) = _refused(exact)
     assert "from saddle to saddle" in refused

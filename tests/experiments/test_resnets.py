@@ -354,6 +354,7 @@ def test_records_and_copies_are_denser_at_first():
     [
         (["--vicreg.dim", "0"], "vicreg.dim must be >= 1"),
         (["--simclr.learning-rate", "0"], "simclr.learning_rate must be > 0"),
+        (["--num-records", "2"], "num_records must be >= 3"),
         (
             ["--num-probe", "20"],
             "num_probe = 20 must be a multiple of barlow_twins.batch_size = 16",
