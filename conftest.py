@@ -45,11 +45,12 @@ if version("jaxlib").startswith("0.10."):
 # next session in this clone or another: compiling takes a third of the time. Of more than 1 GiB the
 # oldest go. Not before jaxlib 0.10.2: there, reading a program back now and then waits forever.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ and version("jaxlib") not in ("0.10.0", "0.10.1"):
-    _programs = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sslstep-tests"
-    with contextlib.suppress(OSError):
-        _programs.mkdir(parents=True, exist_ok=True)
-    if not os.access(_programs, os.W_OK):
-        _programs = Path(__file__).parent / ".pytest_cache" / "programs"
+    _programs = Path(__file__).parent / ".pytest_cache" / "programs"
+    with contextlib.suppress(OSError, RuntimeError):  # no home, or one that cannot be written to
+        _shared = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sslstep-tests"
+        _shared.mkdir(parents=True, exist_ok=True)
+        if os.access(_shared, os.W_OK):
+            _programs = _shared
     _kept = sorted((file.stat().st_mtime, file) for file in _programs.glob("*/*-cache"))
     _size = sum(file.stat().st_size for _, file in _kept)
     for _, file in _kept:
