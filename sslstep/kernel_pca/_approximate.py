@@ -553,8 +553,9 @@ def _certified(
     # Modes beyond the kernel's rank have γ = 0, and come before those with negative γ.
     missing = min(dim, factor.size - factor.num) if exhausted else 0
     if missing:
-        order = np.argsort(-np.append(eigenvalues, np.zeros(missing)), kind="stable")
-        eigenvalues = np.append(eigenvalues, np.zeros(missing))[order]
+        eigenvalues = np.append(eigenvalues, np.zeros(missing))
+        order = np.argsort(-eigenvalues, kind="stable")
+        eigenvalues = eigenvalues[order]
         vectors = np.pad(vectors, [(0, 0), (0, missing)])[:, order]
     num = min(4 * dim + 16, len(eigenvalues))
     ritz = eigenvalues[:dim]

@@ -230,11 +230,11 @@ def plateaus(
                     start = np.hstack([before, new]), np.vstack([mix, axes[k - 1 : width]])
                     starts.append(np.concatenate([part.ravel() for part in start]))
                 results = [] if kink else [minimum(start, shapes) for start in starts]
-                kink = kink or _is_kink(results, graded(starts[0], shapes)[1])
+                kink = kink or _is_kink(_lowest(results), graded(starts[0], shapes)[1])
                 if kink:
                     ends = annealed(np.stack(starts), shapes, max_iterations)
                     results += [minimum(np.asarray(end), shapes) for end in ends]
-                best = min(results, key=lambda result: float(result.fun))
+                best = _lowest(results)
                 runs[which] = _split(best.x, shapes)
                 lowest.append(float(best.fun))
             found.append(min(found[-1], *lowest))
@@ -248,9 +248,13 @@ def _split(variables: Any, shapes: Shapes) -> Any:
     return variables[: rows * rank].reshape(shapes[0]), variables[rows * rank :].reshape(shapes[1])
 
 
-def _is_kink(results: list[Any], first: Array) -> bool:
+def _lowest(results: list[Any]) -> Any:
+    """Return the result of the lowest loss; one that is NaN comes last."""
+    return min(results, key=lambda result: np.nan_to_num(float(result.fun), nan=np.inf))
+
+
+def _is_kink(best: Any, first: Array) -> bool:
     """Whether the gradient at the lowest result is not small beside the gradient at a start."""
-    best = min(results, key=lambda result: float(result.fun))
     return bool(np.abs(best.jac).max() > 1e-4 * np.abs(first).max())
 
 
