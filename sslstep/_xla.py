@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import PyTree
 
 from sslstep import _check, _convolutions
@@ -60,6 +61,22 @@ def jit(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Any:
     Calls with one function return one compiled function.
     """
     return _jit(function, on_cpu(devices))
+
+
+def as_partial(function: Callable[..., Any]) -> Partial:
+    """Return a Partial of the function, whose leaves are all arrays that Partials bind to it.
+
+    JAX treats a Partial that is bound to another one as a part of the program. Its arrays are then
+    constants, and every call compiles anew.
+    """
+    if not isinstance(function, Partial):
+        return Partial(function)
+    inner = getattr(function.func, "fun", None)
+    if not isinstance(inner, Partial):
+        return function
+    inner = as_partial(inner)
+    keywords = {**inner.keywords, **function.keywords}
+    return Partial(inner.func, *inner.args, *function.args, **keywords)
 
 
 @functools.cache

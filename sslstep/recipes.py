@@ -138,6 +138,14 @@ class Recipe:
         """
         return None
 
+    def of_step(self) -> "Recipe":
+        """Return the recipe from which the training step is built: by default this one.
+
+        A subclass with settings that do not change the step returns a copy with fixed values of
+        these settings. Recipes that differ in them only then share a compiled step.
+        """
+        return self
+
     def head(self, **settings: Any) -> nn.Projector:
         """Build the projector; ``settings`` are further attributes of it, such as ``dtype``."""
         raise NotImplementedError

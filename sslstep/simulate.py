@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Real
 
-from sslstep import _check, _flow
+from sslstep import _check, _flow, _xla
 from sslstep._linalg import HIGHEST, eigh_descending, matmul, solver_error
 from sslstep.dynamics import max_learning_rate
 from sslstep.linear import Modes, modes
@@ -269,7 +268,7 @@ def flow(
     other = jnp.where(largest > 0, largest, 1)
     units = jax.tree.map(lambda size: jnp.where(size > 0, size, other.astype(size.dtype)), sizes)
     start = jax.tree.map(jnp.divide, weights, units)
-    args = velocity if isinstance(velocity, Partial) else Partial(velocity), units
+    args = _xla.as_partial(velocity), units
     settings: Any = {"rtol": rtol, "atol": rtol, "norm": _largest, "max_steps": max_steps}
     found = _flow.integrate(_scaled_velocity, start, times, args, **settings)
     return jax.tree.map(lambda w, unit: w * unit, found, units)

@@ -139,7 +139,7 @@ def _kernel(
     limit = int(config.memory_gib * 2**30)
     with jax.enable_x64(False):
         x = jnp.concatenate([setup.x[:num], setup.x_prime[:num]])
-        apply_fn = networks.settled_embedding(setup.model, state, x)
+        apply_fn = networks.settled_embedding(setup.parts.model, state, x)
         kernel = empirical.ntk(apply_fn, state.params, x, kind=kind, memory_limit=limit)
         z = jnp.concatenate([apply_fn(state.params, part) for part in jnp.array_split(x, 8)])
     return np.asarray(kernel, float), np.asarray(z, float)

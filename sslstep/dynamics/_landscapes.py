@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logit
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Real
 
-from sslstep import _check, _spectral
+from sslstep import _check, _spectral, _xla
 
 _Class = TypeVar("_Class")
 
@@ -451,7 +450,7 @@ def modewise(transform: Callable[[Array], Array], rest: Real[ArrayLike, ""] = 1.
         (0.0625, 0.0625)
     """
     _check.require_scalar("rest", rest, above=0.0)
-    return _Modewise(transform if isinstance(transform, Partial) else Partial(transform), rest)
+    return _Modewise(_xla.as_partial(transform), rest)
 
 
 def preconditioned(landscape: Landscape, alpha: Real[ArrayLike, ""] = 0.1) -> Landscape:

@@ -62,13 +62,13 @@ def main(package: str, args: Sequence[str]) -> int:
 def _row(name: str, method: Method, config: Any, options: Options) -> None:
     """Compile the step of a method and print its row of the table."""
     recipe = config.recipes.of(method)
-    model, optimizer, _, step = training.parts(config, recipe)
-    step = jax.jit(step, donate_argnums=0)
+    parts = training.parts(config, recipe)
+    step = jax.jit(parts.step, donate_argnums=0)
     x = jnp.zeros((1, config.size, config.size, 3))
 
     @jax.jit
     def init(key: jax.Array) -> train.TrainState:
-        return train.init_state(key, model, optimizer, x, init_scale=recipe.init_scale)
+        return train.init_state(key, parts.model, parts.optimizer, x, init_scale=recipe.init_scale)
 
     state = jax.eval_shape(init, jax.random.key(0))
     side = 96 if config.data == "stl10" else 32  # of the data set's images

@@ -26,6 +26,7 @@ from sslstep.experiment._record import Arrays, log
 from sslstep.experiment._require import require, require_list
 from sslstep.measure import probe
 from sslstep.recipes import LABELS, METHODS, Method, Recipe, Recipes
+from sslstep.train._record import compiled_record
 
 
 @dataclass(frozen=True)
@@ -108,24 +109,28 @@ class Parts(NamedTuple):
     model: Any  # a network, or a train.Objective
     optimizer: optax.GradientTransformation
     views_fn: Callable[..., tuple[jax.Array, jax.Array]]
+    loss_fn: Callable[..., jax.Array]
     step: train.Step
+    measure: Callable[..., dict[str, jax.Array]]  # spectra of (state, x, x_prime)
 
 
 def parts(config: Config, recipe: Recipe) -> Parts:
-    """Return the network, the optimiser, the views and the training step.
+    """Return the network, optimiser, views, loss, training step and record.
 
     Calls with equal settings return equal objects, so runs from several seeds share compiled
-    programs.
+    programs, and so do recipes with an equal :meth:`~sslstep.recipes.Recipe.of_step`.
     """
-    return _parts(network(config, recipe), recipe, config.size)
+    return _parts(network(config, recipe), recipe.of_step(), config.size)
 
 
 @lru_cache(maxsize=4)
 def _parts(network: nn.Encoder, recipe: Recipe, size: int) -> Parts:
     views_fn = partial(data.two_views, views=recipe.make_views(size))
     model, optimizer = recipe.objective(network), recipe.make_optimizer()
-    step = train.make_step(model, recipe.loss_fn(), optimizer, views_fn)
-    return Parts(model, optimizer, views_fn, step)
+    loss_fn = recipe.loss_fn()
+    step = train.make_step(model, loss_fn, optimizer, views_fn)
+    measure = compiled_record(model, recipe.batch_size, normalise=recipe.normalises)
+    return Parts(model, optimizer, views_fn, loss_fn, step, measure)
 
 
 @lru_cache(maxsize=4)
@@ -155,10 +160,9 @@ def samples(config: Config, views_fn: Callable[..., Any], seed: int) -> Samples:
 
 
 class Setup(NamedTuple):
-    """Everything that a run needs: network, step, initial state, images and fixed pairs."""
+    """Everything that a run needs: compiled parts, initial state, images and fixed pairs."""
 
-    model: Any  # a network, or a train.Objective
-    step: train.Step
+    parts: Parts
     state: train.TrainState
     images: np.ndarray
     labels: np.ndarray
@@ -171,15 +175,16 @@ def prepare(config: Config, recipe: Recipe, seed: int) -> Setup:
 
     Raise `image_data.UnfitError` if there are fewer images than a batch has.
     """
-    model, optimizer, views_fn, step = parts(config, recipe)
-    images, labels, x, x_prime, key = samples(config, views_fn, seed)
+    found = parts(config, recipe)
+    images, labels, x, x_prime, key = samples(config, found.views_fn, seed)
     if len(images) < recipe.batch_size:
         raise image_data.UnfitError(
             f"batch_size = {recipe.batch_size} is larger than the data: {len(images)} images. A "
             f"smaller one is an option that ends with batch-size, where the command has one."
         )
-    state = train.init_state(key, model, optimizer, x, init_scale=recipe.init_scale)
-    return Setup(model, step, state, images, labels, x, x_prime)
+    model = recipe.objective(network(config, recipe))
+    state = train.init_state(key, model, found.optimizer, x, init_scale=recipe.init_scale)
+    return Setup(found, state, images, labels, x, x_prime)
 
 
 def fit(
@@ -191,19 +196,13 @@ def fit(
     module, and of their imports is equal. `name` starts the text of the progress bar.
     """
     setup = prepare(config, recipe, seed)
-    spectra = train.make_record(
-        setup.model,
-        setup.x,
-        setup.x_prime,
-        batch_size=recipe.batch_size,
-        normalise=recipe.normalises,
-    )
+    model, measure = setup.parts.model, setup.parts.measure
     try:
-        accuracy = accuracy_of(config, recipe, setup.model)
+        accuracy = accuracy_of(config, recipe, model)
     except image_data.UnfitError as error:
         log.info("trained without probes: %s", error)
         config = dataclasses.replace(config, num_labelled=0)
-        accuracy = accuracy_of(config, recipe, setup.model)
+        accuracy = accuracy_of(config, recipe, model)
     settings = _settings(config, method, recipe, seed)
     stem = f"{method}-{settings['data']}-seed{seed}"
     made_by = __name__, type(recipe).__module__
@@ -218,10 +217,10 @@ def fit(
     def record(state: train.TrainState) -> dict[str, Any]:
         if int(state.step) in copied:
             _keep(folder, state)
-        return {**spectra(state), **accuracy(state)}
+        return {**measure(state, setup.x, setup.x_prime), **accuracy(state)}
 
     run = train.fit(
-        _compiled(network(config, recipe), recipe, config.size),
+        _compiled(network(config, recipe), recipe.of_step(), config.size),
         setup.state,
         setup.images,
         num_steps=recipe.num_steps,

@@ -114,7 +114,7 @@ def model(apply_fn: Callable[..., Any], params: PyTree, x: Array) -> tuple[Parti
         raise ValueError("apply_fn must return shape (n, d) with d independent of n.")
     if dim == 0:
         raise ValueError("apply_fn must return embeddings of shape (n, d), got d = 0.")
-    return apply_fn if isinstance(apply_fn, Partial) else Partial(apply_fn), params, dim
+    return _xla.as_partial(apply_fn), params, dim
 
 
 def _output_dim(apply_fn: Callable[..., Any], params: PyTree, x: Array, num: int) -> int:

@@ -1,6 +1,7 @@
 """Spectra and other quantities of a network during training."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -131,6 +132,15 @@ def make_record(
     require_views(x, x_prime, batch_size)
     _check.require_within("eps", eps, at_least=0.0)
     require_names(metrics or {})
+    options: Any = {"normalise": normalise, "eps": eps, "threshold": threshold}
+    measure = compiled_record(network, batch_size, train, **options, metrics=metrics or {})
+    return lambda state: measure(state, x, x_prime)
+
+
+def compiled_record(
+    network: Model, batch_size: int, train: bool = True, **options: Any
+) -> Callable[[TrainState, Array, Array], dict[str, Array]]:
+    """Return the compiled record of a state and both views; `options` are those of `measured`."""
 
     @jax.jit
     def measure(params, batch_stats, x, x_prime):
@@ -139,21 +149,19 @@ def make_record(
             nn.Outputs(*embed_in_batches(network, variables, view, batch_size, train=train))
             for view in (x, x_prime)
         )
-        return measured(
-            first, second, normalise=normalise, eps=eps, threshold=threshold, metrics=metrics or {}
-        )
+        return measured(first, second, **options)
 
-    return lambda state: measure(state.params, state.batch_stats, x, x_prime)
+    return lambda state, x, x_prime: measure(state.params, state.batch_stats, x, x_prime)
 
 
 def measured(
     first: nn.Outputs,
     second: nn.Outputs | None,
     *,
-    normalise: bool,
-    eps: Any,
-    threshold: Any,
-    metrics: Mapping[str, Metric],
+    normalise: bool = False,
+    eps: Any = 1e-5,
+    threshold: Any = 0.5,
+    metrics: Mapping[str, Metric] = MappingProxyType({}),
 ) -> dict[str, Array]:
     """Compute the entries of a record; omit those that need a missing second view or missing h."""
     views = [first] if second is None else [first, second]

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -107,6 +108,27 @@ def test_a_small_run(tmp_path, require_documented):
     for method in CONFIG.methods:
         first, last = (arrays[f"{method}/0/{scale}/correlation"][0] for scale in ("1", "0.1"))
         np.testing.assert_allclose(last, 0.01 * first, rtol=1e-4)
+
+
+def test_starts_differ_in_the_last_layer_only_and_share_a_compiled_step():
+    config = replace(CONFIG, num_images=300, size=16)
+    recipes = [replace(config.spectral, output_scale=scale, num_steps=9) for scale in (1, 0.25)]
+    large, small = (training.prepare(config, recipe, 0) for recipe in recipes)
+    assert large.parts is small.parts
+    for change in ({"learning_rate": 0.1}, {"dim": 8}, {"schedule": "warmup_cosine"}):
+        assert large.parts is not training.parts(config, replace(recipes[0], **change))
+    falling = replace(recipes[0], schedule="warmup_cosine")
+    longer = replace(falling, num_steps=10)
+    assert training.parts(config, falling) is not training.parts(config, longer)
+    starts = jax.tree_util.tree_leaves_with_path((large.state.params, small.state.params))
+    half = len(starts) // 2
+    factors = {}
+    for (path, a), (_, b) in zip(starts[:half], starts[half:], strict=True):
+        factors[jax.tree_util.keystr(path)] = 0.25 if np.array_equal(0.25 * a, b) and a.any() else 1
+        np.testing.assert_array_equal(b, factors[jax.tree_util.keystr(path)] * a)
+    assert [name for name in factors if factors[name] != 1] == [
+        "[0]['projector']['output']['kernel']"
+    ]
 
 
 def test_a_run_is_of_its_recipe_s_code_too(tmp_path):

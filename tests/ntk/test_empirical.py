@@ -183,17 +183,22 @@ def test_few_samples_are_not_filled_up_to_many(batch_size, at_a_time, sizes):
     assert {num: plan.block_of(num) for num in sizes} == sizes
 
 
-def test_bound_arrays_are_not_compiled_in(x64):
+@pytest.mark.parametrize("nested", [False, True])
+def test_bound_arrays_are_not_compiled_in(nested, x64):
     """Statistics that change between calls, as along training, do not compile anew."""
     x = jnp.ones((3, 2))
 
-    def model(scale, params, x):
-        return scale * x @ params
+    def model(scale, params, x, *, shift=0.0):
+        return scale * x @ params + shift
+
+    def bound(scale):
+        inner = Partial(model, jnp.asarray(scale))
+        return Partial(inner, shift=jnp.asarray(scale)) if nested else inner
 
     params = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3)))
-    one = empirical.ntk(Partial(model, jnp.asarray(1.0)), params, x)
+    one = empirical.ntk(bound(1.0), params, x)
     compiled = _compilations()
-    two = empirical.ntk(Partial(model, jnp.asarray(2.0)), params, x)
+    two = empirical.ntk(bound(2.0), params, x)
     assert _compilations() == compiled
     np.testing.assert_allclose(two, 4 * one)
 

@@ -57,14 +57,14 @@ def run(config: Config) -> Arrays:
 
     @jax.jit
     def embed(params: Any, batch_stats: Any) -> dict[str, jax.Array]:
-        outputs = partial(networks.batch_outputs, setup.model, params, batch_stats)
+        outputs = partial(networks.batch_outputs, setup.parts.model, params, batch_stats)
         z, z_prime = outputs(x).z, outputs(x_prime).z
         eigenvalues = spectrum.correlation_eigenvalues(z, z_prime)
         return {"z": z, "z_prime": z_prime, "eigenvalues": eigenvalues}
 
     at = np.geomspace(config.first_step, config.num_steps, config.num_frames - 1)
     trained = train.fit(
-        train.compile_step(setup.step),
+        train.compile_step(setup.parts.step),
         setup.state,
         setup.images,
         num_steps=config.num_steps,

@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from experiments.beyond.dose.recipes import Scaled
-from sslstep import kernel_pca, linear, nn
+from sslstep import kernel_pca, linear
 from sslstep.experiment import networks, training
 from sslstep.ntk import empirical
 
@@ -25,8 +25,6 @@ def growth_rates(
     states = training.snapshots(trained.folder, setup.state)
     at = np.array([int(state.step) for state in states]) * recipe.learning_rate
     x = jnp.concatenate([setup.x[: config.num_pairs], setup.x_prime[: config.num_pairs]])
-    # One network for all plateaus; networks with equal settings share compiled programs.
-    network = training.network(config, recipe)
     num = config.num_steps_compared
     found = np.full((num, num), np.nan)
     bounds = np.concatenate([[0.0], times[:num]])
@@ -35,20 +33,20 @@ def growth_rates(
             # At the start the kernel is known; later the plateau's middle is farthest from rises.
             middle = 0.0 if i == 0 else (start + stop) / 2
             state = states[int(np.argmin(np.abs(at - middle)))]
-            rates = _unlearned(config, recipe, network, state, x, i)[: num - i]
+            rates = _unlearned(recipe, setup.parts, state, x, i)[: num - i]
             # A step of descent multiplies a mode by 1 + η ρ.
             found[i, i:] = np.log1p(recipe.learning_rate * rates) / recipe.learning_rate
     return found
 
 
 def _unlearned(
-    config: Any, recipe: Scaled, network: nn.Encoder, state: Any, x: jax.Array, learned: int
+    recipe: Scaled, parts: training.Parts, state: Any, x: jax.Array, learned: int
 ) -> np.ndarray:
     """Return the growth rates of the unlearned dimensions, by the NTK of the unlearned outputs.
 
     `learned` is the number of learned dimensions, and `x` holds both views.
     """
-    embed = networks.settled_embedding(network, state, x)
+    embed = networks.settled_embedding(parts.model, state, x)
     z = embed(state.params, x)
     _, vectors = jnp.linalg.eigh(linear.cross_correlation(*jnp.split(z, 2)))
     order = vectors[:, ::-1]
@@ -61,7 +59,7 @@ def _unlearned(
         embeddings = jnp.asarray(np.asarray(z @ order[:, :learned]), jnp.float64)
         modes = kernel_pca.growth_modes(
             kernel,
-            recipe.loss_fn(),
+            parts.loss_fn,
             recipe.dim,
             embeddings=embeddings if learned else None,
             solver="dense",

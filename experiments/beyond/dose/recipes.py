@@ -1,7 +1,7 @@
 """Recipes whose last layer starts at a scale of its own, for the losses of `dose`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,11 @@ class Scaled(Recipe):
 
     output_scale: tyro.conf.Suppress[float] = 1.0
     """Factor of the last layer's initial weights, in addition to α; set by the experiment."""
+
+    def of_step(self) -> Recipe:
+        """Return this recipe at the scale 1 and of one step, if the rate is constant."""
+        num_steps = 1 if self.schedule == "constant" else self.num_steps
+        return replace(self, output_scale=1.0, num_steps=num_steps)
 
     def head(self, **settings: Any) -> nn.Projector:
         """Build the projector of Barlow Twins for every loss, so that the starts are equal."""

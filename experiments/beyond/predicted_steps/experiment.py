@@ -82,7 +82,7 @@ def run(config: Config, runs: training.Store) -> Arrays:
         }
         x = jnp.concatenate([setup.x[: config.num_pairs], setup.x_prime[: config.num_pairs]])
         found = stacked(
-            _predict(config, setup.model, state, x, t[-1] - time)
+            _predict(config, setup.parts.model, state, x, t[-1] - time)
             for state, time in zip(states, times, strict=True)
         )
         for which in OUTPUTS:

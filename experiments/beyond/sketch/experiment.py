@@ -70,7 +70,7 @@ def run(config: Config) -> Arrays:
     params = setup.state.params
     views = np.asarray(setup.x), np.asarray(setup.x_prime)
     few = np.concatenate([view[: config.num_exact] for view in views])
-    model = networks.settled_embedding(setup.model, setup.state, jnp.asarray(few[:1024]))
+    model = networks.settled_embedding(setup.parts.model, setup.state, jnp.asarray(few[:1024]))
     key_few, key_all = jax.random.split(jax.random.key(config.seed))
 
     def features(x: np.ndarray, dim: int, key: jax.Array) -> jax.Array:

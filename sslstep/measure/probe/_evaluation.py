@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer, Key, Shaped
 
-from sslstep import _check, _terminal, data
+from sslstep import _check, _terminal, _xla, data
 from sslstep.data.views import require_bytes_or_floats
 from sslstep.measure.probe import _sgd
 from sslstep.measure.probe._probe import Probe, require_trained
@@ -90,7 +90,7 @@ def linear_evaluation(
             "augmentation must not normalise (mean, std), because test images are not augmented: "
             "normalise in embed_fn."
         )
-    embed = embed_fn if isinstance(embed_fn, Partial) else Partial(embed_fn)
+    embed = _xla.as_partial(embed_fn)
     images = jnp.asarray(images)
     # Check the augmentation and the shape of the features before training starts.
     views = jax.eval_shape(
@@ -163,7 +163,7 @@ def embed_images(
     """
     n, *_ = require_bytes_or_floats(images)
     _check.require_within("batch_size", batch_size, at_least=1)
-    embed = embed_fn if isinstance(embed_fn, Partial) else Partial(embed_fn)
+    embed = _xla.as_partial(embed_fn)
     size = min(batch_size, n)
     array = images if isinstance(images, jax.Array) else np.asarray(images)
     parts = []
