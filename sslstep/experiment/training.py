@@ -329,30 +329,40 @@ def accuracy_of(
         splits.append((jnp.asarray(middle), jnp.asarray(found.labels[: config.num_labelled])))
     (images, labels), (images_test, labels_test) = splits
     classes = len(found.label_names)
-    normalise = recipe.make_views(config.size).first
-
-    def embed(params: Any, batch_stats: Any, x: jax.Array) -> jax.Array:
-        if normalise.mean is not None and normalise.std is not None:
-            x = (x - jnp.asarray(normalise.mean)) / jnp.asarray(normalise.std)
-        return evaluated(model, params, batch_stats, x).h
-
-    grid = jnp.geomspace(1e-5, 1.0, 11)
-
-    @jax.jit
-    def accuracy(h: jax.Array, h_test: jax.Array) -> jax.Array:
-        mean, deviation = h.mean(axis=0), h.std(axis=0)
-        scale = jnp.where(deviation > 0, deviation, 1)
-        h, h_test = ((part - mean) / scale for part in (h, h_test))
-        targets = jax.nn.one_hot(labels, classes)
-        best = grid[jnp.argmin(probe.loo_error(h, targets, grid))]
-        return probe.accuracy(probe.ridge(h, targets, best), h_test, labels_test)
+    embed = _hidden(model, recipe.make_views(config.size).first)
 
     def measure(state: train.TrainState) -> dict[str, Any]:
         frozen = Partial(embed, state.params, state.batch_stats)
         h, h_test = (probe.embed_images(frozen, part) for part in (images, images_test))
-        return {"accuracy": accuracy(h, h_test)}
+        return {"accuracy": _accuracy(h, labels, h_test, labels_test, classes)}
 
     return measure
+
+
+@lru_cache(maxsize=4)
+def _hidden(model: Any, view: data.Augmentation) -> Callable[..., jax.Array]:
+    """Return the function of (params, batch_stats, x) to h, of x normalised as the view is."""
+
+    def embed(params: Any, batch_stats: Any, x: jax.Array) -> jax.Array:
+        if view.mean is not None and view.std is not None:
+            x = (x - jnp.asarray(view.mean)) / jnp.asarray(view.std)
+        return evaluated(model, params, batch_stats, x).h
+
+    return embed
+
+
+@partial(jax.jit, static_argnames="classes")
+def _accuracy(
+    h: jax.Array, labels: jax.Array, h_test: jax.Array, labels_test: jax.Array, classes: int
+) -> jax.Array:
+    """Return the test accuracy of a ridge probe on standardised representations."""
+    mean, deviation = h.mean(axis=0), h.std(axis=0)
+    scale = jnp.where(deviation > 0, deviation, 1)
+    h, h_test = ((part - mean) / scale for part in (h, h_test))
+    targets = jax.nn.one_hot(labels, classes)
+    grid = jnp.geomspace(1e-5, 1.0, 11)
+    best = grid[jnp.argmin(probe.loo_error(h, targets, grid))]
+    return probe.accuracy(probe.ridge(h, targets, best), h_test, labels_test)
 
 
 def _settings(config: Config, method: str, recipe: Recipe, seed: int) -> dict[str, Any]:
