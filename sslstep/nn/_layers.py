@@ -37,8 +37,13 @@ class Conv(linen.Module):
     @linen.compact
     def __call__(self, x):
         shape = (self.size, self.size, x.shape[-1], self.features)
-        init = linen.initializers.normal(math.sqrt(2 / (self.size**2 * self.features)))
-        kernel = self.param("kernel", init, shape, parameter_dtype(self.dtype))
+        std = math.sqrt(2 / (self.size**2 * self.features))
+
+        def normal(key, shape, dtype):
+            # XLA:CPU takes seconds to compile a draw of four axes; a flat one has the same numbers.
+            return std * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+
+        kernel = self.param("kernel", normal, shape, parameter_dtype(self.dtype))
         return _conv.conv(x, kernel.astype(self.dtype), self.stride, self.padding)
 
 
