@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from sslstep import _atomic
+
 __all__ = ["Claim", "above", "below", "close", "count", "load", "over_seeds", "save", "table"]
 
 
@@ -237,14 +239,10 @@ def save(path: str | Path, claims: Sequence[Claim]) -> None:
         >>> claims.load(path)[0].statement
         'it vanishes'
     """
-    path = Path(path)
-    draft = path.with_suffix(".tmp")
     # JSON has no NaN or infinity: they are stored as strings, which `load` converts back.
     rows = [{k: _plain(v) for k, v in claim._asdict().items()} for claim in claims]
-    draft.write_text(
-        json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    draft.replace(path)
+    text = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
+    _atomic.write_text(Path(path), f"{text}\n")
 
 
 def load(path: str | Path) -> list[Claim]:

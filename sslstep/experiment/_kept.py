@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sslstep import _atomic
 from sslstep.experiment import _code, _machine, image_data
 from sslstep.experiment._record import Arrays, log
 
@@ -60,9 +61,7 @@ class Store:
             about = {"code": code, "date": time.strftime("%Y-%m-%d"), **_machine.about()}
             beside = _beside(path)
             beside.parent.mkdir(parents=True, exist_ok=True)
-            draft = beside.with_suffix(".tmp")
-            draft.write_text(json.dumps([*made, about], indent=1) + "\n", encoding="utf-8")
-            draft.replace(beside)
+            _atomic.write_text(beside, json.dumps([*made, about], indent=1) + "\n")
         self.note(path)
 
     def note(self, path: Path) -> None:
@@ -86,10 +85,7 @@ class Store:
         arrays = make()
         seconds = time.perf_counter() - start
         self.sign(path, module)
-        draft = path.with_suffix(".tmp")
-        with draft.open("wb") as file:
-            np.savez(file, **arrays)
-        draft.replace(path)
+        _atomic.write(path, lambda file: np.savez(file, **arrays))
         log.info("%s: made in %.0f s, kept as %s", name, seconds, path)
         return arrays
 

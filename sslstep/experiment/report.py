@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sslstep import claims
+from sslstep import _atomic, claims
 
 # Media types of figures and animations by file suffix. PDFs repeat the PNGs.
 IMAGES = {".png": "image/png", ".gif": "image/gif"}
@@ -55,17 +55,15 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
         prog="python -m experiments report",
         description="Write results/index.html: one page of all that results/ holds.",
     ).parse_args(args)
-    draft = root / "index.html.partial"
     try:
         folders, without = sorted(finished(root), key=_place), sorted(skipped(root), key=_place)
         if not folders and not without:
             print(f"nothing in {root.resolve()}: run `make figures` first", file=sys.stderr)
             return 1
-        draft.write_text(page(folders, without), encoding="utf-8")
+        _atomic.write_text(root / "index.html", page(folders, without))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    draft.replace(root / "index.html")
     print(root / "index.html")
     return 0
 

@@ -19,7 +19,7 @@ import optax
 from flax import serialization
 from jax.tree_util import Partial
 
-from sslstep import data, nn, train
+from sslstep import _atomic, data, nn, train
 from sslstep.experiment import image_data, probes
 from sslstep.experiment._kept import Store as Store
 from sslstep.experiment._record import Arrays, log
@@ -265,10 +265,8 @@ def _keep(folder: Path, state: train.TrainState) -> None:
     """Write a snapshot of the network atomically."""
     path = folder / "snapshots" / f"{int(state.step)}.msgpack"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
     kept = {"params": state.params, "batch_stats": state.batch_stats}
-    draft.write_bytes(serialization.to_bytes(kept))
-    draft.replace(path)
+    _atomic.write(path, lambda file: file.write(serialization.to_bytes(kept)))
 
 
 def evaluated(model: Any, params: Any, batch_stats: Any, x: jax.Array) -> nn.Outputs:

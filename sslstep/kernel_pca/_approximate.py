@@ -51,7 +51,7 @@ import scipy.sparse.linalg
 import scipy.stats
 from jaxtyping import Array, Bool, Float, Int, Key, Real
 
-from sslstep import _check, _terminal, gram
+from sslstep import _atomic, _check, _terminal, gram
 from sslstep._linalg import matmul
 from sslstep._second_variation import negative_hessian
 from sslstep.kernel_pca._krylov import inner
@@ -347,9 +347,7 @@ class _Folder:
             "pivots": factor.pivots[: factor.num],
             "at": [num, tried],
         }
-        draft = self.folder / "state.draft.npz"
-        np.savez(draft, **state)
-        draft.replace(self.folder / "state.npz")
+        _atomic.write(self.folder / "state.npz", lambda file: np.savez(file, **state))
 
     def restore(self, factor: "_Factor", num: int, tried: int) -> tuple[int, int]:
         """Read the state and the columns of an interrupted run into `factor`.

@@ -26,6 +26,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array
 
+from sslstep import _atomic
 from sslstep.kernel_pca._krylov import ConvergenceError
 
 Multiply = Callable[[Array], Array]
@@ -51,7 +52,7 @@ def kept(
 
 def _require_same_kernel(path: Path, probe: np.ndarray) -> None:
     if not path.exists():
-        _write(path, probe)
+        _atomic.write(path, lambda file: np.save(file, probe))
     known = np.load(path)
     if (known.shape, known.dtype) != (probe.shape, probe.dtype):
         kinds = (f"{len(a)} samples in {a.dtype}" for a in (known, probe))
@@ -80,18 +81,8 @@ def _read_or_multiply(folder: Path, multiply: Multiply, v: Array) -> Array:
     image = multiply(v)
     product = np.asarray(image)
     if product.shape == block.shape and np.isfinite(product).all():  # else the solver refuses it
-        _write(path, product)
+        _atomic.write(path, lambda file: np.save(file, product))
     return image
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    """Write a file that appears under its name only when it is complete, and on the disk."""
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 class _Announced:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from sslstep import _atomic
 from sslstep.train._step import TrainState
 
 # Keys in run.json: the step at which the run began, and the norm of each initial parameter array.
@@ -147,13 +147,8 @@ def _write(path: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings as JSON, atomically; keep an existing file, which has been compared."""
     if path.exists():
         return
-    draft = path.with_suffix(".tmp")
+    text = json.dumps(dict(settings), indent=1, sort_keys=True)
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(dict(settings), indent=1, sort_keys=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # a power cut must not leave an empty file of this name
-        draft.replace(path)
+        _atomic.write_text(path, f"{text}\n")
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise OSError(error.errno, f"{path} could not be written ({error.strerror})") from error

@@ -10,6 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from sslstep import _atomic
+
 
 class JsonLines:
     """A file with one JSON object a line, each with a ``step``, that survives a crash.
@@ -35,9 +37,7 @@ class JsonLines:
         if kept and not kept.endswith(b"\n"):
             kept += b"\n"
         if not content.startswith(kept):  # removed lines lie between lines that stay
-            draft = path.with_suffix(".tmp")
-            draft.write_bytes(kept)
-            draft.replace(path)
+            _atomic.write(path, lambda file: file.write(kept))
         # Unbuffered: closing the file must not retry a write that failed on a full disk.
         self._file = path.open("ab", buffering=0)
         if path.stat().st_size > len(kept):

@@ -405,7 +405,7 @@ def test_seconds_have_the_spread_of_their_timing_too():
         ({"problems": ("standard",), "num_labelled": 0}, "num_labelled must be >= 1"),
         (
             {"problems": ("standard",), "standard": replace(STANDARD.standard, accuracy=28)},
-            r"standard.accuracy = 28 must lie within \(0, 1\)",
+            "standard.accuracy must lie between 0 and 1, got 28",
         ),
     ],
 )

@@ -9,7 +9,6 @@ import numpy as np
 import scipy.stats
 
 from experiments.beyond.speedup.contenders import ARMS, Arm
-from experiments.beyond.speedup.tasks import Standard
 from experiments.beyond.speedup.tuning import learned, levels_of, time_to_accuracy
 from sslstep import claims, optim
 from sslstep.experiment import Arrays, training
@@ -98,7 +97,7 @@ class Case:
     @property
     def goal(self) -> Literal["dimensions", "accuracy"]:
         """What arms were tuned to: a number of dimensions, or an accuracy."""
-        return "accuracy" if isinstance(self.problem, Standard) else "dimensions"
+        return "dimensions" if self.problem.accuracy is None else "accuracy"
 
     @property
     def accuracy(self) -> float:
@@ -107,8 +106,8 @@ class Case:
         It is the given goal, or Barlow Twins' mean final accuracy less its standard deviation over
         seeds.
         """
-        if isinstance(self.problem, Standard):
-            return self.problem.accuracy
+        if self.problem.accuracy is not None:
+            return float(self.problem.accuracy)
         mean, deviation = mean_and_deviation(self.final_accuracy("plain"))
         return mean - deviation
 
@@ -125,8 +124,12 @@ class Case:
         return bool(np.isfinite(self.arrays["plain/accuracy"]).any())
 
     def final_accuracy(self, arm: str) -> np.ndarray:
-        """Return the mean accuracy of each seed's last two probes; NaN if the run diverged."""
-        found: np.ndarray = self.arrays[f"{arm}/accuracy"][:, -2:].mean(axis=1)
+        """Return the mean accuracy of each seed's last probes; NaN if the run diverged.
+
+        They are as many as the goal is compared with, two at least.
+        """
+        num = max(2, self.problem.averaged)
+        found: np.ndarray = self.arrays[f"{arm}/accuracy"][:, -num:].mean(axis=1)
         return found
 
     @property
@@ -145,7 +148,7 @@ class Case:
     def times_to_accuracy(self, arm: str) -> np.ndarray:
         """Return the step from which each seed's accuracy stays at `accuracy`; `inf` if never."""
         steps, curves = self.arrays[f"{arm}/record_steps"], self.arrays[f"{arm}/accuracy"]
-        of = self.accuracy, self.problem.averaged if isinstance(self.problem, Standard) else 1
+        of = self.accuracy, self.problem.averaged
         return np.asarray([time_to_accuracy(steps, curve, *of) for curve in curves])
 
     def cost(self, arm: str) -> tuple[float, float]:

@@ -159,10 +159,8 @@ def require_valid(config: Config) -> None:
                 f"{name}.num_steps = {problem.num_steps} must be a multiple of measure_every = "
                 f"{config.measure_every}."
             )
-        if isinstance(problem, Standard):
-            if not 0 < problem.accuracy < 1:
-                raise ValueError(f"{name}.accuracy = {problem.accuracy} must lie within (0, 1).")
-            require(problem, at_least={"averaged": 1}, of=f"{name}.")
+        fraction = () if problem.accuracy is None else ("accuracy",)
+        require(problem, at_least={"averaged": 1}, fraction=fraction, of=f"{name}.")
         rates = vars(problem.search)
         require(problem.search, positive=rates, of=f"{name}.search.")
         if len({len(part) for part in rates.values()}) != 1:

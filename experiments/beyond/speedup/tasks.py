@@ -58,6 +58,16 @@ class Problem:
         """Recipe of the projector, the views and the loss of Barlow Twins."""
         return BarlowTwins(dim=self.dim, hidden=(), batch_size=self.batch_size)
 
+    @property
+    def accuracy(self) -> float | None:
+        """Accuracy of the probe to which arms are tuned; None if they are tuned to `target`."""
+        return None
+
+    @property
+    def averaged(self) -> int:
+        """Number of successive probes whose mean accuracy is compared with a wanted one."""
+        return 1
+
 
 @dataclass(frozen=True)
 class Linear(Problem):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.beyond.speedup.contenders import Arm
-from experiments.beyond.speedup.tasks import Built, Instance, Problem, Standard
+from experiments.beyond.speedup.tasks import Built, Instance, Problem
 from sslstep import train
 from sslstep.experiment import Arrays, networks
 from sslstep.measure import spectrum
@@ -125,9 +125,7 @@ class Trainer:
         """
         state, settings, target = self.start(instance), self.settings, self.problem.target - 1
         every, levels = settings.measure_every, levels_of(self.arm, self.problem.dim)
-        goal, averaged = None, 1
-        if isinstance(self.problem, Standard):
-            goal, averaged = self.problem.accuracy, self.problem.averaged
+        goal, averaged = self.problem.accuracy, self.problem.averaged
         records = self.record_steps() if within is None or goal is not None else ()
         numbers = [jnp.asarray(value, jnp.float32) for value in candidate]
         eigenvalues, steps, accuracy, losses = [], [], [], [0.0]
@@ -285,7 +283,7 @@ def _score(run: Arrays, arm: Arm, problem: Problem) -> float:
     """Return the score of a run, smaller is better; above `num_steps` if the target is missed."""
     if not run["finite"]:
         return np.inf
-    if isinstance(problem, Standard):
+    if problem.accuracy is not None:
         goal, averaged = problem.accuracy, problem.averaged
         time = time_to_accuracy(run["steps"], run["accuracy"], goal, averaged)
         missed = problem.num_steps * (2.0 + goal - run["accuracy"][-averaged:].mean())

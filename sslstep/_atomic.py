@@ -1,0 +1,27 @@
+"""Files that appear under their names only when they are complete."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
+    """Call `write_to` with an open draft, which replaces the file at a path once on the disk.
+
+    If it fails, an existing file stays as it is, and the draft is removed.
+    """
+    draft = path.with_name(f"{path.name}.draft")
+    try:
+        with draft.open("wb") as file:
+            write_to(file)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not leave an empty file of this name
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, likewise."""
+    write(path, lambda file: file.write(text.encode()))
