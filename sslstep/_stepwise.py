@@ -92,8 +92,7 @@ def follow(
         invariant = _turns_with(loss_fn, num_views, model, weights.shape[1])
         walk = _Walk(loss_fn, num_views, model, invariant, learning_rate, tol)
         records = walk.run(weights, times)
-        of = partial(_loss, loss_fn, num_views, model)
-        return records, np.asarray(jax.lax.map(jax.jit(of), jnp.asarray(records)))
+        return records, np.asarray(_losses(loss_fn, num_views, model, jnp.asarray(records)))
 
 
 class _Walk:
@@ -239,6 +238,12 @@ class _Space(NamedTuple):
 
 def _loss(loss_fn, num_views, model, w):
     return value(loss_fn, num_views, model.rest + matmul(model.features, w))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _losses(loss_fn, num_views, model, records):
+    """Return the loss at each record of W."""
+    return jax.lax.map(partial(_loss, loss_fn, num_views, model), records)
 
 
 def _field(loss_fn, num_views, model, start, y):

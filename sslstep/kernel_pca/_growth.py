@@ -198,14 +198,8 @@ def plateaus(
         zero = float(value(loss_fn, num_views, jnp.zeros((size, dim))))
         if not np.isfinite(zero):
             raise ValueError(f"loss_fn must be finite for embeddings of zeros, got {zero}.")
-        features = jnp.asarray(factor)
-
-        def loss(variables: Array, shapes: Shapes) -> Array:
-            b, d = _split(variables, shapes)
-            return value(loss_fn, num_views, matmul(matmul(features, b), d))
-
-        graded = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-        annealed = jax.jit(partial(_annealed, loss), static_argnums=(1, 2))
+        given = loss_fn, num_views, jnp.asarray(factor)
+        graded, annealed = partial(_graded, *given), partial(_annealed, *given)
 
         def minimum(start: np.ndarray, shapes: Shapes) -> Any:
             return scipy.optimize.minimize(
@@ -242,6 +236,16 @@ def plateaus(
     return jnp.asarray(found, computed_in(_check.as_float("kernel", kernel).dtype))
 
 
+def _loss(
+    loss_fn: Callable[..., Any], num_views: int, features: Array, variables: Array, shapes: Shapes
+) -> Array:
+    b, d = _split(variables, shapes)
+    return value(loss_fn, num_views, matmul(matmul(features, b), d))
+
+
+_graded = jax.jit(jax.value_and_grad(_loss, argnums=3), static_argnums=(0, 1, 4))
+
+
 def _split(variables: Any, shapes: Shapes) -> Any:
     """Return B and D, which are flattened in `variables`."""
     (rows, rank), _ = shapes
@@ -258,7 +262,15 @@ def _is_kink(best: Any, first: Array) -> bool:
     return bool(np.abs(best.jac).max() > 1e-4 * np.abs(first).max())
 
 
-def _annealed(loss: Callable[..., Array], starts: Array, shapes: Shapes, num_steps: int) -> Array:
+@partial(jax.jit, static_argnums=(0, 1, 4, 5))
+def _annealed(
+    loss_fn: Callable[..., Any],
+    num_views: int,
+    features: Array,
+    starts: Array,
+    shapes: Shapes,
+    num_steps: int,
+) -> Array:
     """Minimise from each start by Adam, its rate decaying to 1e-5: kinks do not stop it."""
     import optax
 
@@ -267,7 +279,7 @@ def _annealed(loss: Callable[..., Array], starts: Array, shapes: Shapes, num_ste
     def from_one(start: Array) -> Array:
         def step(_: int, carry: Any) -> Any:
             variables, state = carry
-            gradient = jax.grad(loss)(variables, shapes)
+            gradient = jax.grad(_loss, argnums=3)(loss_fn, num_views, features, variables, shapes)
             with jax.numpy_dtype_promotion("standard"):  # optax relies on it
                 updates, state = optimizer.update(gradient, state)
             return variables + updates, state

@@ -257,7 +257,16 @@ def first_order(cov: Float[ArrayLike, "N N"], dim: int, key: Array, num_units: i
     """
     _check.require_within("num_units", num_units, at_least=2)
     cov = jnp.asarray(cov)
-    modes = _modes(cov, dim)
+    noise = jax.random.normal(key, (num_units, len(cov)), cov.dtype)
+    both, hidden = _forms(_modes(cov, dim), noise, dim=dim)
+    each = jnp.stack([both + _variance(kind, dim) * hidden for kind in KINDS])
+    means, errors = each.mean(1), each.std(1) / num_units**0.5
+    return FirstOrder(*np.asarray(jnp.stack([means, errors]).transpose(2, 0, 1).reshape(4, -1)))
+
+
+@partial(jax.jit, static_argnames="dim")
+def _forms(modes: _Modes, noise: Array, *, dim: int) -> tuple[Array, Array]:
+    """Return the squares of :func:`_changes` by each unit's a + b, and by its b alone."""
 
     def forms(change):
         return jnp.stack([jnp.sum(part**2) for part in _changes(modes, dim, change)])
@@ -267,11 +276,7 @@ def first_order(cov: Float[ArrayLike, "N N"], dim: int, key: Array, num_units: i
         mean = jnp.eye(len(output), dim, dtype=output.dtype)  # Cᵀ K C
         return forms(output + hidden - mean), forms(hidden)
 
-    noise = jax.random.normal(key, (num_units, len(cov)), cov.dtype)
-    both, hidden = jax.jit(partial(jax.lax.map, of_unit, batch_size=64))(noise)
-    each = jnp.stack([both + _variance(kind, dim) * hidden for kind in KINDS])
-    means, errors = each.mean(1), each.std(1) / num_units**0.5
-    return FirstOrder(*np.asarray(jnp.stack([means, errors]).transpose(2, 0, 1).reshape(4, -1)))
+    return jax.lax.map(of_unit, noise, batch_size=64)
 
 
 def movement(

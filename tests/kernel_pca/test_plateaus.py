@@ -122,6 +122,15 @@ def test_they_are_where_the_flow_rests(x64, num_learned):
     assert (np.diff(levels) < 0).all()
 
 
+def test_another_kernel_compiles_nothing(count_compilations):
+    x = np.random.default_rng(0).standard_normal((8, 2))
+
+    def levels(scale):
+        kernel_pca.plateaus(scale * x @ x.T, losses.simplified_barlow_twins, 1)
+
+    assert count_compilations(levels, [1.0, 2.0]) == 0
+
+
 def test_bad_arguments(unchecked):
     with pytest.raises(ValueError, match="dim must be between 1 and n = 6"):
         kernel_pca.plateaus(jnp.eye(12), losses.simplified_barlow_twins, 7)

@@ -251,6 +251,16 @@ def test_times_that_are_all_zero():
     assert run.loss[0] == run.loss[1] == losses.simplified_barlow_twins(*np.split(x[:, :2], 2))
 
 
+def test_another_kernel_compiles_nothing(count_compilations):
+    x = np.random.default_rng(0).standard_normal((8, 2))
+
+    def start(scale):
+        kernel = scale * x @ x.T
+        kernel_pca.stepwise_flow(kernel, losses.simplified_barlow_twins, x[:, :1], np.zeros(1))
+
+    assert count_compilations(start, [1.0, 2.0]) == 0
+
+
 def test_rotations_keep_the_digits_of_small_columns():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.standard_normal((6, 3)))[0]

@@ -104,6 +104,16 @@ def test_rates_are_those_of_simulated_networks(x64, kind):
     )
 
 
+def test_other_samples_compile_nothing(count_compilations):
+    x = np.random.default_rng(0).standard_normal((4, 5))
+
+    def average(scale):
+        cov = fluctuations.covariance(scale * x)
+        fluctuations.first_order(cov, 1, jax.random.key(0), 2)
+
+    assert count_compilations(average, [1.0, 2.0]) == 0
+
+
 def test_the_hidden_part_moves_as_width_to_minus_three_quarters(x64):
     cov = fluctuations.covariance(jnp.asarray(_pairs(n=3)))
     pull = jnp.asarray(np.random.default_rng(4).normal(size=(6, 2)))
