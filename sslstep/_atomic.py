@@ -22,6 +22,6 @@ def write(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_utf8(path: Path, text: str) -> None:
     """Write a text file in UTF-8, likewise."""
     write(path, lambda file: file.write(text.encode()))

@@ -242,7 +242,7 @@ def save(path: str | Path, claims: Sequence[Claim]) -> None:
     # JSON has no NaN or infinity: they are stored as strings, which `load` converts back.
     rows = [{k: _plain(v) for k, v in claim._asdict().items()} for claim in claims]
     text = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
-    _atomic.write_text(Path(path), f"{text}\n")
+    _atomic.write_utf8(Path(path), f"{text}\n")
 
 
 def load(path: str | Path) -> list[Claim]:

@@ -7,7 +7,7 @@ from sslstep import _atomic
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "state.npz"
-    _atomic.write_text(path, "α")
+    _atomic.write_utf8(path, "α")
     assert path.read_bytes() == "α".encode()
 
     def fail(file):

@@ -61,7 +61,7 @@ class Store:
             about = {"code": code, "date": time.strftime("%Y-%m-%d"), **_machine.about()}
             beside = _beside(path)
             beside.parent.mkdir(parents=True, exist_ok=True)
-            _atomic.write_text(beside, json.dumps([*made, about], indent=1) + "\n")
+            _atomic.write_utf8(beside, json.dumps([*made, about], indent=1) + "\n")
         self.note(path)
 
     def note(self, path: Path) -> None:

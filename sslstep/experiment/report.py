@@ -60,7 +60,7 @@ def main(args: Sequence[str] = (), root: Path = Path("results")) -> int:
         if not folders and not without:
             print(f"nothing in {root.resolve()}: run `make figures` first", file=sys.stderr)
             return 1
-        _atomic.write_text(root / "index.html", page(folders, without))
+        _atomic.write_utf8(root / "index.html", page(folders, without))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

@@ -149,6 +149,6 @@ def _write(path: Path, settings: Mapping[str, Any]) -> None:
         return
     text = json.dumps(dict(settings), indent=1, sort_keys=True)
     try:
-        _atomic.write_text(path, f"{text}\n")
+        _atomic.write_utf8(path, f"{text}\n")
     except OSError as error:
         raise OSError(error.errno, f"{path} could not be written ({error.strerror})") from error
