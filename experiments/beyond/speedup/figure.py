@@ -72,7 +72,8 @@ def _arms(shown: list[tuple[Case, str]], columns: int) -> Any:
         )
         ax.set_ylim(len(case.arms) - 0.5, -0.5)
     style: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "0.3"}
-    looks = [(k, {"marker": marker, "color": COLORS[k]}) for k, marker in MARKERS.items()]
+    kinds: set[str] = {arm.kind for case, _ in shown for arm in case.arms.values()}
+    looks = [(k, {"marker": m, "color": COLORS[k]}) for k, m in MARKERS.items() if k in kinds]
     if any(column in ("dimensions", "accuracy") for _, column in shown):
         looks += [("by steps", {}), ("by seconds", {"markerfacecolor": "white"})]
     handles = [axes[0, 0].plot([], [], **style | own, label=label)[0] for label, own in looks]
