@@ -18,8 +18,9 @@ def write(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())  # a power cut must not leave an empty file of this name
         draft.replace(path)
-    finally:
+    except BaseException:
         draft.unlink(missing_ok=True)
+        raise
 
 
 def write_utf8(path: Path, text: str) -> None:
