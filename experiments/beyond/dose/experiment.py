@@ -35,10 +35,10 @@ from sslstep.measure import spectrum
 
 Loss = Literal["barlow_twins", "spectral", "info_nce"]
 
-#: Settings with enough steps for the smallest start to learn a few dimensions.
-BARLOW_TWINS = ScaledBarlowTwins(init_scale=0.3, num_steps=450)
+#: Settings with enough steps for each start to learn the dimensions that are compared.
+BARLOW_TWINS = ScaledBarlowTwins(init_scale=0.3, num_steps=350)
 SPECTRAL = Spectral(init_scale=0.3, num_steps=350)
-INFO_NCE = InfoNCE(init_scale=0.3, learning_rate=0.02, num_steps=650)
+INFO_NCE = InfoNCE(init_scale=0.3, learning_rate=0.02, num_steps=480)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Config(training.Config):
     """Number of fixed pairs, on which spectra are measured."""
     num_labelled: int = 0
     """0: no probes are trained."""
-    num_records: int = 400
+    num_records: int = 260
     """Largest number of records: a delay may be a few steps only."""
     num_snapshots: int = 60
     """Largest number of stored copies of the parameters; each plateau needs one."""
