@@ -30,17 +30,21 @@ def integrate(
     times: Array,
     args: Any,
     *,
+    rtol: ArrayLike,
+    atol: ArrayLike,
     max_steps: int | None,
     dt0: float | None = None,
     **controller: Any,
 ) -> PyTree:
     """Return y at each time, for y' = field(t, y, args) with y(0) = start, by diffrax's Tsit5.
 
-    `controller` holds the settings of diffrax's PIDController. A field at module level is compiled
-    once.
+    `controller` holds further settings of diffrax's PIDController. A field at module level is
+    compiled once.
     """
     import diffrax
 
+    # diffrax compiles each Python number anew.
+    controller |= {"rtol": jnp.asarray(rtol), "atol": jnp.asarray(atol)}
     return diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         diffrax.Tsit5(),

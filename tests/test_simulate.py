@@ -324,5 +324,6 @@ def test_rates_and_tolerances_compile_nothing_anew(count_compilations):
     def run(number):
         simulate.gradient_flow(1e-3 * jnp.eye(2), gamma, times, rtol=number, atol=number)
         simulate.gradient_descent(1e-3 * jnp.eye(2), gamma, number, 20, 20)
+        simulate.flow(jnp.negative, jnp.ones(2), times, rtol=number)
 
     assert count_compilations(run, [1e-4, 1e-5, 1e-6]) == 0

@@ -348,6 +348,15 @@ def test_what_a_kernel_machine_refuses(unchecked):
         kernel_pca.gradient_descent(kernel, loss_fn, start, 1e3, 100, record_every=100)
 
 
+def test_another_tolerance_compiles_nothing(count_compilations):
+    kernel, start = jnp.eye(4), 0.1 * jnp.ones((4, 1))
+
+    def flow(tolerance):
+        kernel_pca.flow(kernel, losses.simplified_barlow_twins, start, jnp.ones(1), rtol=tolerance)
+
+    assert count_compilations(flow, [1e-4, 1e-5]) == 0
+
+
 def test_sweeping_the_learning_rate_of_a_kernel_machine_compiles_nothing():
     start, sizes = jax.random.normal(jax.random.key(0), (6, 2)), []
     descend: Any = _machine._descend
