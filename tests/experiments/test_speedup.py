@@ -264,17 +264,21 @@ def test_levels_of_vicreg_are_of_as_many_equal_ones():
         assert not speedup_tuning.learned(spectrum, levels)[k:].any()
 
 
-def fake(problem, reached, lasts, seen):
-    """Runs that take `reached(candidate, seed)` steps, and break off later unless `lasts`."""
+def fake(problem, reached, lasts, seen, whole=False):
+    """Runs that take `reached(candidate, seed)` steps, and break off later unless `lasts`.
+
+    `whole` says whether trials go to the last step.
+    """
 
     def attempt(candidate, seed, within):
         seen.append((candidate.rate, seed, within))
         time = reached(candidate, seed)
         pruned = within is not None and time > within
-        whole = within is not None or lasts(candidate)
+        finite = within is not None or lasts(candidate)
         times = np.array([time / 2, np.inf if pruned else time])
         last = np.array([[0.9, 0.1 if pruned or np.isinf(time) else 0.9]])
-        return {"times": times, "eigenvalues": last, "finite": whole, "pruned": pruned}
+        ended = {"finite": finite, "pruned": pruned, "whole": whole or within is None}
+        return {"times": times, "eigenvalues": last, **ended}
 
     return attempt
 
@@ -296,6 +300,11 @@ def test_tuning_prefers_what_reaches_the_target_from_every_seed():
     # At the end, and only then, to the end.
     assert [rate for rate, _, within in seen if within is None] == [1.0, 1.0]
     assert max(within for _, _, within in seen[:-2]) <= 200
+    seen.clear()
+    attempt = fake(problem, reached, lambda candidate: True, seen, whole=True)
+    again = speedup_tuning.tune(attempt, ARMS["plain"], problem, (0, 1), ())
+    assert again["chosen"][0] == 1.0
+    assert None not in [within for _, _, within in seen]  # nothing is trained twice
 
 
 def test_what_breaks_off_later_is_not_chosen_and_what_it_outran_gets_its_turn():

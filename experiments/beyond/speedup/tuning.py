@@ -168,6 +168,7 @@ class Trainer:
             "steps": self.record_steps()[: len(accuracy)],
             "finite": finite,
             "pruned": pruned,
+            "whole": step == self.problem.num_steps,
             "loss": np.mean(losses[-10:]),
         }
         return {name: np.asarray(value) for name, value in run.items()}
@@ -230,14 +231,16 @@ def tune(
     The trials are all rates with the first value of the parameter, then twice and half the best
     rate, then the other two values at the best rate; an arm without a parameter tries two rates
     nearer to the best instead. The score is the number of steps to the target, mean over seeds, or
-    the final loss for an arm without measured eigenvalues. The winner is trained to the end. If
-    that run diverges or loses the target for any seed, the other candidates are compared again.
+    the final loss for an arm without measured eigenvalues. The winner is trained to the end, unless
+    its trials were. If it diverges or loses the target for any seed, the other candidates are
+    compared again.
 
     Returns `trials`, a row (rate, parameter, score) for each candidate, `chosen`, and `lasts`,
     whether any candidate kept the target.
     """
     tried: dict[Candidate, float] = {}
     pruned: set[Candidate] = set()
+    kept: dict[tuple[Candidate, int], Arrays] = {}  # runs to the last step
 
     def score(candidate: Candidate) -> None:
         # Stop a candidate once it is slower than the best, or fails for one seed.
@@ -248,6 +251,8 @@ def tune(
             found = _score(run, arm, problem)
             if run["pruned"]:
                 pruned.add(candidate)
+            elif run["whole"]:
+                kept[candidate, seed] = run
             if found > problem.num_steps:
                 total += found * (len(seeds) - done)
                 break
@@ -270,7 +275,7 @@ def tune(
     rows = np.asarray([(*candidate, value) for candidate, value in tried.items()])
     while tried[best()] <= problem.num_steps:
         winner = best()
-        whole = [attempt(winner, seed, None) for seed in seeds]
+        whole = [kept.get((winner, seed)) or attempt(winner, seed, None) for seed in seeds]
         if all(_score(run, arm, problem) <= problem.num_steps for run in whole):
             return {"trials": rows, "chosen": np.asarray(winner), "lasts": np.asarray(True)}
         tried[winner] = np.inf
