@@ -11,6 +11,10 @@ from sslstep.recipes import LABELS, Recipe
 
 #: Reasons why most dimensions of a method do not rise alone, by method and end of a rise.
 NOT_ALONE = {("vicreg", 0.9): "its later dimensions still grow when the next one rises"}
+#: Reasons why the loss does not rest where theory has it, by method and data.
+LOSS_OFF = {
+    ("vicreg", "cifar10"): "the crops of an image differ more, and with them the invariance term"
+}
 
 
 def check(config: Config, arrays: Arrays, least: float | None = None) -> list[claims.Claim]:
@@ -22,12 +26,13 @@ def check(config: Config, arrays: Arrays, least: float | None = None) -> list[cl
     for method in config.methods:
         recipe = config.recipes.of(method)
         of_seed = [training.run_of(arrays, f"{method}/{seed}") for seed in config.seeds]
-        out += _claims_of(method, recipe, of_seed, recipe.dim / 2 if least is None else least)
+        enough = recipe.dim / 2 if least is None else least
+        out += _claims_of(method, config.data, recipe, of_seed, enough)
     return out
 
 
 def _claims_of(
-    method: Any, recipe: Recipe, of_seed: list[Arrays], least: float
+    method: Any, data: str, recipe: Recipe, of_seed: list[Arrays], least: float
 ) -> list[claims.Claim]:
     """Return the claims on one method's runs, each on the mean over seeds."""
     name = LABELS[method]
@@ -79,7 +84,9 @@ def _claims_of(
         ),
     ]
     if recipe.resting_losses() is not None:
-        out += _theory_claims(name, method, recipe, list(zip(of_seed, counts, strict=True)))
+        found = _theory_claims(name, method, recipe, list(zip(of_seed, counts, strict=True)))
+        found[0] = found[0].known_to_fail(LOSS_OFF.get((method, data), ""))
+        out += found
     return out
 
 

@@ -10,6 +10,9 @@ from sslstep.experiment import Arrays
 
 WHERE = "Eq. 4, beyond the paper"
 NOT_GAUSSIAN = "crops are not Gaussian: those of high contrast dominate the noise"
+NEAR_HALF = "C_jj is near 1/2 over a range of j, and fluctuations decide how many are above it"
+COUNTS_THAT_FAIL = (("cifar10", "Gaussian pairs, 3200 pairs"), ("cifar10", "crops, 200 pairs"))
+BELOW_HALF = "dimensions whose C_jj is below 1/2 still raise the accuracy"
 #: Prefixes of the arrays of samples, and their names.
 KINDS = {"gaussian_": "Gaussian pairs", "": "crops"}
 
@@ -56,6 +59,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
                 f"{start}: dimensions with C_jj of at least 1/2, log2(measured / predicted)",
                 "=",
                 counts[:, i],
+                NEAR_HALF if (config.data, start) in COUNTS_THAT_FAIL else "",
                 tolerance=0.25,
             )
     start, predicted = f"crops, {config.num_pairs[0]} pairs", arrays["predicted_correlations"]
@@ -79,6 +83,7 @@ def check(config: Config, arrays: Arrays) -> list[claims.Claim]:
         "largest loss",
         "<=",
         lost.max(axis=1),
+        BELOW_HALF if config.data == "cifar10" else "",
         tolerance=0.02,
     )
     return out
