@@ -26,19 +26,27 @@ _STYLE = "body{font-family:sans-serif;max-width:60em;margin:2em auto}img{max-wid
 
 
 class Case(NamedTuple):
-    """A run and its diagnosis.
+    """A run and its diagnosis; ``str`` gives a report.
 
     Attributes:
         diagnosis: the diagnosis of the run.
         spectrum: name of the recorded spectrum on which the diagnosis is based.
         metrics: arrays with one row for each step, from :func:`sslstep.train.read_run`.
         records: arrays with one row for each record, from :func:`sslstep.train.read_run`.
+        method: the method whose levels the diagnosis uses; None if there is none.
     """
 
     diagnosis: Diagnosis
     spectrum: str
     metrics: dict[str, np.ndarray]
     records: dict[str, np.ndarray]
+    method: str | None = None
+
+    def __str__(self) -> str:
+        levels = (
+            "theory's" if self.method else "each dimension's largest eigenvalue (no method given)"
+        )
+        return f"Spectrum: {self.spectrum}. Levels: {levels}.\n{self.diagnosis}"
 
 
 def of_run(
@@ -92,7 +100,8 @@ def of_run(
         medians = np.array([np.median(part) if len(part) else np.nan for part in parts])
         known = np.isfinite(medians)
         loss = np.interp(steps, steps[known], medians[known])
-    return Case(diagnose(steps, records[name], loss, method=method), name, metrics, records)
+    found = diagnose(steps, records[name], loss, method=method)
+    return Case(found, name, metrics, records, method)
 
 
 def write_page(case: Case, path: str | Path) -> Path:
@@ -129,7 +138,7 @@ def write_page(case: Case, path: str | Path) -> Path:
     path = Path(path).expanduser()
     path.write_text(
         f'<!doctype html><meta charset="utf-8"><title>Diagnosis</title><style>{_STYLE}</style>'
-        f"<h1>Diagnosis</h1><pre>{html.escape(str(case.diagnosis))}</pre>"
+        f"<h1>Diagnosis</h1><pre>{html.escape(str(case))}</pre>"
         f'<p><img src="data:image/png;base64,{picture}"></p>\n',
         encoding="utf-8",
     )
@@ -216,7 +225,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         case = of_run(options.folder, method=options.method, spectrum=options.spectrum)
-        print(case.diagnosis)
+        print(case)
         print(write_page(case, options.page or Path(options.folder) / "diagnosis.html"))
     except (OSError, ModuleNotFoundError, ValueError) as error:
         parser.exit(1, f"{error}\n")

@@ -208,7 +208,11 @@ def test_the_command_writes_text_and_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", arguments)
     command.main()
     said = capsys.readouterr().out
-    assert str(case.diagnosis) in said
+    assert str(case) in said
+    assert str(case.diagnosis) in str(case)
+    assert str(case).startswith("Spectrum: correlation. Levels: theory's.")
+    alone = str(command.of_run(tmp_path))
+    assert alone.startswith("Spectrum: covariance. Levels: each dimension's largest eigenvalue")
     assert said.endswith("diagnosis.html\n")
     page = (tmp_path / "diagnosis.html").read_text()
     assert "dimension 3 at about t = 3" in page
