@@ -43,5 +43,5 @@ def run(config: Config, runs: training.Store) -> Arrays:
 
 PAPER = Config(**training.PAPER, seeds=(0,), recipes=PAPER_SMALL_INIT)
 
-QUICK = ("--methods", "barlow_twins", "--seeds", "0")
+QUICK = ("--methods", "barlow_twins", "--seeds", "0", "--barlow-twins.num-steps", "1000")
 EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=9, quick=QUICK)
