@@ -65,8 +65,8 @@ class Config(training.Config):
     """Number of fixed pairs, on which spectra are measured."""
     num_labelled: int = 0
     """0: no probes are trained."""
-    num_records: int = 260
-    """Largest number of records: a delay may be a few steps only."""
+    num_records: int = 1000
+    """Largest number of records: at each step of preset cpu, because a delay may be a few steps."""
     num_snapshots: int = 60
     """Largest number of stored copies of the parameters; each plateau needs one."""
 
