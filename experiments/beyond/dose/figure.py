@@ -73,11 +73,14 @@ def _draw_errors(ax: Any, config: Config, arrays: Arrays, method: str) -> None:
     for (which, scales), color, marker in zip(compared, plotting.CATEGORIES, "os", strict=False):
         found, scores = scored(config, arrays, method, scales)
         off = [2 ** np.mean([score[name] for score in scores]) for name in (THEORY[0], *BASELINES)]
-        label = f"{which}: off by {off[0]:.2f}\n(steps alike {off[1]:.2f}, waits {off[2]:.2f})"
         predicted, measured = (
             np.concatenate([np.ravel(one[key]) for one in found]) for key in (THEORY[0], "measured")
         )
-        style: Any = {"color": color, "markersize": 3, "fillstyle": "none", "label": label}
+        told = f"off by {off[0]:.2f}\n(steps alike {off[1]:.2f}, waits {off[2]:.2f})"
+        if negative := int(np.sum(measured <= 0)):
+            told = f"{negative} not positive, not shown"
+        style: Any = {"color": color, "markersize": 3, "fillstyle": "none"}
+        style["label"] = f"{which}: {told}"
         ax.loglog(predicted, measured, marker, **style)
         spans.append(measured[measured > 0])
     known = np.concatenate(spans)
