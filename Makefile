@@ -19,6 +19,9 @@ SEEDS :=
 # Huge pages for large arrays, where Linux grants them on request: a step's memory is new each time,
 # and pages of 4 KiB take up to a quarter of it.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+# OpenBLAS's idle threads sleep at once (after 2^4 cycles). By default they spin for some 40 ms after
+# each eigendecomposition, and take cores from the next step.
+export OPENBLAS_THREAD_TIMEOUT ?= 4
 
 .DEFAULT_GOAL := help
 

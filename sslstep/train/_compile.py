@@ -99,7 +99,7 @@ class CompiledStep:
             The tree of copies. They stay valid after the next call, which takes ``tree`` by
             donation.
         """
-        return jax.tree.map(lambda leaf: _copied(leaf.addressable_shards[0].data), tree)
+        return _copies(jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree))
 
     def __call__(
         self, state: TrainState, images: PyTree, indices: Int[np.ndarray, "k batch"]
@@ -184,6 +184,12 @@ def compile_step(
     if not any(device.process_index == jax.process_index() for device in devices):
         raise ValueError(f"devices has none of this process's: {devices}.")
     return CompiledStep(step, devices, parallel)
+
+
+@jax.jit
+def _copies(tree: PyTree) -> PyTree:
+    """Copy all leaves of a tree in one dispatch."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _copied(leaf: Any) -> Any:

@@ -62,6 +62,5 @@ def _unlearned(
             parts.loss_fn,
             recipe.dim,
             embeddings=embeddings if learned else None,
-            solver="dense",
         )
     return np.asarray(modes.eigenvalues)
