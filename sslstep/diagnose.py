@@ -11,6 +11,7 @@ import argparse
 import base64
 import html
 import io
+import signal
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -225,12 +226,16 @@ def main() -> None:
     options = parser.parse_args()
     try:
         case = of_run(options.folder, method=options.method, spectrum=options.spectrum)
-        print(case)
-        print(write_page(case, options.page or Path(options.folder) / "diagnosis.html"))
+        try:  # the page first: `| head` may end the command while it prints
+            page = write_page(case, options.page or Path(options.folder) / "diagnosis.html")
+        finally:
+            print(case)
+        print(page)
     except (OSError, ModuleNotFoundError, ValueError) as error:
         parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":
     _terminal.accept_any_text()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
     main()

@@ -1,5 +1,8 @@
 """What is said of a run; of each statement a run of which it is not so."""
 
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -191,7 +194,7 @@ def test_rejects(call, message, unchecked):
 
 
 def test_the_command_writes_text_and_page(tmp_path, monkeypatch, capsys):
-    """Of files that a recorder has written; without matplotlib the text alone."""
+    """Of files that a recorder has written; a closed pipe costs no page."""
     z = np.random.default_rng(1).normal(size=(200, 3))
     z = np.linalg.qr(z - z.mean(axis=0))[0] * 200**0.5
     curves = rising_at(10, 30, 80)
@@ -225,6 +228,11 @@ def test_the_command_writes_text_and_page(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             command.main()
         assert message in capsys.readouterr().err
+    page = tmp_path / "piped.html"
+    line = f"'{sys.executable}' -m sslstep.diagnose '{tmp_path}' --page '{page}' | head -n 1"
+    ended = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == (alone.splitlines(keepends=True)[0], "")
+    assert "data:image/png;base64," in page.read_text()
 
 
 def test_the_loss_is_that_of_the_steps_that_have_one(tmp_path):

@@ -129,4 +129,4 @@ PAPER = Config(
     num_steps_compared=6,
 )
 
-EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=39)
+EXPERIMENT = Experiment({"cpu": Config(), "paper": PAPER}, run, trains=True, minutes=26)
