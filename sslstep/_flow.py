@@ -39,21 +39,31 @@ def integrate(
     """Return y at each time, for y' = field(t, y, args) with y(0) = start, by diffrax's Tsit5.
 
     `controller` holds further settings of diffrax's PIDController. A field at module level is
-    compiled once.
+    compiled once. Raise RuntimeError if the integrator does not reach the last time.
     """
     import diffrax
+    import equinox
 
     # diffrax compiles each Python number anew.
     controller |= {"rtol": jnp.asarray(rtol), "atol": jnp.asarray(atol)}
-    return diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
-        diffrax.Tsit5(),
-        t0=jnp.zeros((), times.dtype),
-        t1=jnp.maximum(times[-1], jnp.finfo(times.dtype).tiny),
-        dt0=dt0,
-        y0=start,
-        args=args,
-        saveat=diffrax.SaveAt(ts=times),
-        stepsize_controller=diffrax.PIDController(**controller),
-        max_steps=max_steps,
-    ).ys
+    try:
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(field),
+            diffrax.Tsit5(),
+            t0=jnp.zeros((), times.dtype),
+            t1=jnp.maximum(times[-1], jnp.finfo(times.dtype).tiny),
+            dt0=dt0,
+            y0=start,
+            args=args,
+            saveat=diffrax.SaveAt(ts=times),
+            stepsize_controller=diffrax.PIDController(**controller),
+            max_steps=max_steps,
+        )
+    except equinox.EquinoxRuntimeError as error:
+        if "number of solver steps" not in str(error):  # one of the field's own
+            raise
+        raise RuntimeError(
+            f"the integrator did not reach t = {times[-1]:.6g} in max_steps = {max_steps} steps: "
+            f"allow more, give a larger rtol, or look whether the solution grows without bound."
+        ) from None
+    return solution.ys

@@ -177,7 +177,7 @@ def gradient_flow(
     Raises:
         ValueError: if shapes do not fit, d > m, Γ is not symmetric, values are not finite, or
             ``times`` are out of order.
-        RuntimeError: from diffrax, if ``max_steps`` is too small.
+        RuntimeError: if the integrator does not reach the last time in ``max_steps`` steps.
 
     Example:
         >>> import jax.numpy as jnp
@@ -249,7 +249,7 @@ def flow(
 
     Raises:
         ValueError: if ``times`` is not a vector, or is negative, infinite or out of order.
-        RuntimeError: from diffrax, if ``max_steps`` is too small.
+        RuntimeError: if the integrator does not reach the last time in ``max_steps`` steps.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -1,5 +1,6 @@
 """The linear model trained: against the dense loop, against theory, and what goes wrong."""
 
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -287,6 +288,20 @@ def test_flow_from_starts_whose_squares_underflow(scale):
     expected = 1 / (1 + np.exp(-log_odds))
     # Exponents of up to 170 accumulate rounding, and a step's tolerance is 3e-6 of some hundred.
     np.testing.assert_allclose(run.eigenvalues, expected, atol=2e-3)
+
+
+def test_too_few_steps_are_told():
+    """Of a flow that needs more, and of one that ends in finite time; others are as raised."""
+    times = jnp.array([0.0, 50.0])
+    for velocity, most in ((jnp.negative, 3), (jnp.square, 300)):
+        with pytest.raises(RuntimeError, match=rf"^the .* t = 50 in max_steps = {most} steps"):
+            simulate.flow(velocity, jnp.ones(2), times, max_steps=most)
+
+    def broken(w):
+        return equinox.error_if(w, w[0] > 0, "w is positive")
+
+    with pytest.raises(RuntimeError, match="w is positive"):
+        simulate.flow(broken, jnp.ones(2), times)
 
 
 def test_flow_of_integers():

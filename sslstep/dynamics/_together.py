@@ -54,7 +54,7 @@ def preconditioned_eigenvalues(
 
     Raises:
         ValueError: if shapes do not fit, or an argument is out of its range.
-        RuntimeError: from diffrax, if ``max_steps`` is too small.
+        RuntimeError: if the integrator does not reach the last time in ``max_steps`` steps.
 
     Example:
         >>> import jax.numpy as jnp

@@ -146,7 +146,7 @@ def flow(
 
     Raises:
         ValueError: in the cases of :func:`gradient_descent`, or if ``times`` are out of order.
-        RuntimeError: from diffrax, if ``max_steps`` is too small.
+        RuntimeError: if the integrator does not reach the last time in ``max_steps`` steps.
 
     Example:
         >>> import jax, jax.numpy as jnp
