@@ -42,7 +42,6 @@ def integrate(
     compiled once. Raise RuntimeError if the integrator does not reach the last time.
     """
     import diffrax
-    import equinox
 
     # diffrax compiles each Python number anew.
     controller |= {"rtol": jnp.asarray(rtol), "atol": jnp.asarray(atol)}
@@ -59,7 +58,7 @@ def integrate(
             stepsize_controller=diffrax.PIDController(**controller),
             max_steps=max_steps,
         )
-    except equinox.EquinoxRuntimeError as error:
+    except RuntimeError as error:
         if "number of solver steps" not in str(error):  # one of the field's own
             raise
         raise RuntimeError(
