@@ -62,7 +62,7 @@ def integrate(
         if "number of solver steps" not in str(error):  # one of the field's own
             raise
         raise RuntimeError(
-            f"the integrator did not reach t = {times[-1]:.6g} in max_steps = {max_steps} steps: "
-            f"allow more, give a larger rtol, or look whether the solution grows without bound."
+            f"the integrator did not reach the last time in max_steps = {max_steps} steps: allow "
+            f"more, give a larger rtol, or look whether the solution grows without bound."
         ) from None
     return solution.ys

@@ -1,5 +1,7 @@
 """The linear model trained: against the dense loop, against theory, and what goes wrong."""
 
+from functools import partial
+
 import equinox
 import jax
 import jax.numpy as jnp
@@ -294,8 +296,11 @@ def test_too_few_steps_are_told():
     """Of a flow that needs more, and of one that ends in finite time; others are as raised."""
     times = jnp.array([0.0, 50.0])
     for velocity, most in ((jnp.negative, 3), (jnp.square, 300)):
-        with pytest.raises(RuntimeError, match=rf"^the .* t = 50 in max_steps = {most} steps"):
+        with pytest.raises(RuntimeError, match=rf"^the integrator .* max_steps = {most} steps"):
             simulate.flow(velocity, jnp.ones(2), times, max_steps=most)
+        ends = partial(simulate.flow, velocity, jnp.ones(2), max_steps=most)
+        with pytest.raises(RuntimeError, match=rf"^the integrator .* max_steps = {most} steps"):
+            jax.vmap(ends)(jnp.stack([times, times]))
 
     def broken(w):
         return equinox.error_if(w, w[0] > 0, "w is positive")
