@@ -194,7 +194,7 @@ def test_rejects(call, message, unchecked):
 
 
 def test_the_command_writes_text_and_page(tmp_path, monkeypatch, capsys):
-    """Of files that a recorder has written; a closed pipe costs no page."""
+    """Of files that a recorder has written; a closed pipe costs no page, a lost page no text."""
     z = np.random.default_rng(1).normal(size=(200, 3))
     z = np.linalg.qr(z - z.mean(axis=0))[0] * 200**0.5
     curves = rising_at(10, 30, 80)
@@ -228,6 +228,12 @@ def test_the_command_writes_text_and_page(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             command.main()
         assert message in capsys.readouterr().err
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.argv", ["diagnose", str(tmp_path)])
+        patched.setitem(sys.modules, "matplotlib.pyplot", None)
+        with pytest.raises(SystemExit):
+            command.main()
+    assert capsys.readouterr().out == f"{alone}\n"  # the page is lost, the text is not
     page = tmp_path / "piped.html"
     line = f"'{sys.executable}' -m sslstep.diagnose '{tmp_path}' --page '{page}' | head -n 1"
     ended = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
