@@ -2,9 +2,13 @@
 
 import ast
 import hashlib
+import threading
 from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
+
+# Python 3.11 raises SystemError if the garbage collector switches threads while two of them parse.
+_PARSING = threading.Lock()
 
 
 def digest(*modules: str) -> str:
@@ -71,7 +75,8 @@ def _meaning(path: Path) -> str:
 
 def _tree(path: Path) -> ast.Module:
     """Parse a Python file."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+    with _PARSING:
+        return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _path(name: str) -> Path | None:

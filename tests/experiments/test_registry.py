@@ -1,11 +1,14 @@
 """Experiments found by their folders: order, a new one, runs of all, and the code of each."""
 
 import ast
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -168,6 +171,24 @@ def test_code_is_what_an_experiment_imports(lab):
     assert imported != before
     (lab / "unrelated.py").write_text("x = 2\n")
     assert now() not in (before, imported)
+
+
+def test_threads_may_parse_at_once():
+    """Garbage collection switches threads, here while a file is parsed."""
+    threshold, file = gc.get_threshold(), Path(_code.__file__).with_name("training.py")
+
+    def switch(*_):
+        time.sleep(1e-5)
+
+    gc.callbacks.append(switch)
+    gc.set_threshold(50, 10**6, 10**6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            trees = list(pool.map(_code._tree, 20 * [file]))
+        assert len({ast.dump(tree) for tree in trees}) == 1
+    finally:
+        gc.callbacks.remove(switch)
+        gc.set_threshold(*threshold)
 
 
 def test_relative_imports_are_code(lab):
