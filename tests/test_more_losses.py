@@ -154,6 +154,24 @@ def test_the_mean_over_directions_of_distant_embeddings(x64, dim, cut):
         np.testing.assert_allclose(found, wanted, atol=2e-11)
 
 
+@pytest.mark.parametrize("dim", [256, 2048, 8192])
+def test_the_mean_over_directions_in_many_dimensions(x64, dim):
+    """Of two at z and -z, up to 5 √d apart, by the density of a component of a unit vector."""
+    t = np.linspace(0, 3, 17)
+    weights = np.full(17, 6 / 16) * np.exp(-(t**2) / 2)
+    weights[[0, -1]] /= 2
+    normal = np.exp(-(t**2) / 2)
+    component = np.linspace(-1, 1, 200_001) * min(1, 12 / dim**0.5)
+    density = (1 - component**2) ** ((dim - 3) / 2)
+    density /= density.sum()
+    for distance in np.array([0.5, 2**0.5, 3, 5]) * dim**0.5:
+        z = np.zeros((2, dim))
+        z[:, 0] = distance / 2 * np.array([1, -1])
+        far, near = (np.cos(np.outer(t, a * component)) @ density for a in (distance, distance / 2))
+        wanted = 2 * np.sum(weights * ((1 + far) / 2 - 2 * near * normal + normal**2))
+        np.testing.assert_allclose(losses.sigreg(z), wanted, atol=2e-11)
+
+
 def test_derivatives_of_sigreg(x64):
     """Where embeddings coincide too, as at zero: its second derivative there is known."""
     z = jnp.asarray(embeddings(7, n=6, d=3, num_views=1)[0])

@@ -197,10 +197,13 @@ def _sum_jvp(coefficients, primals, tangents):
 def _series(
     dim: int, largest: float, knots: tuple[float, ...], weights: tuple[float, ...]
 ) -> tuple[float, ...]:
-    # A component of a random unit vector is sin θ, where θ has the density (cos θ)^(d-2).
+    # A component of a random unit vector is sin θ, where θ has the density (cos θ)^(d-2). Beyond
+    # θ² = 82 / (d - 2) the density is below exp(-41) of its largest value. Within it t |v| sin θ
+    # has a bound that does not grow with d, so the number of nodes need not grow either.
     nodes, amounts = np.polynomial.legendre.leggauss(400)
-    component = np.sin(np.pi / 2 * nodes) if dim > 1 else np.ones(1)
-    share = amounts * np.cos(np.pi / 2 * nodes) ** (dim - 2) if dim > 1 else np.ones(1)
+    angles = min(np.pi / 2, np.sqrt(82 / max(dim - 2, 1))) * nodes
+    component = np.sin(angles) if dim > 1 else np.ones(1)
+    share = amounts * np.cos(angles) ** (dim - 2) if dim > 1 else np.ones(1)
 
     def exact(x: Any) -> Any:
         lengths = largest * np.sqrt((x + 1) / 2)
