@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Real
 
 from sslstep import _check
-from sslstep._linalg import matmul
+from sslstep._linalg import centred, matmul
 from sslstep.losses._batch import pair
 
 __all__ = ["lars", "precondition", "preconditioned", "sgd", "warmup_cosine"]
@@ -196,7 +196,7 @@ def precondition(
     z, z_prime = jnp.asarray(z), jnp.asarray(z_prime)
     f = jnp.concatenate(jax.lax.stop_gradient(views))
     if centre:
-        f = f - f.mean(axis=0, keepdims=True)
+        f = centred(f)
     # In units of the largest entry, so that squares of small embeddings do not underflow.
     unit = jnp.max(jnp.abs(f))
     unit = jnp.where(unit > 0, unit, 1)

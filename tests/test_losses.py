@@ -245,6 +245,18 @@ def test_simclr_at_a_small_temperature():
     assert bool(jnp.isfinite(gradient).all())
 
 
+@pytest.mark.parametrize("loss", [losses.barlow_twins, losses.vicreg])
+@pytest.mark.parametrize("value", [0.1, 1000.1, 123456.7])
+def test_a_constant_dimension_has_no_variance(loss, value):
+    """Whatever the constant: the mean of equal numbers is rounded."""
+    for n in (48, 256, 1000):
+        z = np.random.default_rng(n).normal(size=(n, 2)).astype(np.float32)
+        z[:, 1] = 0
+        wanted = loss(z, z)
+        z[:, 1] = value
+        np.testing.assert_allclose(loss(z, z), wanted, rtol=1e-5)
+
+
 def test_the_least_loss_of_a_batch_smaller_than_the_embedding(x64):
     """C of n samples has rank n, or 2n symmetrised: the loss is at least d - n, or d - 2n."""
     for n, d in ((4, 12), (6, 12)):

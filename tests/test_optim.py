@@ -168,6 +168,18 @@ def test_precondition_is_its_definition(x64, relative, centre):
     assert gains[-1] <= 1 + largest / alpha
 
 
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_collapsed_embeddings_are_not_preconditioned_when_centred(n):
+    z = np.tile(np.float32([0.1, 0.7, -0.3]), (n, 1))
+    weights = np.random.default_rng(n).normal(size=z.shape).astype(np.float32)
+
+    def loss(z, z_prime):
+        return jnp.sum(weights * z) + jnp.sum(z_prime)
+
+    found = gradients(optim.preconditioned(loss, alpha=0.1, centre=True), z, z)
+    np.testing.assert_allclose(found, gradients(loss, z, z), rtol=1e-6)
+
+
 def test_precondition_of_the_gradient_of_a_network(x64):
     """∂L/∂θ = Σ ∂F/∂θ · (∂L/∂F P), whatever is before the embeddings."""
     x, x_prime = pairs_of_views(1)

@@ -40,7 +40,7 @@ def barlow_twins(
             by n) and without learned scale and shift.
         symmetrise: whether to replace C by :math:`(C + C^\top) / 2`.
         eps: ε ≥ 0 of the batch norm; traced. At 0 a dimension that is constant over the batch makes
-            the loss NaN.
+            the loss NaN or, by rounding, arbitrary.
 
     Raises:
         ValueError: if ``off_diagonal`` or ``eps`` is negative or an array.

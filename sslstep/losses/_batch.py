@@ -26,11 +26,21 @@ def pair(z: ArrayLike, z_prime: ArrayLike) -> list[Array]:
     return [view.astype(dtype) for view in views]
 
 
+def centred(z: Array) -> Array:
+    """Subtract each dimension's mean over the batch.
+
+    It is subtracted twice, because the mean of equal numbers is rounded: a constant dimension would
+    keep one small number in all rows, which a normalisation enlarges.
+    """
+    rest = z - z.mean(axis=0, keepdims=True)
+    return rest - rest.mean(axis=0, keepdims=True)
+
+
 def normalised(z: Array, eps: ArrayLike) -> Array:
     """Shift and scale each dimension to mean 0 and variance 1 over the batch."""
-    centred = z - z.mean(axis=0, keepdims=True)
-    variance = jnp.mean(centred**2, axis=0, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + jnp.asarray(eps, z.dtype))
+    rest = centred(z)
+    variance = jnp.mean(rest**2, axis=0, keepdims=True)
+    return rest * jax.lax.rsqrt(variance + jnp.asarray(eps, z.dtype))
 
 
 def correlation(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check
 from sslstep._linalg import matmul
-from sslstep.losses._batch import pair, unit
+from sslstep.losses._batch import centred, pair, unit
 
 
 class VICRegTerms(NamedTuple):
@@ -93,7 +93,7 @@ def vicreg_terms(
         z: embeddings of one view, shape ``(n, d)``, n at least 2.
         z_prime: embeddings of the other view of the same samples, same shape.
         eps: ε ≥ 0, added to each variance before the square root; traced. At 0 a dimension that is
-            constant over the batch makes the gradient NaN.
+            constant over the batch makes the gradient NaN or, by rounding, arbitrary.
 
     Returns:
         :class:`VICRegTerms`: s, (v(z) + v(z')) / 2, and c(z) + c(z').
@@ -112,8 +112,8 @@ def vicreg_terms(
     _check.require_scalar("eps", eps, at_least=0.0)
 
     def hinge_and_covariance(view: Array) -> tuple[Array, Array]:
-        centred = view - view.mean(axis=0, keepdims=True)
-        cov = matmul(centred.T, centred) / (len(view) - 1)
+        rest = centred(view)
+        cov = matmul(rest.T, rest) / (len(view) - 1)
         variances = jnp.diagonal(cov)
         deviation = jnp.sqrt(variances + jnp.asarray(eps, view.dtype))
         off = jnp.where(jnp.eye(len(cov), dtype=bool), 0.0, cov)
@@ -147,7 +147,7 @@ def w_mse(
         z: embeddings of one view, shape ``(n, d)``, 2n more than d.
         z_prime: embeddings of the other view of the same samples, same shape.
         ridge: r ≥ 0, in units of the covariance's mean eigenvalue; traced. At 0 a singular
-            covariance makes the loss NaN.
+            covariance makes the loss NaN or, by rounding, arbitrary.
 
     Raises:
         ValueError: if ``ridge`` is negative or an array.
@@ -162,8 +162,8 @@ def w_mse(
     z, z_prime = pair(z, z_prime)
     _check.require_scalar("ridge", ridge, at_least=0.0)
     both = jnp.concatenate([z, z_prime])
-    centred = both - both.mean(axis=0, keepdims=True)
-    covariance = matmul(centred.T, centred) / len(both)
+    rest = centred(both)
+    covariance = matmul(rest.T, rest) / len(both)
     d = covariance.shape[0]
     shift = jnp.asarray(ridge, z.dtype) * jnp.trace(covariance) / d
     factor = jnp.linalg.cholesky(covariance + shift * jnp.eye(d, dtype=z.dtype))

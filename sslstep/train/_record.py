@@ -85,7 +85,8 @@ def make_record(
             :math:`(z - \bar z) / \sqrt{\mathrm{var} + \epsilon}` in each dimension over the n
             images of each view, as in Barlow Twins with batch norm. Embeddings much smaller than
             √ε then have small eigenvalues even if the views agree.
-        eps: ε ≥ 0 of this normalisation; at 0 a constant dimension gives NaN.
+        eps: ε ≥ 0 of this normalisation; at 0 a constant dimension gives NaN or, by rounding, an
+            arbitrary value.
         threshold: the eigenvalue of C above which a dimension counts as learned.
         metrics: further quantities to record: for each name a JAX function of the
             :class:`sslstep.nn.Outputs` (h, z) of both views, such as those of
