@@ -1,6 +1,7 @@
 """Files that appear under their names only when they are complete."""
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -9,9 +10,10 @@ from typing import BinaryIO
 def write(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
     """Call `write_to` with an open draft, which replaces the file at a path once on the disk.
 
-    If it fails, an existing file stays as it is, and the draft is removed.
+    If it fails, an existing file stays as it is, and the draft is removed. Writers of one path have
+    drafts of their own: the last one to end replaces the file of the others.
     """
-    draft = path.with_name(f"{path.name}.draft")
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.draft")
     try:
         with draft.open("wb") as file:
             write_to(file)

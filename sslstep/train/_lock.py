@@ -55,7 +55,8 @@ def held(path: Path, what: str) -> Iterator[None]:
         if os.getpid() == owner:
             _descriptors.discard(descriptor)
             with contextlib.suppress(OSError):  # such as a folder that has been removed
-                path.unlink()
+                if os.path.samestat(os.fstat(descriptor), path.stat()):  # not another run's
+                    path.unlink()
             os.close(descriptor)
 
 
@@ -68,8 +69,9 @@ def _locked(path: Path, what: str) -> int | None:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The earlier holder may have removed the file after it was opened here: try again.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
             os.close(descriptor)
         except BlockingIOError as error:
             holder = _holder(descriptor)

@@ -147,7 +147,7 @@ def fit(
         array([1, 2, 3, 4])
     """
     writer, alone = jax.process_index() == 0, jax.process_count() == 1
-    at = tuple(sorted({int(each) for each in record_at}))
+    at = tuple(sorted({operator.index(each) for each in record_at}))
     peers, signals, shown = Peers(), Signals(), {}
     with contextlib.ExitStack() as stack:
         with peers.together():

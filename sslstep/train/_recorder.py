@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import operator
 import os
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Real
 
-from sslstep import _check, nn
+from sslstep import _atomic, _check, nn
 from sslstep.simulate import DivergenceError
 from sslstep.train._identity import Identity
 from sslstep.train._lock import held
@@ -137,6 +138,8 @@ class Recorder:
         for name, value in row.items():
             _check.require_scalar(name, value)
         self._write("metrics", operator.index(step), row)
+        if not self._seen:
+            self._describe(None)
 
     def record(
         self,
@@ -178,10 +181,14 @@ class Recorder:
         second = None if z_prime is None else nn.Outputs(flat.get("h_prime"), flat["z_prime"])
         found = as_arrays(self._measure(first, second))
         self._write("records", step, found)
-        if not self._seen:
-            self._seen = self._identity.seen = {_KIND: shapes}
-            self._identity.write(self._folder, saved=True)
+        if not self._seen.get(_KIND):
+            self._describe(shapes)
         return found
+
+    def _describe(self, shapes: Mapping[str, list[int] | None] | None) -> None:
+        """Write `run.json`: the folder holds this recorder's run, with a batch of these shapes."""
+        self._seen = {_KIND: shapes}
+        _atomic.write_utf8(self._folder / "run.json", json.dumps(self._seen, indent=1) + "\n")
 
     def close(self) -> None:
         """Wait until all lines are on the disk, and release the folder."""
@@ -209,8 +216,15 @@ class Recorder:
             _check.require_one_shape("z and z_prime, views of the same images,", z, z_prime)
         if ("h_prime" in arrays) != ("h" in arrays and z_prime is not None):
             raise ValueError("h and h_prime must be given for each view, or for none.")
+        for name in ("h", "h_prime"):
+            if name in arrays and arrays[name].shape[:1] != z.shape[:1]:
+                raise ValueError(
+                    f"{name} must have a row for each of the {len(z)} rows of z, got shape "
+                    f"{arrays[name].shape}."
+                )
+        known = self._seen.get(_KIND)
         for name, shape in shapes.items():
-            before = self._seen[_KIND][name] if self._seen else shape
+            before = known[name] if known else shape
             if shape != before:
                 raise ValueError(
                     f"{name} must be of the fixed batch that the run in {self._folder} records, "

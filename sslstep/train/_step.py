@@ -103,7 +103,8 @@ def init_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
+        # Copies: the step gives up the state's memory, and a module keeps its own averages.
+        batch_stats=jax.tree.map(jnp.array, variables.get("batch_stats", {})),
         opt_state=optimizer.init(params),
         key=key_steps,
         targets=as_objective(network).first_targets({**variables, "params": params}),

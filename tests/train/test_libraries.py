@@ -152,6 +152,16 @@ def close(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_the_state_of_nnx_may_be_donated():
+    """A step that takes over the state's memory leaves the module its averages."""
+    model, views = InNNX(nnx.Rngs(0)), jnp.ones((2, 8, 12))
+    sgd = optax.sgd(RATE)
+    state = train.init_state(jax.random.key(0), model, sgd, views[0])
+    jax.jit(lambda state: state, donate_argnums=0)(state)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.batch_stats))
+    assert np.isfinite(model(views[0])[1]).all()
+
+
 def test_nnx_is_trained_as_by_its_own_loop():
     model, theirs = InNNX(nnx.Rngs(0)), in_nnx(4)
     before = nnx.to_pure_dict(nnx.state(model))

@@ -1,6 +1,8 @@
 """One process at a time in a folder, and none that is blocked by a dead one."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +56,19 @@ def test_a_run_within_itself_is_refused(tmp_path):
 
     tiny.fit(tmp_path / "run", 4, record=again, record_at=[2])
     assert tiny.fit(tmp_path / "run", 6).metrics["step"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_lock_of_a_folder_made_anew_is_not_removed_by_the_earlier_holder(tmp_path):
+    path = tmp_path / "run" / "lock"
+    with contextlib.ExitStack() as later:
+        path.parent.mkdir()
+        with _lock.held(path, "it"):
+            shutil.rmtree(path.parent)
+            path.parent.mkdir()
+            later.enter_context(_lock.held(path, "it"))
+        with pytest.raises(train.InUseError), _lock.held(path, "it"):
+            pass
+    assert not path.exists()
 
 
 FORKS = """

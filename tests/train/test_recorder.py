@@ -180,3 +180,28 @@ def test_records_of_one_batch_compile_once(tmp_path, count_compilations):
     with train.Recorder(tmp_path) as recorder:
         steps = iter(range(9))
         assert count_compilations(lambda v: recorder.record(next(steps), v), views()) == 0
+
+
+def test_a_run_that_has_only_logged_is_not_overwritten(tmp_path):
+    with train.Recorder(tmp_path) as recorder:
+        for step in range(1, 6):
+            recorder.log(step, loss=1000.0 + step)
+    with pytest.raises(train.CheckpointError, match="would be overwritten"):
+        tiny.fit(tmp_path, 2)
+    assert train.read_run(tmp_path)[0]["loss"].tolist() == [1001.0, 1002.0, 1003.0, 1004.0, 1005.0]
+    with train.Recorder(tmp_path, resume_at=5) as recorder:
+        recorder.record(5, *views())
+    with (
+        train.Recorder(tmp_path, resume_at=5) as recorder,
+        pytest.raises(ValueError, match=r"z must be of the fixed batch .* of shape \(50, 4\)"),
+    ):
+        recorder.record(6, *views(num=40))
+
+
+def test_hidden_representations_are_of_the_batch(tmp_path):
+    h = np.ones((4, 2), np.float32)
+    with (
+        train.Recorder(tmp_path) as recorder,
+        pytest.raises(ValueError, match=r"h must have a row for each of the 50 rows of z"),
+    ):
+        recorder.record(0, *views(), h=h, h_prime=h)
