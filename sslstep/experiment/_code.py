@@ -7,6 +7,8 @@ from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
+#: Modules of an experiment's folder.
+PARTS = ("experiment", "figure", "claims")
 # Python 3.11 raises SystemError if the garbage collector switches threads while two of them parse.
 _PARSING = threading.Lock()
 
@@ -14,10 +16,11 @@ _PARSING = threading.Lock()
 def digest(*modules: str) -> str:
     """Return a digest of the code of modules and of their direct and indirect imports.
 
-    Only modules of ``sslstep`` and of the given modules' packages count. The private modules of
-    ``sslstep.experiment`` do not count, because they run experiments and compute nothing. Comments,
-    layout, error messages and the docstrings of modules, classes and functions do not change the
-    digest; a string below a field does. The files are parsed, not imported.
+    Only modules of ``sslstep`` and of the given modules' packages count. Of the private modules of
+    ``sslstep.experiment`` only ``_loops`` counts: the others run experiments and compute nothing.
+    The modules of an experiment that is loaded by its name are imports too. Comments, layout, error
+    messages and the docstrings of modules, classes and functions do not change the digest; a string
+    below a field does. The files are parsed, not imported.
 
     Args:
         modules: dotted names; names of missing modules are ignored.
@@ -37,7 +40,8 @@ def files(*modules: str) -> dict[str, Path]:
     while todo:
         name = todo.pop()
         path = None if name in found else _path(name)
-        if path is None or name.startswith("sslstep.experiment._"):
+        runs = name.startswith("sslstep.experiment._") and name != "sslstep.experiment._loops"
+        if path is None or runs:
             continue
         found[name] = path
         todo += [name.rpartition(".")[0]] if "." in name else []
@@ -55,6 +59,10 @@ def _imports(name: str, path: Path) -> tuple[str, ...]:
         elif isinstance(node, ast.ImportFrom):
             source = resolve_name("." * node.level + (node.module or ""), package)
             found += [source, *(f"{source}.{each.name}" for each in node.names)]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "load":
+            # An experiment that runs another one: `load("experiments.fig5")`.
+            given = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            found += [f"{each}.{part}" for each in given for part in PARTS]
     return tuple(found)
 
 

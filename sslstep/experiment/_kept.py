@@ -114,7 +114,7 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 def code_of(module: str) -> str:
     """Return the digest of an experiment's code, given the dotted name of its folder."""
-    return _code.digest(*(f"{module}.{part}" for part in ("experiment", "figure", "claims")))
+    return _code.digest(*(f"{module}.{part}" for part in _code.PARTS))
 
 
 def made_from(module: str, config: Any, store: Store | None = None) -> dict[str, str]:

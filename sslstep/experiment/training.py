@@ -207,7 +207,7 @@ def fit(
     stem = f"{method}-{settings['data']}-seed{seed}"
     made_by = __name__, type(recipe).__module__
     folder = runs.place(stem, settings, *made_by)
-    if _steps_of(folder) == recipe.num_steps:
+    if steps_of(folder) == recipe.num_steps:
         runs.note(folder)
     else:
         runs.sign(folder, *made_by)
@@ -372,7 +372,7 @@ def _settings(config: Config, method: str, recipe: Recipe, seed: int) -> dict[st
     return {**kept, "method": method, "seed": seed, "recipe": dataclasses.asdict(recipe)}
 
 
-def _steps_of(folder: Path) -> int:
+def steps_of(folder: Path) -> int:
     """Return the number of steps that the run in a folder has taken; 0 without a run."""
     if not (folder / "metrics.jsonl").is_file():
         return 0

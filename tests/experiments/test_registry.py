@@ -191,6 +191,15 @@ def test_threads_may_parse_at_once():
         gc.set_threshold(*threshold)
 
 
+def test_experiments_that_another_one_loads_are_its_code():
+    files = _code.files("experiments.beyond.resnet18.experiment")
+    for name in ("fig5", "fig3_4", "fig7", "tables", "beyond.predicted_steps"):
+        assert {f"experiments.{name}.{part}" for part in _code.PARTS} <= set(files), name
+    files = _code.files("experiments.fig1ab.experiment")
+    assert "sslstep.experiment._loops" in files  # it chooses the recorded steps
+    assert "sslstep.experiment._run" not in files
+
+
 def test_relative_imports_are_code(lab):
     (lab.parent / "shared.py").write_text("from .squares import parts as same\n")
     (lab / "parts.py").write_text("x = 1\n")

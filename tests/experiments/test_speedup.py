@@ -317,13 +317,22 @@ def test_what_breaks_off_later_is_not_chosen_and_what_it_outran_gets_its_turn():
 
     attempt = fake(problem, reached, lambda candidate: candidate.rate < 0.3, seen)
     found = speedup_tuning.tune(attempt, ARMS["plain"], problem, (0, 1), ())
-    # 0.8 is fastest, then 0.8 times and over √2, and 0.4: all break off. 0.2 had been given up.
+    # 0.8 is fastest, then 0.8 times and over √2, and 0.4: all break off. 0.2 had been given up, and
+    # is compared with other arms by the time of its second turn.
     assert max(found["trials"][:, 0]) == pytest.approx(0.8 * 2**0.5)
-    given_up = found["trials"][found["trials"][:, 0] == 0.2, 2]
-    assert given_up > problem.num_steps
+    scores = dict(found["trials"][:, [0, 2]])
+    assert (scores[0.8], scores[0.4], scores[0.2]) == (np.inf, np.inf, 50.0)
     assert found["chosen"][0] == 0.2
     attempt = fake(problem, reached, lambda candidate: False, seen)
     assert not speedup_tuning.tune(attempt, ARMS["plain"], problem, (0, 1), ())["lasts"]
+
+
+@pytest.mark.parametrize("dim", [8, 65, 200])
+def test_levels_of_the_covariance_in_many_dimensions(dim):
+    """VICReg's level of one eigenvalue is above that of d, which is the variance it asks for."""
+    levels = speedup_tuning.levels_of(ARMS["vicreg"], dim)
+    assert (levels > 0.9).all()
+    assert speedup_tuning.learned(levels[-1:].repeat(dim), levels)[-1]
 
 
 def test_a_run_that_broke_off_has_learned_nothing():

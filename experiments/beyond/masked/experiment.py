@@ -121,7 +121,10 @@ def _network(config: Config, seed: int, start: str, runs: training.Store) -> Arr
     source = image_data.identity(config.data, config.size)
     settings = {**given, "data": source, "start": start, "seed": seed}
     folder = runs.place(f"masked-{source}-{start}-seed{seed}", settings, __name__)
-    runs.sign(folder, __name__)
+    if training.steps_of(folder) == config.num_steps:
+        runs.note(folder)
+    else:
+        runs.sign(folder, __name__)
     found = train.fit(
         train.compile_step(step),
         state,

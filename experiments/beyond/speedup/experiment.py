@@ -34,8 +34,9 @@ from experiments.beyond.speedup.config import PAPER, STANDARD, Config, require_v
 from experiments.beyond.speedup.contenders import arms
 from sslstep.experiment import Arrays, Experiment, training
 
-# Names of the settings of the images and of the ResNet.
+# Names of the settings of the images and of the ResNet, and of timing.
 OF_IMAGES = ("backbone", "stem", "size", "num_probe", "num_labelled")
+OF_TIMING = ("rounds", "round_seconds")
 
 
 def run(config: Config, runs: training.Store) -> Arrays:
@@ -81,7 +82,12 @@ def _study(config: Config, runs: training.Store, case: str, problem: Any, source
     chosen = {name: tuning.Candidate(*map(float, found[name]["chosen"])) for name in names}
     seconds = runs.kept(
         f"speedup-{case}-seconds",
-        {**described, "rounds": config.rounds, "chosen": chosen, "host": platform.node()},
+        {
+            **described,
+            **{name: getattr(config, name) for name in OF_TIMING},
+            "chosen": chosen,
+            "host": platform.node(),
+        },
         tuning.__name__,
         lambda: tuning.step_seconds(
             {name: (trainers[name], chosen[name]) for name in names},

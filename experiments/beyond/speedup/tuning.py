@@ -63,7 +63,8 @@ def ranks(network: Any, state: Any, x: jax.Array, x_prime: jax.Array) -> dict[st
 def levels_of(arm: Arm, dim: int) -> np.ndarray:
     """Return the level of the k largest eigenvalues with k = 1...d dimensions learned, (d,)."""
     if arm.measured == "covariance":
-        return VICReg(dim=dim).plateaus(np.zeros((1, dim)))
+        # The plateaus are of batches several times as large as d.
+        return VICReg(dim=dim, batch_size=max(256, 4 * dim)).plateaus(np.zeros((1, dim)))
     return np.ones(dim)
 
 
@@ -272,16 +273,19 @@ def tune(
         score(middle._replace(own=number))
     for factor in () if arm.own else NEAREST:
         score(middle._replace(rate=factor * middle.rate))
-    rows = np.asarray([(*candidate, value) for candidate, value in tried.items()])
+    lasts = False
     while tried[best()] <= problem.num_steps:
         winner = best()
         whole = [kept.get((winner, seed)) or attempt(winner, seed, None) for seed in seeds]
         if all(_score(run, arm, problem) <= problem.num_steps for run in whole):
-            return {"trials": rows, "chosen": np.asarray(winner), "lasts": np.asarray(True)}
+            lasts = True
+            break
         tried[winner] = np.inf
         for candidate in list(pruned):
             score(candidate)
-    return {"trials": rows, "chosen": np.asarray(best()), "lasts": np.asarray(False)}
+    rows = [(*candidate, value) for candidate, value in tried.items()]
+    found = {"trials": rows, "chosen": best(), "lasts": lasts}
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def _score(run: Arrays, arm: Arm, problem: Problem) -> float:
