@@ -61,8 +61,9 @@ def _imports(name: str, path: Path) -> tuple[str, ...]:
             found += [source, *(f"{source}.{each.name}" for each in node.names)]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "load":
             # An experiment that runs another one: `load("experiments.fig5")`.
-            given = [each.value for each in node.args if isinstance(each, ast.Constant)]
-            found += [f"{each}.{part}" for each in given for part in PARTS]
+            values = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            names = [value for value in values if isinstance(value, str)]
+            found += [f"{each}.{part}" for each in names for part in PARTS]
     return tuple(found)
 
 

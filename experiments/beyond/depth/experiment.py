@@ -14,7 +14,7 @@ size of the other modes when the first mode is half learned, against α (Result 
 Expected: with the eigenvalue γ of a mode and its initial singular value s₀, the wait from balanced
 layers is s₀^(-2(L-1)/L) / (8 γ (L-1)) for L > 1, and a logarithm for L = 1. Random layers give the
 exponent of balanced layers. The size of the other modes falls as α^(1 - γ₂/γ₁) for L = 1, and as α
-for L > 1. Preset cpu: two minutes.
+for L > 1. Preset cpu: two to ten minutes.
 """
 
 from dataclasses import dataclass
