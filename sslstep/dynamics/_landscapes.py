@@ -124,6 +124,11 @@ class QuarticFamily(Plain):
         a, b = (jnp.asarray(part, x.dtype) for part in (self.growth, self.saturation))
         return (a - b * x) ** 2 / b
 
+    def force(self, eigenvalue: Any) -> Array:  # also where b is 0
+        x = _array(eigenvalue)
+        a, b = (jnp.asarray(part, x.dtype) for part in (self.growth, self.saturation))
+        return 2 * (a - b * x)
+
 
 @_pytree
 class _Sharpened(Landscape):

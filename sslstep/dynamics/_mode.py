@@ -191,8 +191,10 @@ def _step_time(landscape: Landscape, *numbers: Array) -> Array:
     gamma, initial, level, eta, *family = _broadcast(landscape, *numbers)
     rest = _rest(landscape, gamma)
     log_start, log_level = _log_eigenvalue(gamma, initial), _closed.log_abs(level)
-    moves = (initial != 0) & (gamma > 0) & (level < rest)
+    # With weight decay a small mode may fall, even where the landscape has no level of rest.
+    falls = landscape.force(jnp.exp(log_start)) < 0
     past = (level <= 0) | (log_start >= log_level)
+    moves = (initial != 0) & (gamma > 0) & (level < rest) & (past | ~falls)
     rises = moves & ~past
     gamma, eta = _closed.capped(jnp.where(rises, gamma, 1)), jnp.where(rises, eta, 0)
     log_rest = jnp.log(_closed.capped(jnp.where(rises, rest, 1)))
@@ -312,7 +314,8 @@ def settling_time(
         landscape: the mode's landscape; f' is taken from below the minimum.
 
     Returns:
-        τ', effective time in the shape of ``eigenvalue``; ``inf`` where γ ≤ 0 or f' is zero.
+        τ', effective time in the shape of ``eigenvalue``; ``inf`` where γ ≤ 0, f' is zero or
+        the landscape has no level of rest.
 
     Example:
         >>> from sslstep import dynamics
@@ -321,9 +324,11 @@ def settling_time(
     """
     (gamma,) = _check.as_floats(eigenvalue)
     rest = _rest(landscape, gamma)
+    rests = jnp.isfinite(rest)
+    rest = jnp.where(rests, rest, 1)
     below = rest * (1 - 4 * jnp.finfo(gamma.dtype).eps)
     _, slope = jax.jvp(landscape.force, (below,), (jnp.ones_like(below),))
-    rate = -4 * gamma * rest * slope
+    rate = jnp.where(rests, -4 * gamma * rest * slope, 0)
     rate = jnp.where(rate <= jnp.finfo(gamma.dtype).eps * gamma, 0, rate)
     return jnp.where(rate == 0, jnp.inf, 1 / jnp.where(rate == 0, 1, rate))
 
@@ -480,3 +485,17 @@ def bisect(holds: Callable[[Array], Array], low: Array, high: Array) -> tuple[Ar
         return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
     return jax.lax.fori_loop(0, 60, halve, (low, high))
+
+
+def with_derivative(root: Array, residual: Callable[[Array], Array]) -> Array:
+    """Return the root of `residual`, elementwise, with its derivative: bisection has none.
+
+    By the implicit function theorem it is minus the derivative of the residual by its parameters,
+    divided by that by the root. Where the residual jumps, the root is constant.
+    """
+    at = jax.lax.stop_gradient(root)
+    value, slope = jax.jvp(residual, (at,), (jnp.ones_like(at),))
+    slope = jax.lax.stop_gradient(slope)
+    smooth = jnp.isfinite(value) & jnp.isfinite(slope) & (slope != 0)
+    value = jnp.where(smooth, value, 0)
+    return at - (value - jax.lax.stop_gradient(value)) / jnp.where(smooth, slope, 1)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check
 from sslstep.dynamics._landscapes import Landscape, Plain, Preconditioned, jit_of_landscape
-from sslstep.dynamics._mode import PLAIN, bisect, step_time
+from sslstep.dynamics._mode import PLAIN, bisect, step_time, with_derivative
 
 
 def max_learning_rate(
@@ -95,9 +95,10 @@ def max_learning_rate(
     gamma = jnp.sort(gamma, descending=True)
     most = None if overshoot is None else 1 + jnp.asarray(overshoot, gamma.dtype)
     first = landscape.first if isinstance(landscape, Preconditioned) else landscape
+    start = landscape.force(jnp.zeros_like(gamma[0]))
     bounds = [
         _over(_largest(first, most, gamma.dtype), gamma[0]),
-        _over(jnp.ones((), gamma.dtype), landscape.force(jnp.zeros_like(gamma[0])) * -gamma[-1]),
+        _over(jnp.ones((), gamma.dtype), jnp.maximum(-gamma[-1] * start, -gamma[0] * start)),
     ]
     if isinstance(landscape, Preconditioned) and gamma.shape[0] > 1:
         bounds.append(_of_second(landscape, most, gamma))
@@ -122,8 +123,12 @@ def _on_grids(landscape: Landscape, most: Array) -> Array:
     rest = jnp.asarray(landscape.rest, most.dtype)
     beside = 4 * jnp.finfo(rest.dtype).eps
     curvature = jax.grad(lambda x: -landscape.force(x))
-    ease = sum(1 / jnp.maximum(curvature(rest * (1 + e)), 0) for e in (-beside, beside))
-    return jnp.minimum(ease / (4 * rest), _resting_rate(landscape.force, rest, lambda _: most))
+    below, above = (curvature(rest * (1 + e)) for e in (-beside, beside))
+    # Flat on one side: no slope at rest is too steep. (An infinite bound would make gradients NaN.)
+    steep = (below > 0) & (above > 0)
+    ease = 1 / jnp.where(steep, below, 1) + 1 / jnp.where(steep, above, 1)
+    bound = jnp.where(steep, ease / (4 * rest), jnp.inf)
+    return jnp.minimum(bound, _resting_rate(landscape.force, rest, lambda _: most))
 
 
 @jit_of_landscape
@@ -159,18 +164,27 @@ def _resting_rate(
     def advance(x: Array, at: Array) -> Array:
         return at * (1 + 2 * x * force(at)) ** 2
 
-    def holds(x: Array) -> Array:
+    def margin(log_x: Array) -> Array:
+        """Smallest amount by which a condition holds."""
+        x = jnp.exp(log_x)
         highest = jnp.max(advance(x, inside))
         above = rest + (highest - rest) * places
         once = advance(x, above)
-        returns = (once < above) & (advance(x, once) < above)
+        falls = above - jnp.maximum(once, advance(x, once))
         # Within 1% of `rest` rounding may exceed the change of two steps.
-        fine = (above <= 1.01 * rest) | (once == above) | returns
-        return fine.all() & (highest <= ceiling(x))
+        fine = (above <= 1.01 * rest) | (once == above)
+        smallest = jnp.min(jnp.where(fine, jnp.inf, falls))
+        limited = jnp.isfinite(ceiling(x))
+        below = jnp.where(limited, jnp.where(limited, ceiling(x), 0) - highest, jnp.inf)
+        # At a margin of 0 the first condition fails, and the second one holds.
+        below += jnp.where(below == 0, jnp.finfo(x.dtype).tiny, 0)
+        return jnp.minimum(smallest, below)
 
     limit = 12 * jnp.log(jnp.asarray(10, rest.dtype))
-    low, _ = bisect(lambda log_x: holds(jnp.exp(log_x)), -limit, limit)
-    return jnp.where(holds(jnp.exp(limit)), jnp.inf, jnp.exp(low))
+    low, _ = bisect(lambda log_x: margin(log_x) > 0, -limit, limit)
+    unlimited = margin(limit) > 0
+    root = with_derivative(jnp.where(unlimited, 0, low), margin)
+    return jnp.where(unlimited, jnp.inf, jnp.exp(root))
 
 
 def speedup(

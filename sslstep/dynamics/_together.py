@@ -10,7 +10,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from sslstep import _check, _flow
-from sslstep.dynamics._mode import bisect, mode_eigenvalue, singular_value, step_time
+from sslstep.dynamics._mode import (
+    bisect,
+    mode_eigenvalue,
+    singular_value,
+    step_time,
+    with_derivative,
+)
 
 
 def preconditioned_eigenvalues(
@@ -169,7 +175,10 @@ def _step_times(gamma: Array, v: Array, latest: Array, alpha: Array) -> Array:
         return 8 * gamma * (alpha * t + (x + log_rest) / (8 * gamma[0]))
 
     low, high = bisect(lambda t: gained(t) < needed, jnp.zeros_like(latest), latest)
-    return (low + high) / 2
+    found = (low + high) / 2
+    inside = (found > 0) & jnp.isfinite(found)
+    root = with_derivative(jnp.where(inside, found, 1), lambda t: gained(t) - needed)
+    return jnp.where(inside, root, jax.lax.stop_gradient(found))
 
 
 def lars_steps(

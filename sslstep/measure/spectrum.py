@@ -163,7 +163,7 @@ def step_sharpness(
         times: times of the T records, increasing, shape ``(T,)``.
         eigenvalues: eigenvalues at each record, in descending order, shape ``(T, d)``.
         low: eigenvalue at which a rise begins; traced.
-        high: eigenvalue at which a rise ends, above ``low``; traced.
+        high: eigenvalue at which a rise ends, above ``low`` and at least 1/2; traced.
 
     Returns:
         The sharpness, shape ``(d,)``: 0 where an eigenvalue does not reach ``high``, or where
@@ -187,6 +187,8 @@ def step_sharpness(
         lower, upper = (np.asarray(level).item() for level in (low, high))
         if not upper > lower:
             raise ValueError(f"high must be above low, got {upper:g} and {lower:g}.")
+        if upper < 0.5:
+            raise ValueError(f"high must be at least 1/2, the level of the time, got {upper:g}.")
     begin, middle, end = (step_times(times, eigenvalues, level) for level in (low, 0.5, high))
     whole = jnp.isfinite(end)
     gradual = whole & (end > begin)

@@ -271,3 +271,15 @@ def test_numbers_adapt_to_the_times(x64):
     t = jnp.ones(3, jnp.float32)
     assert dynamics.mode_eigenvalue(t, 2.0, 1e-3).dtype == jnp.float32
     assert dynamics.mode_eigenvalue(t, 2, 1e-3, learning_rate=0.01).dtype == jnp.float32
+
+
+def test_a_mode_that_falls_is_never_learned():
+    """With weight decay above its growth and no quartic term, beside one that rises."""
+    growth = np.array([0.9, -0.2])
+    family = dynamics.quartic_family(growth, 0.0)
+    times = dynamics.step_time(np.ones(2), 1e-2, landscape=family)
+    # The force is 2 a, and dλ/dt = 4 γ λ times the force.
+    np.testing.assert_allclose(times[0], np.log(0.5 / 1e-4) / (8 * growth[0]), rtol=1e-5)
+    assert times[1] == np.inf
+    assert float(dynamics.step_time(1.0, 1.0, landscape=dynamics.quartic_family(-1.0, 0.0))) == 0.0
+    assert dynamics.settling_time(1.0, landscape=dynamics.quartic_family(0.5, 0.0)) == np.inf

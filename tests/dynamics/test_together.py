@@ -171,6 +171,44 @@ def test_no_value_compiles_anew(count_compilations):
     assert count_compilations(all_of_it, [0.1, 0.2, 0.03]) == 0
 
 
+MODES, STARTS = np.array([1.0, 0.3, 0.05]), np.full(3, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("number", "at"),
+    [
+        (
+            lambda a: dynamics.preconditioned_step_times(
+                MODES * (jnp.array([0.0, 1.0, 0.0]) * (a - 1) + 1), STARTS, 0.1
+            ),
+            1,
+        ),
+        (lambda a: dynamics.preconditioned_step_times(MODES, STARTS, a), 0.1),
+        (lambda a: dynamics.preconditioned_step_times(MODES, a * STARTS, 0.1), 1.0),
+        (lambda a: dynamics.max_learning_rate(MODES, landscape=dynamics.hinge(a)), 0.2),
+        (lambda a: dynamics.max_learning_rate(MODES, landscape=dynamics.smoothed(leak=a)), 0.3),
+        (lambda a: dynamics.max_learning_rate(a * MODES, landscape=dynamics.sharpened(0.1)), 1.0),
+        (lambda a: dynamics.max_learning_rate(MODES, overshoot=a), 0.1),
+        (lambda a: dynamics.speedup(MODES, 0.05, 1e-3, landscape=dynamics.smoothed(leak=a)), 0.3),
+    ],
+)
+def test_derivatives_of_numbers_found_by_bisection(x64, number, at):
+    found = jax.jacfwd(number)(float(at))
+    h = 1e-2 * at
+    differences = (number(at + h) - number(at - h)) / (2 * h)
+    np.testing.assert_allclose(found, differences, rtol=1e-2, atol=1e-4)
+    np.testing.assert_allclose(jax.jacrev(number)(float(at)), found, rtol=1e-9, atol=1e-9)
+
+
+def test_the_limit_where_small_modes_fall():
+    """A step multiplies s by 1 + 2 η γ f(0), with f(0) = 2 a: the largest γ limits η."""
+    for growth, gammas in ((-1.0, [1.0, 0.1]), (-0.5, [0.2, 2.0])):
+        family = dynamics.quartic_family(growth, 1.0)
+        force = float(family.force(jnp.zeros(())))
+        found = dynamics.max_learning_rate(jnp.array(gammas), landscape=family)
+        np.testing.assert_allclose(found, 1 / (max(gammas) * -force), rtol=1e-6)
+
+
 def test_the_limit_by_parts(x64):
     # A second mode far from the first leaves the first's limit, a close one has its own.
     limits = [float(_limit(jnp.asarray([1.0, second]), 1e-4)) for second in (0.01, 1.0)]

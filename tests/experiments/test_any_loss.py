@@ -145,3 +145,13 @@ def test_each_loss_has_the_bound_of_its_kind():
         "simplified", "barlow_twins",
     }  # fmt: skip
     assert {loss.within for loss in LOSSES.values()} == {0.03, 0.05}
+
+
+def test_another_number_of_learned_dimensions_is_an_infinite_error():
+    for found, measured, error in (
+        ([1.0, 2.0], [1.0, np.inf], np.inf),
+        ([1.0, np.inf], [1.0, 2.0], np.inf),
+        ([1.1, np.inf], [1.0, np.inf], 0.1),
+    ):
+        arrays = {"a/predicted_step_times": np.array([found]), "a/step_times": np.array([measured])}
+        np.testing.assert_allclose(any_loss_claims.step_errors(arrays, "a"), [error])

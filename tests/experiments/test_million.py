@@ -36,6 +36,7 @@ def test_a_small_run(arrays, require_documented):
     ("number", "changed"),
     [
         (0, {"upper": lambda a: 1.2 * a["upper"]}),  # one mode that is not certified is enough
+        (0, {"lower": lambda a: -a["lower"]}),  # a bound below 0 says nothing
         (1, {"exact_gammas": lambda a: 1.1 * a["exact_gammas"]}),
         (2, {"exact_gammas": lambda a: 1.1 * a["exact_gammas"]}),
         (3, {"check_alignment": lambda a: a["check_alignment"] - 1 / 8}),  # another eighth mode

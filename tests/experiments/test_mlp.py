@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.beyond.mlp_readings import experiment as mlp_readings
+from experiments.fig2ab import claims as fig2ab_claims
 from experiments.fig2ab import experiment
 from experiments.fig2ab import reading as fig2ab
 from sslstep import claims, simulate
@@ -203,3 +204,8 @@ def test_claims_of_readings_say_yes_and_no():
 def test_bad_settings(changes, error, message):
     with pytest.raises(error, match=message):
         experiment.run(dataclasses.replace(SMALL, **changes))
+
+
+def test_errors_of_no_mode_are_infinite():
+    assert fig2ab_claims._largest(np.array([0.1, -3.0]), np.array([True, False])) == 0.1
+    assert fig2ab_claims._largest(np.array([0.1, -3.0]), np.array([False, False])) == np.inf

@@ -223,3 +223,8 @@ def test_half_precision_is_measured_in_float32(short):
     matrix = linear.cross_correlation(z, z_prime)
     theirs = linear.modes(matrix.astype(jnp.float32))
     np.testing.assert_array_equal(linear.modes(matrix).eigenvalues, theirs.eigenvalues)
+
+
+def test_a_rise_ends_at_one_half_or_above():
+    with pytest.raises(ValueError, match=r"high must be at least 1/2, .* got 0.4"):
+        spectrum.step_sharpness(jnp.arange(3.0), jnp.ones((3, 1)), low=0.1, high=0.4)

@@ -251,3 +251,8 @@ def test_p_values_end_where_the_table_does():
 def test_bad_input(unchecked, call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_noise_around_zero_has_not_grown():
+    assert steps.grown_levels(np.array([[-1e-5], [1e-5], [2e-5]])) == np.inf
+    assert steps.grown_levels(np.array([[-1e-5], [1e-5], [3e-4]])) == 3e-4

@@ -103,10 +103,11 @@ def step_errors(arrays: Arrays, name: str, predicted: str | None = None) -> np.n
         arrays[f"{predicted or name}/predicted_step_times"],
         arrays[f"{name}/step_times"],
     )
-    neither = np.isinf(found) & np.isinf(measured)
+    neither, one = np.isinf(found) & np.isinf(measured), np.isinf(found) ^ np.isinf(measured)
     with np.errstate(invalid="ignore"):
-        errors: np.ndarray = np.where(neither, 0.0, np.abs(found / measured - 1)).max(axis=1)
-    return errors
+        errors = np.where(neither, 0.0, np.where(one, np.inf, np.abs(found / measured - 1)))
+    largest: np.ndarray = errors.max(axis=1)
+    return largest
 
 
 def saddle_errors(arrays: Arrays, name: str) -> np.ndarray:

@@ -96,10 +96,11 @@ def grown_levels(
 ) -> Float[np.ndarray, " d"]:
     """Estimate the plateau of each eigenvalue from its records, for a loss without known plateaus.
 
-    An eigenvalue has grown if it exceeds ``factor`` times the largest eigenvalue of the first
-    record, and a tenth of the median of the eigenvalues that do. An eigenvalue below that tenth has
-    not begun to rise: its last value is no level. The level of a grown eigenvalue is its largest
-    value. The level of each other eigenvalue is the median of the grown eigenvalues' levels.
+    An eigenvalue has grown if it exceeds ``factor`` times the largest size of an eigenvalue of the
+    first record, and a tenth of the median of the eigenvalues that do. An eigenvalue below that
+    tenth has not begun to rise: its last value is no level. The level of a grown eigenvalue is its
+    largest value. The level of each other eigenvalue is the median of the grown eigenvalues'
+    levels.
 
     Args:
         eigenvalues: eigenvalues at each of T records, in descending order, shape ``(T, d)``.
@@ -116,7 +117,7 @@ def grown_levels(
     """
     values = np.asarray(eigenvalues, float)
     largest: np.ndarray = values.max(axis=0)
-    grown = largest > factor * values[0, 0]
+    grown = largest > factor * np.abs(values[0]).max()
     if grown.any():
         grown &= largest >= np.median(largest[grown]) / 10
     rest = np.median(largest[grown]) if grown.any() else np.inf
