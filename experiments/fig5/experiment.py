@@ -12,8 +12,8 @@ times at which a dimension is learned. Expected: eigenvalues rise to a plateau, 
 a time. The loss falls with each rise, and hidden representations grow at these times.
 
 Claims are about means over seeds; a single seed leaves them undecided, because rounding alone
-changes a run. Preset cpu: a small ResNet on 32x32 photographs, three seeds, 3 to 12 minutes for
-each method on two cores. Preset paper: ResNet-50 on STL-10 as in Appendix D.2, one seed, for a GPU.
+changes a run. Preset cpu: a small ResNet on 32x32 photographs, three seeds, nine minutes in all
+on two quiet cores. Preset paper: ResNet-50 on STL-10 as in Appendix D.2, one seed, for a GPU.
 Runs are kept in results/training and shared by all experiments; interrupted runs are continued.
 """
 

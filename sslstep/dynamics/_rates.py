@@ -174,8 +174,9 @@ def _resting_rate(
         # Within 1% of `rest` rounding may exceed the change of two steps.
         fine = (above <= 1.01 * rest) | (once == above)
         smallest = jnp.min(jnp.where(fine, jnp.inf, falls))
-        limited = jnp.isfinite(ceiling(x))
-        below = jnp.where(limited, jnp.where(limited, ceiling(x), 0) - highest, jnp.inf)
+        most = ceiling(x)
+        limited = jnp.isfinite(most)
+        below = jnp.where(limited, jnp.where(limited, most, 0) - highest, jnp.inf)
         # At a margin of 0 the first condition fails, and the second one holds.
         below += jnp.where(below == 0, jnp.finfo(x.dtype).tiny, 0)
         return jnp.minimum(smallest, below)

@@ -207,10 +207,7 @@ def fit(
     stem = f"{method}-{settings['data']}-seed{seed}"
     made_by = __name__, type(recipe).__module__
     folder = runs.place(stem, settings, *made_by)
-    if steps_of(folder) == recipe.num_steps:
-        runs.note(folder)
-    else:
-        runs.sign(folder, *made_by)
+    sign_unless_done(runs, folder, recipe.num_steps, *made_by)
     record_at = record_steps(recipe.num_steps, config.num_records)
     copied = snapshot_steps(record_at, config.num_snapshots)
 
@@ -372,11 +369,15 @@ def _settings(config: Config, method: str, recipe: Recipe, seed: int) -> dict[st
     return {**kept, "method": method, "seed": seed, "recipe": dataclasses.asdict(recipe)}
 
 
-def steps_of(folder: Path) -> int:
-    """Return the number of steps that the run in a folder has taken; 0 without a run."""
-    if not (folder / "metrics.jsonl").is_file():
-        return 0
-    return int(train.read_run(folder)[0].get("step", np.zeros(1))[-1])
+def sign_unless_done(runs: Store, folder: Path, num_steps: int, *modules: str) -> None:
+    """Record the current code as a maker of a run, unless the run is complete and only read."""
+    done = 0
+    if (folder / "metrics.jsonl").is_file():
+        done = int(train.read_run(folder)[0].get("step", np.zeros(1))[-1])
+    if done == num_steps:
+        runs.note(folder)
+    else:
+        runs.sign(folder, *modules)
 
 
 def record_steps(num_steps: int, num: int) -> np.ndarray:

@@ -26,11 +26,12 @@ def pair(z: ArrayLike, z_prime: ArrayLike) -> list[Array]:
     return [view.astype(dtype) for view in views]
 
 
-def centred(z: Array) -> Array:
+def deviations(z: Array) -> Array:
     """Subtract each dimension's mean over the batch.
 
     It is subtracted twice, because the mean of equal numbers is rounded: a constant dimension would
-    keep one small number in all rows, which a normalisation enlarges.
+    keep one small number in all rows, which a normalisation enlarges. Unlike ``_linalg.centred``
+    this keeps the gradient of dimensions that have collapsed.
     """
     rest = z - z.mean(axis=0, keepdims=True)
     return rest - rest.mean(axis=0, keepdims=True)
@@ -38,7 +39,7 @@ def centred(z: Array) -> Array:
 
 def normalised(z: Array, eps: ArrayLike) -> Array:
     """Shift and scale each dimension to mean 0 and variance 1 over the batch."""
-    rest = centred(z)
+    rest = deviations(z)
     variance = jnp.mean(rest**2, axis=0, keepdims=True)
     return rest * jax.lax.rsqrt(variance + jnp.asarray(eps, z.dtype))
 

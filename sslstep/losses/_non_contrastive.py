@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Real
 
 from sslstep import _check
 from sslstep._linalg import matmul
-from sslstep.losses._batch import centred, pair, unit
+from sslstep.losses._batch import deviations, pair, unit
 
 
 class VICRegTerms(NamedTuple):
@@ -112,7 +112,7 @@ def vicreg_terms(
     _check.require_scalar("eps", eps, at_least=0.0)
 
     def hinge_and_covariance(view: Array) -> tuple[Array, Array]:
-        rest = centred(view)
+        rest = deviations(view)
         cov = matmul(rest.T, rest) / (len(view) - 1)
         variances = jnp.diagonal(cov)
         deviation = jnp.sqrt(variances + jnp.asarray(eps, view.dtype))
@@ -162,7 +162,7 @@ def w_mse(
     z, z_prime = pair(z, z_prime)
     _check.require_scalar("ridge", ridge, at_least=0.0)
     both = jnp.concatenate([z, z_prime])
-    rest = centred(both)
+    rest = deviations(both)
     covariance = matmul(rest.T, rest) / len(both)
     d = covariance.shape[0]
     shift = jnp.asarray(ridge, z.dtype) * jnp.trace(covariance) / d

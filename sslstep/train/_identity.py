@@ -68,9 +68,14 @@ class Identity:
 
         ``saved`` says that the run has a checkpoint.
         """
-        _write(folder / "settings.json", self.settings)
-        if saved:
-            _write(folder / "run.json", self.seen)
+        if not (folder / "settings.json").exists():
+            _write(folder / "settings.json", self.settings)
+        if saved and not (folder / "run.json").exists():
+            self.describe(folder)
+
+    def describe(self, folder: Path) -> None:
+        """Write the description to `run.json`, in place of an earlier one."""
+        _write(folder / "run.json", self.seen)
 
 
 def seen_of(state: TrainState, images: PyTree, batch_size: int) -> dict[str, Any]:
@@ -144,9 +149,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings as JSON, atomically; keep an existing file, which has been compared."""
-    if path.exists():
-        return
+    """Write the settings as JSON, atomically."""
     text = json.dumps(dict(settings), indent=1, sort_keys=True)
     try:
         _atomic.write_utf8(path, f"{text}\n")

@@ -147,7 +147,9 @@ def fit(
         array([1, 2, 3, 4])
     """
     writer, alone = jax.process_index() == 0, jax.process_count() == 1
-    at = tuple(sorted({operator.index(each) for each in record_at}))
+    if not all(isinstance(each, int | np.integer) for each in record_at):
+        raise ValueError(f"record_at must be a sequence of whole step numbers, got {record_at!r}.")
+    at = tuple(sorted({int(each) for each in record_at}))
     peers, signals, shown = Peers(), Signals(), {}
     with contextlib.ExitStack() as stack:
         with peers.together():

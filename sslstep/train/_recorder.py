@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import operator
 import os
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Real
 
-from sslstep import _atomic, _check, nn
+from sslstep import _check, nn
 from sslstep.simulate import DivergenceError
 from sslstep.train._identity import Identity
 from sslstep.train._lock import held
@@ -187,8 +186,8 @@ class Recorder:
 
     def _describe(self, shapes: Mapping[str, list[int] | None] | None) -> None:
         """Write `run.json`: the folder holds this recorder's run, with a batch of these shapes."""
-        self._seen = {_KIND: shapes}
-        _atomic.write_utf8(self._folder / "run.json", json.dumps(self._seen, indent=1) + "\n")
+        self._seen = self._identity.seen = {_KIND: shapes}
+        self._identity.describe(self._folder)
 
     def close(self) -> None:
         """Wait until all lines are on the disk, and release the folder."""

@@ -376,6 +376,7 @@ def test_what_was_never_saved_binds_nobody(tmp_path):
     ("settings", "message"),
     [
         ({"num_steps": -1}, "num_steps must be >= 0"),
+        ({"record_at": np.array([1.5])}, r"record_at must be .* whole step numbers, got array"),
         ({"record_at": (50,)}, r"record_at must lie within 0\.\.\.num_steps = 30, got 50"),
         ({"record": None, "record_at": (3,)}, "record_at needs record"),
         ({"steps_per_dispatch": 0}, "steps_per_dispatch must be >= 1"),

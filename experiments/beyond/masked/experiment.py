@@ -121,10 +121,7 @@ def _network(config: Config, seed: int, start: str, runs: training.Store) -> Arr
     source = image_data.identity(config.data, config.size)
     settings = {**given, "data": source, "start": start, "seed": seed}
     folder = runs.place(f"masked-{source}-{start}-seed{seed}", settings, __name__)
-    if training.steps_of(folder) == config.num_steps:
-        runs.note(folder)
-    else:
-        runs.sign(folder, __name__)
+    training.sign_unless_done(runs, folder, config.num_steps, __name__)
     found = train.fit(
         train.compile_step(step),
         state,

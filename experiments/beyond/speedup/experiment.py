@@ -34,9 +34,8 @@ from experiments.beyond.speedup.config import PAPER, STANDARD, Config, require_v
 from experiments.beyond.speedup.contenders import arms
 from sslstep.experiment import Arrays, Experiment, training
 
-# Names of the settings of the images and of the ResNet, and of timing.
+# Names of the settings of the images and of the ResNet.
 OF_IMAGES = ("backbone", "stem", "size", "num_probe", "num_labelled")
-OF_TIMING = ("rounds", "round_seconds")
 
 
 def run(config: Config, runs: training.Store) -> Arrays:
@@ -84,7 +83,8 @@ def _study(config: Config, runs: training.Store, case: str, problem: Any, source
         f"speedup-{case}-seconds",
         {
             **described,
-            **{name: getattr(config, name) for name in OF_TIMING},
+            "rounds": config.rounds,
+            "round_seconds": config.round_seconds,
             "chosen": chosen,
             "host": platform.node(),
         },
